@@ -1,0 +1,483 @@
+"""The words of the project as types.
+
+Everything that crosses from one package to another is named here, so that the
+packages need not know each other. Imports torch and the standard library only.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+
+class DptrainError(Exception):
+    """A condition the user can cure; its text names the key, the value and the cure."""
+
+
+class ConfigError(DptrainError):
+    """The configuration cannot be run as it stands."""
+
+
+class DataError(DptrainError):
+    """The data cannot be found, read or trusted."""
+
+
+class BrokenGuarantee(DptrainError):
+    """An attack measured more leakage than the guarantee allows: the implementation is wrong."""
+
+
+# --------------------------------------------------------------------------- randomness
+
+
+@dataclass(frozen=True)
+class Streams:
+    """Where every random number comes from.
+
+    Model initialisation, data generation and attacks draw from `seeded` streams, one a
+    purpose, reproducible from the public seed. Sampling and noise draw from `secret`
+    streams, seeded by the operating system; a `deterministic` run (for tests) derives those
+    from the public seed too, and its guarantee is void.
+    """
+
+    seed: int
+    deterministic: bool = False
+
+    def seeded(self, purpose: str) -> torch.Generator:
+        """A CPU generator that depends on the public seed and the purpose alone."""
+        generator = torch.Generator()
+        generator.manual_seed(_mix(self.seed, purpose))
+        return generator
+
+    def secret(self, purpose: str, device: torch.device | str = "cpu") -> torch.Generator:
+        """A generator whose seed nobody knows, unless the run is deterministic."""
+        generator = torch.Generator(device=device)
+        generator.manual_seed(_mix(self.seed, purpose) if self.deterministic else secrets.randbits(63))
+        return generator
+
+
+def _mix(seed: int, purpose: str) -> int:
+    """Derive a 63-bit seed from a seed and a word."""
+    import hashlib
+
+    digest = hashlib.sha256(f"{seed}/{purpose}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+# --------------------------------------------------------------------------- data
+
+
+class Records(Dataset):
+    """Labelled records held in memory: inputs (N, ...) float in declared bounds, labels (N,) int64."""
+
+    def __init__(self, inputs: Tensor, labels: Tensor) -> None:
+        if len(inputs) != len(labels):
+            raise DataError(f"{len(inputs)} inputs but {len(labels)} labels: give one label a record")
+        self.inputs = inputs
+        self.labels = labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.inputs[index], self.labels[index]
+
+    def take(self, indices: Tensor) -> Records:
+        """The records at these positions, in this order."""
+        return Records(self.inputs[indices], self.labels[indices])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Splits:
+    """A data set, divided: what is trained on, what is held out, what utility is measured on.
+
+    `train` and `holdout` are drawn alike; `bounds`, `mean` and `std` are declared public
+    constants, never computed from the records.
+    """
+
+    name: str
+    source: str
+    train: Records
+    holdout: Records
+    test: Records
+    classes: tuple[str, ...]
+    bounds: tuple[float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    group_ids: Tensor | None = None  # of the training records; records of one patient share an id
+    public: Records | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one input, without the batch dimension."""
+        return tuple(self.train.inputs.shape[1:])
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+
+# --------------------------------------------------------------------------- privacy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """What the user is willing to spend: a target epsilon, or the noise multiplier itself."""
+
+    epsilon: float | None
+    delta: float
+    noise_multiplier: float | None = None
+    unit: str = "record"  # record | patient
+    adjacency: str = "add_remove"  # add_remove | replace_one
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """All that sampler, clipper, noise and accountant agree on; public constants, frozen.
+
+    `noise_multiplier` is the noise's standard deviation over `max_grad_norm`, the most that
+    one unit can add to a sum of clipped gradients. `expected_batch_size` is the fixed divisor.
+    """
+
+    units: int
+    sample_rate: float
+    steps: int
+    expected_batch_size: int
+    max_grad_norm: float
+    noise_multiplier: float
+    clipping: str = "flat"  # flat | per_layer | automatic
+    sampling: str = "poisson"  # poisson | shuffle
+    adjacency: str = "add_remove"
+
+    @property
+    def sensitivity(self) -> float:
+        """Most that one change of the data set, as `adjacency` has it, moves a sum of gradients."""
+        return self.max_grad_norm * (2.0 if self.adjacency == "replace_one" else 1.0)
+
+    @property
+    def noise_std(self) -> float:
+        """Standard deviation of each coordinate's noise on the *sum* of clipped gradients."""
+        return self.noise_multiplier * self.max_grad_norm
+
+
+@runtime_checkable
+class Guarantee(Protocol):
+    """What is proved: an upper bound, carried as a privacy loss distribution."""
+
+    delta: float
+
+    def epsilon(self, delta: float | None = None) -> float:
+        """The epsilon proved at this delta (default: the run's own); infinite if none is."""
+        ...
+
+    @property
+    def mu(self) -> float:
+        """The Gaussian-DP parameter that describes the guarantee at the run's delta."""
+        ...
+
+    def tradeoff(self, alpha: float) -> float:
+        """Least false-negative rate of any membership test with false-positive rate alpha."""
+        ...
+
+    def membership_tpr(self, fpr: float) -> float:
+        """Most true positives of any membership test at this false-positive rate."""
+        ...
+
+    def reconstruction_bound(self, base_rate: float) -> float:
+        """Most often that any adversary names the record, when blind guessing succeeds at `base_rate`."""
+        ...
+
+    def statement(self) -> dict[str, Any]:
+        """The guarantee in full: JSON-ready numbers and words."""
+        ...
+
+
+# --------------------------------------------------------------------------- what the adversary sees
+
+
+class Knowledge(Enum):
+    """What an attack must be given."""
+
+    WEIGHTS = "weights"  # the final weights and the architecture
+    CONFIDENCES = "confidences"  # class probabilities, by query
+    LABELS = "labels"  # predicted class only, by query
+    TRANSCRIPT = "transcript"  # every noisy gradient
+    SLOTS = "slots"  # for each planted record, the candidates that it was drawn from
+
+
+@dataclass(frozen=True, kw_only=True)
+class Release:
+    """All that the adversary sees of a trained model."""
+
+    architecture: Callable[[], nn.Module]  # builds the module with arbitrary weights
+    weights: Mapping[str, Tensor]
+    transcript: Observer | None = None
+    knows: frozenset[Knowledge] = frozenset({Knowledge.WEIGHTS})
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    def build(self) -> nn.Module:
+        """The released model in evaluation mode, its parameters frozen."""
+        model = self.architecture()
+        model.load_state_dict(dict(self.weights))
+        return model.to(self.device).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def predict(self, inputs: Tensor, batch_size: int = 1024) -> Tensor:
+        """Class probabilities (N, classes), on the CPU."""
+        model = self.build()
+        return torch.cat(
+            [model(part.to(self.device)).softmax(-1).float().cpu() for part in inputs.split(batch_size)]
+        )
+
+
+class Observation(Protocol):
+    """One noisy step, as an adversary sees it who knows every record but the one asked about."""
+
+    step: int
+    sample_rate: float
+    noise_std: float  # of each coordinate of the noise
+
+    def view(self, slot: int) -> Tensor:
+        """The noisy sum of gradients less all that the adversary knows: (parameters,)."""
+        ...
+
+    def contribution(self, inputs: Tensor, labels: Tensor) -> Tensor:
+        """What each of these records would add to the sum if it were sampled: (n, parameters)."""
+        ...
+
+
+class Observer(Protocol):
+    """Looks on while the model trains, and remembers what its attack needs, in constant memory."""
+
+    def observe(self, step: Observation) -> None: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slots:
+    """What the adversary knows of the planted records: candidates (slots, candidates, ...) and their labels.
+
+    One candidate of each slot, drawn by a fair coin before training, was trained on.
+    """
+
+    inputs: Tensor
+    labels: Tensor  # (slots, candidates)
+
+    @property
+    def count(self) -> int:
+        return self.labels.shape[0]
+
+    @property
+    def candidates(self) -> int:
+        return self.labels.shape[1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Targets:
+    """What is public about the records: every attack may use it, and nothing else."""
+
+    classes: tuple[str, ...]
+    shape: tuple[int, ...]
+    bounds: tuple[float, float]
+    mean: tuple[float, ...]
+    slots: Slots | None = None
+
+
+# --------------------------------------------------------------------------- what attacks return
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guesses:
+    """For each slot, the candidate that the attack names: (slots,) int64.
+
+    `effective_slots` is the number of independent trials that these slots are worth, where
+    the attack can tell how far its guesses hang together; None means all of them.
+    """
+
+    guesses: Tensor
+    effective_slots: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Images:
+    """Inputs that an attack made for each class: inputs (n, ...) in bounds, labels (n,)."""
+
+    inputs: Tensor
+    labels: Tensor
+
+
+Findings = Guesses | Images
+
+
+class Attack(Protocol):
+    """A procedure against a release.
+
+    `needs` says what it must be given; the pipeline collects the needs before training. An
+    attack that needs the transcript also has `watch(targets) -> Observer`, called before
+    training; the observer comes back as `release.transcript`.
+    """
+
+    needs: frozenset[Knowledge]
+
+    def run(self, release: Release, targets: Targets, rng: torch.Generator) -> Findings: ...
+
+
+# --------------------------------------------------------------------------- evidence
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """A measured value and its confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leakage:
+    """What one attack achieved, with all that is needed to read it; never a ceiling.
+
+    `floor` is the same attack without the release, `control` against the non-private twin,
+    `bound` what the guarantee proves about this metric (None: no theorem says so), and
+    `detection_limit` the most that this attack with these trials could have certified.
+    """
+
+    attack: str
+    metric: str
+    value: Interval
+    floor: float
+    control: Interval | None
+    bound: float | None
+    detection_limit: float
+    verdict: str
+    trials: int
+    confidence: float = 0.95
+    notes: str = ""  # how the interval was made, what the numbers are conditional on
+    details: Mapping[str, float] = field(default_factory=dict)  # further numbers, by name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gallery:
+    """Class inversions beside what they must be compared with; one row a class, images in bounds.
+
+    `nearest_member` shows *training records*: a figure made of it is as confidential as they are.
+    """
+
+    classes: tuple[str, ...]
+    bounds: tuple[float, float]
+    released: Tensor  # (classes, C, H, W): inverted from the release
+    control: Tensor | None  # from the non-private twin
+    mean: Tensor  # mean image of the class, over held-out records
+    nearest_member: Tensor  # the training record nearest to `released`
+
+
+# --------------------------------------------------------------------------- the outcome of a run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Utility:
+    """How good a model is on the test records: accuracy and (macro one-vs-rest) AUROC in [0, 1], mean loss in nats."""
+
+    accuracy: Interval
+    auroc: float
+    loss: float
+    records: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Briefing:
+    """What is about to be spent, told before training starts."""
+
+    recipe: str
+    data: str  # name and where it came from
+    train: int
+    holdout: int
+    test: int
+    model: str
+    parameters: int
+    mechanism: str
+    device: str
+    plan: Plan | None  # None: not private
+    unit: str
+    epsilon: float  # infinite: not private
+    delta: float
+    attacks: tuple[str, ...]
+    seconds: float | None  # estimated training time
+    folder: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """All that a run found out; what the console, the files and the tracker are made from."""
+
+    recipe: str
+    mechanism: str
+    data: Mapping[str, Any]  # name, source, train, holdout, test (counts), classes (count)
+    utility: Utility
+    control: Utility | None  # of the non-private twin
+    floor_accuracy: float  # always naming the most frequent class
+    guarantee: Mapping[str, Any]  # Guarantee.statement()
+    epsilon_by_step: tuple[tuple[int, float], ...]  # empty: not private
+    holdout_by_step: tuple[tuple[int, float, float], ...]  # step, accuracy, loss on held-out records
+    tradeoff: tuple[tuple[float, float], ...]  # false-positive rate, most true positives
+    leakage: tuple[Leakage, ...]
+    gallery: Gallery | None
+    seconds: Mapping[str, float]  # train, attack, total
+    folder: Path
+    reproduce: str  # the command line
+
+
+# --------------------------------------------------------------------------- how a run talks to the outside
+
+
+class Tracker(Protocol):
+    """Where parameters, metrics and files of a run go."""
+
+    def params(self, values: Mapping[str, Any]) -> None: ...
+
+    def tags(self, values: Mapping[str, str]) -> None: ...
+
+    def metric(self, name: str, value: float, step: int = 0) -> None: ...
+
+    def artifact(self, path: Path, folder: str | None = None) -> None: ...
+
+    def model(self, model: nn.Module, example: Tensor) -> None: ...
+
+
+class Progress(Protocol):
+    """Called after each step, on behalf of the person who waits."""
+
+    def __call__(self, *, done: int, total: int, epsilon: float) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """The surroundings of one training: randomness, place, onlookers."""
+
+    streams: Streams
+    tracker: Tracker
+    device: torch.device
+    dtype: torch.dtype = torch.float32
+    folder: Path | None = None  # where checkpoints go; None: this training is not resumable
+    planted: tuple[int, ...] = ()  # training index of the record in each slot
+    observers: tuple[Observer, ...] = ()
+    progress: Progress | None = None
+
+
+class Mechanism(Protocol):
+    """A way to turn records into a release, and to prove something about it."""
+
+    def fit(
+        self, model: nn.Module, splits: Splits, budget: Budget, context: Context
+    ) -> tuple[Release, Guarantee]: ...

@@ -136,6 +136,7 @@ class Budget:
     noise_multiplier: float | None = None
     unit: str = "record"  # record | patient
     adjacency: str = "add_remove"  # add_remove | replace_one
+    units_public: bool = True  # some constant of the plan was computed from the number of units
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +172,13 @@ class Plan:
 class Guarantee(Protocol):
     """What is proved: an upper bound, carried as a privacy loss distribution."""
 
-    delta: float
+    @property
+    def delta(self) -> float: ...
+
+    @property
+    def curve(self) -> tuple[tuple[int, float], ...]:
+        """(step, epsilon) from (0, 0) to the end; empty if not private."""
+        ...
 
     def epsilon(self, delta: float | None = None) -> float:
         """The epsilon proved at this delta (default: the run's own); infinite if none is."""
@@ -218,8 +225,8 @@ class Release:
 
     architecture: Callable[[], nn.Module]  # builds the module with arbitrary weights
     weights: Mapping[str, Tensor]
-    transcript: Observer | None = None
-    knows: frozenset[Knowledge] = frozenset({Knowledge.WEIGHTS})
+    transcript: Observer | None = None  # what an attack that watched the training remembers of it
+    published: tuple[tuple[int, float, float], ...] = ()  # step, accuracy, loss on held-out records
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     def build(self) -> nn.Module:
@@ -240,9 +247,16 @@ class Release:
 class Observation(Protocol):
     """One noisy step, as an adversary sees it who knows every record but the one asked about."""
 
-    step: int
-    sample_rate: float
-    noise_std: float  # of each coordinate of the noise
+    @property
+    def step(self) -> int: ...
+
+    @property
+    def sample_rate(self) -> float: ...
+
+    @property
+    def noise_std(self) -> float:
+        """Standard deviation of each coordinate of the noise."""
+        ...
 
     def view(self, slot: int) -> Tensor:
         """The noisy sum of gradients less all that the adversary knows: (parameters,)."""
@@ -387,7 +401,7 @@ class Gallery:
 
 @dataclass(frozen=True, kw_only=True)
 class Utility:
-    """How good a model is on the test records: accuracy and (macro one-vs-rest) AUROC in [0, 1], mean loss in nats."""
+    """How good a model is on the test records: accuracy, macro one-vs-rest AUROC, mean loss in nats."""
 
     accuracy: Interval
     auroc: float

@@ -1,0 +1,86 @@
+"""How much of each record's gradient goes into the sum: at most `max_grad_norm`, whatever the record."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dptrain.contracts import ConfigError
+
+KINDS = ("flat", "per_layer", "automatic")
+
+# Keeps a vanishing gradient from being blown up to full length (Bu et al. 2023, "Automatic Clipping", eq. 5).
+AUTOMATIC_STABILITY = 0.01
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clipper:
+    """Turns the norms of one record's gradient into factors that keep its whole contribution in bounds.
+
+    `layers` says which layer each parameter belongs to; flat and automatic clipping see one
+    layer, the whole model. Per-layer clipping splits the norm evenly: max_grad_norm / sqrt(layers).
+    """
+
+    kind: str
+    max_grad_norm: float
+    layers: tuple[int, ...]
+
+    @classmethod
+    def of(cls, model: nn.Module, kind: str, max_grad_norm: float) -> Clipper:
+        """The clipper for the trainable parameters of a model, in the order of `model.parameters()`."""
+        if kind not in KINDS:
+            raise ConfigError(f"mechanism.clipping={kind} is unknown; choose one of {', '.join(KINDS)}")
+        names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+        if kind != "per_layer":
+            return cls(kind=kind, max_grad_norm=max_grad_norm, layers=(0,) * len(names))
+        owners = [name.rpartition(".")[0] for name in names]
+        number = {owner: index for index, owner in enumerate(dict.fromkeys(owners))}
+        return cls(kind=kind, max_grad_norm=max_grad_norm, layers=tuple(number[owner] for owner in owners))
+
+    def factors(self, norms: Tensor) -> Tensor:
+        """From gradient norms (parameters, records) to the factors to scale by, of the same shape.
+
+        A record with a norm that is not finite gets zeros: its gradient says nothing that can
+        be bounded, and one such record must not spoil the sum.
+        """
+        count = max(self.layers) + 1
+        limit = self.max_grad_norm / math.sqrt(count)
+        layer = torch.tensor(self.layers, device=norms.device)
+        squares = torch.zeros(count, norms.shape[1], dtype=norms.dtype, device=norms.device)
+        totals = squares.index_add(0, layer, norms.square()).sqrt()
+        if self.kind == "automatic":
+            factors = limit / (totals + AUTOMATIC_STABILITY)
+        else:
+            factors = (limit / (totals + 1e-6)).clamp(max=1.0)
+        finite = torch.isfinite(totals).all(dim=0)
+        return torch.where(finite, factors, torch.zeros_like(factors))[layer]
+
+
+def gradient_norms(gradients: Sequence[Tensor]) -> Tensor:
+    """Norm of each record's gradient, parameter by parameter: (parameters, records), float32 or wider."""
+    return torch.stack([_wide(gradient).flatten(1).norm(dim=1) for gradient in gradients])
+
+
+def scaled(gradient: Tensor, factors: Tensor) -> Tensor:
+    """Per-record gradients (records, ...) times their factors; a factor of zero means zero, not 0 x NaN."""
+    wide = _wide(gradient)
+    shape = (-1,) + (1,) * (wide.dim() - 1)
+    if bool((factors == 0).any()):
+        wide = torch.where((factors != 0).view(shape), wide, torch.zeros_like(wide))
+    return wide * factors.view(shape)
+
+
+def weighted_sum(gradient: Tensor, factors: Tensor) -> Tensor:
+    """Sum over records of gradient times factor, with the zeros of `scaled`."""
+    if bool((factors == 0).any()):
+        return scaled(gradient, factors).sum(0)
+    return torch.einsum("i,i...", factors, _wide(gradient))
+
+
+def _wide(gradient: Tensor) -> Tensor:
+    """In single precision at least: a norm rounded to bfloat16 may hide 0.4 % of the sensitivity."""
+    return gradient if gradient.dtype == torch.float64 else gradient.float()

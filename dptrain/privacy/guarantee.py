@@ -1,0 +1,190 @@
+"""What is proved about a release, and everything that must be said beside its epsilon."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from riskcal.analysis import get_beta_from_pld
+from scipy.optimize import brentq
+from scipy.stats import norm
+
+from dptrain.contracts import Budget, Plan
+from dptrain.privacy import accountant
+
+
+def gaussian_delta(mu: float, epsilon: float) -> float:
+    """Delta of the mu-Gaussian mechanism at epsilon (Dong et al. 2022, Corollary 1)."""
+    return float(norm.cdf(-epsilon / mu + mu / 2) - math.exp(epsilon) * norm.cdf(-epsilon / mu - mu / 2))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DPGuarantee:
+    """An upper bound on what any adversary learns about one unit, carried as a privacy loss distribution.
+
+    `void` names the reason why the proof does not hold for this run, if there is one.
+    """
+
+    plan: Plan
+    budget: Budget
+    randomness: dict[str, Any]
+    released: str = "the final weights; the guarantee covers every noisy step as well"
+    outside: tuple[str, ...] = ()
+    void: str | None = None
+    curve: tuple[tuple[int, float], ...] = ()
+    replayed_steps: int = 0  # repeated with the same draws after a crash, and so paid for once
+
+    @property
+    def delta(self) -> float:
+        return self.budget.delta
+
+    @cached_property
+    def loss(self) -> accountant.PrivacyLoss:
+        """The privacy loss distribution of the whole run."""
+        return accountant.privacy_loss(self.plan)
+
+    def epsilon(self, delta: float | None = None) -> float:
+        return float(self.loss.get_epsilon_for_delta(self.delta if delta is None else delta))
+
+    @cached_property
+    def mu(self) -> float:
+        """The mu of the Gaussian mechanism that has this epsilon at the run's delta; 0 for epsilon 0."""
+        epsilon = self.epsilon()
+        if epsilon == 0.0:
+            return 0.0
+        return float(brentq(lambda mu: gaussian_delta(mu, epsilon) - self.delta, 1e-3, 100.0))
+
+    def tradeoff(self, alpha: float) -> float:
+        return 1.0 - accountant.most_true_positives(self.loss, alpha)
+
+    def membership_tpr(self, fpr: float) -> float:
+        return accountant.most_true_positives(self.loss, fpr)
+
+    def reconstruction_bound(self, base_rate: float) -> float:
+        """Hayes et al. 2023, Theorem 2: 1 - tradeoff(base rate), of this run's own distribution."""
+        return accountant.most_true_positives(self.loss, base_rate)
+
+    def statement(self) -> dict[str, Any]:
+        plan, epsilon = self.plan, self.epsilon()
+        tpr = {str(fpr): self.membership_tpr(fpr) for fpr in (0.001, 0.01)}
+        checks = accountant.cross_checks(plan, self.delta)
+        checks["riskcal_tpr_at_fpr_0.01"] = float(1.0 - get_beta_from_pld(self.loss, 0.01))
+        return {
+            "private": True,
+            "void": self.void is not None,
+            "void_reason": self.void,
+            "sentence": self._sentence(epsilon, tpr["0.01"]),
+            "released": self.released,
+            "unit": self.budget.unit,
+            "adjacency": plan.adjacency,
+            "units": plan.units,
+            "units_public": self.budget.units_public,
+            "epsilon": epsilon,
+            "delta": self.delta,
+            "noise_multiplier": plan.noise_multiplier,
+            "max_grad_norm": plan.max_grad_norm,
+            "sample_rate": plan.sample_rate,
+            "steps": plan.steps,
+            "expected_batch_size": plan.expected_batch_size,
+            "clipping": plan.clipping,
+            "sampling_run": plan.sampling,
+            "sampling_assumed": plan.sampling,
+            "accountant": accountant.NAME,
+            "cross_checks": checks,
+            "mu": self.mu,
+            "tpr_at_fpr": tpr,
+            "outside_guarantee": list(self.outside),
+            "randomness": dict(self.randomness),
+            "versions": library_versions(),
+            "code_revision": code_revision(),
+            "replayed_steps": self.replayed_steps,
+        }
+
+    def _sentence(self, epsilon: float, tpr: float) -> str:
+        if self.void is not None:
+            return f"VOID: {self.void}. No guarantee holds for this run."
+        change = {
+            "add_remove": f"one {self.budget.unit} is added or removed",
+            "replace_one": f"one {self.budget.unit} is replaced by any other",
+        }[self.plan.adjacency]
+        return (
+            f"Whatever an adversary knows or computes, when {change} the probability of any outcome of "
+            f"this training changes by at most a factor of exp({epsilon:.2f}), but for a probability of "
+            f"{self.delta:g}; so no test of whether a {self.budget.unit} was used finds more than "
+            f"{tpr:.1%} of them at 1% false alarms."
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoGuarantee:
+    """Nothing is proved: epsilon is infinite and every bound is one."""
+
+    budget: Budget
+    outside: tuple[str, ...] = ("everything: this training is not private",)
+    curve: tuple[tuple[int, float], ...] = ()
+
+    @property
+    def delta(self) -> float:
+        return self.budget.delta
+
+    @property
+    def mu(self) -> float:
+        return math.inf
+
+    def epsilon(self, delta: float | None = None) -> float:  # noqa: ARG002
+        return math.inf
+
+    def tradeoff(self, alpha: float) -> float:  # noqa: ARG002
+        return 0.0
+
+    def membership_tpr(self, fpr: float) -> float:  # noqa: ARG002
+        return 1.0
+
+    def reconstruction_bound(self, base_rate: float) -> float:  # noqa: ARG002
+        return 1.0
+
+    def statement(self) -> dict[str, Any]:
+        return {
+            "private": False,
+            "void": False,
+            "void_reason": None,
+            "sentence": "Nothing is proved: this model was trained without differential privacy.",
+            "released": "the final weights",
+            "unit": self.budget.unit,
+            "adjacency": self.budget.adjacency,
+            "epsilon": math.inf,
+            "delta": self.budget.delta,
+            "noise_multiplier": 0.0,
+            "accountant": "none",
+            "mu": math.inf,
+            "tpr_at_fpr": {"0.001": 1.0, "0.01": 1.0},
+            "outside_guarantee": list(self.outside),
+            "versions": library_versions(),
+            "code_revision": code_revision(),
+        }
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of the libraries that a guarantee rests on."""
+    return {name: version(name) for name in ("dptrain", "torch", "opacus", "dp-accounting", "numpy")}
+
+
+def code_revision() -> str | None:
+    """The git revision of a checkout, with "+changes" when it was edited; None for an installed wheel."""
+    checkout = Path(__file__).resolve().parents[2]
+    if not (checkout / ".git").exists():
+        return None
+
+    def git(*arguments: str) -> str:
+        found = subprocess.run(
+            ["git", "-C", str(checkout), *arguments], capture_output=True, text=True, check=False
+        )
+        return found.stdout.strip()
+
+    revision = git("rev-parse", "--short=12", "HEAD")
+    return (revision + ("+changes" if git("status", "--porcelain") else "")) or None

@@ -1,0 +1,131 @@
+"""From a budget to a plan: how much noise, for how many steps."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from scipy.optimize import brentq
+
+from dptrain.contracts import Budget, ConfigError, Plan
+from dptrain.privacy.accountant import privacy_loss
+
+MOST_NOISE = 1e4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rates:
+    """How often, and in batches of what size: either of each pair, from the configuration."""
+
+    expected_batch_size: int | None = None
+    sample_rate: float | None = None
+    steps: int | None = None
+    epochs: float | None = None
+    sampling: str = "poisson"
+
+    @property
+    def declared(self) -> bool:
+        """Whether rate and divisor are both given, so that neither is computed from the records' number."""
+        return self.sample_rate is not None and self.expected_batch_size is not None
+
+    def resolve(self, units: int) -> tuple[float, int, int]:
+        """Sample rate, number of steps and expected batch size for this public number of units.
+
+        The divisor is the declared batch size where there is one, so that nothing in a step
+        depends on how many records there really are.
+
+        >>> Rates(expected_batch_size=250, epochs=10).resolve(1000)
+        (0.25, 40, 250)
+        >>> Rates(sample_rate=0.3, steps=7).resolve(1000)
+        (0.3, 7, 300)
+        """
+        if self.sample_rate is not None:
+            rate = self.sample_rate
+        elif self.expected_batch_size is not None:
+            rate = self.expected_batch_size / units
+        else:
+            raise ConfigError("training: give training.expected_batch_size or training.sample_rate")
+        if not 0.0 < rate <= 1.0:
+            raise ConfigError(
+                f"training.expected_batch_size={self.expected_batch_size} is more than the {units} units "
+                f"there are; choose at most {units}"
+            )
+        batch = self.expected_batch_size or max(1, round(rate * units))
+        if self.steps is not None:
+            return rate, self.steps, batch
+        if self.epochs is None:
+            raise ConfigError("training: give training.steps or training.epochs")
+        return rate, max(1, math.ceil(self.epochs / rate - 1e-9)), batch
+
+
+def default_delta(units: int) -> float:
+    """1 / units^1.1, rounded down to one digit, so that it stays below one over the data's size.
+
+    >>> default_delta(60000)
+    5e-06
+    """
+    delta = units**-1.1
+    digit = 10.0 ** math.floor(math.log10(delta))
+    return float(f"{math.floor(delta / digit) * digit:.0e}")
+
+
+def make_plan(
+    budget: Budget,
+    rates: Rates,
+    units: int,
+    *,
+    max_grad_norm: float,
+    clipping: str,
+) -> Plan:
+    """The plan that spends exactly this budget: calibrated noise, or the noise asked for.
+
+    The noise is calibrated on the exact number of steps, and epsilon ends at or just below the
+    target, never above it.
+    """
+    sample_rate, steps, batch = rates.resolve(units)
+    plan = Plan(
+        units=units,
+        sample_rate=sample_rate,
+        steps=steps,
+        expected_batch_size=batch,
+        max_grad_norm=max_grad_norm,
+        noise_multiplier=budget.noise_multiplier or math.nan,
+        clipping=clipping,
+        sampling=rates.sampling,
+        adjacency=budget.adjacency,
+    )
+    if budget.epsilon is None:
+        return plan
+    return replace(plan, noise_multiplier=calibrate(plan, budget.epsilon, budget.delta))
+
+
+def calibrate(plan: Plan, epsilon: float, delta: float) -> float:
+    """Least noise multiplier (to 0.01 %) with which the plan costs at most `epsilon` at `delta`."""
+
+    def excess(log_noise: float) -> float:
+        noisy = replace(plan, noise_multiplier=math.exp(log_noise))
+        return float(privacy_loss(noisy).get_epsilon_for_delta(delta)) - epsilon
+
+    low, high = _bracket(excess)
+    if high is None:
+        raise ConfigError(
+            f"privacy.epsilon={epsilon} at privacy.delta={delta} cannot be reached in {plan.steps} steps: "
+            f"even a noise multiplier of {MOST_NOISE:g} spends more; take fewer steps or a larger epsilon"
+        )
+    log_noise = brentq(excess, low, high, xtol=1e-5)
+    while excess(log_noise) > 0.0:
+        log_noise += 1e-5
+    return math.exp(log_noise)
+
+
+def _bracket(excess: object) -> tuple[float, float | None]:
+    """Log-noises between which the excess changes sign; the upper is None if it never does."""
+    assert callable(excess)
+    low = high = 0.0
+    while excess(high) > 0.0:
+        low, high = high, high + math.log(2.0)
+        if high > math.log(MOST_NOISE):
+            return low, None
+    while excess(low) <= 0.0:
+        low, high = low - math.log(2.0), low
+    return low, high

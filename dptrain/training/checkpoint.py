@@ -1,0 +1,81 @@
+"""What a killed run needs to go on exactly where it was, and the record of what it has paid.
+
+A checkpoint holds the state of the secret generators, so that steps that were paid for but
+lost are repeated with the *same* draws, which reveals nothing new and costs nothing more. Whoever reads a
+checkpoint can undo the noise: it is private to its owner (mode 0600), never logged, and
+removed when the run is complete.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dptrain.contracts import DptrainError
+
+CHECKPOINT = "checkpoint.pt"
+LEDGER = "ledger.json"
+
+
+def save(state: dict[str, Any], folder: Path) -> None:
+    """Write the checkpoint whole or not at all."""
+    _replace(folder / CHECKPOINT, lambda file: torch.save(state, file))
+
+
+def load(folder: Path) -> dict[str, Any] | None:
+    """The checkpoint in this folder, or None; raises DptrainError where it cannot be read."""
+    path = folder / CHECKPOINT
+    if not path.exists():
+        return None
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise DptrainError(
+            f"resume={folder}: {path.name} cannot be read ({type(error).__name__}); "
+            "start the run anew: nothing of it was released"
+        ) from error
+    return state
+
+
+def remove(folder: Path) -> None:
+    """Forget the checkpoint and with it the secret state of the generators."""
+    (folder / CHECKPOINT).unlink(missing_ok=True)
+
+
+def pay(folder: Path, *, steps: int, epsilon: float) -> None:
+    """Record that `steps` steps are paid for, before the last of them is taken."""
+    entry = json.dumps({"steps": steps, "epsilon": epsilon if math.isfinite(epsilon) else None}).encode()
+    _replace(folder / LEDGER, lambda file: file.write(entry), durable=False)
+
+
+def paid(folder: Path) -> int:
+    """How many steps the ledger says are paid for."""
+    path = folder / LEDGER
+    return int(json.loads(path.read_text())["steps"]) if path.exists() else 0
+
+
+def _replace(path: Path, write: Any, *, durable: bool = True) -> None:
+    """Write a file beside `path` and move it there; a full disk leaves the old file whole."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mode 0600
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            write(file)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        Path(name).replace(path)
+    except OSError as error:
+        Path(name).unlink(missing_ok=True)
+        raise DptrainError(
+            f"{path} cannot be written ({error.strerror}); free space or set output to another folder, "
+            "then go on with resume=latest"
+        ) from error
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,162 @@
+"""The one training loop, private or not."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel
+
+from dptrain.contracts import Context, DptrainError, Records, Splits
+from dptrain.privacy.dpsgd import Engine
+from dptrain.privacy.sampling import Sampler
+from dptrain.training import checkpoint
+from dptrain.training.observe import Watch
+from dptrain.training.settings import Settings
+
+
+@dataclass
+class Session:
+    """All that changes while a model trains: exactly what a checkpoint must hold."""
+
+    model: nn.Module
+    optimizer: Optimizer
+    schedule: LambdaLR
+    average: AveragedModel | None
+    sampler: Sampler
+    noise: torch.Generator
+    context: Context
+    step: int = 0
+    history: list[tuple[int, float, float]] = field(default_factory=list)  # step, accuracy, loss
+
+    @property
+    def released(self) -> nn.Module:
+        """The module whose weights would be released now."""
+        return self.model if self.average is None else self.average.module
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "history": self.history,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+            "sampler": self.sampler.state_dict(),
+            "noise": self.noise.get_state(),
+            "observers": [observer.state_dict() for observer in self.context.observers],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.step = state["step"]
+        self.history = [tuple(entry) for entry in state["history"]]
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.sampler.load_state_dict(state["sampler"])
+        self.noise.set_state(state["noise"])
+        for observer, seen in zip(self.context.observers, state["observers"], strict=True):
+            observer.load_state_dict(seen)
+
+
+def train(
+    session: Session,
+    engine: Engine,
+    splits: Splits,
+    *,
+    steps: int,
+    settings: Settings,
+    epsilon_at: Callable[[int], float],
+    watch: Watch | None,
+) -> None:
+    """Take every step that is left, paying for each before it is taken."""
+    context, records = session.context, splits.train
+    keeper = _Keeper(session, settings.checkpoint_seconds)
+    evaluate_at = _evenly(steps, settings.evaluations)
+    while session.step < steps:
+        step = session.step + 1
+        keeper.pay(step, epsilon_at(step))
+        sampled = session.sampler.draw()
+        session.model.train()
+        loss = torch.zeros((), device=context.device)
+        for part in sampled.split(settings.physical_batch_size):
+            batch = records.take(part)
+            loss += engine.accumulate(
+                batch.inputs.to(context.device, context.dtype), batch.labels.to(context.device)
+            )
+        if watch is not None:
+            watch.before(session.model)
+        engine.update()
+        if watch is not None:
+            watch.after(step, sampled, records, engine.noise())
+        session.schedule.step()
+        if session.average is not None:
+            session.average.update_parameters(session.model)
+        session.step = step
+        if settings.diagnostics:
+            context.tracker.metric("private_diagnostics/loss", float(loss) / max(1, len(sampled)), step)
+        if step in evaluate_at:
+            accuracy, held_out = evaluate(session.released, splits.holdout, context)
+            session.history.append((step, accuracy, held_out))
+            context.tracker.metric("holdout/accuracy", accuracy, step)
+            context.tracker.metric("holdout/loss", held_out, step)
+        if context.progress is not None:
+            context.progress(done=step, total=steps, epsilon=epsilon_at(step))
+        keeper.keep(last=step == steps)
+    _check_finite(session.released)
+
+
+class _Keeper:
+    """Pays for steps and keeps checkpoints, where the training has a folder to keep them in."""
+
+    def __init__(self, session: Session, seconds: float) -> None:
+        self.session = session
+        self.folder = session.context.folder
+        self.seconds = seconds
+        self.written = time.monotonic()
+        if self.folder is not None and session.step == 0:
+            checkpoint.save(session.state_dict(), self.folder)
+
+    def pay(self, step: int, epsilon: float) -> None:
+        if self.folder is not None:
+            checkpoint.pay(self.folder, steps=step, epsilon=epsilon)
+
+    def keep(self, *, last: bool) -> None:
+        now = time.monotonic()
+        if self.folder is not None and (last or now - self.written >= self.seconds):
+            checkpoint.save(self.session.state_dict(), self.folder)
+            self.written = now
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, records: Records, context: Context) -> tuple[float, float]:
+    """Accuracy and mean loss of a model on these records."""
+    was_training = model.training
+    model.eval()
+    correct = loss = 0.0
+    for inputs, labels in zip(records.inputs.split(1024), records.labels.split(1024), strict=True):
+        logits = model(inputs.to(context.device, context.dtype))
+        labels = labels.to(context.device)
+        correct += float((logits.argmax(-1) == labels).sum())
+        loss += float(nn.functional.cross_entropy(logits.float(), labels, reduction="sum"))
+    model.train(was_training)
+    return correct / len(records), loss / len(records)
+
+
+def _evenly(steps: int, count: int) -> set[int]:
+    """`count` step numbers, evenly spread, the last among them."""
+    return {round(steps * (i + 1) / count) for i in range(count)}
+
+
+def _check_finite(model: nn.Module) -> None:
+    bad = [name for name, weights in model.named_parameters() if not torch.isfinite(weights).all()]
+    if bad:
+        raise DptrainError(f"training diverged: `{bad[0]}` is no longer finite; lower optimizer.lr")

@@ -1,0 +1,220 @@
+"""DP-SGD, and the same training without privacy: two mechanisms through one loop."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from dptrain.contracts import Budget, ConfigError, Context, Guarantee, Plan, Release, Splits
+from dptrain.privacy import accountant
+from dptrain.privacy.clipping import Clipper
+from dptrain.privacy.dpsgd import Engine, RecordGradients, make_engine
+from dptrain.privacy.guarantee import DPGuarantee, NoGuarantee
+from dptrain.privacy.layers import check_layers
+from dptrain.privacy.plan import make_plan
+from dptrain.privacy.sampling import Units, make_sampler
+from dptrain.training import checkpoint
+from dptrain.training.average import make_average
+from dptrain.training.loop import Session, train
+from dptrain.training.observe import Watch
+from dptrain.training.plain import PlainEngine
+from dptrain.training.schedule import make_schedule
+from dptrain.training.settings import Settings
+
+record_loss = partial(nn.functional.cross_entropy, reduction="none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DPSGD:
+    """Differentially private stochastic gradient descent (Abadi et al. 2016), through Opacus."""
+
+    settings: Settings
+    max_grad_norm: float = 1.0
+    clipping: str = "flat"
+    engine: str = "hooks"
+    replace_batch_norm: bool = False
+
+    def plan(self, splits: Splits, budget: Budget) -> Plan:
+        """What `fit` will do, calibrated to the budget."""
+        return make_plan(
+            budget,
+            self.settings.rates,
+            len(_units(splits, budget)),
+            max_grad_norm=self.max_grad_norm,
+            clipping=self.clipping,
+        )
+
+    def fit(
+        self, model: nn.Module, splits: Splits, budget: Budget, context: Context
+    ) -> tuple[Release, Guarantee]:
+        plan = self.plan(splits, budget)
+        curve = accountant.Curve(plan, budget.delta)
+        noise = context.streams.secret("noise", context.device)
+        release, replayed = _train(
+            check_layers(model, replace_batch_norm=self.replace_batch_norm),
+            splits,
+            context,
+            settings=self.settings,
+            plan=plan,
+            units=_units(splits, budget),
+            engine=partial(make_engine, self.engine, plan=plan, loss=record_loss, generator=noise),
+            noise=noise,
+            clipping=self.clipping,
+            epsilon_at=curve.at_most,
+        )
+        deterministic = context.streams.deterministic
+        return release, DPGuarantee(
+            plan=plan,
+            budget=budget,
+            randomness={
+                "secret": not deterministic,
+                "cryptographic": False,
+                "source": "PyTorch generators (Mersenne Twister, Philox) seeded by the operating system",
+            },
+            outside=_outside(self.settings),
+            void="sampling and noise were drawn from the public seed (deterministic=true)"
+            if deterministic
+            else None,
+            curve=curve.points,
+            replayed_steps=replayed,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class NonPrivate:
+    """The same training without clipping and without noise: the baseline, and the control of every attack."""
+
+    settings: Settings
+    replace_batch_norm: bool = False
+
+    def plan(self, splits: Splits, budget: Budget) -> None:  # noqa: ARG002
+        """Nothing is spent, for nothing is promised."""
+        return
+
+    def fit(
+        self, model: nn.Module, splits: Splits, budget: Budget, context: Context
+    ) -> tuple[Release, Guarantee]:
+        units = _units(splits, budget)
+        sample_rate, steps, batch = self.settings.rates.resolve(len(units))
+        release, _ = _train(
+            check_layers(model, replace_batch_norm=self.replace_batch_norm),
+            splits,
+            context,
+            settings=self.settings,
+            plan=Plan(
+                units=len(units),
+                sample_rate=sample_rate,
+                steps=steps,
+                expected_batch_size=batch,
+                max_grad_norm=math.inf,
+                noise_multiplier=0.0,
+                sampling=self.settings.rates.sampling,
+            ),
+            units=units,
+            engine=partial(PlainEngine, expected_batch_size=batch, loss=record_loss),
+            noise=context.streams.secret("noise"),
+            clipping=None,
+            epsilon_at=lambda _: math.inf,
+        )
+        return release, NoGuarantee(budget=budget)
+
+
+def _train(
+    model: nn.Module,
+    splits: Splits,
+    context: Context,
+    *,
+    settings: Settings,
+    plan: Plan,
+    units: Units,
+    engine: Callable[[nn.Module, Optimizer], Engine],
+    noise: torch.Generator,
+    clipping: str | None,
+    epsilon_at: Callable[[int], float],
+) -> tuple[Release, int]:
+    """Train by this plan, from the folder's checkpoint if it has one; also the number of steps repeated."""
+    blank = copy.deepcopy(model)
+    model = model.to(context.device)
+    watch = None
+    if context.observers:
+        clipper = None if clipping is None else Clipper.of(model, clipping, plan.max_grad_norm)
+        watch = Watch(
+            context.observers,
+            context.planted,
+            RecordGradients(model, record_loss, clipper),
+            sample_rate=plan.sample_rate,
+            noise_std=0.0 if clipping is None else plan.noise_std,
+        )
+    average = make_average(model, settings.average_decay) if settings.average_decay > 0 else None
+    optimizer = settings.optimizer(model.parameters())
+    session = Session(
+        model=model,
+        optimizer=optimizer,
+        schedule=make_schedule(
+            optimizer, settings.schedule, steps=plan.steps, warmup_steps=settings.warmup_steps
+        ),
+        average=average,
+        sampler=make_sampler(plan, units, context.streams.secret("sampling")),
+        noise=noise,
+        context=context,
+    )
+    replayed = _resume(session)
+    train(
+        session,
+        engine(model, optimizer),
+        splits,
+        steps=plan.steps,
+        settings=settings,
+        epsilon_at=epsilon_at,
+        watch=watch,
+    )
+    release = Release(
+        architecture=partial(copy.deepcopy, blank),
+        weights={name: value.detach().cpu() for name, value in session.released.state_dict().items()},
+        published=tuple(session.history),
+        device=context.device,
+    )
+    return release, replayed
+
+
+def _resume(session: Session) -> int:
+    """Take the checkpoint's state, if there is one; how many steps were paid for beyond it."""
+    folder = session.context.folder
+    state = None if folder is None else checkpoint.load(folder)
+    if folder is None or state is None:
+        return 0
+    session.load_state_dict(state)
+    return max(0, checkpoint.paid(folder) - session.step)
+
+
+def _units(splits: Splits, budget: Budget) -> Units:
+    if budget.unit == "record":
+        return Units(len(splits.train))
+    if splits.group_ids is None:
+        raise ConfigError(
+            f"privacy.unit={budget.unit} needs group ids, and data `{splits.name}` has none; "
+            "choose data with group ids, or privacy.unit=record"
+        )
+    return Units(len(splits.train), splits.group_ids)
+
+
+def _outside(settings: Settings) -> tuple[str, ...]:
+    """What else the run does with private data, one sentence each."""
+    sentences = [
+        "Holdout and test records are not protected: accuracy, AUROC and loss on them are published.",
+        "Choosing among runs by their results spends privacy that this run's epsilon does not count.",
+        "The report's figures and leakage lines are made from training records; they are for the data's "
+        "owner and not part of the release.",
+    ]
+    if settings.diagnostics:
+        sentences.append(
+            "training.diagnostics=true: the loss on training records was logged at each step, without noise."
+        )
+    return tuple(sentences)

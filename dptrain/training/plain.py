@@ -1,0 +1,39 @@
+"""Steps without privacy: the same sums, neither clipped nor noised."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from dptrain.privacy.dpsgd import RecordLoss
+
+
+class PlainEngine:
+    """Sums gradients over a logical batch and divides by the constant that the private engines divide by."""
+
+    def __init__(
+        self, model: nn.Module, optimizer: Optimizer, expected_batch_size: int, *, loss: RecordLoss
+    ) -> None:
+        self.model = model
+        self.optimizer = optimizer
+        self.expected_batch_size = expected_batch_size
+        self.loss = loss
+
+    def accumulate(self, inputs: Tensor, labels: Tensor) -> Tensor:
+        if len(labels) == 0:
+            return inputs.new_zeros(())
+        loss = self.loss(self.model(inputs), labels).sum()
+        loss.backward()
+        return loss.detach()
+
+    def update(self) -> None:
+        for parameter in self.model.parameters():
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            parameter.grad /= self.expected_batch_size
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def noise(self) -> Tensor:
+        return torch.cat([torch.zeros_like(p).flatten() for p in self.model.parameters() if p.requires_grad])

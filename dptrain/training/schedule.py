@@ -1,0 +1,37 @@
+"""Learning rates over the steps, as factors of the optimizer's own."""
+
+from __future__ import annotations
+
+import math
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from dptrain.contracts import ConfigError
+
+NAMES = ("constant", "linear", "cosine")
+
+
+def make_schedule(optimizer: Optimizer, name: str, *, steps: int, warmup_steps: int) -> LambdaLR:
+    """A schedule that warms up linearly, then stays, or decays to zero at the last step."""
+    if name not in NAMES:
+        raise ConfigError(f"training.schedule={name} is unknown; choose one of {', '.join(NAMES)}")
+    return LambdaLR(optimizer, lambda step: factor(name, step, steps=steps, warmup_steps=warmup_steps))
+
+
+def factor(name: str, step: int, *, steps: int, warmup_steps: int) -> float:
+    """The share of the full learning rate in force at this step (counted from 0).
+
+    >>> [round(factor("linear", step, steps=4, warmup_steps=0), 2) for step in range(4)]
+    [1.0, 0.75, 0.5, 0.25]
+    >>> factor("constant", 0, steps=10, warmup_steps=4)
+    0.25
+    """
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    done = (step - warmup_steps) / max(1, steps - warmup_steps)
+    if name == "linear":
+        return 1.0 - done
+    if name == "cosine":
+        return 0.5 * (1.0 + math.cos(math.pi * min(done, 1.0)))
+    return 1.0

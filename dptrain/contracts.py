@@ -304,6 +304,7 @@ class Targets:
     shape: tuple[int, ...]
     bounds: tuple[float, float]
     mean: tuple[float, ...]
+    background: Records  # records of the same population that an adversary may own, none trained on
     slots: Slots | None = None
 
 
@@ -341,7 +342,8 @@ class Attack(Protocol):
     training; the observer comes back as `release.transcript`.
     """
 
-    needs: frozenset[Knowledge]
+    @property
+    def needs(self) -> frozenset[Knowledge]: ...
 
     def run(self, release: Release, targets: Targets, rng: torch.Generator) -> Findings: ...
 
@@ -491,6 +493,10 @@ class Context:
 
 class Mechanism(Protocol):
     """A way to turn records into a release, and to prove something about it."""
+
+    def plan(self, splits: Splits, budget: Budget) -> Plan | None:
+        """What `fit` will do; None if it promises nothing."""
+        ...
 
     def fit(
         self, model: nn.Module, splits: Splits, budget: Budget, context: Context

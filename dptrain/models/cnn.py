@@ -10,7 +10,9 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "ge
 
 
 class SmallCNN(nn.Module):
-    """Convolution, GroupNorm, activation, pooling; once for each entry of `channels`; then a linear head.
+    """Convolution, GroupNorm, activation, once for each entry of `channels`; then a linear head.
+
+    A block of stride 2 halves the image as it convolves (cheap); one of stride 1 by max-pooling.
 
     Bounded activations keep per-sample gradients small (Papernot et al. 2021, "Tempered
     Sigmoid Activations"), and GroupNorm normalises each record by itself. Takes inputs
@@ -23,7 +25,8 @@ class SmallCNN(nn.Module):
         num_classes: int,
         *,
         channels: Sequence[int] = (16, 32, 32),
-        kernel_size: int = 3,
+        strides: Sequence[int] = (2, 1, 1),
+        kernel_sizes: Sequence[int] = (5, 3, 3),
         groups: int = 4,
         activation: str = "tanh",
         pooled: int = 3,
@@ -31,13 +34,14 @@ class SmallCNN(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         width = shape[0]
-        for out in channels:
+        for out, stride, kernel in zip(channels, strides, kernel_sizes, strict=True):
             layers += [
-                nn.Conv2d(width, out, kernel_size, padding=kernel_size // 2),
+                nn.Conv2d(width, out, kernel, stride=stride, padding=kernel // 2),
                 nn.GroupNorm(groups, out),
                 ACTIVATIONS[activation](),
-                nn.MaxPool2d(2),
             ]
+            if stride == 1:
+                layers.append(nn.MaxPool2d(2))
             width = out
         self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(pooled), nn.Flatten())
         self.head = nn.Linear(width * pooled * pooled, num_classes)

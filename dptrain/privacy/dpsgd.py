@@ -7,6 +7,7 @@ sample rate and the number of steps off a data loader.
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable
 from typing import Protocol
 
@@ -56,6 +57,13 @@ def make_engine(
     if kind not in engines:
         raise ConfigError(f"mechanism.engine={kind} is unknown; choose one of {', '.join(engines)}")
     return engines[kind](model, optimizer, plan, loss=loss, generator=generator)
+
+
+def backward(loss: Tensor, *, retain_graph: bool = False) -> None:
+    """Backward through Opacus' hooks, without the warning that inputs need no gradient: ours never do."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Full backward hook is firing")
+        loss.backward(retain_graph=retain_graph)
 
 
 class NoisySum(DPOptimizer):
@@ -128,7 +136,7 @@ class HooksEngine:
         if len(labels) == 0:
             return inputs.new_zeros(())
         loss = self.loss(self.module(inputs), labels).sum()
-        loss.backward()
+        backward(loss)
         self.optimizer.clip_and_accumulate()
         return loss.detach()
 
@@ -171,7 +179,7 @@ class GhostEngine:
         if len(labels) == 0:
             return inputs.new_zeros(())
         losses = self.loss(self.module(inputs), labels)
-        losses.sum().backward(retain_graph=True)
+        backward(losses.sum(), retain_graph=True)
         factors = self.clipper.factors(self.module.get_norm_sample().unsqueeze(0))[0]
         self.optimizer.original_optimizer.zero_grad(set_to_none=True)
         kept = factors > 0
@@ -180,7 +188,7 @@ class GhostEngine:
             self.optimizer.dropped += int((~kept).sum())
             return self.accumulate(inputs[kept], labels[kept])
         self.module.disable_hooks()
-        (factors * losses).sum().backward()
+        backward((factors * losses).sum())
         self.module.enable_hooks()
         self.optimizer.add([parameter.grad for parameter in self.optimizer.params])
         self.optimizer.original_optimizer.zero_grad(set_to_none=True)
@@ -213,7 +221,7 @@ class RecordGradients:
 
     def __call__(self, inputs: Tensor, labels: Tensor) -> Tensor:
         """Clipped gradients (records, parameters); a gradient that is not finite is zero."""
-        self.loss(self.module(inputs), labels).sum().backward()
+        backward(self.loss(self.module(inputs), labels).sum())
         parameters = [p for p in self.module.parameters() if p.requires_grad]
         gradients = [p.grad_sample for p in parameters]
         self.module.zero_grad(set_to_none=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from scipy.optimize import brentq
 
@@ -99,6 +100,7 @@ def make_plan(
     return replace(plan, noise_multiplier=calibrate(plan, budget.epsilon, budget.delta))
 
 
+@lru_cache(maxsize=16)
 def calibrate(plan: Plan, epsilon: float, delta: float) -> float:
     """Least noise multiplier (to 0.01 %) with which the plan costs at most `epsilon` at `delta`."""
 

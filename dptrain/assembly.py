@@ -1,0 +1,138 @@
+"""From a configuration to the objects that it names, with everything that is wrong with them at once."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from dptrain.assets import build, factory
+from dptrain.config import Config
+from dptrain.contracts import Attack, ConfigError, Knowledge, Mechanism, Splits, Streams
+from dptrain.models.normalise import Normalise
+from dptrain.privacy.plan import Rates
+from dptrain.tracking import MLflow, NoTracking
+from dptrain.training.mechanisms import NonPrivate
+from dptrain.training.settings import Settings
+
+
+class Source(Protocol):
+    """Where records come from."""
+
+    def load(self, rng: torch.Generator) -> Splits: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """The components of a run."""
+
+    source: Source
+    mechanism: Mechanism
+    twin: Mechanism | None  # None: switched off, or the mechanism is not private itself
+    attacks: dict[str, Attack]
+    tracking: MLflow | NoTracking
+
+    @property
+    def needs(self) -> frozenset[Knowledge]:
+        """What the attacks together must be given."""
+        return frozenset().union(*(attack.needs for attack in self.attacks.values()))
+
+
+def assemble(config: Config) -> Parts:
+    """Build every component that needs no data; raises one ConfigError naming all that cannot be built."""
+    problems: list[str] = []
+
+    def attempt(make: Callable[[], Any]) -> Any:
+        try:
+            return make()
+        except ConfigError as error:
+            problems.append(str(error))
+            return None
+
+    settings = attempt(lambda: _settings(config))
+    twin_settings = settings and attempt(
+        lambda: replace(
+            settings,
+            optimizer=factory("control.optimizer", config.control.optimizer or config.optimizer),
+            schedule="constant",
+            warmup_steps=0,
+        )
+    )
+    source = attempt(lambda: build("data", config.data))
+    mechanism = attempt(lambda: build("mechanism", config.mechanism, settings=settings))
+    tracking = attempt(lambda: build("tracking", config.tracking))
+    attacks = {
+        name: attempt(partial(_attack, f"attack.{name}", node)) for name, node in config.attack.items()
+    }
+    if problems:
+        raise ConfigError("\n".join(problems))
+    twin = None
+    if config.control.enabled and not isinstance(mechanism, NonPrivate):
+        twin = NonPrivate(
+            settings=twin_settings, replace_batch_norm=config.mechanism.get("replace_batch_norm", False)
+        )
+    return Parts(source=source, mechanism=mechanism, twin=twin, attacks=attacks, tracking=tracking)
+
+
+def make_model(config: Config, splits: Splits, streams: Streams) -> nn.Sequential:
+    """The model with its seeded initial weights, behind the normalisation that the data declare."""
+    with torch.random.fork_rng():
+        torch.manual_seed(streams.seeded("model").initial_seed())
+        network = build("model", config.model, shape=splits.shape, num_classes=splits.num_classes)
+    model = nn.Sequential(OrderedDict(normalise=Normalise(splits.mean, splits.std), network=network))
+    try:
+        with torch.no_grad():
+            made = tuple(model(torch.zeros(2, *splits.shape)).shape)
+    except Exception as error:
+        raise ConfigError(
+            f"model: `{config.model['_target_']}` cannot take inputs of shape {splits.shape} "
+            f"({type(error).__name__}: {error}); choose a model for this data, or change model's arguments"
+        ) from error
+    if made != (2, splits.num_classes):
+        raise ConfigError(
+            f"model: `{config.model['_target_']}` returns shape {made} for two inputs; it must return logits "
+            f"(2, {splits.num_classes}), one a class of data `{splits.name}`"
+        )
+    return model
+
+
+def _settings(config: Config) -> Settings:
+    training = config.training
+    return Settings(
+        rates=Rates(
+            expected_batch_size=training.expected_batch_size,
+            sample_rate=training.sample_rate,
+            steps=training.steps,
+            epochs=training.epochs,
+            sampling=training.sampling,
+        ),
+        optimizer=factory("optimizer", config.optimizer),
+        physical_batch_size=training.physical_batch_size,
+        schedule=training.schedule,
+        warmup_steps=training.warmup_steps,
+        average_decay=training.average_decay,
+        evaluations=training.evaluations,
+        checkpoint_seconds=training.checkpoint_seconds,
+        diagnostics=training.diagnostics,
+    )
+
+
+def _attack(key: str, node: dict[str, Any]) -> Attack:
+    attack: Attack = build(key, node)
+    known = set(Knowledge)
+    if not isinstance(getattr(attack, "needs", None), frozenset) or not attack.needs <= known:
+        raise ConfigError(
+            f"{key}: `{node['_target_']}` does not say what it needs; give it "
+            "`needs: ClassVar = frozenset({Knowledge.WEIGHTS})`, or others of dptrain.contracts.Knowledge"
+        )
+    if Knowledge.TRANSCRIPT in attack.needs and not hasattr(attack, "watch"):
+        raise ConfigError(
+            f"{key}: `{node['_target_']}` needs the transcript but has no `watch(targets)`; add it, "
+            "it returns the Observer that looks on while the model trains"
+        )
+    return attack

@@ -1,0 +1,85 @@
+"""Where configuration lives, in a wheel or a checkout, and how its nodes become objects."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
+from hydra.types import RunMode
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from dptrain.config import defaults
+from dptrain.contracts import ConfigError, DptrainError
+from dptrain.runs import Order
+
+
+def folder(name: str) -> Path:
+    """`conf` or `recipes`: inside the installed package, else beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    for candidate in (package / "_assets" / name, package.parent / name):
+        if candidate.is_dir():
+            return candidate
+    raise ConfigError(f"the folder `{name}` is missing from {package}; install dptrain again")
+
+
+def register() -> None:
+    """Tell Hydra the defaults and the recipes."""
+    store = ConfigStore.instance()
+    store.store(name="defaults", node=defaults())
+    for path in sorted(folder("recipes").glob("*.yaml")):
+        store.store(group="recipe", name=path.stem, package="_global_", node=OmegaConf.load(path))
+
+
+def order(config: DictConfig) -> tuple[Order, Path | None]:
+    """What Hydra was asked for, and the folder of the sweep that it is part of, if any."""
+    asked = HydraConfig.get()
+    sweeping = asked.mode == RunMode.MULTIRUN
+    return (
+        Order(
+            recipe=asked.runtime.choices["recipe"],
+            overrides=tuple(asked.overrides.task),
+            config=_plain(config),
+            sweep=sweeping,
+        ),
+        Path(asked.sweep.dir) if sweeping else None,
+    )
+
+
+def _plain(config: DictConfig) -> dict[str, Any]:
+    values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
+
+
+def build(key: str, node: dict[str, Any], **arguments: Any) -> Any:
+    """The object that a node with `_target_` describes, called with these arguments besides its own.
+
+    Raises ConfigError naming the key where the class cannot be found or does not take its arguments.
+    """
+    try:
+        # Called by us and not by Hydra, which would turn dataclasses among the arguments into dictionaries.
+        return factory(key, node)(**arguments)
+    except DptrainError:
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f"{key}: `{node['_target_']}` cannot be made ({type(error).__name__}: {error}); "
+            f"check the arguments beside {key}._target_"
+        ) from error
+
+
+def factory(key: str, node: dict[str, Any]) -> Callable[..., Any]:
+    """Like `build`, but waiting for arguments that are not known yet."""
+    try:
+        made: Callable[..., Any] = instantiate({**node, "_partial_": True}, _convert_="all")
+    except InstantiationException as error:
+        raise ConfigError(
+            f"{key}._target_={node['_target_']} cannot be found "
+            f"({str(error.__cause__ or error).splitlines()[0]}); give the full name of an importable class"
+        ) from error
+    return made

@@ -1,0 +1,187 @@
+"""Which of the candidates was trained on? Instance reconstruction with a prior.
+
+Balle et al. 2022 ("Reconstructing Training Data with Informed Adversaries") and Hayes et al.
+2023 ("Bounding Training Data Reconstruction in DP-SGD"): an adversary who knows every record but
+one, and that the one is among N candidates, names it. Two adversaries: one sees every noisy
+gradient, one the final weights only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from dptrain.contracts import Guesses, Knowledge, Observation, Records, Release, Slots, Targets
+
+
+class SlotLikelihoods:
+    """Adds up, step by step, how likely each candidate of each slot makes what was seen.
+
+    A sampled candidate with clipped gradient g shifts the noise, of variance s^2, by g. Against
+    "not sampled", view v has log-likelihood a = (<v, g> - |g|^2 / 2) / s^2; under Poisson
+    sampling at rate q a step counts log(1 - q + q exp(a)). Memory does not grow with the steps.
+
+    The slots share the noise, so guesses hang together where gradients overlap. To first order
+    a slot's scores are Gaussian with covariance `overlaps`, the sum over steps of
+    q^2 <g, g'> / s^2; it is measured on every `overlap_every`-th step.
+    """
+
+    def __init__(self, slots: Slots, *, gradient_elements: int, overlap_every: int) -> None:
+        self.slots = slots
+        self.gradient_elements = gradient_elements
+        self.overlap_every = overlap_every
+        size = slots.count * slots.candidates
+        self.scores = torch.zeros(slots.count, slots.candidates, dtype=torch.float64)
+        self.overlaps = torch.zeros(size, size, dtype=torch.float64)
+
+    def observe(self, step: Observation) -> None:
+        measure_overlaps = (step.step - 1) % self.overlap_every == 0
+        sketches: list[Tensor] = []
+        variance = step.noise_std**2
+        for slots in self._chunks(step):
+            rows = self._gradients(step, slots)  # (slots, candidates, parameters)
+            if variance == 0.0:
+                variance = _vanishing_variance(rows)
+            for gradients, slot in zip(rows, slots.tolist(), strict=True):
+                projected = (gradients @ step.view(slot)).double()
+                exponent = (projected - gradients.square().sum(-1).double() / 2) / variance
+                self.scores[slot] += _mixture(exponent, step.sample_rate).cpu()
+            if measure_overlaps:
+                sketches.append(_sketch(rows.flatten(0, 1)))
+        if measure_overlaps:
+            sketch = torch.cat(sketches)
+            weight = self.overlap_every * step.sample_rate**2 / variance
+            self.overlaps += (sketch @ sketch.T).double().cpu() * weight
+
+    def _chunks(self, step: Observation) -> tuple[Tensor, ...]:
+        """The slot numbers, in parts whose gradients fit in memory together."""
+        a_slot = step.view(0).numel() * self.slots.candidates
+        return torch.arange(self.slots.count).split(max(1, self.gradient_elements // a_slot))
+
+    def _gradients(self, step: Observation, slots: Tensor) -> Tensor:
+        inputs, labels = self.slots.inputs[slots], self.slots.labels[slots]
+        rows = step.contribution(inputs.flatten(0, 1), labels.flatten())
+        return rows.view(len(slots), self.slots.candidates, -1)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"scores": self.scores, "overlaps": self.overlaps}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.scores, self.overlaps = state["scores"], state["overlaps"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TranscriptReconstruction:
+    """Names the candidate that makes the whole noisy transcript most likely.
+
+    `gradient_elements` bounds the memory for candidates' gradients (numbers held at once).
+    """
+
+    needs: ClassVar[frozenset[Knowledge]] = frozenset({Knowledge.TRANSCRIPT, Knowledge.SLOTS})
+
+    gradient_elements: int = 50_000_000
+    overlap_every: int = 10
+    simulations: int = 1000
+
+    def watch(self, targets: Targets) -> SlotLikelihoods:
+        assert targets.slots is not None
+        return SlotLikelihoods(
+            targets.slots, gradient_elements=self.gradient_elements, overlap_every=self.overlap_every
+        )
+
+    def run(self, release: Release, targets: Targets, rng: torch.Generator) -> Guesses:  # noqa: ARG002
+        seen = release.transcript
+        assert isinstance(seen, SlotLikelihoods)
+        return Guesses(
+            guesses=seen.scores.argmax(dim=1),
+            effective_slots=effective_slots(seen.overlaps, len(seen.scores), self.simulations, rng),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightsReconstruction:
+    """Names the candidate whose loss the release lowered most, against a reference model of the adversary's.
+
+    The reference has the release's architecture and is trained, without privacy, on records of
+    the same population that were not trained on (difficulty calibration; Watson et al. 2022).
+    """
+
+    needs: ClassVar[frozenset[Knowledge]] = frozenset({Knowledge.WEIGHTS, Knowledge.SLOTS})
+
+    reference_steps: int = 150
+    reference_batch_size: int = 128
+    learning_rate: float = 2e-3
+
+    def run(self, release: Release, targets: Targets, rng: torch.Generator) -> Guesses:
+        assert targets.slots is not None
+        reference = self._reference(release, targets.background, rng)
+        inputs = targets.slots.inputs.flatten(0, 1).to(release.device)
+        labels = targets.slots.labels.flatten().to(release.device)
+        gained = _losses(reference, inputs, labels) - _losses(release.build(), inputs, labels)
+        return Guesses(guesses=gained.view(targets.slots.count, -1).argmax(dim=1).cpu())
+
+    def _reference(self, release: Release, records: Records, rng: torch.Generator) -> nn.Module:
+        model = release.architecture().to(release.device).train()
+        optimizer = torch.optim.Adam(model.parameters(), lr=self.learning_rate)
+        for _ in range(self.reference_steps):
+            batch = records.take(torch.randint(len(records), (self.reference_batch_size,), generator=rng))
+            loss = nn.functional.cross_entropy(
+                model(batch.inputs.to(release.device)), batch.labels.to(release.device)
+            )
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        return model.eval()
+
+
+def effective_slots(overlaps: Tensor, slots: int, simulations: int, rng: torch.Generator) -> float:
+    """How many independent slots these slots are worth, given how their scores hang together.
+
+    Plays the attack on simulated coins and on noise of the covariance `overlaps`
+    (slots x candidates, both ways), and divides the variance that independent slots would give
+    the number of successes by the one it has. Knows nothing of the true coins.
+    """
+    candidates = len(overlaps) // slots
+    values, vectors = torch.linalg.eigh(overlaps)
+    root = vectors * values.clamp(min=0).sqrt()
+    noise = torch.randn(simulations, len(overlaps), generator=rng, dtype=torch.float64) @ root.T
+    coins = torch.randint(candidates, (simulations, slots), generator=rng)
+    blocks = overlaps.view(slots, candidates, slots, candidates).diagonal(dim1=0, dim2=2)  # (N, N, slots)
+    shift = blocks.permute(2, 0, 1)[torch.arange(slots), coins]  # (simulations, slots, candidates)
+    energy = overlaps.diagonal().view(slots, candidates)
+    scores = noise.view(simulations, slots, candidates) + shift - energy / 2
+    success = (scores.argmax(-1) == coins).double()
+    rate = success.mean(0)
+    independent = float((rate * (1 - rate)).sum())
+    inflation = float(success.sum(1).var()) / independent if independent > 0 else 1.0
+    return slots / max(1.0, inflation)
+
+
+def _mixture(exponent: Tensor, sample_rate: float) -> Tensor:
+    """log(1 - q + q exp(a)), without overflow."""
+    rate = torch.tensor(sample_rate, dtype=exponent.dtype, device=exponent.device)
+    return torch.logaddexp(torch.log1p(-rate).expand_as(exponent), rate.log() + exponent)
+
+
+def _vanishing_variance(rows: Tensor) -> float:
+    """For a transcript without noise: small beside any gradient, so that one candidate is all but certain."""
+    return 1e-6 * float(rows.square().sum(-1).mean()) + 1e-30
+
+
+def _sketch(rows: Tensor, most: int = 1 << 16) -> Tensor:
+    """Every so-many-th coordinate, scaled so that inner products keep their expectation."""
+    stride = -(-rows.shape[1] // most)
+    return rows[:, ::stride] * stride**0.5
+
+
+@torch.no_grad()
+def _losses(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+    return torch.cat(
+        [
+            nn.functional.cross_entropy(model(some), named, reduction="none")
+            for some, named in zip(inputs.split(1024), labels.split(1024), strict=True)
+        ]
+    )

@@ -1,0 +1,239 @@
+"""The configuration as types: each key, its default, what it may be; and all that is wrong, at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+from dptrain.contracts import ConfigError
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+Component = dict[str, Any]  # a node with `_target_`
+
+FORBID = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Privacy:
+    """The budget: a target epsilon, or the noise multiplier itself."""
+
+    __pydantic_config__ = FORBID
+
+    epsilon: Annotated[Positive | None, Field(description="a target such as 1, 3 or 8")] = 3.0
+    noise_multiplier: Annotated[
+        Positive | None, Field(description="noise over max_grad_norm, with privacy.epsilon=null")
+    ] = None
+    delta: Annotated[Share | None, Field(description="a chance such as 1e-5; null: 1/units^1.1")] = None
+    unit: Annotated[Literal["record", "patient"], Field(description="record or patient")] = "record"
+    adjacency: Annotated[
+        Literal["add_remove", "replace_one"], Field(description="add_remove or replace_one")
+    ] = "add_remove"
+    accountant: Annotated[str, Field(description="pld")] = "pld"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How a training goes; the same for every mechanism."""
+
+    __pydantic_config__ = FORBID
+
+    expected_batch_size: Annotated[Count | None, Field(description="a whole number such as 256")] = 256
+    sample_rate: Annotated[
+        Annotated[float, Field(gt=0, le=1)] | None,
+        Field(description="a share in (0, 1], expected_batch_size / units; or null"),
+    ] = None
+    steps: Annotated[Count | None, Field(description="a whole number, or null with training.epochs")] = None
+    epochs: Annotated[Positive | None, Field(description="a number, or null with training.steps")] = None
+    sampling: Annotated[str, Field(description="poisson or shuffle")] = "poisson"
+    physical_batch_size: Annotated[Count, Field(description="records in memory at once, such as 512")] = 512
+    schedule: Annotated[
+        Literal["constant", "linear", "cosine"], Field(description="constant, linear or cosine")
+    ] = "constant"
+    warmup_steps: Annotated[int, Field(ge=0, description="a whole number, 0 for none")] = 0
+    average_decay: Annotated[
+        float, Field(ge=0, lt=1, description="such as 0.95; 0 releases the last weights")
+    ] = 0.95
+    evaluations: Annotated[
+        Count, Field(description="a whole number: how often to look at the held-out records")
+    ] = 10
+    checkpoint_seconds: Annotated[float, Field(ge=0, description="a number of seconds")] = 15.0
+    diagnostics: Annotated[
+        bool, Field(description="true or false; true logs the training loss, outside the guarantee")
+    ] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """How leakage is measured."""
+
+    __pydantic_config__ = FORBID
+
+    slots: Annotated[Count, Field(description="a whole number such as 24")] = 24
+    candidates: Annotated[Annotated[int, Field(ge=2)], Field(description="a whole number such as 10")] = 10
+    confidence: Annotated[
+        Annotated[float, Field(ge=0.5, lt=1)], Field(description="a probability such as 0.95")
+    ] = 0.95
+    permutations: Annotated[Annotated[int, Field(ge=100)], Field(description="at least 100")] = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Control:
+    """The non-private twin: same data, model, batches and steps; an optimizer that needs no clipping."""
+
+    __pydantic_config__ = FORBID
+
+    enabled: Annotated[
+        bool, Field(description="true or false; false trains no twin, so that no attack has a control")
+    ] = True
+    optimizer: Component = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """One run."""
+
+    __pydantic_config__ = FORBID
+
+    seed: Annotated[int, Field(ge=0, description="a whole number such as 0")] = 0
+    deterministic: Annotated[
+        bool,
+        Field(description="true or false; true draws the noise from the seed, which voids the guarantee"),
+    ] = False
+    device: Annotated[Literal["auto", "cpu", "cuda", "mps"], Field(description="auto, cpu, cuda or mps")] = (
+        "auto"
+    )
+    dtype: Annotated[Literal["float32", "float64"], Field(description="float32 or float64")] = "float32"
+    threads: Annotated[Count | None, Field(description="CPU threads, or null for all")] = None
+    output: Annotated[str, Field(min_length=1, description="a folder")] = "runs"
+    resume: Annotated[str | None, Field(description="a run folder, or latest")] = None
+    privacy: Privacy = field(default_factory=Privacy)
+    training: Training = field(default_factory=lambda: Training(steps=100))
+    evidence: Evidence = field(default_factory=Evidence)
+    control: Control = field(default_factory=Control)
+    data: Component = field(default_factory=dict)
+    model: Component = field(default_factory=dict)
+    optimizer: Component = field(default_factory=dict)
+    mechanism: Component = field(default_factory=dict)
+    tracking: Component = field(default_factory=dict)
+    attack: dict[str, Component] = field(default_factory=dict)
+
+
+COMPONENTS = ("data", "model", "optimizer", "mechanism", "tracking")
+
+
+def defaults() -> dict[str, Any]:
+    """Every default, as a plain dictionary: what Hydra composes recipes and overrides onto."""
+    return {name: value for name, value in asdict(Config()).items() if value != {}}
+
+
+def parse(values: Mapping[str, Any]) -> Config:
+    """The configuration in these values; raises one ConfigError that names everything wrong with them."""
+    problems: list[str] = []
+    config = None
+    try:
+        config = TypeAdapter(Config).validate_python(dict(values))
+    except ValidationError as error:
+        problems += [_problem(dict(detail)) for detail in error.errors()]
+    problems += _privacy_problems({**asdict(Privacy()), **_section(values, "privacy")})
+    problems += _training_problems({**asdict(Training()), **_section(values, "training")})
+    problems += _component_problems(values)
+    if config is not None and config.device in ("cuda", "mps") and not _available(config.device):
+        problems.append(f"device={config.device} is not available on this machine; use device=auto")
+    if problems or config is None:
+        raise ConfigError("\n".join(problems))
+    return config
+
+
+def _problem(detail: dict[str, Any]) -> str:
+    """One line from one of pydantic's errors: key=value, what is wrong, the cure."""
+    key = ".".join(part for part in map(str, detail["loc"]) if part not in _BRANCHES)
+    if detail["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        return f"{key}={_shown(detail['input'])}: no such key; `python -m dptrain --cfg job` lists them all"
+    wrong = detail["msg"].removeprefix("Input ")
+    cure = _description(key)
+    return f"{key}={_shown(detail['input'])} {wrong}" + (f"; give {cure}" if cure else "")
+
+
+# What pydantic adds to a location when a field may be one of several types.
+_BRANCHES = {"float", "int", "constrained-float", "constrained-int", "none"}
+
+
+def _description(key: str) -> str | None:
+    """What the field of this dotted key says that it should be."""
+    schema = TypeAdapter(Config).json_schema()
+    node: dict[str, Any] = schema
+    for part in key.split("."):
+        if "$ref" in node:
+            node = schema["$defs"][node["$ref"].rpartition("/")[2]]
+        node = node.get("properties", {}).get(part, {})
+    return node.get("description")
+
+
+def _privacy_problems(privacy: Mapping[str, Any]) -> list[str]:
+    problems = []
+    epsilon, noise, accountant = (privacy[key] for key in ("epsilon", "noise_multiplier", "accountant"))
+    if (epsilon is None) == (noise is None):
+        problems.append(
+            f"privacy.epsilon={_shown(epsilon)} and privacy.noise_multiplier={_shown(noise)}: "
+            "give one and set the other to null"
+        )
+    if accountant != "pld":
+        why = "understates epsilon (1.62 for a true 1.83)" if accountant == "gdp" else "is no authority here"
+        problems.append(
+            f"privacy.accountant={accountant} {why}; use pld, beside which Opacus' rdp and prv are reported"
+        )
+    return problems
+
+
+def _training_problems(training: Mapping[str, Any]) -> list[str]:
+    problems = []
+    batch, rate, steps, epochs, sampling = (
+        training[key] for key in ("expected_batch_size", "sample_rate", "steps", "epochs", "sampling")
+    )
+    if batch is None and rate is None:
+        problems.append("training.expected_batch_size=null and training.sample_rate=null: give one of them")
+    if (steps is None) == (epochs is None):
+        problems.append(
+            f"training.steps={_shown(steps)} and training.epochs={_shown(epochs)}: "
+            "give one and set the other to null"
+        )
+    if sampling not in ("poisson", "shuffle"):
+        problems.append(
+            f"training.sampling={sampling} would draw records at other rates than the plan accounts for; "
+            "use poisson (or shuffle, which is accounted without amplification)"
+        )
+    if sampling == "shuffle" and rate is not None:
+        problems.append(
+            f"training.sample_rate={rate} has no meaning with training.sampling=shuffle; "
+            "set it to null and give training.expected_batch_size"
+        )
+    return problems
+
+
+def _section(values: Mapping[str, Any], name: str) -> dict[str, Any]:
+    section = values.get(name)
+    return dict(section) if isinstance(section, Mapping) else {}
+
+
+def _component_problems(values: Mapping[str, Any]) -> list[str]:
+    nodes = {name: values.get(name) for name in COMPONENTS}
+    nodes |= {f"attack.{name}": node for name, node in dict(values.get("attack") or {}).items()}
+    return [
+        f"{key}: the node names no class; give {key}._target_=package.module.Class, or choose a file of conf/"
+        for key, node in nodes.items()
+        if not (isinstance(node, Mapping) and node.get("_target_"))
+    ]
+
+
+def _available(device: str) -> bool:
+    return torch.cuda.is_available() if device == "cuda" else torch.backends.mps.is_available()
+
+
+def _shown(value: object) -> str:
+    return "null" if value is None else str(value)

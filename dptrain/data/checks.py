@@ -1,0 +1,135 @@
+"""From stored arrays to tensors that can be trusted, or one clear DataError."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dptrain.contracts import ConfigError, DataError, Records
+
+CHANNELS = (1, 2, 3, 4)  # more than four in the last axis is an axis of pixels
+
+
+def to_records(
+    images: np.ndarray,
+    labels: np.ndarray,
+    *,
+    part: str,
+    where: str,
+    num_classes: int,
+    bounds: tuple[float, float] = (0.0, 1.0),
+) -> Records:
+    """Records from the arrays `{part}_images` and `{part}_labels` of `where`, a file's name.
+
+    Takes what `to_inputs` and `to_labels` take. Raises DataError naming array, file and cure.
+    """
+    inputs = to_inputs(images, name=f"{part}_images of {where}", bounds=bounds)
+    targets = to_labels(labels, name=f"{part}_labels of {where}", num_classes=num_classes)
+    same_count(inputs, targets, name=f"{part}_images of {where}", other=f"{part}_labels")
+    return Records(inputs, targets)
+
+
+def to_inputs(images: np.ndarray, *, name: str, bounds: tuple[float, float] = (0.0, 1.0)) -> Tensor:
+    """Float32 (N, C, H, W) in (0, 1), from images (N, H, W) or (N, H, W, C).
+
+    uint8 is divided by 255; floats are taken from their declared `bounds`. Raises DataError
+    for another shape or type, no records, NaN, infinity, and values outside `bounds`.
+    """
+    if images.ndim == 3:
+        images = images[..., np.newaxis]
+    if images.ndim != 4 or images.shape[-1] not in CHANNELS:
+        raise DataError(
+            f"{name} has shape {tuple(images.shape)}: store images as (N, H, W), or (N, H, W, C) "
+            f"with 1 to {CHANNELS[-1]} channels last"
+        )
+    if 0 in images.shape:
+        raise DataError(
+            f"{name} has shape {tuple(images.shape)}, so it holds no records: give it at least one"
+        )
+    if images.dtype == np.uint8:
+        return _channels_first(images).div_(255.0)
+    if images.dtype.kind != "f":
+        raise DataError(f"{name} is {images.dtype}: store pixels as uint8, or as floats in data.bounds")
+    _refuse_unbounded(images, name=name, bounds=bounds)
+    low, high = bounds
+    scaled = _channels_first(images)
+    # Rounding to float32 may step over the edge of the bounds by one unit in the last place.
+    return scaled.sub_(low).div_(high - low).clamp_(0.0, 1.0)
+
+
+def to_labels(labels: np.ndarray, *, name: str, num_classes: int) -> Tensor:
+    """Int64 (N,), from integers (N,) or (N, 1) in 0 ... num_classes - 1; else raises DataError."""
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim != 1:
+        raise DataError(f"{name} has shape {tuple(labels.shape)}: give one label a record, (N,) or (N, 1)")
+    if len(labels) == 0:
+        raise DataError(f"{name} holds no labels: give it at least one")
+    if labels.dtype.kind not in "iub":
+        raise DataError(f"{name} is {labels.dtype}: store labels as integers, 0 ... {num_classes - 1}")
+    labels = labels.astype(np.int64)
+    wrong = (labels < 0) | (labels >= num_classes)
+    if wrong.any():
+        record = int(wrong.argmax())
+        raise DataError(
+            f"record {record} of {name} is {labels[record]}, outside 0 ... {num_classes - 1}: "
+            f"correct the label, or name one class for each label"
+        )
+    return torch.from_numpy(labels)
+
+
+def same_count(values: Sequence | np.ndarray | Tensor, labels: Tensor, *, name: str, other: str) -> None:
+    """Raises DataError unless there are as many `values` as labels."""
+    if len(values) != len(labels):
+        raise DataError(
+            f"{name} has {len(values)} records but {other} has {len(labels)}: make them match one to one"
+        )
+
+
+def several_classes(records: Records, *, name: str, classes: Sequence[str]) -> None:
+    """Raises DataError if all these records are of one class, so that nothing can be learned or scored."""
+    present = records.labels.unique().tolist()
+    if len(present) < 2:
+        only = f"{present[0]} ({classes[present[0]]})"
+        raise DataError(
+            f"the {len(records)} {name} records are all of class {only}: "
+            f"add records of another class, or divide the records otherwise"
+        )
+
+
+def constants(values: Sequence[float], *, key: str, channels: int) -> tuple[float, ...]:
+    """The declared normalisation constants, one a channel; raises ConfigError for another number of them."""
+    declared = tuple(float(value) for value in values)
+    if len(declared) != channels:
+        raise ConfigError(
+            f"data.{key}={list(declared)} must have one value for each of the images' {channels} channels; "
+            f"declare it from public knowledge"
+        )
+    if key == "std" and min(declared) <= 0:
+        raise ConfigError(f"data.std={list(declared)} must be positive; 0.25 suits most images")
+    return declared
+
+
+def _channels_first(images: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2), dtype=np.float32))
+
+
+def _refuse_unbounded(images: np.ndarray, *, name: str, bounds: tuple[float, float]) -> None:
+    flat = images.reshape(len(images), -1)
+    low, high = bounds
+    lost = ~np.isfinite(flat).all(axis=1)
+    if lost.any():
+        record = int(lost.argmax())
+        what = "NaN" if np.isnan(flat[record]).any() else "infinity"
+        raise DataError(f"record {record} of {name} holds {what}: repair or remove the record")
+    beyond = (flat < low) | (flat > high)
+    if beyond.any():
+        record = int(beyond.any(axis=1).argmax())
+        value = flat[record][beyond[record]][0]
+        raise DataError(
+            f"record {record} of {name} holds {value:g}, outside the declared bounds ({low:g}, {high:g}): "
+            f"rescale the images, or declare their true range in data.bounds"
+        )

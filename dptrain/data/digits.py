@@ -1,0 +1,55 @@
+"""Handwritten digits that come with scikit-learn: no file, no download."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from sklearn.datasets import load_digits
+
+from dptrain.contracts import Splits
+from dptrain.data.checks import to_records
+from dptrain.data.splits import assemble, check_fractions, divide
+
+BRIGHTEST = 16.0  # pixels count the inked ones among 4x4 of the scan
+
+
+@dataclass(frozen=True, kw_only=True)
+class Digits:
+    """1797 digits, (1, 8, 8), of ten classes, divided at random.
+
+    Source: Alpaydin and Kaynak 1998, UCI, "Optical Recognition of Handwritten Digits" (its test part).
+    """
+
+    mean: Sequence[float]
+    std: Sequence[float]
+    holdout_fraction: float = 0.15
+    test_fraction: float = 0.15
+
+    def __post_init__(self) -> None:
+        check_fractions(holdout_fraction=self.holdout_fraction, test_fraction=self.test_fraction)
+
+    def load(self, rng: torch.Generator) -> Splits:
+        bundle = load_digits()
+        records = to_records(
+            bundle.images.astype(np.float32) / BRIGHTEST,
+            bundle.target,
+            part="digits",
+            where="scikit-learn",
+            num_classes=10,
+        )
+        train, holdout, test = divide(
+            torch.arange(len(records)), rng, holdout=self.holdout_fraction, test=self.test_fraction
+        )
+        return assemble(
+            name="digits",
+            source="scikit-learn's bundled digits",
+            train=records.take(train),
+            holdout=records.take(holdout),
+            test=records.take(test),
+            classes=[str(digit) for digit in range(10)],
+            mean=self.mean,
+            std=self.std,
+        )

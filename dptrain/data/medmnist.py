@@ -1,0 +1,182 @@
+"""The two-dimensional sets of MedMNIST v2, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from dptrain.contracts import ConfigError, DataError, Splits
+from dptrain.data.checks import to_records
+from dptrain.data.files import download, find, md5_of, read_npz
+from dptrain.data.splits import assemble
+
+ORGANS = (
+    "bladder",
+    "femur-left",
+    "femur-right",
+    "heart",
+    "kidney-left",
+    "kidney-right",
+    "liver",
+    "lung-left",
+    "lung-right",
+    "pancreas",
+    "spleen",
+)
+KEYS = tuple(f"{part}_{kind}" for part in ("train", "val", "test") for kind in ("images", "labels"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """What MedMNIST publishes about one of its files: MD5 checksum and names of the classes."""
+
+    md5: str
+    classes: tuple[str, ...]
+
+
+SETS = {
+    "pathmnist": Published(
+        md5="a8b06965200029087d5bd730944a56c1",
+        classes=(
+            "adipose",
+            "background",
+            "debris",
+            "lymphocytes",
+            "mucus",
+            "smooth muscle",
+            "normal colon mucosa",
+            "cancer-associated stroma",
+            "colorectal adenocarcinoma epithelium",
+        ),
+    ),
+    "chestmnist": Published(
+        # Fourteen findings that may occur together, which one label a record cannot say.
+        md5="02c8a6516a18b556561a56cbdd36c4a8",
+        classes=("no finding", "any finding"),
+    ),
+    "dermamnist": Published(
+        md5="0744692d530f8e62ec473284d019b0c7",
+        classes=(
+            "actinic keratoses and intraepithelial carcinoma",
+            "basal cell carcinoma",
+            "benign keratosis-like lesions",
+            "dermatofibroma",
+            "melanoma",
+            "melanocytic nevi",
+            "vascular lesions",
+        ),
+    ),
+    "octmnist": Published(
+        md5="c68d92d5b585d8d81f7112f81e2d0842",
+        classes=("choroidal neovascularization", "diabetic macular edema", "drusen", "normal"),
+    ),
+    "pneumoniamnist": Published(md5="28209eda62fecd6e6a2d98b1501bb15f", classes=("normal", "pneumonia")),
+    "retinamnist": Published(
+        md5="bd4c0672f1bba3e3a89f0e4e876791e4",
+        classes=("grade 0", "grade 1", "grade 2", "grade 3", "grade 4"),
+    ),
+    "breastmnist": Published(md5="750601b1f35ba3300ea97c75c52ff8f6", classes=("malignant", "normal, benign")),
+    "bloodmnist": Published(
+        md5="7053d0359d879ad8a5505303e11de1dc",
+        classes=(
+            "basophil",
+            "eosinophil",
+            "erythroblast",
+            "immature granulocytes (myelocytes, metamyelocytes and promyelocytes)",
+            "lymphocyte",
+            "monocyte",
+            "neutrophil",
+            "platelet",
+        ),
+    ),
+    "tissuemnist": Published(
+        md5="ebe78ee8b05294063de985d821c1c34b",
+        classes=(
+            "Collecting Duct, Connecting Tubule",
+            "Distal Convoluted Tubule",
+            "Glomerular endothelial cells",
+            "Interstitial endothelial cells",
+            "Leukocytes",
+            "Podocytes",
+            "Proximal Tubule Segments",
+            "Thick Ascending Limb",
+        ),
+    ),
+    "organamnist": Published(md5="68e3f8846a6bd62f0c9bf841c0d9eacc", classes=ORGANS),
+    "organcmnist": Published(md5="b9ceb9546e10131b32923c5bbeaea2b1", classes=ORGANS),
+    "organsmnist": Published(md5="9ab87b696fb54e2a387ebe992d6ed5f1", classes=ORGANS),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MedMNIST:
+    """One set, 28x28, with its official division: holdout is the official validation part.
+
+    `<name>.npz` is looked for in `root`, in the folder DPTRAIN_DATA and in `cache`, and then
+    downloaded from `url` (Zenodo) into `cache`. A file of the user's own may have another
+    checksum, which `Splits.source` then tells; a download may not. `md5` is what to expect of
+    another `url`. ChestMNIST's fourteen findings are folded into one, "any finding".
+    Source: Yang et al. 2023, Scientific Data 10:41; files of https://zenodo.org/records/10519652.
+    """
+
+    name: str
+    mean: Sequence[float]
+    std: Sequence[float]
+    root: str | None = None
+    cache: str | None = None
+    url: str | None = None
+    md5: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.name not in SETS:
+            raise ConfigError(f"data.name={self.name} must be one of {', '.join(SETS)}")
+
+    def load(self, rng: torch.Generator) -> Splits:  # noqa: ARG002 - the division is the official one
+        path = find(f"{self.name}.npz", root=self.root)
+        if path is None:
+            url = self.url or f"https://zenodo.org/records/10519652/files/{self.name}.npz?download=1"
+            md5 = self.md5 or SETS[self.name].md5
+            path = download(f"{self.name}.npz", url=url, md5=md5, root=self.root, cache=self.cache)
+        source = f"{path}{_difference(md5_of(path), SETS[self.name].md5)}"
+        arrays = read_npz(path, KEYS)
+        if self.name == "chestmnist":
+            source += "; any of 14 findings against none"
+            for key in ("train_labels", "val_labels", "test_labels"):
+                arrays[key] = _any_finding(arrays[key], name=f"{key} of {path}")
+        classes = SETS[self.name].classes
+        train, val, test = (
+            to_records(
+                arrays[f"{part}_images"],
+                arrays[f"{part}_labels"],
+                part=part,
+                where=str(path),
+                num_classes=len(classes),
+            )
+            for part in ("train", "val", "test")
+        )
+        return assemble(
+            name=self.name,
+            source=source,
+            train=train,
+            holdout=val,
+            test=test,
+            classes=classes,
+            mean=self.mean,
+            std=self.std,
+        )
+
+
+def _difference(md5: str, official: str) -> str:
+    return "" if md5 == official else f" (md5 {md5} differs from MedMNIST's {official})"
+
+
+def _any_finding(labels: np.ndarray, *, name: str) -> np.ndarray:
+    """Labels (N,) in {0, 1} from findings (N, 14) in {0, 1}."""
+    if labels.ndim != 2 or labels.shape[1] != 14:
+        raise DataError(f"{name} has shape {tuple(labels.shape)}: store 14 findings a record, (N, 14)")
+    if not np.isin(labels, (0, 1)).all():
+        raise DataError(f"{name} holds other values than 0 and 1: store 1 for a finding, 0 for none")
+    return np.asarray(labels.any(axis=1), dtype=np.uint8)

@@ -1,0 +1,132 @@
+"""Public benchmarks that torchvision knows how to download."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torchvision import datasets
+
+from dptrain.contracts import ConfigError, DataError, Records, Splits
+from dptrain.data.checks import to_records
+from dptrain.data.files import cache_folder, local_folders, missing, read_npz
+from dptrain.data.splits import assemble, divide
+
+TORCHVISION = {"mnist": datasets.MNIST, "fashion_mnist": datasets.FashionMNIST, "cifar10": datasets.CIFAR10}
+CLASSES = {
+    "mnist": tuple(str(digit) for digit in range(10)),
+    "fashion_mnist": (
+        "T-shirt or top",
+        "trouser",
+        "pullover",
+        "dress",
+        "coat",
+        "sandal",
+        "shirt",
+        "sneaker",
+        "bag",
+        "ankle boot",
+    ),
+    "cifar10": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+}
+FOLDER = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "cifar10": "cifar-10-batches-py"}
+KEYS = ("train_images", "train_labels", "test_images", "test_labels")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TorchvisionSet:
+    """MNIST, FashionMNIST or CIFAR10; `holdout` records are cut from the training part at random.
+
+    `<name>.npz` (train_images, train_labels, test_images, test_labels) or torchvision's own
+    files are looked for in `root`, in the folder DPTRAIN_DATA and in `cache`; if there are none,
+    they are downloaded into `cache`. Raises DataError if they cannot be had.
+    Sources: LeCun et al. 1998; Xiao et al. 2017, arXiv 1708.07747; Krizhevsky 2009.
+    """
+
+    name: str
+    mean: Sequence[float]
+    std: Sequence[float]
+    holdout: int = 5000
+    root: str | None = None
+    cache: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.name not in TORCHVISION:
+            raise ConfigError(f"data.name={self.name} must be one of {', '.join(TORCHVISION)}")
+        if self.holdout < 1:
+            raise ConfigError(
+                f"data.holdout={self.holdout} must be a number of records, at least 1; try 5000"
+            )
+
+    def load(self, rng: torch.Generator) -> Splits:
+        source, arrays = self._read(self._folder())
+        pool, test = (self._records(arrays, part, source) for part in ("train", "test"))
+        if self.holdout >= len(pool):
+            raise ConfigError(f"data.holdout={self.holdout} must be below the {len(pool)} training records")
+        train, holdout, _ = divide(torch.arange(len(pool)), rng, holdout=self.holdout / len(pool), test=0.0)
+        return assemble(
+            name=self.name,
+            source=source,
+            train=pool.take(train),
+            holdout=pool.take(holdout),
+            test=test,
+            classes=CLASSES[self.name],
+            mean=self.mean,
+            std=self.std,
+        )
+
+    def _folder(self) -> Path:
+        """The folder that holds the files, after downloading them if there is none."""
+        cache = cache_folder(self.cache)
+        for folder in (*local_folders(self.root), cache):
+            if self._npz(folder).is_file() or (folder / FOLDER[self.name]).is_dir():
+                return folder
+        try:
+            cache.mkdir(parents=True, exist_ok=True)
+            # Under another name until it is whole, so that a broken download leaves nothing behind.
+            with tempfile.TemporaryDirectory(dir=cache) as unfinished:
+                TORCHVISION[self.name](unfinished, download=True)
+                (Path(unfinished) / FOLDER[self.name]).replace(cache / FOLDER[self.name])
+        except (OSError, RuntimeError) as error:
+            raise missing(
+                f"{self.name}.npz (or torchvision's folder {FOLDER[self.name]})",
+                url="torchvision's download",
+                root=self.root,
+                cache=self.cache,
+                reason=error,
+            ) from error
+        return cache
+
+    def _npz(self, folder: Path) -> Path:
+        return folder / f"{self.name}.npz"
+
+    def _read(self, folder: Path) -> tuple[str, dict[str, np.ndarray]]:
+        """Where the arrays come from, in words, and the arrays."""
+        if self._npz(folder).is_file():
+            return str(self._npz(folder)), read_npz(self._npz(folder), KEYS)
+        try:
+            parts = {
+                part: TORCHVISION[self.name](folder, train=part == "train") for part in ("train", "test")
+            }
+        except (OSError, RuntimeError, ValueError) as error:
+            raise DataError(
+                f"torchvision cannot read {folder / FOLDER[self.name]} ({error}): "
+                f"remove it, to download it again"
+            ) from error
+        return f"{folder / FOLDER[self.name]}, torchvision's files", {
+            **{f"{part}_images": np.asarray(read.data) for part, read in parts.items()},
+            **{f"{part}_labels": np.asarray(read.targets) for part, read in parts.items()},
+        }
+
+    def _records(self, arrays: dict[str, np.ndarray], part: str, where: str) -> Records:
+        return to_records(
+            arrays[f"{part}_images"],
+            arrays[f"{part}_labels"],
+            part=part,
+            where=where,
+            num_classes=len(CLASSES[self.name]),
+        )

@@ -1,0 +1,125 @@
+"""The judge of class inversions: another architecture than the target, trained on other records."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dptrain.contracts import Splits
+
+FEATURES = 128
+LARGEST_SIDE = 32  # larger images are averaged down to this many pixels, which keeps the judge cheap
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judge:
+    """A classifier that shares neither architecture nor training records with the target."""
+
+    network: nn.Sequential  # all but the last layer computes the features
+    accuracy: float  # on the test records
+    device: torch.device
+
+    def classify(self, inputs: Tensor) -> Tensor:
+        """The class of each input: (N,) int64, on the CPU."""
+        return _classify(self.network, inputs, self.device)
+
+    @torch.no_grad()
+    def features(self, inputs: Tensor) -> Tensor:
+        """The penultimate layer: (N, 128), on the CPU."""
+        body = self.network[:-1]
+        return torch.cat([body(part.to(self.device)).float().cpu() for part in inputs.split(1024)])
+
+
+def train_judge(
+    splits: Splits,
+    rng: torch.Generator,
+    *,
+    steps: int = 250,
+    batch_size: int = 64,
+    learning_rate: float = 2e-3,
+    device: torch.device | str = "cpu",
+) -> Judge:
+    """Train a judge without privacy on the held-out records, which the target never saw.
+
+    Every class is drawn equally often, so that the judge has no favourite among them, and
+    images are shifted by up to a fourteenth of their side. Takes about five seconds of one core
+    for 28 x 28 images, whatever the number of records.
+    """
+    device = torch.device(device)
+    network = _build(splits, seed=int(torch.randint(2**62, (), generator=rng))).to(device)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=1e-2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=learning_rate, total_steps=steps)
+    labels = splits.holdout.labels
+    weights = 1.0 / labels.bincount(minlength=splits.num_classes).clamp(min=1)[labels]
+    order = torch.multinomial(weights, steps * batch_size, replacement=True, generator=rng)
+    network.train()
+    for chosen in order.split(batch_size):
+        inputs = splits.holdout.inputs[chosen]
+        if inputs.dim() == 4:
+            inputs = _shift(inputs, rng)
+        loss = F.cross_entropy(network(inputs.to(device)), labels[chosen].to(device))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    network.eval().requires_grad_(False)
+    right = _classify(network, splits.test.inputs, device) == splits.test.labels
+    return Judge(network=network, accuracy=float(right.double().mean()), device=device)
+
+
+@torch.no_grad()
+def _classify(network: nn.Module, inputs: Tensor, device: torch.device) -> Tensor:
+    return torch.cat([network(part.to(device)).argmax(-1).cpu() for part in inputs.split(1024)])
+
+
+def _build(splits: Splits, *, seed: int) -> nn.Sequential:
+    """A wide ReLU network: convolutions for images, dense layers for anything else."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        body = _convolutions(splits.shape) if len(splits.shape) == 3 else _dense(splits.shape)
+        head = nn.Linear(FEATURES, splits.num_classes)
+    return nn.Sequential(_Standardise(splits.mean, splits.std), *body, head)
+
+
+def _convolutions(shape: tuple[int, ...]) -> list[nn.Module]:
+    layers: list[nn.Module] = []
+    if max(shape[1:]) > LARGEST_SIDE:
+        layers.append(nn.AdaptiveAvgPool2d(LARGEST_SIDE))
+    width = shape[0]
+    for out in (32, 64):
+        layers += [nn.Conv2d(width, out, 3, padding=1), nn.MaxPool2d(2), nn.GroupNorm(8, out), nn.ReLU()]
+        width = out
+    layers += [nn.Conv2d(width, width, 3, padding=1), nn.GroupNorm(8, width), nn.ReLU()]
+    return [*layers, nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(width * 16, FEATURES), nn.ReLU()]
+
+
+def _dense(shape: tuple[int, ...]) -> list[nn.Module]:
+    wide = 2 * FEATURES
+    return [nn.Flatten(), nn.Linear(math.prod(shape), wide), nn.ReLU(), nn.Linear(wide, FEATURES), nn.ReLU()]
+
+
+class _Standardise(nn.Module):
+    """Subtract and divide by the declared constants of the data, one a channel."""
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.mean, self.std = mean, std
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        shape = (1, -1) + (1,) * (inputs.dim() - 2)
+        return (inputs - inputs.new_tensor(self.mean).view(shape)) / inputs.new_tensor(self.std).view(shape)
+
+
+def _shift(images: Tensor, rng: torch.Generator) -> Tensor:
+    """Move each image by up to a fourteenth of its side, one pixel at least, each way; its border repeats."""
+    count, _, height, width = images.shape
+    pixels = max(1, max(height, width) // 14)
+    down, right = torch.randint(-pixels, pixels + 1, (2, count, 1), generator=rng)
+    rows = (torch.arange(height) + down).clamp(0, height - 1)
+    columns = (torch.arange(width) + right).clamp(0, width - 1)
+    every = torch.arange(count)[:, None, None]
+    return images.permute(0, 2, 3, 1)[every, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)

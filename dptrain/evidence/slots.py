@@ -1,0 +1,53 @@
+"""Planting records by a coin, before training, so that a reconstruction can be counted right or wrong."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from dptrain.contracts import ConfigError, Records, Slots, Splits
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planting:
+    """Slots, and the secret of what was planted in them; only the judge of an attack may see `truth`."""
+
+    slots: Slots
+    truth: Tensor  # (slots,) the candidate that was trained on
+    positions: tuple[int, ...]  # its index among the training records
+
+
+def plant(
+    splits: Splits, *, slots: int, candidates: int, rng: torch.Generator, coins: torch.Generator
+) -> tuple[Splits, Planting]:
+    """Move one of `candidates` held-out records of each slot, by a fair coin, into the training set.
+
+    Candidates are drawn from the held-out records, which are drawn like those trained on;
+    all of them leave the held-out set, so that no other test mistakes a planted record for a
+    stranger. `rng` chooses candidates, `coins` (secret) the one that is planted.
+    """
+    needed = slots * candidates
+    if needed > len(splits.holdout) // 2:
+        raise ConfigError(
+            f"evidence.slots={slots} with evidence.candidates={candidates} needs {needed} held-out records, "
+            f"more than half of the {len(splits.holdout)} there are; choose fewer of either"
+        )
+    order = torch.randperm(len(splits.holdout), generator=rng)
+    chosen = order[:needed].view(slots, candidates)
+    truth = torch.randint(candidates, (slots,), generator=coins)
+    planted = splits.holdout.take(chosen[torch.arange(slots), truth])
+    start = len(splits.train)
+    train = Records(
+        torch.cat([splits.train.inputs, planted.inputs]), torch.cat([splits.train.labels, planted.labels])
+    )
+    groups = splits.group_ids
+    if groups is not None:
+        # Each planted record is a unit of its own.
+        groups = torch.cat([groups, groups.max() + 1 + torch.arange(slots)])
+    public = Slots(inputs=splits.holdout.inputs[chosen], labels=splits.holdout.labels[chosen])
+    return (
+        replace(splits, train=train, holdout=splits.holdout.take(order[needed:]), group_ids=groups),
+        Planting(slots=public, truth=truth, positions=tuple(range(start, start + slots))),
+    )

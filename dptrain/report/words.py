@@ -1,0 +1,79 @@
+"""How numbers and states are put into words, the same on the console, in the documents and in the figures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from dptrain.contracts import Interval
+
+NOT_PRIVATE = "none (not private)"
+NO_BOUND = "no bound"
+ADJACENCY = {"add_remove": "added or removed", "replace_one": "replaced by another"}
+
+
+def number(value: float) -> str:
+    """Three decimals for rates and other small numbers, as many digits for the rest.
+
+    >>> number(0.125), number(41.62), number(float("inf"))
+    ('0.125', '41.6', '∞')
+    """
+    if math.isnan(value):
+        return "undefined"
+    if math.isinf(value):
+        return "∞" if value > 0 else "-∞"
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:,.1f}"
+
+
+def interval(value: Interval) -> str:
+    """The ends of an interval: [0.406, 0.812]."""
+    return f"[{number(value.low)}, {number(value.high)}]"
+
+
+def bound(value: float | None) -> str:
+    return NO_BOUND if value is None else number(value)
+
+
+def percent(rate: float) -> str:
+    """A rate in percent, to three digits at most.
+
+    >>> percent(0.0742), percent(0.01), percent(0.00013)
+    ('7.42 %', '1 %', '0.013 %')
+    """
+    return f"{100 * rate:.3g} %"
+
+
+def epsilon(value: float) -> str:
+    """Two decimals, or that there is none."""
+    return NOT_PRIVATE if math.isinf(value) else f"{value:.2f}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them.
+
+    >>> duration(4.2), duration(95), duration(7512)
+    ('4.2 s', '1 min 35 s', '2 h 05 min')
+    """
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def is_private(statement: Mapping[str, Any]) -> bool:
+    """Whether the statement promises anything at all, void or not."""
+    return math.isfinite(statement["epsilon"])
+
+
+def budget(statement: Mapping[str, Any]) -> str:
+    """The guarantee in one line: ε = 3.00 at δ = 1e-05, per record."""
+    if statement["void"]:
+        return "VOID"
+    if not is_private(statement):
+        return NOT_PRIVATE
+    return f"ε = {epsilon(statement['epsilon'])} at δ = {statement['delta']:g}, per {statement['unit']}"

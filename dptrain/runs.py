@@ -1,0 +1,95 @@
+"""Run folders: where a run keeps what it needs to be told, resumed and reproduced."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from dptrain.contracts import ConfigError, DptrainError
+
+ORDER = "run.json"  # what was asked for
+REPORT = "report.json"  # written last: a folder that holds it is complete
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What was asked for: recipe, overrides, and the whole configuration that came of them."""
+
+    recipe: str
+    overrides: tuple[str, ...]
+    config: dict[str, Any]
+    sweep: bool = False
+
+    @property
+    def command(self) -> str:
+        """The command line that asks for it again."""
+        words = [f"recipe={self.recipe}", *(o for o in self.overrides if not o.startswith("recipe="))]
+        return " ".join(["python -m dptrain", *words])
+
+
+def start(folder: Path, order: Order) -> None:
+    """Make the run folder and write the order into it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(folder, {**order.__dict__, "overrides": list(order.overrides)})
+    except OSError as error:
+        raise DptrainError(
+            f"output: {folder} cannot be written ({error.strerror}); set output to another folder"
+        ) from error
+
+
+def new_folder(output: Path, name: str) -> Path:
+    """A folder name that no other run has: time, name, and a number where they coincide."""
+    stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    folder = output / f"{stamp}_{name}"
+    number = 2
+    while folder.exists():
+        folder = output / f"{stamp}_{name}_{number}"
+        number += 1
+    return folder
+
+
+def find(resume: str, output: Path) -> tuple[Path, Order]:
+    """The folder to resume, named or the latest that is not complete, and its order."""
+    folder = _latest(output) if resume == "latest" else Path(resume)
+    if not (folder / ORDER).is_file():
+        raise ConfigError(
+            f"resume={resume}: {folder} is no run folder (it holds no {ORDER}); give the folder that the run "
+            "named when it was stopped, or resume=latest"
+        )
+    if (folder / REPORT).exists():
+        raise ConfigError(f"resume={resume}: {folder} is complete; its report is {folder / 'report.md'}")
+    order = json.loads((folder / ORDER).read_text())
+    return folder, Order(
+        recipe=order["recipe"],
+        overrides=tuple(order["overrides"]),
+        config=order["config"],
+        sweep=order["sweep"],
+    )
+
+
+def _latest(output: Path) -> Path:
+    unfinished = [path.parent for path in output.glob(f"**/{ORDER}") if not (path.parent / REPORT).exists()]
+    if not unfinished:
+        raise ConfigError(f"resume=latest: no unfinished run in {output}; give resume=PATH or output=FOLDER")
+    return max(unfinished, key=lambda folder: (folder / ORDER).stat().st_mtime)
+
+
+def remember(folder: Path, **facts: Any) -> None:
+    """Add facts that a resumed run must know, such as the id it is tracked under."""
+    _write(folder, {**json.loads((folder / ORDER).read_text()), **facts})
+
+
+def recall(folder: Path, fact: str) -> Any:
+    """A fact that was remembered, or None."""
+    return json.loads((folder / ORDER).read_text()).get(fact)
+
+
+def _write(folder: Path, content: dict[str, Any]) -> None:
+    temporary = folder / f".{ORDER}.{os.getpid()}"
+    temporary.write_text(json.dumps(content, indent=1))
+    temporary.replace(folder / ORDER)

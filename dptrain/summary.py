@@ -1,0 +1,108 @@
+"""What a run says about itself: the plan before it starts, and its numbers for the report and the tracker."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from dptrain.contracts import Briefing, Budget, Guarantee, Plan, Report, Splits
+from dptrain.privacy.accountant import privacy_loss
+from dptrain.training.estimate import estimate_seconds
+
+
+def brief(
+    splits: Splits,
+    model: nn.Sequential,
+    plan: Plan | None,
+    budget: Budget,
+    *,
+    recipe: str,
+    mechanism: str,
+    attacks: tuple[str, ...],
+    device: torch.device,
+    folder: Path,
+) -> Briefing:
+    """What is about to be spent, on what, and how long it will take."""
+    return Briefing(
+        recipe=recipe,
+        data=f"{splits.name}, {splits.source}",
+        train=len(splits.train),
+        holdout=len(splits.holdout),
+        test=len(splits.test),
+        model=type(model.network).__name__,
+        parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        mechanism=mechanism,
+        device=str(device),
+        plan=plan,
+        unit=budget.unit,
+        epsilon=math.inf if plan is None else float(privacy_loss(plan).get_epsilon_for_delta(budget.delta)),
+        delta=budget.delta,
+        attacks=attacks,
+        seconds=None if plan is None else estimate_seconds(model, plan, splits.shape, device),
+        folder=folder,
+    )
+
+
+def describe(splits: Splits) -> dict[str, Any]:
+    """Which data, where it came from, and how much of it."""
+    return {
+        "name": splits.name,
+        "source": splits.source,
+        "train": len(splits.train),
+        "holdout": len(splits.holdout),
+        "test": len(splits.test),
+        "classes": splits.num_classes,
+    }
+
+
+def tradeoff(guarantee: Guarantee) -> tuple[tuple[float, float], ...]:
+    """(false-positive rate, most true positives) of any membership test, densest where both are small."""
+    rates = np.concatenate([np.geomspace(1e-4, 0.1, 31), np.linspace(0.12, 1.0, 45)])
+    return tuple((float(rate), guarantee.membership_tpr(float(rate))) for rate in rates)
+
+
+def metrics(report: Report) -> Iterator[tuple[str, float, int]]:
+    """Every number of a report that runs are compared by: name, value, step."""
+    yield "accuracy", report.utility.accuracy.value, 0
+    yield "auroc", report.utility.auroc, 0
+    if report.control is not None:
+        yield "control.accuracy", report.control.accuracy.value, 0
+        yield "control.auroc", report.control.auroc, 0
+    yield "floor.accuracy", report.floor_accuracy, 0
+    for key in ("epsilon", "delta", "noise_multiplier", "mu"):
+        yield f"guarantee.{key}", float(report.guarantee[key]), 0
+    for step, epsilon in report.epsilon_by_step:
+        yield "epsilon", epsilon, step
+    for line in report.leakage:
+        name = f"leakage.{line.attack}.{line.metric}"
+        yield name, line.value.value, 0
+        yield f"{name}.low", line.value.low, 0
+        yield f"{name}.high", line.value.high, 0
+        yield f"{name}.floor", line.floor, 0
+        if line.control is not None:
+            yield f"{name}.control", line.control.value, 0
+        if line.bound is not None:
+            yield f"{name}.bound", line.bound, 0
+    for key, seconds in report.seconds.items():
+        yield f"seconds.{key}", seconds, 0
+
+
+def tags(report: Report) -> Mapping[str, str]:
+    """What runs are found by."""
+    statement = report.guarantee
+    return {
+        "recipe": report.recipe,
+        "data": report.data["name"],
+        "data.source": report.data["source"],
+        "mechanism": report.mechanism,
+        "unit": statement["unit"],
+        "guarantee": "void" if statement["void"] else "holds" if statement["private"] else "none",
+        "code_revision": statement["code_revision"] or "installed package",
+        "figures": "class_inversion.png shows training records: confidential",
+    }

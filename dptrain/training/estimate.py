@@ -1,0 +1,31 @@
+"""How long a training will take, before it starts."""
+
+from __future__ import annotations
+
+import copy
+import time
+
+import torch
+from torch import nn
+
+from dptrain.contracts import Plan
+from dptrain.privacy.clipping import Clipper
+from dptrain.privacy.dpsgd import RecordGradients
+from dptrain.training.mechanisms import record_loss
+
+
+def estimate_seconds(
+    model: nn.Module, plan: Plan, shape: tuple[int, ...], device: torch.device, *, largest: int = 64
+) -> float:
+    """Seconds that the steps of a plan will take, from the second of two small batches of blank records."""
+    size = min(largest, plan.expected_batch_size)
+    inputs = torch.zeros(size, *shape, device=device)
+    labels = torch.zeros(size, dtype=torch.int64, device=device)
+    clipper = Clipper.of(model, plan.clipping, plan.max_grad_norm)
+    gradients = RecordGradients(copy.deepcopy(model).to(device), record_loss, clipper)
+    seconds = 0.0
+    for _ in range(2):
+        start = time.perf_counter()
+        gradients(inputs, labels).sum().item()
+        seconds = time.perf_counter() - start
+    return seconds / size * plan.expected_batch_size * plan.steps

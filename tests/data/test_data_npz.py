@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dptrain.contracts import ConfigError, DataError, Splits
+from dptrain.data.npz import Npz
+
+
+def own(count: int = 60) -> dict[str, np.ndarray]:
+    random = np.random.default_rng(1)
+    return {
+        "train_images": random.integers(0, 256, (count, 6, 5), dtype=np.uint8),
+        "train_labels": np.arange(count) % 2,
+    }
+
+
+def load(folder: Path, arrays: dict[str, np.ndarray], **fields: object) -> Splits:
+    np.savez(folder / "own.npz", **arrays)
+    settings = {"classes": ["well", "ill"], "mean": [0.5], "std": [0.25]} | fields
+    return Npz(path=str(folder / "own.npz"), **settings).load(torch.Generator().manual_seed(0))
+
+
+def test_a_file_with_training_records_only_is_divided(tmp_path: Path) -> None:
+    splits = load(tmp_path, own(), holdout_fraction=0.1, test_fraction=0.2)
+    assert (len(splits.train), len(splits.holdout), len(splits.test)) == (42, 6, 12)
+    assert splits.shape == (1, 6, 5)
+    assert (splits.name, splits.source) == ("own", str(tmp_path / "own.npz"))
+    assert splits.group_ids is None
+
+
+def test_given_parts_are_kept(tmp_path: Path) -> None:
+    arrays = own() | {"test_images": own(8)["train_images"], "test_labels": own(8)["train_labels"]}
+    splits = load(tmp_path, arrays, holdout_fraction=0.1)
+    assert (len(splits.train), len(splits.holdout), len(splits.test)) == (54, 6, 8)
+    arrays |= {"val_images": own(4)["train_images"], "val_labels": own(4)["train_labels"]}
+    splits = load(tmp_path, arrays)
+    assert (len(splits.train), len(splits.holdout), len(splits.test)) == (60, 4, 8)
+
+
+def test_a_patient_is_never_divided(tmp_path: Path) -> None:
+    arrays = own()
+    patients = np.repeat([f"p{i}" for i in range(20)], 3)
+    arrays["train_images"][:, 0, 0] = np.repeat(np.arange(20), 3)
+    splits = load(tmp_path, arrays | {"train_groups": patients})
+    parts = [
+        set((records.inputs[:, 0, 0, 0] * 255).round().int().tolist())
+        for records in (splits.train, splits.holdout, splits.test)
+    ]
+    assert sum(map(len, parts)) == 20
+    assert splits.group_ids is not None
+    assert len(splits.group_ids) == len(splits.train)
+    assert splits.group_ids.bincount().unique().tolist() in ([3], [0, 3])
+
+
+def test_floats_in_declared_bounds(tmp_path: Path) -> None:
+    arrays = own() | {"train_images": np.linspace(-1, 1, 60 * 30).reshape(60, 6, 5)}
+    splits = load(tmp_path, arrays, bounds=[-1, 1])
+    assert 0.0 <= splits.train.inputs.min() < 0.05
+    assert splits.bounds == (0.0, 1.0)
+
+
+def extended(**arrays: np.ndarray) -> dict[str, np.ndarray]:
+    return own() | arrays
+
+
+@pytest.mark.parametrize(
+    ("arrays", "says"),
+    [
+        (
+            extended(train_images=np.full((60, 6, 5), np.nan)),
+            "record 0 of train_images of .*own.npz holds NaN",
+        ),
+        (extended(train_images=np.full((60, 6, 5), 2.0)), "holds 2, outside the declared bounds"),
+        (extended(train_labels=np.arange(59) % 2), "has 60 records but train_labels has 59"),
+        (extended(train_labels=np.zeros(60, int)), r"the 42 training records are all of class 0 \(well\)"),
+        (extended(train_labels=np.full(60, 7)), "record 0 of train_labels of .* is 7, outside 0 ... 1"),
+        (extended(test_images=own(8)["train_images"]), "lacks test_labels: save images and labels"),
+        (extended(train_groups=np.arange(3)), "train_groups of .* has 3 records but train_labels has 60"),
+        (extended(train_groups=np.zeros((60, 2))), r"train_groups of .* is float64 of shape \(60, 2\)"),
+        (
+            extended(
+                train_groups=np.arange(60),
+                test_groups=np.array([70, 8]),
+                test_images=own(2)["train_images"],
+                test_labels=own(2)["train_labels"],
+            ),
+            "patient 8 is in both train_groups and test_groups",
+        ),
+    ],
+)
+def test_records_that_cannot_be_used(tmp_path: Path, arrays: dict[str, np.ndarray], says: str) -> None:
+    with pytest.raises(DataError, match=says):
+        load(tmp_path, arrays)
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"bounds": [1, 0]}, r"data.bounds=\[1, 0\] must be two numbers, the lower first"),
+        ({"classes": ["all"]}, r"data.classes=\['all'\] must name at least two classes"),
+        ({"holdout_fraction": 1.0}, r"data.holdout_fraction=1.0 must be in \(0, 1\)"),
+        (
+            {"mean": [0.5, 0.5]},
+            r"data.mean=\[0.5, 0.5\] must have one value for each of the images' 1 channels",
+        ),
+    ],
+)
+def test_settings_that_cannot_be(tmp_path: Path, fields: dict[str, object], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        load(tmp_path, own(), **fields)

@@ -1,0 +1,194 @@
+"""The reading of class inversions: sees planted memorisation, and nothing where there is none."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from dptrain.contracts import DataError, Images, Records, Splits
+from dptrain.evidence.class_inversion import judge_class_inversion, nearest_is_member
+from dptrain.evidence.evaluator import Judge, train_judge
+
+CLASSES, SHAPE = 4, (1, 12, 12)
+
+
+class Proved:
+    delta = 1e-5
+
+    def epsilon(self, delta: float | None = None) -> float:  # noqa: ARG002
+        return 3.0
+
+
+def records(count: int, rng: torch.Generator) -> Records:
+    """A bright quadrant names the class; all else is each record's own."""
+    labels = torch.arange(count) % CLASSES
+    inputs = 0.5 * torch.rand(count, *SHAPE, generator=rng)
+    for label in range(CLASSES):
+        row, column = divmod(label, 2)
+        inputs[labels == label, :, row * 6 : row * 6 + 6, column * 6 : column * 6 + 6] += 0.4
+    return Records(inputs, labels)
+
+
+@pytest.fixture(scope="module")
+def splits() -> Splits:
+    rng = torch.Generator().manual_seed(0)
+    return Splits(
+        name="quadrants",
+        source="made here",
+        train=records(400, rng),
+        holdout=records(400, rng),
+        test=records(200, rng),
+        classes=tuple("abcd"),
+        bounds=(0.0, 1.0),
+        mean=(0.35,),
+        std=(0.25,),
+    )
+
+
+@pytest.fixture(scope="module")
+def judge(splits) -> Judge:
+    return train_judge(splits, torch.Generator().manual_seed(1), steps=60)
+
+
+def copies(source: Records, rng: torch.Generator, *, each: int = 4) -> Images:
+    chosen = torch.cat([(source.labels == label).nonzero().squeeze(1)[:each] for label in range(CLASSES)])
+    inputs = source.inputs[chosen] + 0.02 * torch.randn(len(chosen), *SHAPE, generator=rng)
+    return Images(inputs=inputs.clamp(0, 1), labels=source.labels[chosen])
+
+
+def noise(rng: torch.Generator) -> Images:
+    return Images(
+        inputs=torch.rand(16, *SHAPE, generator=rng), labels=torch.arange(CLASSES).repeat_interleave(4)
+    )
+
+
+def measure(released, control, splits, judge, seed=2, untrained=None):
+    rng = torch.Generator().manual_seed(seed)
+    leakages, gallery = judge_class_inversion(
+        released,
+        control,
+        noise(rng) if untrained is None else untrained,
+        splits,
+        judge,
+        Proved(),
+        rng,
+        confidence=0.95,
+        permutations=1000,
+    )
+    return {leakage.metric: leakage for leakage in leakages}, gallery
+
+
+def test_planted_members_are_found(splits, judge):
+    rng = torch.Generator().manual_seed(3)
+    lines, _ = measure(copies(splits.train, rng), copies(splits.holdout, rng), splits, judge)
+    near = lines["nearest_is_member"]
+    assert near.value.value == 1.0
+    assert near.details["p_value"] < 0.01
+    assert near.details["control_p_value"] > 0.9
+    assert near.verdict.startswith("leaks: above floor")
+    assert near.bound is None
+    assert near.value.low <= near.value.value <= near.value.high
+
+
+def test_planted_held_out_records_are_not_taken_for_members(splits, judge):
+    rng = torch.Generator().manual_seed(4)
+    lines, _ = measure(copies(splits.holdout, rng), copies(splits.train, rng), splits, judge)
+    near = lines["nearest_is_member"]
+    assert near.value.value == 0.0
+    assert near.details["p_value"] > 0.9
+    assert near.verdict.startswith("resisted: not nearer to members than to held-out records (p = ")
+    twinless, _ = measure(copies(splits.holdout, rng), None, splits, judge)
+    assert twinless["nearest_is_member"].verdict.endswith("no control")
+
+
+def test_a_blind_attack_is_called_weak(splits, judge):
+    rng = torch.Generator().manual_seed(5)
+    lines, _ = measure(noise(rng), noise(rng), splits, judge)
+    for line in lines.values():
+        assert line.verdict.startswith("attack too weak to tell")
+
+
+def test_recognisable_inversions_leak_the_class(splits, judge):
+    rng = torch.Generator().manual_seed(6)
+    inverted = copies(splits.holdout, rng)
+    lines, _ = measure(inverted, noise(rng), splits, judge)
+    line = lines["evaluator_accuracy"]
+    assert line.value.value == 1.0
+    assert line.trials == CLASSES
+    assert line.value.low == line.detection_limit == pytest.approx(0.025 ** (1 / CLASSES))
+    assert line.floor >= 1 / CLASSES
+    assert line.details["mean_image_accuracy"] == 1.0
+    assert line.details["evaluator_test_accuracy"] == judge.accuracy
+    assert "property of the population" in line.verdict
+    resisted, _ = measure(noise(rng), inverted, splits, judge)
+    assert resisted["evaluator_accuracy"].verdict.startswith("resisted")
+
+
+def test_a_floor_above_the_detection_limit_is_said(splits, judge):
+    rng = torch.Generator().manual_seed(7)
+    same = copies(splits.holdout, rng)
+    lines, _ = measure(same, same, splits, judge, untrained=same)
+    assert lines["evaluator_accuracy"].verdict == (
+        "attack too weak to tell: 4 classes could certify 40%, the floor is 100%"
+    )
+
+
+def test_the_gallery_shows_one_row_a_class(splits, judge):
+    rng = torch.Generator().manual_seed(8)
+    planted = copies(splits.train, rng)
+    _, gallery = measure(planted, None, splits, judge)
+    assert gallery.control is None
+    assert gallery.released.shape == gallery.mean.shape == gallery.nearest_member.shape == (CLASSES, *SHAPE)
+    first = torch.stack([splits.train.inputs[splits.train.labels == label][0] for label in range(CLASSES)])
+    assert torch.equal(gallery.nearest_member, first)
+
+
+def test_a_class_without_held_out_records_is_refused(splits, judge):
+    bare = dataclasses.replace(splits, holdout=splits.holdout.take(splits.holdout.labels != 2))
+    rng = torch.Generator().manual_seed(9)
+    with pytest.raises(DataError, match="holdout has no record of class 'c'"):
+        measure(noise(rng), None, bare, judge)
+
+
+def test_membership_without_meaning_raises_no_alarm():
+    trials, level = 400, 0.05
+    rng = torch.Generator().manual_seed(10)
+    labels = torch.arange(3).repeat_interleave(6)
+    alarms = 0
+    for _ in range(trials):
+        pools = [
+            (torch.randn(40, 3, generator=rng), torch.randperm(40, generator=rng) < 20) for _ in range(3)
+        ]
+        # Some of the points crowd together, as restarts of one class do.
+        points = torch.randn(18, 3, generator=rng) * torch.tensor([0.1, 1.0, 2.0])[labels][:, None]
+        found = nearest_is_member(points, labels, pools, rng, confidence=0.95, permutations=1000)
+        alarms += found.p_value <= level
+    assert alarms / trials <= level + 3 * math.sqrt(level * (1 - level) / trials)
+
+
+def test_points_that_name_one_record_are_one_trial():
+    records = torch.tensor([[0.0], [10.0], [20.0], [30.0]])
+    pools = [(records, torch.tensor([True, False, True, False]))]
+    rng = torch.Generator().manual_seed(11)
+    crowd = nearest_is_member(
+        torch.full((8, 1), 0.1), torch.zeros(8), pools, rng, confidence=0.95, permutations=4000
+    )
+    assert crowd.effective == 1.0
+    assert crowd.interval.value == 1.0
+    assert crowd.interval.low == pytest.approx(0.025)
+    assert crowd.p_value == pytest.approx(0.5, abs=0.04)  # half of the records are members
+    spread = nearest_is_member(
+        torch.tensor([[0.1], [20.1]]), torch.zeros(2), pools, rng, confidence=0.95, permutations=4000
+    )
+    assert spread.effective == 2.0
+    assert spread.p_value == pytest.approx(1 / 6, abs=0.03)  # both members, of six pairs
+
+
+def test_a_record_in_both_sets_is_no_evidence(splits, judge):
+    twice = dataclasses.replace(splits, holdout=splits.train)
+    rng = torch.Generator().manual_seed(12)
+    planted = copies(splits.train, rng, each=50)
+    lines, _ = measure(planted, None, twice, judge)
+    assert 0.35 < lines["nearest_is_member"].value.value < 0.65
+    assert lines["nearest_is_member"].details["p_value"] > 0.05

@@ -1,0 +1,51 @@
+"""Every case of the one rule that names leakage."""
+
+import itertools
+
+import pytest
+
+from dptrain.contracts import Interval
+from dptrain.evidence.verdict import BROKEN, LEAKS, NO_CONTROL, RESISTED, TOO_WEAK, reading, verdict
+
+FLOOR, BOUND = 0.5, 0.8
+LOWS = {"below": 0.4, "at the floor": 0.5, "above": 0.6, "at the bound": 0.8, "over": 0.9}
+
+
+def interval(low: float) -> Interval:
+    return Interval(value=(low + 1) / 2, low=low, high=1.0)
+
+
+@pytest.mark.parametrize("value", LOWS)
+@pytest.mark.parametrize("control", [*LOWS, None])
+@pytest.mark.parametrize("bound", [BOUND, None])
+def test_every_case(value, control, bound):
+    word = verdict(
+        value=interval(LOWS[value]),
+        floor=FLOOR,
+        control=None if control is None else interval(LOWS[control]),
+        bound=bound,
+    )
+    if value == "over" and bound is not None:
+        expected = BROKEN
+    elif value in {"above", "at the bound", "over"}:
+        expected = LEAKS
+    elif control is None:
+        expected = NO_CONTROL
+    elif control in {"below", "at the floor"}:
+        expected = TOO_WEAK
+    else:
+        expected = RESISTED
+    assert word == expected
+
+
+def test_a_control_over_the_bound_is_no_breach():
+    assert verdict(value=interval(0.4), floor=FLOOR, control=interval(0.9), bound=BOUND) == RESISTED
+
+
+def test_a_bound_below_the_floor_still_breaks():
+    assert verdict(value=interval(0.4), floor=FLOOR, control=None, bound=0.1) == BROKEN
+
+
+def test_no_verdict_says_private():
+    for above, control in itertools.product((True, False), (True, False, None)):
+        assert "private" not in reading(above_floor=above, control_above_floor=control)

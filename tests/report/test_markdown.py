@@ -1,0 +1,117 @@
+"""report.md: the verdict first, nothing promised that is not proved."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from dptrain.contracts import Interval, Report
+from dptrain.report import write
+from dptrain.report.markdown import as_markdown, told, write_markdown
+
+
+def test_the_verdict_comes_before_the_numbers(report: Report) -> None:
+    text = as_markdown(report)
+    order = [
+        "## The verdict", "## The numbers", "## The privacy statement in full",
+        "## Assumptions, and what is outside the guarantee", "## How to reproduce",
+    ]  # fmt: skip
+    assert [text.index(head) for head in order] == sorted(text.index(head) for head in order)
+
+
+def test_words_for_the_officer(report: Report) -> None:
+    text = as_markdown(report)
+    assert report.guarantee["sentence"] in text
+    assert "This is an upper bound" in text
+    assert "never a ceiling" in text
+    assert "more than 5.78 % of the records at 1 % false alarms" in text
+    assert "2 of 4 measurements found leakage above the floor, none more than is allowed" in text
+    assert "too weak to tell" in text
+    assert "no evidence of privacy" in text
+    assert "not a cryptographic one" in text
+    assert "accuracy and loss on 1000 held-out records" in text
+    assert report.reproduce in text
+
+
+def test_the_whole_statement_is_there(report: Report) -> None:
+    text = as_markdown(report)
+    for key, value in report.guarantee.items():
+        assert f"| {key.replace('_', ' ')}" in text, key
+        if isinstance(value, str):
+            assert value in text
+
+
+def test_tables_are_well_formed(report: Report) -> None:
+    report = dataclasses.replace(
+        report, leakage=(dataclasses.replace(report.leakage[0], attack="a|b"), *report.leakage[1:])
+    )
+    tables: list[list[str]] = [[]]
+    for line in as_markdown(report).splitlines():
+        if line.startswith("|"):
+            tables[-1].append(line.replace("\\|", ""))
+        elif tables[-1]:
+            tables.append([])
+    assert len(tables) == 4
+    for table in tables[:-1]:
+        assert len({line.count("|") for line in table}) == 1
+
+
+def test_no_privacy_promises_nothing(bare: Report) -> None:
+    text = as_markdown(bare)
+    assert "none (not private)" in text
+    assert "To nobody." in text
+    assert "upper bound" not in text
+    assert "No attack was run" in text
+    assert " inf" not in text
+
+
+def test_a_void_guarantee_promises_nothing(void: Report) -> None:
+    text = as_markdown(void)
+    assert "> **VOID**" in text
+    assert "Guarantee: VOID." in text
+    assert "To nobody." in text
+    assert "upper bound" not in text
+    assert "The guarantee allows" not in text
+    assert "0.411" not in text
+
+
+@pytest.mark.parametrize(
+    ("verdict", "says"),
+    [
+        ("exceeds the bound: broken", "the implementation is broken"),
+        ("not above floor, no control", "with no control"),
+        ("resisted: not above floor, control is", "works on the twin"),
+        ("of another kind", "of another kind."),
+    ],
+)
+def test_every_verdict_is_explained(report: Report, verdict: str, says: str) -> None:
+    assert says in told(dataclasses.replace(report.leakage[2], verdict=verdict), void=False)
+
+
+def test_a_broken_bound_is_counted(report: Report) -> None:
+    broken = dataclasses.replace(
+        report.leakage[2], value=Interval(value=0.9, low=0.8, high=0.95), verdict="exceeds the bound: broken"
+    )
+    text = as_markdown(dataclasses.replace(report, leakage=(broken,)))
+    assert "**1 of them more than is allowed**" in text
+
+
+def test_figures_are_linked_and_training_records_are_not_shown(report: Report) -> None:
+    paths = write(report)
+    text = (report.folder / "report.md").read_text(encoding="utf-8")
+    assert {path.name for path in paths} == {
+        "report.json", "report.md", "epsilon.png", "utility.png", "reconstruction.png", "class_inversion.png",
+    }  # fmt: skip
+    assert all(path.is_file() for path in paths)
+    assert "](figures/utility.png)" in text
+    assert "![class_inversion" not in text
+    assert "[class_inversion.png](figures/class_inversion.png)" in text
+    assert "confidential" in text
+
+
+def test_the_folder_is_made(report: Report, tmp_path: Path) -> None:
+    path = tmp_path / "new" / "report.md"
+    write_markdown(report, path)
+    assert path.read_text(encoding="utf-8") == as_markdown(report)

@@ -1,0 +1,284 @@
+"""Tracking: what is recorded can be found again, and a lost store is told in seconds."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dptrain.contracts import DptrainError, Tracker
+from dptrain.tracking import MLflow, MLflowRun, NoTracking, flatten
+
+torch.set_num_threads(1)
+
+
+class Branching(nn.Module):
+    """Its path depends on its input, which torch.export cannot trace."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 2)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        out: Tensor = self.layer(inputs) if inputs.sum() > 0 else self.layer(-inputs)
+        return out
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an MLflow database, made once since that takes a second."""
+    folder = tmp_path_factory.mktemp("mlflow")
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        with MLflow(uri="sqlite:///mlflow.db", experiment="first").open("first", folder):
+            pass
+    finally:
+        os.chdir(before)
+    return folder
+
+
+@pytest.fixture
+def here(database: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, in which the default store lies."""
+    monkeypatch.chdir(database)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return database
+
+
+@pytest.fixture
+def client(here: Path) -> Any:
+    import mlflow
+
+    return mlflow.MlflowClient(tracking_uri=f"sqlite:///{here / 'mlflow.db'}")
+
+
+def test_a_run_is_recorded_in_the_current_folder(here: Path, client: Any) -> None:
+    figure = here / "figure.png"
+    figure.write_bytes(b"png")
+    with MLflow().open("cnn", here / "out") as run:
+        run.params({"privacy": {"epsilon": 3.0, "unit": "record"}, "training": {"steps": 600}})
+        run.params({f"many.{i}": i for i in range(150)})
+        run.tags({"guarantee": "void"})
+        for step in range(1200):
+            run.metric("epsilon", step / 100, step)
+        run.metric("epsilon", float("inf"), 1200)
+        run.artifact(figure, "figures")
+    found = client.get_run(run.run_id)
+    assert found.info.status == "FINISHED"
+    assert found.info.run_name == "cnn"
+    assert client.get_experiment(found.info.experiment_id).name == "dptrain"
+    assert found.data.params["privacy.epsilon"] == "3.0"
+    assert found.data.params["training.steps"] == "600"
+    assert len(found.data.params) == 153
+    assert found.data.tags["guarantee"] == "void"
+    assert found.data.tags["folder"] == str(here / "out")
+    history = client.get_metric_history(run.run_id, "epsilon")
+    assert [(point.step, point.value) for point in history][:2] == [(0, 0.0), (1, 0.01)]
+    assert len(history) == 1200
+    assert [entry.path for entry in client.list_artifacts(run.run_id, "figures")] == ["figures/figure.png"]
+    assert found.info.artifact_uri.startswith(str(here / "mlruns"))
+    assert sorted(entry.name for entry in here.iterdir()) == ["figure.png", "mlflow.db", "mlruns"]
+
+
+def failing(
+    error: type[BaseException], work: Callable[[MLflowRun], None], match: str | None = None
+) -> MLflowRun:
+    """The tracker of a run whose work raises this error."""
+    opened: list[MLflowRun] = []
+
+    def run() -> None:
+        with MLflow().open("cnn", Path("out")) as tracker:
+            opened.append(tracker)
+            work(tracker)
+
+    with pytest.raises(error, match=match):
+        run()
+    return opened[0]
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(ValueError, "FAILED"), (KeyboardInterrupt, "KILLED"), (SystemExit, "KILLED"), (DptrainError, "FAILED")],
+)
+@pytest.mark.usefixtures("here")
+def test_how_a_run_ended_is_recorded(client: Any, error: type[BaseException], status: str) -> None:
+    def work(run: MLflowRun) -> None:
+        run.metric("loss", 1.0)
+        raise error("stop")
+
+    run = failing(error, work)
+    assert client.get_run(run.run_id).info.status == status
+    assert client.get_run(run.run_id).data.metrics == {"loss": 1.0}
+
+
+@pytest.mark.usefixtures("here")
+def test_a_resumed_run_goes_on_in_the_same_place(client: Any) -> None:
+    tracking = MLflow()
+
+    def work(run: MLflowRun) -> None:
+        run.params({"seed": 1, "device": "cuda"})
+        run.metric("epsilon", 0.5, 1)
+        raise KeyboardInterrupt
+
+    run = failing(KeyboardInterrupt, work)
+    with tracking.open("cnn", Path("out"), run.run_id) as again:
+        assert again.run_id == run.run_id
+        assert client.get_run(run.run_id).info.status == "RUNNING"
+        again.params({"seed": 1, "device": "cpu", "new": True})
+        again.metric("epsilon", 0.7, 2)
+    found = client.get_run(run.run_id)
+    assert found.info.status == "FINISHED"
+    assert found.data.params == {"seed": "1", "device": "cuda", "new": "True"}
+    assert len(client.get_metric_history(run.run_id, "epsilon")) == 2
+
+
+@pytest.mark.usefixtures("here")
+def test_a_run_that_is_not_there_cannot_be_resumed() -> None:
+    missing = "0123456789abcdef0123456789abcdef"
+    with pytest.raises(DptrainError, match=rf"tracking\.uri=.*{missing}.*tracking=none"):
+        MLflow().open("cnn", Path("out"), missing).__enter__()
+
+
+@pytest.mark.usefixtures("here")
+def test_a_deleted_experiment_is_named(client: Any) -> None:
+    identity = client.create_experiment("gone")
+    client.delete_experiment(identity)
+    with pytest.raises(DptrainError, match=rf"tracking\.experiment=gone .*--experiment-id {identity}"):
+        MLflow(experiment="gone").open("cnn", Path("out")).__enter__()
+
+
+def test_the_model_can_be_loaded_and_served(here: Path, client: Any) -> None:
+    import mlflow
+
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(144, 3)).requires_grad_(
+        False
+    )
+    example = torch.linspace(0, 1, 64).reshape(1, 1, 8, 8)
+    tracking = MLflow(uri=f"sqlite:///{here / 'mlflow.db'}", experiment="models")
+    with tracking.open("cnn", Path("out")) as run:
+        run.params({"seed": 1})
+        run.model(model, example)
+    assert mlflow.get_tracking_uri() == f"sqlite:///{here / 'mlflow.db'}"
+    assert "MLFLOW_TRACKING_URI" not in os.environ
+    loaded = mlflow.pytorch.load_model(f"runs:/{run.run_id}/model")
+    inputs = torch.rand(5, 1, 8, 8)
+    torch.testing.assert_close(loaded(inputs), model(inputs))
+    from mlflow.pyfunc.scoring_server import _parse_json_data
+
+    served = mlflow.pyfunc.load_model(f"runs:/{run.run_id}/model")
+    assert served.metadata.signature.inputs.inputs[0].shape == (-1, 1, 8, 8)
+    request = json.dumps({"inputs": inputs.tolist()})
+    parsed = _parse_json_data(request, served.metadata, served.metadata.get_input_schema())
+    torch.testing.assert_close(torch.tensor(served.predict(parsed.data)), model(inputs))
+    requirements = Path(mlflow.pyfunc.get_model_dependencies(f"runs:/{run.run_id}/model"))
+    names = [line.split("==")[0] for line in requirements.read_text(encoding="utf-8").split()]
+    assert names == ["mlflow", "torch", "numpy"]
+    experiment = client.get_experiment_by_name("models").experiment_id
+    assert [found.name for found in client.search_logged_models([experiment])] == ["model"]
+
+
+@pytest.mark.usefixtures("here")
+def test_a_model_that_cannot_be_exported_is_pickled(capfd: pytest.CaptureFixture[str]) -> None:
+    import mlflow
+
+    model = Branching()
+    with MLflow().open("cnn", Path("out")) as run:
+        run.model(model, torch.rand(2, 4))
+    assert capfd.readouterr() == ("", "")
+    loaded = mlflow.pytorch.load_model(f"runs:/{run.run_id}/model")
+    inputs = torch.rand(3, 4)
+    torch.testing.assert_close(loaded(inputs), model(inputs))
+
+
+def test_nothing_is_said_on_the_console(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with MLflow().open("cnn", Path("out")) as run:
+        run.metric("loss", float("nan"))
+        run.model(nn.Linear(4, 2), torch.rand(2, 4))
+    assert capfd.readouterr() == ("", "")
+    assert (tmp_path / "mlflow.db").is_file()
+
+
+def unused_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def test_an_unreachable_server_is_told_in_seconds() -> None:
+    uri = f"http://127.0.0.1:{unused_port()}"
+    start = time.monotonic()
+    with pytest.raises(DptrainError, match=rf"tracking\.uri={uri} cannot be used .*tracking=none"):
+        MLflow(uri=uri).open("cnn", Path("out")).__enter__()
+    assert time.monotonic() - start < 10
+    assert "MLFLOW_HTTP_REQUEST_TIMEOUT" not in os.environ
+
+
+@pytest.mark.usefixtures("here")
+def test_a_store_that_is_lost_on_the_way_is_named_but_hides_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow.exceptions import MlflowException
+
+    def lost(*_: Any, **__: Any) -> None:
+        raise MlflowException("connection refused")
+
+    def record(run: MLflowRun) -> None:
+        monkeypatch.setattr(run._client, "log_batch", lost)
+        monkeypatch.setattr(run._client, "set_terminated", lost)
+        run.tags({"a": "b"})
+
+    def fail(run: MLflowRun) -> None:
+        monkeypatch.setattr(run._client, "set_terminated", lost)
+        raise ValueError("ours")
+
+    failing(DptrainError, record, match=r"stopped taking records .*connection refused.*resume")
+    failing(ValueError, fail, match="ours")
+
+
+def test_the_command_that_shows_the_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert MLflow().command == "mlflow ui"
+    assert MLflow(uri="sqlite:////a/b.db").command == "mlflow ui --backend-store-uri sqlite:////a/b.db"
+    assert MLflow(uri="http://host:5000").command == "http://host:5000"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://other:5000")
+    assert MLflow().command == "http://other:5000"
+    assert NoTracking().command == ""
+
+
+def test_no_tracking_takes_everything_and_keeps_nothing(tmp_path: Path) -> None:
+    with NoTracking().open("cnn", tmp_path, None) as run:
+        tracker: Tracker = run
+        tracker.params({"seed": 1})
+        tracker.tags({"a": "b"})
+        tracker.metric("loss", 1.0, 3)
+        tracker.artifact(tmp_path / "missing")
+        tracker.model(nn.Linear(1, 1), torch.zeros(1, 1))
+        assert run.run_id is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_flatten() -> None:
+    assert flatten({"a": {"b": {"c": 1}, "d": [1, 2]}, "e": {}, "f": None}) == {
+        "a.b.c": 1, "a.d": [1, 2], "e": {}, "f": None,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "kind"), [("mlflow", MLflow), ("none", NoTracking)])
+def test_the_configuration_builds_it(name: str, kind: type) -> None:
+    from hydra.utils import instantiate
+    from omegaconf import OmegaConf
+
+    path = Path(__file__).parents[1] / "conf" / "tracking" / f"{name}.yaml"
+    assert instantiate(OmegaConf.load(path)) == kind()

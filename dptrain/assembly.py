@@ -73,14 +73,15 @@ def assemble(config: Config) -> Parts:
         raise ConfigError("\n".join(problems))
     twin = None
     if config.control.enabled and not isinstance(mechanism, NonPrivate):
-        twin = NonPrivate(
-            settings=twin_settings, replace_batch_norm=config.mechanism.get("replace_batch_norm", False)
-        )
+        twin = NonPrivate(settings=twin_settings)
     return Parts(source=source, mechanism=mechanism, twin=twin, attacks=attacks, tracking=tracking)
 
 
-def make_model(config: Config, splits: Splits, streams: Streams) -> nn.Sequential:
-    """The model with its seeded initial weights, behind the normalisation that the data declare."""
+def make_model(config: Config, mechanism: Mechanism, splits: Splits, streams: Streams) -> nn.Module:
+    """The model with its seeded initial weights, behind the normalisation that the data declare.
+
+    It comes as the mechanism can train it, and has been tried on two blank inputs.
+    """
     with torch.random.fork_rng():
         torch.manual_seed(streams.seeded("model").initial_seed())
         network = build("model", config.model, shape=splits.shape, num_classes=splits.num_classes)
@@ -98,7 +99,7 @@ def make_model(config: Config, splits: Splits, streams: Streams) -> nn.Sequentia
             f"model: `{config.model['_target_']}` returns shape {made} for two inputs; it must return logits "
             f"(2, {splits.num_classes}), one a class of data `{splits.name}`"
         )
-    return model
+    return mechanism.prepare(model)
 
 
 def _settings(config: Config) -> Settings:

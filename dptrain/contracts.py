@@ -494,6 +494,10 @@ class Context:
 class Mechanism(Protocol):
     """A way to turn records into a release, and to prove something about it."""
 
+    def prepare(self, model: nn.Module) -> nn.Module:
+        """The model as this mechanism can train it; raises ConfigError where it cannot."""
+        ...
+
     def plan(self, splits: Splits, budget: Budget) -> Plan | None:
         """What `fit` will do; None if it promises nothing."""
         ...

@@ -43,7 +43,7 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
     parts = assemble(config)
     streams = Streams(config.seed, config.deterministic)
     splits, planting = load(config, parts, streams)
-    model = make_model(config, splits, streams)
+    model = make_model(config, parts.mechanism, splits, streams)
     budget = make_budget(config, len(splits.train))
     plan = parts.mechanism.plan(splits, budget)
     stage = Stage.prepare(parts.attacks, splits, planting)

@@ -18,7 +18,7 @@ from dptrain.training.estimate import estimate_seconds
 
 def brief(
     splits: Splits,
-    model: nn.Sequential,
+    model: nn.Module,
     plan: Plan | None,
     budget: Budget,
     *,
@@ -35,7 +35,7 @@ def brief(
         train=len(splits.train),
         holdout=len(splits.holdout),
         test=len(splits.test),
-        model=type(model.network).__name__,
+        model=type(model.get_submodule("network")).__name__,
         parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
         mechanism=mechanism,
         device=str(device),

@@ -65,11 +65,17 @@ def most_true_positives(loss: PrivacyLoss, false_positive_rate: float) -> float:
     """
     if false_positive_rate >= 1.0:
         return 1.0
-    epsilons = np.linspace(0.0, 40.0, 4001)
-    deltas = np.asarray(loss.get_delta_for_epsilon(epsilons))
+    epsilons, deltas = _profile(loss)
     forward = deltas + np.exp(epsilons) * false_positive_rate
     backward = 1.0 - np.exp(-epsilons) * np.clip(1.0 - deltas - false_positive_rate, 0.0, None)
     return float(min(forward.min(), backward.min(), 1.0))
+
+
+@lru_cache(maxsize=8)
+def _profile(loss: PrivacyLoss) -> tuple[np.ndarray, np.ndarray]:
+    """Deltas of a distribution on a fine grid of epsilons."""
+    epsilons = np.linspace(0.0, 40.0, 4001)
+    return epsilons, np.asarray(loss.get_delta_for_epsilon(epsilons))
 
 
 def cross_checks(plan: Plan, delta: float) -> dict[str, float]:

@@ -19,7 +19,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dptrain.contracts import ConfigError, Plan
-from dptrain.privacy.clipping import Clipper, gradient_norms, scaled, weighted_sum
+from dptrain.privacy.clipping import KINDS, Clipper, gradient_norms, scaled, weighted_sum
+
+ENGINES = ("hooks", "ghost")
 
 RecordLoss = Callable[[Tensor, Tensor], Tensor]  # logits (n, classes), labels (n,) -> losses (n,)
 
@@ -40,6 +42,19 @@ class Engine(Protocol):
         ...
 
 
+def check_choices(engine: str, clipping: str) -> None:
+    """Raise ConfigError where there is no such engine or clipping, or they do not go together."""
+    if engine not in ENGINES:
+        raise ConfigError(f"mechanism.engine={engine} is unknown; choose one of {', '.join(ENGINES)}")
+    if clipping not in KINDS:
+        raise ConfigError(f"mechanism.clipping={clipping} is unknown; choose one of {', '.join(KINDS)}")
+    if engine == "ghost" and clipping == "per_layer":
+        raise ConfigError(
+            "mechanism.clipping=per_layer cannot run with mechanism.engine=ghost, which knows one norm "
+            "a record; use mechanism.engine=hooks"
+        )
+
+
 def make_engine(
     kind: str,
     model: nn.Module,
@@ -50,13 +65,9 @@ def make_engine(
     generator: torch.Generator,
 ) -> Engine:
     """The engine of this name: `hooks` (gradients in full) or `ghost` (norms first, then a weighted pass)."""
-    engines: dict[str, type[HooksEngine] | type[GhostEngine]] = {
-        "hooks": HooksEngine,
-        "ghost": GhostEngine,
-    }
-    if kind not in engines:
-        raise ConfigError(f"mechanism.engine={kind} is unknown; choose one of {', '.join(engines)}")
-    return engines[kind](model, optimizer, plan, loss=loss, generator=generator)
+    check_choices(kind, plan.clipping)
+    engine = HooksEngine if kind == "hooks" else GhostEngine
+    return engine(model, optimizer, plan, loss=loss, generator=generator)
 
 
 def backward(loss: Tensor, *, retain_graph: bool = False) -> None:
@@ -162,11 +173,7 @@ class GhostEngine:
         loss: RecordLoss,
         generator: torch.Generator,
     ) -> None:
-        if plan.clipping == "per_layer":
-            raise ConfigError(
-                "mechanism.clipping=per_layer cannot run with mechanism.engine=ghost, which knows one norm "
-                "a record; use mechanism.engine=hooks"
-            )
+        check_choices("ghost", plan.clipping)
         self.module = GradSampleModuleFastGradientClipping(
             model, loss_reduction="sum", max_grad_norm=plan.max_grad_norm, use_ghost_clipping=True
         )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import subprocess
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -23,6 +24,13 @@ def gaussian_delta(mu: float, epsilon: float) -> float:
     return float(norm.cdf(-epsilon / mu + mu / 2) - math.exp(epsilon) * norm.cdf(-epsilon / mu - mu / 2))
 
 
+OS_SEEDED: Mapping[str, Any] = {
+    "secret": True,
+    "cryptographic": False,
+    "source": "PyTorch generators (Mersenne Twister, Philox) seeded by the operating system",
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class DPGuarantee:
     """An upper bound on what any adversary learns about one unit, carried as a privacy loss distribution.
@@ -32,7 +40,7 @@ class DPGuarantee:
 
     plan: Plan
     budget: Budget
-    randomness: dict[str, Any]
+    randomness: Mapping[str, Any] = field(default_factory=lambda: OS_SEEDED)
     released: str = "the final weights; the guarantee covers every noisy step as well"
     outside: tuple[str, ...] = ()
     void: str | None = None

@@ -143,6 +143,13 @@ class Console:
         self.out.print(_table(report, wide=width >= WIDE), width=width)
         sentence = Text(report.guarantee["sentence"], style="bold red" if void else "")
         self.out.print(Padding(sentence, (0, 0, 1, 0)), width=width)
+        if "sweep" in report.guarantee:
+            together = report.guarantee["sweep"]
+            self._line(
+                f"[bold]sweep[/bold]    {together['runs']} models so far; whoever sees them all, or picks "
+                f"one by its results, holds ε = {words.number(together['epsilon_together'])}"
+            )
+            self._line("")
         if report.leakage:
             legend = LEGEND.format(confidence=report.leakage[0].confidence)
             self.out.print(Padding(Text(legend, style="dim"), (0, 0, 1, 0)), width=width)
@@ -168,7 +175,10 @@ class Console:
 
     def error(self, error: DptrainError) -> None:
         """What is wrong and what cures it, on the error stream."""
-        self.errors.print(Text.assemble(("error  ", "bold red"), str(error)), soft_wrap=True)
+        first, *more = str(error).splitlines()
+        self.errors.print(Text.assemble(("error  ", "bold red"), first), soft_wrap=True)
+        for line in more:
+            self.errors.print(Text(f"       {line}"), soft_wrap=True)
 
 
 # ---------------------------------------------------------------------- the plan

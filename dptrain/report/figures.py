@@ -247,9 +247,7 @@ def _successes(report: Report, axes: Axes) -> None:
         labelcolor=INK,
     )
     axes.set(yticks=range(len(lines)), ylim=(len(lines) - 0.45, -0.55), xlim=(-0.02, 1.03))
-    axes.set_yticklabels(
-        ["\n".join(textwrap.wrap(line.attack, 18) + textwrap.wrap(line.metric, 22)) for line, _ in lines]
-    )
+    axes.set_yticklabels(["\n".join(_spoken(line.attack) + _spoken(line.metric)) for line, _ in lines])
     best, bound = max(lines, key=lambda pair: pair[0].value.value)
     finding = f"Best attack on single records: {words.percent(best.value.value)}"
     if any(line.value.low > bound for line, bound in lines) and not void:
@@ -262,6 +260,11 @@ def _successes(report: Report, axes: Axes) -> None:
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
+
+
+def _spoken(name: str) -> list[str]:
+    """A name as lines of words."""
+    return textwrap.wrap(name.replace("_", " "), 18)
 
 
 def _tradeoff(report: Report, axes: Axes, *, log: bool) -> None:

@@ -15,8 +15,8 @@ from torch.optim import Optimizer
 from dptrain.contracts import Budget, ConfigError, Context, Guarantee, Plan, Release, Splits
 from dptrain.privacy import accountant
 from dptrain.privacy.clipping import Clipper
-from dptrain.privacy.dpsgd import Engine, RecordGradients, make_engine
-from dptrain.privacy.guarantee import DPGuarantee, NoGuarantee
+from dptrain.privacy.dpsgd import Engine, RecordGradients, check_choices, make_engine
+from dptrain.privacy.guarantee import OS_SEEDED, DPGuarantee, NoGuarantee
 from dptrain.privacy.layers import check_layers
 from dptrain.privacy.plan import make_plan
 from dptrain.privacy.sampling import Units, make_sampler
@@ -41,6 +41,13 @@ class DPSGD:
     engine: str = "hooks"
     replace_batch_norm: bool = False
 
+    def __post_init__(self) -> None:
+        check_choices(self.engine, self.clipping)
+
+    def prepare(self, model: nn.Module) -> nn.Module:
+        """The model with layers that have per-record gradients, and none that mixes records."""
+        return check_layers(model, replace_batch_norm=self.replace_batch_norm)
+
     def plan(self, splits: Splits, budget: Budget) -> Plan:
         """What `fit` will do, calibrated to the budget."""
         return make_plan(
@@ -58,7 +65,7 @@ class DPSGD:
         curve = accountant.Curve(plan, budget.delta)
         noise = context.streams.secret("noise", context.device)
         release, replayed = _train(
-            check_layers(model, replace_batch_norm=self.replace_batch_norm),
+            self.prepare(model),
             splits,
             context,
             settings=self.settings,
@@ -73,11 +80,7 @@ class DPSGD:
         return release, DPGuarantee(
             plan=plan,
             budget=budget,
-            randomness={
-                "secret": not deterministic,
-                "cryptographic": False,
-                "source": "PyTorch generators (Mersenne Twister, Philox) seeded by the operating system",
-            },
+            randomness={**OS_SEEDED, "secret": not deterministic},
             outside=_outside(self.settings),
             void="sampling and noise were drawn from the public seed (deterministic=true)"
             if deterministic
@@ -94,6 +97,10 @@ class NonPrivate:
     settings: Settings
     replace_batch_norm: bool = False
 
+    def prepare(self, model: nn.Module) -> nn.Module:
+        """The model as DP-SGD would train it, so that the two can be compared."""
+        return check_layers(model, replace_batch_norm=self.replace_batch_norm)
+
     def plan(self, splits: Splits, budget: Budget) -> None:  # noqa: ARG002
         """Nothing is spent, for nothing is promised."""
         return
@@ -104,7 +111,7 @@ class NonPrivate:
         units = _units(splits, budget)
         sample_rate, steps, batch = self.settings.rates.resolve(len(units))
         release, _ = _train(
-            check_layers(model, replace_batch_norm=self.replace_batch_norm),
+            self.prepare(model),
             splits,
             context,
             settings=self.settings,
@@ -141,7 +148,7 @@ def _train(
 ) -> tuple[Release, int]:
     """Train by this plan, from the folder's checkpoint if it has one; also the number of steps repeated."""
     blank = copy.deepcopy(model)
-    model = model.to(context.device)
+    model = model.to(context.device, context.dtype)
     watch = None
     if context.observers:
         clipper = None if clipping is None else Clipper.of(model, clipping, plan.max_grad_norm)

@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# scripts/check.sh: format, lint, types, and who may import whom.
+EXTRAS="[test]"
+source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+.venv/bin/ruff format --check .
+.venv/bin/ruff check .
+.venv/bin/mypy
+exec .venv/bin/python -m pytest --quiet tests/test_layers.py

@@ -1,0 +1,56 @@
+"""What several tests need: a run composed and carried out in this process, or started in another."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from dptrain import assets
+from dptrain.runs import Order
+
+# Enough of everything to pass through every stage, and no more.
+QUICK = (
+    "training.steps=3",
+    "training.evaluations=1",
+    "evidence.slots=3",
+    "evidence.candidates=3",
+    "evidence.permutations=100",
+)
+QUICK_ATTACKS = (
+    "attack.class_inversion.steps=3",
+    "attack.class_inversion.restarts=4",
+    "attack.reconstruction_weights.reference_steps=3",
+)
+
+
+def order(*overrides: str, recipe: str = "quickstart", config_dir: Path | None = None) -> Order:
+    """What `python -m dptrain recipe=... overrides` asks for."""
+    assets.register()
+    extra = [f"hydra.searchpath=[file://{config_dir}]"] if config_dir else []
+    with initialize_config_dir(str(assets.folder("conf")), version_base="1.3"):
+        config = compose("config", overrides=[*extra, f"recipe={recipe}", *overrides])
+    values: Any = OmegaConf.to_container(config, resolve=True)
+    return Order(recipe=recipe, overrides=overrides, config=values)
+
+
+def command(*overrides: str, cwd: Path, **options: Any) -> subprocess.Popen[str]:
+    """`python -m dptrain overrides`, started in this folder, its output captured as text."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "dptrain", *overrides],
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def finish(process: subprocess.Popen[str], seconds: float = 240) -> tuple[int, str, str]:
+    """Exit code, output and errors of a process."""
+    out, err = process.communicate(timeout=seconds)
+    return process.returncode, out, err

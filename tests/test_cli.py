@@ -1,0 +1,375 @@
+"""The command line, from asking to ending: runs, refusals, interruptions, one's own parts."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support import QUICK, QUICK_ATTACKS, command, finish, order
+
+from dptrain import cli, runs
+from dptrain.report.document import read_json
+
+
+def carry_out(tmp_path: Path, *overrides: str, **options: Any) -> dict[str, Any]:
+    """Carry out an order in this process; returns its report."""
+    attacks = () if any(each.startswith("attack=") for each in overrides) else QUICK_ATTACKS
+    cli.main(order("tracking=none", f"output={tmp_path}/runs", *QUICK, *attacks, *overrides, **options), None)
+    (report,) = (tmp_path / "runs").glob("*/report.json")
+    return read_json(report)
+
+
+def refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], *overrides: str, **options: Any) -> str:
+    """What is said about an order that cannot be carried out; nothing may be left behind."""
+    with pytest.raises(SystemExit) as caught:
+        carry_out(tmp_path, *overrides, **options)
+    assert caught.value.code == cli.FAILED
+    assert not (tmp_path / "runs").exists()
+    return capsys.readouterr().err
+
+
+# ------------------------------------------------------------------ what a run leaves
+
+
+def test_a_run_leaves_report_figures_weights_and_no_secret(tmp_path: Path) -> None:
+    report = carry_out(tmp_path, "privacy.epsilon=2")
+    assert 1.98 < report["guarantee"]["epsilon"] <= 2.0
+    assert report["guarantee"]["steps"] == 3
+    assert {line["attack"] for line in report["leakage"]} == {
+        "class_inversion", "reconstruction_transcript", "reconstruction_weights",
+    }  # fmt: skip
+    assert set(report["seconds"]) == {"train", "attack", "total"}
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert not (folder / "checkpoint.pt").exists()
+    assert (folder / "report.md").exists()
+    assert len(list((folder / "figures").glob("*.png"))) == 4
+    assert json.loads((folder / "ledger.json").read_text())["steps"] == 3
+    weights = torch.load(folder / "weights.pt", weights_only=True)
+    assert all(torch.isfinite(value).all() for value in weights.values())
+
+
+def test_two_runs_of_one_seed_start_alike_and_draw_different_noise(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        carry_out(tmp_path / name, "attack=[]", "control.enabled=false")
+    first, second = (
+        torch.load(next((tmp_path / name / "runs").glob("*/weights.pt")), weights_only=True) for name in "ab"
+    )
+    assert any(not torch.equal(first[key], second[key]) for key in first)
+
+
+def test_a_deterministic_run_repeats_itself_and_is_void(tmp_path: Path) -> None:
+    reports = [carry_out(tmp_path / name, "deterministic=true") for name in "ab"]
+    assert reports[0]["leakage"] == reports[1]["leakage"]
+    assert all(report["guarantee"]["void"] for report in reports)
+    assert reports[0]["guarantee"]["sentence"].startswith("VOID")
+
+
+def test_without_privacy_nothing_is_proved(tmp_path: Path) -> None:
+    report = carry_out(tmp_path, "mechanism=non_private")
+    assert report["guarantee"]["epsilon"] is None
+    assert report["control"] is None
+    assert all(line["bound"] is None for line in report["leakage"])
+    assert report["epsilon_by_step"] == []
+
+
+def test_patients_are_the_unit_where_asked(tmp_path: Path) -> None:
+    report = carry_out(
+        tmp_path, "data=phantom", "data.train=240", "data.holdout=60", "data.test=60",
+        "data.records_per_patient=4", "privacy.unit=patient", "training.expected_batch_size=20",
+    )  # fmt: skip
+    assert report["guarantee"]["unit"] == "patient"
+    assert report["guarantee"]["units"] == 60 + 3  # a planted record is a patient of its own
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("mechanism.clipping=per_layer",),
+        ("mechanism.clipping=automatic",),
+        ("mechanism.engine=ghost",),
+        ("optimizer=adam", "training.schedule=cosine", "training.warmup_steps=1"),
+        ("optimizer=adamw", "training.average_decay=0"),
+        ("training.sampling=shuffle",),
+        ("privacy.adjacency=replace_one",),
+        ("privacy.epsilon=null", "privacy.noise_multiplier=2.5", "privacy.delta=1e-4"),
+        ("training.steps=null", "training.epochs=1", "training.physical_batch_size=100"),
+        ("dtype=float64", "threads=1"),
+    ],
+    ids=lambda overrides: " ".join(overrides),
+)
+def test_every_choice_of_the_configuration_runs(tmp_path: Path, overrides: tuple[str, ...]) -> None:
+    report = carry_out(tmp_path, "attack=[]", "control.enabled=false", *overrides)
+    assert 0 < report["guarantee"]["epsilon"] < 1000
+
+
+# ------------------------------------------------------------------ refusals
+
+
+def test_everything_that_cannot_be_built_is_said_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = refused(
+        tmp_path,
+        capsys,
+        "data._target_=no.such.Data",
+        "optimizer._target_=none.Such",
+        "+mechanism.colour=red",
+    )
+    assert "data._target_=no.such.Data cannot be found" in said
+    assert "optimizer._target_=none.Such cannot be found" in said
+    assert "mechanism: `dptrain.training.mechanisms.DPSGD` cannot be made" in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (("evidence.slots=100",), "choose fewer of either"),
+        (("training.expected_batch_size=5000",), "choose at most"),
+        (("privacy.unit=patient",), "choose data with group ids, or privacy.unit=record"),
+        (("model._target_=torch.nn.Identity",), "must return logits"),
+        (("data=pneumoniamnist", "data.root=/nowhere", "data.url=http://127.0.0.1:9/x"), "data=phantom"),
+        (("mechanism.clipping=round",), "choose one of flat"),
+        (("mechanism.engine=ghost", "mechanism.clipping=per_layer"), "use mechanism.engine=hooks"),
+        (("resume=latest",), "resume=latest"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_a_refusal_names_the_cure(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    overrides: tuple[str, ...],
+    said: str,
+) -> None:
+    monkeypatch.delenv("DPTRAIN_DATA", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert said in refused(tmp_path, capsys, *overrides)
+
+
+def test_a_run_folder_that_cannot_be_written_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit):
+        cli.main(order("tracking=none", f"output={tmp_path}/file/runs", *QUICK), None)
+    assert "set output to another folder" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------ one's own parts
+
+PARTS = '''
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from dptrain.contracts import Guesses, Knowledge, Records, Splits
+from dptrain.privacy.guarantee import DPGuarantee
+from dptrain.training.mechanisms import DPSGD, NonPrivate
+
+
+class MyNet(nn.Sequential):
+    def __init__(self, shape, num_classes, width):
+        super().__init__(nn.Flatten(), nn.Linear(shape[0] * shape[1] * shape[2], width), nn.Tanh(),
+                         nn.Linear(width, num_classes))
+
+
+@dataclass(frozen=True, kw_only=True)
+class MyData:
+    records: int
+
+    def load(self, rng):
+        def some(count):
+            labels = torch.randint(2, (count,), generator=rng)
+            inputs = torch.rand(count, 1, 6, 6, generator=rng) * 0.5 + labels.view(-1, 1, 1, 1) * 0.5
+            return Records(inputs, labels)
+        return Splits(name="mine", source="made up", train=some(self.records), holdout=some(60),
+                      test=some(60), classes=("no", "yes"), bounds=(0.0, 1.0), mean=(0.5,), std=(0.3,))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guessing:
+    needs: ClassVar = frozenset({Knowledge.SLOTS})
+
+    def run(self, release, targets, rng):
+        return Guesses(guesses=torch.randint(targets.slots.candidates, (targets.slots.count,), generator=rng))
+
+
+class MySGD(torch.optim.SGD):
+    pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Liar(DPSGD):
+    """Claims the guarantee of DP-SGD and trains without any noise."""
+
+    def fit(self, model, splits, budget, context):
+        release, _ = NonPrivate(settings=self.settings).fit(model, splits, budget, context)
+        plan = self.plan(splits, budget)
+        return release, DPGuarantee(plan=plan, budget=budget)
+'''
+
+
+@pytest.fixture
+def parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of one's own YAML files, and the module that they name."""
+    (tmp_path / "my_parts.py").write_text(PARTS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name, text in {
+        "model/mine.yaml": "_target_: my_parts.MyNet\nwidth: 8\n",
+        "data/mine.yaml": "_target_: my_parts.MyData\nrecords: 300\n",
+        "optimizer/mine.yaml": "_target_: my_parts.MySGD\nlr: 0.1\n",
+        "mechanism/liar.yaml": "_target_: my_parts.Liar\n",
+        "attack/guessing.yaml": "# @package attack.guessing\n_target_: my_parts.Guessing\n",
+    }.items():
+        path = tmp_path / "conf" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return tmp_path / "conf"
+
+
+def test_ones_own_model_data_optimizer_and_attack_come_in_by_yaml(tmp_path: Path, parts: Path) -> None:
+    cli.main(
+        order(
+            "tracking=none", f"output={tmp_path}/runs", "model=mine", "data=mine", "optimizer=mine",
+            "attack=[guessing]", "training.expected_batch_size=60", *QUICK, recipe="medical_cnn",
+            config_dir=parts,
+        ),
+        None,
+    )  # fmt: skip
+    (path,) = (tmp_path / "runs").glob("*/report.json")
+    report = read_json(path)
+    assert report["data"]["name"] == "mine"
+    assert [line["attack"] for line in report["leakage"]] == ["guessing"]
+
+
+def test_a_mechanism_that_lies_about_its_noise_is_caught_loudly(
+    tmp_path: Path, parts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = order(
+        "tracking=none", f"output={tmp_path}/runs", "model=mine", "data=mine", "mechanism=liar",
+        "attack=[reconstruction_transcript]", "training.expected_batch_size=60", "training.steps=20",
+        "evidence.slots=10", "evidence.candidates=3", "privacy.epsilon=1", recipe="medical_cnn",
+        config_dir=parts,
+    )  # fmt: skip
+    with pytest.raises(SystemExit) as caught:
+        cli.main(asked, None)
+    assert caught.value.code == cli.BROKEN
+    assert "not as private as its guarantee says" in capsys.readouterr().err
+    (path,) = (tmp_path / "runs").glob("*/report.json")
+    assert read_json(path)["leakage"][0]["verdict"] == "exceeds the bound: broken"
+
+
+# ------------------------------------------------------------------ interruptions
+
+
+def wait_for_step(folder: Path, step: int) -> Path:
+    """The run folder below this one, once its ledger has reached a step."""
+    for _ in range(1200):
+        for ledger in folder.glob("*/ledger.json"):
+            if json.loads(ledger.read_text())["steps"] >= step:
+                return ledger.parent
+        time.sleep(0.05)
+    raise AssertionError("the run did not get that far")
+
+
+LONG = (
+    "tracking=none", "training.steps=250", "training.evaluations=2", "training.expected_batch_size=200",
+    "training.checkpoint_seconds=0.2", "attack=[]", "control.enabled=false", "deterministic=true",
+    "threads=1",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert finish(command(*LONG, cwd=folder))[0] == 0
+    (found,) = (folder / "runs").iterdir()
+    return found
+
+
+@pytest.mark.parametrize("way", [signal.SIGINT, signal.SIGKILL], ids=["ctrl-c", "kill -9"])
+def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path, whole: Path, way: signal.Signals) -> None:
+    cut = command("output=cut", *LONG, cwd=tmp_path)
+    folder = wait_for_step(tmp_path / "cut", 50)
+    os.kill(cut.pid, way)
+    code, _, err = finish(cut)
+    if way == signal.SIGINT:
+        assert code == cli.INTERRUPTED
+        assert "python -m dptrain resume=" in err
+        assert "Traceback" not in err
+    assert not (folder / "report.json").exists()
+    assert (folder / "checkpoint.pt").stat().st_mode & 0o077 == 0
+
+    resumed = command("resume=latest", "output=cut", cwd=tmp_path)
+    code, out, err = finish(resumed)
+    assert code == 0, err
+    assert [path.name for path in (tmp_path / "cut").iterdir()] == [folder.name]
+    assert "250 steps" in out
+    report = read_json(folder / "report.json")
+    assert report["guarantee"]["steps"] == 250
+    assert report["guarantee"]["epsilon"] == read_json(whole / "report.json")["guarantee"]["epsilon"]
+    assert json.loads((folder / "ledger.json").read_text())["steps"] == 250
+    mine, theirs = (torch.load(path / "weights.pt", weights_only=True) for path in (folder, whole))
+    assert all(torch.equal(mine[key], theirs[key]) for key in mine)
+
+
+def test_a_resumed_run_may_not_be_changed_nor_a_complete_one_resumed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    carry_out(tmp_path, "attack=[]", "control.enabled=false")
+    (folder,) = (tmp_path / "runs").iterdir()
+    asked = order(f"resume={folder}", f"output={tmp_path}/runs")
+    with pytest.raises(SystemExit):
+        cli.main(asked, None)
+    assert "is complete" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli.main(order(f"resume={folder}", "privacy.epsilon=8"), None)
+    assert "leave out privacy.epsilon=8" in capsys.readouterr().err
+
+
+def test_run_folders_never_coincide(tmp_path: Path) -> None:
+    first = runs.new_folder(tmp_path, "x")
+    first.mkdir()
+    assert runs.new_folder(tmp_path, "x") != first
+
+
+# ------------------------------------------------------------------ words
+
+
+def test_help_an_unknown_recipe_and_the_configuration_read_well(tmp_path: Path) -> None:
+    started = [command(*words, cwd=tmp_path) for words in (["--help"], ["recipe=nonsense"], ["--cfg", "job"])]
+    (_, helped, _), (code, _, unknown), (_, shown, _) = map(finish, started)
+    for word in ("medical_cnn", "pneumoniamnist", "privacy:", "python -m dptrain resume=latest"):
+        assert word in helped
+    assert code == 1
+    assert "Could not find 'recipe/nonsense'" in unknown
+    assert "medical_cnn" in unknown
+    assert "Traceback" not in unknown
+    assert "epsilon: 3.0" in shown
+    assert list(tmp_path.iterdir()) == [], "asking leaves nothing behind"
+
+
+def test_a_sweep_states_what_its_models_spend_together(tmp_path: Path) -> None:
+    sweep = command(
+        "-m", "privacy.epsilon=1,2", "tracking=none", *QUICK, "attack=[]", "control.enabled=false",
+        cwd=tmp_path,
+    )  # fmt: skip
+    code, out, err = finish(sweep)
+    assert code == 0, err
+    first, second = (
+        read_json(path)["guarantee"] for path in sorted(tmp_path.glob("runs/sweep_*/*/report.json"))
+    )
+    assert first["sweep"]["runs"] == 1
+    assert second["sweep"]["runs"] == 2
+    assert second["sweep"]["epsilon_together"] > second["epsilon"]
+    assert "picks one" in out

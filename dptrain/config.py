@@ -51,7 +51,7 @@ class Training:
     steps: Annotated[Count | None, Field(description="a whole number, or null with training.epochs")] = None
     epochs: Annotated[Positive | None, Field(description="a number, or null with training.steps")] = None
     sampling: Annotated[str, Field(description="poisson or shuffle")] = "poisson"
-    physical_batch_size: Annotated[Count, Field(description="records in memory at once, such as 512")] = 512
+    physical_batch_size: Annotated[Count, Field(description="records in memory at once, such as 256")] = 256
     schedule: Annotated[
         Literal["constant", "linear", "cosine"], Field(description="constant, linear or cosine")
     ] = "constant"

@@ -111,6 +111,7 @@ class Splits:
     bounds: tuple[float, float]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    class_prior: tuple[float, ...] | None = None  # declared class frequencies, where they are unequal
     group_ids: Tensor | None = None  # of the training records; records of one patient share an id
     public: Records | None = None
 

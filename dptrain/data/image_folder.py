@@ -38,6 +38,7 @@ class ImageFolder:
     group_pattern: str | None = None
     holdout_fraction: float = 0.15
     test_fraction: float = 0.15
+    class_prior: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
         check_fractions(holdout_fraction=self.holdout_fraction, test_fraction=self.test_fraction)
@@ -94,6 +95,7 @@ class ImageFolder:
             classes=classes,
             mean=self.mean,
             std=self.std,
+            class_prior=self.class_prior,
             group_ids=None if groups is None else groups[train],
         )
 

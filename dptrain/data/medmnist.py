@@ -129,6 +129,7 @@ class MedMNIST:
     cache: str | None = None
     url: str | None = None
     md5: str | None = None
+    class_prior: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
         if self.name not in SETS:
@@ -166,6 +167,7 @@ class MedMNIST:
             classes=classes,
             mean=self.mean,
             std=self.std,
+            class_prior=self.class_prior,
         )
 
 

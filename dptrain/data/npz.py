@@ -44,6 +44,7 @@ class Npz:
     bounds: Sequence[float] = (0.0, 1.0)
     holdout_fraction: float = 0.15
     test_fraction: float = 0.15
+    class_prior: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
         check_fractions(holdout_fraction=self.holdout_fraction, test_fraction=self.test_fraction)
@@ -82,6 +83,7 @@ class Npz:
             classes=self.classes,
             mean=self.mean,
             std=self.std,
+            class_prior=self.class_prior,
             group_ids=None if groups is None else groups[train],
         )
 

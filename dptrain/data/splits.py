@@ -74,12 +74,14 @@ def assemble(
     classes: Sequence[str],
     mean: Sequence[float],
     std: Sequence[float],
+    class_prior: Sequence[float] | None = None,
     group_ids: Tensor | None = None,
 ) -> Splits:
     """The Splits, with inputs in (0, 1), once its parts fit together.
 
     Raises DataError if the parts differ in shape or if there is one class only to train or
-    to test on; ConfigError if `mean` or `std` has not one value a channel.
+    to test on; ConfigError if `mean` or `std` has not one value a channel, or `class_prior` not
+    one frequency a class.
     """
     shape = tuple(train.inputs.shape[1:])
     for part, records in (("holdout", holdout), ("test", test)):
@@ -100,8 +102,21 @@ def assemble(
         bounds=(0.0, 1.0),
         mean=constants(mean, key="mean", channels=shape[0]),
         std=constants(std, key="std", channels=shape[0]),
+        class_prior=_frequencies(class_prior, classes=classes),
         group_ids=group_ids,
     )
+
+
+def _frequencies(prior: Sequence[float] | None, *, classes: Sequence[str]) -> tuple[float, ...] | None:
+    """Declared class frequencies, checked: one a class, above zero, adding up to one."""
+    if prior is None:
+        return None
+    if len(prior) != len(classes) or min(prior) <= 0 or abs(sum(prior) - 1.0) > 0.01:
+        raise ConfigError(
+            f"data.class_prior={list(prior)} must be {len(classes)} frequencies above 0 that add up to 1, "
+            "one a class; or null"
+        )
+    return tuple(float(share) for share in prior)
 
 
 def _share(fraction: float, count: int) -> int:

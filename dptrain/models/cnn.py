@@ -24,12 +24,12 @@ class SmallCNN(nn.Module):
         shape: Sequence[int],
         num_classes: int,
         *,
-        channels: Sequence[int] = (16, 32, 32),
-        strides: Sequence[int] = (2, 1, 1),
-        kernel_sizes: Sequence[int] = (5, 3, 3),
+        channels: Sequence[int] = (16, 32),
+        strides: Sequence[int] = (2, 1),
+        kernel_sizes: Sequence[int] = (5, 3),
         groups: int = 4,
         activation: str = "tanh",
-        pooled: int = 3,
+        pooled: int = 4,
     ) -> None:
         super().__init__()
         layers: list[nn.Module] = []

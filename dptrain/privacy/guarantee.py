@@ -21,7 +21,8 @@ from dptrain.privacy import accountant
 
 def gaussian_delta(mu: float, epsilon: float) -> float:
     """Delta of the mu-Gaussian mechanism at epsilon (Dong et al. 2022, Corollary 1)."""
-    return float(norm.cdf(-epsilon / mu + mu / 2) - math.exp(epsilon) * norm.cdf(-epsilon / mu - mu / 2))
+    tail = math.exp(epsilon + norm.logcdf(-epsilon / mu - mu / 2))  # no overflow: the exponent is below 0
+    return float(norm.cdf(-epsilon / mu + mu / 2) - tail)
 
 
 OS_SEEDED: Mapping[str, Any] = {
@@ -65,7 +66,9 @@ class DPGuarantee:
         epsilon = self.epsilon()
         if epsilon == 0.0:
             return 0.0
-        return float(brentq(lambda mu: gaussian_delta(mu, epsilon) - self.delta, 1e-3, 100.0))
+        # Delta is below `self.delta` at the lower end, and near 1 at the upper.
+        ends = self.delta, math.sqrt(2 * epsilon) + 20.0
+        return float(brentq(lambda mu: gaussian_delta(mu, epsilon) - self.delta, *ends))
 
     def tradeoff(self, alpha: float) -> float:
         return 1.0 - accountant.most_true_positives(self.loss, alpha)

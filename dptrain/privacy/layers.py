@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 from opacus.validators import ModuleValidator
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from dptrain.contracts import ConfigError
 
@@ -22,6 +25,11 @@ def check_layers(model: nn.Module, *, replace_batch_norm: bool) -> nn.Module:
             f"be bounded; set mechanism.replace_batch_norm=true to use GroupNorm({_groups(mixing[0][1])}, "
             f"{mixing[0][1].num_features}) there instead"
         )
+    if tracking := [name for name, layer in model.named_modules() if _tracks_statistics(layer)]:
+        raise ConfigError(
+            f"model: `{tracking[0]}` keeps running statistics of the records, which would be released "
+            "without noise; build it with track_running_stats=False"
+        )
     fixed: nn.Module = ModuleValidator.fix(model) if mixing else model
     fixed.train()
     if problems := ModuleValidator.validate(fixed, strict=False):
@@ -31,5 +39,9 @@ def check_layers(model: nn.Module, *, replace_batch_norm: bool) -> nn.Module:
     return fixed
 
 
+def _tracks_statistics(layer: nn.Module) -> bool:
+    return isinstance(layer, _InstanceNorm) and layer.track_running_stats
+
+
 def _groups(layer: _BatchNorm) -> int:
-    return min(32, layer.num_features)
+    return math.gcd(32, layer.num_features)  # as Opacus chooses

@@ -8,6 +8,7 @@ removed when the run is complete.
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -25,7 +26,10 @@ LEDGER = "ledger.json"
 
 def save(state: dict[str, Any], folder: Path) -> None:
     """Write the checkpoint whole or not at all."""
-    _replace(folder / CHECKPOINT, lambda file: torch.save(state, file))
+    # In memory first: on a full disk torch.save would fail with an error of its own that names no cause.
+    content = io.BytesIO()
+    torch.save(state, content)
+    _replace(folder / CHECKPOINT, content.getbuffer())
 
 
 def load(folder: Path) -> dict[str, Any] | None:
@@ -45,27 +49,37 @@ def load(folder: Path) -> dict[str, Any] | None:
 
 def remove(folder: Path) -> None:
     """Forget the checkpoint and with it the secret state of the generators."""
-    (folder / CHECKPOINT).unlink(missing_ok=True)
+    half_written = folder.glob(f".{CHECKPOINT}.*")  # left by a run that was killed meanwhile
+    for path in (folder / CHECKPOINT, *half_written):
+        path.unlink(missing_ok=True)
 
 
 def pay(folder: Path, *, steps: int, epsilon: float) -> None:
     """Record that `steps` steps are paid for, before the last of them is taken."""
     entry = json.dumps({"steps": steps, "epsilon": epsilon if math.isfinite(epsilon) else None}).encode()
-    _replace(folder / LEDGER, lambda file: file.write(entry), durable=False)
+    _replace(folder / LEDGER, entry, durable=False)
 
 
 def paid(folder: Path) -> int:
-    """How many steps the ledger says are paid for."""
+    """How many steps the ledger says are paid for; raises DptrainError where it cannot be read."""
     path = folder / LEDGER
-    return int(json.loads(path.read_text())["steps"]) if path.exists() else 0
+    if not path.exists():
+        return 0
+    try:
+        return int(json.loads(path.read_text())["steps"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise DptrainError(
+            f"resume={folder}: {path.name} cannot be read ({type(error).__name__}); "
+            "start the run anew: nothing of it was released"
+        ) from error
 
 
-def _replace(path: Path, write: Any, *, durable: bool = True) -> None:
+def _replace(path: Path, content: bytes | memoryview, *, durable: bool = True) -> None:
     """Write a file beside `path` and move it there; a full disk leaves the old file whole."""
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mode 0600
     try:
         with os.fdopen(descriptor, "wb") as file:
-            write(file)
+            file.write(content)
             if durable:
                 file.flush()
                 os.fsync(file.fileno())

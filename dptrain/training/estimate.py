@@ -11,7 +11,7 @@ from torch import nn
 from dptrain.contracts import Plan
 from dptrain.privacy.clipping import Clipper
 from dptrain.privacy.dpsgd import RecordGradients
-from dptrain.training.mechanisms import record_loss
+from dptrain.training.loss import make_loss
 
 
 def estimate_seconds(
@@ -22,7 +22,7 @@ def estimate_seconds(
     inputs = torch.zeros(size, *shape, device=device)
     labels = torch.zeros(size, dtype=torch.int64, device=device)
     clipper = Clipper.of(model, plan.clipping, plan.max_grad_norm)
-    gradients = RecordGradients(copy.deepcopy(model).to(device), record_loss, clipper)
+    gradients = RecordGradients(copy.deepcopy(model).to(device), make_loss(None), clipper)
     seconds = 0.0
     for _ in range(2):
         start = time.perf_counter()

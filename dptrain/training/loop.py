@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
-from dptrain.contracts import Context, DptrainError, Records, Splits
+from dptrain.contracts import Context, DptrainError, Plan, Records, Splits
 from dptrain.privacy.dpsgd import Engine
 from dptrain.privacy.sampling import Sampler
 from dptrain.training import checkpoint
@@ -25,6 +25,7 @@ from dptrain.training.settings import Settings
 class Session:
     """All that changes while a model trains: exactly what a checkpoint must hold."""
 
+    plan: Plan
     model: nn.Module
     optimizer: Optimizer
     schedule: LambdaLR
@@ -42,6 +43,7 @@ class Session:
 
     def state_dict(self) -> dict[str, Any]:
         return {
+            "plan": asdict(self.plan),
             "step": self.step,
             "history": self.history,
             "model": self.model.state_dict(),
@@ -50,6 +52,7 @@ class Session:
             "average": None if self.average is None else self.average.state_dict(),
             "sampler": self.sampler.state_dict(),
             "noise": self.noise.get_state(),
+            "masks": _mask_states(self.context.device),
             "observers": [observer.state_dict() for observer in self.context.observers],
         }
 
@@ -63,6 +66,7 @@ class Session:
             self.average.load_state_dict(state["average"])
         self.sampler.load_state_dict(state["sampler"])
         self.noise.set_state(state["noise"])
+        _set_mask_states(self.context.device, state["masks"])
         for observer, seen in zip(self.context.observers, state["observers"], strict=True):
             observer.load_state_dict(seen)
 
@@ -112,6 +116,18 @@ def train(
             context.progress(done=step, total=steps, epsilon=epsilon_at(step))
         keeper.keep(last=step == steps)
     _check_finite(session.released)
+
+
+def _mask_states(device: torch.device) -> list[torch.Tensor]:
+    """States of PyTorch's own generators, which dropout draws from: a repeated step must repeat its masks."""
+    states = [torch.get_rng_state()]
+    return states if device.type == "cpu" else [*states, torch.get_device_module(device).get_rng_state()]
+
+
+def _set_mask_states(device: torch.device, states: list[torch.Tensor]) -> None:
+    torch.set_rng_state(states[0])
+    for state in states[1:]:
+        torch.get_device_module(device).set_rng_state(state)
 
 
 class _Keeper:

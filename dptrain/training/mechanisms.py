@@ -5,14 +5,14 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from dptrain.contracts import Budget, ConfigError, Context, Guarantee, Plan, Release, Splits
+from dptrain.contracts import Budget, ConfigError, Context, DptrainError, Guarantee, Plan, Release, Splits
 from dptrain.privacy import accountant
 from dptrain.privacy.clipping import Clipper
 from dptrain.privacy.dpsgd import Engine, RecordGradients, check_choices, make_engine
@@ -23,12 +23,11 @@ from dptrain.privacy.sampling import Units, make_sampler
 from dptrain.training import checkpoint
 from dptrain.training.average import make_average
 from dptrain.training.loop import Session, train
+from dptrain.training.loss import make_loss
 from dptrain.training.observe import Watch
 from dptrain.training.plain import PlainEngine
 from dptrain.training.schedule import make_schedule
 from dptrain.training.settings import Settings
-
-record_loss = partial(nn.functional.cross_entropy, reduction="none")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +70,9 @@ class DPSGD:
             settings=self.settings,
             plan=plan,
             units=_units(splits, budget),
-            engine=partial(make_engine, self.engine, plan=plan, loss=record_loss, generator=noise),
+            engine=partial(
+                make_engine, self.engine, plan=plan, loss=make_loss(splits.class_prior), generator=noise
+            ),
             noise=noise,
             clipping=self.clipping,
             epsilon_at=curve.at_most,
@@ -125,7 +126,7 @@ class NonPrivate:
                 sampling=self.settings.rates.sampling,
             ),
             units=units,
-            engine=partial(PlainEngine, expected_batch_size=batch, loss=record_loss),
+            engine=partial(PlainEngine, expected_batch_size=batch, loss=make_loss(splits.class_prior)),
             noise=context.streams.secret("noise"),
             clipping=None,
             epsilon_at=lambda _: math.inf,
@@ -155,13 +156,14 @@ def _train(
         watch = Watch(
             context.observers,
             context.planted,
-            RecordGradients(model, record_loss, clipper),
+            RecordGradients(model, make_loss(splits.class_prior), clipper),
             sample_rate=plan.sample_rate,
             noise_std=0.0 if clipping is None else plan.noise_std,
         )
     average = make_average(model, settings.average_decay) if settings.average_decay > 0 else None
     optimizer = settings.optimizer(model.parameters())
     session = Session(
+        plan=plan,
         model=model,
         optimizer=optimizer,
         schedule=make_schedule(
@@ -182,6 +184,7 @@ def _train(
         epsilon_at=epsilon_at,
         watch=watch,
     )
+    _check_buffers(blank, model)
     release = Release(
         architecture=partial(copy.deepcopy, blank),
         weights={name: value.detach().cpu() for name, value in session.released.state_dict().items()},
@@ -194,11 +197,36 @@ def _train(
 def _resume(session: Session) -> int:
     """Take the checkpoint's state, if there is one; how many steps were paid for beyond it."""
     folder = session.context.folder
-    state = None if folder is None else checkpoint.load(folder)
-    if folder is None or state is None:
+    if folder is None:
         return 0
+    state, paid = checkpoint.load(folder), checkpoint.paid(folder)
+    if state is None:
+        if paid:
+            raise DptrainError(
+                f"resume={folder}: {paid} steps are paid for but {checkpoint.CHECKPOINT} is gone, so they "
+                "cannot be repeated with the same noise; start a new run"
+            )
+        return 0
+    now = asdict(session.plan)
+    if changed := [
+        f"{key}={state['plan'][key]} is now {now[key]}" for key in now if state["plan"][key] != now[key]
+    ]:
+        raise DptrainError(
+            f"resume={folder}: it was begun under another plan ({'; '.join(changed)}); resume it with the "
+            "data and the library versions that it was begun with, or start a new run"
+        )
     session.load_state_dict(state)
-    return max(0, checkpoint.paid(folder) - session.step)
+    return max(0, paid - session.step)
+
+
+def _check_buffers(before: nn.Module, after: nn.Module) -> None:
+    """Refuse a model that has gathered statistics of the records in its buffers, beside the noise."""
+    for (name, old), new in zip(before.named_buffers(), after.buffers(), strict=True):
+        if not torch.equal(old, new.to(old)):
+            raise ConfigError(
+                f"model: buffer `{name}` changed while training, so records reached it without noise; "
+                "use layers that keep no running statistics"
+            )
 
 
 def _units(splits: Splits, budget: Budget) -> Units:

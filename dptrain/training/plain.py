@@ -29,6 +29,8 @@ class PlainEngine:
 
     def update(self) -> None:
         for parameter in self.model.parameters():
+            if not parameter.requires_grad:
+                continue
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
             parameter.grad /= self.expected_batch_size

@@ -1,0 +1,111 @@
+"""Calibration spends the budget and no more, on the very steps that are run."""
+
+import math
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dptrain.contracts import Budget, ConfigError, Plan
+from dptrain.privacy.accountant import privacy_loss
+from dptrain.privacy.plan import Rates, default_delta, make_plan
+
+
+def plan_for(epsilon, rates, units, **changes):
+    budget = Budget(epsilon=epsilon, delta=1e-5, **changes)
+    return make_plan(budget, rates, units, max_grad_norm=1.0, clipping="flat")
+
+
+def epsilon_of(plan):
+    return privacy_loss(plan).get_epsilon_for_delta(1e-5)
+
+
+@pytest.mark.parametrize("adjacency", ["add_remove", "replace_one"])
+@pytest.mark.parametrize("sampling", ["poisson", "shuffle"])
+@pytest.mark.parametrize("target", [0.1, 3.0])
+def test_calibration_ends_just_below_the_target(target, sampling, adjacency):
+    rates = Rates(expected_batch_size=250, steps=13, sampling=sampling)
+    spent = epsilon_of(plan_for(target, rates, 1000, adjacency=adjacency))
+    assert 0.999 * target < spent <= target
+
+
+def test_a_given_noise_multiplier_is_kept():
+    budget = Budget(epsilon=None, delta=1e-5, noise_multiplier=1.37)
+    plan = make_plan(budget, Rates(sample_rate=0.1, steps=5), 100, max_grad_norm=2.0, clipping="flat")
+    assert plan.noise_multiplier == 1.37
+    assert plan.noise_std == pytest.approx(2.74)
+
+
+def test_an_unreachable_target_names_key_and_cure():
+    with pytest.raises(ConfigError, match=r"privacy\.epsilon=1e-06 .* fewer steps or a larger epsilon"):
+        plan_for(1e-6, Rates(sample_rate=1.0, steps=1), 1000)
+
+
+@pytest.mark.parametrize(
+    ("rates", "units", "expected"),
+    [
+        (Rates(sample_rate=0.3, steps=7), 1000, (0.3, 7, 300)),
+        (Rates(sample_rate=0.3, epochs=3), 1000, (0.3, 10, 300)),
+        (Rates(expected_batch_size=300, epochs=3), 1000, (0.3, 10, 300)),
+        (Rates(expected_batch_size=10, epochs=1), 930, (10 / 930, 93, 10)),
+        (Rates(expected_batch_size=32, epochs=1), 32 * 93, (1 / 93, 93, 32)),
+        (Rates(expected_batch_size=64, sample_rate=0.05, steps=4), 1000, (0.05, 4, 64)),
+        (Rates(sample_rate=1e-6, steps=2), 10, (1e-6, 2, 1)),
+    ],
+)
+def test_rates_resolve_exactly(rates, units, expected):
+    assert rates.resolve(units) == expected
+
+
+def test_a_declared_rate_and_batch_do_not_depend_on_the_number_of_records():
+    rates = Rates(expected_batch_size=64, sample_rate=0.05, epochs=2)
+    assert rates.declared
+    assert rates.resolve(1000) == rates.resolve(1001)
+
+
+@pytest.mark.parametrize(
+    "rates", [Rates(steps=3), Rates(sample_rate=0.1), Rates(sample_rate=0.1, epochs=None)]
+)
+def test_missing_rates_are_refused(rates):
+    with pytest.raises(ConfigError, match="training: give training"):
+        rates.resolve(100)
+
+
+def test_a_batch_larger_than_the_data_is_refused():
+    with pytest.raises(ConfigError, match=r"training\.expected_batch_size=101 .* choose at most 100"):
+        Rates(expected_batch_size=101, steps=1).resolve(100)
+
+
+@pytest.mark.parametrize("units", [2, 10, 100, 999, 60_000, 10**9])
+def test_default_delta_is_below_one_over_the_units(units):
+    delta = default_delta(units)
+    assert 0.0 < delta <= units**-1.1 < 1 / units
+    assert delta > 0.5 * units**-1.1
+    assert f"{delta:.0e}" == f"{delta:.17e}"[0] + f"{delta:.0e}"[1:]
+
+
+@settings(max_examples=6, deadline=None)
+@given(
+    noise=st.floats(0.8, 5.0),
+    rate=st.floats(0.005, 0.4),
+    steps=st.integers(1, 20),
+    sampling=st.sampled_from(["poisson", "shuffle"]),
+)
+def test_epsilon_grows_with_steps_and_rate_and_falls_with_noise(noise, rate, steps, sampling):
+    batch = max(1, round(1000 * rate))
+    plan = Plan(
+        units=1000,
+        sample_rate=rate,
+        steps=steps,
+        expected_batch_size=batch,
+        max_grad_norm=1.0,
+        noise_multiplier=noise,
+        sampling=sampling,
+    )
+    spent = epsilon_of(plan)
+    slack = 1e-6 + 1e-4 * spent
+    assert epsilon_of(replace(plan, steps=2 * steps)) >= spent - slack
+    assert epsilon_of(replace(plan, noise_multiplier=1.2 * noise)) <= spent + slack
+    larger = replace(plan, sample_rate=min(1.0, 1.5 * rate), expected_batch_size=math.ceil(1.5 * batch))
+    assert epsilon_of(larger) >= spent - slack

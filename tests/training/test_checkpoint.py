@@ -1,0 +1,117 @@
+"""A checkpoint is whole or not there, private to its owner, and gone when it is no longer needed."""
+
+import errno
+import os
+import resource
+
+import pytest
+import torch
+
+from dptrain.contracts import DptrainError
+from dptrain.training import checkpoint
+
+
+def mode(path):
+    return oct(path.stat().st_mode & 0o777)
+
+
+def test_what_is_saved_is_loaded(folder):
+    generator = torch.Generator().manual_seed(3)
+    state = {"step": 4, "history": [(1, 0.5, 0.25)], "noise": generator.get_state()}
+    checkpoint.save(state, folder)
+    loaded = checkpoint.load(folder)
+    assert (loaded["step"], loaded["history"]) == (4, [(1, 0.5, 0.25)])
+    assert torch.equal(loaded["noise"], generator.get_state())
+
+
+def test_a_folder_without_checkpoint_has_none(folder):
+    assert checkpoint.load(folder) is None
+    assert checkpoint.paid(folder) == 0
+
+
+def test_only_the_owner_may_read_it(folder):
+    before = os.umask(0)
+    try:
+        for _ in range(2):  # anew, and over an old one
+            checkpoint.save({"step": 1}, folder)
+            checkpoint.pay(folder, steps=1, epsilon=0.5)
+            assert mode(folder / checkpoint.CHECKPOINT) == "0o600"
+    finally:
+        os.umask(before)
+
+
+def test_removal_leaves_no_secret_behind_not_even_a_half_written_one(folder):
+    checkpoint.save({"step": 1}, folder)
+    checkpoint.pay(folder, steps=1, epsilon=0.5)
+    (folder / f".{checkpoint.CHECKPOINT}.a1b2c3").write_bytes(b"killed while writing")
+    checkpoint.remove(folder)
+    checkpoint.remove(folder)
+    assert [path.name for path in folder.iterdir()] == [checkpoint.LEDGER]
+
+
+def test_the_ledger_says_what_is_paid(folder):
+    checkpoint.pay(folder, steps=3, epsilon=0.5)
+    checkpoint.pay(folder, steps=4, epsilon=float("inf"))
+    assert checkpoint.paid(folder) == 4
+
+
+def _no_space(*_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("failing", ["fsync", "fdopen"])
+def test_a_full_disk_leaves_the_old_checkpoint_and_names_the_cure(folder, monkeypatch, failing):
+    checkpoint.save({"step": 1}, folder)
+    monkeypatch.setattr(checkpoint.os, failing, _no_space)
+    with pytest.raises(DptrainError, match=r"No space left on device\); free space .* resume=latest"):
+        checkpoint.save({"step": 2}, folder)
+    monkeypatch.undo()
+    assert checkpoint.load(folder)["step"] == 1
+    assert [path.name for path in folder.iterdir()] == [checkpoint.CHECKPOINT]
+
+
+def test_a_write_that_breaks_off_half_way_leaves_the_old_checkpoint(folder):
+    checkpoint.save({"step": 1}, folder)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(DptrainError, match=r"cannot be written .* resume=latest"):
+            checkpoint.save({"step": 2, "weights": torch.zeros(100_000)}, folder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert checkpoint.load(folder)["step"] == 1
+    assert [path.name for path in folder.iterdir()] == [checkpoint.CHECKPOINT]
+
+
+def test_a_full_disk_leaves_the_old_ledger(folder, monkeypatch):
+    checkpoint.pay(folder, steps=1, epsilon=0.5)
+    monkeypatch.setattr(checkpoint.os, "fdopen", _no_space)
+    with pytest.raises(DptrainError, match="free space"):
+        checkpoint.pay(folder, steps=2, epsilon=0.6)
+    monkeypatch.undo()
+    assert checkpoint.paid(folder) == 1
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 cut short"])
+def test_a_spoilt_checkpoint_is_one_clear_error(folder, content):
+    (folder / checkpoint.CHECKPOINT).write_bytes(content)
+    with pytest.raises(DptrainError, match=r"checkpoint\.pt cannot be read .* start the run anew"):
+        checkpoint.load(folder)
+
+
+def test_a_checkpoint_runs_no_code(folder):
+    class Trap:
+        def __reduce__(self):
+            return (os.mkdir, (str(folder / "sprung"),))
+
+    torch.save({"step": Trap()}, folder / checkpoint.CHECKPOINT)
+    with pytest.raises(DptrainError, match="cannot be read"):
+        checkpoint.load(folder)
+    assert not (folder / "sprung").exists()
+
+
+@pytest.mark.parametrize("content", ["", "{", "{}", "[]", '{"steps": null}'])
+def test_a_spoilt_ledger_is_one_clear_error(folder, content):
+    (folder / checkpoint.LEDGER).write_text(content)
+    with pytest.raises(DptrainError, match=r"ledger\.json cannot be read"):
+        checkpoint.paid(folder)

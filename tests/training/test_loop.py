@@ -1,0 +1,342 @@
+"""Every step is paid for before it is taken, and a run that was stopped goes on as if it had not been."""
+
+import copy
+import json
+import multiprocessing
+import os
+import random
+import signal
+import time
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from dptrain.contracts import Budget, Context, DptrainError, Records, Splits, Streams
+from dptrain.privacy import dpsgd
+from dptrain.privacy.plan import Rates
+from dptrain.privacy.sampling import PoissonSampler
+from dptrain.tracking import NullRun
+from dptrain.training import checkpoint, loop, mechanisms
+from dptrain.training.mechanisms import DPSGD, NonPrivate
+from dptrain.training.settings import Settings
+
+
+class Crash(Exception):
+    pass
+
+
+def crash_at(monkeypatch, owner, name, count):
+    """The `count`-th call of this method fails before it does anything."""
+    original = getattr(owner, name)
+    calls = []
+
+    def method(*arguments, **keywords):
+        calls.append(1)
+        if len(calls) == count:
+            raise Crash
+        return original(*arguments, **keywords)
+
+    monkeypatch.setattr(owner, name, method)
+
+
+def dropout_model():
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.Dropout(0.5), nn.Linear(12, 3))
+
+
+@pytest.fixture
+def fit(splits, settings_of, context_of, budget):
+    """Train in a folder, with draws from the operating system as a real run has them."""
+
+    def run(model, folder, *, engine="hooks", streams=None, **changes):
+        context = context_of(streams=streams or Streams(seed=7), folder=folder)
+        mechanism = DPSGD(settings=settings_of(**changes), engine=engine)
+        return mechanism.fit(model, splits, budget, context)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("kind", "owner", "method"),
+    [
+        ("hooks", PoissonSampler, "draw"),
+        ("hooks", dpsgd.HooksEngine, "accumulate"),
+        ("hooks", dpsgd.HooksEngine, "update"),
+        ("ghost", dpsgd.GhostEngine, "update"),
+    ],
+)
+def test_the_ledger_is_written_before_the_step(monkeypatch, fit, mlp, folder, kind, owner, method):
+    crash_at(monkeypatch, owner, method, 5)
+    with pytest.raises(Crash):
+        fit(mlp, folder, engine=kind)
+    assert checkpoint.paid(folder) == 5
+    assert checkpoint.load(folder)["step"] == 4
+
+
+def test_the_ledger_holds_at_least_the_epsilon_of_its_steps(monkeypatch, fit, mlp, folder):
+    crash_at(monkeypatch, PoissonSampler, "draw", 5)
+    with pytest.raises(Crash):
+        fit(mlp, folder)
+    entry = json.loads((folder / checkpoint.LEDGER).read_text())
+    plan = loop.Plan(**checkpoint.load(folder)["plan"])
+    spent = mechanisms.accountant.privacy_loss(plan, 5).get_epsilon_for_delta(1e-5)
+    assert entry["steps"] == 5
+    assert entry["epsilon"] >= spent > 0
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1e9])  # a checkpoint each step; none but the first
+@pytest.mark.parametrize("make", ["mlp", "dropout"])
+def test_a_crash_is_resumed_with_the_identical_draws(monkeypatch, fit, models, folder, flat, make, seconds):
+    model = dropout_model if make == "dropout" else models["mlp"]
+    seen = []
+    original = mechanisms.make_sampler
+
+    def spying(*arguments):
+        sampler = original(*arguments)
+        draw = sampler.draw
+        sampler.draw = lambda: seen.append(draw()) or seen[-1]
+        return sampler
+
+    monkeypatch.setattr(mechanisms, "make_sampler", spying)
+    with monkeypatch.context() as patch:
+        crash_at(patch, dpsgd.HooksEngine, "update", 6)
+        with pytest.raises(Crash):
+            fit(model(), folder, checkpoint_seconds=seconds, average_decay=0.9)
+    before, saved = list(seen), checkpoint.load(folder)["step"]
+    assert saved == (5 if seconds == 0.0 else 0)
+    seen.clear()
+    twice = copy.deepcopy(folder), folder.with_name("again")
+    twice[1].mkdir()
+    for path in folder.iterdir():
+        (twice[1] / path.name).write_bytes(path.read_bytes())
+    torch.manual_seed(random.randrange(2**31))  # a new process stands elsewhere
+    first, guarantee = fit(model(), twice[0], checkpoint_seconds=seconds, average_decay=0.9)
+    assert guarantee.replayed_steps == 6 - saved
+    for old, new in zip(before[saved:], seen, strict=False):
+        assert torch.equal(old, new)
+    assert len(seen) == 8 - saved
+    torch.manual_seed(random.randrange(2**31))
+    second, _ = fit(model(), twice[1], checkpoint_seconds=seconds, average_decay=0.9)
+    assert torch.equal(flat(first.weights), flat(second.weights))
+
+
+@pytest.mark.parametrize("make", ["mlp", "dropout"])
+@pytest.mark.parametrize("at", [1, 4, 8])
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(monkeypatch, fit, models, folder, flat, at, make):
+    model = dropout_model if make == "dropout" else models["mlp"]
+    streams = Streams(seed=3, deterministic=True)
+    options = {
+        "streams": streams,
+        "schedule": "cosine",
+        "average_decay": 0.9,
+        "evaluations": 4,
+        "optimizer": partial(torch.optim.Adam, lr=0.01),
+    }
+    torch.manual_seed(1)
+    whole, promised = fit(model(), None, **options)
+    torch.manual_seed(1)
+    with monkeypatch.context() as patch:
+        crash_at(patch, dpsgd.HooksEngine, "update", at)
+        with pytest.raises(Crash):
+            fit(model(), folder, **options)
+    torch.manual_seed(2)
+    resumed, guarantee = fit(model(), folder, **options)
+    assert torch.equal(flat(whole.weights), flat(resumed.weights))
+    assert whole.published == resumed.published
+    assert guarantee.epsilon() == promised.epsilon()
+    assert checkpoint.load(folder)["step"] == checkpoint.paid(folder) == guarantee.plan.steps
+
+
+def test_a_finished_training_is_not_trained_again(monkeypatch, fit, mlp, models, folder, flat):
+    first, _ = fit(mlp, folder)
+    crash_at(monkeypatch, PoissonSampler, "draw", 1)
+    again, guarantee = fit(models["mlp"](), folder)
+    assert torch.equal(flat(first.weights), flat(again.weights))
+    assert guarantee.replayed_steps == 0
+
+
+def test_paid_steps_whose_draws_are_lost_are_not_taken_anew(monkeypatch, fit, mlp, models, folder):
+    crash_at(monkeypatch, PoissonSampler, "draw", 3)
+    with pytest.raises(Crash):
+        fit(mlp, folder)
+    checkpoint.remove(folder)
+    with pytest.raises(
+        DptrainError, match=r"3 steps are paid for but checkpoint\.pt is gone, .*start a new run"
+    ):
+        fit(models["mlp"](), folder)
+
+
+def test_a_checkpoint_of_another_plan_is_refused(monkeypatch, fit, mlp, models, folder):
+    crash_at(monkeypatch, PoissonSampler, "draw", 3)
+    with pytest.raises(Crash):
+        fit(mlp, folder)
+    with pytest.raises(DptrainError, match=r"another plan \(.*steps=8 is now 9"):
+        fit(models["mlp"](), folder, rates={"steps": 9})
+
+
+def test_a_checkpoint_holds_the_plan_and_everything_that_changes(fit, mlp, folder):
+    _, guarantee = fit(mlp, folder)
+    state = checkpoint.load(folder)
+    assert state["plan"] == asdict(guarantee.plan)
+    assert {
+        "step",
+        "model",
+        "optimizer",
+        "schedule",
+        "sampler",
+        "noise",
+        "masks",
+        "observers",
+    } <= state.keys()
+
+
+def test_without_a_folder_nothing_is_written(fit, mlp, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    fit(mlp, None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_step_is_taken_empty_or_not(fit, mlp, monkeypatch):
+    sizes, updates = [], []
+    draw, update = PoissonSampler.draw, dpsgd.HooksEngine.update
+    monkeypatch.setattr(PoissonSampler, "draw", lambda self: sizes.append(draw(self)) or sizes[-1])
+    monkeypatch.setattr(dpsgd.HooksEngine, "update", lambda self: updates.append(update(self)))
+    fit(mlp, None, rates={"expected_batch_size": 1, "steps": 30})
+    assert len(sizes) == len(updates) == 30
+    assert min(len(drawn) for drawn in sizes) == 0
+
+
+def test_progress_counts_every_step_and_never_understates(mlp, splits, settings_of, context_of, budget):
+    calls = []
+    context = context_of(progress=lambda **values: calls.append(values))
+    _, guarantee = DPSGD(settings=settings_of()).fit(mlp, splits, budget, context)
+    assert [(call["done"], call["total"]) for call in calls] == [(step, 8) for step in range(1, 9)]
+    for call in calls:
+        spent = mechanisms.accountant.privacy_loss(guarantee.plan, call["done"])
+        assert call["epsilon"] >= spent.get_epsilon_for_delta(1e-5) - 1e-12
+
+
+def test_evaluations_are_spread_evenly_and_end_at_the_end(mlp, splits, settings_of, context_of, budget):
+    release, _ = DPSGD(settings=settings_of(evaluations=4)).fit(mlp, splits, budget, context_of())
+    assert [step for step, _, _ in release.published] == [2, 4, 6, 8]
+    accuracy = (release.predict(splits.holdout.inputs).argmax(-1) == splits.holdout.labels).float().mean()
+    assert release.published[-1][1] == pytest.approx(float(accuracy))
+
+
+def test_a_training_that_diverges_says_so(mlp, splits, settings_of, context_of, budget):
+    settings = settings_of(optimizer=partial(torch.optim.SGD, lr=1e38))
+    with pytest.raises(DptrainError, match=r"diverged: .* lower optimizer\.lr"):
+        NonPrivate(settings=settings).fit(mlp, splits, budget, context_of())
+
+
+def train_alone(folder: Path, out: Path, seconds: float) -> None:
+    """A whole training in a process of its own; what it ends with is written last."""
+    torch.set_num_threads(1)
+    rng = torch.Generator().manual_seed(1)
+
+    def records(count):
+        return Records(torch.rand(count, 1, 4, 4, generator=rng), torch.randint(3, (count,), generator=rng))
+
+    splits = Splits(
+        name="noise",
+        source="drawn for a test",
+        train=records(50),
+        holdout=records(20),
+        test=records(10),
+        classes=("a", "b", "c"),
+        bounds=(0.0, 1.0),
+        mean=(0.5,),
+        std=(0.5,),
+    )
+    torch.manual_seed(2)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.Dropout(0.2), nn.Linear(8, 3))
+    settings = Settings(
+        rates=Rates(expected_batch_size=10, steps=60),
+        optimizer=partial(torch.optim.SGD, lr=0.3, momentum=0.9),
+        physical_batch_size=4,
+        schedule="linear",
+        warmup_steps=5,
+        average_decay=0.9,
+        evaluations=5,
+        checkpoint_seconds=seconds,
+        diagnostics=False,
+    )
+    context = Context(
+        streams=Streams(seed=9, deterministic=True),
+        tracker=NullRun(),
+        device=torch.device("cpu"),
+        folder=folder,
+        progress=lambda **_: time.sleep(0.01),  # so that there is time to be killed in
+    )
+    budget = Budget(epsilon=None, noise_multiplier=1.0, delta=1e-5)
+    release, guarantee = DPSGD(settings=settings).fit(model, splits, budget, context)
+    found = {
+        "weights": dict(release.weights),
+        "published": release.published,
+        "epsilon": guarantee.epsilon(),
+        "steps": guarantee.plan.steps,
+    }
+    torch.save(found, out)
+
+
+@pytest.fixture(scope="module")
+def processes():
+    """Starts processes that have PyTorch loaded already."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["dptrain.training.mechanisms", "dptrain.tracking"])
+
+    def start(folder, out, seconds):
+        process = context.Process(target=train_alone, args=(folder, out, seconds))
+        process.start()
+        return process
+
+    return start
+
+
+def finish(process):
+    process.join(60)
+    return process.exitcode
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, processes):
+    """What the training ends with when nobody disturbs it."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    assert finish(processes(folder, folder / "found.pt", 0.0)) == 0
+    return torch.load(folder / "found.pt")
+
+
+@pytest.mark.parametrize(("seconds", "kills"), [(0.0, (1, 30)), (0.2, (20,))])
+def test_a_run_killed_at_random_moments_ends_as_if_it_had_not_been(
+    tmp_path, processes, uninterrupted, seconds, kills
+):
+    moments = random.Random(7)
+    out = tmp_path / "found.pt"
+    for earliest in kills:
+        process = processes(tmp_path, out, seconds)
+        target = earliest + moments.randrange(15)
+        deadline = time.monotonic() + 60
+        while checkpoint.paid(tmp_path) < target:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        time.sleep(0.01 * moments.random())
+        os.kill(process.pid, signal.SIGKILL)
+        assert finish(process) == -signal.SIGKILL
+        assert not out.exists()
+        assert target <= checkpoint.paid(tmp_path) <= 60
+        assert checkpoint.load(tmp_path)["step"] <= checkpoint.paid(tmp_path)
+    assert finish(processes(tmp_path, out, seconds)) == 0
+    found = torch.load(out)
+
+    for name, value in uninterrupted["weights"].items():
+        assert torch.equal(found["weights"][name], value)
+    assert found["published"] == uninterrupted["published"]
+    assert found["epsilon"] == uninterrupted["epsilon"]
+    assert found["steps"] == checkpoint.paid(tmp_path) == checkpoint.load(tmp_path)["step"] == 60
+    checkpoint.remove(tmp_path)
+    assert not [path for path in tmp_path.iterdir() if checkpoint.CHECKPOINT in path.name]

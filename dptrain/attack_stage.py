@@ -131,6 +131,9 @@ def measure(
             control: Any = None if twin is None else run(twin)
             if isinstance(found, Guesses):
                 assert stage.planting is not None, f"{name} guessed at slots that nobody planted"
+                prior: Any = None
+                if Knowledge.TRANSCRIPT not in attack.needs:  # of which the untrained model has none
+                    prior = run(Subject(release=untrained(subject.release, 0)))
                 leakage.append(
                     judge_reconstruction(
                         name,
@@ -139,6 +142,7 @@ def measure(
                         stage.planting.truth,
                         stage.planting.slots.candidates,
                         guarantee,
+                        floor=prior,
                         confidence=evidence.confidence,
                     )
                 )

@@ -59,8 +59,23 @@ class Streams:
     def secret(self, purpose: str, device: torch.device | str = "cpu") -> torch.Generator:
         """A generator whose seed nobody knows, unless the run is deterministic."""
         generator = torch.Generator(device=device)
-        generator.manual_seed(_mix(self.seed, purpose) if self.deterministic else secrets.randbits(63))
+        if self.deterministic:
+            generator.manual_seed(_mix(self.seed, purpose))
+            return generator
+        generator.manual_seed(secrets.randbits(63))
+        if generator.device.type == "cpu":
+            _fill_mersenne_twister(generator)
         return generator
+
+
+def _fill_mersenne_twister(generator: torch.Generator) -> None:
+    """Fill all 624 words from the operating system: `manual_seed` keeps 32 bits, few enough to try."""
+    words = 624
+    state = generator.get_state()
+    drawn = torch.frombuffer(bytearray(secrets.token_bytes(4 * words)), dtype=torch.uint32)
+    # A seed, two counters and a position come first (24 bytes), then one 64-bit integer a word.
+    state[24 : 24 + 8 * words] = drawn.to(torch.int64).view(torch.uint8)
+    generator.set_state(state)
 
 
 def _mix(seed: int, purpose: str) -> int:

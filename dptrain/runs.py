@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dptrain.contracts import ConfigError, DptrainError
+from dptrain.training import checkpoint
 
 ORDER = "run.json"  # what was asked for
 REPORT = "report.json"  # written last: a folder that holds it is complete
@@ -62,6 +63,7 @@ def find(resume: str, output: Path) -> tuple[Path, Order]:
             "named when it was stopped, or resume=latest"
         )
     if (folder / REPORT).exists():
+        checkpoint.remove(folder)  # a run killed in its last moment may have left it
         raise ConfigError(f"resume={resume}: {folder} is complete; its report is {folder / 'report.md'}")
     order = json.loads((folder / ORDER).read_text())
     return folder, Order(

@@ -28,7 +28,6 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from itertools import chain
-from unittest.mock import patch
 
 import torch
 from scipy.integrate import quad
@@ -54,7 +53,6 @@ from dptrain.data.vision import TorchvisionSet
 from dptrain.evidence.intervals import clopper_pearson, proportion
 from dptrain.evidence.slots import Planting, plant
 from dptrain.models.normalise import Normalise
-from dptrain.privacy import accountant
 from dptrain.privacy.guarantee import DPGuarantee
 from dptrain.privacy.plan import Rates
 from dptrain.tracking import NullRun
@@ -68,9 +66,6 @@ CONFIDENCE = 0.95
 WIDTH = 32  # hidden units
 MAX_GRAD_NORM = 0.1  # far below any gradient, so that each is clipped, to full length
 LEARNING_RATE = 0.01
-
-# All trainings of one epsilon follow one plan, and its curve takes longer than a training: one a process.
-shared_curve = lru_cache(maxsize=8)(accountant.Curve)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,8 +210,7 @@ def run_trial(setup: Setup, folder: str | None, number: int) -> Trial:
 
 def run_trials(setup: Setup, folder: str | None, numbers: range) -> list[Trial]:
     """Several trainings, one after the other; what a worker is given at a time."""
-    with patch.object(accountant, "Curve", shared_curve):
-        return [run_trial(setup, folder, number) for number in numbers]
+    return [run_trial(setup, folder, number) for number in numbers]
 
 
 class Workers:

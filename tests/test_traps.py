@@ -329,3 +329,9 @@ def test_a_configuration_without_fault_is_accepted(values):
     assert parse(values).training.sampling == "poisson"
     with pytest.raises(ConfigError, match="somewhere"):
         assemble(parse(values))
+
+
+def test_trap_7_a_secret_stream_has_more_entropy_than_a_seed_can_carry() -> None:
+    stream = Streams(0).secret("noise")
+    again = torch.Generator().manual_seed(stream.initial_seed())
+    assert not torch.equal(torch.rand(8, generator=stream), torch.rand(8, generator=again))

@@ -20,8 +20,11 @@ def judge_reconstruction(
     guarantee: Guarantee,
     *,
     confidence: float,
+    floor: Guesses | None = None,
 ) -> Leakage:
     """Success over the slots, beside blind guessing, the twin, and the bound of this run's guarantee.
+
+    The floor is blind guessing, or what the same attack makes of an untrained model if that is more.
 
     Slots of one training share its noise. Where the attack knows how far they hang together, the
     interval is that of so many independent slots as they are worth; expected success, and so
@@ -32,6 +35,7 @@ def judge_reconstruction(
     twin = None if control is None else _success(control, truth, confidence)
     base_rate = 1 / candidates
     bound = guarantee.reconstruction_bound(base_rate) if math.isfinite(guarantee.epsilon()) else None
+    lowest = base_rate if floor is None else max(base_rate, _success(floor, truth, confidence).value)
     effective = _effective(released, slots)
     note = (
         f"{slots} planted records, worth {effective:.1f} independent ones"
@@ -42,11 +46,11 @@ def judge_reconstruction(
         attack=attack,
         metric="success",
         value=value,
-        floor=base_rate,
+        floor=lowest,
         control=twin,
         bound=bound,
         detection_limit=detection_limit(effective, confidence),
-        verdict=verdict(value=value, floor=base_rate, control=twin, bound=bound),
+        verdict=verdict(value=value, floor=lowest, control=twin, bound=bound),
         trials=slots,
         confidence=confidence,
         notes=f"each one of {candidates} candidates by a coin; {note}",

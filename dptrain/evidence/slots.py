@@ -26,7 +26,7 @@ def plant(
 
     Candidates are drawn from the held-out records, which are drawn like those trained on;
     all of them leave the held-out set, so that no other test mistakes a planted record for a
-    stranger. `rng` chooses candidates, `coins` (secret) the one that is planted.
+    stranger. `rng` chooses candidates, `coins` the one that is planted; no attack is shown them.
     """
     needed = slots * candidates
     if needed > len(splits.holdout) // 2:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from importlib.metadata import version
 from typing import TypeAlias
 
@@ -108,19 +108,19 @@ class Curve:
     delta: float
     anchors: int = 12
 
-    @cached_property
+    @property
     def points(self) -> tuple[tuple[int, float], ...]:
         """(step, epsilon) at 0 and at `anchors` steps, denser early where epsilon climbs fastest."""
-        fractions = np.linspace(1 / self.anchors, 1.0, self.anchors) ** 2
-        steps = sorted({max(1, round(self.plan.steps * fraction)) for fraction in fractions})
-        return (
-            (0, 0.0),
-            *(
-                (step, float(privacy_loss(self.plan, step).get_epsilon_for_delta(self.delta)))
-                for step in steps
-            ),
-        )
+        return _points(self)
 
     def at_most(self, step: int) -> float:
         """An upper bound on epsilon after `step` steps: its value at the next anchor."""
         return next(epsilon for anchor, epsilon in self.points if anchor >= step)
+
+
+@lru_cache(maxsize=16)
+def _points(curve: Curve) -> tuple[tuple[int, float], ...]:
+    fractions = np.linspace(1 / curve.anchors, 1.0, curve.anchors) ** 2
+    steps = sorted({max(1, round(curve.plan.steps * fraction)) for fraction in fractions})
+    losses = ((step, privacy_loss(curve.plan, step)) for step in steps)
+    return (0, 0.0), *((step, float(loss.get_epsilon_for_delta(curve.delta))) for step, loss in losses)

@@ -253,7 +253,7 @@ def _successes(report: Report, axes: Axes) -> None:
     if any(line.value.low > bound for line, bound in lines) and not void:
         finding = "An attack exceeds its bound:\nthe guarantee is broken"
     elif words.is_private(report.guarantee) and not void:
-        finding += f"\nno attack whatever can exceed {words.percent(bound)}"
+        finding += f"\nno attack's true rate can exceed {words.percent(bound)}"
     else:
         finding += "\nand nothing is proved"
     _label(axes, title=finding, x="success rate", y="")

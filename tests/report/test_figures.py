@@ -40,7 +40,7 @@ def test_titles_state_the_finding(report: Report) -> None:
     assert "600 steps spend ε = 3.00 at δ = 1e-05, per record" in texts(figures.epsilon(report))
     assert "Test accuracy 87.3 %, 7.8 points below the non-private twin" in texts(figures.utility(report))
     text = texts(figures.reconstruction(report))
-    assert "Best attack on single records: 29.3 % no attack whatever can exceed 41.1 %" in text
+    assert "Best attack on single records: 29.3 % no attack's true rate can exceed 41.1 %" in text
     assert "no test finds more than 5.78 % of the members" in text
     assert "class inversion" not in text
 

@@ -1,0 +1,90 @@
+"""Every command of the README does what the README says."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+from support import QUICK
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+COMMANDS = [line for kind, text in BLOCKS if kind == "bash" for line in text.splitlines()]
+RUNS = [line for line in COMMANDS if line.startswith("python -m dptrain") and "resume" not in line]
+REAL_DATA = {"pneumoniamnist": "pneumoniamnist.npz", "mnist_cnn": "mnist.npz"}
+
+
+def test_no_command_is_left_untested() -> None:
+    others = set(COMMANDS) - set(RUNS)
+    assert others == {
+        "scripts/run.sh",
+        "scripts/test.sh",
+        "scripts/check.sh",
+        "mlflow ui",
+        "python -m dptrain resume=latest",  # tests/test_cli.py kills runs and resumes them
+    }
+
+
+@pytest.mark.parametrize("line", RUNS)
+def test_a_run_works_as_written(line: str, tmp_path: Path) -> None:
+    for word, file in REAL_DATA.items():
+        folder = os.environ.get("DPTRAIN_DATA")
+        if word in line and not (folder and (Path(folder) / file).exists()):
+            pytest.skip(f"no {file} in the folder DPTRAIN_DATA")
+    for kind, text in BLOCKS:
+        name, _, body = text.partition("\n")
+        if kind in ("yaml", "python") and name.startswith("# my_"):
+            path = tmp_path / name.removeprefix("# ")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(body)
+    smaller = (*QUICK, "tracking=none", "control.enabled=false")
+    if "attack=" not in line:
+        smaller += ("attack=[reconstruction_transcript]",)
+    command = [sys.executable, *shlex.split(line)[1:], *smaller]
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    expected = 3 if " -m recipe" in line else 1
+    assert len(list(tmp_path.glob("runs/**/report.json"))) == expected
+
+
+@pytest.mark.parametrize("script", ["run.sh", "test.sh", "check.sh"])
+def test_a_script_is_there_and_sound(script: str) -> None:
+    path = ROOT / "scripts" / script
+    assert os.access(path, os.X_OK)
+    subprocess.run(["bash", "-n", str(path)], check=True)
+
+
+def test_mlflow_ui_opens_on_a_folder_of_runs(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mlflow = shutil.which("mlflow", path=str(Path(sys.executable).parent))
+    assert mlflow is not None
+    with subprocess.Popen(
+        [mlflow, "ui", "--port", str(port)],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    ) as server:
+        try:
+            for _ in range(120):
+                try:
+                    with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=2) as page:
+                        assert b"MLflow" in page.read()
+                        return
+                except OSError:
+                    time.sleep(0.5)
+            raise AssertionError("mlflow ui did not answer within a minute")
+        finally:
+            os.killpg(server.pid, 15)

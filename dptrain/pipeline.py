@@ -44,7 +44,7 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
     streams = Streams(config.seed, config.deterministic)
     splits, planting = load(config, parts, streams)
     model = make_model(config, parts.mechanism, splits, streams)
-    budget = make_budget(config, len(splits.train))
+    budget = make_budget(config, splits)
     plan = parts.mechanism.plan(splits, budget)
     stage = Stage.prepare(parts.attacks, splits, planting)
     device = choose_device(config.device)
@@ -110,7 +110,6 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
             reproduce=order.command,
         )
         publish(report, subject, torch.zeros(2, *splits.shape), tracker)
-        checkpoint.remove(folder)
         console.report(report, parts.tracking.command)
         refuse_broken(report)
     return report
@@ -130,9 +129,12 @@ def load(config: Config, parts: Parts, streams: Streams) -> tuple[Splits, Planti
     )
 
 
-def make_budget(config: Config, units: int) -> Budget:
+def make_budget(config: Config, splits: Splits) -> Budget:
     """The budget as configured, its delta filled in."""
     privacy, training = config.privacy, config.training
+    units = len(splits.train)
+    if privacy.unit == "patient" and splits.group_ids is not None:
+        units = len(splits.group_ids.unique())
     declared = None not in (privacy.delta, training.sample_rate, training.expected_batch_size)
     return Budget(
         epsilon=privacy.epsilon,
@@ -187,7 +189,9 @@ def publish(report: Report, subject: Subject, example: Tensor, tracker: Tracker)
     """
     model = subject.release.build().cpu()
     torch.save(model.state_dict(), report.folder / "weights.pt")
-    for path in documents.write(report):
+    written = documents.write(report)
+    checkpoint.remove(report.folder)  # the run is complete, whatever becomes of its record elsewhere
+    for path in written:
         tracker.artifact(path, "report")
     for name, value, step in summary.metrics(report):
         tracker.metric(name, value, step)

@@ -33,7 +33,9 @@ class Order:
 
 
 def start(folder: Path, order: Order) -> None:
-    """Make the run folder and write the order into it."""
+    """Make the run folder and write the order into it; a resumed run keeps what its folder remembers."""
+    if (folder / ORDER).exists():
+        return
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _write(folder, {**order.__dict__, "overrides": list(order.overrides)})

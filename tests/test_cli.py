@@ -14,6 +14,7 @@ import torch
 from support import QUICK, QUICK_ATTACKS, command, finish, order
 
 from dptrain import cli, runs
+from dptrain.privacy.plan import default_delta
 from dptrain.report.document import read_json
 
 
@@ -85,6 +86,7 @@ def test_patients_are_the_unit_where_asked(tmp_path: Path) -> None:
     )  # fmt: skip
     assert report["guarantee"]["unit"] == "patient"
     assert report["guarantee"]["units"] == 60 + 3  # a planted record is a patient of its own
+    assert report["guarantee"]["delta"] == default_delta(63)
 
 
 @pytest.mark.parametrize(
@@ -335,6 +337,16 @@ def test_a_resumed_run_may_not_be_changed_nor_a_complete_one_resumed(
     with pytest.raises(SystemExit):
         cli.main(order(f"resume={folder}", "privacy.epsilon=8"), None)
     assert "leave out privacy.epsilon=8" in capsys.readouterr().err
+
+
+def test_a_resumed_run_is_tracked_where_it_was(tmp_path: Path) -> None:
+    asked = order("tracking=none")
+    runs.start(tmp_path, asked)
+    runs.remember(tmp_path, tracked_as="abc")
+    _, resumed = runs.find(str(tmp_path), tmp_path)
+    runs.start(tmp_path, resumed)
+    assert runs.recall(tmp_path, "tracked_as") == "abc"
+    assert resumed == asked
 
 
 def test_run_folders_never_coincide(tmp_path: Path) -> None:

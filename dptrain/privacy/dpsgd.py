@@ -126,7 +126,19 @@ class NoisySum(DPOptimizer):
         self.zero_grad(set_to_none=True)
 
 
-class HooksEngine:
+class _NoisyEngine:
+    """How a step of either engine ends: once clipped and summed, gradients are noised alike."""
+
+    optimizer: NoisySum
+
+    def update(self) -> None:
+        self.optimizer.release()
+
+    def noise(self) -> Tensor:
+        return torch.cat([noise.flatten() for noise in self.optimizer.last_noise])
+
+
+class HooksEngine(_NoisyEngine):
     """Every record's gradient in full, by Opacus' hooks."""
 
     def __init__(
@@ -151,14 +163,8 @@ class HooksEngine:
         self.optimizer.clip_and_accumulate()
         return loss.detach()
 
-    def update(self) -> None:
-        self.optimizer.release()
 
-    def noise(self) -> Tensor:
-        return torch.cat([noise.flatten() for noise in self.optimizer.last_noise])
-
-
-class GhostEngine:
+class GhostEngine(_NoisyEngine):
     """Ghost clipping: one backward pass for the norms alone, a second for the weighted sum (Li et al. 2022).
 
     Per-layer clipping would need a pass a layer and is refused.
@@ -200,12 +206,6 @@ class GhostEngine:
         self.optimizer.add([parameter.grad for parameter in self.optimizer.params])
         self.optimizer.original_optimizer.zero_grad(set_to_none=True)
         return losses.detach().sum()
-
-    def update(self) -> None:
-        self.optimizer.release()
-
-    def noise(self) -> Tensor:
-        return torch.cat([noise.flatten() for noise in self.optimizer.last_noise])
 
 
 class RecordGradients:

@@ -34,6 +34,10 @@ class BrokenGuarantee(DptrainError):
     """An attack measured more leakage than the guarantee allows: the implementation is wrong."""
 
 
+class OutOfQueries(DptrainError):
+    """A query budget is spent."""
+
+
 # --------------------------------------------------------------------------- randomness
 
 
@@ -110,6 +114,32 @@ class Records(Dataset):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Sensitive:
+    """A column that must not be inferred: where it sits in an input, how each of its values is encoded."""
+
+    name: str
+    columns: tuple[int, ...]  # positions in a flat input
+    values: Tensor  # (values, columns)
+    names: tuple[str, ...]  # of the values
+
+    def hide(self, inputs: Tensor) -> Tensor:
+        """These inputs (N, width) with the column blanked."""
+        hidden = inputs.clone()
+        hidden[:, list(self.columns)] = 0.0
+        return hidden
+
+    def fill(self, inputs: Tensor, value: int) -> Tensor:
+        """These inputs (N, width) with the column set to one of its values."""
+        filled = inputs.clone()
+        filled[:, list(self.columns)] = self.values[value].to(inputs)
+        return filled
+
+    def read(self, inputs: Tensor) -> Tensor:
+        """The value that each input (N, width) holds, the nearest one: (N,) int64."""
+        return torch.cdist(inputs[:, list(self.columns)], self.values.to(inputs)).argmin(1)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Splits:
     """A data set, divided: what is trained on, what is held out, what utility is measured on.
 
@@ -129,6 +159,7 @@ class Splits:
     class_prior: tuple[float, ...] | None = None  # declared class frequencies, where they are unequal
     group_ids: Tensor | None = None  # of the training records; records of one patient share an id
     public: Records | None = None
+    sensitive: tuple[Sensitive, ...] = ()  # of tables: the columns that attribute inference aims at
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -233,6 +264,21 @@ class Knowledge(Enum):
     LABELS = "labels"  # predicted class only, by query
     TRANSCRIPT = "transcript"  # every noisy gradient
     SLOTS = "slots"  # for each planted record, the candidates that it was drawn from
+    PROBES = "probes"  # records of which a coin decided whether they are trained on; not the coins
+    CANARIES = "canaries"  # artificial gradients, likewise
+    SHADOWS = "shadows"  # models of the adversary's own, trained on known halves of the probes
+    ATTRIBUTES = "attributes"  # all of the probes but one sensitive column
+
+
+class Output(Protocol):
+    """What a prediction interface tells of a model's confidences."""
+
+    @property
+    def name(self) -> str: ...
+
+    def __call__(self, confidences: Tensor) -> Tensor:
+        """From class probabilities (N, classes) to what the caller is shown of them, of the same shape."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,6 +290,7 @@ class Release:
     transcript: Observer | None = None  # what an attack that watched the training remembers of it
     published: tuple[tuple[int, float, float], ...] = ()  # step, accuracy, loss on held-out records
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    output: Output | None = None  # None: confidences as they are
 
     def build(self) -> nn.Module:
         """The released model in evaluation mode, its parameters frozen."""
@@ -251,13 +298,47 @@ class Release:
         model.load_state_dict(dict(self.weights))
         return model.to(self.device).eval().requires_grad_(False)
 
-    @torch.no_grad()
     def predict(self, inputs: Tensor, batch_size: int = 1024) -> Tensor:
-        """Class probabilities (N, classes), on the CPU."""
-        model = self.build()
-        return torch.cat(
-            [model(part.to(self.device)).softmax(-1).float().cpu() for part in inputs.split(batch_size)]
+        """What the prediction interface answers: class probabilities (N, classes), on the CPU."""
+        return self.queries().confidences(inputs, batch_size)
+
+    def queries(self, budget: int | None = None) -> Queries:
+        """The prediction interface, which counts what it is asked and ends when the budget is spent."""
+        return Queries(self, budget)
+
+
+class Queries:
+    """A prediction interface: the model is built once, every input asked about is counted."""
+
+    def __init__(self, release: Release, budget: int | None) -> None:
+        self._model = release.build()
+        self._device = release.device
+        self._output = release.output
+        self.budget = budget
+        self.spent = 0
+
+    @property
+    def left(self) -> int | None:
+        """How many inputs may still be asked about; None: any number."""
+        return None if self.budget is None else self.budget - self.spent
+
+    @torch.no_grad()
+    def confidences(self, inputs: Tensor, batch_size: int = 1024) -> Tensor:
+        """Class probabilities as the interface shows them, (N, classes), on the CPU; N queries."""
+        if self.left is not None and len(inputs) > self.left:
+            raise OutOfQueries(f"{len(inputs)} queries asked for, {self.left} left of {self.budget}")
+        self.spent += len(inputs)
+        answers = torch.cat(
+            [
+                self._model(part.to(self._device)).softmax(-1).float().cpu()
+                for part in inputs.split(batch_size)
+            ]
         )
+        return answers if self._output is None else self._output(answers)
+
+    def labels(self, inputs: Tensor, batch_size: int = 1024) -> Tensor:
+        """The class that the interface names for each input: (N,) int64, on the CPU; N queries."""
+        return self.confidences(inputs, batch_size).argmax(-1)
 
 
 class Observation(Protocol):
@@ -280,6 +361,14 @@ class Observation(Protocol):
 
     def contribution(self, inputs: Tensor, labels: Tensor) -> Tensor:
         """What each of these records would add to the sum if it were sampled: (n, parameters)."""
+        ...
+
+    def lengths(self, canaries: Canaries) -> Tensor:
+        """How much each canary adds along its coordinate if it is sampled, after clipping: (canaries,)."""
+        ...
+
+    def undecided(self) -> Tensor:
+        """The noisy sum less all but probes and canaries, as the engine summed them: (parameters,)."""
         ...
 
 
@@ -313,6 +402,41 @@ class Slots:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Canaries:
+    """Artificial units: each has a gradient of length `norm` along a parameter of its own ("Dirac").
+
+    `coordinates` (canaries,) are positions among the trainable parameters, in the order of
+    `model.parameters()`, flattened. About half of the canaries, by a coin each, take part in the training.
+    """
+
+    coordinates: Tensor
+    norm: float  # before clipping
+
+    def __len__(self) -> int:
+        return len(self.coordinates)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shadow:
+    """A model that the adversary trained, and which of the probes it was trained on: (probes,) bool."""
+
+    release: Release
+    members: Tensor
+
+
+class Shadows(Protocol):
+    """Trains the adversary's own models, or finds them where they were kept."""
+
+    def train(self, count: int, *, private: bool) -> tuple[Shadow, ...]:
+        """Shadow models in pairs that share the probes between them, half each.
+
+        By the target's own mechanism, or (`private=False`) without privacy. Each is trained on
+        the records that the adversary knows and on its half of the probes.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
 class Targets:
     """What is public about the records: every attack may use it, and nothing else."""
 
@@ -322,6 +446,11 @@ class Targets:
     mean: tuple[float, ...]
     background: Records  # records of the same population that an adversary may own, none trained on
     slots: Slots | None = None
+    probes: Records | None = None  # of which a coin decided whether they are trained on
+    canaries: Canaries | None = None
+    shadows: Shadows | None = None
+    sensitive: tuple[Sensitive, ...] = ()
+    subjects: Mapping[str, Records] = field(default_factory=dict)  # the probes, that sensitive column blanked
 
 
 # --------------------------------------------------------------------------- what attacks return
@@ -341,13 +470,65 @@ class Guesses:
 
 @dataclass(frozen=True, kw_only=True)
 class Images:
-    """Inputs that an attack made for each class: inputs (n, ...) in bounds, labels (n,)."""
+    """Inputs that an attack made for each class: inputs (n, ...) in bounds, labels (n,).
+
+    `trail` holds what an attack by queries had in hand on its way: queries spent, inputs (n, ...).
+    """
 
     inputs: Tensor
     labels: Tensor
+    trail: tuple[tuple[int, Tensor], ...] = ()
 
 
-Findings = Guesses | Images
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """For each probe, how much speaks for its having been trained on, more being likelier: (probes,)."""
+
+    scores: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bets:
+    """Scores, as above, to bet on: the highest are guessed to be members, as many lowest not to be.
+
+    `on` says what is scored, PROBES or CANARIES; `guesses`, fixed before any coin is seen, how many
+    are bet on. None leaves the number to the judge, who plans it from the guarantee alone.
+    `noise` holds what the attack saw of the noise, where it did.
+    """
+
+    scores: Tensor
+    on: Knowledge
+    guesses: int | None = None
+    noise: NoiseSeen | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseSeen:
+    """What the noise looked like, over its declared standard deviation, where nothing else was added.
+
+    Under an honest mechanism both are chi-square over their degrees of freedom: `each`, the mean
+    square of every number seen; `summed`, that of each coordinate's sum over the steps, over the
+    square root of their number, which repeated noise inflates.
+    """
+
+    each: float
+    summed: float
+    steps: int
+    coordinates: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attributes:
+    """For each sensitive column, the value that the attack names for each probe, (probes,) int64.
+
+    `imputed` is what the same knowledge says without any access to the model.
+    """
+
+    guesses: Mapping[str, Tensor]
+    imputed: Mapping[str, Tensor]
+
+
+Findings = Guesses | Images | Scores | Bets | Attributes
 
 
 class Attack(Protocol):
@@ -395,6 +576,7 @@ class Leakage:
     verdict: str
     trials: int
     confidence: float = 0.95
+    interface: str = ""  # how an attack by queries met the model: "" where it held the weights
     notes: str = ""  # how the interval was made, what the numbers are conditional on
     details: Mapping[str, float] = field(default_factory=dict)  # further numbers, by name
 
@@ -503,6 +685,8 @@ class Context:
     dtype: torch.dtype = torch.float32
     folder: Path | None = None  # where checkpoints go; None: this training is not resumable
     planted: tuple[int, ...] = ()  # training index of the record in each slot
+    probed: tuple[int, ...] = ()  # training index of each probe that is trained on
+    canaries: Canaries | None = None  # that take part, numbered after the training records
     observers: tuple[Observer, ...] = ()
     progress: Progress | None = None
 

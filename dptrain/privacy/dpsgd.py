@@ -33,6 +33,14 @@ class Engine(Protocol):
         """Add what these records contribute, be it none; returns their summed loss, which is private."""
         ...
 
+    def accumulate_gradients(self, gradients: list[Tensor]) -> None:
+        """Add units given by their gradients, one (units, ...) a parameter, clipped as records' are."""
+        ...
+
+    def total(self) -> Tensor:
+        """The sum of clipped gradients so far, without noise, which is private: (parameters,)."""
+        ...
+
     def update(self) -> None:
         """Take the step, whatever was accumulated, be it nothing at all."""
         ...
@@ -100,12 +108,15 @@ class NoisySum(DPOptimizer):
 
     def clip_and_accumulate(self) -> None:
         """Clip the per-record gradients that the hooks left behind, and add them to the sum."""
-        gradients = self.grad_samples
+        self.clip_and_add(self.grad_samples)
+        for parameter in self.params:
+            parameter.grad_sample = None
+
+    def clip_and_add(self, gradients: list[Tensor]) -> None:
+        """Add per-record gradients, one (records, ...) a parameter, each record clipped."""
         factors = self.clipper.factors(gradient_norms(gradients))
         self.dropped += int((factors[0] == 0).sum())
         self.add([weighted_sum(g, f) for g, f in zip(gradients, factors, strict=True)])
-        for parameter in self.params:
-            parameter.grad_sample = None
 
     def add(self, sums: list[Tensor]) -> None:
         """Add one sum of clipped gradients a parameter."""
@@ -130,6 +141,17 @@ class _NoisyEngine:
     """How a step of either engine ends: once clipped and summed, gradients are noised alike."""
 
     optimizer: NoisySum
+
+    def accumulate_gradients(self, gradients: list[Tensor]) -> None:
+        self.optimizer.clip_and_add(gradients)
+
+    def total(self) -> Tensor:
+        return torch.cat(
+            [
+                (torch.zeros_like(p) if p.summed_grad is None else p.summed_grad).flatten()
+                for p in self.optimizer.params
+            ]
+        )
 
     def update(self) -> None:
         self.optimizer.release()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any, Protocol
 
@@ -46,6 +47,14 @@ class Units:
 
     def __len__(self) -> int:
         return len(self.sizes)
+
+    def and_more(self, count: int) -> Units:
+        """These units and `count` others of one record each, numbered after all records there are."""
+        more = copy.copy(self)
+        more.order = torch.cat([self.order, len(self.order) + torch.arange(count)])
+        more.sizes = torch.cat([self.sizes, torch.ones(count, dtype=torch.int64)])
+        more.starts = more.sizes.cumsum(0) - more.sizes
+        return more
 
     def pick(self, units: Tensor, generator: torch.Generator) -> Tensor:
         """One record index for each of these units."""

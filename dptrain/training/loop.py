@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
@@ -17,6 +17,7 @@ from dptrain.contracts import Context, DptrainError, Plan, Records, Splits
 from dptrain.privacy.dpsgd import Engine
 from dptrain.privacy.sampling import Sampler
 from dptrain.training import checkpoint
+from dptrain.training.canaries import gradients
 from dptrain.training.observe import Watch
 from dptrain.training.settings import Settings
 
@@ -90,17 +91,12 @@ def train(
         keeper.pay(step, epsilon_at(step))
         sampled = session.sampler.draw()
         session.model.train()
-        loss = torch.zeros((), device=context.device)
-        for part in sampled.split(settings.physical_batch_size):
-            batch = records.take(part)
-            loss += engine.accumulate(
-                batch.inputs.to(context.device, context.dtype), batch.labels.to(context.device)
-            )
+        loss, undecided = _accumulate(session, engine, records, sampled, settings.physical_batch_size)
         if watch is not None:
             watch.before(session.model)
         engine.update()
         if watch is not None:
-            watch.after(step, sampled, records, engine.noise())
+            watch.after(step, sampled, records, engine.noise(), undecided)
         session.schedule.step()
         if session.average is not None:
             session.average.update_parameters(session.model)
@@ -116,6 +112,31 @@ def train(
             context.progress(done=step, total=steps, epsilon=epsilon_at(step))
         keeper.keep(last=step == steps)
     _check_finite(session.released)
+
+
+def _accumulate(
+    session: Session, engine: Engine, records: Records, sampled: Tensor, size: int
+) -> tuple[Tensor, Tensor]:
+    """Add up a logical batch in physical ones; its summed loss, and what probes and canaries added.
+
+    Those come last, so that the share of the sum which coins decided can be told apart exactly as
+    the engine made it.
+    """
+    context = session.context
+    loss = torch.zeros((), device=context.device)
+    is_canary = sampled >= len(records)
+    is_probe = torch.isin(sampled, torch.tensor(context.probed, dtype=sampled.dtype))
+    for chosen in (sampled[~is_probe & ~is_canary], sampled[is_probe]):
+        known = engine.total()
+        for part in chosen.split(size) if len(chosen) else ():
+            batch = records.take(part)
+            loss += engine.accumulate(
+                batch.inputs.to(context.device, context.dtype), batch.labels.to(context.device)
+            )
+    if context.canaries is not None:
+        for rows in gradients(context.canaries, sampled[is_canary] - len(records), session.model):
+            engine.accumulate_gradients(rows)
+    return loss, engine.total() - known
 
 
 def _mask_states(device: torch.device) -> list[torch.Tensor]:

@@ -22,6 +22,7 @@ from dptrain.privacy.plan import make_plan
 from dptrain.privacy.sampling import Units, make_sampler
 from dptrain.training import checkpoint
 from dptrain.training.average import make_average
+from dptrain.training.canaries import lengths
 from dptrain.training.loop import Session, train
 from dptrain.training.loss import make_loss
 from dptrain.training.observe import Watch
@@ -157,6 +158,7 @@ def _train(
             context.observers,
             context.planted,
             RecordGradients(model, make_loss(splits.class_prior), clipper),
+            remaining=partial(lengths, model=model, clipper=clipper),
             sample_rate=plan.sample_rate,
             noise_std=0.0 if clipping is None else plan.noise_std,
         )
@@ -170,7 +172,11 @@ def _train(
             optimizer, settings.schedule, steps=plan.steps, warmup_steps=settings.warmup_steps
         ),
         average=average,
-        sampler=make_sampler(plan, units, context.streams.secret("sampling")),
+        sampler=make_sampler(
+            plan,
+            units if context.canaries is None else units.and_more(len(context.canaries)),
+            context.streams.secret("sampling"),
+        ),
         noise=noise,
         context=context,
     )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from dptrain.contracts import Observer, Records
+from dptrain.contracts import Canaries, Observer, Records
 from dptrain.privacy.dpsgd import RecordGradients
 
 
@@ -26,12 +26,20 @@ class NoisyStep:
     noise: Tensor
     own: dict[int, Tensor]
     gradients: RecordGradients
+    open: Tensor
+    remaining: Callable[[Canaries], Tensor]
 
     def view(self, slot: int) -> Tensor:
         return self.noise + self.own[slot] if slot in self.own else self.noise
 
     def contribution(self, inputs: Tensor, labels: Tensor) -> Tensor:
         return self.gradients(inputs.to(self.noise), labels.to(self.noise.device))
+
+    def lengths(self, canaries: Canaries) -> Tensor:
+        return self.remaining(canaries).to(self.noise)
+
+    def undecided(self) -> Tensor:
+        return self.open
 
 
 class Watch:
@@ -43,12 +51,14 @@ class Watch:
         planted: Sequence[int],
         gradients: RecordGradients,
         *,
+        remaining: Callable[[Canaries], Tensor],
         sample_rate: float,
         noise_std: float,
     ) -> None:
         self.observers = observers
         self.planted = torch.tensor(planted)
         self.gradients = gradients
+        self.remaining = remaining
         self.sample_rate = sample_rate
         self.noise_std = noise_std
 
@@ -56,8 +66,8 @@ class Watch:
         """Remember the weights that this step's gradients are taken at."""
         self.gradients.follow(model)
 
-    def after(self, step: int, sampled: Tensor, records: Records, noise: Tensor) -> None:
-        """Show the finished step to every observer."""
+    def after(self, step: int, sampled: Tensor, records: Records, noise: Tensor, undecided: Tensor) -> None:
+        """Show the finished step to every observer; `undecided`: what probes and canaries added to the sum."""
         slots = torch.isin(self.planted, sampled).nonzero().squeeze(1).tolist()
         own = {}
         if slots:
@@ -71,6 +81,8 @@ class Watch:
             noise=noise,
             own=own,
             gradients=self.gradients,
+            open=undecided + noise,
+            remaining=self.remaining,
         )
         for observer in self.observers:
             observer.observe(seen)

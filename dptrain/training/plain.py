@@ -27,10 +27,22 @@ class PlainEngine:
         loss.backward()
         return loss.detach()
 
+    def accumulate_gradients(self, gradients: list[Tensor]) -> None:
+        for parameter, gradient in zip(self._trained, gradients, strict=True):
+            added = gradient.sum(0)
+            parameter.grad = added if parameter.grad is None else parameter.grad + added
+
+    def total(self) -> Tensor:
+        return torch.cat(
+            [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in self._trained]
+        )
+
+    @property
+    def _trained(self) -> list[nn.Parameter]:
+        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+
     def update(self) -> None:
-        for parameter in self.model.parameters():
-            if not parameter.requires_grad:
-                continue
+        for parameter in self._trained:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
             parameter.grad /= self.expected_batch_size
@@ -38,4 +50,4 @@ class PlainEngine:
         self.optimizer.zero_grad(set_to_none=True)
 
     def noise(self) -> Tensor:
-        return torch.cat([torch.zeros_like(p).flatten() for p in self.model.parameters() if p.requires_grad])
+        return torch.cat([torch.zeros_like(parameter).flatten() for parameter in self._trained])

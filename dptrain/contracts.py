@@ -34,6 +34,10 @@ class BrokenGuarantee(DptrainError):
     """An attack measured more leakage than the guarantee allows: the implementation is wrong."""
 
 
+class LimitExceeded(DptrainError):
+    """A number of the report is beyond a limit that the user set with `fail_if`."""
+
+
 class OutOfQueries(DptrainError):
     """A query budget is spent."""
 
@@ -111,6 +115,10 @@ class Records(Dataset):
     def take(self, indices: Tensor) -> Records:
         """The records at these positions, in this order."""
         return Records(self.inputs[indices], self.labels[indices])
+
+    def and_more(self, more: Records) -> Records:
+        """These records and, after them, those."""
+        return Records(torch.cat([self.inputs, more.inputs]), torch.cat([self.labels, more.labels]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -348,11 +356,16 @@ class Observation(Protocol):
     def step(self) -> int: ...
 
     @property
+    def sampling(self) -> str:
+        """How batches are said to be drawn: poisson or shuffle."""
+        ...
+
+    @property
     def sample_rate(self) -> float: ...
 
     @property
     def noise_std(self) -> float:
-        """Standard deviation of each coordinate of the noise."""
+        """Standard deviation of each coordinate of the noise, as declared."""
         ...
 
     def view(self, slot: int) -> Tensor:
@@ -367,8 +380,8 @@ class Observation(Protocol):
         """How much each canary adds along its coordinate if it is sampled, after clipping: (canaries,)."""
         ...
 
-    def undecided(self) -> Tensor:
-        """The noisy sum less all but probes and canaries, as the engine summed them: (parameters,)."""
+    def undecided(self, on: Knowledge) -> Tensor:
+        """The noisy sum less all but the PROBES or CANARIES, as the engine summed them: (parameters,)."""
         ...
 
 
@@ -493,13 +506,14 @@ class Bets:
 
     `on` says what is scored, PROBES or CANARIES; `guesses`, fixed before any coin is seen, how many
     are bet on. None leaves the number to the judge, who plans it from the guarantee alone.
-    `noise` holds what the attack saw of the noise, where it did.
+    `noise` and `sampling` hold what the attack saw of the noise and of the batches, where it did.
     """
 
     scores: Tensor
     on: Knowledge
     guesses: int | None = None
     noise: NoiseSeen | None = None
+    sampling: SamplingSeen | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -515,6 +529,18 @@ class NoiseSeen:
     summed: float
     steps: int
     coordinates: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingSeen:
+    """How often each canary was seen to take part, where no noise hid it: (canaries,).
+
+    Of a member under Poisson sampling this is binomial, with `steps` trials at `sample_rate`.
+    """
+
+    counts: Tensor
+    steps: int
+    sample_rate: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -579,6 +605,20 @@ class Leakage:
     interface: str = ""  # how an attack by queries met the model: "" where it held the weights
     notes: str = ""  # how the interval was made, what the numbers are conditional on
     details: Mapping[str, float] = field(default_factory=dict)  # further numbers, by name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exposed:
+    """How easily one training record is told from records that were not trained on.
+
+    `percentile` is the share of the non-members that an attack finds less likely to be members;
+    `score` what the attack says of it; both by attack.
+    """
+
+    record: str  # where it comes from, such as "train 17"
+    label: int
+    score: Mapping[str, float]
+    percentile: Mapping[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -650,6 +690,9 @@ class Report:
     seconds: Mapping[str, float]  # train, attack, total
     folder: Path
     reproduce: str  # the command line
+    queries: Mapping[str, tuple[tuple[int, float, float | None], ...]] = field(default_factory=dict)
+    # by attack: queries spent, success on the release, on the twin
+    exposed: tuple[Exposed, ...] = ()  # the probes that were trained on, the easiest to recognise first
 
 
 # --------------------------------------------------------------------------- how a run talks to the outside

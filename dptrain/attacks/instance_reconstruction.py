@@ -14,7 +14,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from dptrain.contracts import Guesses, Knowledge, Observation, Records, Release, Slots, Targets
+from dptrain.attacks.likelihood import sampled_at
+from dptrain.attacks.reference import train_reference
+from dptrain.contracts import Guesses, Knowledge, Observation, Release, Slots, Targets
 
 
 class SlotLikelihoods:
@@ -48,7 +50,7 @@ class SlotLikelihoods:
             for gradients, slot in zip(rows, slots.tolist(), strict=True):
                 projected = (gradients @ step.view(slot)).double()
                 exponent = (projected - gradients.square().sum(-1).double() / 2) / variance
-                self.scores[slot] += _mixture(exponent, step.sample_rate).cpu()
+                self.scores[slot] += sampled_at(exponent, step.sample_rate).cpu()
             if measure_overlaps:
                 sketches.append(_sketch(rows.flatten(0, 1)))
         if measure_overlaps:
@@ -117,24 +119,18 @@ class WeightsReconstruction:
 
     def run(self, release: Release, targets: Targets, rng: torch.Generator) -> Guesses:
         assert targets.slots is not None
-        reference = self._reference(release, targets.background, rng)
+        reference = train_reference(
+            release,
+            targets.background,
+            steps=self.reference_steps,
+            batch_size=self.reference_batch_size,
+            learning_rate=self.learning_rate,
+            rng=rng,
+        )
         inputs = targets.slots.inputs.flatten(0, 1).to(release.device)
         labels = targets.slots.labels.flatten().to(release.device)
         gained = _losses(reference, inputs, labels) - _losses(release.build(), inputs, labels)
         return Guesses(guesses=gained.view(targets.slots.count, -1).argmax(dim=1).cpu())
-
-    def _reference(self, release: Release, records: Records, rng: torch.Generator) -> nn.Module:
-        model = release.architecture().to(release.device).train()
-        optimizer = torch.optim.Adam(model.parameters(), lr=self.learning_rate)
-        for _ in range(self.reference_steps):
-            batch = records.take(torch.randint(len(records), (self.reference_batch_size,), generator=rng))
-            loss = nn.functional.cross_entropy(
-                model(batch.inputs.to(release.device)), batch.labels.to(release.device)
-            )
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-        return model.eval()
 
 
 def effective_slots(overlaps: Tensor, slots: int, simulations: int, rng: torch.Generator) -> float:
@@ -158,12 +154,6 @@ def effective_slots(overlaps: Tensor, slots: int, simulations: int, rng: torch.G
     independent = float((rate * (1 - rate)).sum())
     inflation = float(success.sum(1).var()) / independent if independent > 0 else 1.0
     return slots / max(1.0, inflation)
-
-
-def _mixture(exponent: Tensor, sample_rate: float) -> Tensor:
-    """log(1 - q + q exp(a)), without overflow."""
-    rate = torch.tensor(sample_rate, dtype=exponent.dtype, device=exponent.device)
-    return torch.logaddexp(torch.log1p(-rate).expand_as(exponent), rate.log() + exponent)
 
 
 def _vanishing_variance(rows: Tensor) -> float:

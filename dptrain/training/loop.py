@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
-from dptrain.contracts import Context, DptrainError, Plan, Records, Splits
+from dptrain.contracts import Context, DptrainError, Knowledge, Plan, Records, Splits
 from dptrain.privacy.dpsgd import Engine
 from dptrain.privacy.sampling import Sampler
 from dptrain.training import checkpoint
@@ -91,12 +91,12 @@ def train(
         keeper.pay(step, epsilon_at(step))
         sampled = session.sampler.draw()
         session.model.train()
-        loss, undecided = _accumulate(session, engine, records, sampled, settings.physical_batch_size)
+        loss, shares = _accumulate(session, engine, records, sampled, settings.physical_batch_size)
         if watch is not None:
             watch.before(session.model)
         engine.update()
         if watch is not None:
-            watch.after(step, sampled, records, engine.noise(), undecided)
+            watch.after(step, sampled, records, engine.noise(), shares)
         session.schedule.step()
         if session.average is not None:
             session.average.update_parameters(session.model)
@@ -116,7 +116,7 @@ def train(
 
 def _accumulate(
     session: Session, engine: Engine, records: Records, sampled: Tensor, size: int
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, dict[Knowledge, Tensor]]:
     """Add up a logical batch in physical ones; its summed loss, and what probes and canaries added.
 
     Those come last, so that the share of the sum which coins decided can be told apart exactly as
@@ -124,19 +124,29 @@ def _accumulate(
     """
     context = session.context
     loss = torch.zeros((), device=context.device)
-    is_canary = sampled >= len(records)
-    is_probe = torch.isin(sampled, torch.tensor(context.probed, dtype=sampled.dtype))
-    for chosen in (sampled[~is_probe & ~is_canary], sampled[is_probe]):
-        known = engine.total()
-        for part in chosen.split(size) if len(chosen) else ():
+
+    def add(chosen: Tensor) -> None:
+        nonlocal loss
+        for part in chosen.split(size):
             batch = records.take(part)
-            loss += engine.accumulate(
+            loss = loss + engine.accumulate(
                 batch.inputs.to(context.device, context.dtype), batch.labels.to(context.device)
             )
-    if context.canaries is not None:
+
+    is_canary = sampled >= len(records)
+    is_probe = torch.isin(sampled, torch.tensor(context.probed, dtype=sampled.dtype))
+    add(sampled[~is_probe & ~is_canary])
+    shares: dict[Knowledge, Tensor] = {}
+    if is_probe.any():
+        before = engine.total()
+        add(sampled[is_probe])
+        shares[Knowledge.PROBES] = engine.total() - before
+    if context.canaries is not None and is_canary.any():
+        before = engine.total()
         for rows in gradients(context.canaries, sampled[is_canary] - len(records), session.model):
             engine.accumulate_gradients(rows)
-    return loss, engine.total() - known
+        shares[Knowledge.CANARIES] = engine.total() - before
+    return loss, shares
 
 
 def _mask_states(device: torch.device) -> list[torch.Tensor]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from dptrain.contracts import Canaries, Observer, Records
+from dptrain.contracts import Canaries, Knowledge, Observer, Records
 from dptrain.privacy.dpsgd import RecordGradients
 
 
@@ -21,12 +21,13 @@ class NoisyStep:
     """
 
     step: int
+    sampling: str
     sample_rate: float
     noise_std: float
     noise: Tensor
     own: dict[int, Tensor]
     gradients: RecordGradients
-    open: Tensor
+    shares: Mapping[Knowledge, Tensor]  # of the sum, as the engine made it; missing: nothing was added
     remaining: Callable[[Canaries], Tensor]
 
     def view(self, slot: int) -> Tensor:
@@ -38,8 +39,8 @@ class NoisyStep:
     def lengths(self, canaries: Canaries) -> Tensor:
         return self.remaining(canaries).to(self.noise)
 
-    def undecided(self) -> Tensor:
-        return self.open
+    def undecided(self, on: Knowledge) -> Tensor:
+        return self.noise + self.shares[on] if on in self.shares else self.noise
 
 
 class Watch:
@@ -52,6 +53,7 @@ class Watch:
         gradients: RecordGradients,
         *,
         remaining: Callable[[Canaries], Tensor],
+        sampling: str,
         sample_rate: float,
         noise_std: float,
     ) -> None:
@@ -59,6 +61,7 @@ class Watch:
         self.planted = torch.tensor(planted)
         self.gradients = gradients
         self.remaining = remaining
+        self.sampling = sampling
         self.sample_rate = sample_rate
         self.noise_std = noise_std
 
@@ -66,8 +69,10 @@ class Watch:
         """Remember the weights that this step's gradients are taken at."""
         self.gradients.follow(model)
 
-    def after(self, step: int, sampled: Tensor, records: Records, noise: Tensor, undecided: Tensor) -> None:
-        """Show the finished step to every observer; `undecided`: what probes and canaries added to the sum."""
+    def after(
+        self, step: int, sampled: Tensor, records: Records, noise: Tensor, shares: Mapping[Knowledge, Tensor]
+    ) -> None:
+        """Show the finished step to every observer; `shares`: what probes and canaries added to the sum."""
         slots = torch.isin(self.planted, sampled).nonzero().squeeze(1).tolist()
         own = {}
         if slots:
@@ -76,12 +81,13 @@ class Watch:
             own = dict(zip(slots, rows, strict=True))
         seen = NoisyStep(
             step=step,
+            sampling=self.sampling,
             sample_rate=self.sample_rate,
             noise_std=self.noise_std,
             noise=noise,
             own=own,
             gradients=self.gradients,
-            open=undecided + noise,
+            shares=shares,
             remaining=self.remaining,
         )
         for observer in self.observers:

@@ -380,6 +380,13 @@ class Observation(Protocol):
         """How much each canary adds along its coordinate if it is sampled, after clipping: (canaries,)."""
         ...
 
+    def alone(self) -> float | None:
+        """Length of what one sampled probe added, as the engine made it, over max_grad_norm.
+
+        None where no probe was sampled, or where nothing is clipped.
+        """
+        ...
+
     def undecided(self, on: Knowledge) -> Tensor:
         """The noisy sum less all but the PROBES or CANARIES, as the engine summed them: (parameters,)."""
         ...
@@ -506,7 +513,8 @@ class Bets:
 
     `on` says what is scored, PROBES or CANARIES; `guesses`, fixed before any coin is seen, how many
     are bet on. None leaves the number to the judge, who plans it from the guarantee alone.
-    `noise` and `sampling` hold what the attack saw of the noise and of the batches, where it did.
+    `noise` and `sampling` hold what the attack saw of the noise and of the batches, where it did;
+    `longest` the longest contribution of a single record that it saw, over what clipping allows.
     """
 
     scores: Tensor
@@ -514,6 +522,7 @@ class Bets:
     guesses: int | None = None
     noise: NoiseSeen | None = None
     sampling: SamplingSeen | None = None
+    longest: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

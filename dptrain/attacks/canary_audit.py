@@ -42,6 +42,7 @@ class CanaryLikelihoods:
         self.squares = torch.zeros((), dtype=torch.float64)  # of the noise seen, over its variance
         self.blank_sums = torch.zeros(0, dtype=torch.float64)  # of each blank coordinate, over the steps
         self.counts = torch.zeros(len(canaries), dtype=torch.int64)
+        self.longest: float | None = None
         self.declared: tuple[str, float] | None = None  # sampling and its rate
         self.steps = 0
 
@@ -54,6 +55,9 @@ class CanaryLikelihoods:
         self.scores += sampled_at(exponent, step.sample_rate)
         self.steps += 1
         self.declared = step.sampling, step.sample_rate
+        alone = step.alone()
+        if alone is not None:
+            self.longest = alone if self.longest is None else max(alone, self.longest)
         if step.noise_std > 0:
             self._look_at_noise(seen / step.noise_std)
         else:
@@ -94,7 +98,7 @@ class CanaryLikelihoods:
             setattr(self, key, state[key])
 
 
-_REMEMBERED = ("scores", "squares", "blank_sums", "counts", "declared", "steps")
+_REMEMBERED = ("scores", "squares", "blank_sums", "counts", "longest", "declared", "steps")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,4 +125,5 @@ class CanaryAudit:
             guesses=self.guesses,
             noise=seen.noise,
             sampling=seen.sampling,
+            longest=seen.longest,
         )

@@ -18,7 +18,7 @@ from dptrain.privacy.dpsgd import Engine
 from dptrain.privacy.sampling import Sampler
 from dptrain.training import checkpoint
 from dptrain.training.canaries import gradients
-from dptrain.training.observe import Watch
+from dptrain.training.observe import Shares, Watch
 from dptrain.training.settings import Settings
 
 
@@ -116,7 +116,7 @@ def train(
 
 def _accumulate(
     session: Session, engine: Engine, records: Records, sampled: Tensor, size: int
-) -> tuple[Tensor, dict[Knowledge, Tensor]]:
+) -> tuple[Tensor, Shares]:
     """Add up a logical batch in physical ones; its summed loss, and what probes and canaries added.
 
     Those come last, so that the share of the sum which coins decided can be told apart exactly as
@@ -136,16 +136,19 @@ def _accumulate(
     is_canary = sampled >= len(records)
     is_probe = torch.isin(sampled, torch.tensor(context.probed, dtype=sampled.dtype))
     add(sampled[~is_probe & ~is_canary])
-    shares: dict[Knowledge, Tensor] = {}
+    shares = Shares()
     if is_probe.any():
         before = engine.total()
-        add(sampled[is_probe])
-        shares[Knowledge.PROBES] = engine.total() - before
+        probes = sampled[is_probe].roll(session.step)  # each probe's turn comes to be the first
+        add(probes[:1])  # by itself, so that its length can be seen
+        shares.alone = engine.total() - before
+        add(probes[1:])
+        shares.of[Knowledge.PROBES] = engine.total() - before
     if context.canaries is not None and is_canary.any():
         before = engine.total()
         for rows in gradients(context.canaries, sampled[is_canary] - len(records), session.model):
             engine.accumulate_gradients(rows)
-        shares[Knowledge.CANARIES] = engine.total() - before
+        shares.of[Knowledge.CANARIES] = engine.total() - before
     return loss, shares
 
 

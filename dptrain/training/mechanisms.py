@@ -159,9 +159,7 @@ def _train(
             context.planted,
             RecordGradients(model, make_loss(splits.class_prior), clipper),
             remaining=partial(lengths, model=model, clipper=clipper),
-            sampling=plan.sampling,
-            sample_rate=plan.sample_rate,
-            noise_std=0.0 if clipping is None else plan.noise_std,
+            plan=plan,
         )
     average = make_average(model, settings.average_decay) if settings.average_decay > 0 else None
     optimizer = settings.optimizer(model.parameters())

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from dptrain.contracts import Canaries, Knowledge, Observer, Records
+from dptrain.contracts import Canaries, Knowledge, Observer, Plan, Records
 from dptrain.privacy.dpsgd import RecordGradients
+
+
+@dataclass(kw_only=True)
+class Shares:
+    """What those that coins decided about added to a sum, as the engine made it; nothing: not sampled."""
+
+    of: dict[Knowledge, Tensor] = field(default_factory=dict)  # PROBES, CANARIES
+    alone: Tensor | None = None  # what a single probe added
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +36,8 @@ class NoisyStep:
     noise: Tensor
     own: dict[int, Tensor]
     gradients: RecordGradients
-    shares: Mapping[Knowledge, Tensor]  # of the sum, as the engine made it; missing: nothing was added
+    shares: Shares
+    max_grad_norm: float
     remaining: Callable[[Canaries], Tensor]
 
     def view(self, slot: int) -> Tensor:
@@ -39,8 +49,14 @@ class NoisyStep:
     def lengths(self, canaries: Canaries) -> Tensor:
         return self.remaining(canaries).to(self.noise)
 
+    def alone(self) -> float | None:
+        if self.shares.alone is None or math.isinf(self.max_grad_norm):
+            return None
+        return float(self.shares.alone.norm()) / self.max_grad_norm
+
     def undecided(self, on: Knowledge) -> Tensor:
-        return self.noise + self.shares[on] if on in self.shares else self.noise
+        share = self.shares.of.get(on)
+        return self.noise if share is None else self.noise + share
 
 
 class Watch:
@@ -53,25 +69,19 @@ class Watch:
         gradients: RecordGradients,
         *,
         remaining: Callable[[Canaries], Tensor],
-        sampling: str,
-        sample_rate: float,
-        noise_std: float,
+        plan: Plan,
     ) -> None:
         self.observers = observers
         self.planted = torch.tensor(planted)
         self.gradients = gradients
         self.remaining = remaining
-        self.sampling = sampling
-        self.sample_rate = sample_rate
-        self.noise_std = noise_std
+        self.plan = plan
 
     def before(self, model: torch.nn.Module) -> None:
         """Remember the weights that this step's gradients are taken at."""
         self.gradients.follow(model)
 
-    def after(
-        self, step: int, sampled: Tensor, records: Records, noise: Tensor, shares: Mapping[Knowledge, Tensor]
-    ) -> None:
+    def after(self, step: int, sampled: Tensor, records: Records, noise: Tensor, shares: Shares) -> None:
         """Show the finished step to every observer; `shares`: what probes and canaries added to the sum."""
         slots = torch.isin(self.planted, sampled).nonzero().squeeze(1).tolist()
         own = {}
@@ -81,9 +91,10 @@ class Watch:
             own = dict(zip(slots, rows, strict=True))
         seen = NoisyStep(
             step=step,
-            sampling=self.sampling,
-            sample_rate=self.sample_rate,
-            noise_std=self.noise_std,
+            sampling=self.plan.sampling,
+            sample_rate=self.plan.sample_rate,
+            noise_std=0.0 if math.isinf(self.plan.max_grad_norm) else self.plan.noise_std,
+            max_grad_norm=self.plan.max_grad_norm,
             noise=noise,
             own=own,
             gradients=self.gradients,

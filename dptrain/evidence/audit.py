@@ -1,0 +1,194 @@
+"""One-run audits, judged: what the bets of one attack certify, beside what is proved."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from scipy.stats import chi2, rankdata
+from torch import Tensor
+
+from dptrain.contracts import (
+    Bets,
+    ConfigError,
+    Guarantee,
+    Interval,
+    Knowledge,
+    Leakage,
+    NoiseSeen,
+    SamplingSeen,
+)
+from dptrain.evidence.one_run import certified_gaussian, certified_steinke, p_value_f, planned_guesses
+from dptrain.evidence.verdict import BROKEN, verdict
+
+UNPROVED_MU = 10.0  # what bets are planned for where nothing is proved
+ALARM = 1e-6  # a p-value of noise or batches below this is no accident
+ROUNDING = 1e-3  # relative, of sums in single precision
+
+_ON = {Knowledge.PROBES: "natural records", Knowledge.CANARIES: "canaries"}
+
+
+def judge_audit(
+    attack: str,
+    released: Bets,
+    control: Bets | None,
+    members: Tensor,
+    guarantee: Guarantee,
+    *,
+    rng: torch.Generator,
+    confidence: float,
+    interface: str = "",
+) -> Leakage:
+    """The epsilon that an attack's bets certify, beside the twin's and the one proved.
+
+    `members` (records,) bool are the coins. The implementation is broken where the certified
+    epsilon is above the proved one, where so many right bets are too improbable under this run's
+    own trade-off curve, where the noise is too small or repeats itself, where a record adds more
+    than clipping allows, or where batches (counted on the twin, where no noise hides them) are
+    more even than Poisson sampling makes them. Raises ConfigError where the attack asks for a
+    number of bets that cannot be split over both ends.
+    """
+    private = math.isfinite(guarantee.epsilon())
+    guesses = _guesses(attack, released, len(members), guarantee.mu if private else UNPROVED_MU, confidence)
+    correct = bet(released.scores, members, guesses, rng)
+
+    def certified(right: int) -> Interval:
+        epsilon = certified_gaussian(right, guesses, len(members), guarantee.delta, confidence)
+        return Interval(value=epsilon, low=epsilon, high=math.inf)
+
+    value = certified(correct)
+    twin = None if control is None else certified(bet(control.scores, members, guesses, rng))
+    bound = guarantee.epsilon() if private else None
+    curve = guarantee.membership_tpr
+    p_value = p_value_f(correct, guesses, len(members), curve) if private else 1.0
+    checks = _checks(released, control, members) if private else {}
+    alarms = _alarms(p_value, checks, confidence)
+    found = verdict(value=value, floor=0.0, control=twin, bound=bound)
+    return Leakage(
+        attack=attack,
+        metric="certified_epsilon",
+        value=value,
+        floor=0.0,
+        control=twin,
+        bound=bound,
+        detection_limit=certified(guesses).value,
+        verdict=BROKEN if alarms else found,
+        trials=guesses,
+        confidence=confidence,
+        interface=interface,
+        notes="; ".join([*alarms, _notes(released, len(members), guesses)]),
+        details={
+            "steinke": certified_steinke(correct, guesses, len(members), guarantee.delta, confidence),
+            "correct": float(correct),
+            "guesses": float(guesses),
+            "canaries": float(len(members)),
+            "p_value_of_guarantee": p_value,
+            "auc": auc(released.scores, members),
+            **checks,
+        },
+    )
+
+
+def bet(scores: Tensor, members: Tensor, guesses: int, rng: torch.Generator) -> int:
+    """How many bets are right when the guesses / 2 highest scores are called members, the lowest not.
+
+    Ties are broken by lot: a position may tell of a coin, a score must.
+    """
+    assert not scores.isnan().any(), "a score that is no number cannot be bet on"
+    lot = torch.randperm(len(scores), generator=rng)
+    ranked = members[lot[scores[lot].argsort(stable=True)]].bool()
+    half = guesses // 2
+    return int((~ranked[:half]).sum() + ranked[len(ranked) - half :].sum())
+
+
+def auc(scores: Tensor, members: Tensor) -> float:
+    """How often a member outscores a non-member, ties counted half; 0.5 where either is missing."""
+    ins = int(members.sum())
+    pairs = ins * (len(members) - ins)
+    if pairs == 0:
+        return 0.5
+    ranks = rankdata(scores.double().numpy())[members.bool().numpy()]
+    return (float(ranks.sum()) - ins * (ins + 1) / 2) / pairs
+
+
+def noise_p_values(noise: NoiseSeen) -> dict[str, float]:
+    """How probable so little noise is under an honest mechanism, and sums over the steps so large.
+
+    Sums of squares of standard normals are chi-square; noise that is drawn once and used again
+    adds up over the steps faster than their square root.
+    """
+    drawn = noise.steps * noise.coordinates
+    return {
+        "noise_std": math.sqrt(noise.each),
+        "noise_p_value": float(chi2.cdf(noise.each * drawn, drawn)),
+        "repeated_noise_p_value": float(chi2.sf(noise.summed * noise.coordinates, noise.coordinates)),
+    }
+
+
+def sampling_p_value(sampling: SamplingSeen, members: Tensor) -> float:
+    """How probable it is that Poisson sampling uses the members so evenly.
+
+    Their counts are binomial, and the sum of their standardised squares close to chi-square;
+    batches dealt from a shuffled deck give every member the same count, give or take one.
+    """
+    counts = sampling.counts[members].double()
+    expected = sampling.steps * sampling.sample_rate
+    spread = expected * (1 - sampling.sample_rate)
+    if spread == 0.0 or len(counts) == 0:
+        return 1.0
+    return float(chi2.cdf(float((counts - expected).square().sum()) / spread, len(counts)))
+
+
+def _checks(released: Bets, control: Bets | None, members: Tensor) -> dict[str, float]:
+    """What the attack saw of the mechanism's parts, beside its bets."""
+    found = {} if released.noise is None else noise_p_values(released.noise)
+    if released.longest is not None:
+        found["longest_contribution"] = released.longest
+    if control is not None and control.sampling is not None:
+        found["even_batches_p_value"] = sampling_p_value(control.sampling, members)
+    return found
+
+
+def _guesses(attack: str, bets: Bets, canaries: int, mu: float, confidence: float) -> int:
+    if bets.guesses is None:
+        return planned_guesses(mu, canaries, confidence)
+    if bets.guesses % 2 or not 2 <= bets.guesses <= canaries:
+        raise ConfigError(
+            f"attack.{attack}.guesses={bets.guesses} must be an even number from 2 to the {canaries} that "
+            "coins were flipped for, or null to have it planned"
+        )
+    return bets.guesses
+
+
+def _alarms(p_value: float, checks: dict[str, float], confidence: float) -> list[str]:
+    """The reasons, besides a certified epsilon above the bound, to call the implementation broken."""
+    alarms = []
+    if p_value < (1 - confidence) / 2:
+        alarms.append(
+            "broken: under the guarantee's own trade-off curve so many right bets have probability "
+            f"{p_value:.2g} at most"
+        )
+    if checks.get("noise_p_value", 1.0) < ALARM:
+        alarms.append(f"broken: the noise is {checks['noise_std']:.3f} times what is declared")
+    if checks.get("repeated_noise_p_value", 1.0) < ALARM:
+        alarms.append(
+            f"broken: the noise repeats itself over the steps (p {checks['repeated_noise_p_value']:.2g})"
+        )
+    if checks.get("longest_contribution", 0.0) > 1 + ROUNDING:
+        alarms.append(
+            f"broken: a record added {checks['longest_contribution']:.3f} times what clipping allows"
+        )
+    if checks.get("even_batches_p_value", 1.0) < ALARM:
+        alarms.append(
+            "broken: batches are more even than Poisson sampling makes them "
+            f"(p {checks['even_batches_p_value']:.2g})"
+        )
+    return alarms
+
+
+def _notes(bets: Bets, canaries: int, guesses: int) -> str:
+    fixed = "planned from the guarantee alone" if bets.guesses is None else "fixed by the attack beforehand"
+    return (
+        f"{guesses} bets on {canaries} {_ON[bets.on]}, their number {fixed}; a one-sided certificate, within "
+        "the Gaussian family (f-DP), where steinke's holds of every mechanism"
+    )

@@ -1,0 +1,96 @@
+"""Was this record trained on? Asked of the model's confidences, without models of the adversary's own.
+
+A model is surer of the label of a record that it was trained on (Yeom et al. 2018, "Privacy Risk
+in Machine Learning"). LiRA (lira.py) and RMIA (rmia.py) add what the model would say otherwise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from dptrain.attacks.reference import train_reference
+from dptrain.contracts import Bets, Knowledge, Records, Release, Scores, Targets
+
+LEAST = 1e-30  # stands for a confidence of zero; single precision shows others as small
+
+
+def true_class(confidences: Tensor, labels: Tensor) -> Tensor:
+    """The confidence in each record's label, never quite zero: (N,) float64 from (N, classes)."""
+    return confidences.double().gather(1, labels[:, None]).squeeze(1).clamp(min=LEAST)
+
+
+def log_odds(confidences: Tensor, labels: Tensor) -> Tensor:
+    """log p / (1 - p) of each record's label: (N,) float64, finite for every (N, classes).
+
+    Close to normal over trainings, unlike the loss (Carlini et al. 2022, "Membership Inference
+    Attacks From First Principles"). 1 - p is summed over the other classes: subtracted from one,
+    small values of it are lost.
+    """
+    shown = confidences.double()
+    mine = shown.gather(1, labels[:, None]).squeeze(1)
+    others = shown.scatter(1, labels[:, None], 0.0).sum(1)
+    zero = _zero(shown)
+    return mine.clamp(min=zero).log() - others.clamp(min=zero).log()
+
+
+def _zero(confidences: Tensor) -> float:
+    """What a zero stands for: half of the least number shown, such as 0.005 where two digits are shown.
+
+    A much smaller number would make the step from 0.01 to 0.00 outweigh all that is shown.
+    """
+    positive = confidences[confidences > 0]
+    return max(LEAST, float(positive.min()) / 2) if len(positive) else LEAST
+
+
+def probe_log_odds(release: Release, probes: Records) -> Tensor:
+    """The log-odds that a model's interface gives each probe's label: (probes,) float64."""
+    return log_odds(release.predict(probes.inputs), probes.labels)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossThreshold:
+    """Scores a probe by the log-odds of its label, which orders probes as their losses do."""
+
+    needs: ClassVar[frozenset[Knowledge]] = frozenset({Knowledge.CONFIDENCES, Knowledge.PROBES})
+
+    def run(self, release: Release, targets: Targets, rng: torch.Generator) -> Scores:  # noqa: ARG002
+        assert targets.probes is not None
+        return Scores(scores=probe_log_odds(release, targets.probes))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossBets:
+    """Bets on the probes of a one-run audit: log-odds of the label, less those of a reference model.
+
+    The reference has the release's architecture, is trained without privacy on the adversary's
+    own records, and says how hard a probe is (Watson et al. 2022, "On the Importance of
+    Difficulty Calibration"); `reference_steps=0` does without. `guesses=None` leaves the number
+    of bets to the judge.
+    """
+
+    needs: ClassVar[frozenset[Knowledge]] = frozenset({Knowledge.CONFIDENCES, Knowledge.PROBES})
+
+    guesses: int | None = None
+    reference_steps: int = 150
+    reference_batch_size: int = 128
+    learning_rate: float = 2e-3
+
+    def run(self, release: Release, targets: Targets, rng: torch.Generator) -> Bets:
+        assert targets.probes is not None
+        scores = probe_log_odds(release, targets.probes)
+        if self.reference_steps > 0:
+            reference = train_reference(
+                release,
+                targets.background,
+                steps=self.reference_steps,
+                batch_size=self.reference_batch_size,
+                learning_rate=self.learning_rate,
+                rng=rng,
+            )
+            # Behind the same interface, so that what it hides of the one it hides of the other.
+            scores -= probe_log_odds(replace(release, weights=reference.state_dict()), targets.probes)
+        return Bets(scores=scores, on=Knowledge.PROBES, guesses=self.guesses)

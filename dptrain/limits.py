@@ -1,0 +1,148 @@
+"""`fail_if`: conditions that end a run with an error, so that a team's CI can attack its own model."""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+
+from dptrain.contracts import ConfigError, Leakage, LimitExceeded, Report
+
+OPERATORS: dict[str, Callable[[float, float], bool]] = {
+    ">": operator.gt,
+    ">=": operator.ge,
+    "<": operator.lt,
+    "<=": operator.le,
+}
+FIELDS = ("value", "low", "high", "floor", "control", "bound")
+PLAIN = ("accuracy", "auroc", "loss", "epsilon", "delta")
+EXAMPLE = '"leakage.membership.low > bound" or "accuracy < 0.8"'
+
+_SHAPE = re.compile(r"^\s*([\w.]+)\s*(>=|<=|>|<)\s*([\w.+-]+)\s*$")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Condition:
+    """What must not be: a quantity of the report on the wrong side of a number or of another quantity.
+
+    `leakage.NAME[.METRIC][.FIELD]` stands for every leakage line whose attack is called NAME, or
+    begins with it; the field is `value` where none is named.
+    """
+
+    text: str
+    quantity: str
+    compare: str
+    limit: str
+
+    @classmethod
+    def parse(cls, text: str, attacks: Collection[str]) -> Condition:
+        """Read a condition; raises ConfigError where it cannot be read or names no attack of this run.
+
+        >>> Condition.parse("leakage.membership.low > bound", ["membership_loss"]).limit
+        'bound'
+        """
+        found = _SHAPE.match(text)
+        if found is None:
+            raise ConfigError(f"fail_if: {text!r} cannot be read; write it like {EXAMPLE}")
+        condition = cls(text=text.strip(), quantity=found[1], compare=found[2], limit=found[3])
+        head, _, rest = condition.quantity.partition(".")
+        limits = FIELDS if head == "leakage" else ()
+        if not (_is_number(condition.limit) or condition.limit in limits):
+            raise ConfigError(
+                f"fail_if: {condition.limit!r} in {text!r} is no number"
+                + (f" and none of {', '.join(FIELDS)}" if limits else "")
+                + f"; write it like {EXAMPLE}"
+            )
+        if head == "leakage":
+            attack = rest.partition(".")[0]
+            if not any(_named(name, attack) for name in attacks):
+                raise ConfigError(
+                    f"fail_if: {text!r} is about the attack {attack!r}, which this run does not make; its "
+                    f"attacks are {', '.join(attacks) or 'none'}"
+                )
+        elif condition.quantity not in PLAIN:
+            raise ConfigError(
+                f"fail_if: {condition.quantity!r} in {text!r} is unknown; use leakage.ATTACK.METRIC.FIELD or "
+                f"one of {', '.join(PLAIN)}"
+            )
+        return condition
+
+    def met(self, report: Report) -> Iterator[str]:
+        """Where the report meets the condition, one sentence each."""
+        for name, value, limit in self._compared(report):
+            if value is not None and limit is not None and OPERATORS[self.compare](value, limit):
+                yield f"{name}={value:.4g} {self.compare} {self._limit_named(limit)} (fail_if: {self.text})"
+
+    def _limit_named(self, limit: float) -> str:
+        return f"{limit:.4g}" if _is_number(self.limit) else f"{self.limit}={limit:.4g}"
+
+    def _compared(self, report: Report) -> Iterator[tuple[str, float | None, float | None]]:
+        if not self.quantity.startswith("leakage."):
+            yield self.quantity, _plain(report, self.quantity), float(self.limit)
+            return
+        attack, metric, field = self._parts()
+        for line in report.leakage:
+            if _named(line.attack, attack) and metric in ("", line.metric):
+                limit = float(self.limit) if _is_number(self.limit) else _field(line, self.limit)
+                name = ".".join(part for part in ("leakage", line.attack, line.metric, field) if part)
+                yield name, _field(line, field), limit
+
+    def _parts(self) -> tuple[str, str, str]:
+        """Attack, metric (may be empty), field."""
+        attack, *rest = self.quantity.split(".")[1:]
+        field = rest.pop() if rest and rest[-1] in FIELDS else "value"
+        return attack, ".".join(rest), field
+
+
+def parse(texts: Sequence[str], attacks: Collection[str]) -> tuple[Condition, ...]:
+    """All conditions; raises one ConfigError for all that are wrong."""
+    conditions, problems = [], []
+    for text in texts:
+        try:
+            conditions.append(Condition.parse(text, attacks))
+        except ConfigError as error:
+            problems.append(str(error))
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return tuple(conditions)
+
+
+def check(conditions: Sequence[Condition], report: Report) -> None:
+    """Raise LimitExceeded, naming every number that is beyond its limit."""
+    met = [sentence for condition in conditions for sentence in condition.met(report)]
+    if met:
+        raise LimitExceeded(
+            "\n".join(met) + f"\nthe run is complete ({report.folder}); lower privacy.epsilon, or the limit"
+        )
+
+
+def _named(name: str, wanted: str) -> bool:
+    return name == wanted or name.startswith(f"{wanted}_")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _plain(report: Report, name: str) -> float:
+    if name in ("epsilon", "delta"):
+        return float(report.guarantee[name])
+    return {
+        "accuracy": report.utility.accuracy.value,
+        "auroc": report.utility.auroc,
+        "loss": report.utility.loss,
+    }[name]
+
+
+def _field(line: Leakage, field: str) -> float | None:
+    if field in ("value", "low", "high"):
+        return float(getattr(line.value, field))
+    if field == "control":
+        return None if line.control is None else line.control.value
+    value = getattr(line, field)
+    return None if value is None else float(value)

@@ -1,0 +1,119 @@
+"""`fail_if`: what can be asked for, what is refused, and when it bites."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from dptrain import limits
+from dptrain.contracts import ConfigError, Interval, Leakage, LimitExceeded, Report, Utility
+
+ATTACKS = ("membership_loss", "membership_lira", "audit_canaries")
+
+
+def line(attack, metric, value, *, bound=None, control=None):
+    return Leakage(
+        attack=attack,
+        metric=metric,
+        value=Interval(value=value, low=value - 0.05, high=value + 0.05),
+        floor=0.5,
+        control=control,
+        bound=bound,
+        detection_limit=0.9,
+        verdict="leaks: above floor",
+        trials=100,
+    )
+
+
+@pytest.fixture
+def report(tmp_path: Path) -> Report:
+    return Report(
+        recipe="r",
+        mechanism="DPSGD",
+        data={},
+        utility=Utility(accuracy=Interval(value=0.8, low=0.7, high=0.9), auroc=0.85, loss=0.4, records=100),
+        control=None,
+        floor_accuracy=0.5,
+        guarantee={"epsilon": 3.0, "delta": 1e-5},
+        epsilon_by_step=(),
+        holdout_by_step=(),
+        tradeoff=(),
+        leakage=(
+            line("membership_loss", "auc", 0.62, bound=0.7),
+            line("membership_loss", "tpr_at_fpr_0.01", 0.2, bound=0.1),
+            line("audit_canaries", "certified_epsilon", 0.8, bound=3.0),
+        ),
+        gallery=None,
+        seconds={},
+        folder=tmp_path,
+        reproduce="python -m dptrain",
+    )
+
+
+def met(report, *texts):
+    try:
+        limits.check(limits.parse(texts, ATTACKS), report)
+    except LimitExceeded as error:
+        return str(error)
+    return None
+
+
+@pytest.mark.parametrize(
+    ("text", "beyond"),
+    [
+        ("leakage.membership.low > bound", "leakage.membership_loss.tpr_at_fpr_0.01.low=0.15 > bound=0.1"),
+        ("leakage.membership.auc > 0.6", "leakage.membership_loss.auc.value=0.62 > 0.6"),
+        ("leakage.membership.auc.high >= 0.67", "auc.high=0.67 >= 0.67"),
+        ("leakage.membership_loss.tpr_at_fpr_0.01.value > 0.1", "tpr_at_fpr_0.01.value=0.2 > 0.1"),
+        ("leakage.audit_canaries.value > 0.5", "certified_epsilon.value=0.8 > 0.5"),
+        ("accuracy < 0.85", "accuracy=0.8 < 0.85"),
+        ("epsilon > 1", "epsilon=3 > 1"),
+    ],
+)
+def test_a_number_beyond_its_limit_is_named(report, text, beyond):
+    assert beyond in met(report, text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "leakage.membership.auc.low > bound",
+        "leakage.membership.auc > 0.63",
+        "leakage.membership_lira.auc > 0.1",  # made no line
+        "leakage.membership.value < control",  # there is none
+        "accuracy < 0.8",
+        "epsilon > 3",
+    ],
+)
+def test_a_number_within_its_limit_is_not(report, text):
+    assert met(report, text) is None
+
+
+def test_all_that_is_beyond_is_named_at_once(report):
+    said = met(report, "accuracy < 0.9", "epsilon > 1")
+    assert "accuracy=0.8" in said
+    assert "epsilon=3" in said
+
+
+def test_no_bound_is_no_breach(report):
+    unbounded = replace(report, leakage=(line("membership_loss", "auc", 0.99),))
+    assert met(unbounded, "leakage.membership.low > bound") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("accuracy", "cannot be read"),
+        ("accuracy = 0.5", "cannot be read"),
+        ("accuracy < bound", "is no number"),
+        ("leakage.membership.low > ceiling", "is no number and none of value, low"),
+        ("leakage.inversion.low > 0.5", "which this run does not make; its attacks are membership_loss"),
+        ("precision < 0.5", "is unknown"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_before_training(text, why):
+    with pytest.raises(ConfigError, match=r"fail_if") as error:
+        limits.parse([text, "accuracy < 0.1"], ATTACKS)
+    assert why in str(error.value)

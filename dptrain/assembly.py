@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 from dptrain.assets import build, factory
-from dptrain.config import Config
-from dptrain.contracts import Attack, ConfigError, Knowledge, Mechanism, Splits, Streams
+from dptrain.config import Config, Release
+from dptrain.contracts import Attack, ConfigError, Knowledge, Mechanism, Output, Splits, Streams
 from dptrain.models.normalise import Normalise
+from dptrain.models.output import make_output
 from dptrain.privacy.plan import Rates
 from dptrain.tracking import MLflow, NoTracking
 from dptrain.training.mechanisms import NonPrivate
@@ -33,7 +34,8 @@ class Parts:
 
     source: Source
     mechanism: Mechanism
-    twin: Mechanism | None  # None: switched off, or the mechanism is not private itself
+    plain: Mechanism  # the same training without privacy
+    twin: Mechanism | None  # `plain`; None: switched off, or the mechanism is not private itself
     attacks: dict[str, Attack]
     tracking: MLflow | NoTracking
 
@@ -71,10 +73,16 @@ def assemble(config: Config) -> Parts:
     }
     if problems:
         raise ConfigError("\n".join(problems))
-    twin = None
-    if config.control.enabled and not isinstance(mechanism, NonPrivate):
-        twin = NonPrivate(settings=twin_settings)
-    return Parts(source=source, mechanism=mechanism, twin=twin, attacks=attacks, tracking=tracking)
+    plain = NonPrivate(settings=twin_settings)
+    wanted = config.control.enabled and not isinstance(mechanism, NonPrivate)
+    return Parts(
+        source=source,
+        mechanism=mechanism,
+        plain=plain,
+        twin=plain if wanted else None,
+        attacks=attacks,
+        tracking=tracking,
+    )
 
 
 def make_model(config: Config, mechanism: Mechanism, splits: Splits, streams: Streams) -> nn.Module:
@@ -100,6 +108,17 @@ def make_model(config: Config, mechanism: Mechanism, splits: Splits, streams: St
             f"(2, {splits.num_classes}), one a class of data `{splits.name}`"
         )
     return mechanism.prepare(model)
+
+
+def make_outputs(release: Release) -> tuple[Output | None, ...]:
+    """The interfaces that attacks by query meet: confidences as they are, then those asked for."""
+    names = dict.fromkeys([release.output, *release.compare])
+    asked = [
+        make_output(name, top_k=release.top_k, digits=release.digits, temperature=release.temperature)
+        for name in names
+        if name not in ("weights", "confidences")
+    ]
+    return (None, *asked)
 
 
 def _settings(config: Config) -> Settings:

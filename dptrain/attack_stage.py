@@ -3,36 +3,39 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from torch import nn
 
-from dptrain.config import Evidence
+from dptrain.coins import Coins
 from dptrain.contracts import (
     Attack,
     Context,
+    Exposed,
     Findings,
     Gallery,
-    Guarantee,
-    Guesses,
     Images,
     Knowledge,
     Leakage,
     Observation,
     Observer,
+    Output,
+    Records,
     Release,
+    Scores,
+    Shadows,
     Splits,
     Streams,
     Targets,
 )
-from dptrain.evidence.class_inversion import judge_class_inversion
-from dptrain.evidence.evaluator import train_judge
-from dptrain.evidence.reconstruction import judge_reconstruction
-from dptrain.evidence.slots import Planting
+from dptrain.evidence.membership import exposure
+from dptrain.judging import Court
 
 UNTRAINED = 3  # models that a floor is averaged over: a single one may favour a class by chance
+FAINT = 1e-3  # how long the twin's canaries are beside the release's: without noise any length shows
 
 
 class Timed:
@@ -56,9 +59,10 @@ class Timed:
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """A model under attack: its release, and what each attack saw of its training."""
+    """A model under attack: its release, what is public of its records, what attacks saw of its training."""
 
     release: Release
+    targets: Targets
     seen: dict[str, Timed] = field(default_factory=dict)
     fit_seconds: float = 0.0  # with the attacks looking on
 
@@ -67,30 +71,54 @@ class Subject:
         """The share of `fit_seconds` that belongs to the attacks."""
         return sum(seen.seconds for seen in self.seen.values())
 
-    def as_seen_by(self, attack: str) -> Release:
+    def as_seen_by(self, attack: str, output: Output | None) -> Release:
+        """The release as an attack meets it: with what it saw of the training, through this interface."""
         seen = self.seen.get(attack)
-        return self.release if seen is None else replace(self.release, transcript=seen.observer)
+        return replace(self.release, output=output, transcript=None if seen is None else seen.observer)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """The attacks of a run, and what is public about the records that they aim at."""
+    """The attacks of a run, what is public about the records that they aim at, and what coins decided."""
 
     attacks: dict[str, Attack]
     targets: Targets
-    planting: Planting | None
+    coins: Coins
 
     @classmethod
-    def prepare(cls, attacks: dict[str, Attack], splits: Splits, planting: Planting | None) -> Stage:
+    def prepare(cls, attacks: dict[str, Attack], splits: Splits, coins: Coins) -> Stage:
+        probes = None if coins.drawing is None else coins.drawing.probes
         targets = Targets(
             classes=splits.classes,
             shape=splits.shape,
             bounds=splits.bounds,
             mean=splits.mean,
             background=splits.holdout,
-            slots=None if planting is None else planting.slots,
+            slots=None if coins.planting is None else coins.planting.slots,
+            probes=probes,
+            canaries=None if coins.sowing is None else coins.sowing.canaries,
+            sensitive=splits.sensitive,
+            subjects={}
+            if probes is None
+            else {
+                column.name: Records(column.hide(probes.inputs), probes.labels) for column in splits.sensitive
+            },
         )
-        return cls(attacks=attacks, targets=targets, planting=planting)
+        return cls(attacks=attacks, targets=targets, coins=coins)
+
+    def for_twin(self) -> Stage:
+        """The same stage for a training without noise, in which the canaries are faint."""
+        if self.coins.sowing is None:
+            return self
+        sowing = self.coins.sowing.scaled(FAINT)
+        return replace(
+            self,
+            coins=replace(self.coins, sowing=sowing),
+            targets=replace(self.targets, canaries=sowing.canaries),
+        )
+
+    def with_shadows(self, shadows: Shadows) -> Stage:
+        return replace(self, targets=replace(self.targets, shadows=shadows))
 
     def observers(self) -> dict[str, Timed]:
         """A fresh observer for each attack that watches the training."""
@@ -101,77 +129,104 @@ class Stage:
         }
 
     def watched(self, context: Context, observers: dict[str, Timed]) -> Context:
-        """The surroundings of a training that these observers look on at."""
-        positions = () if self.planting is None else self.planting.positions
-        return replace(context, observers=tuple(observers.values()), planted=positions)
+        """The surroundings of a training that these observers look on at, with what the coins put into it."""
+        coins = self.coins
+        return replace(
+            context,
+            observers=tuple(observers.values()),
+            planted=() if coins.planting is None else coins.planting.positions,
+            probed=() if coins.drawing is None else coins.drawing.positions,
+            canaries=None if coins.sowing is None else coins.sowing.sown,
+        )
+
+
+@dataclass(kw_only=True)
+class Measured:
+    """What came out of the stage."""
+
+    leakage: list[Leakage] = field(default_factory=list)
+    gallery: Gallery | None = None
+    queries: dict[str, tuple[tuple[int, float, float | None], ...]] = field(default_factory=dict)
+    exposed: tuple[Exposed, ...] = ()
 
 
 def measure(
     stage: Stage,
     subject: Subject,
     twin: Subject | None,
-    splits: Splits,
-    guarantee: Guarantee,
+    court: Court,
     streams: Streams,
-    evidence: Evidence,
+    outputs: Sequence[Output | None],
     *,
     show: Callable[[str], Any],
-) -> tuple[list[Leakage], Gallery | None]:
-    """Run each attack on all that it must be compared on, and judge it; `show` announces each by name."""
-    leakage: list[Leakage] = []
-    gallery = None
+) -> Measured:
+    """Run each attack on all that it must be compared on, and have it judged; `show` announces each by name.
+
+    Attacks by query meet the model through each of the `outputs`; those that hold the weights or
+    the noisy gradients meet it as it is.
+    """
+    measured = Measured()
+    scores: dict[str, Scores] = {}
     for name, attack in stage.attacks.items():
-        with show(f"attack: {name.replace('_', ' ')}"):
+        for output in outputs if by_query(attack) else (None,):
+            interface = "" if not by_query(attack) else "confidences" if output is None else output.name
+            title = f"attack: {name.replace('_', ' ')}"
+            with show(title if output is None else f"{title}, {interface.replace('_', ' ')}"):
 
-            def run(target: Subject, name: str = name, attack: Attack = attack) -> Findings:
-                # The same stream each time: release and twin meet the very same attack.
-                return attack.run(target.as_seen_by(name), stage.targets, streams.seeded(f"attack/{name}"))
+                def run(
+                    target: Subject, name: str = name, attack: Attack = attack, output: Output | None = output
+                ) -> Findings:
+                    # The same stream each time: release and twin meet the very same attack.
+                    release = target.as_seen_by(name, output)
+                    return attack.run(release, target.targets, streams.seeded(f"attack/{name}"))
 
-            found = run(subject)
-            control: Any = None if twin is None else run(twin)
-            if isinstance(found, Guesses):
-                assert stage.planting is not None, f"{name} guessed at slots that nobody planted"
-                prior: Any = None
-                if Knowledge.TRANSCRIPT not in attack.needs:  # of which the untrained model has none
-                    prior = run(Subject(release=untrained(subject.release, 0)))
-                leakage.append(
-                    judge_reconstruction(
-                        name,
-                        found,
-                        control,
-                        stage.planting.truth,
-                        stage.planting.slots.candidates,
-                        guarantee,
-                        floor=prior,
-                        confidence=evidence.confidence,
-                    )
-                )
-            else:
-                floor = [run(Subject(release=untrained(subject.release, n))) for n in range(UNTRAINED)]
-                lines, gallery = judge_class_inversion(
-                    found,
-                    control,
-                    _together(floor),
-                    splits,
-                    train_judge(splits, streams.seeded("judge"), device=subject.release.device),
-                    guarantee,
-                    streams.seeded("permutations"),
-                    confidence=evidence.confidence,
-                    permutations=evidence.permutations,
-                )
-                leakage += lines
-    return leakage, gallery
+                found = run(subject)
+                control = None if twin is None else run(twin)
+                prior = floor(attack, found, subject, run)
+                verdict = court.judge(name, found, control, prior, interface=interface)
+            measured.leakage += verdict.leakage
+            measured.gallery = measured.gallery or verdict.gallery
+            if output is None:
+                if verdict.queries:
+                    measured.queries[name] = verdict.queries
+                if isinstance(found, Scores):
+                    scores[name] = found
+    if scores and court.coins.drawing is not None:
+        measured.exposed = exposure(scores, court.coins.drawing)
+    return measured
 
 
-def untrained(release: Release, seed: int) -> Release:
+def by_query(attack: Attack) -> bool:
+    """Whether an attack meets the model through its prediction interface alone."""
+    return not attack.needs & {Knowledge.WEIGHTS, Knowledge.TRANSCRIPT}
+
+
+def floor(
+    attack: Attack, found: Findings, subject: Subject, run: Callable[[Subject], Findings]
+) -> Findings | None:
+    """What the attack makes of models that were never trained; None where its judge needs no such floor."""
+    if Knowledge.TRANSCRIPT in attack.needs:  # of which an untrained model has none
+        return None
+    if isinstance(found, Images):
+        found_there = [run(untrained(subject, number)) for number in range(UNTRAINED)]
+        return _together(found_there)
+    return run(untrained(subject, 0)) if Knowledge.SLOTS in attack.needs else None
+
+
+def untrained(subject: Subject, seed: int) -> Subject:
     """The same architecture with fresh weights: what an attack makes of its prior alone."""
-    model = release.architecture()
+    weights = reinitialise(subject.release.architecture(), seed).state_dict()
+    return Subject(release=replace(subject.release, weights=weights), targets=subject.targets)
+
+
+def reinitialise(model: nn.Module, seed: int) -> nn.Module:
+    """This model with every layer's weights drawn afresh."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         for layer in model.modules():
             if hasattr(layer, "reset_parameters"):
                 layer.reset_parameters()  # type: ignore[operator]
-    return replace(release, weights=model.state_dict())
+    return model
 
 
 def _together(parts: list[Any]) -> Images:

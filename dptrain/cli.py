@@ -7,17 +7,16 @@ from pathlib import Path
 
 import torch
 
-from dptrain import runs
+from dptrain import audit, pipeline, runs
 from dptrain.config import Config, parse
-from dptrain.contracts import BrokenGuarantee, ConfigError, DptrainError
-from dptrain.pipeline import run
+from dptrain.contracts import BrokenGuarantee, ConfigError, DptrainError, LimitExceeded
 from dptrain.report.console import Console
 
-FAILED, BROKEN, INTERRUPTED = 2, 3, 130
+FAILED, BROKEN, BEYOND, INTERRUPTED = 2, 3, 4, 130
 
 
 def main(order: runs.Order, sweep_folder: Path | None) -> None:
-    """Carry out an order; exits with 2 on an error to cure, 3 on a broken guarantee, 130 on Ctrl-C."""
+    """Carry out an order; exits with 2 on errors, 3 on a broken guarantee, 4 on `fail_if`, 130 on Ctrl-C."""
     console = Console()
     folder: Path | None = None
     try:
@@ -26,13 +25,18 @@ def main(order: runs.Order, sweep_folder: Path | None) -> None:
             folder, order = _resumed(config, order)
             config = parse(order.config)
         else:
-            folder = runs.new_folder(sweep_folder or Path(config.output), order.recipe)
+            name = order.recipe if config.task == "train" else "audit"
+            folder = runs.new_folder(sweep_folder or Path(config.output), name)
         if config.threads is not None:
             torch.set_num_threads(config.threads)
+        run = audit.run if config.task == "audit" else pipeline.run
         run(config, order, folder, console)
     except BrokenGuarantee as error:
         console.error(error)
         sys.exit(BROKEN)
+    except LimitExceeded as error:
+        console.error(error)
+        sys.exit(BEYOND)
     except DptrainError as error:
         console.error(error)
         sys.exit(FAILED)

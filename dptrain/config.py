@@ -80,6 +80,41 @@ class Evidence:
         Annotated[float, Field(ge=0.5, lt=1)], Field(description="a probability such as 0.95")
     ] = 0.95
     permutations: Annotated[Annotated[int, Field(ge=100)], Field(description="at least 100")] = 1000
+    probes: Annotated[
+        Annotated[int, Field(ge=20)],
+        Field(description="a whole number such as 400: records of which a coin decides if they are used"),
+    ] = 400
+    mislabelled: Annotated[
+        Annotated[float, Field(ge=0, le=1)],
+        Field(description="the share of the probes that get a wrong label, such as 0 or 0.1"),
+    ] = 0.0
+    canaries: Annotated[Count, Field(description="a whole number such as 1000")] = 1000
+    canary_norm: Annotated[Positive, Field(description="length of a canary, in max_grad_norm")] = 10.0
+
+
+Outputs = Literal["weights", "confidences", "top_k", "rounded", "temperature", "labels_only"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Release:
+    """What is given away of the model; with task=audit, also which model: `release=PATH_OR_RUN_ID`."""
+
+    __pydantic_config__ = FORBID
+
+    output: Annotated[
+        Outputs, Field(description="weights, confidences, top_k, rounded, temperature or labels_only")
+    ] = "weights"
+    top_k: Annotated[Count, Field(description="how many of the confidences are shown, such as 1")] = 1
+    digits: Annotated[Annotated[int, Field(ge=0)], Field(description="decimals, such as 1")] = 1
+    temperature: Annotated[Positive, Field(description="what log-confidences are divided by, such as 4")] = (
+        4.0
+    )
+    compare: Annotated[
+        list[Outputs], Field(description="a list such as [top_k,labels_only] that attacks by query meet too")
+    ] = field(default_factory=list)
+    source: Annotated[
+        str | None, Field(description="with task=audit: a run folder, a run id, or a file of weights")
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +135,10 @@ class Config:
 
     __pydantic_config__ = FORBID
 
+    task: Annotated[
+        Literal["train", "audit"],
+        Field(description="train, or audit: attack the model that release=... names, without training it"),
+    ] = "train"
     seed: Annotated[int, Field(ge=0, description="a whole number such as 0")] = 0
     deterministic: Annotated[
         bool,
@@ -112,10 +151,14 @@ class Config:
     threads: Annotated[Count | None, Field(description="CPU threads, or null for all")] = None
     output: Annotated[str, Field(min_length=1, description="a folder")] = "runs"
     resume: Annotated[str | None, Field(description="a run folder, or latest")] = None
+    fail_if: Annotated[
+        list[str], Field(description='a list of conditions such as ["leakage.membership.auc.low > 0.6"]')
+    ] = field(default_factory=list)
     privacy: Privacy = field(default_factory=Privacy)
     training: Training = field(default_factory=lambda: Training(steps=100))
     evidence: Evidence = field(default_factory=Evidence)
     control: Control = field(default_factory=Control)
+    release: Release = field(default_factory=Release)
     data: Component = field(default_factory=dict)
     model: Component = field(default_factory=dict)
     optimizer: Component = field(default_factory=dict)
@@ -136,18 +179,35 @@ def parse(values: Mapping[str, Any]) -> Config:
     """The configuration in these values; raises one ConfigError that names everything wrong with them."""
     problems: list[str] = []
     config = None
+    values = _with_release(values)
     try:
-        config = TypeAdapter(Config).validate_python(dict(values))
+        config = TypeAdapter(Config).validate_python(values)
     except ValidationError as error:
         problems += [_problem(dict(detail)) for detail in error.errors()]
     problems += _privacy_problems({**asdict(Privacy()), **_section(values, "privacy")})
     problems += _training_problems({**asdict(Training()), **_section(values, "training")})
     problems += _component_problems(values)
+    problems += _task_problems(values)
     if config is not None and config.device in ("cuda", "mps") and not _available(config.device):
         problems.append(f"device={config.device} is not available on this machine; use device=auto")
     if problems or config is None:
         raise ConfigError("\n".join(problems))
     return config
+
+
+def _with_release(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values, `release=PATH` being short for `release.source=PATH`."""
+    release = values.get("release")
+    return {**values, **({"release": {"source": release}} if isinstance(release, str) else {})}
+
+
+def _task_problems(values: Mapping[str, Any]) -> list[str]:
+    source = _section(values, "release").get("source")
+    if values.get("task") == "audit" and source is None:
+        return ["task=audit needs a model: give release=PATH, a run folder or run id of dptrain, or weights"]
+    if values.get("task") != "audit" and source is not None:
+        return [f"release={source} names a model to attack; add task=audit, or leave it out to train one"]
+    return []
 
 
 def _problem(detail: dict[str, Any]) -> str:

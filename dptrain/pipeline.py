@@ -10,17 +10,17 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from dptrain import limits, runs, summary, sweep
 from dptrain import report as documents
-from dptrain import runs, summary, sweep
-from dptrain.assembly import Parts, assemble, make_model
+from dptrain.assembly import Parts, assemble, make_model, make_outputs
 from dptrain.attack_stage import Stage, Subject, measure
+from dptrain.coins import draw, sow_canaries
 from dptrain.config import Config
 from dptrain.contracts import (
     BrokenGuarantee,
     Budget,
     Context,
     Guarantee,
-    Knowledge,
     Mechanism,
     Report,
     Splits,
@@ -28,27 +28,31 @@ from dptrain.contracts import (
     Tracker,
     Utility,
 )
-from dptrain.evidence.slots import Planting, plant
-from dptrain.evidence.utility import majority_share, measure_utility
+from dptrain.evidence.utility import measure_utility
 from dptrain.evidence.verdict import BROKEN
+from dptrain.judging import Court
 from dptrain.privacy.plan import default_delta
 from dptrain.report.console import Console
+from dptrain.shadows import ShadowTrainer
 from dptrain.tracking import NullRun
 from dptrain.training import checkpoint
+
+# The sections of the configuration that have a say in what a training comes to.
+SHAPES_A_TRAINING = ("model", "optimizer", "mechanism", "training", "privacy", "control", "dtype")
 
 
 def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Report:
     """Train, account, attack, report; raises BrokenGuarantee if an attack beats its bound."""
     started = time.perf_counter()
     parts = assemble(config)
+    conditions = limits.parse(config.fail_if, parts.attacks)
     streams = Streams(config.seed, config.deterministic)
-    splits, planting = load(config, parts, streams)
+    splits, coins = draw(parts.source.load(streams.seeded("data")), parts.needs, config.evidence, streams)
     model = make_model(config, parts.mechanism, splits, streams)
     budget = make_budget(config, splits)
     plan = parts.mechanism.plan(splits, budget)
-    stage = Stage.prepare(parts.attacks, splits, planting)
+    coins = sow_canaries(coins, parts.needs, model, plan, config.evidence, streams)
     device = choose_device(config.device)
-    mechanism = type(parts.mechanism).__name__
 
     console.briefing(
         summary.brief(
@@ -57,7 +61,7 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
             plan,
             budget,
             recipe=order.recipe,
-            mechanism=mechanism,
+            mechanism=type(parts.mechanism).__name__,
             attacks=tuple(parts.attacks),
             device=device,
             folder=folder,
@@ -65,7 +69,7 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
     )
     runs.start(folder, order)
     with parts.tracking.open(folder.name, folder, runs.recall(folder, "tracked_as")) as tracker:
-        runs.remember(folder, tracked_as=tracker.run_id)
+        runs.remember(folder, tracked_as=tracker.run_id, records=coins.fingerprint(splits))
         tracker.params(asdict(config))
         here = Context(
             streams=streams,
@@ -76,31 +80,39 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
         )
         there = replace(here, tracker=NullRun(), folder=None)  # the twin never leaves the process
 
+        stage = Stage.prepare(parts.attacks, splits, coins)
+        shadows = make_shadows(config, parts, model, stage, splits, budget, there, console)
+        stage = stage.with_shadows(shadows)
         subject, guarantee = fit("train", parts.mechanism, model, splits, budget, here, stage, console)
         trained = time.perf_counter()
         twin = None
         if parts.twin is not None:
-            twin, _ = fit("train the twin", parts.twin, model, splits, budget, there, stage, console)
-        leakage, gallery = measure(
-            stage, subject, twin, splits, guarantee, streams, config.evidence, show=console.stage
+            faint = stage.for_twin().with_shadows(replace(shadows, mechanism=shadows.plain))
+            twin, _ = fit("train the twin", parts.twin, model, splits, budget, there, faint, console)
+        court = Court(
+            splits=splits,
+            coins=coins,
+            guarantee=guarantee,
+            streams=streams,
+            evidence=config.evidence,
+            device=device,
         )
-        statement = guarantee.statement()
+        outputs = make_outputs(config.release)
+        measured = measure(stage, subject, twin, court, streams, outputs, show=console.stage)
+        statement = {**guarantee.statement(), "interface": config.release.output}
         if order.sweep and plan is not None:
             statement["sweep"] = sweep.spent_together(folder.parent, plan, budget.delta)
 
-        report = Report(
+        report = summary.compose(
+            splits,
+            measured,
+            guarantee,
+            statement,
             recipe=order.recipe,
-            mechanism=mechanism,
-            data=summary.describe(splits),
+            mechanism=type(parts.mechanism).__name__,
             utility=utility(subject, splits, config),
             control=None if twin is None else utility(twin, splits, config),
-            floor_accuracy=majority_share(splits.test),
-            guarantee=statement,
-            epsilon_by_step=guarantee.curve,
             holdout_by_step=subject.release.published,
-            tradeoff=summary.tradeoff(guarantee),
-            leakage=tuple(leakage),
-            gallery=gallery,
             seconds={
                 "train": subject.fit_seconds - subject.watched_seconds,
                 "attack": subject.watched_seconds + time.perf_counter() - trained,
@@ -112,21 +124,8 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
         publish(report, subject, torch.zeros(2, *splits.shape), tracker)
         console.report(report, parts.tracking.command)
         refuse_broken(report)
+        limits.check(conditions, report)
     return report
-
-
-def load(config: Config, parts: Parts, streams: Streams) -> tuple[Splits, Planting | None]:
-    """The records, with some planted among those to train on where an attack needs them."""
-    splits = parts.source.load(streams.seeded("data"))
-    if Knowledge.SLOTS not in parts.needs:
-        return splits, None
-    return plant(
-        splits,
-        slots=config.evidence.slots,
-        candidates=config.evidence.candidates,
-        rng=streams.seeded("candidates"),
-        coins=streams.seeded("coins"),
-    )
 
 
 def make_budget(config: Config, splits: Splits) -> Budget:
@@ -155,6 +154,35 @@ def choose_device(name: str) -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
+def make_shadows(
+    config: Config,
+    parts: Parts,
+    model: nn.Module,
+    stage: Stage,
+    splits: Splits,
+    budget: Budget,
+    context: Context,
+    console: Console,
+) -> ShadowTrainer:
+    """The adversary who trains models of their own, should an attack ask for them."""
+    drawing = stage.coins.drawing
+    values = asdict(config)
+    return ShadowTrainer(
+        mechanism=parts.mechanism,
+        plain=parts.plain,
+        model=model,
+        known=splits if drawing is None else drawing.known(splits),
+        probes=splits.holdout if drawing is None else drawing.probes,
+        budget=budget,
+        context=context,
+        recipe={
+            key: values[key] for key in ("model", "optimizer", "mechanism", "training", "privacy", "control")
+        },
+        folder=Path(config.output) / "shadows",
+        show=console.training,
+    )
+
+
 def fit(
     title: str,
     mechanism: Mechanism,
@@ -172,7 +200,7 @@ def fit(
         watched = replace(stage.watched(context, observers), progress=progress)
         release, guarantee = mechanism.fit(copy.deepcopy(model), splits, budget, watched)
     seconds = time.perf_counter() - started
-    return Subject(release=release, seen=observers, fit_seconds=seconds), guarantee
+    return Subject(release=release, targets=stage.targets, seen=observers, fit_seconds=seconds), guarantee
 
 
 def utility(subject: Subject, splits: Splits, config: Config) -> Utility:
@@ -189,6 +217,12 @@ def publish(report: Report, subject: Subject, example: Tensor, tracker: Tracker)
     """
     model = subject.release.build().cpu()
     torch.save(model.state_dict(), report.folder / "weights.pt")
+    record(report, tracker)
+    tracker.model(model, example)
+
+
+def record(report: Report, tracker: Tracker) -> None:
+    """Write the report into the run folder, and hand it to the tracker."""
     written = documents.write(report)
     checkpoint.remove(report.folder)  # the run is complete, whatever becomes of its record elsewhere
     for path in written:
@@ -196,16 +230,15 @@ def publish(report: Report, subject: Subject, example: Tensor, tracker: Tracker)
     for name, value, step in summary.metrics(report):
         tracker.metric(name, value, step)
     tracker.tags(summary.tags(report))
-    tracker.model(model, example)
 
 
 def refuse_broken(report: Report) -> None:
     """End loudly where an attack has measured more than the guarantee allows."""
-    broken = [line for line in report.leakage if line.verdict == BROKEN]
+    broken = [line for line in report.leakage if line.verdict.startswith(BROKEN)]
     if broken:
         line = broken[0]
         raise BrokenGuarantee(
-            f"{line.attack}/{line.metric}={line.value.value:.3f}, at least {line.value.low:.3f}, is above "
-            f"the proved bound {line.bound:.3f}: the training is not as private as its guarantee says. "
+            f"{line.attack}/{line.metric}={line.value.value:.3f}, at least {line.value.low:.3f}, beside the "
+            f"proved bound {line.bound:.3f}: the training is not as private as its guarantee says. "
             f"Do not release this model; report the run ({report.folder}) to the maintainers"
         )

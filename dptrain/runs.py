@@ -67,13 +67,26 @@ def find(resume: str, output: Path) -> tuple[Path, Order]:
     if (folder / REPORT).exists():
         checkpoint.remove(folder)  # a run killed in its last moment may have left it
         raise ConfigError(f"resume={resume}: {folder} is complete; its report is {folder / 'report.md'}")
+    return folder, read(folder)
+
+
+def read(folder: Path) -> Order:
+    """What a run folder was asked for."""
     order = json.loads((folder / ORDER).read_text())
-    return folder, Order(
+    return Order(
         recipe=order["recipe"],
         overrides=tuple(order["overrides"]),
         config=order["config"],
         sweep=order["sweep"],
     )
+
+
+def named(name: str, output: Path) -> Path | None:
+    """The run folder under `output` of this name, or tracked under this id; None if there is none."""
+    for path in output.glob(f"**/{ORDER}"):
+        if name in (path.parent.name, json.loads(path.read_text()).get("tracked_as")):
+            return path.parent
+    return None
 
 
 def _latest(output: Path) -> Path:

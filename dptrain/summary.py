@@ -11,7 +11,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from dptrain.attack_stage import Measured
 from dptrain.contracts import Briefing, Budget, Guarantee, Plan, Report, Splits
+from dptrain.evidence.utility import majority_share
 from dptrain.privacy.accountant import privacy_loss
 from dptrain.training.estimate import estimate_seconds
 
@@ -49,6 +51,28 @@ def brief(
     )
 
 
+def compose(
+    splits: Splits,
+    measured: Measured,
+    guarantee: Guarantee,
+    statement: Mapping[str, Any],
+    **rest: Any,
+) -> Report:
+    """The report of what was proved and what was measured."""
+    return Report(
+        data=describe(splits),
+        floor_accuracy=majority_share(splits.test),
+        guarantee=statement,
+        epsilon_by_step=guarantee.curve,
+        tradeoff=tradeoff(guarantee),
+        leakage=tuple(measured.leakage),
+        gallery=measured.gallery,
+        queries=measured.queries,
+        exposed=measured.exposed,
+        **rest,
+    )
+
+
 def describe(splits: Splits) -> dict[str, Any]:
     """Which data, where it came from, and how much of it."""
     return {
@@ -81,9 +105,12 @@ def metrics(report: Report) -> Iterator[tuple[str, float, int]]:
         yield "epsilon", epsilon, step
     for line in report.leakage:
         name = f"leakage.{line.attack}.{line.metric}"
+        if line.interface not in ("", "confidences"):
+            name += f".{line.interface}"
         yield name, line.value.value, 0
         yield f"{name}.low", line.value.low, 0
-        yield f"{name}.high", line.value.high, 0
+        if math.isfinite(line.value.high):
+            yield f"{name}.high", line.value.high, 0
         yield f"{name}.floor", line.floor, 0
         if line.control is not None:
             yield f"{name}.control", line.control.value, 0

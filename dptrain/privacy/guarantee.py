@@ -136,6 +136,7 @@ class NoGuarantee:
     """Nothing is proved: epsilon is infinite and every bound is one."""
 
     budget: Budget
+    sentence: str = "Nothing is proved: this model was trained without differential privacy."
     outside: tuple[str, ...] = ("everything: this training is not private",)
     curve: tuple[tuple[int, float], ...] = ()
 
@@ -164,7 +165,7 @@ class NoGuarantee:
             "private": False,
             "void": False,
             "void_reason": None,
-            "sentence": "Nothing is proved: this model was trained without differential privacy.",
+            "sentence": self.sentence,
             "released": "the final weights",
             "unit": self.budget.unit,
             "adjacency": self.budget.adjacency,

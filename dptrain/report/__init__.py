@@ -6,6 +6,7 @@ from pathlib import Path
 
 from dptrain.contracts import Report
 from dptrain.report.document import write_json
+from dptrain.report.exposure import write_exposure
 from dptrain.report.figures import write_figures
 from dptrain.report.markdown import write_markdown
 
@@ -18,5 +19,8 @@ def write(report: Report) -> list[Path]:
     numbers, text = report.folder / "report.json", report.folder / "report.md"
     figures = write_figures(report, report.folder / "figures")
     write_markdown(report, text, figures)
+    exposure = [report.folder / "exposure.csv"] if report.exposed else []
+    for path in exposure:
+        write_exposure(report, path)
     write_json(report, numbers)
-    return [numbers, text, *figures]
+    return [numbers, text, *exposure, *figures]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from rich.text import Text
 
 from dptrain import contracts
 from dptrain.contracts import Briefing, DptrainError, Interval, Report
-from dptrain.report import words
+from dptrain.report import defences, words
 
 WIDE = 112  # columns from which the verdict has a column of its own
 WIDEST = 132  # longer lines are hard to read
@@ -141,6 +141,12 @@ class Console:
             self.out.print()
             self.out.print(Text(alarm, style="bold white on red"))
         self.out.print(_table(report, wide=width >= WIDE), width=width)
+        if (chosen := report.guarantee.get("interface", "weights")) != "weights":
+            self._line(
+                f"[bold]given away[/bold]  {chosen.replace('_', ' ')} only; attacks on weights and "
+                "gradients tell what would follow if more got out"
+            )
+        self._defences(report, width)
         sentence = Text(report.guarantee["sentence"], style="bold red" if void else "")
         self.out.print(Padding(sentence, (0, 0, 1, 0)), width=width)
         if "sweep" in report.guarantee:
@@ -156,11 +162,48 @@ class Console:
         for name, value in self._paths(report, command):
             self._line(f"[dim]{name:<8}[/dim] {value}")
 
+    def _defences(self, report: Report, width: int) -> None:
+        """What each form of output leaves to attacks by query."""
+        names, rows = defences.table(report.leakage)
+        if not rows:
+            return
+        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, expand=True)
+        table.add_column(Text("OUTPUT DEFENCES", style="bold cyan"), ratio=1, overflow="fold")
+        for name in ("floor", *names):
+            table.add_column(name.replace("_", " "), justify="right")
+        for name, floor, values in rows:
+            table.add_row(name, _number(floor), *("" if v is None else _number(v.value) for v in values))
+        self.out.print(table, width=width)
+        self.out.print(Padding(Text(defences.CAVEAT, style="dim"), (0, 0, 1, 0)), width=width)
+
+    def audit(self, name: str, weights: Path, attacks: Sequence[str], folder: Path) -> None:
+        """Which model is attacked, how, and where the report goes."""
+        rows = Table.grid(padding=(0, 2))
+        rows.add_column(style="dim", no_wrap=True)
+        rows.add_column(overflow="fold")
+        rows.add_row("weights", str(_near(weights)))
+        rows.add_row("attacks", "\n".join(attacks))
+        rows.add_row("folder", str(_near(folder)))
+        title = f"[bold]audit of {name}[/bold]"
+        self.out.print(
+            Panel(
+                rows,
+                title=title,
+                title_align="left",
+                box=box.ROUNDED,
+                border_style="dim",
+                padding=(1, 2),
+                width=min(self.out.width, 100),
+            )
+        )
+
     @staticmethod
     def _paths(report: Report, command: str) -> Iterator[tuple[str, str]]:
         yield "report", str(_near(report.folder / "report.md"))
         yield "numbers", str(_near(report.folder / "report.json"))
         yield "figures", str(_near(report.folder / "figures"))
+        if report.exposed:
+            yield "", "[yellow]exposure.csv names training records: keep it confidential[/yellow]"
         if report.gallery is not None:
             yield "", "[yellow]class_inversion.png shows training records: keep it confidential[/yellow]"
         if command:
@@ -289,7 +332,7 @@ def _table(report: Report, *, wide: bool) -> Table:
     if report.leakage:
         table.add_row()
         section("LEAKAGE")
-    for line in report.leakage:
+    for line in filter(defences.shown, report.leakage):
         add(
             line.attack,
             line.metric,

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from dptrain.contracts import Interval, Leakage, Report
-from dptrain.report import words
+from dptrain.report import defences, words
 
 CONFIDENTIAL = "class_inversion.png"
 CAPTIONS = {
     "epsilon.png": "What had been spent after each step.",
     "utility.png": "Accuracy on held-out records during training, and on the test records in the end.",
+    "queries.png": "Class inversion by query: how many inversions another model recognises, against the "
+    "queries spent.",
     "reconstruction.png": "Attacks on single records beside their floors, controls and bounds; "
     "and the most that any membership test can do.",
 }
@@ -59,7 +61,7 @@ def _verdict(report: Report) -> Iterator[str]:
     yield ""
     yield f"**What the attacks did.** {_attacks(report)}"
     yield ""
-    for line in report.leakage:
+    for line in filter(defences.shown, report.leakage):
         yield f"- {told(line, void=statement['void'])}"
     if report.leakage:
         yield ""
@@ -74,10 +76,11 @@ def _short(report: Report) -> str:
     text = f"Guarantee: {words.budget(statement)}."
     if not report.leakage:
         return text
-    leaking = sum(line.verdict.startswith(("leaks", "exceeds")) for line in report.leakage)
-    text += f" {leaking} of {len(report.leakage)} measurements found leakage above the floor"
+    lines = [line for line in report.leakage if defences.shown(line)]
+    leaking = sum(line.verdict.startswith(("leaks", "exceeds")) for line in lines)
+    text += f" {leaking} of {len(lines)} measurements found leakage above the floor"
     if private and not statement["void"]:
-        broken = sum(line.bound is not None and line.value.low > line.bound for line in report.leakage)
+        broken = sum(line.verdict.startswith("exceeds") for line in lines)
         text += f", **{broken} of them more than is allowed**" if broken else ", none more than is allowed"
     return f"{text}."
 
@@ -204,7 +207,7 @@ def _numbers(report: Report) -> Iterator[str]:
                 f"{line.trials:,}",
                 line.verdict,
             )
-            for line in report.leakage
+            for line in filter(defences.shown, report.leakage)
         ],
         numeric=range(1, 7),
     )
@@ -215,11 +218,40 @@ def _numbers(report: Report) -> Iterator[str]:
         "trials could have certified."
     )
     yield ""
-    for line in report.leakage:
+    for line in filter(defences.shown, report.leakage):
         remarks = [line.notes] if line.notes else []
         remarks += [f"{name.replace('_', ' ')} {words.number(value)}" for name, value in line.details.items()]
         if remarks:
             yield f"- {line.attack}, {line.metric}: {'; '.join(remarks)}."
+    yield ""
+    yield from _defences(report)
+    if report.exposed:
+        yield (
+            f"[exposure.csv](exposure.csv) names the {len(report.exposed):,} training records that a coin "
+            "put there, the most easily recognised first. **It is as confidential as they are.**"
+        )
+        yield ""
+
+
+def _defences(report: Report) -> Iterator[str]:
+    names, rows = defences.table(report.leakage)
+    if not rows:
+        return
+    yield "### Output defences"
+    yield ""
+    yield from _table(
+        ("attack by query", "floor", *(name.replace("_", " ") for name in names)),
+        [
+            (
+                name,
+                words.number(floor),
+                *("" if value is None else _with_interval(value) for value in values),
+            )
+            for name, floor, values in rows
+        ],
+        numeric=range(1, 2 + len(names)),
+    )
+    yield f"What each form of output leaves to these attacks. {defences.CAVEAT}"
     yield ""
 
 

@@ -1,0 +1,238 @@
+"""`task=audit`: attack a model that exists, of a finished run or of the user's own, without training it."""
+
+from __future__ import annotations
+
+import copy
+import time
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from dptrain import limits, runs, summary
+from dptrain.assembly import assemble, make_model, make_outputs
+from dptrain.attack_stage import Stage, Subject, measure
+from dptrain.coins import Coins, draw, sow_canaries, split_known
+from dptrain.config import Config, parse
+from dptrain.contracts import (
+    Attack,
+    ConfigError,
+    Context,
+    DptrainError,
+    Guarantee,
+    Knowledge,
+    Release,
+    Report,
+    Splits,
+    Streams,
+)
+from dptrain.judging import Court
+from dptrain.pipeline import choose_device, fit, make_budget, make_shadows, record, refuse_broken, utility
+from dptrain.privacy.guarantee import NoGuarantee
+from dptrain.privacy.stated import StatedGuarantee
+from dptrain.report.console import Console
+from dptrain.report.document import read_json
+from dptrain.tracking import NullRun
+
+# What an audit may change of the configuration that a run was trained with.
+CHOSEN = ("attack", "tracking", "release", "fail_if", "output", "device", "threads", "task")
+
+UNKNOWN = "Nothing is proved: it is not known how this model was trained."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A model to attack: how it was configured, what it weighs, and what is known of its training."""
+
+    name: str
+    config: Config
+    weights: Path
+    needs: frozenset[Knowledge] | None  # what coins decided in its training; None: it is not one of ours
+    guarantee: Guarantee | None
+    records: str | None  # fingerprint of what it was trained on
+
+
+def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Report:
+    """Attack what `release` names, and report; the model is not trained again."""
+    started = time.perf_counter()
+    case = find(config)
+    config = case.config
+    parts = assemble(config)
+    parts = replace(parts, attacks=possible(parts.attacks, case, asked=_asked_for_attacks(order)))
+    conditions = limits.parse(config.fail_if, parts.attacks)
+    streams = Streams(config.seed, config.deterministic)
+    splits = parts.source.load(streams.seeded("data"))
+    if case.needs is None:
+        splits, coins = split_known(splits, config.evidence, streams)
+    else:
+        splits, coins = draw(splits, case.needs, config.evidence, streams)
+    _check_records(case, coins, splits)
+    model = make_model(config, parts.mechanism, splits, streams)
+    budget = make_budget(config, splits)
+    guarantee = case.guarantee or NoGuarantee(budget=budget, sentence=UNKNOWN, outside=(UNKNOWN,))
+    if case.needs is not None:
+        plan = parts.mechanism.plan(splits, budget)
+        coins = sow_canaries(coins, case.needs, model, plan, config.evidence, streams)
+    device = choose_device(config.device)
+
+    console.audit(case.name, case.weights, tuple(parts.attacks), folder)
+    runs.start(folder, order)
+    with parts.tracking.open(folder.name, folder, runs.recall(folder, "tracked_as")) as tracker:
+        runs.remember(folder, tracked_as=tracker.run_id)
+        tracker.params(asdict(config))
+        there = Context(
+            streams=streams, tracker=NullRun(), device=device, dtype=getattr(torch, config.dtype), folder=None
+        )
+        stage = Stage.prepare(parts.attacks, splits, coins)
+        shadows = make_shadows(config, parts, model, stage, splits, budget, there, console)
+        stage = stage.with_shadows(shadows)
+        subject = Subject(release=load(case.weights, model, device), targets=stage.targets)
+        twin = None
+        if parts.twin is not None and case.needs is not None:
+            faint = stage.for_twin().with_shadows(replace(shadows, mechanism=shadows.plain))
+            twin, _ = fit("train the twin", parts.twin, model, splits, budget, there, faint, console)
+        court = Court(
+            splits=splits,
+            coins=coins,
+            guarantee=guarantee,
+            streams=streams,
+            evidence=config.evidence,
+            device=device,
+        )
+        measured = measure(
+            stage, subject, twin, court, streams, make_outputs(config.release), show=console.stage
+        )
+        report = summary.compose(
+            splits,
+            measured,
+            guarantee,
+            {**guarantee.statement(), "interface": config.release.output},
+            recipe=f"audit of {case.name}",
+            mechanism=type(parts.mechanism).__name__ if case.needs is not None else "unknown",
+            utility=utility(subject, splits, config),
+            control=None if twin is None else utility(twin, splits, config),
+            holdout_by_step=(),
+            seconds={
+                "train": 0.0,
+                "attack": time.perf_counter() - started,
+                "total": time.perf_counter() - started,
+            },
+            folder=folder,
+            reproduce=order.command,
+        )
+        record(report, tracker)
+        console.report(report, parts.tracking.command)
+        refuse_broken(report)
+        limits.check(conditions, report)
+    return report
+
+
+def find(config: Config) -> Case:
+    """The case that `release` names: a run folder, a run id, or a file of weights."""
+    source = config.release.source
+    assert source is not None
+    path = Path(source)
+    if path.is_file():
+        return Case(name=path.name, config=config, weights=path, needs=None, guarantee=None, records=None)
+    folder = path if (path / runs.ORDER).is_file() else runs.named(source, Path(config.output))
+    if folder is None:
+        raise ConfigError(
+            f"release={source} is no run folder, no run id under output={config.output} and no file of "
+            "weights; give one of them"
+        )
+    for needed in (runs.REPORT, "weights.pt"):
+        if not (folder / needed).is_file():
+            raise ConfigError(
+                f"release={source}: {folder} has no {needed}; finish the run first (resume={folder})"
+            )
+    trained = parse(runs.read(folder).config)
+    report = read_json(folder / runs.REPORT)
+    return Case(
+        name=folder.name,
+        config=replace(
+            trained,
+            **{name: getattr(config, name) for name in CHOSEN},
+            evidence=replace(
+                trained.evidence,
+                confidence=config.evidence.confidence,
+                permutations=config.evidence.permutations,
+            ),
+            control=replace(trained.control, enabled=config.control.enabled),
+        ),
+        weights=folder / "weights.pt",
+        needs=assemble(trained).needs,
+        guarantee=StatedGuarantee(
+            stated=report["guarantee"],
+            tradeoff_points=[(rate, most) for rate, most in report["tradeoff"]],
+            curve=tuple((step, epsilon) for step, epsilon in report["epsilon_by_step"]),
+        ),
+        records=runs.recall(folder, "records"),
+    )
+
+
+def possible(attacks: dict[str, Attack], case: Case, *, asked: bool) -> dict[str, Attack]:
+    """The attacks that can be made now; raises ConfigError where one that was asked for cannot be.
+
+    Nobody kept the noisy gradients of a finished training, and slots, probes and canaries must have
+    been put into it.
+    """
+    decided = {Knowledge.PROBES, Knowledge.ATTRIBUTES} if case.needs is None else case.needs
+    if decided & {Knowledge.PROBES, Knowledge.ATTRIBUTES}:
+        decided = decided | {Knowledge.PROBES, Knowledge.ATTRIBUTES}
+    by_coins = {Knowledge.SLOTS, Knowledge.PROBES, Knowledge.CANARIES, Knowledge.ATTRIBUTES}
+    problems, kept = [], {}
+    for name, attack in attacks.items():
+        missing = (attack.needs & by_coins) - decided | attack.needs & {Knowledge.TRANSCRIPT}
+        if case.needs is None:
+            missing |= attack.needs & {Knowledge.SHADOWS}  # nobody knows how it was trained
+        if missing:
+            what = ", ".join(sorted(need.value for need in missing))
+            problems.append(
+                f"attack={name} needs {what}, which {case.name} does not have; leave it out, "
+                "or train with it among the attacks"
+            )
+        else:
+            kept[name] = attack
+    if problems and (asked or not kept):
+        raise ConfigError("\n".join(problems))
+    return kept
+
+
+def load(weights: Path, model: nn.Module, device: torch.device) -> Release:
+    """The release in a file of weights, a state dict; raises ConfigError where it does not fit the model."""
+    try:
+        state: dict[str, Tensor] = torch.load(weights, weights_only=True, map_location="cpu")
+    except Exception as error:
+        raise ConfigError(
+            f"release={weights} cannot be read as weights ({type(error).__name__}); write it with "
+            "torch.save(model.state_dict(), PATH)"
+        ) from error
+    names = set(model.state_dict())
+    if isinstance(state, dict) and not names & set(state):
+        # The user's own file knows nothing of the normalisation that the model comes behind.
+        state = {f"network.{name}": value for name, value in state.items()}
+        state = {**{k: v for k, v in model.state_dict().items() if not k.startswith("network.")}, **state}
+    try:
+        copy.deepcopy(model).load_state_dict(state)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"release={weights} does not fit the model ({str(error).splitlines()[-1].strip()}); choose the "
+            "model=... that it was saved from"
+        ) from error
+    if broken := [name for name, value in state.items() if not bool(torch.isfinite(value).all())]:
+        raise DptrainError(f"release={weights}: `{broken[0]}` is not finite; give weights that are")
+    return Release(architecture=partial(copy.deepcopy, model), weights=state, device=device)
+
+
+def _check_records(case: Case, coins: Coins, splits: Splits) -> None:
+    if case.records is not None and case.records != coins.fingerprint(splits):
+        raise ConfigError(
+            f"release={case.name} was trained on other records, or other coins, than are found now: the data "
+            "or the version of dptrain has changed; audit it with those it was trained with"
+        )
+
+
+def _asked_for_attacks(order: runs.Order) -> bool:
+    return any(override.lstrip("+~").partition("=")[0] == "attack" for override in order.overrides)

@@ -1,0 +1,141 @@
+"""Shadow models: halves of the probes, trained as told, found again, and never stale."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import replace
+
+import pytest
+import torch
+
+from dptrain import shadows
+from dptrain.contracts import Budget, Records
+from dptrain.shadows import ShadowTrainer
+from dptrain.training.mechanisms import DPSGD, NonPrivate
+
+
+class Spy:
+    """A mechanism that remembers what it was given to train on."""
+
+    def __init__(self, mechanism):
+        self.mechanism = mechanism
+        self.trained_on = []
+
+    def fit(self, model, splits, budget, context):
+        self.trained_on.append(splits)
+        return self.mechanism.fit(model, splits, budget, context)
+
+
+@pytest.fixture
+def trainer(splits, mlp, settings_of, context_of, tmp_path):
+    @contextmanager
+    def silent(_):
+        yield lambda **_: None
+
+    settings = settings_of(rates={"steps": 3})
+    probes, known = splits.train.take(torch.arange(20)), splits.train.take(torch.arange(20, 60))
+    return ShadowTrainer(
+        mechanism=Spy(DPSGD(settings=settings)),
+        plain=Spy(NonPrivate(settings=settings)),
+        model=mlp,
+        known=replace(splits, train=known),
+        probes=probes,
+        budget=Budget(epsilon=None, delta=1e-5, noise_multiplier=1.0),
+        context=context_of(),
+        recipe={
+            "training": {"steps": 3},
+            "privacy": {"epsilon": 3},
+            "model": {"_target_": "torch.nn.Linear"},
+        },
+        folder=tmp_path / "shadows",
+        show=silent,
+    )
+
+
+def test_pairs_share_the_probes_and_train_on_the_rest_besides(trainer):
+    found = trainer.train(3, private=False)
+    assert len(found) == 4
+    for one, other in (found[:2], found[2:]):
+        assert torch.equal(one.members, ~other.members)
+        assert int(one.members.sum()) == 10
+    assert not torch.equal(found[0].members, found[2].members)
+    for shadow, splits in zip(found, trainer.plain.trained_on, strict=True):
+        torch.testing.assert_close(splits.train.inputs[:40], trainer.known.train.inputs)
+        torch.testing.assert_close(splits.train.inputs[40:], trainer.probes.inputs[shadow.members])
+    assert not trainer.mechanism.trained_on
+
+
+def test_private_shadows_are_trained_by_the_targets_mechanism(trainer):
+    trainer.train(2, private=True)
+    assert len(trainer.mechanism.trained_on) == 2
+    assert not trainer.plain.trained_on
+
+
+def test_shadows_start_from_weights_of_their_own(trainer):
+    first, second = trainer.train(2, private=False)
+    name = next(iter(first.release.weights))
+    assert not torch.allclose(first.release.weights[name], second.release.weights[name], atol=1e-3)
+
+
+def test_what_was_trained_is_found_again_and_kept_from_other_eyes(trainer):
+    before = trainer.train(2, private=False)
+    again = trainer.train(4, private=False)
+    assert len(trainer.plain.trained_on) == 4
+    for old, new in zip(before, again, strict=False):
+        for name, value in old.release.weights.items():
+            torch.testing.assert_close(new.release.weights[name], value, rtol=0, atol=0)
+    assert {path.stat().st_mode & 0o777 for path in trainer.folder.iterdir()} == {0o600}
+
+
+def changed_probe(trainer):
+    inputs = trainer.probes.inputs.clone()
+    inputs[3, 0, 0, 0] += 1e-3
+    return replace(trainer, probes=Records(inputs, trainer.probes.labels))
+
+
+def changed_record(trainer):
+    labels = trainer.known.train.labels.clone()
+    labels[5] = (labels[5] + 1) % 3
+    return replace(trainer, known=replace(trainer.known, train=Records(trainer.known.train.inputs, labels)))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        changed_probe,
+        changed_record,
+        lambda trainer: replace(trainer, recipe={**trainer.recipe, "training": {"steps": 4}}),
+        lambda trainer: replace(
+            trainer, context=replace(trainer.context, streams=replace(trainer.context.streams, seed=8))
+        ),
+    ],
+)
+def test_a_change_of_anything_that_made_them_trains_anew(trainer, change):
+    trainer.train(2, private=False)
+    other = change(trainer)
+    other.train(2, private=False)
+    assert len(trainer.plain.trained_on) == 4
+
+
+def test_a_change_of_the_source_trains_anew(trainer, monkeypatch):
+    trainer.train(2, private=False)
+    monkeypatch.setattr(shadows, "_sources", lambda _: "another version")
+    trainer.train(2, private=False)
+    assert len(trainer.plain.trained_on) == 4
+
+
+def test_a_users_own_part_counts_with_its_source(tmp_path, monkeypatch):
+    (tmp_path / "parts_of_mine.py").write_text("class Net: ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    before = shadows._sources({"model": {"_target_": "parts_of_mine.Net"}})
+    (tmp_path / "parts_of_mine.py").write_text("class Net:\n    width = 2\n")
+    assert shadows._sources({"model": {"_target_": "parts_of_mine.Net"}}) != before
+
+
+def test_the_budget_has_a_say_in_private_shadows_only(trainer):
+    other = replace(trainer, recipe={**trainer.recipe, "privacy": {"epsilon": 1}})
+    for private, trained in ((False, 2), (True, 4)):
+        trainer.train(2, private=private)
+        other.train(2, private=private)
+        spy = trainer.mechanism if private else trainer.plain
+        assert len(spy.trained_on) == trained

@@ -1,0 +1,80 @@
+"""The words of the project as types.
+
+Everything that crosses from one package to another is named here, so that the
+packages need not know each other. Imports torch and the standard library only.
+"""
+
+from dptrain.contracts.errors import (
+    BrokenGuarantee,
+    ConfigError,
+    DataError,
+    DptrainError,
+    LimitExceeded,
+    OutOfQueries,
+)
+from dptrain.contracts.evidence import Exposed, Gallery, Interval, Leakage
+from dptrain.contracts.findings import (
+    Attack,
+    Attributes,
+    Bets,
+    Findings,
+    Guesses,
+    Images,
+    NoiseSeen,
+    SamplingSeen,
+    Scores,
+)
+from dptrain.contracts.outcome import Briefing, Report, Utility
+from dptrain.contracts.privacy import Budget, Guarantee, Plan
+from dptrain.contracts.randomness import Streams
+from dptrain.contracts.records import Canaries, Records, Sensitive, Splits
+from dptrain.contracts.release import Knowledge, Observation, Observer, Output, Queries, Release
+from dptrain.contracts.targets import Shadow, Shadows, Slots, Targets
+from dptrain.contracts.training import Context, Mechanism, Progress, Tracker
+
+__all__ = [
+    "Attack",
+    "Attributes",
+    "Bets",
+    "Briefing",
+    "BrokenGuarantee",
+    "Budget",
+    "Canaries",
+    "ConfigError",
+    "Context",
+    "DataError",
+    "DptrainError",
+    "Exposed",
+    "Findings",
+    "Gallery",
+    "Guarantee",
+    "Guesses",
+    "Images",
+    "Interval",
+    "Knowledge",
+    "Leakage",
+    "LimitExceeded",
+    "Mechanism",
+    "NoiseSeen",
+    "Observation",
+    "Observer",
+    "OutOfQueries",
+    "Output",
+    "Plan",
+    "Progress",
+    "Queries",
+    "Records",
+    "Release",
+    "Report",
+    "SamplingSeen",
+    "Scores",
+    "Sensitive",
+    "Shadow",
+    "Shadows",
+    "Slots",
+    "Splits",
+    "Streams",
+    "Targets",
+    "Tracker",
+    "Utility",
+]

@@ -1,0 +1,27 @@
+"""Conditions that the user can cure, each with a type of its own."""
+
+from __future__ import annotations
+
+
+class DptrainError(Exception):
+    """A condition the user can cure; its text names the key, the value and the cure."""
+
+
+class ConfigError(DptrainError):
+    """The configuration cannot be run as it stands."""
+
+
+class DataError(DptrainError):
+    """The data cannot be found, read or trusted."""
+
+
+class BrokenGuarantee(DptrainError):
+    """An attack measured more leakage than the guarantee allows: the implementation is wrong."""
+
+
+class LimitExceeded(DptrainError):
+    """A number of the report is beyond a limit that the user set with `fail_if`."""
+
+
+class OutOfQueries(DptrainError):
+    """A query budget is spent."""

@@ -1,0 +1,67 @@
+"""What a run says before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dptrain.contracts.evidence import Exposed, Gallery, Interval, Leakage
+from dptrain.contracts.privacy import Plan
+
+
+@dataclass(frozen=True, kw_only=True)
+class Utility:
+    """How good a model is on the test records: accuracy, macro one-vs-rest AUROC, mean loss in nats."""
+
+    accuracy: Interval
+    auroc: float
+    loss: float
+    records: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Briefing:
+    """What is about to be spent, told before training starts."""
+
+    recipe: str
+    data: str  # name and where it came from
+    train: int
+    holdout: int
+    test: int
+    model: str
+    parameters: int
+    mechanism: str
+    device: str
+    plan: Plan | None  # None: not private
+    unit: str
+    epsilon: float  # infinite: not private
+    delta: float
+    attacks: tuple[str, ...]
+    seconds: float | None  # estimated training time
+    folder: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """All that a run found out; what the console, the files and the tracker are made from."""
+
+    recipe: str
+    mechanism: str
+    data: Mapping[str, Any]  # name, source, train, holdout, test (counts), classes (count)
+    utility: Utility
+    control: Utility | None  # of the non-private twin
+    floor_accuracy: float  # always naming the most frequent class
+    guarantee: Mapping[str, Any]  # Guarantee.statement()
+    epsilon_by_step: tuple[tuple[int, float], ...]  # empty: not private
+    holdout_by_step: tuple[tuple[int, float, float], ...]  # step, accuracy, loss on held-out records
+    tradeoff: tuple[tuple[float, float], ...]  # false-positive rate, most true positives
+    leakage: tuple[Leakage, ...]
+    gallery: Gallery | None
+    seconds: Mapping[str, float]  # train, attack, total
+    folder: Path
+    reproduce: str  # the command line
+    queries: Mapping[str, tuple[tuple[int, float, float | None], ...]] = field(default_factory=dict)
+    # by attack: queries spent, success on the release, on the twin
+    exposed: tuple[Exposed, ...] = ()  # the probes that were trained on, the easiest to recognise first

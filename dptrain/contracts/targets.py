@@ -1,0 +1,68 @@
+"""What is public about the records that attacks aim at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from torch import Tensor
+
+from dptrain.contracts.records import Canaries, Records, Sensitive
+from dptrain.contracts.release import Release
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slots:
+    """What the adversary knows of the planted records: candidates (slots, candidates, ...) and their labels.
+
+    One candidate of each slot, drawn by a fair coin before training, was trained on.
+    """
+
+    inputs: Tensor
+    labels: Tensor  # (slots, candidates)
+
+    @property
+    def count(self) -> int:
+        return self.labels.shape[0]
+
+    @property
+    def candidates(self) -> int:
+        return self.labels.shape[1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shadow:
+    """A model that the adversary trained, and which of the probes it was trained on: (probes,) bool."""
+
+    release: Release
+    members: Tensor
+
+
+class Shadows(Protocol):
+    """Trains the adversary's own models, or finds them where they were kept."""
+
+    def train(self, count: int, *, private: bool) -> tuple[Shadow, ...]:
+        """Shadow models in pairs that share the probes between them, half each.
+
+        By the target's own mechanism, or (`private=False`) without privacy. Each is trained on
+        the records that the adversary knows and on its half of the probes.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Targets:
+    """What is public about the records: every attack may use it, and nothing else."""
+
+    classes: tuple[str, ...]
+    shape: tuple[int, ...]
+    bounds: tuple[float, float]
+    mean: tuple[float, ...]
+    background: Records  # records of the same population that an adversary may own, none trained on
+    slots: Slots | None = None
+    probes: Records | None = None  # of which a coin decided whether they are trained on
+    canaries: Canaries | None = None
+    shadows: Shadows | None = None
+    sensitive: tuple[Sensitive, ...] = ()
+    subjects: Mapping[str, Records] = field(default_factory=dict)  # the probes, that sensitive column blanked

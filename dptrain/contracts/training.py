@@ -1,0 +1,68 @@
+"""The surroundings of a training, and what can train."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from dptrain.contracts.privacy import Budget, Guarantee, Plan
+from dptrain.contracts.randomness import Streams
+from dptrain.contracts.records import Canaries, Splits
+from dptrain.contracts.release import Observer, Release
+
+
+class Tracker(Protocol):
+    """Where parameters, metrics and files of a run go."""
+
+    def params(self, values: Mapping[str, Any]) -> None: ...
+
+    def tags(self, values: Mapping[str, str]) -> None: ...
+
+    def metric(self, name: str, value: float, step: int = 0) -> None: ...
+
+    def artifact(self, path: Path, folder: str | None = None) -> None: ...
+
+    def model(self, model: nn.Module, example: Tensor) -> None: ...
+
+
+class Progress(Protocol):
+    """Called after each step, on behalf of the person who waits."""
+
+    def __call__(self, *, done: int, total: int, epsilon: float) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """The surroundings of one training: randomness, place, onlookers."""
+
+    streams: Streams
+    tracker: Tracker
+    device: torch.device
+    dtype: torch.dtype = torch.float32
+    folder: Path | None = None  # where checkpoints go; None: this training is not resumable
+    planted: tuple[int, ...] = ()  # training index of the record in each slot
+    probed: tuple[int, ...] = ()  # training index of each probe that is trained on
+    canaries: Canaries | None = None  # that take part, numbered after the training records
+    observers: tuple[Observer, ...] = ()
+    progress: Progress | None = None
+
+
+class Mechanism(Protocol):
+    """A way to turn records into a release, and to prove something about it."""
+
+    def prepare(self, model: nn.Module) -> nn.Module:
+        """The model as this mechanism can train it; raises ConfigError where it cannot."""
+        ...
+
+    def plan(self, splits: Splits, budget: Budget) -> Plan | None:
+        """What `fit` will do; None if it promises nothing."""
+        ...
+
+    def fit(
+        self, model: nn.Module, splits: Splits, budget: Budget, context: Context
+    ) -> tuple[Release, Guarantee]: ...

@@ -18,7 +18,13 @@ from dptrain.contracts import (
     NoiseSeen,
     SamplingSeen,
 )
-from dptrain.evidence.one_run import certified_gaussian, certified_steinke, p_value_f, planned_guesses
+from dptrain.evidence.one_run import (
+    certified_gaussian,
+    certified_independent,
+    certified_steinke,
+    p_value_f,
+    planned_guesses,
+)
 from dptrain.evidence.verdict import BROKEN, verdict
 
 UNPROVED_MU = 10.0  # what bets are planned for where nothing is proved
@@ -84,6 +90,7 @@ def judge_audit(
             "canaries": float(len(members)),
             "p_value_of_guarantee": p_value,
             "auc": auc(released.scores, members),
+            **_independent(released, correct, guesses, len(members), guarantee.delta, confidence),
             **checks,
         },
     )
@@ -147,6 +154,15 @@ def _checks(released: Bets, control: Bets | None, members: Tensor) -> dict[str, 
     if control is not None and control.sampling is not None:
         found["even_batches_p_value"] = sampling_p_value(control.sampling, members)
     return found
+
+
+def _independent(
+    bets: Bets, correct: int, guesses: int, canaries: int, delta: float, confidence: float
+) -> dict[str, float]:
+    """The certificate that takes noise as independent, as that of canaries with a coordinate each is."""
+    if bets.on is not Knowledge.CANARIES:
+        return {}
+    return {"certified_if_independent": certified_independent(correct, guesses, canaries, delta, confidence)}
 
 
 def _guesses(attack: str, bets: Bets, canaries: int, mu: float, confidence: float) -> int:

@@ -20,7 +20,7 @@ from statistics import NormalDist
 
 import numpy as np
 from scipy.special import expit, log_ndtr, ndtr
-from scipy.stats import binom
+from scipy.stats import beta, binom
 
 Curve = Callable[[float], float]
 """Most true positives at a false-positive rate, or fewest false positives at a true-positive rate."""
@@ -202,6 +202,28 @@ def gaussian_epsilon(mu: float, delta: float) -> float:
         return float(ndtr(mu / 2 - epsilon / mu)) - tail > delta
 
     return largest(spends_more, first=1.0, precision=1e-9)
+
+
+def certified_independent(
+    correct: int, guesses: int, canaries: int, delta: float, confidence: float
+) -> float:
+    """What so many right guesses certify if the canaries' noise is independent; 0 if nothing.
+
+    One training is then as many trials as there are bets, and Clopper and Pearson's lower end of
+    the share of right ones gives true and false positives on both ends, and so a Gaussian mu.
+    That is far more than a one-run certificate, which also holds of mechanisms that give all away
+    at once, now and then; and it is wrong of those.
+
+    >>> round(certified_independent(80, 100, 1000, 1e-5, 0.95), 2)
+    1.8
+    """
+    if correct == 0:
+        return 0.0
+    share = float(beta.ppf(1 - confidence, correct, guesses - correct + 1))
+    found, wrong = share * guesses / canaries, (1 - share) * guesses / canaries
+    if not 0.0 < wrong < found < 1.0:
+        return 0.0
+    return gaussian_epsilon(_NORMAL.inv_cdf(found) - _NORMAL.inv_cdf(wrong), delta)
 
 
 def planned_guesses(mu: float, canaries: int, confidence: float) -> int:

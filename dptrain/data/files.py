@@ -34,19 +34,35 @@ def find(file: str, *, root: str | None) -> Path | None:
     return next((folder / file for folder in local_folders(root) if (folder / file).is_file()), None)
 
 
-def download(file: str, *, url: str, md5: str, root: str | None, cache: str | None) -> Path:
+def download(
+    file: str,
+    *,
+    url: str,
+    root: str | None,
+    cache: str | None,
+    md5: str | None = None,
+    sha256: str | None = None,
+) -> Path:
     """The file in the cache, downloaded from `url` if it is not there yet.
 
     It is downloaded under another name and takes its own only when the checksum is right.
-    Raises DataError, and keeps nothing, if it cannot be had or has another checksum.
+    Raises DataError, and keeps nothing, if it cannot be had or has another checksum. A publisher
+    may publish none.
     """
+    kind, checksum = ("md5", md5) if sha256 is None else ("sha256", sha256)
     folder = cache_folder(cache)
     downloader = pooch.HTTPDownloader(progressbar=True, chunk_size=CHUNK_BYTES, timeout=TIMEOUT_SECONDS)
     try:
-        pooch.retrieve(url, known_hash=f"md5:{md5}", fname=file, path=folder, downloader=downloader)
+        pooch.retrieve(
+            url,
+            known_hash=None if checksum is None else f"{kind}:{checksum}",
+            fname=file,
+            path=folder,
+            downloader=downloader,
+        )
     except ValueError as error:  # pooch's word for a wrong checksum
         raise DataError(
-            f"{url} sent a file whose checksum is not data.md5={md5}, so it was thrown away: "
+            f"{url} sent a file whose checksum is not data.{kind}={checksum}, so it was thrown away: "
             f"try again, or download {file} yourself and name its folder in data.root, or use data=phantom"
         ) from error
     except OSError as error:  # no network, no such page, broken off, disk full

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dptrain.contracts import ConfigError, DataError, Records, Splits
+from dptrain.contracts import ConfigError, DataError, Records, Sensitive, Splits
 from dptrain.data.checks import constants, several_classes
 
 
@@ -76,6 +76,7 @@ def assemble(
     std: Sequence[float],
     class_prior: Sequence[float] | None = None,
     group_ids: Tensor | None = None,
+    sensitive: Sequence[Sensitive] = (),
 ) -> Splits:
     """The Splits, with inputs in (0, 1), once its parts fit together.
 
@@ -104,6 +105,7 @@ def assemble(
         std=constants(std, key="std", channels=shape[0]),
         class_prior=_frequencies(class_prior, classes=classes),
         group_ids=group_ids,
+        sensitive=tuple(sensitive),
     )
 
 

@@ -15,9 +15,18 @@ NAMES = sorted(path.stem for path in (CONF / "data").glob("*.yaml"))
 CHOICES = {
     "npz": ["data.path=own.npz", "data.classes=[well,ill]"],
     "image_folder": ["data.root=images"],
+    "member_files": ["data.members=in.npz", "data.non_members=out.npz", "data.classes=[well,ill]"],
+    "tabular": [
+        "data.path=own.csv",
+        "data.columns={age: {kind: number, bounds: [0, 120]}}",
+        "data.target=ill",
+        "data.classes=[well,ill]",
+    ],
     "medmnist": ["data.name=bloodmnist", "data.mean=[0.5,0.5,0.5]", "data.std=[0.25,0.25,0.25]"],
 }
-IN_COLOUR = {"pathmnist", "dermamnist", "retinamnist", "bloodmnist", "medmnist", "cifar10"}
+CONSTANTS = dict.fromkeys(
+    ["pathmnist", "dermamnist", "retinamnist", "bloodmnist", "medmnist", "cifar10"], 3
+) | {"adult": 49, "german_credit": 63, "breast_cancer": 30}  # one a channel of images, a column of tables
 
 
 def build(name: str, *overrides: str):
@@ -30,15 +39,15 @@ def build(name: str, *overrides: str):
 def test_a_choice_builds_its_source(name: str) -> None:
     source = build(name, *CHOICES.get(name, []))
     assert callable(source.load)
-    assert len(source.mean) == len(source.std) == (3 if name in IN_COLOUR else 1)
+    assert len(source.mean) == len(source.std) == CONSTANTS.get(name, 1)
     assert (CONF / "data" / f"{name}.yaml").read_text().startswith("# ")
 
 
-@pytest.mark.parametrize("name", ["digits", "phantom"])
+@pytest.mark.parametrize("name", ["digits", "phantom", "breast_cancer"])
 def test_sources_without_a_file_load(name: str, rng) -> None:
     splits = build(name).load(rng)
     assert splits.name == name
-    assert len(splits.holdout) > 200
+    assert len(splits.holdout) > 80
 
 
 @pytest.mark.parametrize("name", SETS)

@@ -1,0 +1,135 @@
+"""What a table must be, as declared: every violation told at once, or the whole table as numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from dptrain.contracts import DataError, Sensitive
+from dptrain.data.columns import Category, Number, Wrong, as_text
+
+LISTED = 20  # violations told one by one; the rest are counted
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoded:
+    """A table as numbers: inputs (N, width), labels (N,), group names (N,), part of the split (N,)."""
+
+    inputs: Tensor
+    labels: Tensor
+    groups: np.ndarray | None
+    parts: np.ndarray | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schema:
+    """What every column of a table is for."""
+
+    columns: tuple[Number | Category, ...]  # of the inputs, in order
+    target: Category
+    sensitive: tuple[str, ...] = ()
+    group: str | None = None
+    split: Category | None = None  # its categories name the parts
+    ignored: tuple[str, ...] = ()
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        return sum((column.mean for column in self.columns), ())
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        return sum((column.std for column in self.columns), ())
+
+    @property
+    def targets(self) -> tuple[Sensitive, ...]:
+        """The sensitive columns, where they sit in an input."""
+        starts = np.cumsum([0, *(column.width for column in self.columns)]).tolist()
+        placed = {
+            column.name: column.sensitive(at)
+            for column, at in zip(self.columns, starts, strict=False)
+            if column.name in self.sensitive
+        }
+        return tuple(placed[name] for name in self.sensitive)
+
+    def encode(self, table: pd.DataFrame, *, where: str) -> Encoded:
+        """The table as numbers; the index says where a row is found, its name what that counts.
+
+        Raises one DataError that lists every column and every cell that is not as declared.
+        """
+        wrong = _Violations(table, where)
+        wrong.columns(expected=self._expected(), ignored=self.ignored)
+        blocks = []
+        for column in self.columns:
+            if column.name in table:
+                values, found = column.encode(table[column.name])
+                wrong.add(column.name, found)
+                blocks.append(values)
+        labels = self._codes(self.target, table, wrong)
+        split = None if self.split is None else self._codes(self.split, table, wrong)
+        groups = None
+        if self.group is not None and self.group in table:
+            wrong.add(self.group, [(table[self.group].isna().to_numpy(), "is empty")])
+            groups = table[self.group].map(as_text, na_action="ignore").to_numpy(object)
+        wrong.refuse()
+        return Encoded(
+            inputs=torch.from_numpy(np.concatenate(blocks, axis=1)).float(),
+            labels=torch.from_numpy(labels),
+            groups=None if groups is None else groups.astype(str),
+            parts=split,
+        )
+
+    def _expected(self) -> list[str]:
+        names = [*(column.name for column in self.columns), self.target.name]
+        return names + [name for name in (self.group, self.split and self.split.name) if name]
+
+    @staticmethod
+    def _codes(column: Category, table: pd.DataFrame, wrong: _Violations) -> np.ndarray:
+        if column.name not in table:
+            return np.zeros(0, np.int64)
+        codes, found = column.codes(table[column.name])
+        wrong.add(column.name, found)
+        return codes
+
+
+class _Violations:
+    """Everything in a table that is not as declared, to be told at once."""
+
+    def __init__(self, table: pd.DataFrame, where: str) -> None:
+        self._table, self._where = table, where
+        self._count = 0
+        self._cells: list[tuple[int, str]] = []
+        self._headers: list[str] = []
+
+    def columns(self, *, expected: Sequence[str], ignored: Sequence[str]) -> None:
+        held = [str(name) for name in self._table.columns]
+        self._headers += [f"column {name} is missing" for name in expected if name not in held]
+        self._headers += [
+            f"column {name} is not declared" for name in held if name not in {*expected, *ignored}
+        ]
+
+    def add(self, column: str, found: Sequence[Wrong]) -> None:
+        for rows, what in found:
+            self._count += int(rows.sum())
+            for row in np.flatnonzero(rows)[:LISTED].tolist():
+                cell = "" if "empty" in what else f"={self._table[column].iloc[row]}"
+                place = f"{self._table.index.name or 'row'} {self._table.index[row]}"
+                self._cells.append((row, f"{place}: {column}{cell} {what}"))
+
+    def refuse(self) -> None:
+        """Raise the DataError that lists them, if there are any."""
+        if not self._headers and not self._count:
+            return
+        lines = self._headers + [text for _, text in sorted(self._cells)[:LISTED]]
+        if self._count > LISTED:
+            lines.append(f"and {self._count - LISTED} more")
+        raise DataError(
+            f"{self._where} is not as data.columns, data.target and their like declare it:\n  "
+            + "\n  ".join(lines)
+            + "\nCorrect the table, or declare what it holds: wider `bounds` (or `clip: true`), another "
+            "category (a missing value can be one), columns that are not used in data.ignored"
+        )

@@ -1,0 +1,188 @@
+"""A table, CSV or Parquet, with a declared schema."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from dptrain.contracts import ConfigError, DataError, Records, Splits
+from dptrain.data.declare import PARTS, parse_schema
+from dptrain.data.files import cache_folder, local_folders, missing
+from dptrain.data.published import Published
+from dptrain.data.schema import Encoded, Schema
+from dptrain.data.splits import assemble, check_fractions, divide, number_groups
+
+SUFFIXES = (".csv", ".csv.gz", ".parquet")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tabular:
+    """Rows of a table as inputs (width,): numbers scaled by declared bounds, categories one-hot.
+
+    `columns` declares what each column holds, in the order of the inputs; `target` is the column
+    of labels, `classes` its values in label order; `ignored` names columns that are not used.
+    Attribute inference aims at the `sensitive` columns. Rows with the same `group` are one person's.
+    `split` says by which column and values the table is divided already; otherwise, and for the
+    held-out rows it does not name, fractions of the persons (or rows) are drawn at random.
+
+    `path` is looked for in `root`, in the folder DPTRAIN_DATA, as it stands, and in `cache`; if it
+    is nowhere, or null, `published` is read. Nothing is computed from the rows: mean and std
+    follow from the schema.
+    """
+
+    columns: Mapping[str, Any]
+    target: str
+    classes: Sequence[Any]
+    path: str | None = None
+    name: str | None = None  # None: the path's
+    sensitive: Sequence[str] = ()
+    group: str | None = None
+    split: Mapping[str, Any] | None = None
+    ignored: Sequence[str] = ()
+    holdout_fraction: float = 0.15
+    test_fraction: float = 0.15
+    class_prior: Sequence[float] | None = None
+    root: str | None = None
+    cache: str | None = None
+    published: Published | None = None
+
+    def __post_init__(self) -> None:
+        check_fractions(holdout_fraction=self.holdout_fraction, test_fraction=self.test_fraction)
+        if self.path is None and self.published is None:
+            raise ConfigError("data.path=null: give the path of a table, or choose data=breast_cancer")
+        if self.path is not None and not self.path.endswith(SUFFIXES):
+            raise ConfigError(f"data.path={self.path} must end in {', '.join(SUFFIXES)}; convert the table")
+        _ = self.schema
+
+    @cached_property
+    def schema(self) -> Schema:
+        """The declared schema; raises ConfigError where it contradicts itself."""
+        return parse_schema(
+            columns=self.columns,
+            target=self.target,
+            classes=self.classes,
+            sensitive=self.sensitive,
+            group=self.group,
+            split=self.split,
+            ignored=self.ignored,
+        )
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        return self.schema.mean
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        return self.schema.std
+
+    def load(self, rng: torch.Generator) -> Splits:
+        table, source = self._table()
+        rows = self.schema.encode(table, where=source)
+        records = Records(rows.inputs, rows.labels)
+        groups = torch.arange(len(records)) if rows.groups is None else number_groups(rows.groups)
+        given = {part: torch.from_numpy(chosen) for part, chosen in self._given(rows, source).items()}
+        pool = given.get("train", torch.arange(len(records)))
+        train, holdout, test = (
+            pool[chosen]
+            for chosen in divide(
+                groups[pool],
+                rng,
+                holdout=0.0 if "holdout" in given else self.holdout_fraction,
+                test=0.0 if "test" in given else self.test_fraction,
+            )
+        )
+        return assemble(
+            name=self.name or Path(str(self.path)).name.partition(".")[0],
+            source=source,
+            train=records.take(train),
+            holdout=records.take(given.get("holdout", holdout)),
+            test=records.take(given.get("test", test)),
+            classes=self.schema.target.categories,
+            mean=self.mean,
+            std=self.std,
+            class_prior=self.class_prior,
+            group_ids=None if rows.groups is None else groups[train],
+            sensitive=self.schema.targets,
+        )
+
+    def _table(self) -> tuple[pd.DataFrame, str]:
+        """The table, its index saying where each row is found, and where it came from, in words."""
+        if self.path is not None:
+            folders = [*local_folders(self.root), Path(), cache_folder(self.cache)]
+            for path in (folder / Path(self.path).expanduser() for folder in folders):
+                if path.is_file():
+                    return read_table(path), str(path)
+        if self.published is None:
+            assert self.path is not None
+            raise missing(
+                self.path, url="any download", root=self.root, cache=self.cache, reason="none is known"
+            )
+        return self.published.read(root=self.root, cache=self.cache)
+
+    def _given(self, rows: Encoded, source: str) -> dict[str, np.ndarray]:
+        """Positions of the rows in each part that the table itself names; refuses a divided person."""
+        if rows.parts is None or self.split is None:
+            return {}
+        named = [part for part in PARTS if self.split.get(part) is not None]
+        given = {part: np.flatnonzero(rows.parts == code) for code, part in enumerate(named)}
+        for part, chosen in given.items():
+            if len(chosen) == 0:
+                raise DataError(
+                    f"data.split.{part}={self.split[part]} occurs in no row of {source}: name a value of "
+                    f"{self.split['column']} that does"
+                )
+            others = np.delete(np.arange(len(rows.parts)), chosen)
+            if rows.groups is not None and (shared := set(rows.groups[chosen]) & set(rows.groups[others])):
+                raise DataError(
+                    f"{self.group}={min(shared)} is in the {part} part of {source} and in another: "
+                    f"keep all rows of a person in one part, or set data.split=null"
+                )
+        return given
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """The cells of a CSV file, as text, or of a Parquet file; raises DataError if it cannot be read.
+
+    The index tells where a row is found: the line of a CSV file that it starts on.
+    """
+    try:
+        if path.suffix == ".parquet":
+            table = pd.read_parquet(path)
+            table.index = pd.RangeIndex(1, len(table) + 1, name="row")
+        else:
+            table = _read_csv(path)
+    except (OSError, EOFError, ValueError) as error:  # pandas' and pyarrow's own are ValueErrors
+        raise DataError(
+            f"{path} cannot be read ({' '.join(str(error).split())}): save it as CSV (UTF-8, one header "
+            f"line, commas) or as Parquet"
+        ) from error
+    if table.empty:
+        raise DataError(f"{path} holds no rows: give it at least one below the header")
+    return table
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    table = pd.read_csv(
+        path,
+        dtype=str,
+        keep_default_na=False,
+        na_values=[""],
+        skip_blank_lines=False,
+        encoding="utf-8-sig",
+    )
+    if not isinstance(table.index, pd.RangeIndex):  # pandas takes a surplus first column for names of rows
+        raise ValueError("rows have more cells than the header has names")
+    # A quoted cell may hold line ends, so that a row takes several lines.
+    ends = sum((table[name].str.count("\n").fillna(0) for name in table), start=np.zeros(len(table)))
+    taken = 1 + np.asarray(ends, dtype=np.int64)
+    table.index = pd.Index(2 + np.cumsum(taken) - taken, name="line")
+    blank = table.isna().all(axis=1).to_numpy()
+    filled = np.flatnonzero(~blank)
+    return table.iloc[: filled[-1] + 1 if len(filled) else 0]  # blank lines at the end are no rows

@@ -1,0 +1,46 @@
+"""Models for tables: a multilayer perceptron, and logistic regression."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from dptrain.models.cnn import ACTIVATIONS
+
+
+class Mlp(nn.Module):
+    """Linear and activation, once for each of `widths`; then a linear head.
+
+    Takes inputs (N, ...) of any shape, flattened, and returns logits (N, num_classes). Bounded
+    activations keep per-sample gradients small (Papernot et al. 2021, "Tempered Sigmoid Activations").
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        num_classes: int,
+        *,
+        widths: Sequence[int] = (32,),
+        activation: str = "tanh",
+    ) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [nn.Flatten()]
+        width = math.prod(shape)
+        for out in widths:
+            layers += [nn.Linear(width, out), ACTIVATIONS[activation]()]
+            width = out
+        self.features = nn.Sequential(*layers)
+        self.head = nn.Linear(width, num_classes)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.features(inputs))
+        return logits
+
+
+class Logistic(Mlp):
+    """Multinomial logistic regression: a perceptron without hidden layers."""
+
+    def __init__(self, shape: Sequence[int], num_classes: int) -> None:
+        super().__init__(shape, num_classes, widths=())

@@ -1,0 +1,345 @@
+"""Tables: what is declared is what is read, and everything else is refused at once."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+
+from dptrain.contracts import ConfigError, DataError, Splits
+from dptrain.data.published import ADULT, GERMAN, Adult, BreastCancer, GermanCredit
+from dptrain.data.tabular import Tabular
+
+COLUMNS: dict[str, Any] = {
+    "age": {"kind": "number", "bounds": [0, 100], "bands": [20, 60]},
+    "sex": {"kind": "category", "categories": ["F", "M", "?"]},
+    "income": {"kind": "number", "bounds": [0, 10], "clip": True},
+}
+
+
+def rows(count: int = 40) -> list[str]:
+    return [f"{10 + i},{'FM?'[i % 3]},{i},{'no' if i % 2 else 'yes'}" for i in range(count)]
+
+
+def source(path: Path | str, **fields: Any) -> Tabular:
+    settings = {"columns": COLUMNS, "target": "ill", "classes": ["no", "yes"], "sensitive": ["sex", "age"]}
+    return Tabular(path=str(path), **(settings | fields))
+
+
+def table(folder: Path, lines: list[str], header: str = "age,sex,income,ill") -> Path:
+    path = folder / "people.csv"
+    path.write_text("\n".join([header, *lines]) + "\n")
+    return path
+
+
+def load(path: Path, **fields: Any) -> Splits:
+    return source(path, **fields).load(torch.Generator().manual_seed(0))
+
+
+def everyone(splits: Splits) -> torch.Tensor:
+    """All inputs beside all labels, in an order that does not depend on how they were divided."""
+    parts = [
+        torch.cat([part.inputs, part.labels[:, None]], 1)
+        for part in (splits.train, splits.holdout, splits.test)
+    ]
+    return torch.stack(sorted(torch.cat(parts), key=lambda row: row.tolist()))
+
+
+def test_numbers_are_scaled_by_declared_bounds_and_categories_are_one_hot(tmp_path: Path) -> None:
+    splits = load(table(tmp_path, rows()))
+    found = everyone(splits)
+    assert splits.name == "people"
+    assert splits.shape == (5,)
+    assert splits.train.inputs.dtype == torch.float32
+    ages = torch.arange(10, 50)
+    assert torch.allclose(found[:, 0], ages / 100)
+    assert torch.equal(found[:, 1:4].argmax(1), (ages - 10) % 3)
+    assert torch.equal(found[:, 1:4].sum(1), torch.ones(40))
+    assert torch.allclose(found[:, 4], ((ages - 10) / 10).clamp(max=1))  # clipped
+    assert torch.equal(found[:, 5], (ages % 2 == 0).float())  # "no" is label 0
+    assert (len(splits.holdout), len(splits.test)) == (6, 6)
+
+
+def test_constants_follow_from_the_schema_alone(tmp_path: Path) -> None:
+    many, one = (load(table(tmp_path, lines)) for lines in (rows(40), rows(20)))
+    assert many.mean == one.mean == pytest.approx((0.5, 1 / 3, 1 / 3, 1 / 3, 0.5))
+    spread = (2 / 9) ** 0.5
+    assert many.std == one.std == pytest.approx((0.25, spread, spread, spread, 0.25))
+    assert many.bounds == (0.0, 1.0)
+
+
+def test_sensitive_columns_hide_fill_and_read(tmp_path: Path) -> None:
+    splits = load(table(tmp_path, rows()))
+    sex, age = splits.sensitive
+    inputs = splits.train.inputs
+    assert (sex.name, sex.columns, sex.names) == ("sex", (1, 2, 3), ("F", "M", "?"))
+    assert (age.name, age.columns, age.names) == ("age", (0,), ("0 to 20", "20 to 60", "60 to 100"))
+    assert torch.equal(sex.read(inputs), inputs[:, 1:4].argmax(1))
+    assert age.values.flatten().tolist() == pytest.approx([0.1, 0.4, 0.8])
+    for column in (sex, age):
+        assert torch.equal(
+            column.hide(inputs)[:, column.columns], torch.zeros(len(inputs), len(column.columns))
+        )
+        for value in range(len(column.values)):
+            assert (column.read(column.fill(inputs, value)) == value).all()
+
+
+def test_a_band_ends_at_its_cut_points_not_half_way_between_middles(tmp_path: Path) -> None:
+    (age,) = load(table(tmp_path, rows()), sensitive=["age"]).sensitive
+    inputs = torch.tensor([[0.0], [0.19], [0.2], [0.3], [0.59], [0.6], [1.0]]).expand(-1, 5)
+    assert age.read(inputs).tolist() == [0, 0, 1, 1, 1, 2, 2]
+
+
+@pytest.mark.parametrize("form", ["csv", "csv.gz", "parquet"])
+def test_every_form_of_file_reads_alike(tmp_path: Path, form: str) -> None:
+    plain = table(tmp_path, rows())
+    path = tmp_path / f"other.{form}"
+    if form == "parquet":
+        pd.read_csv(plain).to_parquet(path)  # typed: whole numbers are no text there
+    else:
+        path.write_bytes(plain.read_bytes() if form == "csv" else gzip.compress(plain.read_bytes()))
+    assert torch.equal(everyone(load(path)), everyone(load(plain)))
+
+
+def test_whole_number_categories_in_parquet(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"grade": [1.0, 2.0] * 20, "ill": [True, False] * 20})
+    frame.to_parquet(tmp_path / "x.parquet")
+    splits = load(
+        tmp_path / "x.parquet",
+        columns={"grade": {"kind": "category", "categories": [1, 2]}},
+        classes=["True", "False"],
+        sensitive=[],
+    )
+    assert torch.equal(splits.train.inputs.argmax(1), splits.train.labels)
+
+
+def test_every_violation_is_told_with_line_and_column(tmp_path: Path) -> None:
+    lines = rows(10)
+    lines[0] = "101,F,3,no"
+    lines[1] = "old,F,3,no"
+    lines[2] = ",X,3,no"
+    lines[3] = "20,F,inf,no"
+    lines[4] = "20,F,3,perhaps"
+    lines[5] = "20, F,nan,"
+    with pytest.raises(DataError) as caught:
+        load(table(tmp_path, lines))
+    told = str(caught.value)
+    for words in (
+        "people.csv is not as data.columns",
+        "line 2: age=101 is outside the declared bounds [0, 100]",
+        "line 3: age=old is not a finite number",
+        "line 4: age is empty",
+        "line 4: sex=X is none of the declared categories (F, M, ?)",
+        "line 5: income=inf is not a finite number",
+        "line 6: ill=perhaps is none of the declared categories (no, yes)",
+        "line 7: sex= F is none",
+        "line 7: income=nan is not a finite number",
+        "line 7: ill is empty",
+        "clip: true",
+    ):
+        assert words in told, told
+    assert told.count("line ") == 9
+
+
+def test_many_violations_are_counted(tmp_path: Path) -> None:
+    lines = [f"{1000 + i},X,3,no" for i in range(50)]
+    with pytest.raises(DataError) as caught:
+        load(table(tmp_path, lines))
+    assert str(caught.value).count("line ") == 20
+    assert "line 11: sex=X" in str(caught.value)
+    assert "and 80 more" in str(caught.value)
+
+
+def test_missing_and_undeclared_columns_are_told_together(tmp_path: Path) -> None:
+    path = table(tmp_path, [f"{line},7" for line in rows()], header="age,gender,income,ill,shoe")
+    with pytest.raises(DataError, match="column sex is missing") as caught:
+        load(path)
+    for words in ("column gender is not declared", "column shoe is not declared", "data.ignored"):
+        assert words in str(caught.value)
+    fixed = table(tmp_path, [f"{line},7" for line in rows()], header="age,sex,income,ill,shoe")
+    assert load(fixed, ignored=["shoe"]).shape == (5,)
+
+
+def test_lines_are_those_of_the_file(tmp_path: Path) -> None:
+    lines = rows(6)
+    lines[1] = '"11",M,1,no'
+    path = table(tmp_path, [f'{line},"a note\nof two lines"' for line in lines], "age,sex,income,ill,note")
+    path.write_text(path.read_text().replace("13,F", "999,F") + "\n\n")  # blank lines at the end are no rows
+    with pytest.raises(DataError, match=r"line 8: age=999"):
+        load(path, ignored=["note"])
+    blank = table(tmp_path, [*rows(3), "", *rows(6)])
+    with pytest.raises(DataError, match="line 5: age is empty"):
+        load(blank)
+
+
+def test_rows_of_one_person_stay_together(tmp_path: Path) -> None:
+    lines = [f"{line},p{i // 4}" for i, line in enumerate(rows(40))]
+    splits = load(table(tmp_path, lines, "age,sex,income,ill,person"), group="person", holdout_fraction=0.2)
+    persons = [
+        set((((part.inputs[:, 0] * 100).round().long() - 10) // 4).tolist())
+        for part in (splits.train, splits.holdout, splits.test)
+    ]
+    assert sum(map(len, persons)) == 10
+    assert splits.group_ids is not None
+    assert set(splits.group_ids.bincount().tolist()) <= {0, 4}
+    assert len(splits.group_ids) == len(splits.train)
+
+
+def test_a_declared_division_is_kept(tmp_path: Path) -> None:
+    lines = [f"{line},{('a', 'b', 'c')[i % 3]}" for i, line in enumerate(rows(60))]
+    path = table(tmp_path, lines, "age,sex,income,ill,part")
+    part = {"column": "part", "train": "a", "test": "b", "holdout": "c"}
+    splits = load(path, split=part)
+    assert (len(splits.train), len(splits.test), len(splits.holdout)) == (20, 20, 20)
+    ages = (splits.test.inputs[:, 0] * 100).round().long()
+    assert ((ages - 10) % 3 == 1).all()
+    two = load(table(tmp_path, [line.replace(",c", ",a") for line in lines], "age,sex,income,ill,part"),
+               split={"column": "part", "train": "a", "test": "b"}, holdout_fraction=0.25)  # fmt: skip
+    assert (len(two.train), len(two.holdout), len(two.test)) == (30, 10, 20)
+    with pytest.raises(DataError, match=r"line 4: part=c is none of the declared categories \(a, b\)"):
+        load(table(tmp_path, lines, "age,sex,income,ill,part"), split=part | {"holdout": None})
+    with pytest.raises(DataError, match=r"data.split.holdout=d occurs in no row"):
+        load(
+            table(tmp_path, [line for line in lines if not line.endswith("c")], "age,sex,income,ill,part"),
+            split=part | {"holdout": "d"},
+        )
+
+
+def test_a_person_in_two_declared_parts_is_refused(tmp_path: Path) -> None:
+    lines = [f"{line},{'ab'[i % 2]},p{i // 2}" for i, line in enumerate(rows(40))]
+    path = table(tmp_path, lines, "age,sex,income,ill,part,person")
+    with pytest.raises(DataError, match=r"person=p0 is in the train part of .* and in another"):
+        load(path, split={"column": "part", "train": "a", "test": "b"}, group="person")
+
+
+def number(**fields: Any) -> dict[str, Any]:
+    return {"columns": COLUMNS | {"age": COLUMNS["age"] | fields}}
+
+
+def category(*values: Any) -> dict[str, Any]:
+    return {"columns": COLUMNS | {"sex": {"kind": "category", "categories": list(values)}}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        (
+            number(bounds=[9, 1]),
+            r"data.columns.age.bounds=\[9, 1\] must be two finite numbers, the lower first",
+        ),
+        (number(bounds=[0, float("inf")]), "data.columns.age.bounds"),
+        (number(bands=[60, 20]), r"data.columns.age.bands=\[60, 20\] must be rising cut points inside"),
+        (number(bands=[20, 100]), "rising cut points inside the bounds"),
+        (number(clip="yes"), "data.columns.age.clip=yes must be true or false"),
+        (number(low=3), "data.columns.age.low: no such key; a number takes bands, bounds, clip, kind"),
+        (number(kind="word"), "data.columns.age=.* must have kind: number"),
+        (number(bands=[]), "data.sensitive=age is a number without bands; declare cut points"),
+        (category("F", "M", "F"), "data.columns.sex.categories: F is declared more than once"),
+        (category("F"), r"data.columns.sex.categories=\['F'\] must be a list of at least two"),
+        (
+            category(True, False),
+            r"data.columns.sex.categories=\[True, False\] must be words .*; quote yes, no",
+        ),
+        ({"classes": ["no"]}, r"data.classes=\['no'\] must be a list of at least two"),
+        ({"target": "age"}, "data.target: column age is already in data.columns; give it one role"),
+        ({"group": "ill"}, "data.group: column ill is already in data.target"),
+        ({"ignored": ["sex"]}, "data.ignored: column sex is already in data.columns"),
+        ({"sensitive": ["race"]}, "data.sensitive=race is not declared; name one of data.columns: age, sex"),
+        ({"sensitive": ["sex", "sex"]}, "names a column twice"),
+        ({"split": {"column": "part", "train": "a"}}, "data.split=.* must be {column: a column"),
+        ({"columns": {}}, "data.columns={} must declare at least one column"),
+        ({"path": "people.xls"}, "data.path=people.xls must end in .csv, .csv.gz, .parquet"),
+        ({"holdout_fraction": 2}, r"data.holdout_fraction=2 must be in \(0, 1\)"),
+    ],
+)
+def test_a_schema_that_contradicts_itself(fields: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        source(**({"path": "people.csv"} | fields))
+
+
+def test_all_that_is_wrong_with_a_schema_is_told_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        source("people.csv", classes=["no"], sensitive=["race"], **number(bounds=[3, 1]))
+    for words in ("data.columns.age.bounds", "data.classes", "data.sensitive=race"):
+        assert words in str(caught.value)
+
+
+def test_files_that_cannot_be_read(tmp_path: Path, nowhere: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b"age,sex\n\xff\xfe,1\n")
+    (tmp_path / "b.parquet").write_text("hello")
+    (tmp_path / "c.csv.gz").write_bytes(gzip.compress(b"age,sex\n" * 500)[:30])
+    (tmp_path / "d.csv").write_text("age,sex,income,ill\n1,F,2,no,5\n")
+    (tmp_path / "e.csv").write_text("")
+    for name in ("a.csv", "b.parquet", "c.csv.gz", "d.csv", "e.csv"):
+        with pytest.raises(DataError, match=f"{name} cannot be read .*save it as CSV"):
+            load(tmp_path / name)
+    with pytest.raises(DataError, match="holds no rows"):
+        load(table(tmp_path, []))
+    with pytest.raises(DataError, match=r"none.csv was not found in any of: .*DPTRAIN_DATA \(not set\)"):
+        load(Path("none.csv"), cache=str(nowhere))
+
+
+def test_a_table_is_looked_for_in_the_users_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table(tmp_path, rows())
+    monkeypatch.setenv("DPTRAIN_DATA", str(tmp_path))
+    assert load(Path("people.csv")).source == str(tmp_path / "people.csv")
+
+
+# --------------------------------------------------------------------------- public tables
+
+ADULT_ROW = "39, State-gov, 77516, Bachelors, 13, Divorced, ?, Husband, White, Male, 2174, 0, 40, Cuba, <=50K"
+
+
+def sha256(body: bytes) -> str:
+    return hashlib.sha256(body).hexdigest()
+
+
+def test_adult_is_made_of_two_raw_files(web, nowhere: Path) -> None:
+    train = f"{ADULT_ROW}\n{ADULT_ROW.replace('<=', '>')}\n\n".encode()
+    test = f"|1x3 Cross validator\n{ADULT_ROW}.\n\n".encode()
+    web.pages |= {"adult.data": train, "adult.test": test}
+    published = Adult(
+        train_url=web.url("adult.data"),
+        test_url=web.url("adult.test"),
+        train_sha256=sha256(train),
+        test_sha256=sha256(test),
+    )
+    made, where = published.read(root=None, cache=str(nowhere))
+    assert list(made.columns) == [*ADULT, "split"]
+    assert made["split"].tolist() == ["train", "train", "test"]
+    assert made["income"].tolist() == ["<=50K", ">50K", "<=50K"]
+    assert made.loc["1 of adult.test", "occupation"] == "?"
+    assert where == f"{nowhere / 'adult.data'} and {nowhere / 'adult.test'}"
+
+
+def test_adult_with_another_checksum_is_thrown_away(web, nowhere: Path) -> None:
+    web.pages["adult.data"] = b"something else"
+    with pytest.raises(DataError, match=r"checksum is not data.sha256=5b00264637db"):
+        Adult(train_url=web.url("adult.data")).read(root=None, cache=str(nowhere))
+    assert not (nowhere / "adult.data").exists()
+
+
+def test_german_credit_is_made_of_its_raw_file(web, nowhere: Path) -> None:
+    row = "A11 6 A34 A43 1169 A65 A75 4 A93 A101 4 A121 67 A143 A152 2 A173 1 A192 A201 1"
+    web.pages["german.data"] = f"{row} \n{row}\n".encode()
+    made, _ = GermanCredit(url=web.url("german.data")).read(root=None, cache=str(nowhere))
+    assert list(made.columns) == list(GERMAN)
+    assert made.iloc[1].tolist() == row.split()
+
+
+def test_a_raw_file_of_the_users_own_is_not_downloaded(tmp_path: Path, nowhere: Path) -> None:
+    (tmp_path / "german.data").write_text(" ".join(["1"] * len(GERMAN)) + "\n")
+    made, where = GermanCredit(url="http://127.0.0.1:9/x").read(root=str(tmp_path), cache=str(nowhere))
+    assert len(made) == 1
+    assert where == str(tmp_path / "german.data")
+
+
+def test_breast_cancer_needs_no_file() -> None:
+    made, _ = BreastCancer().read(root=None, cache=None)
+    assert made.shape == (569, 31)
+    assert made["diagnosis"].value_counts().to_dict() == {"benign": 357, "malignant": 212}

@@ -198,7 +198,8 @@ def measure(
 
 def by_query(attack: Attack) -> bool:
     """Whether an attack meets the model through its prediction interface alone."""
-    return not attack.needs & {Knowledge.WEIGHTS, Knowledge.TRANSCRIPT}
+    asks = attack.needs & {Knowledge.CONFIDENCES, Knowledge.LABELS}
+    return bool(asks) and not attack.needs & {Knowledge.WEIGHTS, Knowledge.TRANSCRIPT}
 
 
 def floor(

@@ -139,8 +139,8 @@ def find(config: Config) -> Case:
     folder = path if (path / runs.ORDER).is_file() else runs.named(source, Path(config.output))
     if folder is None:
         raise ConfigError(
-            f"release={source} is no run folder, no run id under output={config.output} and no file of "
-            "weights; give one of them"
+            f"release={source} is no run folder, no name or id of a run under output={config.output} and no "
+            "file of weights; give one of them"
         )
     for needed in (runs.REPORT, "weights.pt"):
         if not (folder / needed).is_file():

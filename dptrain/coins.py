@@ -13,6 +13,8 @@ from dptrain.evidence.canaries import Sowing, sow
 from dptrain.evidence.probes import Drawing, draw_probes, known_members
 from dptrain.evidence.slots import Planting, plant
 
+MOST = 3  # training records there must be to each probe: about half of the probes stay out of the training
+
 
 @dataclass(frozen=True, kw_only=True)
 class Coins:
@@ -42,7 +44,7 @@ def draw(
     if needs & {Knowledge.PROBES, Knowledge.ATTRIBUTES}:
         splits, drawing = draw_probes(
             splits,
-            probes=evidence.probes,
+            probes=min(evidence.probes, len(splits.train) // MOST),
             mislabelled=evidence.mislabelled,
             spare=2 * slots,  # held-out records, of which slots may take half
             rng=streams.seeded("probes"),

@@ -82,7 +82,7 @@ class Evidence:
     permutations: Annotated[Annotated[int, Field(ge=100)], Field(description="at least 100")] = 1000
     probes: Annotated[
         Annotated[int, Field(ge=20)],
-        Field(description="a whole number such as 400: records of which a coin decides if they are used"),
+        Field(description="a whole number such as 400, at most: a coin decides of each if it is used"),
     ] = 400
     mislabelled: Annotated[
         Annotated[float, Field(ge=0, le=1)],

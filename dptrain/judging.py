@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -68,7 +68,8 @@ class Court:
     ) -> Verdict:
         """Judge what was found in the release, beside the twin (`control`) and untrained models (`prior`)."""
         if isinstance(found, Guesses):
-            return Verdict(leakage=[self._reconstruction(attack, found, control, prior)])
+            line = self._reconstruction(attack, found, control, prior)
+            return Verdict(leakage=[replace(line, interface=interface)])
         if isinstance(found, Scores):
             assert control is None or isinstance(control, Scores)
             return Verdict(leakage=self._membership(attack, found, control, interface))

@@ -113,7 +113,8 @@ def check(conditions: Sequence[Condition], report: Report) -> None:
     met = [sentence for condition in conditions for sentence in condition.met(report)]
     if met:
         raise LimitExceeded(
-            "\n".join(met) + f"\nthe run is complete ({report.folder}); lower privacy.epsilon, or move the limit"
+            "\n".join(met)
+            + f"\nthe run is complete ({report.folder}); lower privacy.epsilon, or move the limit"
         )
 
 

@@ -82,7 +82,13 @@ def read(folder: Path) -> Order:
 
 
 def named(name: str, output: Path) -> Path | None:
-    """The run folder under `output` of this name, or tracked under this id; None if there is none."""
+    """The run folder under `output` of this name, or tracked under this id; None if there is none.
+
+    `latest` is the training that was finished last.
+    """
+    if name == "latest":
+        finished = [path for path in output.glob("**/weights.pt") if (path.parent / REPORT).exists()]
+        return max(finished, key=lambda path: path.stat().st_mtime).parent if finished else None
     for path in output.glob(f"**/{ORDER}"):
         if name in (path.parent.name, json.loads(path.read_text()).get("tracked_as")):
             return path.parent

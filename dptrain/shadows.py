@@ -21,7 +21,6 @@ from dptrain.attack_stage import reinitialise
 from dptrain.contracts import Budget, Context, Mechanism, Progress, Records, Release, Shadow, Splits, Streams
 from dptrain.privacy.guarantee import library_versions
 
-
 # Sections of the configuration that a training without privacy does not read.
 PRIVATE_ONLY = ("privacy", "mechanism", "optimizer")
 

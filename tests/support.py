@@ -26,6 +26,7 @@ QUICK_ATTACKS = (
     "attack.class_inversion.steps=3",
     "attack.class_inversion.restarts=4",
     "attack.reconstruction_weights.reference_steps=3",
+    "attack.audit_losses.reference_steps=3",
 )
 
 

@@ -73,6 +73,8 @@ def test_a_run_is_found_by_its_name_and_by_its_tracked_id(trained):
     runs.remember(trained, tracked_as="abc123")
     assert runs.named("abc123", trained.parent) == trained
     assert runs.named("abc", trained.parent) is None
+    assert runs.named("latest", trained.parent) == trained
+    assert runs.named("latest", trained / "figures") is None
 
 
 def test_other_records_than_those_trained_on_are_refused(trained, tmp_path, capsys):
@@ -92,7 +94,7 @@ def test_other_records_than_those_trained_on_are_refused(trained, tmp_path, caps
     [
         (["task=audit"], "task=audit needs a model: give release=PATH"),
         (["release=somewhere"], "release=somewhere names a model to attack; add task=audit"),
-        (["task=audit", "release=nowhere"], "release=nowhere is no run folder, no run id"),
+        (["task=audit", "release=nowhere"], "release=nowhere is no run folder, no name or id of a run"),
     ],
 )
 def test_an_order_that_cannot_be_meant_is_refused(tmp_path, capsys, overrides, why):

@@ -43,7 +43,8 @@ def test_a_run_leaves_report_figures_weights_and_no_secret(tmp_path: Path) -> No
     assert 1.98 < report["guarantee"]["epsilon"] <= 2.0
     assert report["guarantee"]["steps"] == 3
     assert {line["attack"] for line in report["leakage"]} == {
-        "class_inversion", "reconstruction_transcript", "reconstruction_weights",
+        "class_inversion", "reconstruction_transcript", "reconstruction_weights", "membership_loss",
+        "audit_canaries", "audit_losses",
     }  # fmt: skip
     assert set(report["seconds"]) == {"train", "attack", "total"}
     (folder,) = (tmp_path / "runs").iterdir()
@@ -83,6 +84,7 @@ def test_patients_are_the_unit_where_asked(tmp_path: Path) -> None:
     report = carry_out(
         tmp_path, "data=phantom", "data.train=240", "data.holdout=60", "data.test=60",
         "data.records_per_patient=4", "privacy.unit=patient", "training.expected_batch_size=20",
+        "attack=[reconstruction_transcript]",
     )  # fmt: skip
     assert report["guarantee"]["unit"] == "patient"
     assert report["guarantee"]["units"] == 60 + 3  # a planted record is a patient of its own

@@ -13,15 +13,23 @@ import time
 import urllib.request
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from support import QUICK
+
+from dptrain.models.mlp import Mlp
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
 COMMANDS = [line for kind, text in BLOCKS if kind == "bash" for line in text.splitlines()]
 RUNS = [line for line in COMMANDS if line.startswith("python -m dptrain") and "resume" not in line]
-REAL_DATA = {"pneumoniamnist": "pneumoniamnist.npz", "mnist_cnn": "mnist.npz"}
+REAL_DATA = {
+    "pneumoniamnist": "pneumoniamnist.npz",
+    "mnist_cnn": "mnist.npz",
+    "credit_mlp": "adult.csv.gz",
+}
 
 
 def test_no_command_is_left_untested() -> None:
@@ -50,11 +58,31 @@ def test_a_run_works_as_written(line: str, tmp_path: Path) -> None:
     smaller = (*QUICK, "tracking=none", "control.enabled=false")
     if "attack=" not in line:
         smaller += ("attack=[reconstruction_transcript]",)
-    command = [sys.executable, *shlex.split(line)[1:], *smaller]
-    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert ran.returncode == 0, ran.stderr
+    before = 0
+    if "release=latest" in line:
+        run("python -m dptrain attack=[membership_loss]", *smaller, cwd=tmp_path)
+        before = 1
+    if "release=mine.pt" in line:
+        write_a_model_and_its_records(tmp_path)
+    run(line, *smaller, cwd=tmp_path)
     expected = 3 if " -m recipe" in line else 1
-    assert len(list(tmp_path.glob("runs/**/report.json"))) == expected
+    assert len(list(tmp_path.glob("runs/**/report.json"))) == before + expected
+
+
+def run(line: str, *smaller: str, cwd: Path) -> None:
+    """Carry out a command of the README, made smaller."""
+    command = [sys.executable, *shlex.split(line)[1:], *smaller]
+    ran = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+
+
+def write_a_model_and_its_records(folder: Path) -> None:
+    """The user's own model, and files of what it was and what it was not trained on."""
+    torch.save(Mlp(shape=(1, 8, 8), num_classes=2).state_dict(), folder / "mine.pt")
+    rng = np.random.default_rng(0)
+    for name in ("in", "out"):
+        images = rng.integers(0, 256, (200, 8, 8), dtype=np.uint8)
+        np.savez(folder / f"{name}.npz", images=images, labels=rng.integers(0, 2, 200))
 
 
 @pytest.mark.parametrize("script", ["run.sh", "test.sh", "check.sh"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from sklearn.decomposition import PCA
@@ -20,6 +20,7 @@ FITTED_ON = 2000  # test records at most
 
 
 def judge_class_inversion(
+    attack: str,
     released: Images,
     control: Images | None,
     untrained: Images,
@@ -30,21 +31,41 @@ def judge_class_inversion(
     *,
     confidence: float,
     permutations: int,
-) -> tuple[list[Leakage], Gallery]:
+    interface: str = "",
+) -> tuple[list[Leakage], Gallery | None]:
     """Score inversions of the release beside the same attack on the twin and on untrained models.
 
     `untrained` may hold the outputs of several untrained models one after another: the more, the
-    steadier the floor. Raises DataError where a class has no training or no held-out record.
+    steadier the floor. There is a gallery of images only. Raises DataError where a class has no
+    training or no held-out record.
     """
     _require_every_class(splits)
     space = _Space(splits, rng)
-    leakages = [
+    lines = [
         _recognised(released, control, untrained, splits, judge, guarantee, confidence=confidence),
         _near_members(
             released, control, untrained, splits, space, rng, confidence=confidence, permutations=permutations
         ),
     ]
-    return leakages, _gallery(released, control, splits, space)
+    gallery = _gallery(released, control, splits, space) if len(splits.shape) == 3 else None
+    return [replace(line, attack=attack, interface=interface) for line in lines], gallery
+
+
+def query_curve(
+    released: Images, control: Images | None, judge: Judge
+) -> tuple[tuple[int, float, float | None], ...]:
+    """Success against queries: queries spent, share that the judge recognises, the twin's share.
+
+    Empty for attacks that ask nothing.
+    """
+    ours = [
+        (spent, _share(judge, Images(inputs=inputs, labels=released.labels)))
+        for spent, inputs in released.trail
+    ]
+    if control is None:
+        return tuple((spent, share, None) for spent, share in ours)
+    theirs = [_share(judge, Images(inputs=inputs, labels=control.labels)) for _, inputs in control.trail]
+    return tuple((spent, share, other) for (spent, share), other in zip(ours, theirs, strict=False))
 
 
 def _require_every_class(splits: Splits) -> None:

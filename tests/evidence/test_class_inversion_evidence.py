@@ -66,6 +66,7 @@ def noise(rng: torch.Generator) -> Images:
 def measure(released, control, splits, judge, seed=2, untrained=None):
     rng = torch.Generator().manual_seed(seed)
     leakages, gallery = judge_class_inversion(
+        "class_inversion",
         released,
         control,
         noise(rng) if untrained is None else untrained,

@@ -38,7 +38,7 @@ def test_every_number_is_there_and_is_a_number(report: Report) -> None:
     line = document["leakage"][0]
     assert set(line) == {
         "attack", "metric", "value", "low", "high", "floor", "control", "control_low", "control_high",
-        "bound", "detection_limit", "verdict", "trials", "confidence", "notes", "details",
+        "bound", "detection_limit", "verdict", "trials", "confidence", "interface", "notes", "details",
     }  # fmt: skip
     assert (line["value"], line["low"], line["high"]) == (0.625, 0.406, 0.812)
     assert line["control_high"] == 1.0

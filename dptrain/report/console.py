@@ -143,8 +143,8 @@ class Console:
         self.out.print(_table(report, wide=width >= WIDE), width=width)
         if (chosen := report.guarantee.get("interface", "weights")) != "weights":
             self._line(
-                f"[bold]given away[/bold]  {chosen.replace('_', ' ')} only; attacks on weights and "
-                "gradients tell what would follow if more got out"
+                f"[bold]given away[/bold]  {chosen.replace('_', ' ')}; attacks on weights and gradients "
+                "tell what would follow if more got out"
             )
         self._defences(report, width)
         sentence = Text(report.guarantee["sentence"], style="bold red" if void else "")

@@ -112,6 +112,43 @@ def test_every_choice_of_the_configuration_runs(tmp_path: Path, overrides: tuple
     assert 0 < report["guarantee"]["epsilon"] < 1000
 
 
+def test_tables_are_trained_on_and_their_sensitive_column_attacked(tmp_path: Path) -> None:
+    report = carry_out(
+        tmp_path, "attack=[attribute_inference,audit_gradients,class_inversion]",
+        "attack.class_inversion.steps=3", recipe="health_mlp",
+    )  # fmt: skip
+    metrics = {(line["attack"], line["metric"]) for line in report["leakage"]}
+    assert {
+        ("attribute_inference", "mean_texture.advantage"),
+        ("attribute_inference", "mean_texture.members"),
+        ("audit_gradients", "certified_epsilon"),
+        ("class_inversion", "evaluator_accuracy"),
+    } <= metrics
+    assert not next((tmp_path / "runs").glob("*/figures/class_inversion.png"), None)
+
+
+def test_attacks_by_query_meet_every_interface_asked_for(tmp_path: Path) -> None:
+    report = carry_out(
+        tmp_path, "attack=[membership_loss,audit_canaries]", "release.output=labels_only",
+        "release.compare=[top_k,labels_only]", "control.enabled=false",
+    )  # fmt: skip
+    met = [(line["attack"], line["interface"]) for line in report["leakage"] if line["metric"] != "auc"]
+    assert [pair for pair in met if pair[0] == "audit_canaries"] == [("audit_canaries", "")]
+    areas = {line["interface"]: line["value"] for line in report["leakage"] if line["metric"] == "auc"}
+    assert list(areas) == ["confidences", "labels_only", "top_1"]
+    assert report["guarantee"]["interface"] == "labels_only"
+
+
+def test_a_limit_that_is_passed_ends_a_complete_run_with_its_own_code(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        carry_out(tmp_path, "attack=[]", "control.enabled=false", 'fail_if=["epsilon > 1","accuracy > 2"]')
+    assert caught.value.code == cli.BEYOND
+    assert "epsilon=3 > 1 (fail_if: epsilon > 1)" in capsys.readouterr().err
+    assert list((tmp_path / "runs").glob("*/report.json"))
+
+
 # ------------------------------------------------------------------ refusals
 
 

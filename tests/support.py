@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -27,6 +29,7 @@ QUICK_ATTACKS = (
     "attack.class_inversion.restarts=4",
     "attack.reconstruction_weights.reference_steps=3",
     "attack.audit_losses.reference_steps=3",
+    "attack.membership_rmia.shadows=2",
 )
 
 
@@ -58,3 +61,15 @@ def finish(process: subprocess.Popen[str], seconds: float = 240) -> tuple[int, s
     """Exit code, output and errors of a process."""
     out, err = process.communicate(timeout=seconds)
     return process.returncode, out, err
+
+
+def script(name: str) -> ModuleType:
+    """A file of scripts/ as a module."""
+    path = Path(__file__).parents[1] / "scripts" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their own module up
+    spec.loader.exec_module(module)
+    return module

@@ -113,7 +113,7 @@ def test_a_repeated_seed_is_caught_with_two_canaries(audit, monkeypatch, canarie
     assert "repeats itself" in line.notes
 
 
-@pytest.mark.parametrize(("canaries", "caught"), [(2, False), (200, True)])
+@pytest.mark.parametrize(("canaries", "caught"), [(2, False), (20, True), (200, True)])
 def test_shuffled_batches_accounted_as_poisson_are_caught_with_enough_canaries(
     audit, monkeypatch, canaries, caught
 ):

@@ -44,10 +44,10 @@ def test_a_run_leaves_report_figures_weights_and_no_secret(tmp_path: Path) -> No
     assert report["guarantee"]["steps"] == 3
     assert {line["attack"] for line in report["leakage"]} == {
         "class_inversion", "reconstruction_transcript", "reconstruction_weights", "membership_loss",
-        "audit_canaries", "audit_losses",
+        "membership_rmia", "audit_canaries", "audit_losses",
     }  # fmt: skip
     assert set(report["seconds"]) == {"train", "attack", "total"}
-    (folder,) = (tmp_path / "runs").iterdir()
+    folder = next((tmp_path / "runs").glob("*/report.json")).parent
     assert not (folder / "checkpoint.pt").exists()
     assert (folder / "report.md").exists()
     assert len(list((folder / "figures").glob("*.png"))) == 4

@@ -28,8 +28,8 @@ TONE = {"leaks": "yellow", "exceeds": "bold red", "resisted": "green"}  # by a v
 LEGEND = (
     "floor: the same attack without the model. control: the same attack on the twin trained without "
     "privacy. bound: the most that the guarantee allows anyone. limit: the most that these trials could "
-    "have certified. In brackets: {confidence:.0%} intervals. Measured leakage is no ceiling: a better "
-    "attack may find more; only a bound is proved."
+    "have certified. In brackets: {confidence:.0%} intervals, each line by itself: among many, one may "
+    "err. Measured leakage is no ceiling: a better attack may find more; only a bound is proved."
 )
 
 

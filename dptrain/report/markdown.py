@@ -212,10 +212,10 @@ def _numbers(report: Report) -> Iterator[str]:
         numeric=range(1, 7),
     )
     yield (
-        f"Intervals are at {report.leakage[0].confidence:.0%} confidence. *Floor*: the same attack without "
-        "the model. *Control*: the same attack on the twin trained without privacy, which is not released. "
-        "*Bound*: what the guarantee proves about this metric. *Limit*: the most that this attack with these "
-        "trials could have certified."
+        f"Intervals are at {report.leakage[0].confidence:.0%} confidence, each line by itself: among many, "
+        "one may err. *Floor*: the same attack without the model. *Control*: the same attack on the twin "
+        "trained without privacy, which is not released. *Bound*: what the guarantee proves about this "
+        "metric. *Limit*: the most that this attack with these trials could have certified."
     )
     yield ""
     for line in filter(defences.shown, report.leakage):

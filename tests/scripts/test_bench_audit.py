@@ -1,26 +1,16 @@
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
-from pathlib import Path
 from types import ModuleType
 
 import pytest
+import support
 import torch
-
-SCRIPT = Path(__file__).parents[2] / "scripts" / "bench_audit.py"
 
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("bench_audit", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return support.script("bench_audit")
 
 
 def test_the_last_line_holds_every_measured_number(script, capsys, monkeypatch) -> None:

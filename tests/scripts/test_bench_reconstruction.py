@@ -1,16 +1,13 @@
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+import support
 
 from dptrain.data.files import find
-
-SCRIPT = Path(__file__).parents[2] / "scripts" / "bench_reconstruction.py"
 
 needs_mnist = pytest.mark.skipif(
     find("mnist.npz", root=None) is None, reason="mnist.npz is not in the folder DPTRAIN_DATA"
@@ -19,13 +16,7 @@ needs_mnist = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("bench_reconstruction", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their own module up
-    spec.loader.exec_module(module)
-    return module
+    return support.script("bench_reconstruction")
 
 
 def lines(script: ModuleType, capsys: pytest.CaptureFixture[str], *options: str) -> dict:

@@ -85,10 +85,11 @@ def assemble(config: Config) -> Parts:
     )
 
 
-def make_model(config: Config, mechanism: Mechanism, splits: Splits, streams: Streams) -> nn.Module:
+def make_model(config: Config, mechanism: Mechanism | None, splits: Splits, streams: Streams) -> nn.Module:
     """The model with its seeded initial weights, behind the normalisation that the data declare.
 
-    It comes as the mechanism can train it, and has been tried on two blank inputs.
+    It comes as the mechanism can train it (None: as it is, for nobody trains it), and has been
+    tried on two blank inputs.
     """
     with torch.random.fork_rng():
         torch.manual_seed(streams.seeded("model").initial_seed())
@@ -107,7 +108,7 @@ def make_model(config: Config, mechanism: Mechanism, splits: Splits, streams: St
             f"model: `{config.model['_target_']}` returns shape {made} for two inputs; it must return logits "
             f"(2, {splits.num_classes}), one a class of data `{splits.name}`"
         )
-    return mechanism.prepare(model)
+    return model if mechanism is None else mechanism.prepare(model)
 
 
 def make_outputs(release: Release) -> tuple[Output | None, ...]:
@@ -119,6 +120,14 @@ def make_outputs(release: Release) -> tuple[Output | None, ...]:
         if name not in ("weights", "confidences")
     ]
     return (None, *asked)
+
+
+def given_away(release: Release) -> str:
+    """The name of the interface that is given away, as leakage lines call it; `weights` where all is."""
+    output = make_output(
+        release.output, top_k=release.top_k, digits=release.digits, temperature=release.temperature
+    )
+    return "weights" if output is None else output.name
 
 
 def _settings(config: Config) -> Settings:
@@ -143,7 +152,11 @@ def _settings(config: Config) -> Settings:
 
 
 def _attack(key: str, node: dict[str, Any]) -> Attack:
-    attack: Attack = build(key, node)
+    try:
+        attack: Attack = build(key, node)
+    except ConfigError as error:
+        # An attack does not know what it is called here.
+        raise ConfigError(str(error) if str(error).startswith(key) else f"{key}.{error}") from error
     known = set(Knowledge)
     if not isinstance(getattr(attack, "needs", None), frozenset) or not attack.needs <= known:
         raise ConfigError(

@@ -123,7 +123,7 @@ class Stage:
     def observers(self) -> dict[str, Timed]:
         """A fresh observer for each attack that watches the training."""
         return {
-            name: Timed(attack.watch(self.targets))  # type: ignore[attr-defined]
+            name: Timed(attack.watch(shown(self.targets, attack.needs)))  # type: ignore[attr-defined]
             for name, attack in self.attacks.items()
             if Knowledge.TRANSCRIPT in attack.needs
         }
@@ -178,22 +178,37 @@ def measure(
                 ) -> Findings:
                     # The same stream each time: release and twin meet the very same attack.
                     release = target.as_seen_by(name, output)
-                    return attack.run(release, target.targets, streams.seeded(f"attack/{name}"))
+                    targets = shown(target.targets, attack.needs)
+                    return attack.run(release, targets, streams.seeded(f"attack/{name}"))
 
                 found = run(subject)
                 control = None if twin is None else run(twin)
                 prior = floor(attack, found, subject, run)
-                verdict = court.judge(name, found, control, prior, interface=interface)
-            measured.leakage += verdict.leakage
-            measured.gallery = measured.gallery or verdict.gallery
+                judged = court.judge(name, found, control, prior, interface=interface)
+            measured.leakage += judged.leakage
+            measured.gallery = measured.gallery or judged.gallery
             if output is None:
-                if verdict.queries:
-                    measured.queries[name] = verdict.queries
+                if judged.queries:
+                    measured.queries[name] = judged.queries
                 if isinstance(found, Scores):
                     scores[name] = found
     if scores and court.coins.drawing is not None:
         measured.exposed = exposure(scores, court.coins.drawing)
     return measured
+
+
+def shown(targets: Targets, needs: frozenset[Knowledge]) -> Targets:
+    """What an attack is shown of the records: what it says that it needs, and what everybody knows."""
+    inference = Knowledge.ATTRIBUTES in needs
+    return replace(
+        targets,
+        slots=targets.slots if Knowledge.SLOTS in needs else None,
+        probes=targets.probes if Knowledge.PROBES in needs else None,
+        canaries=targets.canaries if Knowledge.CANARIES in needs else None,
+        shadows=targets.shadows if Knowledge.SHADOWS in needs else None,
+        sensitive=targets.sensitive if inference else (),
+        subjects=targets.subjects if inference else {},
+    )
 
 
 def by_query(attack: Attack) -> bool:

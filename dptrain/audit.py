@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dptrain import limits, runs, summary
-from dptrain.assembly import assemble, make_model, make_outputs
+from dptrain.assembly import assemble, given_away, make_model, make_outputs
 from dptrain.attack_stage import Stage, Subject, measure
 from dptrain.coins import Coins, draw, sow_canaries, split_known
 from dptrain.config import Config, parse
@@ -23,6 +23,7 @@ from dptrain.contracts import (
     DptrainError,
     Guarantee,
     Knowledge,
+    Leakage,
     Release,
     Report,
     Splits,
@@ -57,7 +58,7 @@ class Case:
 def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Report:
     """Attack what `release` names, and report; the model is not trained again."""
     started = time.perf_counter()
-    case = find(config)
+    case = find(config, order.overrides)
     config = case.config
     parts = assemble(config)
     parts = replace(parts, attacks=possible(parts.attacks, case, asked=_asked_for_attacks(order)))
@@ -69,7 +70,7 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
     else:
         splits, coins = draw(splits, case.needs, config.evidence, streams)
     _check_records(case, coins, splits)
-    model = make_model(config, parts.mechanism, splits, streams)
+    model = make_model(config, parts.mechanism if case.needs is not None else None, splits, streams)
     budget = make_budget(config, splits)
     guarantee = case.guarantee or NoGuarantee(budget=budget, sentence=UNKNOWN, outside=(UNKNOWN,))
     if case.needs is not None:
@@ -104,11 +105,13 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
         measured = measure(
             stage, subject, twin, court, streams, make_outputs(config.release), show=console.stage
         )
+        if case.needs is None:
+            measured.leakage = [_told_by_files(line) for line in measured.leakage]
         report = summary.compose(
             splits,
             measured,
             guarantee,
-            {**guarantee.statement(), "interface": config.release.output},
+            {**guarantee.statement(), "interface": given_away(config.release)},
             recipe=f"audit of {case.name}",
             mechanism=type(parts.mechanism).__name__ if case.needs is not None else "unknown",
             utility=utility(subject, splits, config),
@@ -129,8 +132,11 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
     return report
 
 
-def find(config: Config) -> Case:
-    """The case that `release` names: a run folder, a run id, or a file of weights."""
+def find(config: Config, overrides: tuple[str, ...]) -> Case:
+    """The case that `release` names: a run folder, a run id, or a file of weights.
+
+    A run is audited as it was configured: raises ConfigError where anything else of it is overridden.
+    """
     source = config.release.source
     assert source is not None
     path = Path(source)
@@ -142,11 +148,16 @@ def find(config: Config) -> Case:
             f"release={source} is no run folder, no name or id of a run under output={config.output} and no "
             "file of weights; give one of them"
         )
+    if runs.read(folder).config.get("task") == "audit":
+        raise ConfigError(
+            f"release={source}: {folder} is an audit itself and holds no model; give a training's folder"
+        )
     for needed in (runs.REPORT, "weights.pt"):
         if not (folder / needed).is_file():
             raise ConfigError(
                 f"release={source}: {folder} has no {needed}; finish the run first (resume={folder})"
             )
+    _refuse_changes(source, overrides)
     trained = parse(runs.read(folder).config)
     report = read_json(folder / runs.REPORT)
     return Case(
@@ -156,10 +167,13 @@ def find(config: Config) -> Case:
             **{name: getattr(config, name) for name in CHOSEN},
             evidence=replace(
                 trained.evidence,
-                confidence=config.evidence.confidence,
-                permutations=config.evidence.permutations,
+                **{
+                    name: getattr(config.evidence, name)
+                    for name in ("confidence", "permutations")
+                    if any(override.startswith(f"evidence.{name}=") for override in overrides)
+                },
             ),
-            control=replace(trained.control, enabled=config.control.enabled),
+            control=replace(trained.control, enabled=config.control.enabled and trained.control.enabled),
         ),
         weights=folder / "weights.pt",
         needs=assemble(trained).needs,
@@ -170,6 +184,21 @@ def find(config: Config) -> Case:
         ),
         records=runs.recall(folder, "records"),
     )
+
+
+def _refuse_changes(source: str, overrides: tuple[str, ...]) -> None:
+    """A run's records, coins and model are what they were; only the attack on it can be chosen."""
+    allowed = (*CHOSEN, "evidence.confidence", "evidence.permutations", "control.enabled")
+    others = [
+        override
+        for override in overrides
+        if not any(_key(override) == name or _key(override).startswith(f"{name}.") for name in allowed)
+    ]
+    if others:
+        raise ConfigError(
+            f"release={source} is audited as it was trained; leave out {' '.join(others)}, or train another "
+            f"model with it. What can be chosen: {', '.join(allowed)}"
+        )
 
 
 def possible(attacks: dict[str, Attack], case: Case, *, asked: bool) -> dict[str, Attack]:
@@ -227,6 +256,11 @@ def load(weights: Path, model: nn.Module, device: torch.device) -> Release:
 
 
 def _check_records(case: Case, coins: Coins, splits: Splits) -> None:
+    if case.needs and case.records is None:
+        raise ConfigError(
+            f"release={case.name} does not tell which records and coins it was trained with, so no attack on "
+            "single records could be judged; train it again with this version"
+        )
     if case.records is not None and case.records != coins.fingerprint(splits):
         raise ConfigError(
             f"release={case.name} was trained on other records, or other coins, than are found now: the data "
@@ -235,4 +269,14 @@ def _check_records(case: Case, coins: Coins, splits: Splits) -> None:
 
 
 def _asked_for_attacks(order: runs.Order) -> bool:
-    return any(override.lstrip("+~").partition("=")[0] == "attack" for override in order.overrides)
+    return any(_key(override) == "attack" for override in order.overrides)
+
+
+def _key(override: str) -> str:
+    return override.lstrip("+~").partition("=")[0].partition("@")[0]
+
+
+def _told_by_files(line: Leakage) -> Leakage:
+    """The line, and the caution that it takes where no coin decided who was trained on."""
+    caution = "files tell who was trained on, no coin decided: whatever else they differ in reads as leakage"
+    return replace(line, notes=f"{line.notes}; {caution}" if line.notes else caution)

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from dptrain.config import Evidence
-from dptrain.contracts import Knowledge, Plan, Splits, Streams
+from dptrain.contracts import ConfigError, Knowledge, Plan, Splits, Streams
 from dptrain.evidence.canaries import Sowing, sow
-from dptrain.evidence.probes import Drawing, draw_probes, known_members
+from dptrain.evidence.probes import FEWEST, Drawing, draw_probes, known_members
 from dptrain.evidence.slots import Planting, plant
 
 MOST = 3  # training records there must be to each probe: about half of the probes stay out of the training
@@ -34,17 +34,41 @@ class Coins:
             digest.update(tensor.contiguous().numpy().tobytes())
         return digest.hexdigest()[:32]
 
+    def told(self) -> dict[str, int]:
+        """How much of the training coins decided: what one must know to read its utility."""
+        counts = {}
+        if self.planting is not None:
+            counts["planted_records"] = len(self.planting.truth)
+        if self.drawing is not None:
+            counts["probes"] = len(self.drawing.members)
+            counts["probes_trained_on"] = int(self.drawing.members.sum())
+        if self.sowing is not None:
+            counts["canaries"] = len(self.sowing.members)
+            counts["canaries_trained_on"] = int(self.sowing.members.sum())
+        return counts
+
 
 def draw(
     splits: Splits, needs: frozenset[Knowledge], evidence: Evidence, streams: Streams
 ) -> tuple[Splits, Coins]:
     """The records, with probes and slots among those to train on, as far as attacks need them."""
     planting = drawing = None
+    if Knowledge.ATTRIBUTES in needs and not splits.sensitive:
+        raise ConfigError(
+            f"attack=attribute_inference needs a sensitive column, and data `{splits.name}` declares none; "
+            "give data.sensitive, or leave the attack out"
+        )
+    probes = min(evidence.probes, len(splits.train) // MOST)
+    if needs & {Knowledge.PROBES, Knowledge.ATTRIBUTES} and probes < min(FEWEST, evidence.probes):
+        raise ConfigError(
+            f"{len(splits.train)} training records are too few for membership attacks and audits of records, "
+            f"which need {MOST * FEWEST}; leave those attacks out, or add records"
+        )
     slots = evidence.slots * evidence.candidates if Knowledge.SLOTS in needs else 0
     if needs & {Knowledge.PROBES, Knowledge.ATTRIBUTES}:
         splits, drawing = draw_probes(
             splits,
-            probes=min(evidence.probes, len(splits.train) // MOST),
+            probes=probes,
             mislabelled=evidence.mislabelled,
             spare=2 * slots,  # held-out records, of which slots may take half
             rng=streams.seeded("probes"),

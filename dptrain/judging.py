@@ -33,7 +33,7 @@ from dptrain.evidence.reconstruction import judge_reconstruction
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
+class Judged:
     """What one attack comes to, through one interface."""
 
     leakage: list[Leakage]
@@ -65,20 +65,20 @@ class Court:
         prior: Findings | None,
         *,
         interface: str,
-    ) -> Verdict:
+    ) -> Judged:
         """Judge what was found in the release, beside the twin (`control`) and untrained models (`prior`)."""
         if isinstance(found, Guesses):
             line = self._reconstruction(attack, found, control, prior)
-            return Verdict(leakage=[replace(line, interface=interface)])
+            return Judged(leakage=[replace(line, interface=interface)])
         if isinstance(found, Scores):
             assert control is None or isinstance(control, Scores)
-            return Verdict(leakage=self._membership(attack, found, control, interface))
+            return Judged(leakage=self._membership(attack, found, control, interface))
         if isinstance(found, Bets):
             assert control is None or isinstance(control, Bets)
-            return Verdict(leakage=[self._audit(attack, found, control, interface)])
+            return Judged(leakage=[self._audit(attack, found, control, interface)])
         if isinstance(found, Attributes):
             assert control is None or isinstance(control, Attributes)
-            return Verdict(leakage=self._attributes(attack, found, control, interface))
+            return Judged(leakage=self._attributes(attack, found, control, interface))
         assert control is None or isinstance(control, Images)
         assert isinstance(prior, Images)
         return self._inversion(attack, found, control, prior, interface)
@@ -149,7 +149,7 @@ class Court:
 
     def _inversion(
         self, attack: str, found: Images, control: Images | None, prior: Images, interface: str
-    ) -> Verdict:
+    ) -> Judged:
         lines, gallery = judge_class_inversion(
             attack,
             found,
@@ -163,7 +163,7 @@ class Court:
             permutations=self.evidence.permutations,
             interface=interface,
         )
-        return Verdict(leakage=lines, gallery=gallery, queries=query_curve(found, control, self.evaluator))
+        return Judged(leakage=lines, gallery=gallery, queries=query_curve(found, control, self.evaluator))
 
     def _drawing(self, attack: str) -> Drawing:
         assert self.coins.drawing is not None, f"{attack} judged probes that nobody drew"

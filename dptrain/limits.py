@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -16,7 +17,8 @@ OPERATORS: dict[str, Callable[[float, float], bool]] = {
     "<=": operator.le,
 }
 FIELDS = ("value", "low", "high", "floor", "control", "bound")
-PLAIN = ("accuracy", "auroc", "loss", "epsilon", "delta")
+PLAIN = ("accuracy", "auroc", "loss", "epsilon", "delta", "membership.bound")
+OPEN = "confidences"
 EXAMPLE = '"leakage.membership.low > bound" or "accuracy < 0.8"'
 
 _SHAPE = re.compile(r"^\s*([\w.]+)\s*(>=|<=|>|<)\s*([\w.+-]+)\s*$")
@@ -27,7 +29,8 @@ class Condition:
     """What must not be: a quantity of the report on the wrong side of a number or of another quantity.
 
     `leakage.NAME[.METRIC][.FIELD]` stands for every leakage line whose attack is called NAME, or
-    begins with it; the field is `value` where none is named.
+    begins with it; the field is `value` where none is named. `membership.bound` is the most true
+    positives of any membership test at 1 % false positives.
     """
 
     text: str
@@ -36,43 +39,55 @@ class Condition:
     limit: str
 
     @classmethod
-    def parse(cls, text: str, attacks: Collection[str]) -> Condition:
+    def parse(cls, text: str, attacks: Collection[str], *, key: str = "fail_if") -> Condition:
         """Read a condition; raises ConfigError where it cannot be read or names no attack of this run.
+
+        `key` is what errors name: where the condition was written.
 
         >>> Condition.parse("leakage.membership.low > bound", ["membership_loss"]).limit
         'bound'
         """
         found = _SHAPE.match(text)
         if found is None:
-            raise ConfigError(f"fail_if: {text!r} cannot be read; write it like {EXAMPLE}")
+            raise ConfigError(f"{key}: {text!r} cannot be read; write it like {EXAMPLE}")
         condition = cls(text=text.strip(), quantity=found[1], compare=found[2], limit=found[3])
         head, _, rest = condition.quantity.partition(".")
         limits = FIELDS if head == "leakage" else ()
         if not (_is_number(condition.limit) or condition.limit in limits):
             raise ConfigError(
-                f"fail_if: {condition.limit!r} in {text!r} is no number"
+                f"{key}: {condition.limit!r} in {text!r} is no number"
                 + (f" and none of {', '.join(FIELDS)}" if limits else "")
                 + f"; write it like {EXAMPLE}"
             )
         if head == "leakage":
             attack = rest.partition(".")[0]
-            if not any(_named(name, attack) for name in attacks):
+            if not any(named(name, attack) for name in attacks):
                 raise ConfigError(
-                    f"fail_if: {text!r} is about the attack {attack!r}, which this run does not make; its "
+                    f"{key}: {text!r} is about the attack {attack!r}, which this run does not make; its "
                     f"attacks are {', '.join(attacks) or 'none'}"
                 )
         elif condition.quantity not in PLAIN:
             raise ConfigError(
-                f"fail_if: {condition.quantity!r} in {text!r} is unknown; use leakage.ATTACK.METRIC.FIELD or "
+                f"{key}: {condition.quantity!r} in {text!r} is unknown; use leakage.ATTACK.METRIC.FIELD or "
                 f"one of {', '.join(PLAIN)}"
             )
         return condition
 
     def met(self, report: Report) -> Iterator[str]:
-        """Where the report meets the condition, one sentence each."""
+        """Where the report meets the condition, or cannot be compared with it, one sentence each."""
+        compared = 0
         for name, value, limit in self._compared(report):
-            if value is not None and limit is not None and OPERATORS[self.compare](value, limit):
+            if value is None or limit is None or math.isnan(value):
+                continue
+            compared += 1
+            if OPERATORS[self.compare](value, limit):
                 yield f"{name}={value:.4g} {self.compare} {self._limit_named(limit)} (fail_if: {self.text})"
+        if not compared:
+            there = ", ".join(sorted({_full_name(line) for line in report.leakage})) or "none"
+            yield (
+                f"fail_if: {self.text} could not be compared with anything, so it guards nothing; this run's "
+                f"leakage lines are {there}"
+            )
 
     def _limit_named(self, limit: float) -> str:
         return f"{limit:.4g}" if _is_number(self.limit) else f"{self.limit}={limit:.4g}"
@@ -81,26 +96,29 @@ class Condition:
         if not self.quantity.startswith("leakage."):
             yield self.quantity, _plain(report, self.quantity), float(self.limit)
             return
-        attack, metric, field = self._parts()
+        attack, metric, field = self.parts()
+        given_away = {"", report.guarantee.get("interface", OPEN).replace("weights", OPEN)}
         for line in report.leakage:
-            if _named(line.attack, attack) and metric in ("", line.metric):
+            if not named(line.attack, attack):
+                continue
+            asked = metric == f"{line.metric}.{line.interface}"
+            if asked or (metric in ("", line.metric) and line.interface in given_away):
                 limit = float(self.limit) if _is_number(self.limit) else _field(line, self.limit)
-                name = ".".join(part for part in ("leakage", line.attack, line.metric, field) if part)
-                yield name, _field(line, field), limit
+                yield f"leakage.{_full_name(line)}.{field}", _field(line, field), limit
 
-    def _parts(self) -> tuple[str, str, str]:
-        """Attack, metric (may be empty), field."""
+    def parts(self) -> tuple[str, str, str]:
+        """Attack, metric (may be empty) and field of a quantity that begins with `leakage.`."""
         attack, *rest = self.quantity.split(".")[1:]
         field = rest.pop() if rest and rest[-1] in FIELDS else "value"
         return attack, ".".join(rest), field
 
 
-def parse(texts: Sequence[str], attacks: Collection[str]) -> tuple[Condition, ...]:
+def parse(texts: Sequence[str], attacks: Collection[str], *, key: str = "fail_if") -> tuple[Condition, ...]:
     """All conditions; raises one ConfigError for all that are wrong."""
     conditions, problems = [], []
     for text in texts:
         try:
-            conditions.append(Condition.parse(text, attacks))
+            conditions.append(Condition.parse(text, attacks, key=key))
         except ConfigError as error:
             problems.append(str(error))
     if problems:
@@ -118,21 +136,29 @@ def check(conditions: Sequence[Condition], report: Report) -> None:
         )
 
 
-def _named(name: str, wanted: str) -> bool:
+def _full_name(line: Leakage) -> str:
+    """Attack, metric and, where it is not the open one, interface."""
+    parts = [line.attack, line.metric, *([line.interface] if line.interface not in ("", OPEN) else [])]
+    return ".".join(parts)
+
+
+def named(name: str, wanted: str) -> bool:
+    """Whether an attack called `name` is meant by `wanted`: the whole name, or words that it begins with."""
     return name == wanted or name.startswith(f"{wanted}_")
 
 
 def _is_number(text: str) -> bool:
     try:
-        float(text)
+        return not math.isnan(float(text))
     except ValueError:
         return False
-    return True
 
 
 def _plain(report: Report, name: str) -> float:
     if name in ("epsilon", "delta"):
         return float(report.guarantee[name])
+    if name == "membership.bound":
+        return float(report.guarantee["tpr_at_fpr"]["0.01"])
     return {
         "accuracy": report.utility.accuracy.value,
         "auroc": report.utility.auroc,

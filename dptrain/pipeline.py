@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dptrain import limits, runs, summary, sweep
 from dptrain import report as documents
-from dptrain.assembly import Parts, assemble, make_model, make_outputs
+from dptrain.assembly import Parts, assemble, given_away, make_model, make_outputs
 from dptrain.attack_stage import Stage, Subject, measure
 from dptrain.coins import draw, sow_canaries
 from dptrain.config import Config
@@ -21,6 +21,7 @@ from dptrain.contracts import (
     Budget,
     Context,
     Guarantee,
+    Leakage,
     Mechanism,
     Report,
     Splits,
@@ -38,7 +39,10 @@ from dptrain.tracking import NullRun
 from dptrain.training import checkpoint
 
 # The sections of the configuration that have a say in what a training comes to.
-SHAPES_A_TRAINING = ("model", "optimizer", "mechanism", "training", "privacy", "control", "dtype")
+SHAPES_A_TRAINING = ("model", "optimizer", "mechanism", "training", "privacy", "control")
+
+
+WEIGHTS = "weights.pt"
 
 
 def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Report:
@@ -69,7 +73,8 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
     )
     runs.start(folder, order)
     with parts.tracking.open(folder.name, folder, runs.recall(folder, "tracked_as")) as tracker:
-        runs.remember(folder, tracked_as=tracker.run_id, records=coins.fingerprint(splits))
+        runs.remember_records(folder, coins.fingerprint(splits))
+        runs.remember(folder, tracked_as=tracker.run_id)
         tracker.params(asdict(config))
         here = Context(
             streams=streams,
@@ -84,6 +89,7 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
         shadows = make_shadows(config, parts, model, stage, splits, budget, there, console)
         stage = stage.with_shadows(shadows)
         subject, guarantee = fit("train", parts.mechanism, model, splits, budget, here, stage, console)
+        torch.save(dict(subject.release.weights), folder / WEIGHTS)  # whatever becomes of the attacks
         trained = time.perf_counter()
         twin = None
         if parts.twin is not None:
@@ -99,7 +105,11 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
         )
         outputs = make_outputs(config.release)
         measured = measure(stage, subject, twin, court, streams, outputs, show=console.stage)
-        statement = {**guarantee.statement(), "interface": config.release.output}
+        statement = {
+            **guarantee.statement(),
+            "interface": given_away(config.release),
+            "decided_by_coins": coins.told(),
+        }
         if order.sweep and plan is not None:
             statement["sweep"] = sweep.spent_together(folder.parent, plan, budget.delta)
 
@@ -167,6 +177,7 @@ def make_shadows(
     """The adversary who trains models of their own, should an attack ask for them."""
     drawing = stage.coins.drawing
     values = asdict(config)
+    own = context.streams.seeded("shadows")  # nothing that an attack is handed may lead to the coins
     return ShadowTrainer(
         mechanism=parts.mechanism,
         plain=parts.plain,
@@ -174,10 +185,8 @@ def make_shadows(
         known=splits if drawing is None else drawing.known(splits),
         probes=splits.holdout if drawing is None else drawing.probes,
         budget=budget,
-        context=context,
-        recipe={
-            key: values[key] for key in ("model", "optimizer", "mechanism", "training", "privacy", "control")
-        },
+        context=replace(context, streams=Streams(own.initial_seed(), context.streams.deterministic)),
+        recipe={name: values[name] for name in SHAPES_A_TRAINING},
         folder=Path(config.output) / "shadows",
         show=console.training,
     )
@@ -211,14 +220,12 @@ def utility(subject: Subject, splits: Splits, config: Config) -> Utility:
 
 
 def publish(report: Report, subject: Subject, example: Tensor, tracker: Tracker) -> None:
-    """Write the report and the model into the run folder, and hand both to the tracker.
+    """Write the report into the run folder, and hand it and the model to the tracker.
 
     `example` shows the tracker what inputs look like and must not be a record.
     """
-    model = subject.release.build().cpu()
-    torch.save(model.state_dict(), report.folder / "weights.pt")
     record(report, tracker)
-    tracker.model(model, example)
+    tracker.model(subject.release.build().cpu(), example)
 
 
 def record(report: Report, tracker: Tracker) -> None:
@@ -234,11 +241,16 @@ def record(report: Report, tracker: Tracker) -> None:
 
 def refuse_broken(report: Report) -> None:
     """End loudly where an attack has measured more than the guarantee allows."""
-    broken = [line for line in report.leakage if line.verdict.startswith(BROKEN)]
-    if broken:
-        line = broken[0]
-        raise BrokenGuarantee(
-            f"{line.attack}/{line.metric}={line.value.value:.3f}, at least {line.value.low:.3f}, beside the "
-            f"proved bound {line.bound:.3f}: the training is not as private as its guarantee says. "
-            f"Do not release this model; report the run ({report.folder}) to the maintainers"
-        )
+    for line in report.leakage:
+        if line.verdict.startswith(BROKEN):
+            raise BrokenGuarantee(
+                f"{line.attack}/{line.metric}={line.value.value:.3f}, {_breach(line)}: the training is not "
+                "as private as its guarantee says. Do not release this model; report the run "
+                f"({report.folder}) to the maintainers"
+            )
+
+
+def _breach(line: Leakage) -> str:
+    """What shows that a guarantee is broken: what the judge saw, or a bound that was passed."""
+    seen = [part.removeprefix("broken: ") for part in line.notes.split("; ") if part.startswith("broken: ")]
+    return "; ".join(seen) or f"at least {line.value.low:.3f}, is above the proved bound {line.bound:.3f}"

@@ -107,6 +107,17 @@ def remember(folder: Path, **facts: Any) -> None:
     _write(folder, {**json.loads((folder / ORDER).read_text()), **facts})
 
 
+def remember_records(folder: Path, fingerprint: str) -> None:
+    """Remember which records a run is trained on; raises ConfigError where a resumed run finds others."""
+    before = recall(folder, "records")
+    if before is not None and before != fingerprint:
+        raise ConfigError(
+            f"resume={folder}: it was begun on other records, or other coins, than are found now; resume it "
+            "with the data and the version of dptrain that it was begun with, or start a new run"
+        )
+    remember(folder, records=fingerprint)
+
+
 def recall(folder: Path, fact: str) -> Any:
     """A fact that was remembered, or None."""
     return json.loads((folder / ORDER).read_text()).get(fact)

@@ -21,8 +21,8 @@ from dptrain.attack_stage import reinitialise
 from dptrain.contracts import Budget, Context, Mechanism, Progress, Records, Release, Shadow, Splits, Streams
 from dptrain.privacy.guarantee import library_versions
 
-# Sections of the configuration that a training without privacy does not read.
-PRIVATE_ONLY = ("privacy", "mechanism", "optimizer")
+# What a training without privacy does not read: a sweep over these shares its shadow models.
+PRIVATE_ONLY = {"mechanism": None, "privacy": ("epsilon", "noise_multiplier", "delta")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,8 @@ class ShadowTrainer:
 
     Models are kept in `folder` under a hash of what made them: records, halves, initial weights,
     the `recipe` (the configuration of every part that has a say), library versions, and the
-    source of the package and of the user's own parts. A change of any of these is another name.
+    source of the package and of the modules that the configuration names. A change of any of these is
+    another name.
     """
 
     mechanism: Mechanism
@@ -102,16 +103,27 @@ class ShadowTrainer:
         """A hash of all that makes this model what it is."""
         digest = hashlib.sha256()
         private = self._mechanism(private) is not self.plain
-        # Without privacy the budget has no say, and a sweep over it shares its shadow models.
-        recipe = {name: node for name, node in self.recipe.items() if private or name not in PRIVATE_ONLY}
-        for told in (recipe, number, private, library_versions(), self.context.streams.seed):
-            digest.update(json.dumps(told, sort_keys=True, default=str).encode())
+        recipe = dict(self.recipe) if private else _without_privacy(self.recipe)
+        context = self.context
+        told = (recipe, number, private, context.streams.seed, str(context.dtype), self.known.class_prior)
+        digest.update(json.dumps([*told, library_versions()], sort_keys=True, default=str).encode())
         digest.update(_sources(self.recipe).encode())
         train, probes = self.known.train, self.probes
         initial = self._initial(number).state_dict().values()
-        for tensor in (train.inputs, train.labels, probes.inputs, probes.labels, members, *initial):
+        groups = [] if self.known.group_ids is None else [self.known.group_ids]
+        for tensor in (train.inputs, train.labels, probes.inputs, probes.labels, members, *groups, *initial):
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:40]
+
+
+def _without_privacy(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration as far as a training without privacy reads it."""
+    kept: dict[str, Any] = {}
+    for section, node in recipe.items():
+        dropped = PRIVATE_ONLY.get(section, ())
+        if dropped is not None:
+            kept[section] = {key: node[key] for key in node if key not in dropped} if dropped else node
+    return kept
 
 
 def _share(progress: Progress, done: int, total: int) -> Progress:

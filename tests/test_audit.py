@@ -103,6 +103,32 @@ def test_an_order_that_cannot_be_meant_is_refused(tmp_path, capsys, overrides, w
     assert why in refused(capsys, tmp_path, *overrides)
 
 
+def test_what_a_run_was_is_not_changed_by_an_audit(trained, tmp_path, capsys):
+    said = refused(
+        capsys, tmp_path, "task=audit", f"release={trained}", BY_QUERY, "seed=3", "evidence.probes=30",
+    )  # fmt: skip
+    assert "leave out seed=3 evidence.probes=30" in said
+
+
+def test_a_run_that_does_not_tell_its_records_is_refused(trained, tmp_path, capsys):
+    told = json.loads((trained / runs.ORDER).read_text())
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for name in ("weights.pt", "report.json"):
+        (copy / name).write_bytes((trained / name).read_bytes())
+    del told["records"]
+    (copy / runs.ORDER).write_text(json.dumps(told))
+    said = refused(capsys, tmp_path / "out", "task=audit", f"release={copy}", BY_QUERY)
+    assert "does not tell which records" in said
+
+
+def test_an_audit_holds_no_model(trained, tmp_path, capsys):
+    carry_out(tmp_path, "task=audit", f"release={trained}", BY_QUERY, "control.enabled=false")
+    (audited,) = tmp_path.glob("*_audit")
+    said = refused(capsys, tmp_path, "task=audit", f"release={audited}", BY_QUERY)
+    assert "is an audit itself" in said
+
+
 def test_an_unfinished_run_is_refused(trained, tmp_path, capsys):
     folder = tmp_path / "begun"
     folder.mkdir()
@@ -163,6 +189,33 @@ def test_an_attack_that_needs_our_own_training_is_refused_for_it(own, tmp_path, 
     said = refused(capsys, tmp_path / "out", *own, "attack=[membership_lira,reconstruction_weights]")
     assert "attack=membership_lira needs shadows" in said
     assert "attack=reconstruction_weights needs slots" in said
+
+
+def test_a_table_of_ones_own_is_audited_as_flat_inputs(tmp_path):
+    rng = np.random.default_rng(0)
+    for name in ("in", "out"):
+        np.savez(tmp_path / f"{name}.npz", inputs=rng.normal(size=(120, 5)), labels=rng.integers(0, 2, 120))
+    torch.save(Mlp(shape=(5,), num_classes=2).state_dict(), tmp_path / "mine.pt")
+    report = carry_out(
+        tmp_path / "out", "task=audit", f"release={tmp_path}/mine.pt", "model=mlp", "data=member_files",
+        f"data.members={tmp_path}/in.npz", f"data.non_members={tmp_path}/out.npz", "data.classes=[a,b]",
+        "data.bounds=[-9,9]", "attack=[membership_loss]",
+    )  # fmt: skip
+    (area,) = report["leakage"]
+    assert area["low"] < 0.5 < area["high"]
+    assert "no coin decided" in area["notes"]
+
+
+def test_a_model_with_batch_norm_is_audited_as_it_is(own, tmp_path):
+    torch.save(normed_model((1, 8, 8), 3).state_dict(), tmp_path / "mine.pt")
+    own = [*own, "model._target_=test_audit.normed_model", "~model.widths", "~model.activation"]
+    own = [override for override in own if override != "model.widths=[64]"]
+    report = carry_out(tmp_path / "out", *own, "attack=[membership_loss]")
+    assert report["leakage"]
+
+
+def normed_model(shape, num_classes):
+    return nn.Sequential(nn.BatchNorm2d(shape[0]), nn.Flatten(), nn.Linear(64, num_classes))
 
 
 @pytest.mark.parametrize("damage", ["other", "text", "nan"])

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from dptrain.attacks.canary_audit import CanaryAudit
-from dptrain.contracts import Budget, Targets
+from dptrain.contracts import Budget, Canaries, Targets
 from dptrain.evidence.audit import judge_audit
-from dptrain.evidence.canaries import sow
+from dptrain.evidence.canaries import Sowing
 from dptrain.evidence.verdict import BROKEN
 from dptrain.privacy import dpsgd
 from dptrain.privacy.sampling import ShuffleSampler
@@ -32,7 +32,10 @@ def audit(splits, mlp, settings_of, context_of):
     def run(canaries=200, *, engine="hooks"):
         rng = torch.Generator().manual_seed(1)
         parameters = sum(p.numel() for p in mlp.parameters())
-        sowing = sow(parameters, canaries, norm=1.0, rng=rng, coins=rng)
+        sowing = Sowing(
+            canaries=Canaries(coordinates=torch.randperm(parameters, generator=rng)[:canaries], norm=1.0),
+            members=torch.arange(canaries) % 2 == 0,
+        )
         probed = tuple(range(len(splits.train) - PROBES, len(splits.train)))
         settings = settings_of(rates=RATES)
         budget = Budget(epsilon=None, delta=1e-5, noise_multiplier=1.0)

@@ -82,7 +82,7 @@ def test_without_privacy_nothing_is_proved(tmp_path: Path) -> None:
 
 def test_patients_are_the_unit_where_asked(tmp_path: Path) -> None:
     report = carry_out(
-        tmp_path, "data=phantom", "data.train=240", "data.holdout=60", "data.test=60",
+        tmp_path, "data=phantom", "data.train=240", "data.holdout=120", "data.test=60",
         "data.records_per_patient=4", "privacy.unit=patient", "training.expected_batch_size=20",
         "attack=[reconstruction_transcript]",
     )  # fmt: skip
@@ -149,7 +149,48 @@ def test_a_limit_that_is_passed_ends_a_complete_run_with_its_own_code(
     assert list((tmp_path / "runs").glob("*/report.json"))
 
 
+def test_a_statement_tells_how_much_coins_decided(tmp_path: Path) -> None:
+    report = carry_out(tmp_path, "attack=[reconstruction_transcript,audit_canaries,membership_loss]")
+    told = report["guarantee"]["decided_by_coins"]
+    assert told["planted_records"] == 3
+    assert told["probes"] == 240
+    assert 80 < told["probes_trained_on"] < 160
+    assert told["canaries"] // 4 < told["canaries_trained_on"] < told["canaries"]
+
+
+def test_a_failing_attack_leaves_the_weights_that_were_paid_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("the attack stumbles")
+
+    monkeypatch.setattr("dptrain.attacks.membership.LossThreshold.run", fail)
+    with pytest.raises(RuntimeError):
+        carry_out(tmp_path, "attack=[membership_loss]", "control.enabled=false")
+    assert list((tmp_path / "runs").glob("*/weights.pt"))
+
+
 # ------------------------------------------------------------------ refusals
+
+
+@pytest.mark.parametrize(
+    ("overrides", "why"),
+    [
+        (["attack=[attribute_inference]"], "needs a sensitive column, and data `digits` declares none"),
+        (["attack=[audit_gradients]", "attack.audit_gradients.every=0"], "attack.audit_gradients.every=0"),
+        (["attack=[audit_losses]", "attack.audit_losses.guesses=3"], "attack.audit_losses.guesses=3"),
+        (
+            ["attack=[class_inversion_queries]", "attack.class_inversion_queries.keep=3"],
+            "attack.class_inversion_queries.keep=3",
+        ),
+        (["attack=[audit_canaries]", "evidence.canaries=3"], "fewer than 20 certify nothing"),
+        (['fail_if=["leakage.membership_lira.auc > 0.6"]'], "which this run does not make"),
+    ],
+)
+def test_an_attack_that_cannot_be_made_is_refused_before_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], overrides: list[str], why: str
+) -> None:
+    assert why in refused(tmp_path, capsys, *overrides)
 
 
 def test_everything_that_cannot_be_built_is_said_at_once(

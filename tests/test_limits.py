@@ -81,8 +81,6 @@ def test_a_number_beyond_its_limit_is_named(report, text, beyond):
     [
         "leakage.membership.auc.low > bound",
         "leakage.membership.auc > 0.63",
-        "leakage.membership_lira.auc > 0.1",  # made no line
-        "leakage.membership.value < control",  # there is none
         "accuracy < 0.8",
         "epsilon > 3",
     ],
@@ -97,9 +95,37 @@ def test_all_that_is_beyond_is_named_at_once(report):
     assert "epsilon=3" in said
 
 
-def test_no_bound_is_no_breach(report):
+@pytest.mark.parametrize(
+    "text",
+    [
+        "leakage.membership_lira.auc > 0.1",  # made no line
+        "leakage.membership.acu > 0.6",
+        "leakage.membership.auc.lwo > 0.6",
+        "leakage.membership.tpr_at_fpr_0.001 > 0.1",
+        "leakage.membership.value < control",  # there is none
+    ],
+)
+def test_a_condition_that_guards_nothing_fails(report, text):
+    said = met(report, text)
+    assert "so it guards nothing" in said
+    assert "membership_loss.auc" in said
+
+
+def test_where_nothing_is_proved_no_bound_can_be_kept(report):
     unbounded = replace(report, leakage=(line("membership_loss", "auc", 0.99),))
-    assert met(unbounded, "leakage.membership.low > bound") is None
+    assert "guards nothing" in met(unbounded, "leakage.membership.low > bound")
+
+
+def test_attacks_by_query_count_on_what_is_given_away(report):
+    lines = [
+        replace(line("membership_loss", "auc", value), interface=interface)
+        for interface, value in (("confidences", 0.8), ("labels_only", 0.55), ("top_1", 0.7))
+    ]
+    shown = replace(report, leakage=tuple(lines), guarantee={**report.guarantee, "interface": "labels_only"})
+    assert met(shown, "leakage.membership.auc > 0.6") is None
+    assert "auc.labels_only.value=0.55" in met(shown, "leakage.membership.auc > 0.5")
+    assert "auc.top_1.low=0.65 > 0.6" in met(shown, "leakage.membership.auc.top_1.low > 0.6")
+    assert "auc.value=0.8" in met(replace(shown, guarantee=report.guarantee), "leakage.membership.auc > 0.6")
 
 
 @pytest.mark.parametrize(
@@ -111,6 +137,7 @@ def test_no_bound_is_no_breach(report):
         ("leakage.membership.low > ceiling", "is no number and none of value, low"),
         ("leakage.inversion.low > 0.5", "which this run does not make; its attacks are membership_loss"),
         ("precision < 0.5", "is unknown"),
+        ("accuracy < nan", "is no number"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_before_training(text, why):

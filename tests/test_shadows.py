@@ -132,6 +132,31 @@ def test_a_users_own_part_counts_with_its_source(tmp_path, monkeypatch):
     assert shadows._sources({"model": {"_target_": "parts_of_mine.Net"}}) != before
 
 
+@pytest.mark.parametrize(
+    "known",
+    [
+        {"class_prior": (0.2, 0.3, 0.5)},
+        {"group_ids": torch.arange(40) // 2},
+    ],
+)
+def test_what_shapes_a_training_without_privacy_trains_anew(trainer, known):
+    trainer.train(2, private=False)
+    replace(trainer, known=replace(trainer.known, **known)).train(2, private=False)
+    assert len(trainer.plain.trained_on) == 4
+
+
+def test_the_unit_and_the_number_format_count(trainer):
+    keys = {
+        changed._key(torch.ones(20) > 0, 0, False)
+        for changed in (
+            trainer,
+            replace(trainer, recipe={**trainer.recipe, "privacy": {"epsilon": 3, "unit": "patient"}}),
+            replace(trainer, context=replace(trainer.context, dtype=torch.float64)),
+        )
+    }
+    assert len(keys) == 3
+
+
 def test_the_budget_has_a_say_in_private_shadows_only(trainer):
     other = replace(trainer, recipe={**trainer.recipe, "privacy": {"epsilon": 1}})
     for private, trained in ((False, 2), (True, 4)):

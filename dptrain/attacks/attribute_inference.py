@@ -21,7 +21,16 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 from torch.nn import functional as F
 
-from dptrain.contracts import Attributes, Knowledge, Queries, Records, Release, Sensitive, Targets
+from dptrain.contracts import (
+    Attributes,
+    ConfigError,
+    Knowledge,
+    Queries,
+    Records,
+    Release,
+    Sensitive,
+    Targets,
+)
 
 FAINTEST = 1e-6  # probability; interfaces round, and a zero would rule a value out for good
 LEAST_LOSS = 1e-3  # nats; mean loss of a model that knows its training records by heart
@@ -42,6 +51,10 @@ class AttributeInference:
 
     folds: int = 5
     records_for_trees: int = 1000
+
+    def __post_init__(self) -> None:
+        if self.folds < 2:
+            raise ConfigError(f"folds={self.folds} must be at least 2")
 
     def run(self, release: Release, targets: Targets, rng: torch.Generator) -> Attributes:
         queries, background = release.queries(), targets.background

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from dptrain.attacks.bets import check_guesses
 from dptrain.attacks.likelihood import sampled_at
 from dptrain.contracts import (
     Bets,
@@ -111,6 +112,9 @@ class CanaryAudit:
     needs: ClassVar[frozenset[Knowledge]] = frozenset({Knowledge.TRANSCRIPT, Knowledge.CANARIES})
 
     guesses: int | None = None
+
+    def __post_init__(self) -> None:
+        check_guesses(self.guesses)
 
     def watch(self, targets: Targets) -> CanaryLikelihoods:
         assert targets.canaries is not None

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dptrain.contracts import Images, Knowledge, Release, Targets
+from dptrain.contracts import ConfigError, Images, Knowledge, Release, Targets
 
 BATCH = 256  # starting points climbed at once; bounds the memory, changes no result but its random numbers
 
@@ -42,6 +42,10 @@ class ClassInversion:
     trials: int = 16  # movements that stability is judged by
 
     needs = frozenset({Knowledge.WEIGHTS})
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.keep <= self.restarts:
+            raise ConfigError(f"keep={self.keep} must be from 1 to restarts={self.restarts}")
 
     def run(self, release: Release, targets: Targets, rng: torch.Generator) -> Images:
         """Invert every class: `keep` inputs a class, the most stable first, in bounds, on the CPU."""

@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from dptrain.attacks.bets import check_guesses
 from dptrain.attacks.likelihood import sampled_at
-from dptrain.contracts import Bets, Knowledge, Observation, Records, Release, Targets
+from dptrain.contracts import Bets, ConfigError, Knowledge, Observation, Records, Release, Targets
 
 
 class ProbeLikelihoods:
@@ -73,6 +74,11 @@ class GradientAudit:
     every: int = 4  # steps
     gradient_elements: int = 50_000_000
     guesses: int | None = None
+
+    def __post_init__(self) -> None:
+        check_guesses(self.guesses)
+        if self.every < 1:
+            raise ConfigError(f"every={self.every} must be a number of steps, 1 or more")
 
     def watch(self, targets: Targets) -> ProbeLikelihoods:
         assert targets.probes is not None

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dptrain.attacks.search_space import SearchSpace, Trail
-from dptrain.contracts import Images, Knowledge, Queries, Release, Targets
+from dptrain.contracts import ConfigError, Images, Knowledge, Queries, Release, Targets
 
 CHUNK = 256  # random inputs asked about at once, in search of each class
 SIZES = (0.05, 2.0)  # of the random inputs, in standard deviations of the space
@@ -42,6 +42,10 @@ class LabelInversion:
     contrast: float = 1.0  # standard deviation of a pixel before it is cut, in widths of the bounds
 
     needs = frozenset({Knowledge.LABELS})
+
+    def __post_init__(self) -> None:
+        if self.keep < 1 or self.queries < 1:
+            raise ConfigError(f"keep={self.keep} and queries={self.queries} must be at least 1")
 
     def run(self, release: Release, targets: Targets, rng: torch.Generator) -> Images:
         """Invert every class: `keep` inputs a class, the largest sphere first, in bounds, on the CPU."""

@@ -12,6 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from dptrain.attacks.bets import check_guesses
 from dptrain.attacks.reference import train_reference
 from dptrain.contracts import Bets, Knowledge, Records, Release, Scores, Targets
 
@@ -78,6 +79,9 @@ class LossBets:
     reference_steps: int = 150
     reference_batch_size: int = 128
     learning_rate: float = 2e-3
+
+    def __post_init__(self) -> None:
+        check_guesses(self.guesses)
 
     def run(self, release: Release, targets: Targets, rng: torch.Generator) -> Bets:
         assert targets.probes is not None

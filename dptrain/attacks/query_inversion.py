@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dptrain.attacks.search_space import SearchSpace, Trail
-from dptrain.contracts import Images, Knowledge, Queries, Release, Targets
+from dptrain.contracts import ConfigError, Images, Knowledge, Queries, Release, Targets
 
 FLOOR = 1e-6  # confidences below it say no more: rounded, cut off, or saturated
 CHUNK = 128  # queries of the opening asked at once
@@ -47,6 +47,12 @@ class QueryInversion:
     contrast: float = 1.0  # standard deviation of a pixel before it is cut, in widths of the bounds
 
     needs = frozenset({Knowledge.CONFIDENCES})
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.keep <= self.restarts:
+            raise ConfigError(f"keep={self.keep} must be from 1 to restarts={self.restarts}")
+        if self.queries < 1:
+            raise ConfigError(f"queries={self.queries} must be at least 1")
 
     def run(self, release: Release, targets: Targets, rng: torch.Generator) -> Images:
         """Invert every class: `keep` inputs a class, the most stable first, in bounds, on the CPU."""

@@ -80,6 +80,7 @@ class Splits:
     std: tuple[float, ...]
     class_prior: tuple[float, ...] | None = None  # declared class frequencies, where they are unequal
     group_ids: Tensor | None = None  # of the training records; records of one patient share an id
+    holdout_group_ids: Tensor | None = None  # of the held-out records, likewise; no patient is in both
     public: Records | None = None
     sensitive: tuple[Sensitive, ...] = ()  # of tables: the columns that attribute inference aims at
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
 
 from dptrain.contracts import ConfigError, DataError, Records, Splits
 from dptrain.data.checks import to_inputs
@@ -97,7 +98,15 @@ class ImageFolder:
             std=self.std,
             class_prior=self.class_prior,
             group_ids=None if groups is None else groups[train],
+            holdout_group_ids=self._held_out_groups(patients, groups, holdout),
         )
+
+    def _held_out_groups(
+        self, patients: Mapping[str, Sequence[str]], groups: Tensor | None, holdout: Tensor
+    ) -> Tensor | None:
+        if groups is None:
+            return None
+        return number_groups(patients["val"]) if "val" in patients else groups[holdout]
 
     def _patients(self, files: Sequence[tuple[Path, int]]) -> list[str]:
         """Whose image each file is; none if there is no pattern."""

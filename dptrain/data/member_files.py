@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from dptrain.contracts import ConfigError, DataError, Records, Splits
 from dptrain.data.checks import same_count, to_inputs, to_labels
@@ -18,11 +20,12 @@ FEWEST = 8  # non-members: some to compare members with, some to test on, some f
 
 @dataclass(frozen=True, kw_only=True)
 class MemberFiles:
-    """Two npz files, each with `images` (N, H, W[, C]) and `labels` (N,): what was trained on, what was not.
+    """Two npz files, of what was trained on and what not: `labels` (N,), `images` (N, H, W[, C]) or `inputs`.
 
     For `task=audit`: members stand for the training records, and of the non-members half are held
     out and half are to test on. Both must be drawn alike; where they differ in anything but membership
-    an attack may read that difference. Images are uint8, or floats in `bounds`.
+    an attack may read that difference. Images are uint8, or floats in `bounds`; `inputs` (N, width) are
+    floats in `bounds` that reach the model as they are, and take one constant of `mean` and `std` for all.
     """
 
     members: str
@@ -46,21 +49,48 @@ class MemberFiles:
             )
         order = torch.randperm(len(others), generator=rng)
         half = len(others) // 2
-        return assemble(
+        splits = assemble(
             name=Path(self.members).stem,
             source=f"{self.members} and {self.non_members}",
             train=members,
             holdout=others.take(order[:half]),
             test=others.take(order[half:]),
             classes=self.classes,
-            mean=self.mean,
-            std=self.std,
+            mean=self._constants(self.mean, members),
+            std=self._constants(self.std, members),
         )
+        low, high = self.bounds
+        return splits if members.inputs.dim() > 2 else replace(splits, bounds=(float(low), float(high)))
+
+    @staticmethod
+    def _constants(values: Sequence[float], records: Records) -> Sequence[float]:
+        """One constant a channel, or one for every column of flat inputs."""
+        flat = records.inputs.dim() == 2 and len(values) == 1
+        return list(values) * records.inputs.shape[1] if flat else values
 
     def _records(self, path: str) -> Records:
-        arrays = read_npz(Path(path).expanduser(), ("images", "labels"))
-        low, high = self.bounds
-        inputs = to_inputs(arrays["images"], name=f"images of {path}", bounds=(float(low), float(high)))
+        arrays = read_npz(Path(path).expanduser(), ("labels",), ("images", "inputs"))
+        low, high = (float(bound) for bound in self.bounds)
+        if "images" in arrays:
+            inputs = to_inputs(arrays["images"], name=f"images of {path}", bounds=(low, high))
+        elif "inputs" in arrays:
+            inputs = _rows(arrays["inputs"], name=f"inputs of {path}", bounds=(low, high))
+        else:
+            raise DataError(f"{path} lacks images and inputs: save one of them beside labels")
         labels = to_labels(arrays["labels"], name=f"labels of {path}", num_classes=len(self.classes))
-        same_count(inputs, labels, name=f"images of {path}", other="labels")
+        same_count(inputs, labels, name=f"records of {path}", other="labels")
         return Records(inputs, labels)
+
+
+def _rows(values: np.ndarray, *, name: str, bounds: tuple[float, float]) -> Tensor:
+    """Float32 (N, width), from floats in `bounds`; else raises DataError."""
+    if values.ndim != 2 or values.dtype.kind not in "fiub" or 0 in values.shape:
+        raise DataError(f"{name} is {values.dtype} of shape {values.shape}: store numbers as (N, width)")
+    inputs = torch.from_numpy(values.astype(np.float32))
+    outside = ~((inputs >= bounds[0]) & (inputs <= bounds[1])).all(1)  # NaN is outside, too
+    if bool(outside.any()):
+        raise DataError(
+            f"record {int(outside.int().argmax())} of {name} holds a value outside "
+            f"data.bounds={list(bounds)}: declare the true bounds"
+        )
+    return inputs

@@ -85,6 +85,7 @@ class Npz:
             std=self.std,
             class_prior=self.class_prior,
             group_ids=None if groups is None else groups[train],
+            holdout_group_ids=None if groups is None else _held_out_groups(arrays, groups, holdout),
         )
 
     def _records(self, arrays: Mapping[str, np.ndarray], part: str, path: Path) -> Records:
@@ -100,6 +101,13 @@ class Npz:
             num_classes=len(self.classes),
             bounds=(float(low), float(high)),
         )
+
+
+def _held_out_groups(arrays: Mapping[str, np.ndarray], groups: Tensor, holdout: Tensor) -> Tensor | None:
+    """Whose the held-out records are, cut from the training part or of a part of their own; None: unsaid."""
+    if "val_images" not in arrays:
+        return groups[holdout]
+    return number_groups(arrays["val_groups"]) if "val_groups" in arrays else None
 
 
 def _groups(arrays: Mapping[str, np.ndarray], given: Mapping[str, Records], path: Path) -> Tensor | None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from dptrain.contracts import ConfigError, Records, Splits
 from dptrain.data.anatomy import FINDINGS, draw
@@ -50,6 +51,10 @@ class ChestPhantom:
     def load(self, rng: torch.Generator) -> Splits:
         train, holdout, test = (self._records(count, rng) for count in (self.train, self.holdout, self.test))
         several = self.records_per_patient > 1
+
+        def patients(count: int) -> Tensor | None:
+            return torch.arange(count) // self.records_per_patient if several else None
+
         return assemble(
             name="phantom",
             source=f"generated from seed, chest phantoms {self.size}x{self.size}",
@@ -59,7 +64,8 @@ class ChestPhantom:
             classes=("normal", *self.findings),
             mean=self.mean,
             std=self.std,
-            group_ids=torch.arange(self.train) // self.records_per_patient if several else None,
+            group_ids=patients(self.train),
+            holdout_group_ids=patients(self.holdout),
         )
 
     def _records(self, count: int, rng: torch.Generator) -> Records:

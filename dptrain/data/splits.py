@@ -76,6 +76,7 @@ def assemble(
     std: Sequence[float],
     class_prior: Sequence[float] | None = None,
     group_ids: Tensor | None = None,
+    holdout_group_ids: Tensor | None = None,
     sensitive: Sequence[Sensitive] = (),
 ) -> Splits:
     """The Splits, with inputs in (0, 1), once its parts fit together.
@@ -105,6 +106,7 @@ def assemble(
         std=constants(std, key="std", channels=shape[0]),
         class_prior=_frequencies(class_prior, classes=classes),
         group_ids=group_ids,
+        holdout_group_ids=holdout_group_ids,
         sensitive=tuple(sensitive),
     )
 

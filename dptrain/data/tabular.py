@@ -109,6 +109,7 @@ class Tabular:
             std=self.std,
             class_prior=self.class_prior,
             group_ids=None if rows.groups is None else groups[train],
+            holdout_group_ids=None if rows.groups is None else groups[given.get("holdout", holdout)],
             sensitive=self.schema.targets,
         )
 

@@ -47,12 +47,11 @@ def judge_audit(
 ) -> Leakage:
     """The epsilon that an attack's bets certify, beside the twin's and the one proved.
 
-    `members` (records,) bool are the coins. The implementation is broken where the certified
-    epsilon is above the proved one, where so many right bets are too improbable under this run's
-    own trade-off curve, where the noise is too small or repeats itself, where a record adds more
-    than clipping allows, or where batches (counted on the twin, where no noise hides them) are
-    more even than Poisson sampling makes them. Raises ConfigError where the attack asks for a
-    number of bets that cannot be split over both ends.
+    `members` (records,) bool are the coins. The implementation is broken where so many right bets
+    are too improbable under this run's own trade-off curve, where the noise is too small or repeats
+    itself, where a record adds more than clipping allows, or where batches (counted on the twin,
+    where no noise hides them) are more even than Poisson sampling makes them. Raises ConfigError
+    where the attack asks for a number of bets that cannot be split over both ends.
     """
     private = math.isfinite(guarantee.epsilon())
     guesses = _guesses(attack, released, len(members), guarantee.mu if private else UNPROVED_MU, confidence)
@@ -69,7 +68,8 @@ def judge_audit(
     p_value = p_value_f(correct, guesses, len(members), curve) if private else 1.0
     checks = _checks(released, control, members) if private else {}
     alarms = _alarms(p_value, checks, confidence)
-    found = verdict(value=value, floor=0.0, control=twin, bound=bound)
+    # What is proved is a curve, and the certificate is within the Gaussian family: the curve decides.
+    found = verdict(value=value, floor=0.0, control=twin, bound=None)
     return Leakage(
         attack=attack,
         metric="certified_epsilon",
@@ -82,7 +82,7 @@ def judge_audit(
         trials=guesses,
         confidence=confidence,
         interface=interface,
-        notes="; ".join([*alarms, _notes(released, len(members), guesses)]),
+        notes="; ".join([*alarms, _notes(released, len(members), guesses, private=private)]),
         details={
             "steinke": certified_steinke(correct, guesses, len(members), guarantee.delta, confidence),
             "correct": float(correct),
@@ -141,8 +141,8 @@ def sampling_p_value(sampling: SamplingSeen, members: Tensor) -> float:
     counts = sampling.counts[members].double()
     expected = sampling.steps * sampling.sample_rate
     spread = expected * (1 - sampling.sample_rate)
-    if spread == 0.0 or len(counts) == 0:
-        return 1.0
+    if expected < 1.0 or spread == 0.0 or len(counts) == 0:
+        return 1.0  # so rare that chi-square is no match, and that nobody could tell
     return float(chi2.cdf(float((counts - expected).square().sum()) / spread, len(counts)))
 
 
@@ -202,8 +202,9 @@ def _alarms(p_value: float, checks: dict[str, float], confidence: float) -> list
     return alarms
 
 
-def _notes(bets: Bets, canaries: int, guesses: int) -> str:
-    fixed = "planned from the guarantee alone" if bets.guesses is None else "fixed by the attack beforehand"
+def _notes(bets: Bets, canaries: int, guesses: int, *, private: bool) -> str:
+    planned = "planned from the guarantee alone" if private else "planned for a mechanism that hides little"
+    fixed = planned if bets.guesses is None else "fixed by the attack beforehand"
     return (
         f"{guesses} bets on {canaries} {_ON[bets.on]}, their number {fixed}; a one-sided certificate, within "
         "the Gaussian family (f-DP), where steinke's holds of every mechanism"

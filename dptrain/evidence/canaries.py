@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from dptrain.contracts import Canaries
+from dptrain.contracts import Canaries, ConfigError
 
-CROWDED = 4  # parameters there must be to each canary, so that most of the model stays as it was
+CROWDED = 10  # parameters there must be to each canary, so that most of the model stays as it was
+FEWEST = 20  # canaries; fewer certify nothing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,11 +33,17 @@ class Sowing:
 def sow(
     parameters: int, canaries: int, *, norm: float, rng: torch.Generator, coins: torch.Generator
 ) -> Sowing:
-    """Up to `canaries` canaries, each along a parameter of its own, one in four parameters at most.
+    """Up to `canaries` canaries, each along a parameter of its own, one in ten parameters at most.
 
-    `rng` chooses the parameters, which are public; `coins` which canaries take part.
+    `rng` chooses the parameters, which are public; `coins` which canaries take part. Raises
+    ConfigError below 20 canaries.
     """
-    count = max(1, min(canaries, parameters // CROWDED))
+    count = min(canaries, parameters // CROWDED)
+    if count < FEWEST:
+        raise ConfigError(
+            f"evidence.canaries={canaries}: a model of {parameters} parameters has room for {count}, and "
+            f"fewer than {FEWEST} certify nothing; leave out attack=audit_canaries, or choose a larger model"
+        )
     return Sowing(
         canaries=Canaries(coordinates=torch.randperm(parameters, generator=rng)[:count], norm=norm),
         members=torch.rand(count, generator=coins) < 0.5,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dptrain.contracts import ConfigError, Records, Splits
+from dptrain.evidence.held_out import groups_of, keep_held_out, one_of_each, remaining
 
 FEWEST = 20  # probes; from fewer, no attack could be told from guessing
 
@@ -47,12 +48,12 @@ def draw_probes(
 
     Half are drawn from the held-out records (at most half of those, and so that `spare` are
     left), the rest from the training records; where records of one patient share a group, all
-    are drawn from the held-out ones and each is a patient of its own. A record that occurs twice
-    anywhere is never drawn: its double would be a member or a stranger in its stead. A share
-    `mislabelled` gets another class's label. Members follow the remaining training records.
-    `rng` chooses probes and labels, `coins` the members. Draw before slots are planted: the
-    positions of training records change here. Draws fewer probes than asked for where there are
-    no more; raises ConfigError below 20.
+    are drawn from the held-out ones, one of a patient, whose other records leave the data. A
+    record that occurs twice anywhere is never drawn: its double would be a member or a stranger
+    in its stead. A share `mislabelled` gets another class's label. Members follow the remaining
+    training records. `rng` chooses probes and labels, `coins` the members. Draw before slots are
+    planted: the positions of training records change here. Draws fewer probes than asked for
+    where there are no more; raises ConfigError below 20.
     """
     train, holdout = _choose(splits, probes, spare, rng)
     drawn, origin, _ = _shuffled(splits, train, holdout, rng)
@@ -68,8 +69,8 @@ def draw_probes(
     after = replace(
         splits,
         train=splits.train.take(rest).and_more(drawn.take(members.nonzero().flatten())),
-        holdout=splits.holdout.take(_others(len(splits.holdout), holdout)),
         group_ids=groups,
+        **keep_held_out(splits, remaining(holdout, groups_of(splits))),
     )
     return after, Drawing(
         probes=drawn,
@@ -108,7 +109,10 @@ def _choose(splits: Splits, probes: int, spare: int, rng: torch.Generator) -> tu
     """Places of the probes among the training and among the held-out records, at random."""
     train, holdout = _without_double(splits)
     grouped = splits.group_ids is not None
-    most = min(len(splits.holdout) // 2, max(0, len(splits.holdout) - spare), len(holdout))
+    groups = groups_of(splits)
+    holdout = one_of_each(_some(holdout, len(holdout), rng), groups)
+    owners = len(groups.unique())
+    most = min(owners // 2, max(0, owners - spare), len(holdout))
     from_holdout = min(probes if grouped else -(-probes // 2), most)
     from_train = 0 if grouped else min(probes - from_holdout, len(train))
     half = len(splits.train) // 2
@@ -118,7 +122,7 @@ def _choose(splits: Splits, probes: int, spare: int, rng: torch.Generator) -> tu
             f"more than half; choose at most {half + min(half, most)}"
         )
     _require_enough(probes, from_train, from_holdout)
-    return _some(train, from_train, rng), _some(holdout, from_holdout, rng)
+    return _some(train, from_train, rng), holdout[:from_holdout]
 
 
 def _require_enough(probes: int, from_train: int, from_holdout: int) -> None:

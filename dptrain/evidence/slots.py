@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from dptrain.contracts import ConfigError, Records, Slots, Splits
+from dptrain.contracts import ConfigError, Slots, Splits
+from dptrain.evidence.held_out import groups_of, keep_held_out, one_of_each, remaining
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,30 +25,34 @@ def plant(
 ) -> tuple[Splits, Planting]:
     """Move one of `candidates` held-out records of each slot, by a fair coin, into the training set.
 
-    Candidates are drawn from the held-out records, which are drawn like those trained on;
-    all of them leave the held-out set, so that no other test mistakes a planted record for a
-    stranger. `rng` chooses candidates, `coins` the one that is planted; no attack is shown them.
+    Candidates are drawn from the held-out records, which are drawn like those trained on, at most
+    one of a patient; all of them, with the rest of their patients' records, leave the held-out
+    set, so that no other test mistakes a planted record for a stranger. `rng` chooses candidates,
+    `coins` the one that is planted; no attack is shown them.
     """
+    groups = groups_of(splits)
+    order = one_of_each(torch.randperm(len(splits.holdout), generator=rng), groups)
     needed = slots * candidates
-    if needed > len(splits.holdout) // 2:
+    if needed > len(order) // 2:
         raise ConfigError(
             f"evidence.slots={slots} with evidence.candidates={candidates} needs {needed} held-out records, "
-            f"more than half of the {len(splits.holdout)} there are; choose fewer of either"
+            f"more than half of the {len(order)} there are (one of each patient); choose fewer of either"
         )
-    order = torch.randperm(len(splits.holdout), generator=rng)
     chosen = order[:needed].view(slots, candidates)
     truth = torch.randint(candidates, (slots,), generator=coins)
     planted = splits.holdout.take(chosen[torch.arange(slots), truth])
     start = len(splits.train)
-    train = Records(
-        torch.cat([splits.train.inputs, planted.inputs]), torch.cat([splits.train.labels, planted.labels])
-    )
-    groups = splits.group_ids
-    if groups is not None:
-        # Each planted record is a unit of its own.
-        groups = torch.cat([groups, groups.max() + 1 + torch.arange(slots)])
+    trained_groups = splits.group_ids
+    if trained_groups is not None:
+        # Each planted record is a unit of its own, and no other record of its patient is trained on.
+        trained_groups = torch.cat([trained_groups, trained_groups.max() + 1 + torch.arange(slots)])
     public = Slots(inputs=splits.holdout.inputs[chosen], labels=splits.holdout.labels[chosen])
     return (
-        replace(splits, train=train, holdout=splits.holdout.take(order[needed:]), group_ids=groups),
+        replace(
+            splits,
+            train=splits.train.and_more(planted),
+            group_ids=trained_groups,
+            **keep_held_out(splits, remaining(chosen.flatten(), groups)),
+        ),
         Planting(slots=public, truth=truth, positions=tuple(range(start, start + slots))),
     )

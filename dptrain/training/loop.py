@@ -102,7 +102,9 @@ def train(
             session.average.update_parameters(session.model)
         session.step = step
         if settings.diagnostics:
-            context.tracker.metric("private_diagnostics/loss", float(loss) / max(1, len(sampled)), step)
+            context.tracker.metric(
+                "private_diagnostics/loss", float(loss) / max(1, int((sampled < len(records)).sum())), step
+            )
         if step in evaluate_at:
             accuracy, held_out = evaluate(session.released, splits.holdout, context)
             session.history.append((step, accuracy, held_out))

@@ -129,7 +129,7 @@ def test_wrong_labels_are_as_many_as_asked_for_and_any_other_class(splits):
 
 
 def test_patients_are_left_whole_and_each_probe_is_one_of_its_own(splits):
-    grouped = replace(splits, group_ids=torch.arange(60) // 3)
+    grouped = replace(splits, group_ids=torch.arange(60) // 3, holdout_group_ids=torch.arange(40))
     after, drawing = drawn(grouped, probes=40)
     assert len(drawing.origin) == 20  # half of those held out
     assert all(place.startswith("holdout") for place in drawing.origin)
@@ -139,6 +139,29 @@ def test_patients_are_left_whole_and_each_probe_is_one_of_its_own(splits):
     assert len(after.group_ids) == len(after.train)
     for position in drawing.positions:
         assert (after.group_ids == after.group_ids[position]).sum() == 1
+
+
+def test_no_patient_becomes_two_units_nor_stays_half_held_out(splits):
+    """A patient with several held-out records, each planted as a unit of its own, would be protected less."""
+    owners = torch.arange(200) // 4
+    many = replace(
+        splits,
+        holdout=splits.holdout.take(torch.arange(200) % 40),
+        group_ids=torch.arange(60),
+        holdout_group_ids=owners,
+    )
+    many.holdout.inputs.add_(torch.rand(many.holdout.inputs.shape) * 1e-3)  # no two alike
+    after, drawing = drawn(many, probes=40)
+    taken = [owners[int(place.split()[1])].item() for place in drawing.origin]
+    assert len(taken) == len(set(taken)) == 25
+    assert after.holdout_group_ids is not None
+    assert not set(after.holdout_group_ids.tolist()) & set(taken)
+    assert len(after.holdout) == len(after.holdout_group_ids) == 100
+
+
+def test_held_out_records_of_unknown_patients_are_not_planted(splits):
+    with pytest.raises(ConfigError, match=r"Splits\.holdout_group_ids"):
+        drawn(replace(splits, group_ids=torch.arange(60)), probes=40)
 
 
 def few(splits, train, holdout):
@@ -160,7 +183,7 @@ def test_the_training_set_is_not_taken_apart_and_the_cure_works(splits):
 
 @pytest.mark.parametrize(("probes", "cure"), [(19, "choose more"), (30, "hold out more records")])
 def test_too_few_probes_are_refused(splits, probes, cure):
-    grouped = replace(few(splits, 60, 39), group_ids=torch.arange(60))
+    grouped = replace(few(splits, 60, 39), group_ids=torch.arange(60), holdout_group_ids=torch.arange(39))
     with pytest.raises(ConfigError, match=rf"evidence\.probes={probes}: 19 held-out .*; {cure}"):
         drawn(grouped, probes=probes)
 
@@ -174,7 +197,7 @@ def test_held_out_records_are_spared_for_others(splits):
 
 
 def test_who_knows_all_but_the_probes_knows_the_rest_and_the_slots(splits):
-    grouped = replace(splits, group_ids=torch.arange(60) // 3)
+    grouped = replace(splits, group_ids=torch.arange(60) // 3, holdout_group_ids=torch.arange(40))
     after, drawing = drawn(grouped)
     planted, planting = plant(
         after,

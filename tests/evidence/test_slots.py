@@ -78,11 +78,29 @@ def test_the_coin_does_not_depend_on_the_choice_of_candidates(splits):
 
 
 def test_each_planted_record_is_a_patient_of_its_own(splits):
-    after, planting = planted(replace(splits, group_ids=torch.arange(60) // 3))
+    after, planting = planted(
+        replace(splits, group_ids=torch.arange(60) // 3, holdout_group_ids=torch.arange(40))
+    )
     assert after.group_ids is not None
     assert len(after.group_ids) == 64
     for position in planting.positions:
         assert (after.group_ids == after.group_ids[position]).sum() == 1
+
+
+def test_candidates_are_of_patients_of_their_own(splits):
+    owners = torch.arange(40) // 2
+    after, planting = planted(
+        replace(splits, group_ids=torch.arange(60), holdout_group_ids=owners), slots=2, candidates=4
+    )
+    candidates = planting.slots.inputs.flatten(0, 1)
+    places = [
+        next(place for place in range(40) if torch.equal(splits.holdout.inputs[place], candidate))
+        for candidate in candidates
+    ]
+    taken = owners[places].tolist()
+    assert len(taken) == len(set(taken))
+    assert after.holdout_group_ids is not None
+    assert not set(after.holdout_group_ids.tolist()) & set(taken)
 
 
 def test_too_many_candidates_are_refused_with_the_cure(splits):

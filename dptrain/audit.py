@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from dptrain import limits, runs, summary
 from dptrain.assembly import assemble, given_away, make_model, make_outputs
 from dptrain.attack_stage import Stage, Subject, measure
+from dptrain.cache import Cache
 from dptrain.coins import Coins, draw, sow_canaries, split_known
 from dptrain.config import Config, parse
 from dptrain.contracts import (
@@ -30,7 +31,15 @@ from dptrain.contracts import (
     Streams,
 )
 from dptrain.judging import Court
-from dptrain.pipeline import choose_device, fit, make_budget, make_shadows, record, refuse_broken, utility
+from dptrain.pipeline import (
+    choose_device,
+    fit_twin,
+    make_budget,
+    make_shadows,
+    record,
+    refuse_broken,
+    utility,
+)
 from dptrain.privacy.guarantee import NoGuarantee
 from dptrain.privacy.stated import StatedGuarantee
 from dptrain.report.console import Console
@@ -87,13 +96,14 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
             streams=streams, tracker=NullRun(), device=device, dtype=getattr(torch, config.dtype), folder=None
         )
         stage = Stage.prepare(parts.attacks, splits, coins)
-        shadows = make_shadows(config, parts, model, stage, splits, budget, there, console)
+        cache = Cache(Path(config.output) / "cache")
+        shadows = make_shadows(config, parts, model, stage, splits, budget, there, cache, console)
         stage = stage.with_shadows(shadows)
         subject = Subject(release=load(case.weights, model, device), targets=stage.targets)
         twin = None
         if parts.twin is not None and case.needs is not None:
             faint = stage.for_twin().with_shadows(replace(shadows, mechanism=shadows.plain))
-            twin, _ = fit("train the twin", parts.twin, model, splits, budget, there, faint, console)
+            twin = fit_twin(config, parts.twin, model, splits, budget, there, faint, cache, console)
         court = Court(
             splits=splits,
             coins=coins,
@@ -101,6 +111,7 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
             streams=streams,
             evidence=config.evidence,
             device=device,
+            cache=cache,
         )
         measured = measure(
             stage, subject, twin, court, streams, make_outputs(config.release), show=console.stage
@@ -121,6 +132,7 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
                 "train": 0.0,
                 "attack": time.perf_counter() - started,
                 "total": time.perf_counter() - started,
+                **cache.seconds,
             },
             folder=folder,
             reproduce=order.command,

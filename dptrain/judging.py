@@ -7,6 +7,7 @@ from functools import cached_property
 
 import torch
 
+from dptrain.cache import Cache, content_key
 from dptrain.coins import Coins
 from dptrain.config import Evidence
 from dptrain.contracts import (
@@ -26,7 +27,7 @@ from dptrain.contracts import (
 from dptrain.evidence.attribute import judge_attributes
 from dptrain.evidence.audit import judge_audit
 from dptrain.evidence.class_inversion import judge_class_inversion, query_curve
-from dptrain.evidence.evaluator import Judge, train_judge
+from dptrain.evidence.evaluator import Judge, load_judge, train_judge
 from dptrain.evidence.membership import judge_membership
 from dptrain.evidence.probes import Drawing
 from dptrain.evidence.reconstruction import judge_reconstruction
@@ -51,11 +52,19 @@ class Court:
     streams: Streams
     evidence: Evidence
     device: torch.device
+    cache: Cache
 
     @cached_property
     def evaluator(self) -> Judge:
-        """The model that recognises class inversions, trained when it is first asked for."""
-        return train_judge(self.splits, self.streams.seeded("judge"), device=self.device)
+        """The model that recognises class inversions, trained or found when it is first asked for."""
+        splits = self.splits
+        tensors = (splits.holdout.inputs, splits.holdout.labels, splits.test.inputs, splits.test.labels)
+        told = (self.streams.seed, splits.classes, splits.mean, splits.std)
+        kept = self.cache.get(
+            content_key("evaluator", told, tensors, {}),
+            lambda: train_judge(splits, self.streams.seeded("judge"), device=self.device).state_dict(),
+        )
+        return load_judge(splits, kept, device=self.device)
 
     def judge(
         self,

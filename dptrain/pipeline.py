@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import time
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +16,7 @@ from dptrain import limits, runs, summary, sweep
 from dptrain import report as documents
 from dptrain.assembly import Parts, assemble, given_away, make_model, make_outputs
 from dptrain.attack_stage import Stage, Subject, measure
+from dptrain.cache import Cache, content_key, without_privacy
 from dptrain.coins import draw, sow_canaries
 from dptrain.config import Config
 from dptrain.contracts import (
@@ -23,6 +26,7 @@ from dptrain.contracts import (
     Guarantee,
     Leakage,
     Mechanism,
+    Release,
     Report,
     Splits,
     Streams,
@@ -38,7 +42,6 @@ from dptrain.shadows import ShadowTrainer
 from dptrain.tracking import NullRun
 from dptrain.training import checkpoint
 
-# The sections of the configuration that have a say in what a training comes to.
 SHAPES_A_TRAINING = ("model", "optimizer", "mechanism", "training", "privacy", "control")
 
 
@@ -83,10 +86,11 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
             dtype=getattr(torch, config.dtype),
             folder=folder,
         )
-        there = replace(here, tracker=NullRun(), folder=None)  # the twin never leaves the process
+        there = replace(here, tracker=NullRun(), folder=None)  # the twin is nobody's to take away
+        cache = Cache(Path(config.output) / "cache")
 
         stage = Stage.prepare(parts.attacks, splits, coins)
-        shadows = make_shadows(config, parts, model, stage, splits, budget, there, console)
+        shadows = make_shadows(config, parts, model, stage, splits, budget, there, cache, console)
         stage = stage.with_shadows(shadows)
         subject, guarantee = fit("train", parts.mechanism, model, splits, budget, here, stage, console)
         torch.save(dict(subject.release.weights), folder / WEIGHTS)  # whatever becomes of the attacks
@@ -94,7 +98,7 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
         twin = None
         if parts.twin is not None:
             faint = stage.for_twin().with_shadows(replace(shadows, mechanism=shadows.plain))
-            twin, _ = fit("train the twin", parts.twin, model, splits, budget, there, faint, console)
+            twin = fit_twin(config, parts.twin, model, splits, budget, there, faint, cache, console)
         court = Court(
             splits=splits,
             coins=coins,
@@ -102,6 +106,7 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
             streams=streams,
             evidence=config.evidence,
             device=device,
+            cache=cache,
         )
         outputs = make_outputs(config.release)
         measured = measure(stage, subject, twin, court, streams, outputs, show=console.stage)
@@ -127,6 +132,7 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
                 "train": subject.fit_seconds - subject.watched_seconds,
                 "attack": subject.watched_seconds + time.perf_counter() - trained,
                 "total": time.perf_counter() - started,
+                **cache.seconds,
             },
             folder=folder,
             reproduce=order.command,
@@ -172,11 +178,11 @@ def make_shadows(
     splits: Splits,
     budget: Budget,
     context: Context,
+    cache: Cache,
     console: Console,
 ) -> ShadowTrainer:
     """The adversary who trains models of their own, should an attack ask for them."""
     drawing = stage.coins.drawing
-    values = asdict(config)
     own = context.streams.seeded("shadows")  # nothing that an attack is handed may lead to the coins
     return ShadowTrainer(
         mechanism=parts.mechanism,
@@ -186,8 +192,8 @@ def make_shadows(
         probes=splits.holdout if drawing is None else drawing.probes,
         budget=budget,
         context=replace(context, streams=Streams(own.initial_seed(), context.streams.deterministic)),
-        recipe={name: values[name] for name in SHAPES_A_TRAINING},
-        folder=Path(config.output) / "shadows",
+        recipe=recipe_of(config),
+        cache=cache,
         show=console.training,
     )
 
@@ -210,6 +216,62 @@ def fit(
         release, guarantee = mechanism.fit(copy.deepcopy(model), splits, budget, watched)
     seconds = time.perf_counter() - started
     return Subject(release=release, targets=stage.targets, seen=observers, fit_seconds=seconds), guarantee
+
+
+def fit_twin(
+    config: Config,
+    mechanism: Mechanism,
+    model: nn.Module,
+    splits: Splits,
+    budget: Budget,
+    context: Context,
+    stage: Stage,
+    cache: Cache,
+    console: Console,
+) -> Subject:
+    """The twin and what attacks saw of its training, from the cache where it was trained before."""
+    started = time.perf_counter()
+
+    def train() -> dict[str, Any]:
+        subject, _ = fit("train the twin", mechanism, model, splits, budget, context, stage, console)
+        return {
+            "weights": dict(subject.release.weights),
+            "seen": {name: seen.state_dict() for name, seen in subject.seen.items()},
+        }
+
+    groups = [] if splits.group_ids is None else [splits.group_ids]
+    canaries = stage.targets.canaries
+    watching = {name: config.attack[name] for name in stage.observers()}
+    kept = cache.get(
+        content_key(
+            "twin",
+            (
+                context.streams.seed,
+                str(context.dtype),
+                splits.class_prior,
+                stage.coins.fingerprint(splits),
+                asdict(config.evidence),
+                None if canaries is None else canaries.norm,
+            ),
+            [splits.holdout.inputs, *groups, *model.state_dict().values()],
+            {**without_privacy(recipe_of(config)), "attack": watching},
+        ),
+        train,
+    )
+    seen = stage.observers()
+    for name, observer in seen.items():
+        observer.load_state_dict(kept["seen"][name])
+    release = Release(
+        architecture=partial(copy.deepcopy, model), weights=kept["weights"], device=context.device
+    )
+    seconds = time.perf_counter() - started
+    return Subject(release=release, targets=stage.targets, seen=seen, fit_seconds=seconds)
+
+
+def recipe_of(config: Config) -> dict[str, Any]:
+    """The sections of the configuration that have a say in what a training comes to."""
+    values = asdict(config)
+    return {name: values[name] for name in SHAPES_A_TRAINING}
 
 
 def utility(subject: Subject, splits: Splits, config: Config) -> Utility:

@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dptrain import shadows
+from dptrain import cache
+from dptrain.cache import Cache
 from dptrain.contracts import Budget, Records
 from dptrain.shadows import ShadowTrainer
 from dptrain.training.mechanisms import DPSGD, NonPrivate
@@ -47,7 +48,7 @@ def trainer(splits, mlp, settings_of, context_of, tmp_path):
             "privacy": {"epsilon": 3},
             "model": {"_target_": "torch.nn.Linear"},
         },
-        folder=tmp_path / "shadows",
+        cache=Cache(tmp_path / "cache"),
         show=silent,
     )
 
@@ -84,7 +85,7 @@ def test_what_was_trained_is_found_again_and_kept_from_other_eyes(trainer):
     for old, new in zip(before, again, strict=False):
         for name, value in old.release.weights.items():
             torch.testing.assert_close(new.release.weights[name], value, rtol=0, atol=0)
-    assert {path.stat().st_mode & 0o777 for path in trainer.folder.iterdir()} == {0o600}
+    assert {path.stat().st_mode & 0o777 for path in trainer.cache.folder.glob("*.pt")} == {0o600}
 
 
 def changed_probe(trainer):
@@ -119,7 +120,7 @@ def test_a_change_of_anything_that_made_them_trains_anew(trainer, change):
 
 def test_a_change_of_the_source_trains_anew(trainer, monkeypatch):
     trainer.train(2, private=False)
-    monkeypatch.setattr(shadows, "_sources", lambda _: "another version")
+    monkeypatch.setattr(cache, "sources", lambda _: "another version")
     trainer.train(2, private=False)
     assert len(trainer.plain.trained_on) == 4
 
@@ -127,9 +128,9 @@ def test_a_change_of_the_source_trains_anew(trainer, monkeypatch):
 def test_a_users_own_part_counts_with_its_source(tmp_path, monkeypatch):
     (tmp_path / "parts_of_mine.py").write_text("class Net: ...\n")
     monkeypatch.syspath_prepend(tmp_path)
-    before = shadows._sources({"model": {"_target_": "parts_of_mine.Net"}})
+    before = cache.sources({"model": {"_target_": "parts_of_mine.Net"}})
     (tmp_path / "parts_of_mine.py").write_text("class Net:\n    width = 2\n")
-    assert shadows._sources({"model": {"_target_": "parts_of_mine.Net"}}) != before
+    assert cache.sources({"model": {"_target_": "parts_of_mine.Net"}}) != before
 
 
 @pytest.mark.parametrize(

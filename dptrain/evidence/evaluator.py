@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +28,13 @@ class Judge:
     def classify(self, inputs: Tensor) -> Tensor:
         """The class of each input: (N,) int64, on the CPU."""
         return _classify(self.network, inputs, self.device)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that `load_judge` needs."""
+        return {
+            "network": {name: value.cpu() for name, value in self.network.state_dict().items()},
+            "accuracy": self.accuracy,
+        }
 
     @torch.no_grad()
     def features(self, inputs: Tensor) -> Tensor:
@@ -69,6 +78,16 @@ def train_judge(
     network.eval().requires_grad_(False)
     right = _classify(network, splits.test.inputs, device) == splits.test.labels
     return Judge(network=network, accuracy=float(right.double().mean()), device=device)
+
+
+def load_judge(splits: Splits, state: Mapping[str, Any], *, device: torch.device | str = "cpu") -> Judge:
+    """A judge of these splits that was trained before."""
+    device = torch.device(device)
+    network = _build(splits, seed=0)
+    network.load_state_dict(state["network"])
+    return Judge(
+        network=network.to(device).eval().requires_grad_(False), accuracy=state["accuracy"], device=device
+    )
 
 
 @torch.no_grad()

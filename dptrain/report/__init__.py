@@ -1,4 +1,4 @@
-"""What the person sees: the console, and the report as JSON, Markdown and figures."""
+"""What the person sees: the console, and the report as JSON, Markdown, HTML and figures."""
 
 from __future__ import annotations
 
@@ -8,19 +8,28 @@ from dptrain.contracts import Report
 from dptrain.report.document import write_json
 from dptrain.report.exposure import write_exposure
 from dptrain.report.figures import write_figures
+from dptrain.report.html import write_html
 from dptrain.report.markdown import write_markdown
+from dptrain.report.model_card import write_model_card
+from dptrain.report.statement import write_statement
 
 
 def write(report: Report) -> list[Path]:
-    """Write report.md, figures/ and report.json into the report's folder; returns their paths.
+    """Write the report as report.html, report.md, figures/ and report.json into its folder, and what may be
+    published of it as statement.json and model_card.md; returns their paths.
 
     The numbers come last, so that a folder that holds report.json holds all the rest.
     """
-    numbers, text = report.folder / "report.json", report.folder / "report.md"
-    figures = write_figures(report, report.folder / "figures")
+    folder = report.folder
+    numbers, text, page = (folder / f"report.{kind}" for kind in ("json", "md", "html"))
+    statement, card = folder / "statement.json", folder / "model_card.md"
+    figures = write_figures(report, folder / "figures")
     write_markdown(report, text, figures)
-    exposure = [report.folder / "exposure.csv"] if report.exposed else []
+    write_html(report, page)
+    write_statement(report, statement)
+    write_model_card(report, card)
+    exposure = [folder / "exposure.csv"] if report.exposed else []
     for path in exposure:
         write_exposure(report, path)
     write_json(report, numbers)
-    return [numbers, text, *exposure, *figures]
+    return [numbers, page, text, statement, card, *exposure, *figures]

@@ -17,7 +17,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from torch import Tensor
 
 from dptrain.contracts import Interval, Leakage, Report
-from dptrain.report import defences, words
+from dptrain.report import defences, titles, words
 
 # After Okabe and Ito 2008, "Color Universal Design": told apart by every kind of colour vision.
 RELEASE, CONTROL, FLOOR, BOUND = "#0072B2", "#D55E00", "#8C8C8C", "#1A1A1A"
@@ -70,10 +70,8 @@ def epsilon(report: Report) -> Figure:
     statement = report.guarantee
     budget = f"ε = {spent[-1]:.2f}"
     if statement["void"]:
-        title = "The guarantee is void"
         _stamp(axes)
     else:
-        title = f"{steps[-1]:,} steps spend {budget} at δ = {statement['delta']:g}, per {statement['unit']}"
         axes.annotate(
             budget,
             (steps[-1], spent[-1]),
@@ -84,7 +82,7 @@ def epsilon(report: Report) -> Figure:
             fontsize=10,
             fontweight="bold",
         )
-    _label(axes, title=title, x="training step", y="ε spent so far")
+    _label(axes, title=titles.spent(report), x="training step", y="ε spent so far")
     return figure
 
 
@@ -102,14 +100,11 @@ def utility(report: Report) -> Figure:
             f"floor  {words.number(report.floor_accuracy)}\n(most frequent class)",
         ),
     ]
-    title = f"Test accuracy {words.percent(test.value)}"
     if report.control is not None:
         twin = report.control.accuracy
         axes.axhspan(twin.low, twin.high, color=CONTROL, alpha=0.10, linewidth=0)
         axes.axhline(twin.value, color=CONTROL, linewidth=1.5, linestyle=(0, (5, 2)))
         labels.append((twin.value, CONTROL, f"non-private twin  {words.number(twin.value)}"))
-        points = 100 * (test.value - twin.value)
-        title += f", {abs(points):.1f} points {'below' if points < 0 else 'above'} the non-private twin"
     axes.axhline(report.floor_accuracy, color=FLOOR, linewidth=1.5, linestyle=(0, (1, 1.5)))
     if report.holdout_by_step:
         steps, accuracies, _ = zip(*report.holdout_by_step, strict=True)
@@ -128,7 +123,7 @@ def utility(report: Report) -> Figure:
     for (_, colour, text), height in zip(labels, heights, strict=True):
         axes.text(1.12 * last, height, text, color=colour, fontsize=9, va="center")
     axes.set(xlim=(0, 1.10 * last), ylim=(0, 1.0))
-    _label(axes, title=title, x="training step", y="accuracy")
+    _label(axes, title=titles.utility(report), x="training step", y="accuracy")
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.1f}"))
     ticks = MaxNLocator(5, integer=True).tick_values(0, last) if report.holdout_by_step else []
     axes.set_xticks([tick for tick in ticks if tick <= last])
@@ -176,7 +171,7 @@ def queries(report: Report) -> Figure:
     axes.set(xscale="log", ylim=(-0.02, 1.04))
     _label(
         axes,
-        title=f"{max(ends):,} queries: inversions recognised by another model",
+        title=titles.queries(report),
         x="queries spent, over all classes",
         y="share recognised",
     )
@@ -285,15 +280,7 @@ def _successes(report: Report, axes: Axes) -> None:
     )
     axes.set(yticks=range(len(lines)), ylim=(len(lines) - 0.45, -0.55), xlim=(-0.02, 1.03))
     axes.set_yticklabels(["\n".join(_spoken(line.attack) + _spoken(line.metric)) for line, _ in lines])
-    best, bound = max(lines, key=lambda pair: pair[0].value.value - pair[0].floor)
-    finding = f"Best attack on single records: {words.percent(best.value.value)}"
-    if any(line.value.low > bound for line, bound in lines) and not void:
-        finding = "An attack exceeds its bound:\nthe guarantee is broken"
-    elif words.is_private(report.guarantee) and not void:
-        finding += f"\nno attack's true rate can exceed {words.percent(bound)}"
-    else:
-        finding += "\nand nothing is proved"
-    _label(axes, title=finding, x="success rate", y="")
+    _label(axes, title=titles.attacks(report, lines), x="success rate", y="")
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
@@ -318,13 +305,11 @@ def _tradeoff(report: Report, axes: Axes, *, log: bool) -> None:
     say = partial(axes.text, transform=axes.transAxes, fontsize=9, va="top")
     say(0.72, 0.62, "guessing", color=FLOOR, rotation=45, ha="center", rotation_mode="anchor")
     if report.guarantee["void"]:
-        title = "The guarantee is void:\nthis curve bounds nothing"
         _stamp(axes)
     else:
-        title = f"At 1 % false alarms, no test finds\nmore than {words.percent(place)} of the members"
         axes.fill_between(curve[:, 0], curve[:, 1], 1.0, color=BOUND, alpha=0.06, linewidth=0)
         say(0.05, 0.94, "impossible", color=INK, style="italic")
-    _label(axes, title=title, x="false-positive rate", y="true-positive rate")
+    _label(axes, title=titles.tradeoff(report), x="false-positive rate", y="true-positive rate")
 
 
 # ---------------------------------------------------------------------- house style

@@ -9,7 +9,8 @@ import pytest
 
 from dptrain.contracts import Interval, Report
 from dptrain.report import write
-from dptrain.report.markdown import as_markdown, told, write_markdown
+from dptrain.report.markdown import as_markdown, write_markdown
+from dptrain.report.sentences import told
 
 
 def test_the_verdict_comes_before_the_numbers(report: Report) -> None:
@@ -102,7 +103,8 @@ def test_figures_are_linked_and_training_records_are_not_shown(report: Report) -
     paths = write(report)
     text = (report.folder / "report.md").read_text(encoding="utf-8")
     assert {path.name for path in paths} == {
-        "report.json", "report.md", "epsilon.png", "utility.png", "reconstruction.png", "class_inversion.png",
+        "report.json", "report.html", "report.md", "statement.json", "model_card.md",
+        "epsilon.png", "utility.png", "reconstruction.png", "class_inversion.png",
     }  # fmt: skip
     assert all(path.is_file() for path in paths)
     assert "](figures/utility.png)" in text

@@ -1,0 +1,283 @@
+"""What a report says in words, once for every document; marks: `**bold**`, `*emphasis*`, `` `code` ``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from dptrain.contracts import Leakage, Report
+from dptrain.report import defences, words
+
+BROKEN = "exceeds"  # the first words of verdicts
+LEAKS = "leaks"
+WEAK = "attack"
+METRICS = {
+    "auc": "AUC",
+    "certified_epsilon": "certified ε",
+    "evaluator_accuracy": "recognised by another model",
+    "nearest_is_member": "nearest to a member",
+    "success": "records named",
+}
+CAPTIONS = {
+    "epsilon": "What had been spent after each step.",
+    "utility": "Accuracy on held-out records during training, and on the test records in the end.",
+    "queries": "Class inversion by query: how many inversions another model recognises, against the "
+    "queries spent.",
+    "reconstruction": "Attacks on single records beside their floors, controls and bounds; "
+    "and the most that any membership test can do.",
+}
+INVERSIONS = (
+    "shows what was inverted of each class beside the nearest training record. **It contains training "
+    "records and is as confidential as they are**, so it is linked and not shown."
+)
+REPETITION = "Noise and sampling are secret, so a repetition agrees within the intervals, not to the digit."
+DEFENDED = f"What each form of output leaves to these attacks. {defences.CAVEAT}"
+
+
+def main_lines(report: Report) -> list[Leakage]:
+    """The leakage lines that every document shows: those not met through a defended interface."""
+    return [line for line in report.leakage if defences.shown(line)]
+
+
+def begins(line: Leakage, word: str) -> bool:
+    """Whether a line's verdict is of this kind."""
+    return line.verdict.startswith(word)
+
+
+def spoken(line: Leakage) -> Leakage:
+    """The same line, its attack and metric named as a person says them."""
+    rate = re.fullmatch(r"tpr_at_fpr_([\d.]+)", line.metric)
+    if rate:
+        metric = f"true positives at {words.percent(float(rate[1]))} false alarms"
+    else:
+        metric = METRICS.get(line.metric, line.metric.replace("_", " "))
+    return replace(line, attack=line.attack.replace("_", " "), metric=metric)
+
+
+# ---------------------------------------------------------------------- the verdict
+
+
+def short(report: Report) -> str:
+    """The guarantee, and how many attacks saw something, in two sentences."""
+    statement = report.guarantee
+    text = f"Guarantee: {words.budget(statement)}."
+    if not report.leakage:
+        return text
+    lines = main_lines(report)
+    leaking = sum(begins(line, LEAKS) or begins(line, BROKEN) for line in lines)
+    text += f" {leaking} of {len(lines)} measurements found leakage above the floor"
+    if words.is_private(statement) and not statement["void"]:
+        broken = sum(begins(line, BROKEN) for line in lines)
+        text += f", **{broken} of them more than is allowed**" if broken else ", none more than is allowed"
+    return f"{text}."
+
+
+def void(statement: Mapping[str, Any]) -> str:
+    """Why a void guarantee is one."""
+    return f"**VOID**: {statement['void_reason']}. This run proves nothing; do not rely on its epsilon."
+
+
+def promise(statement: Mapping[str, Any]) -> str:
+    """What is promised, and what follows from it for membership tests."""
+    if not holds(statement):
+        return str(statement["sentence"])
+    tests = ", or more than ".join(
+        f"{words.percent(tpr)} of the {statement['unit']}s at {words.percent(float(fpr))} false alarms"
+        for fpr, tpr in statement["tpr_at_fpr"].items()
+    )
+    return (
+        f"{statement['sentence']} No membership test that could ever exist finds more than {tests}. "
+        "This is an upper bound. It holds against every adversary, "
+        "with whatever knowledge and computing power, today and later."
+    )
+
+
+def holds(statement: Mapping[str, Any]) -> bool:
+    """Whether anything is promised to anybody."""
+    return words.is_private(statement) and not statement["void"]
+
+
+def beneficiaries(report: Report, *, counted: bool = True) -> str:
+    """To whom it is promised; their number is not told where it is not `counted`."""
+    unit = report.guarantee["unit"]
+    if not holds(report.guarantee):
+        return "To nobody."
+    number = f"{report.data['train']:,} " if counted else ""
+    text = f"To each {unit} among the {number}training records, alike."
+    if unit == "record":
+        text += " Someone with several records among them is protected less, the more records there are."
+    return text
+
+
+def attacks(report: Report) -> str:
+    """How measured leakage must be read."""
+    if not report.leakage:
+        return "No attack was run, so nothing was measured."
+    return (
+        "Measured leakage is never a ceiling: a better attack may find more. Only a bound is proved, "
+        "and where there is none, no theorem limits the metric."
+    )
+
+
+def told(line: Leakage, *, void: bool) -> str:
+    """One leakage line as a sentence or two."""
+    low_high = words.interval(line.value)
+    text = (
+        f"**{line.attack}**, {line.metric}: {words.number(line.value.value)} {low_high}, "
+        f"where {words.number(line.floor)} is reached without the model"
+    )
+    if line.control is not None:
+        text += f" and {words.number(line.control.value)} against the non-private twin"
+    text += f". {meaning(line.verdict)}"
+    if void:
+        return text
+    if line.bound is None:
+        return f"{text} No theorem bounds this."
+    return f"{text} The guarantee allows at most {words.number(line.bound)}."
+
+
+def meaning(verdict: str) -> str:
+    """What follows from a verdict, by its first word."""
+    explained = {
+        "leaks": "The release leaks: the attack did better than without the model.",
+        "resisted": "The attack works on the twin, and found nothing here above the floor.",
+        "attack": "The attack is too weak to tell: it found nothing on the twin either. This is no evidence "
+        "of privacy.",
+        "not": "It found nothing above the floor; with no control, one cannot know whether it could have.",
+        "exceeds": "**More than the guarantee allows: the implementation is broken. Do not release this "
+        "model.**",
+    }
+    return explained.get(verdict.split()[0].rstrip(":"), f"{verdict}.")
+
+
+def worth(report: Report) -> str:
+    """What the model is able to do, beside the floor and the twin."""
+    accuracy = report.utility.accuracy
+    text = (
+        f"It is right on {words.percent(accuracy.value)} of {report.utility.records:,} test records "
+        f"(interval {words.percent(accuracy.low)} to {words.percent(accuracy.high)}); always naming the most "
+        f"frequent class is right on {words.percent(report.floor_accuracy)}"
+    )
+    if report.control is not None:
+        text += f", and the non-private twin on {words.percent(report.control.accuracy.value)}"
+    return f"{text}."
+
+
+def next_steps(report: Report) -> Iterator[str]:
+    """What the person who signs should do with this."""
+    statement, lines = report.guarantee, main_lines(report)
+    if statement["void"]:
+        yield (
+            "**Do not release this model as a private one.** Remove the reason why the guarantee is void, "
+            "and train again."
+        )
+    elif any(begins(line, BROKEN) for line in lines):
+        yield (
+            "**Do not release this model.** An attack did better than the proof allows, so the program does "
+            "not do what was proved. Keep this run's folder, and have the implementation examined."
+        )
+    elif not words.is_private(statement):
+        yield (
+            "Treat this model as confidential as its training records. For a guarantee, train again with "
+            "`mechanism=dpsgd`."
+        )
+    else:
+        yield (
+            f"Decide whether {words.budget(statement)}, is acceptable for these people and this use. Decide "
+            "by what is proved: what was measured is no ceiling."
+        )
+        yield "Read what is outside the guarantee, below: whatever else is published is not covered by it."
+    weak = sum(begins(line, WEAK) for line in lines)
+    if weak:
+        yield (
+            f"Count {weak} of {len(lines)} measurements as no evidence: those attacks were too weak to tell. "
+            "With more trials they may see something."
+        )
+    if not report.leakage:
+        yield "Run the attacks before deciding: nothing was measured."
+    confidential = [
+        name
+        for name, there in (("class_inversion.png", report.gallery), ("exposure.csv", report.exposed))
+        if there
+    ]
+    if confidential:
+        yield f"Keep {' and '.join(confidential)} as confidential as the training records."
+
+
+# ---------------------------------------------------------------------- beside the numbers
+
+
+def data(report: Report) -> str:
+    """Which records there were."""
+    facts = report.data
+    return (
+        f"Data: {facts['name']} ({facts['source']}); {facts['train']:,} records to train on, "
+        f"{facts['holdout']:,} held out, {facts['test']:,} to test on, {facts['classes']} classes."
+    )
+
+
+def legend(report: Report) -> str:
+    """How the leakage table is read; the report must have leakage lines."""
+    return (
+        f"Intervals are at {report.leakage[0].confidence:.0%} confidence, each line by itself: among many, "
+        "one may err. *Floor*: the same attack without the model. *Control*: the same attack on the twin "
+        "trained without privacy, which is not released. *Bound*: what the guarantee proves about this "
+        "metric. *Limit*: the most that this attack with these trials could have certified."
+    )
+
+
+def remarks(line: Leakage) -> str:
+    """How a line came about, and its further numbers; empty where there is nothing to say."""
+    said = [line.notes] if line.notes else []
+    said += [f"{name.replace('_', ' ')} {words.number(value)}" for name, value in line.details.items()]
+    return "; ".join(said)
+
+
+def exposure(report: Report) -> str:
+    """What exposure.csv holds, to follow its name."""
+    return (
+        f"names the {len(report.exposed):,} training records that a coin put there, the most easily "
+        "recognised first. **It is as confidential as they are.**"
+    )
+
+
+def assumptions(statement: Mapping[str, Any]) -> Iterator[str]:
+    """What the guarantee rests on."""
+    if not words.is_private(statement):
+        yield "None are needed: nothing is promised."
+        return
+    unit = statement["unit"]
+    yield f"Two data sets are neighbours when one {unit} is {words.ADJACENCY[statement['adjacency']]}."
+    if statement["units_public"]:
+        yield f"The number of {unit}s is taken to be public."
+    yield f"Released: {statement['released']}. Nothing else of this run is covered, this report included."
+    ran, assumed = statement["sampling_run"], statement["sampling_assumed"]
+    if ran == assumed:
+        yield f"Batches were drawn by {ran} sampling, as the accountant assumes."
+    else:
+        yield f"Batches were drawn by {ran} sampling, accounted as {assumed} sampling."
+    randomness = statement["randomness"]
+    if not randomness["secret"]:
+        yield "**The seed of noise and sampling is not secret.**"
+    elif randomness["cryptographic"]:
+        yield "The seed of noise and sampling is secret, and their generator is a cryptographic one."
+    else:
+        yield (
+            f"The seed of noise and sampling is secret, but the generator is not a cryptographic one "
+            f"({randomness['source']}): it is taken to be as good as true randomness."
+        )
+    yield "Noise is added in floating-point arithmetic, which is taken to be exact."
+    yield "The computer that trained, and everyone with access to it, are trusted."
+
+
+def outside(statement: Mapping[str, Any]) -> list[str]:
+    """What the guarantee does not cover."""
+    return list(statement["outside_guarantee"]) or ["nothing that this program knows of"]
+
+
+def seconds(report: Report) -> str:
+    """How long each part took."""
+    parts = ", ".join(f"{name} {words.duration(value)}" for name, value in report.seconds.items())
+    return f"Time taken: {parts}."

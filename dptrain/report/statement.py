@@ -1,0 +1,90 @@
+"""The guarantee as JSON for a public registry of deployments, after a schema that the package brings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from dptrain.contracts import Report
+from dptrain.report import sentences, words
+
+SCHEMA = "urn:dptrain:statement:1"
+VERSION = 1
+CONSTANTS = (
+    "noise_multiplier", "max_grad_norm", "clipping", "sample_rate", "steps", "expected_batch_size",
+    "sampling_run", "sampling_assumed",
+)  # fmt: skip
+
+
+def as_statement(report: Report) -> dict[str, Any]:
+    """The guarantee, and nothing that was measured.
+
+    Where none holds, `proved` is None, so that no reader can mistake a void epsilon for a promise;
+    where the number of units is secret, it is not in here.
+    """
+    stated = report.guarantee
+    public = bool(stated.get("units_public"))
+    return {
+        "$schema": SCHEMA,
+        "version": VERSION,
+        "recipe": report.recipe,
+        "data": str(report.data["name"]),
+        "status": _status(stated),
+        "void_reason": stated["void_reason"] if stated["void"] else None,
+        "sentence": stated["sentence"],
+        "released": stated["released"],
+        "interface": stated.get("interface"),
+        "unit": stated["unit"],
+        "adjacency": stated["adjacency"],
+        "units_public": public,
+        "units": stated.get("units") if public else None,
+        "proved": _proved(stated) if sentences.holds(stated) else None,
+        "mechanism": {"name": report.mechanism, **{name: stated.get(name) for name in CONSTANTS}},
+        "accountant": _accountant(stated),
+        "outside_guarantee": list(stated["outside_guarantee"]),
+        "randomness": stated.get("randomness"),
+        "code": {"revision": stated["code_revision"], "versions": dict(stated["versions"])},
+    }
+
+
+def write_statement(report: Report, path: Path) -> None:
+    """Write the statement, in UTF-8."""
+    text = json.dumps(as_statement(report), indent=2, ensure_ascii=False, allow_nan=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema (2020-12) of a statement."""
+    text = files("dptrain.report").joinpath("statement.schema.json").read_text(encoding="utf-8")
+    document: dict[str, Any] = json.loads(text)
+    return document
+
+
+def _status(stated: Mapping[str, Any]) -> str:
+    if stated["void"]:
+        return "void"
+    return "holds" if words.is_private(stated) else "none"
+
+
+def _proved(stated: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "epsilon": stated["epsilon"],
+        "delta": stated["delta"],
+        "mu": stated["mu"],
+        "tpr_at_fpr": [{"fpr": float(fpr), "tpr": tpr} for fpr, tpr in stated["tpr_at_fpr"].items()],
+        "cross_checks": dict(stated["cross_checks"]),
+    }
+
+
+def _accountant(stated: Mapping[str, Any]) -> dict[str, str | None] | None:
+    """Name and version, from "dp-accounting PLD 0.6.0"; None where nothing was accounted for."""
+    if not words.is_private(stated):
+        return None
+    name, _, last = str(stated["accountant"]).rpartition(" ")
+    if name and last[:1].isdigit():
+        return {"name": name, "version": last}
+    return {"name": str(stated["accountant"]), "version": None}

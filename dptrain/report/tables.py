@@ -1,0 +1,107 @@
+"""The tables of a report as plain text cells, for Markdown and HTML alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from dptrain.contracts import Interval, Leakage, Report
+from dptrain.report import defences, words
+from dptrain.report.sentences import main_lines
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table; the first cell of a row names it, the columns in `numeric` hold numbers."""
+
+    heads: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    numeric: range = range(0)
+
+
+def utility(report: Report) -> Table:
+    """The release beside the non-private twin, where there is one, and the floor."""
+    models = {"release": report.utility}
+    if report.control is not None:
+        models["non-private twin"] = report.control
+    return Table(
+        heads=("", *models, "floor"),
+        rows=(
+            (
+                "test accuracy",
+                *(with_interval(model.accuracy) for model in models.values()),
+                words.number(report.floor_accuracy),
+            ),
+            ("AUROC", *(words.number(model.auroc) for model in models.values()), ""),
+            ("loss", *(words.number(model.loss) for model in models.values()), ""),
+        ),
+        numeric=range(1, 2 + len(models)),
+    )
+
+
+def leakage(report: Report) -> Table:
+    """Every main leakage line with all that is needed to read it."""
+    void = bool(report.guarantee["void"])
+    return Table(
+        heads=("attack", "measured", "floor", "control", "bound", "limit", "trials", "verdict"),
+        rows=tuple(_line(line, void=void) for line in main_lines(report)),
+        numeric=range(1, 7),
+    )
+
+
+def _line(line: Leakage, *, void: bool) -> tuple[str, ...]:
+    return (
+        f"{line.attack}: {line.metric}",
+        with_interval(line.value),
+        words.number(line.floor),
+        "none" if line.control is None else with_interval(line.control),
+        "void" if void and line.bound is not None else words.bound(line.bound),
+        words.number(line.detection_limit),
+        f"{line.trials:,}",
+        line.verdict,
+    )
+
+
+def output_defences(report: Report) -> Table | None:
+    """What each form of output leaves to attacks by query; None where only one was tried."""
+    names, rows = defences.table(report.leakage)
+    if not rows:
+        return None
+    return Table(
+        heads=("attack by query", "floor", *(name.replace("_", " ") for name in names)),
+        rows=tuple(
+            (name, words.number(floor), *("" if value is None else with_interval(value) for value in values))
+            for name, floor, values in rows
+        ),
+        numeric=range(1, 2 + len(names)),
+    )
+
+
+def statement(stated: Mapping[str, Any]) -> Table:
+    """The privacy statement, every term of it."""
+    rows = tuple((name.replace("_", " "), value) for name, value in _flat(stated) if value != "")
+    return Table(heads=("term", "value"), rows=rows)
+
+
+def with_interval(value: Interval) -> str:
+    """A value and its interval: 0.625 [0.406, 0.812]."""
+    return f"{words.number(value.value)} {words.interval(value)}"
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Every entry of a nested statement as a name and a text."""
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{name}: ")
+        elif isinstance(value, list | tuple):
+            yield name, "; ".join(str(item) for item in value)
+        elif value is None:
+            yield name, "none"
+        elif isinstance(value, bool):
+            yield name, "yes" if value else "no"
+        elif isinstance(value, float):
+            yield name, "∞" if value == float("inf") else f"{value:.6g}"
+        else:
+            yield name, str(value)

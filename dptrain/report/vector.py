@@ -1,0 +1,246 @@
+"""The figures of a run as SVG for a web page: drawn with classes, described in words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from html import escape
+
+from dptrain.contracts import Interval, Leakage, Report
+from dptrain.report import titles, words
+from dptrain.report.figures import SMALLEST_FPR, bounded
+from dptrain.report.sentences import CAPTIONS, spoken
+from dptrain.report.svg import WIDTH, Panel
+
+ROW = 64  # height of an attack in the figure of attacks
+BAR = 24  # of its track
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """A figure: its finding, what it shows, all that it says in words, and the picture itself."""
+
+    name: str
+    title: str
+    caption: str
+    summary: str  # for those who cannot see it
+    panel: Panel
+
+    def svg(self) -> str:
+        """The picture, described to those who cannot see it."""
+        inner = "".join(self.panel.drawn)
+        return (
+            f'<svg role="img" aria-labelledby="{self.name}-title {self.name}-desc" '
+            f'viewBox="0 0 {WIDTH} {self.panel.height}" xmlns="http://www.w3.org/2000/svg">'
+            f'<title id="{self.name}-title">{escape(self.title)}</title>'
+            f'<desc id="{self.name}-desc">{escape(self.summary)}</desc>{inner}</svg>'
+        )
+
+
+def drawings(report: Report) -> list[Drawing]:
+    """The figures that this report has data for; none shows a training record."""
+    wanted: list[tuple[Callable[[Report], Drawing], bool]] = [
+        (attacks, bool(bounded(report))),
+        (tradeoff, bool(report.tradeoff)),
+        (utility, True),
+        (epsilon, bool(report.epsilon_by_step)),
+        (queries, bool(report.queries)),
+    ]
+    return [draw(report) for draw, there in wanted if there]
+
+
+def epsilon(report: Report) -> Drawing:
+    """What had been spent after each step."""
+    curve, void = report.epsilon_by_step, report.guarantee["void"]
+    steps, spent = curve[-1]
+    panel = Panel(x=(0, steps), y=(0, 1.15 * max(value for _, value in curve)))
+    panel.area(curve, 0.0, "fill release")
+    panel.axes("training step", "ε spent so far")
+    panel.curve(curve, "line release")
+    panel.dot((steps, spent), "mark release")
+    if void:
+        panel.stamp()
+    else:
+        place = panel.across(steps) - 10, panel.down(spent) - 10
+        panel.text(place, f"ε = {spent:.2f}", "name release", anchor="end")
+    return Drawing(
+        name="epsilon",
+        title=titles.spent(report),
+        caption=CAPTIONS["epsilon"],
+        summary="The guarantee is void, so this curve means nothing."
+        if void
+        else f"The curve rises from 0 to ε = {spent:.2f} after {steps:,} steps, fastest in the beginning.",
+        panel=panel,
+    )
+
+
+def utility(report: Report) -> Drawing:
+    """Accuracy on the way and in the end, between the floor and the non-private twin."""
+    test, floor, curve = report.utility.accuracy, report.floor_accuracy, report.holdout_by_step
+    last = max((step for step, _, _ in curve), default=1)
+    panel = Panel(x=(0, 1.08 * last), y=(0, 1), right=118)
+    labels = [(test.value, "release", f"test\n{words.number(test.value)}")]
+    summary = f"Test accuracy is {tell(test)}; the floor, always naming the most frequent class, {floor:.3f}."
+    ends = panel.left, WIDTH - panel.right
+    if report.control is not None:
+        twin = report.control.accuracy
+        top = panel.down(twin.high)
+        panel.box((ends[0], top), (ends[1] - ends[0], panel.down(twin.low) - top), "fill control")
+        panel.segment(
+            (ends[0], panel.down(twin.value)), (ends[1], panel.down(twin.value)), "line control dashed"
+        )
+        labels.append((twin.value, "control", f"non-private twin\n{words.number(twin.value)}"))
+        summary += f" The non-private twin reaches {tell(twin)}."
+    panel.axes("training step" if curve else "after training", "accuracy")
+    panel.segment((ends[0], panel.down(floor)), (ends[1], panel.down(floor)), "line floor dotted")
+    labels.append((floor, "floor", f"floor\n{words.number(floor)}"))
+    if curve:
+        panel.curve([(step, accuracy) for step, accuracy, _ in curve], "line release")
+        summary += f" On held-out records it went from {curve[0][1]:.3f} to {curve[-1][1]:.3f}."
+    at = panel.across(1.05 * last)
+    panel.segment((at, panel.down(test.low)), (at, panel.down(test.high)), "line release")
+    panel.dot((1.05 * last, test.value), "mark release")
+    panel.labels(labels)
+    return Drawing(
+        name="utility",
+        title=titles.utility(report),
+        caption="The line: held-out records, during training. The dot: test records in the end, with their "
+        "interval.",
+        summary=summary,
+        panel=panel,
+    )
+
+
+def attacks(report: Report) -> Drawing:
+    """One row an attack on single records: release and twin with intervals, floor and bound."""
+    lines, void = bounded(report), bool(report.guarantee["void"])
+    panel = Panel(x=(0, 1), y=(0, 1), left=10, right=14, top=0, height=ROW * len(lines) + 56, bottom=0)
+    for row, (line, bound) in enumerate(lines):
+        _track(panel, spoken(line), None if void else bound, top=float(ROW * row))
+    under = float(ROW * len(lines))
+    for tick in (0.0, 0.25, 0.5, 0.75, 1.0):
+        anchor = {0.0: "start", 1.0: "end"}.get(tick, "middle")
+        panel.text((panel.across(tick), under + 8), words.percent(tick), "tick", anchor=anchor)
+    twin = any(line.control is not None for line, _ in lines)
+    _legend(panel, under + 40, bound=not void, twin=twin)
+    told = []
+    for line, bound in lines:
+        said = spoken(line)
+        text = f"{said.attack}, {said.metric}: {tell(line.value)}, floor {line.floor:.3f}"
+        text += "" if line.control is None else f", twin {line.control.value:.3f}"
+        told.append(text if void else f"{text}, bound {bound:.3f}")
+    return Drawing(
+        name="attacks",
+        title=titles.attacks(report, lines).replace("\n", "; "),
+        caption="Success rates, with intervals."
+        + ("" if void else " Shaded: true rates that the guarantee rules out."),
+        summary=". ".join(told) + ".",
+        panel=panel,
+    )
+
+
+def tradeoff(report: Report) -> Drawing:
+    """The most true positives of any membership test against its false positives."""
+    curve = [point for point in report.tradeoff if point[0] >= SMALLEST_FPR]
+    ends = (SMALLEST_FPR, 1.0)
+    panel = Panel(x=ends, y=ends, log_x=True, log_y=True, height=360, left=66, right=26)
+    void, place = report.guarantee["void"], report.guarantee["tpr_at_fpr"]["0.01"]
+    if not void:
+        panel.area(curve, 1.0, "fill beyond")
+    panel.axes("false alarms (false-positive rate)", "members found (true-positive rate)", name=words.percent)
+    panel.curve([(SMALLEST_FPR, SMALLEST_FPR), (1.0, 1.0)], "line floor dotted")
+    panel.curve(curve, "line release")
+    panel.dot((0.01, place), "mark release")
+    panel.text((panel.across(0.03), panel.down(0.03) + 26), "guessing", "name floor")
+    if void:
+        panel.stamp()
+    else:
+        panel.text((panel.left + 12, panel.top + 22), "impossible", "name quiet")
+        beside = panel.across(0.01) - 9, panel.down(place) - 7
+        panel.text(beside, f"at most {words.percent(place)}", "name release", anchor="end")
+    return Drawing(
+        name="tradeoff",
+        title=titles.tradeoff(report).replace("\n", " "),
+        caption="The most that any membership test can do.",
+        summary="The guarantee is void, so this curve bounds nothing."
+        if void
+        else f"At 1 % false alarms no test finds more than {words.percent(place)} of the members; "
+        "guessing finds 1 %.",
+        panel=panel,
+    )
+
+
+def queries(report: Report) -> Drawing:
+    """How often class inversions by query are recognised, against the queries spent on them."""
+    spent = [point[0] for curve in report.queries.values() for point in curve]
+    panel = Panel(x=(min(spent), max(max(spent), min(spent) + 1)), y=(0, 1), log_x=True, right=118)
+    panel.axes("queries spent, over all classes", "share recognised")
+    labels, told = [], []
+    for (attack, curve), dash in zip(
+        report.queries.items(), ("", " dashed", " dotted", " mixed"), strict=False
+    ):
+        name = attack.removeprefix("class_inversion_").replace("_", " ")
+        for place, style, whose in ((1, "release", "release"), (2, "control", "twin")):
+            found = [(float(point[0]), point[place]) for point in curve]
+            points = [(at, share) for at, share in found if share is not None]
+            if points:
+                panel.curve(points, f"line {style}{dash}")
+                last = words.number(points[-1][1])
+                labels.append((points[-1][1], style, f"{name},\n{whose} {last}"))
+                told.append(f"{name}, {whose}: {last} after {points[-1][0]:,.0f} queries")
+    panel.labels(labels)
+    return Drawing(
+        name="queries",
+        title=titles.queries(report),
+        caption=CAPTIONS["queries"],
+        summary=". ".join(told) + ".",
+        panel=panel,
+    )
+
+
+def tell(value: Interval) -> str:
+    """A value and its interval, in words: 0.625 (0.406 to 0.812)."""
+    return f"{words.number(value.value)} ({words.number(value.low)} to {words.number(value.high)})"
+
+
+def _track(panel: Panel, line: Leakage, bound: float | None, *, top: float) -> None:
+    """One attack: what it was able to do, on a track from 0 to 100 %."""
+    panel.text((panel.left, top + 14), line.attack, "name")
+    panel.text((WIDTH - panel.right, top + 14), line.metric, "name quiet", anchor="end")
+    bar, right = top + 22, WIDTH - panel.right
+    panel.box((panel.left, bar), (right - panel.left, BAR), "track")
+    if bound is not None:
+        at = panel.across(bound)
+        panel.box((at, bar), (right - at, BAR), "fill beyond")
+        panel.segment((at, bar - 3), (at, bar + BAR + 3), "line bound")
+    at = panel.across(line.floor)
+    panel.segment((at, bar - 3), (at, bar + BAR + 3), "line floor")
+    for value, style, middle in ((line.value, "release", bar + 8), (line.control, "control", bar + 17)):
+        if value is not None:
+            panel.segment(
+                (panel.across(value.low), middle), (panel.across(value.high), middle), f"line {style}"
+            )
+            _mark(panel, (panel.across(value.value), middle), style)
+
+
+def _legend(panel: Panel, height: float, *, bound: bool, twin: bool) -> None:
+    entries = [("release", True), ("control", twin), ("floor", True), ("bound", bound)]
+    at = float(panel.left + 6)
+    for style, there in entries:
+        if there:
+            name = {"control": "non-private twin"}.get(style, style)
+            if style in ("release", "control"):
+                _mark(panel, (at, height - 4), style)
+            else:
+                panel.segment((at, height - 11), (at, height + 3), f"line {style}")
+            panel.text((at + 11, height), name, "tick")
+            at += 42 + 6.4 * len(name)
+
+
+def _mark(panel: Panel, place: tuple[float, float], style: str) -> None:
+    """A disc for the release, a square for the twin: told apart without colour."""
+    x, y = place
+    if style == "release":
+        panel.drawn.append(f'<circle class="mark release" cx="{x:.1f}" cy="{y:.1f}" r="4.5"/>')
+    else:
+        panel.box((x - 3.5, y - 3.5), (7, 7), f"mark {style}")

@@ -1,0 +1,112 @@
+"""model_card.md: metadata that the Hub can read, and no more of the records than may be told."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml as reader
+
+from dptrain.contracts import Report
+from dptrain.report.model_card import as_model_card, metadata, write_model_card, yaml
+
+SECTIONS = (
+    "Intended use", "Training data", "Evaluation", "Privacy", "Limitations", "How to reproduce",
+)  # fmt: skip
+
+
+def parts(report: Report) -> tuple[dict[str, Any], str]:
+    """Metadata and text of a card."""
+    _, front, text = as_model_card(report).split("---\n", 2)
+    found: dict[str, Any] = reader.safe_load(front)
+    return found, text
+
+
+@pytest.mark.parametrize("which", ["report", "bare", "void"])
+def test_the_metadata_can_be_read(which: str, request: pytest.FixtureRequest) -> None:
+    report: Report = request.getfixturevalue(which)
+    front, text = parts(report)
+    assert front == metadata(report)
+    assert front["license"] == "unknown"
+    assert front["datasets"] == ["phantom"]
+    (model,) = front["model-index"]
+    (result,) = model["results"]
+    assert {"type", "name"} <= set(result["dataset"])
+    assert result["task"]["type"]
+    assert result["metrics"][0] == {"type": "accuracy", "name": "Test accuracy", "value": 0.873}
+    places = [text.index(f"\n## {section}\n") for section in SECTIONS]
+    assert places == sorted(places)
+    assert report.reproduce in text
+
+
+def test_privacy_is_told_in_words_and_numbers(report: Report) -> None:
+    front, text = parts(report)
+    assert "differential-privacy" in front["tags"]
+    assert front["model-index"][0]["results"][0]["metrics"][-1]["value"] == 3.0
+    assert "**ε = 3.00 at δ = 1e-05, per record.**" in text
+    assert report.guarantee["sentence"] in text
+    assert "| reconstruction from gradients: record named among 8 | 0.293 [0.222, 0.373] |" in text
+    assert "0.411" in text
+    assert "leave this section out" in text
+    for item in report.guarantee["outside_guarantee"]:
+        assert f"- {item}" in text
+
+
+@pytest.mark.parametrize("which", ["bare", "void"])
+def test_what_does_not_hold_is_not_advertised(which: str, request: pytest.FixtureRequest) -> None:
+    report: Report = request.getfixturevalue(which)
+    front, text = parts(report)
+    assert "differential-privacy" not in front["tags"]
+    assert [metric["type"] for metric in front["model-index"][0]["results"][0]["metrics"]] == [
+        "accuracy", "roc_auc",
+    ]  # fmt: skip
+    assert "no privacy guarantee" in text
+    assert "upper bound" not in text
+    assert "ε = 3" not in text
+    assert "To nobody." in text
+
+
+def test_a_secret_number_of_units_stays_secret(report: Report) -> None:
+    assert "4,000" in as_model_card(report)
+    secret = dataclasses.replace(
+        report, guarantee={**report.guarantee, "units_public": False}, reproduce="dptrain"
+    )
+    text = as_model_card(secret)
+    assert "4,000" not in text
+    assert "4000" not in text
+    assert "a secret number of records" in text
+
+
+def test_the_twin_is_not_evaluated_in_public(report: Report) -> None:
+    _, text = parts(report)
+    evaluation = text[text.index("## Evaluation") : text.index("## Privacy")]
+    assert "0.873" in evaluation
+    assert "0.951" not in evaluation
+    assert "twin" not in evaluation
+    assert report.data["source"] not in text
+
+
+def test_without_images_and_without_auroc(bare: Report) -> None:
+    undefined = dataclasses.replace(bare, utility=dataclasses.replace(bare.utility, auroc=math.nan))
+    (result,) = parts(undefined)[0]["model-index"][0]["results"]
+    assert [metric["type"] for metric in result["metrics"]] == ["accuracy"]
+    assert result["task"]["type"] == "other"
+
+
+def test_names_of_any_kind_survive() -> None:
+    values = {
+        "plain": "a: b # c",
+        "list": ["- x", "yes", 'quoted "', "ε\nnew line", "'"],
+        "deep": [{"one": {"two": ["---", {"three": 1e-5}]}, "four": None}],
+        "flag": True,
+    }
+    assert reader.safe_load("\n".join(yaml(values))) == values
+
+
+def test_the_folder_is_made(report: Report, tmp_path: Path) -> None:
+    path = tmp_path / "new" / "model_card.md"
+    write_model_card(report, path)
+    assert path.read_text(encoding="utf-8") == as_model_card(report)

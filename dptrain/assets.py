@@ -27,8 +27,20 @@ def folder(name: str) -> Path:
     raise ConfigError(f"the folder `{name}` is missing from {package}; install dptrain again")
 
 
+class SweepEnd:
+    """Hydra's callback for what is left to do when every job of a sweep is done."""
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        from dptrain import cli  # which knows what follows, and imports much
+
+        cli.conclude(Path(config.hydra.sweep.dir))
+
+
 def register() -> None:
-    """Tell Hydra the defaults and the recipes."""
+    """Tell Hydra the defaults, the recipes, and where a sweep goes."""
+    OmegaConf.register_new_resolver(
+        "sweep_folder", lambda fresh, resumed: resumed or fresh, replace=True, use_cache=True
+    )
     store = ConfigStore.instance()
     store.store(name="defaults", node=defaults())
     for path in sorted(folder("recipes").glob("*.yaml")):

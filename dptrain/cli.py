@@ -7,12 +7,12 @@ from pathlib import Path
 
 import torch
 
-from dptrain import audit, pipeline, runs
+from dptrain import audit, pipeline, runs, sweep
 from dptrain.config import Config, parse
 from dptrain.contracts import BrokenGuarantee, ConfigError, DptrainError, LimitExceeded
 from dptrain.report.console import Console
 
-FAILED, BROKEN, BEYOND, INTERRUPTED = 2, 3, 4, 130
+CRASHED, FAILED, BROKEN, BEYOND, INTERRUPTED = 1, 2, 3, 4, 130
 
 
 def main(order: runs.Order, sweep_folder: Path | None) -> None:
@@ -21,8 +21,16 @@ def main(order: runs.Order, sweep_folder: Path | None) -> None:
     folder: Path | None = None
     try:
         config = parse(order.config)
+        if sweep_folder is not None and sweep_folder.exists():
+            sweep.forget_failure(sweep_folder, order)
         if config.resume is not None:
             folder, order = _resumed(config, order)
+            config = parse(order.config)
+        elif sweep_folder is not None and (found := sweep.find(sweep_folder, order)) is not None:
+            if (found / runs.REPORT).exists():
+                console.there_already(found)
+                return
+            folder, order = found, runs.read(found)
             config = parse(order.config)
         else:
             name = order.recipe if config.task == "train" else "audit"
@@ -31,18 +39,35 @@ def main(order: runs.Order, sweep_folder: Path | None) -> None:
             torch.set_num_threads(config.threads)
         run = audit.run if config.task == "audit" else pipeline.run
         run(config, order, folder, console)
-    except BrokenGuarantee as error:
-        console.error(error)
-        sys.exit(BROKEN)
-    except LimitExceeded as error:
-        console.error(error)
-        sys.exit(BEYOND)
     except DptrainError as error:
         console.error(error)
-        sys.exit(FAILED)
+        code = _code(error)
+        if sweep_folder is None:
+            sys.exit(code)
+        sweep.note_failure(sweep_folder, order, error, code)  # the other jobs go on
+    except Exception as error:
+        if sweep_folder is not None:
+            sweep.note_failure(sweep_folder, order, error, CRASHED)
+        raise
     except KeyboardInterrupt:
         console.interrupted(folder)
         sys.exit(INTERRUPTED)
+
+
+def conclude(sweep_folder: Path) -> None:
+    """What is left when the jobs of a sweep are done; exits with the gravest code of those that failed."""
+    console = Console()
+    failed = sweep.read_notes(sweep_folder).get("failed", {}) if sweep_folder.exists() else {}
+    for job, failure in failed.items():
+        console.error(DptrainError(f"failed: {job}\n{failure['error']}"))
+    if failed:
+        sys.exit(max(failure["code"] for failure in failed.values()))
+
+
+def _code(error: DptrainError) -> int:
+    if isinstance(error, BrokenGuarantee):
+        return BROKEN
+    return BEYOND if isinstance(error, LimitExceeded) else FAILED
 
 
 def _resumed(config: Config, order: runs.Order) -> tuple[Path, runs.Order]:

@@ -130,6 +130,15 @@ class Control:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """A sweep that was stopped goes on with what is missing."""
+
+    __pydantic_config__ = FORBID
+
+    resume: Annotated[str | None, Field(description="the folder of a sweep, with -m")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """One run."""
 
@@ -159,6 +168,7 @@ class Config:
     evidence: Evidence = field(default_factory=Evidence)
     control: Control = field(default_factory=Control)
     release: Release = field(default_factory=Release)
+    sweep: Sweep = field(default_factory=Sweep)
     data: Component = field(default_factory=dict)
     model: Component = field(default_factory=dict)
     optimizer: Component = field(default_factory=dict)

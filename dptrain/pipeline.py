@@ -39,7 +39,7 @@ from dptrain.judging import Court
 from dptrain.privacy.plan import default_delta
 from dptrain.report.console import Console
 from dptrain.shadows import ShadowTrainer
-from dptrain.tracking import NullRun
+from dptrain.tracking import PARENT, MLflow, NoTracking, NullRun
 from dptrain.training import checkpoint
 
 SHAPES_A_TRAINING = ("model", "optimizer", "mechanism", "training", "privacy", "control")
@@ -78,6 +78,10 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
     with parts.tracking.open(folder.name, folder, runs.recall(folder, "tracked_as")) as tracker:
         runs.remember_records(folder, coins.fingerprint(splits))
         runs.remember(folder, tracked_as=tracker.run_id)
+        if order.sweep:
+            parent = sweep.family(folder.parent, partial(open_family, parts.tracking, folder.parent))
+            if parent is not None:
+                tracker.tags({PARENT: parent})
         tracker.params(asdict(config))
         here = Context(
             streams=streams,
@@ -142,6 +146,12 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
         refuse_broken(report)
         limits.check(conditions, report)
     return report
+
+
+def open_family(tracking: MLflow | NoTracking, folder: Path) -> str | None:
+    """The id of a new run that the runs of a sweep are shown below; None where nothing is recorded."""
+    with tracking.open(folder.name, folder) as parent:
+        return parent.run_id
 
 
 def make_budget(config: Config, splits: Splits) -> Budget:

@@ -209,6 +209,10 @@ class Console:
         if command:
             yield "compare", command
 
+    def there_already(self, folder: Path) -> None:
+        """A job of a sweep that was finished before."""
+        self._line(f"[dim]there already[/dim]  {_near(folder)}")
+
     def interrupted(self, folder: Path | None) -> None:
         """How to go on after Ctrl-C."""
         how = (

@@ -1,0 +1,87 @@
+"""A sweep as one thing: a family in MLflow, going on past failures, and continued with what is missing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from support import QUICK, command, finish, order
+
+from dptrain import runs, sweep
+from dptrain.contracts import DptrainError
+from dptrain.report.document import read_json
+
+JOBS = (
+    "-m", "privacy.epsilon=1,3", "optimizer.lr=0.1,-1", "attack=[membership_loss]", "threads=1", *QUICK,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, str]:
+    """A sweep of four jobs, two of which fail: its folder, exit code, and what it said."""
+    cwd = tmp_path_factory.mktemp("swept")
+    code, out, err = finish(command(*JOBS, cwd=cwd))
+    (folder,) = (cwd / "runs").glob("sweep_*")
+    return folder, code, out + err
+
+
+def test_the_other_jobs_go_on_past_one_that_fails(swept: tuple[Path, int, str]) -> None:
+    folder, code, _ = swept
+    assert code != 0
+    assert len(list(folder.glob("*/report.json"))) == 2
+    failed = sweep.read_notes(folder)["failed"]
+    assert len(failed) == 2
+    assert all("Invalid learning rate: -1" in failure["error"] for failure in failed.values())
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what MLflow stands on
+def test_the_runs_are_a_family_in_mlflow(swept: tuple[Path, int, str]) -> None:
+    import mlflow
+
+    folder = swept[0]
+    client = mlflow.MlflowClient(f"sqlite:///{folder.parents[1] / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("dptrain")
+    assert experiment is not None
+    found = client.search_runs([experiment.experiment_id])
+    parent = sweep.read_notes(folder)["parent"]
+    children = [run for run in found if run.data.tags.get("mlflow.parentRunId") == parent]
+    assert sorted(run.info.status for run in children) == ["FAILED", "FAILED", "FINISHED", "FINISHED"]
+    assert next(run for run in found if run.info.run_id == parent).info.run_name == folder.name
+
+
+def test_a_sweep_goes_on_with_what_is_missing(swept: tuple[Path, int, str]) -> None:
+    folder = swept[0]
+    before = {path.parent.name: path.stat().st_mtime for path in folder.glob("*/report.json")}
+    code, out, _ = finish(command(*JOBS, f"sweep.resume={folder}", cwd=folder.parents[1]))
+    assert code != 0  # two jobs still fail
+    assert out.count("there already") == 2
+    after = {path.parent.name: path.stat().st_mtime for path in folder.glob("*/report.json")}
+    assert after == before
+    assert len(list(folder.parent.glob("sweep_*"))) == 1
+
+
+def test_the_second_job_takes_the_twin_of_the_first(swept: tuple[Path, int, str]) -> None:
+    reports = sorted((read_json(path) for path in swept[0].glob("*/report.json")), key=lambda r: r["folder"])
+    assert reports[0]["seconds"]["twin"] > 0
+    assert reports[1]["seconds"]["twin"] == 0
+
+
+@pytest.mark.parametrize("name", ["epsilon", "model_size", "training_time", "defence"])
+def test_each_named_sweep_composes(name: str) -> None:
+    asked = order(f"+sweep={name}", recipe="medical_cnn")
+    assert asked.config["sweep"] == {"resume": None}
+
+
+def test_a_job_is_found_by_its_words_in_any_order(tmp_path: Path) -> None:
+    one = order("privacy.epsilon=1", "seed=2")
+    runs.start(tmp_path / "a", one)
+    assert sweep.find(tmp_path, order("seed=2", "privacy.epsilon=1", f"output={tmp_path}")) == tmp_path / "a"
+    assert sweep.find(tmp_path, order("seed=3", "privacy.epsilon=1")) is None
+
+
+def test_a_failure_is_remembered_until_it_is_tried_again(tmp_path: Path) -> None:
+    asked = order("seed=2")
+    sweep.note_failure(tmp_path, asked, DptrainError("no"), 2)
+    assert list(sweep.read_notes(tmp_path)["failed"]) == ["seed=2"]
+    sweep.forget_failure(tmp_path, asked)
+    assert sweep.read_notes(tmp_path)["failed"] == {}

@@ -374,8 +374,8 @@ def test_a_reference_says_how_hard_a_record_is(learnt_by_heart):
 
 
 def test_bets_are_on_the_probes_and_as_many_as_were_fixed(tables, rng):
-    found = LossBets(guesses=7, reference_steps=0).run(table(rng), tables, rng)
-    assert (found.on, found.guesses) == (Knowledge.PROBES, 7)
+    found = LossBets(guesses=8, reference_steps=0).run(table(rng), tables, rng)
+    assert (found.on, found.guesses) == (Knowledge.PROBES, 8)
     assert LossBets(reference_steps=0).run(table(rng), tables, rng).guesses is None
 
 

@@ -21,7 +21,10 @@ import dptrain
 from dptrain.privacy.guarantee import library_versions
 
 # What a training without privacy does not read of the configuration: a sweep over these shares its results.
-PRIVATE_ONLY = {"mechanism": None, "privacy": ("epsilon", "noise_multiplier", "delta")}
+PRIVATE_ONLY = {
+    "mechanism": None,
+    "privacy": ("epsilon", "advantage", "tpr_at_fpr", "noise_multiplier", "delta"),
+}
 
 KINDS = ("twin", "evaluator", "shadow")
 

@@ -21,13 +21,20 @@ FORBID = ConfigDict(extra="forbid")
 
 @dataclass(frozen=True, kw_only=True)
 class Privacy:
-    """The budget: a target epsilon, or the noise multiplier itself."""
+    """The budget: one of a target epsilon, the most that an attack may achieve, and the noise multiplier."""
 
     __pydantic_config__ = FORBID
 
     epsilon: Annotated[Positive | None, Field(description="a target such as 1, 3 or 8")] = 3.0
     noise_multiplier: Annotated[
         Positive | None, Field(description="noise over max_grad_norm, with privacy.epsilon=null")
+    ] = None
+    advantage: Annotated[
+        Share | None, Field(description="a share such as 0.1, with privacy.epsilon=null")
+    ] = None
+    tpr_at_fpr: Annotated[
+        tuple[Share, Share] | None,
+        Field(description="false and most true positives such as [0.01,0.05], with privacy.epsilon=null"),
     ] = None
     delta: Annotated[Share | None, Field(description="a chance such as 1e-5; null: 1/units^1.1")] = None
     unit: Annotated[Literal["record", "patient"], Field(description="record or patient")] = "record"
@@ -245,13 +252,27 @@ def _description(key: str) -> str | None:
     return node.get("description")
 
 
+TARGETS = ("epsilon", "advantage", "tpr_at_fpr", "noise_multiplier")
+
+
+def _above(rates: Any) -> bool:
+    """Whether these are two numbers, the second larger."""
+    return len(rates) == 2 and all(isinstance(rate, float | int) for rate in rates) and rates[0] < rates[1]
+
+
 def _privacy_problems(privacy: Mapping[str, Any]) -> list[str]:
     problems = []
-    epsilon, noise, accountant = (privacy[key] for key in ("epsilon", "noise_multiplier", "accountant"))
-    if (epsilon is None) == (noise is None):
+    accountant = privacy["accountant"]
+    given = [name for name in TARGETS if privacy[name] is not None]
+    if len(given) != 1:
+        told = " and ".join(
+            f"privacy.{name}={_shown(privacy[name])}" for name in given or ("epsilon", "noise_multiplier")
+        )
+        problems.append(f"{told}: give one of {', '.join(TARGETS)} and set the others to null")
+    if privacy["tpr_at_fpr"] is not None and not _above(privacy["tpr_at_fpr"]):
         problems.append(
-            f"privacy.epsilon={_shown(epsilon)} and privacy.noise_multiplier={_shown(noise)}: "
-            "give one and set the other to null"
+            f"privacy.tpr_at_fpr={list(privacy['tpr_at_fpr'])} asks for less than blind guessing gives; give "
+            "a false-positive rate and a larger rate of true positives, such as [0.01,0.05]"
         )
     if accountant != "pld":
         why = "understates epsilon (1.62 for a true 1.83)" if accountant == "gdp" else "is no authority here"

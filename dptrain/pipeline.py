@@ -164,6 +164,8 @@ def make_budget(config: Config, splits: Splits) -> Budget:
     return Budget(
         epsilon=privacy.epsilon,
         noise_multiplier=privacy.noise_multiplier,
+        advantage=privacy.advantage,
+        tpr_at_fpr=privacy.tpr_at_fpr,
         delta=default_delta(units) if privacy.delta is None else privacy.delta,
         unit=privacy.unit,
         adjacency=privacy.adjacency,

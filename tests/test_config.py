@@ -47,8 +47,13 @@ def test_every_problem_is_named_at_once() -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"privacy__noise_multiplier": 1.0}, "give one and set the other to null"),
-        ({"privacy__epsilon": None}, "give one and set the other to null"),
+        ({"privacy__noise_multiplier": 1.0}, "set the others to null"),
+        ({"privacy__epsilon": None}, "set the others to null"),
+        ({"privacy__advantage": 0.1}, "privacy.epsilon=3.0 and privacy.advantage=0.1: give one of"),
+        (
+            {"privacy__epsilon": None, "privacy__tpr_at_fpr": [0.05, 0.01]},
+            "asks for less than blind guessing gives",
+        ),
         ({"privacy__accountant": "gdp"}, "privacy.accountant=gdp understates epsilon"),
         ({"privacy__unit": "person"}, "privacy.unit=person should be 'record' or 'patient'"),
         ({"training__sampling": "weighted"}, "other rates than the plan accounts for"),

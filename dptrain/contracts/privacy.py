@@ -8,11 +8,17 @@ from typing import Any, Protocol, runtime_checkable
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """What the user is willing to spend: a target epsilon, or the noise multiplier itself."""
+    """What the user is willing to spend: one of a target epsilon, an attack's success, and the noise itself.
+
+    `advantage` is the most that true positives may exceed false ones in any membership test;
+    `tpr_at_fpr` a false-positive rate and the most true positives of any test at it.
+    """
 
     epsilon: float | None
     delta: float
     noise_multiplier: float | None = None
+    advantage: float | None = None
+    tpr_at_fpr: tuple[float, float] | None = None
     unit: str = "record"  # record | patient
     adjacency: str = "add_remove"  # add_remove | replace_one
     units_public: bool = True  # some constant of the plan was computed from the number of units

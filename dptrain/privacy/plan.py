@@ -9,7 +9,7 @@ from functools import lru_cache
 from scipy.optimize import brentq
 
 from dptrain.contracts import Budget, ConfigError, Plan
-from dptrain.privacy.accountant import privacy_loss
+from dptrain.privacy.accountant import PrivacyLoss, most_true_positives, privacy_loss
 
 MOST_NOISE = 1e4
 
@@ -95,24 +95,58 @@ def make_plan(
         sampling=rates.sampling,
         adjacency=budget.adjacency,
     )
-    if budget.epsilon is None:
-        return plan
-    return replace(plan, noise_multiplier=calibrate(plan, budget.epsilon, budget.delta))
+    target = Target.of(budget)
+    return plan if target is None else replace(plan, noise_multiplier=calibrate(plan, target))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """What a plan may cost at most: a quantity of its privacy loss, and the most it may be."""
+
+    key: str  # epsilon | advantage | tpr_at_fpr
+    most: float
+    at: float  # delta, or a false-positive rate; 0 for an advantage
+
+    @classmethod
+    def of(cls, budget: Budget) -> Target | None:
+        """The budget's target; None where the noise multiplier itself is given."""
+        if budget.epsilon is not None:
+            return cls(key="epsilon", most=budget.epsilon, at=budget.delta)
+        if budget.advantage is not None:
+            return cls(key="advantage", most=budget.advantage, at=0.0)
+        if budget.tpr_at_fpr is not None:
+            fpr, tpr = budget.tpr_at_fpr
+            return cls(key="tpr_at_fpr", most=tpr, at=fpr)
+        return None
+
+    def spent(self, loss: PrivacyLoss) -> float:
+        """How much of it this privacy loss costs.
+
+        An advantage is the total variation, delta at epsilon 0 (Kaissis et al. 2024; Kulynych et
+        al. 2024, "Attack-Aware Noise Calibration for Differential Privacy").
+        """
+        if self.key == "epsilon":
+            return float(loss.get_epsilon_for_delta(self.at))
+        if self.key == "advantage":
+            return float(loss.get_delta_for_epsilon(0.0))
+        return most_true_positives(loss, self.at)
 
 
 @lru_cache(maxsize=16)
-def calibrate(plan: Plan, epsilon: float, delta: float) -> float:
-    """Least noise multiplier (to 0.01 %) with which the plan costs at most `epsilon` at `delta`."""
+def calibrate(plan: Plan, target: Target) -> float:
+    """Least noise multiplier (to 0.01 %) with which the plan costs at most its target."""
 
     def excess(log_noise: float) -> float:
         noisy = replace(plan, noise_multiplier=math.exp(log_noise))
-        return float(privacy_loss(noisy).get_epsilon_for_delta(delta)) - epsilon
+        return target.spent(privacy_loss(noisy)) - target.most
 
     low, high = _bracket(excess)
     if high is None:
+        where = {"epsilon": f" at privacy.delta={target.at}", "tpr_at_fpr": f" at FPR {target.at}"}
         raise ConfigError(
-            f"privacy.epsilon={epsilon} at privacy.delta={delta} cannot be reached in {plan.steps} steps: "
-            f"even a noise multiplier of {MOST_NOISE:g} spends more; take fewer steps or a larger epsilon"
+            f"privacy.{target.key}={target.most}{where.get(target.key, '')} cannot be reached in "
+            f"{plan.steps} steps: even a noise multiplier of {MOST_NOISE:g} spends more; take fewer steps or "
+            "allow more"
         )
     log_noise = brentq(excess, low, high, xtol=1e-5)
     while excess(log_noise) > 0.0:

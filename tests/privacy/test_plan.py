@@ -6,9 +6,11 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from riskcal.analysis import get_advantage_from_pld
 
 from dptrain.contracts import Budget, ConfigError, Plan
 from dptrain.privacy.accountant import privacy_loss
+from dptrain.privacy.guarantee import DPGuarantee
 from dptrain.privacy.plan import Rates, default_delta, make_plan
 
 
@@ -38,7 +40,7 @@ def test_a_given_noise_multiplier_is_kept():
 
 
 def test_an_unreachable_target_names_key_and_cure():
-    with pytest.raises(ConfigError, match=r"privacy\.epsilon=1e-06 .* fewer steps or a larger epsilon"):
+    with pytest.raises(ConfigError, match=r"privacy\.epsilon=1e-06 .* fewer steps or allow more"):
         plan_for(1e-6, Rates(sample_rate=1.0, steps=1), 1000)
 
 
@@ -109,3 +111,39 @@ def test_epsilon_grows_with_steps_and_rate_and_falls_with_noise(noise, rate, ste
     assert epsilon_of(replace(plan, noise_multiplier=1.2 * noise)) <= spent + slack
     larger = replace(plan, sample_rate=min(1.0, 1.5 * rate), expected_batch_size=math.ceil(1.5 * batch))
     assert epsilon_of(larger) >= spent - slack
+
+
+# ------------------------------------------------------------------ from the attack's end
+
+
+@pytest.mark.parametrize("advantage", [0.05, 0.1, 0.5])
+def test_noise_is_calibrated_to_an_advantage(advantage):
+    """Against riskcal, an implementation of its own, and against what the guarantee then says."""
+    budget = Budget(epsilon=None, delta=1e-5, advantage=advantage)
+    plan = plan_of(budget)
+    proved = DPGuarantee(plan=plan, budget=budget)
+    assert get_advantage_from_pld(proved.loss) <= advantage
+    assert get_advantage_from_pld(proved.loss) == pytest.approx(advantage, rel=2e-3)
+    gains = [proved.membership_tpr(rate) - rate for rate in (0.01, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9)]
+    assert max(gains) <= advantage + 1e-9
+    assert max(gains) > 0.9 * advantage
+
+
+@pytest.mark.parametrize(("fpr", "tpr"), [(0.01, 0.05), (0.001, 0.01), (0.1, 0.2)])
+def test_noise_is_calibrated_to_true_positives_at_a_rate_of_false_ones(fpr, tpr):
+    budget = Budget(epsilon=None, delta=1e-5, tpr_at_fpr=(fpr, tpr))
+    proved = DPGuarantee(plan=plan_of(budget), budget=budget)
+    assert proved.membership_tpr(fpr) <= tpr
+    assert proved.membership_tpr(fpr) == pytest.approx(tpr, rel=2e-3)
+    assert 0 < proved.epsilon() < 10
+
+
+def test_an_advantage_out_of_reach_names_the_cure():
+    with pytest.raises(ConfigError, match=r"privacy\.advantage=1e-09 cannot be reached"):
+        plan_of(Budget(epsilon=None, delta=1e-5, advantage=1e-9))
+
+
+def plan_of(budget):
+    return make_plan(
+        budget, Rates(expected_batch_size=100, steps=200), 1000, max_grad_norm=1.0, clipping="flat"
+    )

@@ -64,9 +64,13 @@ def test_a_run_works_as_written(line: str, tmp_path: Path) -> None:
         before, smaller = 1, ("tracking=none", "control.enabled=false")  # the rest is as it was trained
     if "release=mine.pt" in line:
         write_a_model_and_its_records(tmp_path)
+    jobs = 1
+    if " -m recipe" in line:
+        jobs = 3
+    if "+sweep=epsilon" in line:
+        jobs, smaller = 5, (*smaller, "seed=1")
     run(line, *smaller, cwd=tmp_path)
-    expected = 3 if " -m recipe" in line else 1
-    assert len(list(tmp_path.glob("runs/**/report.json"))) == before + expected
+    assert len(list(tmp_path.glob("runs/**/report.json"))) == before + jobs
 
 
 def run(line: str, *smaller: str, cwd: Path) -> None:

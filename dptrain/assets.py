@@ -9,6 +9,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
+from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -27,7 +28,7 @@ def folder(name: str) -> Path:
     raise ConfigError(f"the folder `{name}` is missing from {package}; install dptrain again")
 
 
-class SweepEnd:
+class SweepEnd(Callback):
     """Hydra's callback for what is left to do when every job of a sweep is done."""
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:

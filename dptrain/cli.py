@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from pathlib import Path
 
 import torch
 
 from dptrain import audit, pipeline, runs, sweep
+from dptrain.assets import build
+from dptrain.compare import compare
 from dptrain.config import Config, parse
 from dptrain.contracts import BrokenGuarantee, ConfigError, DptrainError, LimitExceeded
+from dptrain.gathering import Selection
+from dptrain.report import comparison
+from dptrain.report.comparison_console import show
 from dptrain.report.console import Console
 
 CRASHED, FAILED, BROKEN, BEYOND, INTERRUPTED = 1, 2, 3, 4, 130
+CONFIDENCE = 0.95  # of the intervals over the seeds of a sweep
 
 
 def main(order: runs.Order, sweep_folder: Path | None) -> None:
@@ -44,24 +51,59 @@ def main(order: runs.Order, sweep_folder: Path | None) -> None:
         code = _code(error)
         if sweep_folder is None:
             sys.exit(code)
-        sweep.note_failure(sweep_folder, order, error, code)  # the other jobs go on
+        _note_failure(sweep_folder, order, folder, error, code)  # the other jobs go on
     except Exception as error:
-        if sweep_folder is not None:
-            sweep.note_failure(sweep_folder, order, error, CRASHED)
-        raise
+        if sweep_folder is None:
+            raise
+        traceback.print_exc()  # not foreseen: whoever wrote the part that failed will want to know where
+        _note_failure(sweep_folder, order, folder, error, CRASHED)
     except KeyboardInterrupt:
         console.interrupted(folder)
         sys.exit(INTERRUPTED)
 
 
+def _note_failure(
+    sweep_folder: Path, order: runs.Order, folder: Path | None, error: Exception, code: int
+) -> None:
+    """Remember a failure with the sweep, and with the job as far as it got."""
+    sweep.note_failure(sweep_folder, order, error, code)
+    if folder is not None and (folder / runs.ORDER).exists():
+        runs.remember(folder, error=str(error))
+
+
 def conclude(sweep_folder: Path) -> None:
-    """What is left when the jobs of a sweep are done; exits with the gravest code of those that failed."""
+    """Compare the jobs of a sweep that is done; exits with the gravest code of those that failed."""
     console = Console()
-    failed = sweep.read_notes(sweep_folder).get("failed", {}) if sweep_folder.exists() else {}
+    notes = sweep.read_notes(sweep_folder)
+    if any(sweep_folder.glob(f"*/{runs.REPORT}")):
+        try:
+            found = compare(
+                Selection(folders=(sweep_folder,)),
+                confidence=CONFIDENCE,
+                command=f"python scripts/compare.py {sweep_folder}",
+            )
+            page = sweep_folder / "comparison.html"
+            comparison.write_html(found, page)
+            show(found)
+            console.page(page)
+            _hand_to_the_parent(sweep_folder, notes.get("parent"), page)
+        except DptrainError as error:
+            console.error(error)
+    failed = notes.get("failed", {})
     for job, failure in failed.items():
         console.error(DptrainError(f"failed: {job}\n{failure['error']}"))
     if failed:
         sys.exit(max(failure["code"] for failure in failed.values()))
+
+
+def _hand_to_the_parent(sweep_folder: Path, parent: str | None, page: Path) -> None:
+    """Put the comparison where the family of runs is recorded."""
+    if parent is None:
+        return
+    job = next(sweep_folder.glob(f"*/{runs.ORDER}")).parent
+    tracking = build("tracking", parse(runs.read(job).config).tracking)
+    with tracking.open(sweep_folder.name, sweep_folder, parent) as tracker:
+        tracker.artifact(page, "comparison")
 
 
 def _code(error: DptrainError) -> int:

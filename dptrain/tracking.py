@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import math
 import os
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 FLUSH_SECONDS = 1.0  # metrics wait this long for company: a database write costs as much as a step
 BATCH = 100  # most parameters or tags that MLflow takes in one request
+PARENT = "mlflow.parentRunId"  # the tag by which MLflow shows a run below another
 SERVER_SECONDS = 5  # how long a tracking server may take to answer the first question
 
 
@@ -107,7 +110,8 @@ class MLflow:
             run.tags({"folder": str(folder)})
         try:
             yield run
-        except Exception:
+        except Exception as error:
+            run.tags({"error": _first_line(error)})
             run.end("FAILED")
             raise
         except BaseException:  # interrupted, or asked to exit
@@ -253,6 +257,90 @@ class MLflowRun:
                     f"tracking.uri={self._uri} stopped taking records of run {self.run_id} "
                     f"({_first_line(error)}); bring it back and resume the run, or run with tracking=none"
                 ) from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tracked:
+    """A run as the store has it; `report` is what its artifact report/report.json holds, if there is one."""
+
+    run_id: str
+    name: str
+    status: str  # FINISHED, FAILED, KILLED, RUNNING or SCHEDULED
+    params: Mapping[str, str]
+    tags: Mapping[str, str]
+    metrics: Mapping[str, float]  # the last value of each
+    report: dict[str, Any] | None
+
+
+def read_runs(
+    uri: str | None = None,
+    experiment: str = "dptrain",
+    *,
+    parents: Sequence[str] = (),
+    tags: Mapping[str, str] | None = None,
+    ids: Sequence[str] = (),
+) -> list[Tracked]:
+    """Runs of a store, the oldest first: these parents' children, those with all these tags, these ids.
+
+    Runs that are others' parents are left out. Raises DptrainError where the store, the experiment
+    or a run cannot be had.
+    """
+    mlflow = _import()
+    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+    with _quietly(), _impatiently():
+        try:
+            client = mlflow.MlflowClient(tracking_uri=uri)
+            found = [client.get_run(run_id) for run_id in ids]
+            wanted = [{PARENT: parent} for parent in parents] + ([dict(tags)] if tags else [])
+            if wanted:
+                known = {each.name: each.experiment_id for each in client.search_experiments()}
+                if experiment not in known:
+                    raise DptrainError(
+                        f"tracking.experiment={experiment} is not in {uri}; it holds "
+                        f"{', '.join(known) or 'none'}"
+                    )
+                for tag in wanted:
+                    found += _search(client, known[experiment], tag)
+            above = {run.data.tags.get(PARENT) for run in found}
+            once = {run.info.run_id: run for run in found if run.info.run_id not in above}
+            return [
+                _tracked(client, run) for run in sorted(once.values(), key=lambda run: run.info.start_time)
+            ]
+        except DptrainError:
+            raise
+        except Exception as error:
+            raise DptrainError(
+                f"tracking.uri={uri} cannot be read ({_first_line(error)}); start the server, or correct "
+                "the address or the ids"
+            ) from error
+
+
+def _search(client: MlflowClient, experiment_id: str, tags: Mapping[str, str]) -> list[Run]:
+    """All runs with these tags; MLflow gives them out in pages."""
+    text = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
+    page = client.search_runs([experiment_id], text)
+    found = list(page)
+    while page.token:
+        page = client.search_runs([experiment_id], text, page_token=page.token)
+        found += page
+    return found
+
+
+def _tracked(client: MlflowClient, run: Run) -> Tracked:
+    report = None
+    if any(entry.path == "report/report.json" for entry in client.list_artifacts(run.info.run_id, "report")):
+        with TemporaryDirectory() as folder:
+            path = client.download_artifacts(run.info.run_id, "report/report.json", folder)
+            report = json.loads(Path(path).read_text(encoding="utf-8"))
+    return Tracked(
+        run_id=run.info.run_id,
+        name=run.info.run_name,
+        status=run.info.status,
+        params=run.data.params,
+        tags=run.data.tags,
+        metrics=run.data.metrics,
+        report=report,
+    )
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -39,6 +39,8 @@ def test_no_command_is_left_untested() -> None:
         "scripts/test.sh",
         "scripts/check.sh",
         "mlflow ui",
+        'python scripts/compare.py runs --limit "accuracy>=.85" --limit "membership.bound<=.1"',
+        # tests/scripts/test_compare_script.py runs it
         "python -m dptrain resume=latest",  # tests/test_cli.py kills runs and resumes them
     }
 

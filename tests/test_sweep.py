@@ -72,6 +72,14 @@ def test_each_named_sweep_composes(name: str) -> None:
     assert asked.config["sweep"] == {"resume": None}
 
 
+def test_a_sweep_ends_with_one_page_that_names_what_is_missing(swept: tuple[Path, int, str]) -> None:
+    folder, _, said = swept
+    page = (folder / "comparison.html").read_text()
+    assert "comparison.html" in said
+    assert page.count("Invalid learning rate: -1") >= 2
+    assert "no interval" in page  # one seed a point claims nothing
+
+
 def test_a_job_is_found_by_its_words_in_any_order(tmp_path: Path) -> None:
     one = order("privacy.epsilon=1", "seed=2")
     runs.start(tmp_path / "a", one)

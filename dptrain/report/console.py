@@ -213,6 +213,10 @@ class Console:
         """A job of a sweep that was finished before."""
         self._line(f"[dim]there already[/dim]  {_near(folder)}")
 
+    def page(self, path: Path) -> None:
+        """Where the comparison of a sweep can be read."""
+        self._line(f"[dim]{'page':<8}[/dim] {_near(path)}")
+
     def interrupted(self, folder: Path | None) -> None:
         """How to go on after Ctrl-C."""
         how = (

@@ -1,0 +1,165 @@
+"""Axes and marks of a comparison's figures, on the house's panel."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from dptrain.evidence.repeats import Spread
+from dptrain.report import words
+from dptrain.report.points import Point
+from dptrain.report.svg import WIDTH, Panel, ticks
+
+LEFT = 52  # room for the ticks and the name of the axis
+RIGHT = 112  # room for names beside the lines
+FEATHER = 0.12  # of the range, left free above and below
+FAR = 1.0  # ranges below the rest, and a floor is named at the edge instead of drawn
+LEAST = 0.01  # epsilon where the logarithmic axis begins
+CLOSE = 30  # a tick nearer than this to the last is not written
+
+
+@dataclass(frozen=True, kw_only=True)
+class Places:
+    """Where points lie from left to right: by the logarithm of epsilon, or, where it is one, side by side."""
+
+    by_point: dict[str, float]
+    ticks: tuple[tuple[float, str], ...]
+    name: str
+    joined: bool  # points of a series lie on a line
+
+
+def places(points: Sequence[Point]) -> Places:
+    """The places of these points, between 0 and 1."""
+    finite = sorted({max(point.epsilon, LEAST) for point in points if math.isfinite(point.epsilon)})
+    if len({words.number(epsilon) for epsilon in finite}) < 2:
+        return _side_by_side(points)
+    endless = any(math.isinf(point.epsilon) for point in points)
+    low, high, most = math.log(finite[0]), math.log(finite[-1]), 0.8 if endless else 0.95
+
+    def place(epsilon: float) -> float:
+        if math.isinf(epsilon):
+            return 0.98
+        return 0.05 + (most - 0.05) * (math.log(max(epsilon, LEAST)) - low) / (high - low)
+
+    named = {f"{epsilon:.3g}": place(epsilon) for epsilon in finite} | ({"∞": 0.98} if endless else {})
+    return Places(
+        by_point={point.label: place(point.epsilon) for point in points},
+        ticks=tuple((at, text) for text, at in named.items()),
+        name="ε, logarithmic",
+        joined=True,
+    )
+
+
+def _side_by_side(points: Sequence[Point]) -> Places:
+    at = {point.label: (place + 0.5) / len(points) for place, point in enumerate(points)}
+    key = shared_key(points)
+    texts = [point.series.partition(" = ")[2] for point in points]
+    if not key or any(len(text) > 64 // len(points) for text in texts):
+        key, texts = "points, numbered as in the tables", [str(n) for n in range(1, len(points) + 1)]
+    return Places(by_point=at, ticks=tuple(zip(at.values(), texts, strict=True)), name=key, joined=False)
+
+
+def shared_key(points: Sequence[Point]) -> str:
+    """The one setting by which series differ; empty where it is none or several."""
+    keys = {point.series.partition(" = ")[0] for point in points}
+    one_each = all(point.series.count(" = ") == 1 for point in points)
+    return keys.pop() if one_each and len(keys) == 1 else ""
+
+
+def reach(*spreads: Spread | None) -> Iterable[float]:
+    """Every value that the axis has to hold."""
+    for each in spreads:
+        if each is not None:
+            yield from each.values
+            if each.interval is not None:
+                yield from (each.interval.low, each.interval.high)
+
+
+def make_panel(
+    values: Sequence[float], floors: Sequence[float] = (), *, height: int = 280, right: int = RIGHT
+) -> Panel:
+    """A panel that these values fill; a floor too far below would press them flat and is left out."""
+    low, high = min(values), max(values)
+    near = [floor for floor in floors if low - floor <= FAR * (high - low)]
+    low = min(low, *near) if near else low
+    free = FEATHER * (high - low) or 0.05
+    ends = max(low - free, min(0.0, low)), high + free
+    return Panel(x=(0, 1), y=ends, left=LEFT, right=right, height=height)
+
+
+def draw_axes(panel: Panel, at: Places, y: str) -> None:
+    """The vertical axis of the house; the horizontal one with ticks where the points are."""
+    floor, last = panel.height - panel.bottom, -math.inf
+    ends = panel.left, WIDTH - panel.right
+    for value in ticks(panel.y, log=False):
+        panel.segment((ends[0], panel.down(value)), (ends[1], panel.down(value)), "grid")
+        panel.text((ends[0] - 6, panel.down(value) + 4), f"{value:.15g}", "tick", anchor="end")
+    for place, text in at.ticks:
+        x = panel.across(place)
+        panel.segment((x, floor), (x, floor + 4), "axis")
+        if x - last >= CLOSE:
+            panel.text((x, floor + 17), text, "tick", anchor="middle")
+            last = x
+    panel.segment((ends[0], floor), (ends[1], floor), "axis")
+    panel.text((sum(ends) / 2, panel.height - 6), at.name, "label", anchor="middle")
+    if y:
+        middle = (panel.top + floor) / 2
+        turned = f' transform="rotate(-90 11 {middle:.1f})"'
+        panel.text((11, middle), y, "label", anchor="middle", more=turned)
+
+
+def draw_floor(panel: Panel, floor: float, labels: list[tuple[float, str, str]]) -> None:
+    """A dotted line at the floor, or, where it lies below the axis, its name at the edge."""
+    if floor >= panel.y[0]:
+        at = panel.down(floor)
+        panel.segment((panel.left, at), (WIDTH - panel.right, at), "line floor dotted")
+        labels.append((floor, "floor", f"floor {words.number(floor)}"))
+    else:
+        labels.append((floor, "floor", f"floor {words.number(floor)} ↓"))
+
+
+def draw_steady(panel: Panel, points: Sequence[tuple[float, float]], style: str) -> None:
+    """A line through points, drawn out to both edges of the panel."""
+    ordered = sorted(points)
+    panel.curve([(0.0, ordered[0][1]), *ordered, (1.0, ordered[-1][1])], style)
+
+
+def draw_measured(
+    panel: Panel,
+    found: Sequence[tuple[float, Spread]],
+    style: str,
+    *,
+    joined: bool,
+    dashed: bool = False,
+) -> None:
+    """Centres with their whiskers and seeds, joined where the axis has an order."""
+    if joined and len(found) > 1:
+        panel.curve([(at, each.centre) for at, each in found], f"line {style}{' dashed' if dashed else ''}")
+    for at, each in found:
+        draw_whisker(panel, at, each, style)
+        panel.dot((at, each.centre), f"mark {style}")
+
+
+def draw_whisker(panel: Panel, at: float, each: Spread, style: str) -> None:
+    """The interval as a bar with ends, the seeds as small dots to its right."""
+    x = panel.across(at)
+    if each.interval is not None:
+        low, high = panel.down(each.interval.low), panel.down(each.interval.high)
+        panel.segment((x, low), (x, high), f"whisker {style}")
+        for end in (low, high):
+            panel.segment((x - 4, end), (x + 4, end), f"whisker {style}")
+    for value in each.values:
+        panel.drawn.append(
+            f'<circle class="seed {style}" cx="{x + 8:.1f}" cy="{panel.down(value):.1f}" r="2"/>'
+        )
+
+
+def draw_tick(panel: Panel, at: float, value: float, style: str) -> None:
+    """A short horizontal line at one place."""
+    x, y = panel.across(at), panel.down(value)
+    panel.segment((x - 13, y), (x + 13, y), style)
+
+
+def clip(text: str, most: int = 13) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"

@@ -1,0 +1,164 @@
+"""The tables of a comparison as plain text cells, for the page and for the console."""
+
+from __future__ import annotations
+
+import math
+
+from dptrain.report import words
+from dptrain.report.comparison_words import (
+    composed,
+    difference,
+    ends,
+    epsilon,
+    judged,
+    membership,
+    metric_name,
+    p_value,
+)
+from dptrain.report.points import VOID, Answer, Comparison, Line, Point
+from dptrain.report.tables import Table
+
+
+def answer(comparison: Comparison, found: Answer) -> Table:
+    """Every limit at every point."""
+    by_place = {(each.point, each.limit): each for each in found.judged}
+    rows = tuple(
+        (point.label, *(judged(by_place[point.label, limit]) for limit in found.limits))
+        for point in comparison.points
+    )
+    return Table(heads=("point", *found.limits), rows=rows, numeric=range(1, 1 + len(found.limits)))
+
+
+def limits(found: Answer) -> Table:
+    """The same limit by limit, for narrow places."""
+    return Table(
+        heads=("limit", "point", "outcome", "held against it", "by"),
+        rows=tuple(
+            (
+                each.limit,
+                each.point,
+                each.outcome,
+                "" if each.used is None else words.number(each.used),
+                each.basis,
+            )
+            for limit in found.limits
+            for each in found.judged
+            if each.limit == limit
+        ),
+    )
+
+
+def utility(comparison: Comparison) -> Table:
+    """What the released models and the twins are able to do, and what lies between them."""
+    return Table(
+        heads=("point", "accuracy", "AUROC", "non-private twin", "released − twin", "p", "seeds"),
+        rows=tuple(
+            (
+                point.label,
+                ends(point.accuracy),
+                "" if point.auroc is None else ends(point.auroc),
+                "none" if point.control_accuracy is None else ends(point.control_accuracy),
+                "" if point.cost is None else difference(point.cost),
+                "" if point.cost is None else p_value(point.cost),
+                ", ".join(map(str, point.seeds)),
+            )
+            for point in comparison.points
+        ),
+        numeric=range(1, 7),
+    )
+
+
+def neighbours(comparison: Comparison) -> Table:
+    """Points side by side, by how much they differ, and how surely."""
+    return Table(
+        heads=("from, to", "difference", "p", "pairs"),
+        rows=tuple(
+            (
+                f"{each.before} → {each.after}",
+                difference(each.paired),
+                f"{p_value(each.paired)} [{each.paired.test}]",
+                str(each.paired.pairs),
+            )
+            for each in comparison.neighbours
+        ),
+        numeric=range(1, 4),
+    )
+
+
+def leakage(comparison: Comparison) -> Table:
+    """Every leakage metric at every point, metric by metric."""
+    keys = dict.fromkeys(line.key for point in comparison.points for line in point.lines)
+    return Table(
+        heads=("attack", "point", "measured", "floor", "control", "bound", "verdicts"),
+        rows=tuple(
+            _line(point, line)
+            for key in keys
+            for point in comparison.points
+            for line in point.lines
+            if line.key == key
+        ),
+        numeric=range(2, 6),
+    )
+
+
+def _line(point: Point, line: Line) -> tuple[str, ...]:
+    return (
+        metric_name(line.attack, line.metric, line.interface),
+        point.label,
+        ends(line.measured),
+        "" if line.floor is None else words.number(line.floor),
+        "none" if line.control is None else ends(line.control),
+        "void" if point.status == VOID else words.bound(line.bound),
+        "; ".join(f"{count} × {verdict}" for verdict, count in line.verdicts.items()),
+    )
+
+
+def guarantees(comparison: Comparison) -> Table:
+    """What is proved of each model alone."""
+    return Table(
+        heads=("point", "ε", "δ", "noise multiplier", "membership tests find at most", "unit", "models"),
+        rows=tuple(
+            (
+                point.label,
+                epsilon(point),
+                "" if point.status == VOID or math.isinf(point.epsilon) else f"{point.delta:g}",
+                "" if point.noise_multiplier is None else _range(point.noise_multiplier),
+                membership(point),
+                comparison.unit,
+                str(len(point.runs)),
+            )
+            for point in comparison.points
+        ),
+        numeric=range(1, 5),
+    )
+
+
+def search(comparison: Comparison) -> Table:
+    """The cost of the search, three ways."""
+    cost = comparison.cost
+    return Table(
+        heads=("released", "cost", "who may rely on it"),
+        rows=(
+            (
+                "one model, fixed beforehand",
+                "none is private" if math.isinf(cost.alone) else f"ε ≤ {cost.alone:.2f}",
+                f"At δ = {cost.delta:g}, for those who see that model and nothing else of the search.",
+            ),
+            (
+                f"all {cost.models} models",
+                composed(comparison),
+                f"At δ = {cost.delta:g}, for those who see every model: the losses of all, composed.",
+            ),
+            ("the best one, selected", "no number", cost.selection),
+        ),
+    )
+
+
+def missing(comparison: Comparison) -> Table:
+    """Runs that were asked for and are not shown."""
+    return Table(heads=("run", "why"), rows=tuple((each.name, each.why) for each in comparison.missing))
+
+
+def _range(found: tuple[float, float]) -> str:
+    low, high = (f"{value:.3g}" for value in found)
+    return low if low == high else f"{low} to {high}"

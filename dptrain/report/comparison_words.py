@@ -1,0 +1,185 @@
+"""What a comparison says in words, once for the page and for the console."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+
+from dptrain.evidence.repeats import FEWEST, Paired, Spread
+from dptrain.report import words
+from dptrain.report.points import UNDECIDED, VOID, Comparison, Judged, Point
+from dptrain.report.sentences import METRICS
+
+CONSERVATIVE = (
+    "A measured quantity is held against its limit by the worse of two ends: of the interval over seeds, "
+    "which holds what training does by chance, and of the runs' own intervals in the median, which hold "
+    f"what finitely many test records or trials leave open. With fewer than {FEWEST} seeds it decides "
+    "nothing. What is proved needs no seeds. A void guarantee meets no limit."
+)
+UNADJUSTED = (
+    "Each p-value stands by itself: of twenty comparisons without a difference, one falls below 0.05 by "
+    "chance."
+)
+NO_CEILING = (
+    "Measured leakage is no ceiling: a better attack may find more. Only a bound is proved, and where there "
+    "is none, no theorem limits the metric."
+)
+
+
+def ends(found: Spread) -> str:
+    """A centre and its interval, or the values and why there is none.
+
+    >>> from dptrain.evidence.repeats import spread
+    >>> ends(spread([0.5, 0.7], 0.95))
+    '0.500; 0.700 [no interval: 2 seeds]'
+    """
+    if found.interval is not None:
+        return f"{words.number(found.interval.value)} {_tied(words.interval(found.interval))}"
+    values = list(dict.fromkeys(map(words.number, found.values)))
+    return f"{'; '.join(values)} [{found.method}]"
+
+
+def difference(found: Paired) -> str:
+    """A difference with its sign, and its interval or why there is none."""
+    spread = found.difference
+    if spread.interval is not None:
+        low, high = signed(spread.interval.low), signed(spread.interval.high)
+        return f"{signed(spread.interval.value)} {_tied(f'[{low}, {high}]')}"
+    return f"{'; '.join(dict.fromkeys(map(signed, spread.values)))} [{spread.method.replace('seed', 'pair')}]"
+
+
+def _tied(interval: str) -> str:
+    """An interval that no line break parts."""
+    return interval.replace(", ", ",\u00a0")
+
+
+def signed(value: float) -> str:
+    """A number with its sign, a true minus."""
+    text = words.number(abs(value))
+    return text if not float(text.replace(",", "")) else f"{'+' if value > 0 else '−'}{text}"
+
+
+def p_value(found: Paired) -> str:
+    """The p-value, or why there is none."""
+    if found.p_value is None:
+        return "none"
+    return "< 0.001" if found.p_value < 0.001 else f"{found.p_value:.3f}"
+
+
+def metric_name(attack: str, metric: str, interface: str = "") -> str:
+    """An attack and its metric as a person says them."""
+    rate = re.fullmatch(r"tpr_at_fpr_([\d.]+)", metric)
+    if rate:
+        spoken = f"true positives at {words.percent(float(rate[1]))} false alarms"
+    else:
+        spoken = METRICS.get(metric, metric.replace("_", " "))
+    met = f" ({interface.replace('_', ' ')})" if interface not in ("", "confidences") else ""
+    return f"{attack.replace('_', ' ')}: {spoken}{met}"
+
+
+def epsilon(point: Point) -> str:
+    """What is proved of each model of a point."""
+    if point.status == VOID:
+        return "void"
+    return "∞ (not private)" if math.isinf(point.epsilon) else f"{point.epsilon:.2f}"
+
+
+def membership(point: Point) -> str:
+    """The bound on membership tests."""
+    if point.status == VOID:
+        return "void"
+    if point.membership_bound is None:
+        return "not recorded"
+    return "none (not private)" if not point.private else words.percent(point.membership_bound)
+
+
+def judged(found: Judged) -> str:
+    """What came of a limit at a point, and the number that decided it."""
+    if found.used is None or found.outcome == UNDECIDED or found.basis == "the guarantee is void":
+        return f"{found.outcome} [{found.basis}]"
+    used = "∞" if math.isinf(found.used) else f"{found.used:.3f}"
+    return f"{found.outcome}: {used} [{found.basis}]"
+
+
+def lead(comparison: Comparison) -> str:
+    """The verdict: which points meet the limits, or that no limit was given."""
+    if comparison.answer is not None:
+        return comparison.answer.sentence
+    return (
+        "No limits were given, so none of these is chosen. Say what must hold, such as "
+        "`--limit 'accuracy>=0.85' --limit 'membership.bound<=0.1'`, and this page says which ε meets it."
+    )
+
+
+def overview(comparison: Comparison) -> Iterator[str]:
+    """What the points say together, in a few sentences."""
+    proved = [point for point in comparison.points if point.private]
+    if len(proved) > 1:
+        first, last = min(proved, key=lambda p: p.epsilon), max(proved, key=lambda p: p.epsilon)
+        twin = last.control_accuracy
+        yield (
+            f"Accuracy is {ends(first.accuracy)} at **{first.label}** and {ends(last.accuracy)} at "
+            f"**{last.label}**{'' if twin is None else f', whose non-private twin reaches {ends(twin)}'}."
+        )
+        if None not in (first.membership_bound, last.membership_bound):
+            yield (
+                f"No membership test that could ever exist finds more than {membership(first)} of the "
+                f"{comparison.unit}s at 1 % false alarms at {first.label}, and {membership(last)} at "
+                f"{last.label}."
+            )
+    few = [point.label for point in comparison.points if len(point.seeds) < FEWEST and point.status != VOID]
+    if few:
+        yield (
+            f"**Fewer than {FEWEST} seeds: {_listed(few)}.** The values are shown, and nothing is "
+            "inferred from them: how far another seed would lie is not known."
+        )
+    if comparison.missing:
+        number = len(comparison.missing)
+        yield f"{number} of the runs {'is' if number == 1 else 'are'} missing, and listed at the end."
+
+
+def void(comparison: Comparison) -> Iterator[str]:
+    """The points whose guarantee does not hold."""
+    for point in comparison.points:
+        if point.status == VOID:
+            yield f"**VOID: {point.label}.** {point.void_reason}. It proves nothing, and no figure shows it."
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names) if len(names) <= 3 else f"{', '.join(names[:3])} and {len(names) - 3} more"
+
+
+def composed(comparison: Comparison) -> str:
+    """Epsilon of all models together."""
+    together = comparison.cost.together
+    return "not known" if together is None else f"ε = {together:.2f}"
+
+
+def methods(comparison: Comparison) -> Iterator[str]:
+    """How the intervals of this page were made."""
+    found = {point.accuracy.method for point in comparison.points}
+    found |= {line.measured.method for point in comparison.points for line in point.lines}
+    level = f"{comparison.confidence:.0%}"
+    if any("distribution-free" in method for method in found):
+        yield (
+            f"**{level} interval of the median over seeds**, between two order statistics: it needs no "
+            "assumption about how the values are distributed. Differences are judged by the sign test."
+        )
+    if any("t interval" in method for method in found):
+        yield (
+            f"**{level} interval of the mean over seeds**, by Student's t, which takes the values to be "
+            "normal; so few seeds allow no interval without an assumption. Differences are judged by the "
+            "paired t test."
+        )
+    if any(method.startswith("no interval") for method in found):
+        yield f"**No interval** where there are fewer than {FEWEST} seeds, or where all agree."
+    yield (
+        "Runs of one seed share data, split and initial weights, so they are compared in pairs; noise and "
+        "batches are secret and differ."
+    )
+    yield UNADJUSTED
+    yield (
+        "Where seeds share their test records, an interval over seeds does not hold what other test records "
+        "would say; the runs' own intervals do."
+    )

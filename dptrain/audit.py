@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from dptrain import limits, runs, summary
-from dptrain.assembly import assemble, given_away, make_model, make_outputs
-from dptrain.attack_stage import Stage, Subject, measure
+from dptrain.assembly import assemble, given_away, make_model
+from dptrain.attack_stage import Subject
 from dptrain.cache import Cache
 from dptrain.coins import Coins, draw, sow_canaries, split_known
 from dptrain.config import Config, parse
@@ -30,20 +30,17 @@ from dptrain.contracts import (
     Splits,
     Streams,
 )
-from dptrain.judging import Court
 from dptrain.pipeline import (
     choose_device,
-    fit_twin,
     make_budget,
-    make_shadows,
     record,
     refuse_broken,
-    utility,
 )
 from dptrain.privacy.guarantee import NoGuarantee
 from dptrain.privacy.stated import StatedGuarantee
 from dptrain.report.console import Console
 from dptrain.report.document import read_json
+from dptrain.scene import Scene
 from dptrain.tracking import NullRun
 
 # What an audit may change of the configuration that a run was trained with.
@@ -92,30 +89,22 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
     with parts.tracking.open(folder.name, folder, runs.recall(folder, "tracked_as")) as tracker:
         runs.remember(folder, tracked_as=tracker.run_id)
         tracker.params(asdict(config))
-        there = Context(
-            streams=streams, tracker=NullRun(), device=device, dtype=getattr(torch, config.dtype), folder=None
-        )
-        stage = Stage.prepare(parts.attacks, splits, coins)
-        cache = Cache(Path(config.output) / "cache")
-        shadows = make_shadows(config, parts, model, stage, splits, budget, there, cache, console)
-        stage = stage.with_shadows(shadows)
-        subject = Subject(release=load(case.weights, model, device), targets=stage.targets)
-        twin = None
-        if parts.twin is not None and case.needs is not None:
-            faint = stage.for_twin().with_shadows(replace(shadows, mechanism=shadows.plain))
-            twin = fit_twin(config, parts.twin, model, splits, budget, there, faint, cache, console)
-        court = Court(
+        scene = Scene(
+            config=config,
+            parts=parts,
             splits=splits,
             coins=coins,
-            guarantee=guarantee,
-            streams=streams,
-            evidence=config.evidence,
-            device=device,
-            cache=cache,
+            model=model,
+            budget=budget,
+            context=Context(
+                streams=streams, tracker=NullRun(), device=device, dtype=getattr(torch, config.dtype)
+            ),
+            cache=Cache(Path(config.output) / "cache"),
+            console=console,
         )
-        measured = measure(
-            stage, subject, twin, court, streams, make_outputs(config.release), show=console.stage
-        )
+        subject = Subject(release=load(case.weights, model, device), targets=scene.stage.targets)
+        twin = scene.twin() if case.needs is not None else None
+        measured = scene.attack(subject, twin, guarantee)
         if case.needs is None:
             measured.leakage = [_told_by_files(line) for line in measured.leakage]
         report = summary.compose(
@@ -125,14 +114,14 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
             {**guarantee.statement(), "interface": given_away(config.release)},
             recipe=f"audit of {case.name}",
             mechanism=type(parts.mechanism).__name__ if case.needs is not None else "unknown",
-            utility=utility(subject, splits, config),
-            control=None if twin is None else utility(twin, splits, config),
+            utility=scene.utility(subject),
+            control=None if twin is None else scene.utility(twin),
             holdout_by_step=(),
             seconds={
                 "train": 0.0,
                 "attack": time.perf_counter() - started,
                 "total": time.perf_counter() - started,
-                **cache.seconds,
+                **scene.cache.seconds,
             },
             folder=folder,
             reproduce=order.command,

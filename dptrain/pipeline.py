@@ -2,48 +2,37 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dptrain import limits, runs, summary, sweep
 from dptrain import report as documents
-from dptrain.assembly import Parts, assemble, given_away, make_model, make_outputs
-from dptrain.attack_stage import Stage, Subject, measure
-from dptrain.cache import Cache, content_key, without_privacy
+from dptrain.assembly import assemble, given_away, make_model
+from dptrain.attack_stage import Subject
+from dptrain.cache import Cache
 from dptrain.coins import draw, sow_canaries
 from dptrain.config import Config
 from dptrain.contracts import (
     BrokenGuarantee,
     Budget,
     Context,
-    Guarantee,
     Leakage,
-    Mechanism,
-    Release,
     Report,
     Splits,
     Streams,
     Tracker,
-    Utility,
 )
-from dptrain.evidence.utility import measure_utility
 from dptrain.evidence.verdict import BROKEN
-from dptrain.judging import Court
 from dptrain.privacy.plan import default_delta
 from dptrain.report.console import Console
-from dptrain.shadows import ShadowTrainer
+from dptrain.scene import Scene
 from dptrain.tracking import PARENT, MLflow, NoTracking, NullRun
 from dptrain.training import checkpoint
-
-SHAPES_A_TRAINING = ("model", "optimizer", "mechanism", "training", "privacy", "control")
-
 
 WEIGHTS = "weights.pt"
 
@@ -90,30 +79,22 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
             dtype=getattr(torch, config.dtype),
             folder=folder,
         )
-        there = replace(here, tracker=NullRun(), folder=None)  # the twin is nobody's to take away
-        cache = Cache(Path(config.output) / "cache")
-
-        stage = Stage.prepare(parts.attacks, splits, coins)
-        shadows = make_shadows(config, parts, model, stage, splits, budget, there, cache, console)
-        stage = stage.with_shadows(shadows)
-        subject, guarantee = fit("train", parts.mechanism, model, splits, budget, here, stage, console)
-        torch.save(dict(subject.release.weights), folder / WEIGHTS)  # whatever becomes of the attacks
-        trained = time.perf_counter()
-        twin = None
-        if parts.twin is not None:
-            faint = stage.for_twin().with_shadows(replace(shadows, mechanism=shadows.plain))
-            twin = fit_twin(config, parts.twin, model, splits, budget, there, faint, cache, console)
-        court = Court(
+        scene = Scene(
+            config=config,
+            parts=parts,
             splits=splits,
             coins=coins,
-            guarantee=guarantee,
-            streams=streams,
-            evidence=config.evidence,
-            device=device,
-            cache=cache,
+            model=model,
+            budget=budget,
+            context=replace(here, tracker=NullRun(), folder=None),
+            cache=Cache(Path(config.output) / "cache"),
+            console=console,
         )
-        outputs = make_outputs(config.release)
-        measured = measure(stage, subject, twin, court, streams, outputs, show=console.stage)
+        subject, guarantee = scene.train(here)
+        torch.save(dict(subject.release.weights), folder / WEIGHTS)  # whatever becomes of the attacks
+        trained = time.perf_counter()
+        twin = scene.twin()
+        measured = scene.attack(subject, twin, guarantee)
         statement = {
             **guarantee.statement(),
             "interface": given_away(config.release),
@@ -129,14 +110,14 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
             statement,
             recipe=order.recipe,
             mechanism=type(parts.mechanism).__name__,
-            utility=utility(subject, splits, config),
-            control=None if twin is None else utility(twin, splits, config),
+            utility=scene.utility(subject),
+            control=None if twin is None else scene.utility(twin),
             holdout_by_step=subject.release.published,
             seconds={
                 "train": subject.fit_seconds - subject.watched_seconds,
                 "attack": subject.watched_seconds + time.perf_counter() - trained,
                 "total": time.perf_counter() - started,
-                **cache.seconds,
+                **scene.cache.seconds,
             },
             folder=folder,
             reproduce=order.command,
@@ -180,117 +161,6 @@ def choose_device(name: str) -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
-def make_shadows(
-    config: Config,
-    parts: Parts,
-    model: nn.Module,
-    stage: Stage,
-    splits: Splits,
-    budget: Budget,
-    context: Context,
-    cache: Cache,
-    console: Console,
-) -> ShadowTrainer:
-    """The adversary who trains models of their own, should an attack ask for them."""
-    drawing = stage.coins.drawing
-    own = context.streams.seeded("shadows")  # nothing that an attack is handed may lead to the coins
-    return ShadowTrainer(
-        mechanism=parts.mechanism,
-        plain=parts.plain,
-        model=model,
-        known=splits if drawing is None else drawing.known(splits),
-        probes=splits.holdout if drawing is None else drawing.probes,
-        budget=budget,
-        context=replace(context, streams=Streams(own.initial_seed(), context.streams.deterministic)),
-        recipe=recipe_of(config),
-        cache=cache,
-        show=console.training,
-    )
-
-
-def fit(
-    title: str,
-    mechanism: Mechanism,
-    model: nn.Module,
-    splits: Splits,
-    budget: Budget,
-    context: Context,
-    stage: Stage,
-    console: Console,
-) -> tuple[Subject, Guarantee]:
-    """Train a copy of the model while the attacks that ask for it look on."""
-    started = time.perf_counter()
-    observers = stage.observers()
-    with console.training(title) as progress:
-        watched = replace(stage.watched(context, observers), progress=progress)
-        release, guarantee = mechanism.fit(copy.deepcopy(model), splits, budget, watched)
-    seconds = time.perf_counter() - started
-    return Subject(release=release, targets=stage.targets, seen=observers, fit_seconds=seconds), guarantee
-
-
-def fit_twin(
-    config: Config,
-    mechanism: Mechanism,
-    model: nn.Module,
-    splits: Splits,
-    budget: Budget,
-    context: Context,
-    stage: Stage,
-    cache: Cache,
-    console: Console,
-) -> Subject:
-    """The twin and what attacks saw of its training, from the cache where it was trained before."""
-    started = time.perf_counter()
-
-    def train() -> dict[str, Any]:
-        subject, _ = fit("train the twin", mechanism, model, splits, budget, context, stage, console)
-        return {
-            "weights": dict(subject.release.weights),
-            "seen": {name: seen.state_dict() for name, seen in subject.seen.items()},
-        }
-
-    groups = [] if splits.group_ids is None else [splits.group_ids]
-    canaries = stage.targets.canaries
-    watching = {name: config.attack[name] for name in stage.observers()}
-    kept = cache.get(
-        content_key(
-            "twin",
-            (
-                context.streams.seed,
-                str(context.dtype),
-                splits.class_prior,
-                stage.coins.fingerprint(splits),
-                asdict(config.evidence),
-                None if canaries is None else canaries.norm,
-            ),
-            [splits.holdout.inputs, *groups, *model.state_dict().values()],
-            {**without_privacy(recipe_of(config)), "attack": watching},
-        ),
-        train,
-    )
-    seen = stage.observers()
-    for name, observer in seen.items():
-        observer.load_state_dict(kept["seen"][name])
-    release = Release(
-        architecture=partial(copy.deepcopy, model), weights=kept["weights"], device=context.device
-    )
-    seconds = time.perf_counter() - started
-    return Subject(release=release, targets=stage.targets, seen=seen, fit_seconds=seconds)
-
-
-def recipe_of(config: Config) -> dict[str, Any]:
-    """The sections of the configuration that have a say in what a training comes to."""
-    values = asdict(config)
-    return {name: values[name] for name in SHAPES_A_TRAINING}
-
-
-def utility(subject: Subject, splits: Splits, config: Config) -> Utility:
-    """How well a subject does on the test records."""
-    return measure_utility(
-        subject.release.predict(splits.test.inputs), splits.test, confidence=config.evidence.confidence
-    )
 
 
 def publish(report: Report, subject: Subject, example: Tensor, tracker: Tracker) -> None:

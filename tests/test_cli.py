@@ -46,7 +46,7 @@ def test_a_run_leaves_report_figures_weights_and_no_secret(tmp_path: Path) -> No
         "class_inversion", "reconstruction_transcript", "reconstruction_weights", "membership_loss",
         "membership_rmia", "audit_canaries", "audit_losses",
     }  # fmt: skip
-    assert set(report["seconds"]) == {"train", "attack", "total"}
+    assert set(report["seconds"]) == {"train", "attack", "total", "twin", "evaluator", "shadow"}
     folder = next((tmp_path / "runs").glob("*/report.json")).parent
     assert not (folder / "checkpoint.pt").exists()
     assert (folder / "report.md").exists()

@@ -351,7 +351,7 @@ def test_a_sweep_is_found_by_its_parent(store):
     (point,) = found.points
     assert point.seeds == (1, 2)
     assert point.label == "ε = 2"
-    assert [(each.name, each.why) for each in found.missing] == [("job-3", "failed")]
+    assert [(each.name, each.why) for each in found.missing] == [("job-3", "failed: out of memory")]
 
 
 def test_runs_are_found_by_tag_and_id_and_the_parent_is_none_of_them(store):

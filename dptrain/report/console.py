@@ -199,7 +199,7 @@ class Console:
 
     @staticmethod
     def _paths(report: Report, command: str) -> Iterator[tuple[str, str]]:
-        yield "report", str(_near(report.folder / "report.md"))
+        yield "report", str(_near(report.folder / "report.html"))
         yield "numbers", str(_near(report.folder / "report.json"))
         yield "figures", str(_near(report.folder / "figures"))
         if report.exposed:

@@ -79,7 +79,7 @@ def test_the_report_holds_every_number_and_verdict(width: int, report: Report) -
     assert "resisted:" in text
     assert squeezed(report.guarantee["sentence"]) in text
     assert "no ceiling" in text
-    assert f"{report.folder / 'report.md'}" in text
+    assert f"{report.folder / 'report.html'}" in text
     assert "keep it confidential" in text
     assert text.endswith("compare mlflow ui")
 

@@ -120,12 +120,16 @@ class Stage:
     def with_shadows(self, shadows: Shadows) -> Stage:
         return replace(self, targets=replace(self.targets, shadows=shadows))
 
+    @property
+    def watching(self) -> dict[str, Attack]:
+        """The attacks that look on while a model trains."""
+        return {name: each for name, each in self.attacks.items() if Knowledge.TRANSCRIPT in each.needs}
+
     def observers(self) -> dict[str, Timed]:
         """A fresh observer for each attack that watches the training."""
         return {
             name: Timed(attack.watch(shown(self.targets, attack.needs)))  # type: ignore[attr-defined]
-            for name, attack in self.attacks.items()
-            if Knowledge.TRANSCRIPT in attack.needs
+            for name, attack in self.watching.items()
         }
 
     def watched(self, context: Context, observers: dict[str, Timed]) -> Context:

@@ -153,7 +153,7 @@ def find(config: Config, overrides: tuple[str, ...]) -> Case:
         raise ConfigError(
             f"release={source}: {folder} is an audit itself and holds no model; give a training's folder"
         )
-    for needed in (runs.REPORT, "weights.pt"):
+    for needed in (runs.REPORT, runs.WEIGHTS):
         if not (folder / needed).is_file():
             raise ConfigError(
                 f"release={source}: {folder} has no {needed}; finish the run first (resume={folder})"
@@ -176,7 +176,7 @@ def find(config: Config, overrides: tuple[str, ...]) -> Case:
             ),
             control=replace(trained.control, enabled=config.control.enabled and trained.control.enabled),
         ),
-        weights=folder / "weights.pt",
+        weights=folder / runs.WEIGHTS,
         needs=assemble(trained).needs,
         guarantee=StatedGuarantee(
             stated=report["guarantee"],

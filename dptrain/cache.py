@@ -76,10 +76,17 @@ def content_key(kind: str, told: Iterable[Any], tensors: Iterable[Tensor], recip
     digest = hashlib.sha256()
     digest.update(json.dumps([*told, recipe, library_versions()], sort_keys=True, default=str).encode())
     digest.update(sources(recipe).encode())
+    digest.update(fingerprint(tensors).encode())
+    return f"{kind}_{digest.hexdigest()[:40]}"
+
+
+def fingerprint(tensors: Iterable[Tensor]) -> str:
+    """A hash of these tensors, in this order, with their shapes."""
+    digest = hashlib.sha256()
     for tensor in tensors:
         digest.update(str(tuple(tensor.shape)).encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return f"{kind}_{digest.hexdigest()[:40]}"
+    return digest.hexdigest()
 
 
 def without_privacy(recipe: Mapping[str, Any]) -> dict[str, Any]:

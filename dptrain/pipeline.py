@@ -34,8 +34,6 @@ from dptrain.scene import Scene
 from dptrain.tracking import PARENT, MLflow, NoTracking, NullRun
 from dptrain.training import checkpoint
 
-WEIGHTS = "weights.pt"
-
 
 def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Report:
     """Train, account, attack, report; raises BrokenGuarantee if an attack beats its bound."""
@@ -91,7 +89,7 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
             console=console,
         )
         subject, guarantee = scene.train(here)
-        torch.save(dict(subject.release.weights), folder / WEIGHTS)  # whatever becomes of the attacks
+        torch.save(dict(subject.release.weights), folder / runs.WEIGHTS)  # whatever becomes of the attacks
         trained = time.perf_counter()
         twin = scene.twin()
         measured = scene.attack(subject, twin, guarantee)

@@ -13,6 +13,7 @@ from dptrain.contracts import ConfigError, DptrainError
 from dptrain.training import checkpoint
 
 ORDER = "run.json"  # what was asked for
+WEIGHTS = "weights.pt"  # written when the training is over
 REPORT = "report.json"  # written last: a folder that holds it is complete
 
 
@@ -87,7 +88,7 @@ def named(name: str, output: Path) -> Path | None:
     `latest` is the training that was finished last.
     """
     if name == "latest":
-        finished = [path for path in output.glob("**/weights.pt") if (path.parent / REPORT).exists()]
+        finished = [path for path in output.glob(f"**/{WEIGHTS}") if (path.parent / REPORT).exists()]
         return max(finished, key=lambda path: path.stat().st_mtime).parent if finished else None
     for path in output.glob(f"**/{ORDER}"):
         if name in (path.parent.name, json.loads(path.read_text()).get("tracked_as")):

@@ -138,7 +138,7 @@ class Scene:
     def _twin_key(self) -> str:
         splits, streams, canaries = self.splits, self.context.streams, self.faint.targets.canaries
         groups = [] if splits.group_ids is None else [splits.group_ids]
-        watching = {name: self.config.attack[name] for name in self.faint.observers()}
+        watching = {name: self.config.attack[name] for name in self.stage.watching}
         told = (
             streams.seed,
             streams.deterministic,

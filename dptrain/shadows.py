@@ -6,13 +6,14 @@ import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dptrain.attack_stage import reinitialise
-from dptrain.cache import Cache, content_key, without_privacy
+from dptrain.cache import Cache, content_key, fingerprint, without_privacy
 from dptrain.contracts import Budget, Context, Mechanism, Progress, Records, Release, Shadow, Splits, Streams
 
 
@@ -98,24 +99,21 @@ class ShadowTrainer:
     def _key(self, members: Tensor, number: int, private: bool) -> str:
         """A hash of all that makes this model what it is."""
         private = self._mechanism(private) is not self.plain
-        known, probes = self.known, self.probes
-        groups = [] if known.group_ids is None else [known.group_ids]
-        told = (number, private, self.context.streams.seed, str(self.context.dtype), known.class_prior)
-        initial = self._initial(number).state_dict().values()
+        streams, known = self.context.streams, self.known
+        told = (number, private, streams.seed, str(self.context.dtype), known.class_prior, self._records)
         return content_key(
             "shadow",
             told,
-            (
-                known.train.inputs,
-                known.train.labels,
-                probes.inputs,
-                probes.labels,
-                members,
-                *groups,
-                *initial,
-            ),
+            [members, *self._initial(number).state_dict().values()],
             self.recipe if private else without_privacy(self.recipe),
         )
+
+    @cached_property
+    def _records(self) -> str:
+        """A hash of the records that every shadow model has in common."""
+        known, probes = self.known, self.probes
+        groups = [] if known.group_ids is None else [known.group_ids]
+        return fingerprint([known.train.inputs, known.train.labels, probes.inputs, probes.labels, *groups])
 
 
 def _share(progress: Progress, done: int, total: int) -> Progress:

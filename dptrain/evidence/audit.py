@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-from scipy.stats import chi2, rankdata
+from scipy.stats import chi2
 from torch import Tensor
 
 from dptrain.contracts import (
@@ -18,6 +18,7 @@ from dptrain.contracts import (
     NoiseSeen,
     SamplingSeen,
 )
+from dptrain.evidence.membership import delong
 from dptrain.evidence.one_run import (
     certified_gaussian,
     certified_independent,
@@ -110,12 +111,10 @@ def bet(scores: Tensor, members: Tensor, guesses: int, rng: torch.Generator) -> 
 
 def auc(scores: Tensor, members: Tensor) -> float:
     """How often a member outscores a non-member, ties counted half; 0.5 where either is missing."""
-    ins = int(members.sum())
-    pairs = ins * (len(members) - ins)
-    if pairs == 0:
+    members = members.bool()
+    if bool(members.all()) or not bool(members.any()):
         return 0.5
-    ranks = rankdata(scores.double().numpy())[members.bool().numpy()]
-    return (float(ranks.sum()) - ins * (ins + 1) / 2) / pairs
+    return delong(scores, members)[0]
 
 
 def noise_p_values(noise: NoiseSeen) -> dict[str, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from html import escape
 from importlib.resources import files
@@ -13,7 +13,7 @@ from typing import Any
 from dptrain.report import comparison_tables as tables
 from dptrain.report import comparison_words as said
 from dptrain.report.comparison_figures import frontier, leakage, utility
-from dptrain.report.html import POLICY, rich, style, table
+from dptrain.report.html import POLICY, listed, rich, section, style, table
 from dptrain.report.points import VOID, Comparison
 from dptrain.report.tables import Table
 from dptrain.report.vector import Drawing
@@ -39,7 +39,7 @@ def as_html(comparison: Comparison) -> str:
         "frontier": _frontier(comparison),
         "guarantees": _guarantees(comparison),
         "search": _search(comparison),
-        "method": _items(said.methods(comparison)),
+        "method": listed(said.methods(comparison)),
         "reproduce": _reproduce(comparison),
     }
     links = (f'<li><a href="#{name}">{short}</a></li>' for name, (short, _) in SECTIONS.items())
@@ -62,7 +62,7 @@ def as_html(comparison: Comparison) -> str:
             f'<nav aria-label="Contents"><ul>{"".join(links)}</ul></nav>',
             "</header>",
             '<main id="main">',
-            *(line for name, content in body.items() for line in _section(name, content)),
+            *(line for name, content in body.items() for line in section(name, SECTIONS[name][1], content)),
             "</main>",
             "<footer><p>Written by dptrain. This page loads nothing and runs nothing.</p></footer>",
             "</body>",
@@ -87,20 +87,6 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
 def own_style() -> str:
     """What this page's figures need beside the house's style sheet."""
     return files("dptrain.report").joinpath("comparison.css").read_text(encoding="utf-8")
-
-
-def _section(name: str, content: Iterable[str]) -> Iterator[str]:
-    yield f'<section aria-labelledby="{name}">'
-    yield f'<h2 id="{name}" tabindex="-1">{SECTIONS[name][1]}</h2>'
-    yield from content
-    yield "</section>"
-
-
-def _items(items: Iterable[str]) -> Iterator[str]:
-    yield "<ul>"
-    for item in items:
-        yield f"<li>{rich(item)}</li>"
-    yield "</ul>"
 
 
 def _figure(drawing: Drawing) -> Iterator[str]:
@@ -197,7 +183,7 @@ def _frontier(comparison: Comparison) -> Iterator[str]:
 def _guarantees(comparison: Comparison) -> Iterator[str]:
     yield from _table(tables.guarantees(comparison), "guarantee-table", "What is proved of each model alone.")
     yield "<details><summary>Each guarantee in a sentence</summary>"
-    yield from _items(f"**{point.label}.** {point.sentence}" for point in comparison.points)
+    yield from listed(f"**{point.label}.** {point.sentence}" for point in comparison.points)
     yield "</details>"
 
 
@@ -208,7 +194,7 @@ def _search(comparison: Comparison) -> Iterator[str]:
     yield "</dl>"
     if comparison.cost.left_out:
         yield "<p>Not in the composition:</p>"
-        yield from _items(comparison.cost.left_out)
+        yield from listed(comparison.cost.left_out)
 
 
 def _reproduce(comparison: Comparison) -> Iterator[str]:

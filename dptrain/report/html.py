@@ -56,7 +56,7 @@ def as_html(report: Report) -> str:
             '<a class="skip" href="#verdict">Skip to the verdict</a>',
             *_header(report),
             '<main id="main">',
-            *(line for name, content in body.items() for line in _section(name, content)),
+            *(line for name, content in body.items() for line in section(name, SECTIONS[name], content)),
             "</main>",
             "<footer><p>Written by dptrain. This page loads nothing and runs nothing.</p></footer>",
             "</body>",
@@ -130,14 +130,16 @@ def _broken(text: str) -> str:
     return _plain(text).replace("_", "_<wbr>").replace("/", "/<wbr>")
 
 
-def _section(name: str, content: Iterable[str]) -> Iterator[str]:
+def section(name: str, title: str, content: Iterable[str]) -> Iterator[str]:
+    """A part of a page under its heading, which links and the keyboard can reach."""
     yield f'<section aria-labelledby="{name}">'
-    yield f'<h2 id="{name}" tabindex="-1">{SECTIONS[name]}</h2>'
+    yield f'<h2 id="{name}" tabindex="-1">{title}</h2>'
     yield from content
     yield "</section>"
 
 
-def _list(items: Iterable[str]) -> Iterator[str]:
+def listed(items: Iterable[str]) -> Iterator[str]:
+    """A list of sentences, in the marks that `rich` reads."""
     yield "<ul>"
     for item in items:
         yield f"<li>{rich(item)}</li>"
@@ -174,7 +176,7 @@ def _verdict(report: Report) -> Iterator[str]:
     yield "<h3>What the model is worth</h3>"
     yield f"<p>{rich(sentences.worth(report))}</p>"
     yield "<h3>What to do next</h3>"
-    yield from _list(sentences.next_steps(report))
+    yield from listed(sentences.next_steps(report))
 
 
 def _told(line: Leakage, *, void: bool) -> str:
@@ -222,7 +224,9 @@ def _numbers(report: Report) -> Iterator[str]:
     told = [(line, sentences.remarks(line)) for line in sentences.main_lines(report)]
     if any(remarks for _, remarks in told):
         yield "<details><summary>How each number came about</summary>"
-        yield from _list(f"**{line.attack}**, {line.metric}: {remarks}." for line, remarks in told if remarks)
+        yield from listed(
+            f"**{line.attack}**, {line.metric}: {remarks}." for line, remarks in told if remarks
+        )
         yield "</details>"
     compared = tables.output_defences(report)
     if compared is not None:
@@ -254,9 +258,9 @@ def _statement(report: Report) -> Iterator[str]:
 
 def _limits(report: Report) -> Iterator[str]:
     yield "<h3>Assumptions</h3>"
-    yield from _list(sentences.assumptions(report.guarantee))
+    yield from listed(sentences.assumptions(report.guarantee))
     yield "<h3>Outside the guarantee</h3>"
-    yield from _list(sentences.outside(report.guarantee))
+    yield from listed(sentences.outside(report.guarantee))
 
 
 def _reproduce(report: Report) -> Iterator[str]:

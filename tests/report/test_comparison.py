@@ -9,7 +9,6 @@ import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from dataclasses import replace
-from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import pytest
 import rich.console
 from browser import Page, browser, find
 from comparisons import write_run, write_sweep
+from outline import Outline
 
 from dptrain import choosing
 from dptrain.compare import compare
@@ -90,40 +90,6 @@ def sizes(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
 def any_comparison(request: pytest.FixtureRequest) -> Comparison:
     found: Comparison = request.getfixturevalue(request.param)
     return found
-
-
-class Outline(HTMLParser):
-    """Elements in order with their attributes, and the words of the page; raises if they do not nest."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.found: list[tuple[str, dict[str, str | None]]] = []
-        self.words: list[str] = []
-        self._open: list[str] = []
-        self.feed(page)
-        assert self._open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, dict(attrs)))
-        if tag not in ("meta", "wbr"):
-            self._open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self._open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self._open and self._open[-1] != "style":
-            self.words.append(data)
-
-    def all(self, tag: str) -> list[dict[str, str | None]]:
-        return [attributes for name, attributes in self.found if name == tag]
-
-    @property
-    def text(self) -> str:
-        return " ".join("".join(self.words).replace("\u00a0", " ").split())
 
 
 def words_of(text: str) -> str:

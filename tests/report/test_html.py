@@ -6,12 +6,12 @@ import dataclasses
 import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
-from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from browser import Page, browser, find
+from outline import Outline
 
 from dptrain.contracts import Exposed, Interval, Leakage, Report
 from dptrain.report import sentences, tables
@@ -26,40 +26,6 @@ BOXES = """[...document.querySelectorAll('svg')].flatMap(svg =>
             box: [own.left - all.left, own.top - all.top, own.right - all.left, own.bottom - all.top],
             size: [all.width, all.height]};
 }))"""
-
-
-class Outline(HTMLParser):
-    """Elements in order, each with its attributes; raises if they do not nest."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.found: list[tuple[str, dict[str, str | None]]] = []
-        self.words: list[str] = []
-        self._open: list[str] = []
-        self.feed(page)
-        assert self._open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, dict(attrs)))
-        if tag not in VOID_TAGS:
-            self._open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self._open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self._open and self._open[-1] != "style":
-            self.words.append(data)
-
-    def all(self, tag: str) -> list[dict[str, str | None]]:
-        return [attributes for name, attributes in self.found if name == tag]
-
-    @property
-    def text(self) -> str:
-        return " ".join("".join(self.words).replace("\u00a0", " ").split())
 
 
 def queried(interface: str) -> Leakage:
@@ -105,7 +71,7 @@ def test_the_verdict_comes_first_and_every_section_is_named(full: Report) -> Non
     places = [page.index(f'<h2 id="{name}"') for name in SECTIONS]
     assert places == sorted(places)
     assert next(iter(SECTIONS)) == "verdict"
-    text = Outline(page).text
+    text = Outline(page, VOID_TAGS).text
     assert full.guarantee["sentence"] in text
     assert "What to do next" in text
     assert "none more than is allowed" in text
@@ -114,7 +80,7 @@ def test_the_verdict_comes_first_and_every_section_is_named(full: Report) -> Non
 
 
 def test_every_number_of_the_tables_is_there(full: Report) -> None:
-    text = Outline(as_html(full)).text
+    text = Outline(as_html(full), VOID_TAGS).text
     spoken = dataclasses.replace(full, leakage=tuple(map(sentences.spoken, full.leakage)))
     for table in (tables.utility(full), tables.leakage(spoken), tables.statement(full.guarantee)):
         for row in table.rows:
@@ -124,7 +90,7 @@ def test_every_number_of_the_tables_is_there(full: Report) -> None:
 
 
 def test_it_is_one_file_that_shows_no_record(any_report: Report) -> None:
-    page = Outline(as_html(any_report))
+    page = Outline(as_html(any_report), VOID_TAGS)
     tags = {tag for tag, _ in page.found}
     assert tags.isdisjoint({"script", "link", "img", "image", "iframe", "object", "use", "form", "base"})
     assert not re.search(
@@ -139,7 +105,7 @@ def test_it_is_one_file_that_shows_no_record(any_report: Report) -> None:
 
 
 def test_it_is_built_for_everyone(any_report: Report) -> None:
-    page = Outline(as_html(any_report))
+    page = Outline(as_html(any_report), VOID_TAGS)
     assert page.all("html")[0]["lang"] == "en"
     assert [tag for tag, _ in page.found if tag in ("header", "nav", "main", "footer")] == [
         "header", "nav", "main", "footer",
@@ -182,14 +148,14 @@ def test_nothing_from_outside_becomes_markup(full: Report) -> None:
         seconds={HOSTILE: 1.0},
         reproduce=HOSTILE,
     )
-    page = Outline(as_html(hostile))
+    page = Outline(as_html(hostile), VOID_TAGS)
     assert page.all("script") == []
     assert page.text.count(HOSTILE) > 10
-    assert len(page.found) < 2 * len(Outline(as_html(full)).found)
+    assert len(page.found) < 2 * len(Outline(as_html(full), VOID_TAGS).found)
 
 
 def test_a_void_guarantee_promises_nothing(void: Report) -> None:
-    page = Outline(as_html(void))
+    page = Outline(as_html(void), VOID_TAGS)
     assert page.text.index("VOID: the noise was drawn") < page.text.index("What is promised")
     assert "To nobody." in page.text
     assert "Do not release this model as a private one" in page.text

@@ -10,11 +10,16 @@ from typing import Any
 from dptrain.contracts import Plan
 from dptrain.privacy import accountant
 from dptrain.report.points import SearchCost
+from dptrain.report.selection import cost
 
 SELECTED = (
     "Not covered by the epsilon of the model alone. Of the training records, the composition covers it, "
     "as if all were released; of the held-out and test records that the choice looked at, no number here "
     "does. Only a selection that is itself private has a smaller price."
+)
+MIXED = (
+    "A private selection covers the best of its own trials. To choose among these runs is another choice, "
+    "which its epsilon does not count."
 )
 
 
@@ -36,7 +41,7 @@ def search_cost(statements: Sequence[Mapping[str, Any]]) -> SearchCost:
     }
     return SearchCost(
         alone=max((each["epsilon"] for each in private), default=math.inf),
-        together=composed(known, delta),
+        together=_together(known, delta, statements),
         delta=delta,
         models=len(known),
         left_out=tuple(
@@ -44,8 +49,31 @@ def search_cost(statements: Sequence[Mapping[str, Any]]) -> SearchCost:
             for why, count in left_out.items()
             if count
         ),
-        selection=next((each["selection"] for each in statements if "selection" in each), SELECTED),
+        **_selected(statements),
+        tuned_on=tuple(dict.fromkeys(each["tuned_on"] for each in statements if each.get("tuned_on"))),
     )
+
+
+def _together(plans: Sequence[Plan], delta: float, statements: Sequence[Mapping[str, Any]]) -> float | None:
+    """Epsilon of all these plans, and no less than a sweep counted that limits what it spends.
+
+    Such a sweep counts trainings that failed too, and sums otherwise where results chose the trainings.
+    """
+    together = composed(plans, delta)
+    limited = (each["sweep"] for each in statements if "max_epsilon" in each.get("sweep", {}))
+    counted = [each["epsilon_counted"] for each in limited]
+    return together if together is None else max([together, *counted])
+
+
+def _selected(statements: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the best costs: a number only where all of these are trials of one private selection."""
+    terms = [each.get("selection") for each in statements]
+    if None not in terms and len({each["search"] for each in terms if each is not None}) == 1:
+        void = any(each["void"] for each in statements)
+        agreed = terms[0]
+        assert agreed is not None
+        return {"selected": None if void else agreed["epsilon"], "selection": cost(agreed)}
+    return {"selected": None, "selection": MIXED if any(terms) else SELECTED}
 
 
 def composed(plans: Sequence[Plan], delta: float) -> float | None:
@@ -56,9 +84,9 @@ def composed(plans: Sequence[Plan], delta: float) -> float | None:
     >>> composed([plan, plan], 1e-5) > composed([plan], 1e-5)
     True
     """
-    loss = None
+    loss, interval = None, max(map(accountant.grid, plans), default=accountant.FINEST)
     for plan, count in Counter(plans).items():
-        each = accountant.privacy_loss(plan).self_compose(count)
+        each = accountant.privacy_loss(plan, interval=interval).self_compose(count)
         loss = each if loss is None else loss.compose(each)
     return None if loss is None else float(loss.get_epsilon_for_delta(delta))
 

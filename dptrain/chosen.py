@@ -1,0 +1,89 @@
+"""How a run's settings were chosen, said beside its guarantee: on public data, or by a private selection."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from dptrain import sweep
+from dptrain.config import Config
+from dptrain.contracts import DptrainError, Plan
+from dptrain.training.mechanisms import CHOOSING
+
+
+def refuse_uncovered(config: Config, plan: Plan | None, records: str, folder: Path) -> None:
+    """Raise DptrainError where a trial is not what the selection's epsilon was computed for; others pass."""
+    if config.sweep.trial is None:
+        return
+    noted = sweep.read_notes(folder.parent)["selection"]
+    if plan is None or asdict(plan) not in noted["plans"]:
+        raise DptrainError(
+            f"sweep.trial={config.sweep.trial}: its plan ({plan}) is none of those that the selection's "
+            "epsilon was computed for; go on with the data and the versions that the sweep was begun with"
+        )
+    if records != noted["records"]:
+        raise DptrainError(
+            f"sweep.trial={config.sweep.trial}: the training records are others than the sweep was begun "
+            "with; go on with the same data, or start a new sweep"
+        )
+
+
+def how_chosen(statement: Mapping[str, Any], config: Config, folder: Path) -> dict[str, Any]:
+    """A privacy statement, with what is known of how the settings were chosen."""
+    if config.sweep.trial is not None:
+        return as_trial(statement, sweep.read_notes(folder.parent)["selection"]["terms"])
+    if config.privacy.tuned_on is not None:
+        return tuned_on_public(statement, config.privacy.tuned_on)
+    return dict(statement)
+
+
+def tuned_on_public(statement: Mapping[str, Any], data: str) -> dict[str, Any]:
+    """The statement of a model whose settings were all found on public data."""
+    said = (
+        f"Its hyper-parameters were chosen on public data ({data}), as its configuration declares, and so "
+        "their choice spends nothing of these records' privacy; choosing among runs on these records would."
+    )
+    return {
+        **statement,
+        "tuned_on": data,
+        "sentence": f"{statement['sentence']} {said}",
+        "outside_guarantee": [
+            f"That hyper-parameters were chosen on public data ({data}) is declared, and not checked."
+            if each == CHOOSING
+            else each
+            for each in statement["outside_guarantee"]
+        ],
+    }
+
+
+def as_trial(statement: Mapping[str, Any], terms: Mapping[str, Any]) -> dict[str, Any]:
+    """The statement of a trial: its own guarantee, and the terms on which it may be selected.
+
+    Neither the trial's number nor how many there are is told: the theorem takes both to be secret.
+    """
+    others = [each for each in statement["outside_guarantee"] if each != CHOOSING]
+    said = {} if statement["void"] else {"sentence": f"{statement['sentence']} {terms['sentence']}"}
+    return {**statement, **said, "selection": dict(terms), "outside_guarantee": [*outside(terms), *others]}
+
+
+def outside(terms: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a private selection does not cover, one sentence each."""
+    kept, metric = str(terms["score"]).split(".")
+    where = {"holdout": "held-out", "test": "test"}[kept]
+    sentences = (
+        "This run is a trial of a private selection. Unless it is the one that was selected, its weights, "
+        "its statement, its model card and its reports must not leave the team.",
+        "The selection's epsilon protects against those who see the selected model and its settings, and "
+        "nothing else of the search. Whoever sees other trials, their runs in MLflow, the comparison, or how "
+        "many trials there were holds what all trials spend together.",
+        "It holds for one search: another one, begun after looking at results, spends as much again.",
+        f"The score, {metric} on {where} records, was computed on those records without protection.",
+    )
+    if kept == "test":
+        return (
+            *sentences,
+            "The selected model was chosen by its test records, so what it does on them is flattering.",
+        )
+    return sentences

@@ -1,0 +1,108 @@
+"""What a private selection is said to promise: before it, of a trial, and of the model that it releases."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from dptrain.contracts import Report
+
+DISTRIBUTIONS = {
+    "geometric": "geometric",
+    "logarithmic": "logarithmic",
+    "negative_binomial": "truncated negative binomial",
+    "poisson": "Poisson",
+}
+RELEASED = (
+    "the final weights and settings of the best of a random number of trainings, if this is the one that "
+    "was selected; neither the others nor how many there were"
+)
+TERMS = ("epsilon_alone", "distribution", "mean_runs", "shape", "candidates", "score", "theorem")
+TEAM_ONLY = (
+    "These are the trials of a private selection, and this page is for the team. Release none of it: whoever "
+    "sees it holds what all trials spend together, and so does whoever is given another model than the "
+    "selected one."
+)
+
+
+def as_released(report: Report) -> Report:
+    """The report of a trial as those who are given the selected model must read it; others as they are.
+
+    The guarantee is the selection's. What attacks measured stays behind: it was held against the
+    bounds of a single training.
+    """
+    stated = report.guarantee
+    if "selection" not in stated or stated["void"]:
+        return report
+    terms = stated["selection"]
+    kept = {key: value for key, value in stated.items() if key != "selection"}
+    proved = {key: terms[key] for key in ("epsilon", "delta", "mu", "tpr_at_fpr", "accountant", "sentence")}
+    guarantee = {**kept, **proved, "released": RELEASED, "cross_checks": {}, "selected_from": terms}
+    return replace(report, guarantee=guarantee, leakage=(), exposed=())
+
+
+def search(stated: Mapping[str, Any]) -> dict[str, Any]:
+    """How settings were chosen, for the statement: of a trial as it is released, nothing of a void one."""
+    terms, data = stated.get("selected_from"), stated.get("tuned_on")
+    if terms is not None or "selection" in stated:
+        kind = "private_selection"
+    else:
+        kind = "not_counted" if data is None else "public_data"
+    return {
+        "kind": kind,
+        "tuned_on": data,
+        "selection": None if terms is None else {name: terms[name] for name in TERMS},
+    }
+
+
+def agreed(terms: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What a selection is going to cost, in named lines, before its number of trials is drawn."""
+    yield (
+        "selection",
+        f"best of a random number of trainings by {terms['score']}, each drawn from {terms['candidates']} "
+        f"candidates; {_number(terms)}",
+    )
+    yield (
+        "",
+        f"those who see the selected model and nothing else hold ε = {terms['epsilon']:.2f} at "
+        f"δ = {terms['delta']:g}, per {terms['unit']}, whichever candidates are drawn "
+        f"(each training by itself: ε ≤ {terms['epsilon_alone']:.2f})",
+    )
+
+
+def selected(chosen: Mapping[str, Any] | None) -> Iterator[tuple[str, str]]:
+    """What came of a selection, in named lines."""
+    if chosen is None:
+        yield (
+            "selected",
+            "none: no training was drawn or none succeeded. That is the outcome of this search; another one "
+            "spends as much again",
+        )
+        return
+    drawn = " ".join(chosen["settings"])
+    yield "selected", f"{chosen['trial']}: {drawn}; {chosen['score']} {chosen['scored']:.4g}"
+    yield (
+        "",
+        f"release the folder {chosen['release']}/ and nothing else of this sweep: "
+        f"ε = {chosen['epsilon']:.2f} at δ = {chosen['delta']:g}, per {chosen['unit']}",
+    )
+
+
+def cost(terms: Mapping[str, Any]) -> str:
+    """What the selection's epsilon rests on, and for whom it holds."""
+    return (
+        f"At δ = {terms['delta']:g}, for those who see the selected model and its settings, and nothing else "
+        f"of the search ({terms['theorem']}). Of the trainings {_number(terms)}; each drew its settings in "
+        f"secret from {terms['candidates']} candidates, and the best is chosen by {terms['score']}, on "
+        "records of which no number here says anything."
+    )
+
+
+def _number(terms: Mapping[str, Any]) -> str:
+    named = DISTRIBUTIONS[terms["distribution"]]
+    shape = f" of shape {terms['shape']:g}" if terms["distribution"] == "negative_binomial" else ""
+    return (
+        f"the number is secret, {named}{shape}, {terms['mean_runs']:g} on average and at most "
+        f"{terms['runs_99']} in 99 of 100 searches"
+    )

@@ -1,0 +1,200 @@
+"""A private selection: many trials in secret, of which one is released, by its score.
+
+The number of trials is drawn once a sweep and the settings of each trial by itself, both from the
+operating system; a failed trial has the worst score. `dptrain.privacy.selection` says what it costs.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import secrets
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from dptrain import candidates, runs, sweep, terms
+from dptrain.config import parse
+from dptrain.contracts import ConfigError, DptrainError
+from dptrain.privacy import selection
+from dptrain.report.document import read_json
+from dptrain.training import checkpoint
+
+SELECTED = "selected.json"  # which trial was selected: for the team
+RELEASE = "selected"  # the folder of what may be given away
+RELEASED = (runs.WEIGHTS, "statement.json", "model_card.md")
+UNPREDICTABLE = random.SystemRandom()
+
+
+def begin(
+    folder: Path, values: Mapping[str, Any], *, swept: Sequence[str] = (), sweeper: str = "basic"
+) -> dict[str, Any]:
+    """The terms of a selection in this folder, its number of trials drawn unless it was before.
+
+    `swept` are overrides with several values, `sweeper` what Hydra calls the one in charge. Raises
+    ConfigError, drawing nothing, where a sweep is no private selection, or not the one begun here.
+    """
+    config = parse(values)
+    terms.refuse(swept, sweeper)
+    noted = sweep.read_notes(folder).get("selection")
+    if noted is None:
+        if config.sweep.resume is not None:
+            raise ConfigError(
+                f"sweep.resume={config.sweep.resume}: no number of trials was drawn there; a number drawn "
+                "after looking at trials protects nothing. Start a new sweep"
+            )
+        fixed = terms.agree(config, values)
+        with sweep.noting(folder) as notes:
+            noted = notes.setdefault("selection", {**fixed, "trials": draw_count(terms.count_of(config))})
+    terms.refuse_changes(noted["asked"], values, f"sweep.resume={folder}")
+    agreed: dict[str, Any] = noted["terms"]
+    return agreed
+
+
+def trials(folder: str) -> str:
+    """The numbers of a sweep's trials as Hydra sweeps over them: `1,2,3`."""
+    noted = sweep.read_notes(Path(folder)).get("selection")
+    if noted is None:
+        raise ConfigError(
+            f"{folder}: no number of trials was drawn; start it with +sweep=private_selection and -m"
+        )
+    return ",".join(map(str, range(1, noted["trials"] + 1)))
+
+
+def draw_count(count: selection.RunCount, uniform: Callable[[], float] = UNPREDICTABLE.random) -> int:
+    """A number of trials, from the operating system's randomness unless a test brings its own."""
+    return count.quantile(uniform())
+
+
+def as_drawn(
+    order: runs.Order, folder: Path, choose: Callable[[Sequence[Any]], Any] = secrets.choice
+) -> runs.Order:
+    """A trial's order with its settings drawn, and the single run's epsilon where it was searched for."""
+    settings = candidates.draw_settings(parse(order.config), choose)
+    single = sweep.read_notes(folder)["selection"]["single_epsilon"]
+    if single is not None:
+        settings["privacy.epsilon"] = single
+    return replace(
+        order,
+        config=candidates.with_settings(order.config, settings),
+        drawn=tuple(f"{key}={json.dumps(value, separators=(',', ':'))}" for key, value in settings.items()),
+    )
+
+
+def barred(folder: Path | None, order: runs.Order, trial: int) -> str | None:
+    """Why a trial is not to be run; None where it is.
+
+    Raises ConfigError where the selection in this folder did not ask for it.
+    """
+    noted = {} if folder is None else sweep.read_notes(folder).get("selection", {})
+    if folder is None or not noted or trial > noted["trials"]:
+        raise ConfigError(
+            f"sweep.trial={trial}: trials are numbered by +sweep=private_selection; leave it out"
+        )
+    terms.refuse_changes(noted["asked"], order.config, f"sweep.trial={trial}")
+    if trial in failures(folder):
+        return "its training failed before; that is its result, and it is not tried again"
+    found = find(folder, order)
+    if (folder / SELECTED).exists() and (found is None or not (found / runs.REPORT).exists()):
+        return "the selection was made without it, and is over"
+    with sweep.noting(folder) as notes:
+        jobs = notes.get("failed", {})
+        notes["failed"] = {job: failure for job, failure in jobs.items() if _number(job) != trial}
+    return None
+
+
+# ---------------------------------------------------------------------- the end
+
+
+def conclude(folder: Path) -> dict[str, Any] | None:
+    """Select the best trial and put aside what may be released of it; None where there was none to select.
+
+    A training that failed has the worst score and is not tried again: how it ends depends on the
+    records, so failing is one of its outcomes, and trying again would be a run that was not drawn.
+    What failed before it began is missing, until `sweep.resume` tries it again. Of trials that score
+    alike the first is taken, which favours none, for all are drawn alike. Raises DptrainError where
+    trials are missing.
+    """
+    noted = sweep.read_notes(folder)["selection"]
+    agreed = noted["terms"]
+    there = _trials(folder)
+    scores: dict[int, float] = {}
+    missing = []
+    failed = failures(folder)
+    for trial in range(1, noted["trials"] + 1):
+        if trial in failed:
+            scores[trial] = -math.inf
+        elif trial in there and (there[trial][0] / runs.REPORT).exists():
+            scores[trial] = score(read_json(there[trial][0] / runs.REPORT), agreed["score"])
+        else:
+            missing.append(trial)
+    if missing:
+        raise DptrainError(
+            f"{len(missing)} of the trials are missing, so none is selected; go on with the same command and "
+            f"sweep.resume={folder}"
+        )
+    best = max(scores, key=scores.__getitem__, default=None)
+    if best is None or scores[best] == -math.inf:
+        (folder / SELECTED).write_text(json.dumps({"trial": None, **agreed}, indent=1))
+        return None
+    path, order = there[best]
+    chosen = {
+        "trial": path.name,
+        "settings": list(order.drawn),
+        "scored": abs(scores[best]),
+        "release": RELEASE,
+        **agreed,
+    }
+    (folder / RELEASE).mkdir(exist_ok=True)
+    for name in RELEASED:
+        shutil.copyfile(path / name, folder / RELEASE / name)
+    (folder / SELECTED).write_text(json.dumps(chosen, indent=1))
+    return chosen
+
+
+def score(report: Mapping[str, Any], name: str) -> float:
+    """A finished trial's score, larger is better; the worst where it is not a number."""
+    where, metric = name.split(".")
+    if where == "test":
+        value = report["utility"][metric]
+    elif report["holdout_by_step"]:
+        value = report["holdout_by_step"][-1][1 if metric == "accuracy" else 2]
+    else:
+        raise ConfigError(
+            f"sweep.score={name}: the trials report nothing of held-out records; use test.accuracy"
+        )
+    if value is None or math.isnan(value):
+        return -math.inf
+    return -float(value) if metric == "loss" else float(value)
+
+
+def find(folder: Path, order: runs.Order) -> Path | None:
+    """The folder of the trial of this number, finished or not, however it is asked for; None: never begun."""
+    found = _trials(folder).get(order.config["sweep"]["trial"])
+    return None if found is None else found[0]
+
+
+def failures(folder: Path) -> set[int]:
+    """The numbers of the trials whose training had begun when they failed."""
+    there = _trials(folder)
+    failed = {_number(job) for job in sweep.read_notes(folder).get("failed", {})}
+    return {trial for trial in failed if trial in there and _began(there[trial][0])}
+
+
+def _began(path: Path) -> bool:
+    """Whether a step was paid for; before that, no training record has had a say in anything."""
+    return (path / runs.WEIGHTS).exists() or checkpoint.paid(path) > 0
+
+
+def _number(job: str) -> int:
+    """The trial that a job's words ask for; 0 for none."""
+    numbers = [word.partition("=")[2] for word in job.split() if word.startswith("sweep.trial=")]
+    return int(numbers[0]) if numbers else 0
+
+
+def _trials(folder: Path) -> dict[int, tuple[Path, runs.Order]]:
+    orders = ((path.parent, runs.read(path.parent)) for path in sorted(folder.glob(f"*/{runs.ORDER}")))
+    return {order.config["sweep"]["trial"]: (path, order) for path, order in orders}

@@ -1,0 +1,432 @@
+"""A private selection: how many trials and which candidates is drawn in secret; one model is released."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import math
+import random
+import re
+import secrets
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from scipy.stats import chisquare
+from support import command, finish, order
+
+from dptrain import candidates, cli, pipeline, runs, selecting, sweep, terms
+from dptrain.compare import compare
+from dptrain.config import parse
+from dptrain.contracts import ConfigError, DptrainError, Plan
+from dptrain.gathering import Selection
+from dptrain.privacy import selection
+from dptrain.report.document import read_json
+from dptrain.report.statement import schema
+
+QUICKLY = (
+    "tracking=none", "attack=[]", "control.enabled=false", "threads=1", "training.evaluations=1",
+    "privacy.delta=1e-4",
+    "sweep.candidates={optimizer.lr:[0.1,0.2],training.steps:[2,40],mechanism.max_grad_norm:[1.0,2.0]}",
+)  # fmt: skip
+TRIALS = 3
+NOISY = ("privacy.epsilon=null", "privacy.noise_multiplier=2")  # nothing to calibrate
+
+
+def asked(output: Path, *overrides: str) -> runs.Order:
+    words = ("+sweep=private_selection", f"output={output}", *QUICKLY, *overrides)
+    return replace(order(*words), sweep=True)
+
+
+def trial(output: Path, number: int, *overrides: str) -> runs.Order:
+    return asked(output, f"sweep.trial={number}", *overrides)
+
+
+def noted(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = sweep.read_notes(folder)["selection"]
+    return found
+
+
+@pytest.fixture
+def fixed_number(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Decide how many trials are drawn."""
+    return lambda number: monkeypatch.setattr(selecting, "draw_count", lambda _: number)
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sweep whose number of trials is drawn, and three it is."""
+    folder = tmp_path_factory.mktemp("begun") / "sweep_a"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(selecting, "draw_count", lambda _: TRIALS)
+        selecting.begin(folder, asked(folder.parent).config)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def done(begun: Path) -> Path:
+    """The same with its trials done: the second fails after its training, the third was killed before."""
+    output = begun.parent
+    killed = selecting.as_drawn(trial(output, 3), begun, choose=lambda values: values[0])
+    runs.start(begun / "killed", killed)
+    with pytest.MonkeyPatch.context() as patch:
+        cli.main(trial(output, 1), begun)
+
+        def fail(*_: Any, **__: Any) -> None:
+            raise DptrainError("the disk is full")
+
+        with patch.context() as full:
+            full.setattr(pipeline, "publish", fail)
+            cli.main(trial(output, 2), begun)
+        cli.main(trial(output, 2), begun)
+        cli.main(trial(output, 3, "threads=2"), begun)
+    with pytest.raises(SystemExit) as caught:
+        cli.conclude(begun)
+    assert caught.value.code == cli.FAILED
+    return begun
+
+
+def folders(sweep_folder: Path) -> dict[int, Path]:
+    return {
+        runs.read(path.parent).config["sweep"]["trial"]: path.parent
+        for path in sweep_folder.glob(f"*/{runs.ORDER}")
+    }
+
+
+# ---------------------------------------------------------------------- before it
+
+
+def test_the_terms_cover_every_candidate_and_are_known_before_any_is_drawn(begun: Path) -> None:
+    agreed = noted(begun)["terms"]
+    plans = [Plan(**plan) for plan in noted(begun)["plans"]]
+    assert sorted({plan.steps for plan in plans}) == [2, 40]
+    assert {plan.max_grad_norm for plan in plans} == {1.0, 2.0}
+    count = selection.RunCount(mean=10.0, shape=1.0)
+    loss = selection.selected(selection.mixture(plans), count)
+    assert agreed["epsilon"] == loss.get_epsilon_for_delta(1e-4)
+    for plan in plans:
+        assert agreed["epsilon"] >= selection.selected(selection.renyi(plan), count).get_epsilon_for_delta(
+            1e-4
+        )
+    assert 2.99 < agreed["epsilon_alone"] <= 3.0 < agreed["epsilon"]
+    assert (agreed["candidates"], agreed["score"]) == (8, "holdout.accuracy")
+    assert "trials" not in agreed, "how many there are is a secret of the team"
+
+
+def test_the_number_of_trials_is_drawn_once(begun: Path) -> None:
+    before = (begun / sweep.NOTES).read_text()
+    again = selecting.begin(begun, asked(begun.parent, f"sweep.resume={begun}", "threads=2").config)
+    assert again == noted(begun)["terms"]
+    assert (begun / sweep.NOTES).read_text() == before
+    assert selecting.trials(str(begun)) == "1,2,3"
+
+
+def test_two_searches_draw_two_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(terms, "agree", lambda _, values: {"asked": terms.told(values), "terms": {}})
+    values = asked(tmp_path).config
+    drawn = set()
+    for number in range(12):
+        selecting.begin(tmp_path / str(number), values)
+        drawn.add(noted(tmp_path / str(number))["trials"])
+    assert len(drawn) > 1  # all alike once in 1e10
+    assert isinstance(selecting.UNPREDICTABLE, random.SystemRandom)
+
+
+def test_numbers_of_trials_follow_what_was_asked_for(tmp_path: Path) -> None:
+    config = parse(asked(tmp_path, "sweep.distribution=logarithmic", "sweep.mean_runs=4").config)
+    count, uniform = terms.count_of(config), random.Random(2).random
+    drawn = Counter(selecting.draw_count(count, uniform) for _ in range(3000))
+    gamma = count.success
+    chances = [(1 - gamma) ** runs / (runs * math.log(1 / gamma)) for runs in range(1, 9)]
+    observed = [*(drawn[runs] for runs in range(1, 9)), sum(n for runs, n in drawn.items() if runs > 8)]
+    assert chisquare(observed, [3000 * p for p in (*chances, 1 - sum(chances))]).pvalue > 1e-3
+
+
+def test_candidates_are_drawn_uniformly_and_independently(tmp_path: Path) -> None:
+    config = parse(asked(tmp_path).config)
+    choose = random.Random(5).choice
+    drawn = Counter(tuple(candidates.draw_settings(config, choose).values()) for _ in range(4000))
+    assert len(drawn) == len(list(candidates.combinations(config))) == 8
+    assert chisquare(list(drawn.values())).pvalue > 1e-3
+
+
+def test_candidates_come_from_the_operating_system(begun: Path) -> None:
+    for function in (candidates.draw_settings, selecting.as_drawn):
+        assert inspect.signature(function).parameters["choose"].default is secrets.choice
+    same = trial(begun.parent, 1)
+    assert len({selecting.as_drawn(same, begun).drawn for _ in range(40)}) > 1
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (("+sweep.candidates={data.train:[1]}",), "data.train cannot be drawn"),
+        (("+sweep.candidates={privacy.epsilon:[1]}",), "privacy.epsilon cannot be drawn"),
+        (("+sweep.candidates={optimizer.learning_rate:[1]}",), "optimizer.learning_rate is no key"),
+        (("sweep.candidates={optimizer.lr:[]}",), "sweep.candidates.optimizer.lr"),
+        (('fail_if=["leakage.membership.auc.low > 0.6"]',), "fail_if=.*measured on training records"),
+        (("privacy.tuned_on=PathMNIST",), "privacy.tuned_on=PathMNIST with sweep.candidates"),
+        (("sweep.distribution=negative_binomial",), "sweep.shape=null"),
+        (("sweep.shape=0.5",), "sweep.shape=0.5 with sweep.distribution=geometric"),
+        (("sweep.mean_runs=1",), "sweep.mean_runs"),
+        (("sweep.score=accuracy",), "sweep.score"),
+        (
+            ("sweep.selection_epsilon=2", "privacy.epsilon=null", "privacy.noise_multiplier=2"),
+            "finds privacy.epsilon, which is null",
+        ),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_meant_is_refused(tmp_path: Path, overrides: tuple[str, ...], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        parse(asked(tmp_path, *overrides).config)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (("sweep.candidates={optimizer.lr:[-1]}",), r"optimizer\.lr=-1.*Invalid learning rate"),
+        (("+sweep.candidates={model.channels:[[8,16],[3]]}",), r"model\.channels=\[3\]"),
+        (("sweep.candidates={training.steps:[2,0]}",), r"training\.steps=0"),
+        (("mechanism=non_private", "~sweep.candidates"), "x"),
+        (("privacy.adjacency=replace_one", *NOISY), "replace_one"),
+    ],
+)  # fmt: skip
+def test_candidates_that_cannot_run_are_refused_before_any_is_drawn(
+    tmp_path: Path, overrides: tuple[str, ...], said: str
+) -> None:
+    if "~sweep.candidates" in overrides:
+        overrides = ("mechanism=non_private", "sweep.candidates={optimizer.lr:[0.1]}")
+        values = asked(tmp_path, *overrides).config
+        del values["sweep"]["candidates"]["mechanism.max_grad_norm"]
+        said = "mechanism=.*proves nothing"
+    else:
+        values = asked(tmp_path, *overrides).config
+    with pytest.raises(ConfigError, match=said):
+        selecting.begin(tmp_path / "sweep_a", values)
+    assert not (tmp_path / "sweep_a").exists()
+
+
+def test_nothing_but_trials_may_be_swept_and_none_chosen_by_results(tmp_path: Path) -> None:
+    values = asked(tmp_path).config
+    with pytest.raises(ConfigError, match="seed=1,2: a private selection runs nothing but its trials"):
+        selecting.begin(tmp_path / "a", values, swept=("seed=1,2",))
+    with pytest.raises(ConfigError, match="hydra/sweeper=optuna"):
+        selecting.begin(tmp_path / "a", values, sweeper="optuna")
+
+
+def test_a_number_drawn_later_or_on_other_terms_is_refused(begun: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="drawn after looking at trials protects nothing"):
+        selecting.begin(tmp_path, asked(tmp_path, f"sweep.resume={tmp_path}").config)
+    resumed = f"sweep.resume={begun}"
+    for change in ("sweep.mean_runs=20", "optimizer.momentum=0", "sweep.candidates={optimizer.lr:[9]}"):
+        with pytest.raises(ConfigError, match=re.escape(change.partition("=")[0])):
+            selecting.begin(begun, asked(begun.parent, resumed, change).config)
+    with pytest.raises(ConfigError, match=r"optimizer\.momentum is not as the selection was begun with"):
+        selecting.barred(begun, trial(begun.parent, 1, "optimizer.momentum=0"), 1)
+    with pytest.raises(ConfigError, match="trials are numbered by"):
+        selecting.barred(begun, trial(begun.parent, 4), 4)
+    with pytest.raises(ConfigError, match="trials are numbered by"):
+        selecting.barred(None, trial(begun.parent, 1), 1)
+
+
+def test_other_records_or_another_plan_are_refused(begun: Path) -> None:
+    from dptrain.chosen import refuse_uncovered
+
+    config = parse(trial(begun.parent, 1).config)
+    plan, records = Plan(**noted(begun)["plans"][0]), noted(begun)["records"]
+    refuse_uncovered(config, plan, records, begun / "one")
+    with pytest.raises(DptrainError, match="its plan"):
+        refuse_uncovered(config, replace(plan, steps=41), records, begun / "one")
+    with pytest.raises(DptrainError, match="the training records are others"):
+        refuse_uncovered(config, plan, "0" * 32, begun / "one")
+
+
+def test_the_single_run_is_calibrated_from_the_selection_s_end(tmp_path: Path) -> None:
+    words = ("sweep.selection_epsilon=4", "sweep.mean_runs=3", "sweep.candidates={training.steps:[2]}")
+    agreed = selecting.begin(tmp_path / "a", asked(tmp_path, *words).config)
+    assert 3.97 < agreed["epsilon"] <= 4.0
+    single = noted(tmp_path / "a")["single_epsilon"]
+    assert agreed["epsilon_alone"] <= single < 3.0
+    drawn = selecting.as_drawn(trial(tmp_path, 1, *words), tmp_path / "a")
+    assert drawn.config["privacy"]["epsilon"] == single
+    assert any(word.startswith("privacy.epsilon=") for word in drawn.drawn)
+
+
+# ---------------------------------------------------------------------- trials
+
+
+def test_a_killed_trial_goes_on_with_the_candidate_it_had(done: Path) -> None:
+    killed = runs.read(done / "killed")
+    statement = read_json(done / "killed" / runs.REPORT)["guarantee"]
+    assert killed.drawn == ("optimizer.lr=0.1", "training.steps=2", "mechanism.max_grad_norm=1.0")
+    assert (statement["steps"], statement["max_grad_norm"]) == (2, 1.0)
+
+
+def test_a_training_that_failed_is_not_tried_again(done: Path) -> None:
+    assert selecting.failures(done) == {2}
+    assert len(folders(done)) == len(list(done.glob(f"*/{runs.ORDER}"))) == TRIALS
+    assert not (folders(done)[2] / runs.REPORT).exists()
+    assert "not tried again" in str(selecting.barred(done, trial(done.parent, 2), 2))
+
+
+def test_a_trial_that_failed_before_it_began_is_tried_again(begun: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "sweep_a"
+    folder.mkdir()
+    (folder / sweep.NOTES).write_text(json.dumps({"selection": noted(begun)}))
+    one = trial(begun.parent, 1)
+    runs.start(folder / "one", one)
+    sweep.note_failure(folder, one, DptrainError("no data"), 2)
+    with pytest.raises(DptrainError, match="3 of the trials are missing"):
+        selecting.conclude(folder)
+    assert selecting.barred(folder, one, 1) is None
+    assert sweep.read_notes(folder)["failed"] == {}
+
+
+def test_a_trial_states_both_guarantees_and_that_it_must_stay(done: Path) -> None:
+    path = folders(done)[1]
+    agreed, statement = noted(done)["terms"], read_json(path / runs.REPORT)["guarantee"]
+    assert statement["selection"] == agreed
+    assert statement["epsilon"] <= 3.0 < agreed["epsilon"]
+    assert f"exp({agreed['epsilon']:.2f})" in statement["sentence"]
+    outside = " ".join(statement["outside_guarantee"])
+    assert "Choosing among runs" not in outside
+    for said in ("must not leave the team", "their runs in MLflow", "on held-out records"):
+        assert said in outside
+    page = (path / "report.md").read_text()
+    assert f"ε = {agreed['epsilon']:.2f} at δ = 0.0001, per record, if its search selected it" in page
+    assert "sweep" not in statement, (
+        "the composition is for those who see all, and stands on the sweep's page"
+    )
+
+
+# ---------------------------------------------------------------------- the end
+
+
+def test_the_best_trial_is_released_under_the_selection_s_epsilon(done: Path) -> None:
+    chosen = json.loads((done / selecting.SELECTED).read_text())
+    scores = {
+        number: read_json(path / runs.REPORT)["holdout_by_step"][-1][1]
+        for number, path in folders(done).items()
+        if number != 2
+    }
+    best = folders(done)[max(scores, key=lambda number: (scores[number], -number))]
+    assert chosen["trial"] == best.name
+    assert (done / "selected" / "weights.pt").read_bytes() == (best / "weights.pt").read_bytes()
+    statement = json.loads((done / "selected" / "statement.json").read_text())
+    jsonschema.validate(statement, schema())
+    assert statement["proved"]["epsilon"] == chosen["epsilon"] > 3.0
+    assert statement["search"]["kind"] == "private_selection"
+    assert statement["search"]["selection"]["epsilon_alone"] <= 3.0
+    assert statement["proved"]["cross_checks"] == {}
+    card = (done / "selected" / "model_card.md").read_text()
+    assert f"ε = {chosen['epsilon']:.2f}" in card
+    assert "ε = 3.00" not in card
+
+
+def test_nothing_that_is_released_tells_the_number_of_trials(done: Path) -> None:
+    """Theorem 2 bounds the best alone: its place among the trials, or their number, would be more."""
+    for path in (done / "selected").glob("*.*"):
+        if path.suffix in (".json", ".md"):
+            text = path.read_text()
+            assert "sweep.trial" not in text, path
+            assert not re.search(r"\btrials?\W+\d", text), path
+            assert done.name not in text, path
+    assert sorted(path.name for path in (done / "selected").iterdir()) == [
+        "model_card.md", "statement.json", "weights.pt",
+    ]  # fmt: skip
+
+
+def test_the_comparison_names_the_price_and_is_for_the_team(done: Path) -> None:
+    found = compare(Selection(folders=(done,)), confidence=0.95, command="")
+    assert found.cost.selected == noted(done)["terms"]["epsilon"]
+    page = (done / "comparison.html").read_text()
+    assert f"ε = {found.cost.selected:.2f}" in page
+    assert "this page is for the team" in page
+    assert "Papernot &amp; Steinke 2022, Theorem 2" in page
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "best"), [((0.5, 0.9, 0.7), 2), ((0.7, 0.7, 0.1), 1), ((None, 0.1, None), 2), ((), None)]
+)
+def test_the_best_score_wins_the_first_of_equals_and_none_of_none(
+    tmp_path: Path, accuracies: tuple[float | None, ...], best: int | None
+) -> None:
+    noted = {"trials": len(accuracies), "terms": {"score": "holdout.accuracy"}}
+    (tmp_path / sweep.NOTES).write_text(json.dumps({"selection": noted}))
+    for number, accuracy in enumerate(accuracies, 1):
+        path = tmp_path / f"run_{number}"
+        runs.start(path, runs.Order(recipe="x", overrides=(), config={"sweep": {"trial": number}}))
+        (path / runs.REPORT).write_text(json.dumps({"holdout_by_step": [[1, 0.99, 0.1], [2, accuracy, 0.5]]}))
+        for name in selecting.RELEASED:
+            (path / name).write_text(str(number))
+    chosen = selecting.conclude(tmp_path)
+    assert (None if chosen is None else chosen["trial"]) == (None if best is None else f"run_{best}")
+    assert (tmp_path / selecting.SELECTED).exists()
+
+
+def test_a_loss_is_better_when_smaller_and_a_number_that_is_none_the_worst() -> None:
+    report = {"holdout_by_step": [[1, 0.5, 2.0]], "utility": {"accuracy": 0.6, "auroc": 0.8, "loss": None}}
+    found = {
+        name: selecting.score(report, name)
+        for name in ("holdout.accuracy", "holdout.loss", "test.accuracy", "test.auroc", "test.loss")
+    }
+    assert found == {
+        "holdout.accuracy": 0.5, "holdout.loss": -2.0, "test.accuracy": 0.6, "test.auroc": 0.8,
+        "test.loss": -math.inf,
+    }  # fmt: skip
+
+
+# ---------------------------------------------------------------------- the command line
+
+
+SEARCH = ("+sweep=private_selection", *QUICKLY, *NOISY, "sweep.mean_runs=1.3")
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A whole search by the command line: its folder, and what it said."""
+    cwd = tmp_path_factory.mktemp("swept")
+    code, out, err = finish(command(*SEARCH, cwd=cwd))
+    assert code == 0, err
+    (folder,) = (cwd / "runs").glob("sweep_*")
+    return folder, out
+
+
+def test_the_command_runs_as_many_trials_as_it_drew_and_releases_one(swept: tuple[Path, str]) -> None:
+    folder, out = swept
+    assert sorted(folders(folder)) == list(range(1, noted(folder)["trials"] + 1))
+    assert out.index("the number is secret, geometric") < out.index("guarantee  ε")
+    assert "release the folder selected/ and nothing else of this sweep" in out
+    assert (folder / "selected" / "weights.pt").exists()
+
+
+def test_the_command_goes_on_without_drawing_again_and_refuses_to_sweep_more(swept: tuple[Path, str]) -> None:
+    folder, _ = swept
+    before, cwd = noted(folder), folder.parents[1]
+    again = command(*SEARCH, f"sweep.resume={folder}", cwd=cwd)
+    more = command(*SEARCH, "seed=1,2", cwd=cwd)
+    code, out, _ = finish(again)
+    assert code == 0
+    assert out.count("there already") == before["trials"]
+    assert noted(folder) == before
+    code, _, err = finish(more)
+    assert code == cli.FAILED
+    assert "seed=1,2: a private selection runs nothing but its trials" in err
+    assert len(list(folder.parent.glob("sweep_*"))) == 1
+
+
+def test_no_trial_at_all_is_an_outcome(
+    tmp_path: Path, fixed_number: Callable[[int], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    fixed_number(0)
+    words = asked(tmp_path, "sweep.distribution=poisson", *NOISY)
+    with pytest.raises(SystemExit) as caught:
+        cli.begin_selection(tmp_path / "sweep_a", words.config, swept=(), sweeper="basic")
+    assert caught.value.code == 0
+    assert "selected  none" in capsys.readouterr().out
+    assert json.loads((tmp_path / "sweep_a" / selecting.SELECTED).read_text())["trial"] is None
+    assert noted(tmp_path / "sweep_a")["terms"]["theorem"].endswith("Theorem 6")

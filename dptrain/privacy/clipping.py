@@ -58,25 +58,25 @@ class Clipper:
 
 def gradient_norms(gradients: Sequence[Tensor]) -> Tensor:
     """Norm of each record's gradient, parameter by parameter: (parameters, records), float32 or wider."""
-    return torch.stack([_wide(gradient).flatten(1).norm(dim=1) for gradient in gradients])
+    return torch.stack([wide(gradient).flatten(1).norm(dim=1) for gradient in gradients])
 
 
 def scaled(gradient: Tensor, factors: Tensor) -> Tensor:
     """Per-record gradients (records, ...) times their factors; a factor of zero means zero, not 0 x NaN."""
-    wide = _wide(gradient)
-    shape = (-1,) + (1,) * (wide.dim() - 1)
+    gradient = wide(gradient)
+    shape = (-1,) + (1,) * (gradient.dim() - 1)
     if bool((factors == 0).any()):
-        wide = torch.where((factors != 0).view(shape), wide, torch.zeros_like(wide))
-    return wide * factors.view(shape)
+        gradient = torch.where((factors != 0).view(shape), gradient, torch.zeros_like(gradient))
+    return gradient * factors.view(shape)
 
 
 def weighted_sum(gradient: Tensor, factors: Tensor) -> Tensor:
     """Sum over records of gradient times factor, with the zeros of `scaled`."""
     if bool((factors == 0).any()):
         return scaled(gradient, factors).sum(0)
-    return torch.einsum("i,i...", factors, _wide(gradient))
+    return (factors @ wide(gradient).flatten(1)).view(gradient.shape[1:])
 
 
-def _wide(gradient: Tensor) -> Tensor:
+def wide(gradient: Tensor) -> Tensor:
     """In single precision at least: a norm rounded to bfloat16 may hide 0.4 % of the sensitivity."""
     return gradient if gradient.dtype == torch.float64 else gradient.float()

@@ -14,14 +14,15 @@ from typing import Protocol
 import torch
 from opacus import GradSampleModule
 from opacus.grad_sample import GradSampleModuleFastGradientClipping
-from opacus.optimizers import DPOptimizer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dptrain.contracts import ConfigError, Plan
-from dptrain.privacy.clipping import KINDS, Clipper, gradient_norms, scaled, weighted_sum
+from dptrain.privacy.bookkeeping.engine import BookkeepingEngine
+from dptrain.privacy.clipping import KINDS, Clipper, gradient_norms, scaled
+from dptrain.privacy.noisy import NoisyEngine, NoisySum
 
-ENGINES = ("hooks", "ghost")
+ENGINES = ("bookkeeping", "hooks", "ghost")
 
 RecordLoss = Callable[[Tensor, Tensor], Tensor]  # logits (n, classes), labels (n,) -> losses (n,)
 
@@ -29,8 +30,13 @@ RecordLoss = Callable[[Tensor, Tensor], Tensor]  # logits (n, classes), labels (
 class Engine(Protocol):
     """Adds up gradients over one logical batch, in physical batches of any size, then updates once."""
 
-    def accumulate(self, inputs: Tensor, labels: Tensor) -> Tensor:
-        """Add what these records contribute, be it none; returns their summed loss, which is private."""
+    def accumulate(self, inputs: Tensor, labels: Tensor, copies: int = 1) -> Tensor:
+        """Add what these records contribute, be it none; returns their summed loss, which is private.
+
+        With `copies`, inputs (records * copies, ...) and labels (records * copies,) hold several
+        views of each record side by side. Its gradient and its loss are means over them, taken
+        before clipping (De et al. 2022, section 3.2), so that copies cost no privacy.
+        """
         ...
 
     def accumulate_gradients(self, gradients: list[Tensor]) -> None:
@@ -59,7 +65,7 @@ def check_choices(engine: str, clipping: str) -> None:
     if engine == "ghost" and clipping == "per_layer":
         raise ConfigError(
             "mechanism.clipping=per_layer cannot run with mechanism.engine=ghost, which knows one norm "
-            "a record; use mechanism.engine=hooks"
+            "a record; use mechanism.engine=bookkeeping"
         )
 
 
@@ -72,10 +78,10 @@ def make_engine(
     loss: RecordLoss,
     generator: torch.Generator,
 ) -> Engine:
-    """The engine of this name: `hooks` (gradients in full) or `ghost` (norms first, then a weighted pass)."""
+    """The engine of this name: `bookkeeping`: one pass; `hooks`: gradients in full; `ghost`: two passes."""
     check_choices(kind, plan.clipping)
-    engine = HooksEngine if kind == "hooks" else GhostEngine
-    return engine(model, optimizer, plan, loss=loss, generator=generator)
+    engines = {"bookkeeping": BookkeepingEngine, "hooks": HooksEngine, "ghost": GhostEngine}
+    return engines[kind](model, optimizer, plan, loss=loss, generator=generator)
 
 
 def backward(loss: Tensor, *, retain_graph: bool = False) -> None:
@@ -85,82 +91,7 @@ def backward(loss: Tensor, *, retain_graph: bool = False) -> None:
         loss.backward(retain_graph=retain_graph)
 
 
-class NoisySum(DPOptimizer):
-    """Opacus' optimizer and its noise, over a sum that is clipped our way and that no record can spoil.
-
-    `dropped` counts records whose gradient was not finite; it is private, as every diagnostic
-    of the training records is.
-    """
-
-    def __init__(
-        self, optimizer: Optimizer, plan: Plan, clipper: Clipper, generator: torch.Generator
-    ) -> None:
-        super().__init__(
-            optimizer,
-            noise_multiplier=plan.noise_multiplier,
-            max_grad_norm=plan.max_grad_norm,
-            expected_batch_size=plan.expected_batch_size,
-            generator=generator,
-        )
-        self.clipper = clipper
-        self.dropped = 0
-        self.last_noise: list[Tensor] = []
-
-    def clip_and_accumulate(self) -> None:
-        """Clip the per-record gradients that the hooks left behind, and add them to the sum."""
-        self.clip_and_add(self.grad_samples)
-        for parameter in self.params:
-            parameter.grad_sample = None
-
-    def clip_and_add(self, gradients: list[Tensor]) -> None:
-        """Add per-record gradients, one (records, ...) a parameter, each record clipped."""
-        factors = self.clipper.factors(gradient_norms(gradients))
-        self.dropped += int((factors[0] == 0).sum())
-        self.add([weighted_sum(g, f) for g, f in zip(gradients, factors, strict=True)])
-
-    def add(self, sums: list[Tensor]) -> None:
-        """Add one sum of clipped gradients a parameter."""
-        for parameter, total in zip(self.params, sums, strict=True):
-            total = total.to(parameter.dtype)
-            parameter.summed_grad = total if parameter.summed_grad is None else parameter.summed_grad + total
-
-    def release(self) -> None:
-        """Add noise, divide by the plan's constant, update the weights; an empty batch is noise alone."""
-        for parameter in self.params:
-            if parameter.summed_grad is None:
-                parameter.summed_grad = torch.zeros_like(parameter)
-        self.add_noise()
-        self.last_noise = [parameter.grad - parameter.summed_grad for parameter in self.params]
-        for parameter in self.params:
-            parameter.grad /= self.expected_batch_size
-        self.original_optimizer.step()
-        self.zero_grad(set_to_none=True)
-
-
-class _NoisyEngine:
-    """How a step of either engine ends: once clipped and summed, gradients are noised alike."""
-
-    optimizer: NoisySum
-
-    def accumulate_gradients(self, gradients: list[Tensor]) -> None:
-        self.optimizer.clip_and_add(gradients)
-
-    def total(self) -> Tensor:
-        return torch.cat(
-            [
-                (torch.zeros_like(p) if p.summed_grad is None else p.summed_grad).flatten()
-                for p in self.optimizer.params
-            ]
-        )
-
-    def update(self) -> None:
-        self.optimizer.release()
-
-    def noise(self) -> Tensor:
-        return torch.cat([noise.flatten() for noise in self.optimizer.last_noise])
-
-
-class HooksEngine(_NoisyEngine):
+class HooksEngine(NoisyEngine):
     """Every record's gradient in full, by Opacus' hooks."""
 
     def __init__(
@@ -177,16 +108,19 @@ class HooksEngine(_NoisyEngine):
         self.optimizer = NoisySum(optimizer, plan, clipper, generator)
         self.loss = loss
 
-    def accumulate(self, inputs: Tensor, labels: Tensor) -> Tensor:
+    def accumulate(self, inputs: Tensor, labels: Tensor, copies: int = 1) -> Tensor:
         if len(labels) == 0:
             return inputs.new_zeros(())
-        loss = self.loss(self.module(inputs), labels).sum()
+        loss = self.loss(self.module(inputs), labels).sum() / copies
         backward(loss)
+        if copies > 1:
+            for parameter in self.optimizer.params:
+                parameter.grad_sample = parameter.grad_sample.unflatten(0, (-1, copies)).sum(1)
         self.optimizer.clip_and_accumulate()
         return loss.detach()
 
 
-class GhostEngine(_NoisyEngine):
+class GhostEngine(NoisyEngine):
     """Ghost clipping: one backward pass for the norms alone, a second for the weighted sum (Li et al. 2022).
 
     Per-layer clipping would need a pass a layer and is refused.
@@ -210,7 +144,12 @@ class GhostEngine(_NoisyEngine):
         self.optimizer = NoisySum(optimizer, plan, whole_model, generator)
         self.loss = loss
 
-    def accumulate(self, inputs: Tensor, labels: Tensor) -> Tensor:
+    def accumulate(self, inputs: Tensor, labels: Tensor, copies: int = 1) -> Tensor:
+        if copies > 1:
+            raise ConfigError(
+                f"mechanism.engine=ghost knows one norm a row and cannot average {copies} copies of a record "
+                "before clipping; use mechanism.engine=bookkeeping"
+            )
         if len(labels) == 0:
             return inputs.new_zeros(())
         losses = self.loss(self.module(inputs), labels)

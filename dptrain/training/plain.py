@@ -20,10 +20,10 @@ class PlainEngine:
         self.expected_batch_size = expected_batch_size
         self.loss = loss
 
-    def accumulate(self, inputs: Tensor, labels: Tensor) -> Tensor:
+    def accumulate(self, inputs: Tensor, labels: Tensor, copies: int = 1) -> Tensor:
         if len(labels) == 0:
             return inputs.new_zeros(())
-        loss = self.loss(self.model(inputs), labels).sum()
+        loss = self.loss(self.model(inputs), labels).sum() / copies
         loss.backward()
         return loss.detach()
 

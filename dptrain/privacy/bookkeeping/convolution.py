@@ -1,0 +1,180 @@
+"""Convolutions in one, two and three dimensions, with stride, padding, dilation and groups."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dptrain.privacy.bookkeeping import costs
+from dptrain.privacy.bookkeeping.gram import norms_from
+from dptrain.privacy.bookkeeping.shares import Instantiated, Kept, Share, in_blocks, lengths
+from dptrain.privacy.bookkeeping.uses import Use
+
+Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
+
+
+@dataclass(frozen=True, kw_only=True)
+class Geometry:
+    """What a convolution does to positions; `padding` is by zeros, as much after as before."""
+
+    shape: tuple[int, ...]  # of the weight: (outputs, inputs a group, *kernel)
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+
+    @property
+    def kernel(self) -> tuple[int, ...]:
+        return self.shape[2:]
+
+
+def convolution(use: Use) -> dict[Tensor, Share]:
+    """Shares of the weight (outputs, inputs / groups, *kernel) and of the bias (outputs,)."""
+    layer = use.layer
+    assert isinstance(layer, Convolution)
+    found: dict[Tensor, Share] = {}
+    grads = use.dy.unflatten(0, (-1, use.copies))
+    if layer.weight.requires_grad:
+        inputs, geometry = _padded(layer, use.x)
+        found[layer.weight] = _weight(inputs.unflatten(0, (-1, use.copies)), grads, geometry)
+    if layer.bias is not None and layer.bias.requires_grad:
+        found[layer.bias] = Instantiated.of([grads.flatten(3).sum((1, 3))])
+    return found
+
+
+def _padded(layer: Convolution, inputs: Tensor) -> tuple[Tensor, Geometry]:
+    """Inputs with all padding that a convolution backward cannot do by itself, and what remains."""
+    before_and_after = _padding(layer)
+    padding = tuple(before for before, _ in before_and_after)
+    if layer.padding_mode != "zeros" or any(before != after for before, after in before_and_after):
+        mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+        inputs = F.pad(inputs, [side for pair in reversed(before_and_after) for side in pair], mode=mode)
+        padding = (0,) * len(padding)
+    return inputs, Geometry(
+        shape=tuple(layer.weight.shape),
+        stride=tuple(layer.stride),
+        padding=padding,
+        dilation=tuple(layer.dilation),
+        groups=layer.groups,
+    )
+
+
+def _padding(layer: Convolution) -> list[tuple[int, int]]:
+    """Padding before and after, one pair a dimension; an odd one of `same` is longer after, as in PyTorch."""
+    if isinstance(layer.padding, str):
+        if layer.padding == "valid":
+            return [(0, 0)] * len(layer.kernel_size)
+        totals = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
+        return [(total // 2, total - total // 2) for total in totals]
+    return [(pad, pad) for pad in layer.padding]
+
+
+def _weight(inputs: Tensor, grads: Tensor, geometry: Geometry) -> Share:
+    """From inputs (records, copies, channels, *size) and output gradients alike."""
+    copies = inputs.shape[1]
+    size = [extent + 2 * pad for extent, pad in zip(inputs.shape[3:], geometry.padding, strict=True)]
+    outputs, per_group = geometry.shape[:2]
+    taps = math.prod(geometry.kernel)
+    positions = copies * math.prod(grads.shape[3:])
+    seen = copies * math.prod(size)  # positions of the padded input
+    way = costs.way(
+        positions=positions,
+        fan_in=per_group * taps,
+        outputs=outputs,
+        gram=float(
+            2 * (seen**2 * per_group * geometry.groups + positions**2 * outputs)
+            + costs.GRAM_NUMBER * taps * positions**2 * geometry.groups
+        ),
+    )
+    formed = (
+        _form(x, dy, geometry=geometry) for x, dy in in_blocks(math.prod(geometry.shape), inputs, grads)
+    )
+    if way == costs.KEEP:
+        return Instantiated.of(formed)
+    if way == costs.TWICE:
+        norms = [lengths(block) for block in formed]
+    else:
+        blocks = in_blocks(seen**2 * geometry.groups, inputs, grads)
+        norms = [_gram_norms(x, dy, geometry) for x, dy in blocks]
+    return Kept(
+        inputs=inputs,
+        grads=grads,
+        norms=torch.cat(norms),
+        combine=partial(_combine, geometry=geometry),
+        form=partial(_form, geometry=geometry),
+    )
+
+
+def _form(inputs: Tensor, grads: Tensor, *, geometry: Geometry) -> Tensor:
+    """Gradients one by one: records become groups of one convolution, whose gradient holds each one's own."""
+    return _weight_gradient(_as_groups(inputs), _as_groups(grads), geometry, records=len(inputs))
+
+
+def _as_groups(rows: Tensor) -> Tensor:
+    """(records, copies, channels, ...) to (copies, records * channels, ...)."""
+    return rows.transpose(0, 1).flatten(1, 2)
+
+
+def _combine(inputs: Tensor, grads: Tensor, *, geometry: Geometry) -> Tensor:
+    return _weight_gradient(inputs.flatten(0, 1), grads.flatten(0, 1), geometry, records=1)[0]
+
+
+def _weight_gradient(inputs: Tensor, grads: Tensor, geometry: Geometry, *, records: int) -> Tensor:
+    outputs = geometry.shape[0]
+    # Its values play no part in its own gradient.
+    weight = inputs.new_empty(records * outputs, *geometry.shape[1:])
+    _, gradient, _ = torch.ops.aten.convolution_backward(
+        grads,
+        inputs,
+        weight,
+        None,
+        geometry.stride,
+        geometry.padding,
+        geometry.dilation,
+        False,
+        [0] * len(geometry.stride),
+        records * geometry.groups,
+        [False, True, False],
+    )
+    return gradient.unflatten(0, (records, outputs))
+
+
+def _gram_norms(inputs: Tensor, grads: Tensor, geometry: Geometry) -> Tensor:
+    """Norms of (records,) from Gram matrices of positions.
+
+    Two patches' inner product is a sum over the kernel of inner products of single positions, so
+    that the Gram matrix of patches is a sum of shifted parts of the Gram matrix of positions.
+    """
+    records, copies = inputs.shape[:2]
+    pads = [pad for pad in reversed(geometry.padding) for _ in range(2)]
+    x = _positions(F.pad(inputs.flatten(0, 1), pads).unflatten(0, (-1, copies)), geometry.groups)
+    dy = _positions(grads, geometry.groups)
+    gram_x = torch.bmm(x.transpose(1, 2), x)
+    size = [extent + 2 * pad for extent, pad in zip(inputs.shape[3:], geometry.padding, strict=True)]
+    out = grads.shape[3:]
+    gram_x = gram_x.view(-1, copies, *size, copies, *size)
+    patches: Tensor | None = None
+    for tap in itertools.product(*(range(extent) for extent in geometry.kernel)):
+        places = [
+            slice(at * dilation, at * dilation + stride * (count - 1) + 1, stride)
+            for at, dilation, stride, count in zip(tap, geometry.dilation, geometry.stride, out, strict=True)
+        ]
+        part = gram_x[(slice(None), slice(None), *places, slice(None), *places)]
+        patches = part.clone() if patches is None else patches.add_(part)
+    assert patches is not None
+    patches = patches.reshape(len(x), dy.shape[2], dy.shape[2])
+    added = patches.diagonal(dim1=1, dim2=2).clamp(min=0).sqrt() * torch.linalg.vector_norm(dy, dim=1)
+    products = patches.mul_(torch.bmm(dy.transpose(1, 2), dy)).view(records, -1).sum(1)
+    return norms_from(products, added.view(records, -1).sum(1))
+
+
+def _positions(rows: Tensor, groups: int) -> Tensor:
+    """(records, copies, channels, *size) to (records * groups, channels / groups, copies * positions)."""
+    split = rows.flatten(3).unflatten(2, (groups, -1)).permute(0, 2, 3, 1, 4)
+    return split.flatten(3).flatten(0, 1)

@@ -1,0 +1,50 @@
+"""The engine that clips by bookkeeping."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from dptrain.contracts import Plan
+from dptrain.privacy.bookkeeping.module import BookkeepingModule
+from dptrain.privacy.clipping import Clipper, wide
+from dptrain.privacy.noisy import NoisyEngine, NoisySum
+
+
+class BookkeepingEngine(NoisyEngine):
+    """One backward pass for the gradients of layer outputs; norms and the weighted sum follow from those."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        plan: Plan,
+        *,
+        loss: Callable[[Tensor, Tensor], Tensor],
+        generator: torch.Generator,
+    ) -> None:
+        self.module = BookkeepingModule(model)
+        clipper = Clipper.of(model, plan.clipping, plan.max_grad_norm)
+        self.optimizer = NoisySum(optimizer, plan, clipper, generator)
+        self.loss = loss
+
+    def accumulate(self, inputs: Tensor, labels: Tensor, copies: int = 1) -> Tensor:
+        if len(labels) == 0:
+            return inputs.new_zeros(())
+        with self.module.recording(len(labels), copies) as tape:
+            loss = self.loss(self.module(inputs), labels).sum() / copies
+            tape.backward(loss)
+        shares = [tape.shares.pop(parameter, None) for parameter in self.optimizer.params]
+        nothing = wide(inputs.new_zeros(len(labels) // copies))
+        norms = [nothing if share is None else share.norms for share in shares]
+        factors = self.optimizer.clipper.factors(torch.stack(norms))
+        self.optimizer.dropped += int((factors[0] == 0).sum())
+        sums = []
+        for parameter, factor in zip(self.optimizer.params, factors, strict=True):
+            share = shares.pop(0)
+            sums.append(torch.zeros_like(parameter) if share is None else share.weighted(factor))
+        self.optimizer.add(sums)
+        return loss.detach()

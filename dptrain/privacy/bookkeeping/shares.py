@@ -1,0 +1,130 @@
+"""What each record adds to the gradient of one parameter, in the form that is cheapest to hold."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from dptrain.privacy.clipping import scaled, weighted_sum
+
+# Numbers in a block of gradients: few enough for a core's cache, and for the allocator to keep their memory.
+BLOCK = 600_000
+BLOCK_ELSEWHERE = 100_000_000  # a GPU wants few large pieces; this bounds what they take
+
+
+def lengths(rows: Tensor) -> Tensor:
+    """Euclidean norm of each row (rows, ...): (rows,)."""
+    return torch.linalg.vector_norm(rows.flatten(1), dim=1)
+
+
+def in_blocks(size: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Tensors (records, ...) in parts of a few records, each of which has gradients of `size` numbers."""
+    block = BLOCK if tensors[0].device.type == "cpu" else BLOCK_ELSEWHERE
+    parts = math.ceil(len(tensors[0]) * size / block)
+    return zip(*(tensor.chunk(parts) for tensor in tensors), strict=True)
+
+
+class Share(Protocol):
+    """The records' gradients with respect to one parameter, be they ever formed or not."""
+
+    @property
+    def norms(self) -> Tensor:
+        """Norm of each record's gradient: (records,), float32 or wider."""
+        ...
+
+    def weighted(self, factors: Tensor) -> Tensor:
+        """Sum over records of gradient times factor; a factor of zero leaves the record out."""
+        ...
+
+    def rows(self) -> Tensor:
+        """The gradients in full: (records, ...)."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Instantiated:
+    """Gradients in full, in blocks of some records: (records, ...) each.
+
+    Blocks, because memory of tens of megabytes is asked of the system anew each time, page by page,
+    while that of smaller pieces stays at hand from step to step.
+    """
+
+    blocks: tuple[Tensor, ...]
+    norms: Tensor
+
+    @classmethod
+    def of(cls, blocks: Iterable[Tensor]) -> Instantiated:
+        """Blocks whose norms are taken as they come, while they are in the processor's cache."""
+        formed, norms = [], []
+        for block in blocks:
+            formed.append(block)
+            norms.append(lengths(block))
+        return cls(blocks=tuple(formed), norms=torch.cat(norms))
+
+    def weighted(self, factors: Tensor) -> Tensor:
+        parts = factors.split([len(block) for block in self.blocks])
+        total = weighted_sum(self.blocks[0], parts[0])
+        for block, part in zip(self.blocks[1:], parts[1:], strict=True):
+            total += weighted_sum(block, part)
+        return total
+
+    def rows(self) -> Tensor:
+        return torch.cat(self.blocks)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kept:
+    """Inputs (records, ...) of a layer and gradients (records, ...) of its output, yet to be multiplied.
+
+    `combine` maps inputs and output gradients of any records to their summed gradient; `form`
+    to their gradients one by one.
+    """
+
+    inputs: Tensor
+    grads: Tensor
+    norms: Tensor
+    combine: Callable[[Tensor, Tensor], Tensor]
+    form: Callable[[Tensor, Tensor], Tensor]
+
+    def weighted(self, factors: Tensor) -> Tensor:
+        inputs, grads = self.inputs, self.grads
+        kept = factors != 0
+        if not bool(kept.all()):
+            # Not by a factor of zero: inputs or gradients of a record left out may be infinite.
+            inputs, grads, factors = inputs[kept], grads[kept], factors[kept]
+        return self.combine(inputs, scaled(grads, factors))
+
+    def rows(self) -> Tensor:
+        return self.form(self.inputs, self.grads)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Looked:
+    """Gradients of a table of which each record reads few rows: `values` (entries, width) of its `places`.
+
+    Entry e belongs to record `owners[e]` and to row `places[e]` of the table; no two entries share both.
+    """
+
+    owners: Tensor
+    places: Tensor
+    values: Tensor
+    records: int
+    shape: torch.Size
+
+    @property
+    def norms(self) -> Tensor:
+        squares = self.values.new_zeros(self.records)
+        return squares.index_add(0, self.owners, self.values.square().sum(1)).sqrt()
+
+    def weighted(self, factors: Tensor) -> Tensor:
+        table = self.values.new_zeros(self.shape)
+        return table.index_add(0, self.places, scaled(self.values, factors[self.owners]))
+
+    def rows(self) -> Tensor:
+        table = self.values.new_zeros(self.records, *self.shape)
+        return table.index_put((self.owners, self.places), self.values)

@@ -1,0 +1,292 @@
+#!/usr/bin/env python3
+"""What privacy costs in time and memory, a step of DP-SGD beside one of SGD: python scripts/bench_step.py
+
+Five models, four ways to take a step, each in a process of its own, so that peak memory is told apart:
+
+plain         SGD in plain PyTorch
+opacus_hooks  Opacus' GradSampleModule: every record's gradient in full
+opacus_ghost  Opacus' fast gradient clipping: a pass for norms, a second for the weighted sum
+dptrain       mechanism.engine=bookkeeping: one pass for the gradients of layer outputs
+
+The processes take turns, and each private step is compared with the plain step just before it: the speed
+shown is the median over pairs. Memory is the highest resident memory of a process (on a GPU: allocated by
+PyTorch) over that of the plain one. Noise and update are part of every private step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dptrain.contracts import Plan
+from dptrain.models.cnn import SmallCNN
+from dptrain.models.mlp import Logistic, Mlp
+from dptrain.privacy.dpsgd import make_engine
+
+MODES = {"plain": "", "opacus_hooks": "hooks", "opacus_ghost": "ghost", "dptrain": "bookkeeping"}
+PRIVATE = tuple(MODES)[1:]
+WARM_UP = 2  # steps that are not timed
+
+
+class Block(nn.Module):
+    """Two convolutions and a shortcut (He et al. 2016), with GroupNorm."""
+
+    def __init__(self, width: int, out: int, stride: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(width, out, 3, stride=stride, padding=1, bias=False)
+        self.first_norm = nn.GroupNorm(32, out)
+        self.second = nn.Conv2d(out, out, 3, padding=1, bias=False)
+        self.second_norm = nn.GroupNorm(32, out)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or width != out:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(width, out, 1, stride=stride, bias=False), nn.GroupNorm(32, out)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.first_norm(self.first(x)))
+        return F.relu(self.second_norm(self.second(y)) + self.shortcut(x))
+
+
+def resnet18() -> nn.Module:
+    """ResNet-18 as it is used for images of 32 pixels: a 3 x 3 stem and no pooling before the blocks."""
+    layers: list[nn.Module] = [nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.GroupNorm(32, 64), nn.ReLU()]
+    width = 64
+    for out, stride in ((64, 1), (64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), (512, 1)):
+        layers.append(Block(width, out, stride))
+        width = out
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 10))
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention and two linear layers, each after LayerNorm (Vaswani et al. 2017)."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.attention_norm, self.mlp_norm = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        normed = self.attention_norm(x)
+        query, key, value = (
+            layer(normed).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for layer in (self.query, self.key, self.value)
+        )
+        mixed = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        x = x + self.out(mixed)
+        return x + self.mlp(self.mlp_norm(x))
+
+
+class Transformer(nn.Module):
+    """An encoder that classifies texts (n, length) of token numbers."""
+
+    def __init__(self, *, vocabulary: int, length: int, width: int, layers: int, heads: int) -> None:
+        super().__init__()
+        self.tokens, self.places = nn.Embedding(vocabulary, width), nn.Embedding(length, width)
+        self.layers = nn.Sequential(*(EncoderLayer(width, heads) for _ in range(layers)))
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, 2)
+
+    def forward(self, texts: Tensor) -> Tensor:
+        places = torch.arange(texts.shape[1], device=texts.device).repeat(len(texts), 1)
+        x = self.layers(self.tokens(texts) + self.places(places))
+        return self.head(self.norm(x).mean(1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A model and the batches that it is trained on."""
+
+    build: Callable[[], nn.Module]
+    inputs: Callable[[], Tensor]
+    classes: int
+
+
+TASKS = {
+    "cnn": Task(
+        build=lambda: SmallCNN((1, 28, 28), 2), inputs=lambda: torch.randn(256, 1, 28, 28), classes=2
+    ),
+    "resnet18": Task(build=resnet18, inputs=lambda: torch.randn(64, 3, 32, 32), classes=10),
+    "mlp": Task(
+        build=lambda: Mlp((108,), 2, widths=(256, 256, 256)),
+        inputs=lambda: torch.randn(1024, 108),
+        classes=2,
+    ),
+    "transformer": Task(
+        build=lambda: Transformer(vocabulary=8192, length=128, width=256, layers=4, heads=4),
+        inputs=lambda: torch.randint(8192, (32, 128)),
+        classes=2,
+    ),
+    # Scattering features are computed once, normalised and kept: the head is what a step trains.
+    "linear": Task(
+        build=lambda: Logistic((81, 7, 7), 10), inputs=lambda: torch.randn(4096, 81, 7, 7), classes=10
+    ),
+}
+
+
+def make_step(task: Task, mode: str, device: torch.device, dtype: torch.dtype) -> Callable[[], None]:
+    """One step of SGD on a batch that stays the same, by this mode."""
+    torch.manual_seed(0)
+    model = task.build().to(device, dtype).train()
+    inputs = task.inputs()
+    labels = torch.randint(task.classes, (len(inputs),)).to(device)
+    inputs = inputs.to(device, dtype) if inputs.is_floating_point() else inputs.to(device)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    if mode == "plain":
+
+        def step() -> None:
+            F.cross_entropy(model(inputs), labels).backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+        return step
+
+    plan = Plan(
+        units=len(inputs),
+        sample_rate=1.0,
+        steps=1,
+        expected_batch_size=len(inputs),
+        max_grad_norm=1.0,
+        noise_multiplier=1.0,
+    )
+    loss = partial(F.cross_entropy, reduction="none")
+    noise = torch.Generator(device).manual_seed(0)
+    engine = make_engine(MODES[mode], model, optimizer, plan, loss=loss, generator=noise)
+
+    def private_step() -> None:
+        engine.accumulate(inputs, labels)
+        engine.update()
+
+    return private_step
+
+
+def serve(model: str, mode: str, options: argparse.Namespace) -> None:
+    """Take a step for each line that comes in, and answer with its seconds; at the end with peak memory."""
+    torch.set_num_threads(options.threads)
+    device = torch.device(options.device)
+    step = make_step(TASKS[model], mode, device, getattr(torch, options.dtype))
+    for _ in range(WARM_UP):
+        step()
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        started = time.perf_counter()
+        step()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        print(time.perf_counter() - started, flush=True)
+    if device.type == "cuda":
+        print(torch.cuda.max_memory_allocated(device) / 2**20)
+    else:
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10)
+
+
+class Worker:
+    """A process that takes steps of one model in one mode when it is told to."""
+
+    def __init__(self, model: str, mode: str, options: argparse.Namespace) -> None:
+        here = Path(__file__).resolve()
+        command = [sys.executable, str(here), "--serve", model, mode]
+        command += [f"--{name}={getattr(options, name)}" for name in ("threads", "device", "dtype")]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=here.parents[1]
+        )
+
+    def ready(self) -> None:
+        """Wait until it is warm."""
+        self._answer()
+
+    def _answer(self) -> str:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"a process ended early: {' '.join(map(str, self.process.args))}")
+        return line
+
+    def step(self) -> float:
+        """Seconds of one step."""
+        assert self.process.stdin is not None
+        self.process.stdin.write("step\n")
+        self.process.stdin.flush()
+        return float(self._answer())
+
+    def finish(self) -> float:
+        """Highest memory in MiB; the process is gone."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        peak = float(self._answer())
+        self.process.wait()
+        return peak
+
+
+def measure(model: str, options: argparse.Namespace) -> dict[str, object]:
+    """Speeds and memory relative to plain SGD, and the plain figures themselves on the way."""
+    workers = {mode: Worker(model, mode, options) for mode in MODES}
+    for worker in workers.values():
+        worker.ready()
+    speeds: dict[str, list[float]] = {mode: [] for mode in PRIVATE}
+    plain: list[float] = []
+    for _ in range(options.repeats):
+        for mode in PRIVATE:
+            plain.append(workers["plain"].step())
+            speeds[mode].append(plain[-1] / workers[mode].step())
+    peaks = {mode: worker.finish() for mode, worker in workers.items()}
+    found = {mode: statistics.median(values) for mode, values in speeds.items()}
+    memory = {mode: peaks[mode] / peaks["plain"] for mode in PRIVATE}
+    for mode in PRIVATE:
+        print(f"{model:<12}{mode:<14}{found[mode]:8.2f}{memory[mode]:8.2f}", flush=True)
+    print(f"{model:<12}{'plain':<14}{statistics.median(plain) * 1e3:8.1f} ms{peaks['plain']:8.0f} MiB")
+    return {**found, "memory": memory}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the benchmark."""
+    options = parse(arguments)
+    if options.serve:
+        serve(*options.serve, options)
+        return 0
+    started = time.perf_counter()
+    card = f", {torch.cuda.get_device_name()}" if options.device == "cuda" else ""
+    print(f"{options.threads} threads, {options.device}{card}, {options.dtype}\n")
+    print(f"{'model':<12}{'mode':<14}{'speed':>8}{'memory':>8}   relative to plain SGD")
+    table = {model: measure(model, options) for model in options.models.split(",")}
+    print(f"\n{time.perf_counter() - started:.0f} seconds")
+    if options.json:
+        print(json.dumps(table))
+    return 0
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """The options, checked."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--models", default=",".join(TASKS), help="some of them, with commas (default all)")
+    parser.add_argument("--repeats", type=int, default=5, help="pairs of steps a mode (default 5)")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of PyTorch (default all cores)")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
+    parser.add_argument("--dtype", default="float32", help="float32 or bfloat16 (default float32)")
+    parser.add_argument("--json", action="store_true", help="end with one line of JSON")
+    parser.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if unknown := set(options.models.split(",")) - set(TASKS):
+        parser.error(f"--models {', '.join(sorted(unknown))} is unknown; choose among {', '.join(TASKS)}")
+    if options.repeats < 1:
+        parser.error(f"--repeats {options.repeats} must be at least 1")
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())

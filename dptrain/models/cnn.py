@@ -6,13 +6,16 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU}
+from dptrain.models.activations import make_activation
+from dptrain.models.standardised import StandardisedConv2d
 
 
 class SmallCNN(nn.Module):
     """Convolution, GroupNorm, activation, once for each entry of `channels`; then a linear head.
 
-    A block of stride 2 halves the image as it convolves (cheap); one of stride 1 by max-pooling.
+    A block of stride 2 halves the image as it convolves (cheap); one of stride 1 by max-pooling, unless
+    `pools` says, block by block, which of them pool.
+    `groups` 0 leaves the normalisation out; `activation` is as `make_activation` takes it.
 
     Bounded activations keep per-sample gradients small (Papernot et al. 2021, "Tempered
     Sigmoid Activations"), and GroupNorm normalises each record by itself. Takes inputs
@@ -28,19 +31,22 @@ class SmallCNN(nn.Module):
         strides: Sequence[int] = (2, 1),
         kernel_sizes: Sequence[int] = (5, 3),
         groups: int = 4,
-        activation: str = "tanh",
+        activation: str | Sequence[float] = "tanh",
         pooled: int = 4,
+        pools: Sequence[bool] | None = None,
+        weight_standardisation: bool = False,
     ) -> None:
         super().__init__()
+        convolution = StandardisedConv2d if weight_standardisation else nn.Conv2d
         layers: list[nn.Module] = []
         width = shape[0]
-        for out, stride, kernel in zip(channels, strides, kernel_sizes, strict=True):
-            layers += [
-                nn.Conv2d(width, out, kernel, stride=stride, padding=kernel // 2),
-                nn.GroupNorm(groups, out),
-                ACTIVATIONS[activation](),
-            ]
-            if stride == 1:
+        pools = [stride == 1 for stride in strides] if pools is None else pools
+        for out, stride, kernel, pool in zip(channels, strides, kernel_sizes, pools, strict=True):
+            layers.append(convolution(width, out, kernel, stride=stride, padding=kernel // 2))
+            if groups > 0:
+                layers.append(nn.GroupNorm(groups, out))
+            layers.append(make_activation(activation))
+            if pool:
                 layers.append(nn.MaxPool2d(2))
             width = out
         self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(pooled), nn.Flatten())

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from dptrain.models.cnn import ACTIVATIONS
+from dptrain.models.activations import make_activation
 
 
 class Mlp(nn.Module):
@@ -23,13 +23,13 @@ class Mlp(nn.Module):
         num_classes: int,
         *,
         widths: Sequence[int] = (32,),
-        activation: str = "tanh",
+        activation: str | Sequence[float] = "tanh",
     ) -> None:
         super().__init__()
         layers: list[nn.Module] = [nn.Flatten()]
         width = math.prod(shape)
         for out in widths:
-            layers += [nn.Linear(width, out), ACTIVATIONS[activation]()]
+            layers += [nn.Linear(width, out), make_activation(activation)]
             width = out
         self.features = nn.Sequential(*layers)
         self.head = nn.Linear(width, num_classes)

@@ -1,0 +1,103 @@
+"""The recipes whose data may not be at hand, on stand-ins of the same shape: composed, trained, released."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from support import command, finish, order
+
+from dptrain.assembly import assemble, make_model
+from dptrain.config import parse
+from dptrain.contracts import Budget, Streams
+from dptrain.models.frozen import split
+
+RECIPES = ("mnist_scatter", "fashion_scatter", "cifar10_scatter", "cifar10_wrn", "medical_scatter")
+SHAPES = {"mnist": (28, 28), "cifar10": (32, 32, 3), "pneumoniamnist": (28, 28)}
+SMALLER = ("attack=[]", "control.enabled=false", "tracking=none", "training.evaluations=1", "data.holdout=40")
+
+
+def stand_in(name: str, folder: Path) -> None:
+    """Noise in the shape and under the names of a data set."""
+    rng = np.random.default_rng(0)
+    parts = {"train": 200, "test": 40} | ({"val": 40} if name == "pneumoniamnist" else {})
+    arrays = {}
+    for part, count in parts.items():
+        arrays[f"{part}_images"] = rng.integers(0, 256, (count, *SHAPES[name]), dtype=np.uint8)
+        labels = np.arange(count) % (2 if name == "pneumoniamnist" else 10)
+        arrays[f"{part}_labels"] = labels.reshape(-1, 1) if name == "pneumoniamnist" else labels
+    np.savez(folder / f"{name}.npz", **arrays)
+
+
+def idx_files(folder: Path) -> None:
+    """Noise in the files of Fashion-MNIST."""
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 200), ("t10k", 40)):
+        sizes = [count.to_bytes(4, "big"), *[(28).to_bytes(4, "big")] * 2]
+        images = rng.integers(0, 256, (count, 28, 28), dtype=np.uint8).tobytes()
+        (folder / f"{part}-images-idx3-ubyte.gz").write_bytes(
+            gzip.compress(bytes([0, 0, 8, 3]) + b"".join(sizes) + images)
+        )
+        labels = (np.arange(count) % 10).astype(np.uint8).tobytes()
+        (folder / f"{part}-labels-idx1-ubyte.gz").write_bytes(
+            gzip.compress(bytes([0, 0, 8, 1]) + sizes[0] + labels)
+        )
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_opens_with_its_command_and_fits_on_a_screen(recipe: str) -> None:
+    text = (Path(__file__).parents[1] / "recipes" / f"{recipe}.yaml").read_text()
+    lines = text.splitlines()
+    assert lines[0].startswith(f"# python -m dptrain recipe={recipe}")
+    assert lines[1].startswith("# ")
+    assert len(lines) <= 36
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_promises_what_it_says(recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each composes at delta 1e-5 with Poisson sampling, and its model takes the data's images."""
+    monkeypatch.setenv("DPTRAIN_DATA", str(tmp_path))
+    for name in SHAPES:
+        stand_in(name, tmp_path)
+    idx_files(tmp_path)
+    small = [
+        "training.expected_batch_size=20",
+        *(() if recipe == "medical_scatter" else ("data.holdout=40",)),
+    ]
+    root = ["data.root=" + str(tmp_path)] if recipe == "fashion_scatter" else []
+    config = parse(order(*small, *root, recipe=recipe).config)
+    assert config.privacy.delta == 1e-5
+    assert config.training.sampling == "poisson"
+    parts = assemble(config)
+    splits = parts.source.load(torch.Generator().manual_seed(0))
+    model = make_model(config, parts.mechanism, splits, Streams(0, True))
+    assert (split(model) is None) == (recipe == "cifar10_wrn")
+    budget = Budget(epsilon=config.privacy.epsilon, delta=1e-5)
+    assert parts.mechanism.plan(splits, budget).steps == config.training.steps
+
+
+@pytest.mark.parametrize(
+    ("recipe", "words"),
+    [
+        ("cifar10_scatter", ("training.expected_batch_size=40", "training.steps=3")),
+        (
+            "cifar10_wrn",
+            (
+                "training.expected_batch_size=4", "training.steps=2", "training.augmentations=2",
+                "training.physical_batch_size=8", "model.depth=10", "model.width=1",
+            ),
+        ),
+    ],
+)  # fmt: skip
+def test_cifar10_trains_for_a_few_steps(
+    recipe: str, words: tuple[str, ...], tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setenv("DPTRAIN_DATA", str(tmp_path))
+    stand_in("cifar10", tmp_path)
+    code, _, errors = finish(command(f"recipe={recipe}", *words, *SMALLER, cwd=tmp_path))
+    assert code == 0, errors
+    (weights,) = tmp_path.glob("runs/*/weights.pt")
+    assert all(torch.isfinite(value).all() for value in torch.load(weights).values())

@@ -29,6 +29,7 @@ from dptrain.contracts.privacy import Budget, Guarantee, Plan
 from dptrain.contracts.randomness import Streams
 from dptrain.contracts.records import Canaries, Records, Sensitive, Splits
 from dptrain.contracts.release import Knowledge, Observation, Observer, Output, Queries, Release
+from dptrain.contracts.rows import Rows
 from dptrain.contracts.targets import Shadow, Shadows, Slots, Targets
 from dptrain.contracts.training import Context, Mechanism, Progress, Tracker
 
@@ -66,6 +67,7 @@ __all__ = [
     "Records",
     "Release",
     "Report",
+    "Rows",
     "SamplingSeen",
     "Scores",
     "Sensitive",

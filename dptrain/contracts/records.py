@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -9,30 +11,79 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from dptrain.contracts.errors import DataError
+from dptrain.contracts.rows import Chosen, Held, Rows, join
 
 
 class Records(Dataset):
-    """Labelled records held in memory: inputs (N, ...) float in declared bounds, labels (N,) int64."""
+    """Labelled records: inputs (N, ...) float in declared bounds, labels (N,) int64.
 
-    def __init__(self, inputs: Tensor, labels: Tensor) -> None:
-        if len(inputs) != len(labels):
-            raise DataError(f"{len(inputs)} inputs but {len(labels)} labels: give one label a record")
-        self.inputs = inputs
+    Labels are in memory; inputs are a tensor, or rows that are read when they are asked for. Of those
+    `take` and `and_more` read none, and `inputs` reads them all: ask it of a few, as in
+    `records.take(indices).inputs`, and go over many in `batches`.
+    """
+
+    def __init__(self, inputs: Tensor | Rows, labels: Tensor) -> None:
+        self._rows: Rows = Held(inputs) if isinstance(inputs, Tensor) else inputs
+        if self._rows.shape[0] != len(labels):
+            raise DataError(f"{self._rows.shape[0]} inputs but {len(labels)} labels: give one label a record")
         self.labels = labels
+        self._hashed: hashlib._Hash | None = None
+
+    @property
+    def inputs(self) -> Tensor:
+        """The inputs of all these records, in memory."""
+        return self._rows.inputs if isinstance(self._rows, Held) else self._rows.read(torch.arange(len(self)))
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether nothing needs to be read any more."""
+        return isinstance(self._rows, Held)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one input."""
+        return self._rows.shape[1:]
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        return self.inputs[index], self.labels[index]
+        return self._rows.read(torch.tensor([index]))[0], self.labels[index]
 
     def take(self, indices: Tensor) -> Records:
         """The records at these positions, in this order."""
-        return Records(self.inputs[indices], self.labels[indices])
+        rows = self._rows
+        return Records(
+            rows.inputs[indices] if isinstance(rows, Held) else Chosen(rows, indices), self.labels[indices]
+        )
 
     def and_more(self, more: Records) -> Records:
         """These records and, after them, those."""
-        return Records(torch.cat([self.inputs, more.inputs]), torch.cat([self.labels, more.labels]))
+        return Records(join(self._rows, more._rows), torch.cat([self.labels, more.labels]))
+
+    def labelled(self, labels: Tensor) -> Records:
+        """The same inputs under other labels (N,)."""
+        return Records(self._rows, labels)
+
+    def read(self) -> Records:
+        """These records, in memory."""
+        return Records(self.inputs, self.labels)
+
+    def batches(self, size: int = 1024) -> Iterator[Records]:
+        """All of them in their order, `size` at a time, each batch in memory."""
+        for start in range(0, len(self), size):
+            stop = min(start + size, len(self))
+            yield Records(self._rows.read(torch.arange(start, stop)), self.labels[start:stop])
+
+    def hashed(self) -> hashlib._Hash:
+        """A SHA-256 that has taken in inputs and labels, the same wherever they are kept; reads them once."""
+        if self._hashed is None:
+            whole = hashlib.sha256()
+            for batch in self.batches():
+                whole.update(batch.inputs.contiguous().numpy().tobytes())
+            whole.update(self.labels.contiguous().numpy().tobytes())
+            self._hashed = whole
+        return self._hashed.copy()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +138,7 @@ class Splits:
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of one input, without the batch dimension."""
-        return tuple(self.train.inputs.shape[1:])
+        return self.train.shape
 
     @property
     def num_classes(self) -> int:

@@ -11,6 +11,7 @@ from torch import Tensor
 from dptrain.contracts import ConfigError, DataError, Records
 
 CHANNELS = (1, 2, 3, 4)  # more than four in the last axis is an axis of pixels
+CHUNK = 1024  # records that are looked at at once
 
 
 def to_records(
@@ -38,6 +39,11 @@ def to_inputs(images: np.ndarray, *, name: str, bounds: tuple[float, float] = (0
     uint8 is divided by 255; floats are taken from their declared `bounds`. Raises DataError
     for another shape or type, no records, NaN, infinity, and values outside `bounds`.
     """
+    return convert(check_images(images, name=name, bounds=bounds), bounds=bounds)
+
+
+def check_images(images: np.ndarray, *, name: str, bounds: tuple[float, float]) -> np.ndarray:
+    """These images as (N, H, W, C), of which no more than a chunk is looked at at once; or DataError."""
     if images.ndim == 3:
         images = images[..., np.newaxis]
     if images.ndim != 4 or images.shape[-1] not in CHANNELS:
@@ -49,13 +55,20 @@ def to_inputs(images: np.ndarray, *, name: str, bounds: tuple[float, float] = (0
         raise DataError(
             f"{name} has shape {tuple(images.shape)}, so it holds no records: give it at least one"
         )
-    if images.dtype == np.uint8:
-        return _channels_first(images).div_(255.0)
-    if images.dtype.kind != "f":
-        raise DataError(f"{name} is {images.dtype}: store pixels as uint8, or as floats in data.bounds")
-    _refuse_unbounded(images, name=name, bounds=bounds)
-    low, high = bounds
+    if images.dtype != np.uint8:
+        if images.dtype.kind != "f":
+            raise DataError(f"{name} is {images.dtype}: store pixels as uint8, or as floats in data.bounds")
+        for first in range(0, len(images), CHUNK):
+            _refuse_unbounded(images[first : first + CHUNK], first=first, name=name, bounds=bounds)
+    return images
+
+
+def convert(images: np.ndarray, *, bounds: tuple[float, float]) -> Tensor:
+    """Float32 (N, C, H, W) in (0, 1), from images (N, H, W, C) that have been checked."""
     scaled = _channels_first(images)
+    if images.dtype == np.uint8:
+        return scaled.div_(255.0)
+    low, high = bounds
     # Rounding to float32 may step over the edge of the bounds by one unit in the last place.
     return scaled.sub_(low).div_(high - low).clamp_(0.0, 1.0)
 
@@ -117,19 +130,19 @@ def _channels_first(images: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2), dtype=np.float32))
 
 
-def _refuse_unbounded(images: np.ndarray, *, name: str, bounds: tuple[float, float]) -> None:
+def _refuse_unbounded(images: np.ndarray, *, first: int, name: str, bounds: tuple[float, float]) -> None:
     flat = images.reshape(len(images), -1)
     low, high = bounds
     lost = ~np.isfinite(flat).all(axis=1)
     if lost.any():
         record = int(lost.argmax())
         what = "NaN" if np.isnan(flat[record]).any() else "infinity"
-        raise DataError(f"record {record} of {name} holds {what}: repair or remove the record")
+        raise DataError(f"record {first + record} of {name} holds {what}: repair or remove the record")
     beyond = (flat < low) | (flat > high)
     if beyond.any():
         record = int(beyond.any(axis=1).argmax())
         value = flat[record][beyond[record]][0]
         raise DataError(
-            f"record {record} of {name} holds {value:g}, outside the declared bounds ({low:g}, {high:g}): "
-            f"rescale the images, or declare their true range in data.bounds"
+            f"record {first + record} of {name} holds {value:g}, outside the declared bounds "
+            f"({low:g}, {high:g}): rescale the images, or declare their true range in data.bounds"
         )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from dptrain.contracts import ConfigError, DataError, Records, Splits
-from dptrain.data.checks import to_inputs
+from dptrain.data.checks import convert
 from dptrain.data.splits import assemble, check_fractions, divide, number_groups
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
@@ -28,7 +30,8 @@ class ImageFolder:
     A part without a folder is cut from the training images at random. Images are resized to
     `size` (height, width in pixels) without keeping their proportions. `group_pattern`, matched
     from the start of the file's name, captures whose image it is (`(patient\\d+)`); a patient is
-    never divided. Classes are the folders' names, in order.
+    never divided. Classes are the folders' names, in order. `lazy` decodes images when they are
+    needed, for more than memory holds; `workers` threads decode (default: one a processor).
     """
 
     root: str
@@ -40,6 +43,8 @@ class ImageFolder:
     holdout_fraction: float = 0.15
     test_fraction: float = 0.15
     class_prior: Sequence[float] | None = None
+    lazy: bool = False
+    workers: int | None = None
 
     def __post_init__(self) -> None:
         check_fractions(holdout_fraction=self.holdout_fraction, test_fraction=self.test_fraction)
@@ -48,6 +53,10 @@ class ImageFolder:
         if len(self.size) != 2 or min(self.size) < 1:
             raise ConfigError(
                 f"data.size={list(self.size)} must be height and width in pixels; e.g. [64, 64]"
+            )
+        if self.workers is not None and self.workers < 1:
+            raise ConfigError(
+                f"data.workers={self.workers} must be at least 1 thread; or null, one a processor"
             )
         if self.group_pattern is not None:
             try:
@@ -122,9 +131,9 @@ class ImageFolder:
         return [match[1] for match in found if match]
 
     def _read(self, files: Sequence[tuple[Path, int]]) -> Records:
-        images = np.stack([self._read_image(path) for path, _ in files])
+        rows = ImageFiles([path for path, _ in files], self._read_image, self.workers or os.cpu_count() or 1)
         labels = torch.tensor([label for _, label in files])
-        return Records(to_inputs(images, name=self.root), labels)
+        return Records(rows, labels) if self.lazy else Records(rows, labels).read()
 
     def _read_image(self, path: Path) -> np.ndarray:
         """One image, (H, W, C) in `size`, float32 in (0, 1)."""
@@ -141,6 +150,23 @@ class ImageFolder:
         small = image.resize((width, height), Image.Resampling.BILINEAR)
         pixels = np.asarray(small, dtype=np.float32).reshape(height, width, -1) / np.float32(white)
         return np.repeat(pixels, channels, axis=-1).clip(0.0, 1.0)
+
+
+class ImageFiles:
+    """Rows of image files: decoded when they are read, by several threads at once."""
+
+    def __init__(self, paths: Sequence[Path], decode: Callable[[Path], np.ndarray], workers: int) -> None:
+        self.paths, self.decode, self.workers = paths, decode, workers
+        height, width, channels = decode(paths[0]).shape
+        self.shape = len(paths), channels, height, width
+
+    def read(self, indices: Tensor) -> Tensor:
+        images = np.empty((len(indices), *self.shape[2:], self.shape[1]), dtype=np.float32)
+        with ThreadPoolExecutor(self.workers) as pool:  # Pillow decodes without holding the others up
+            decoded = pool.map(self.decode, [self.paths[place] for place in indices.tolist()])
+            for place, image in enumerate(decoded):
+                images[place] = image
+        return convert(images, bounds=(0.0, 1.0))
 
 
 def _depth_kept(image: Image.Image, path: Path) -> Image.Image:

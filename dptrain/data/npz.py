@@ -1,4 +1,4 @@
-"""A user's own npz file."""
+"""A user's own npz file, or folder of npy files."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from dptrain.contracts import ConfigError, DataError, Records, Splits
 from dptrain.data.checks import same_count, to_records
 from dptrain.data.files import read_npz
+from dptrain.data.mapped import map_arrays, map_records
 from dptrain.data.splits import assemble, check_fractions, divide, number_groups
 
 REQUIRED = ("train_images", "train_labels")
@@ -29,12 +30,13 @@ OPTIONAL = (
 
 @dataclass(frozen=True, kw_only=True)
 class Npz:
-    """Images of an npz file, with `train_images` (N, H, W[, C]) and `train_labels` (N,).
+    """Images of an npz file, or a folder of .npy files: `train_images` (N, H, W[, C]), `train_labels` (N,).
 
     Images are uint8, or floats in `bounds`. `val_...` (held out; must be drawn as the training
     records are) and `test_...` are optional: a part that the file lacks is cut from the training
     records at random. `train_groups` (N,), numbers or names, say whose record each is; a patient
     is never divided. `classes` names each label, for how many there are is public, not counted.
+    `lazy` leaves the images in the file, for more than memory holds; it must not be compressed.
     """
 
     path: str
@@ -45,6 +47,7 @@ class Npz:
     holdout_fraction: float = 0.15
     test_fraction: float = 0.15
     class_prior: Sequence[float] | None = None
+    lazy: bool = False
 
     def __post_init__(self) -> None:
         check_fractions(holdout_fraction=self.holdout_fraction, test_fraction=self.test_fraction)
@@ -59,7 +62,8 @@ class Npz:
 
     def load(self, rng: torch.Generator) -> Splits:
         path = Path(self.path).expanduser()
-        arrays = read_npz(path, REQUIRED, OPTIONAL)
+        read = map_arrays if self.lazy or path.is_dir() else read_npz
+        arrays = read(path, REQUIRED, OPTIONAL)
         given = {
             part: self._records(arrays, part, path)
             for part in ("train", "val", "test")
@@ -93,7 +97,8 @@ class Npz:
             if key not in arrays:
                 raise DataError(f"{path} lacks {key}: save images and labels of a part together, or neither")
         low, high = self.bounds
-        return to_records(
+        make = map_records if self.lazy else to_records
+        return make(
             arrays[f"{part}_images"],
             arrays[f"{part}_labels"],
             part=part,

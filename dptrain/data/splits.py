@@ -85,11 +85,11 @@ def assemble(
     to test on; ConfigError if `mean` or `std` has not one value a channel, or `class_prior` not
     one frequency a class.
     """
-    shape = tuple(train.inputs.shape[1:])
+    shape = train.shape
     for part, records in (("holdout", holdout), ("test", test)):
-        if tuple(records.inputs.shape[1:]) != shape:
+        if records.shape != shape:
             raise DataError(
-                f"the {part} images of {name} have shape {tuple(records.inputs.shape[1:])} but the training "
+                f"the {part} images of {name} have shape {records.shape} but the training "
                 f"images have {shape} (channels, height, width): make them alike"
             )
     several_classes(train, name="training", classes=classes)

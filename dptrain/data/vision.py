@@ -14,6 +14,7 @@ from torchvision import datasets
 from dptrain.contracts import ConfigError, DataError, Records, Splits
 from dptrain.data.checks import to_records
 from dptrain.data.files import cache_folder, local_folders, missing, read_npz
+from dptrain.data.idx import find_idx, read_idx
 from dptrain.data.splits import assemble, divide
 
 TORCHVISION = {"mnist": datasets.MNIST, "fashion_mnist": datasets.FashionMNIST, "cifar10": datasets.CIFAR10}
@@ -41,9 +42,10 @@ KEYS = ("train_images", "train_labels", "test_images", "test_labels")
 class TorchvisionSet:
     """MNIST, FashionMNIST or CIFAR10; `holdout` records are cut from the training part at random.
 
-    `<name>.npz` (train_images, train_labels, test_images, test_labels) or torchvision's own
-    files are looked for in `root`, in the folder DPTRAIN_DATA and in `cache`; if there are none,
-    they are downloaded into `cache`. Raises DataError if they cannot be had.
+    `<name>.npz` (train_images, train_labels, test_images, test_labels), torchvision's own files or,
+    in `root` alone, for nothing in them tells what they are of, plain idx files (also `.gz`), are
+    looked for in `root`, in the folder DPTRAIN_DATA and in `cache`; if there are none, they are
+    downloaded into `cache`. Raises DataError if they cannot be had.
     Sources: LeCun et al. 1998; Xiao et al. 2017, arXiv 1708.07747; Krizhevsky 2009.
     """
 
@@ -63,7 +65,11 @@ class TorchvisionSet:
             )
 
     def load(self, rng: torch.Generator) -> Splits:
-        source, arrays = self._read(self._folder())
+        plain = None if self.root is None else find_idx(Path(self.root).expanduser())
+        if plain is None:
+            source, arrays = self._read(self._folder())
+        else:
+            source, arrays = f"{self.root}, idx files", {key: read_idx(path) for key, path in plain.items()}
         pool, test = (self._records(arrays, part, source) for part in ("train", "test"))
         if self.holdout >= len(pool):
             raise ConfigError(f"data.holdout={self.holdout} must be below the {len(pool)} training records")

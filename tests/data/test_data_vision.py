@@ -11,6 +11,7 @@ import torch
 from torchvision import datasets
 
 from dptrain.contracts import ConfigError, DataError
+from dptrain.data.idx import read_idx
 from dptrain.data.vision import TorchvisionSet
 
 
@@ -136,3 +137,35 @@ def test_the_real_mnist(rng) -> None:
     assert (len(splits.train), len(splits.holdout), len(splits.test)) == (55000, 5000, 10000)
     assert splits.train.labels.bincount(minlength=10).min() > 4500
     assert splits.train.inputs.mean() == pytest.approx(0.13, abs=0.01)
+
+
+@pytest.mark.usefixtures("nowhere")
+@pytest.mark.parametrize("packed", [True, False])
+def test_plain_idx_files_of_a_distribution(tmp_path: Path, rng, files, packed: bool) -> None:
+    for name, body in files.items():
+        path = tmp_path / (f"{name}.gz" if packed else name)
+        path.write_bytes(gzip.compress(body) if packed else body)
+    splits = source("fashion_mnist", root=str(tmp_path)).load(rng)
+    assert (len(splits.train), len(splits.holdout), len(splits.test)) == (15, 5, 10)
+    assert splits.train.inputs.unique().tolist() == pytest.approx([0.2])
+    assert splits.classes[0] == "T-shirt or top"
+    assert splits.source == f"{tmp_path}, idx files"
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"\0\0\x08\x01\0\0\0\x05\1\2", "is cut short: it holds 2 of 5 bytes"),
+        (b"\0\0\x0d\x01\0\0\0\0", "is not an idx file of bytes"),
+        (b"", "is not an idx file of bytes"),
+    ],
+)
+def test_damaged_idx_files_are_named(tmp_path: Path, body: bytes, said: str) -> None:
+    path = tmp_path / "t10k-labels-idx1-ubyte"
+    path.write_bytes(body)
+    with pytest.raises(DataError, match=said):
+        read_idx(path)
+    packed = tmp_path / "t10k-labels-idx1-ubyte.gz"
+    packed.write_bytes(gzip.compress(b"\0" * 100)[:-9])
+    with pytest.raises(DataError, match=r"cannot be read .* copy the file again"):
+        read_idx(packed)

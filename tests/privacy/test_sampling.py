@@ -1,10 +1,17 @@
 """Batches are drawn exactly as they are accounted for."""
 
+import math
+import time
+from decimal import Decimal, getcontext
+
+import numpy as np
 import pytest
 import torch
-from scipy.stats import binomtest, chisquare
+from scipy.stats import binom, binomtest, chisquare, geom, ks_2samp
 
-from dptrain.privacy.sampling import PoissonSampler, ShuffleSampler, Units, make_sampler
+from dptrain.contracts import DptrainError
+from dptrain.privacy import sampling
+from dptrain.privacy.sampling import PoissonSampler, ShuffleSampler, Units, make_sampler, passed_over, poisson
 
 
 def draws(sampler, steps, records):
@@ -111,3 +118,134 @@ def test_state_goes_on_with_the_very_same_draws(make_plan_of, sampling):
 def test_the_plan_chooses_the_sampler(make_plan_of, rng):
     assert isinstance(make_sampler(make_plan_of(), Units(5), rng), PoissonSampler)
     assert isinstance(make_sampler(make_plan_of(sampling="shuffle"), Units(5), rng), ShuffleSampler)
+
+
+def by_definition(count, rate, generator):
+    """Poisson sampling as it is defined: a coin for each unit."""
+    return (torch.rand(count, dtype=torch.float64, generator=generator) < rate).nonzero().squeeze(1)
+
+
+@pytest.mark.parametrize(("count", "rate"), [(1, 0.5), (50, 0.04), (2000, 0.01), (300, 0.9), (7, 1.0)])
+def test_batches_are_as_large_as_those_of_the_definition(rng, count, rate):
+    trials = 4000
+    sizes = torch.tensor([len(poisson(count, rate, rng)) for _ in range(trials)])
+    seen = sizes.bincount(minlength=count + 1).numpy()
+    expected = trials * binom.pmf(np.arange(count + 1), count, rate)
+    common = expected > 5
+    if common.sum() > 1:
+        left = (seen[~common].sum(), expected[~common].sum())
+        seen, expected = np.append(seen[common], left[0]), np.append(expected[common], left[1])
+        few = expected > 1
+        assert chisquare(seen[few], expected[few] * seen[few].sum() / expected[few].sum()).pvalue > 1e-3
+    defined = torch.tensor([len(by_definition(count, rate, rng)) for _ in range(trials)])
+    assert ks_2samp(sizes.numpy(), defined.numpy()).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("rate", [0.003, 0.3])
+def test_every_place_is_drawn_alike(rng, rate):
+    count, trials = 300, 40_000 if rate < 0.1 else 2000
+    drawn = torch.cat([poisson(count, rate, rng) for _ in range(trials)])
+    assert chisquare(drawn.bincount(minlength=count).numpy()).pvalue > 1e-3
+
+
+def test_gaps_are_geometric(rng):
+    rate = 0.01
+    places = poisson(2_000_000, rate, rng)
+    gaps = (places[1:] - places[:-1]).numpy()
+    edges = np.append(np.arange(1, 400, 20), np.inf)
+    seen, _ = np.histogram(gaps, edges)
+    expected = len(gaps) * np.diff(geom.cdf(edges - 1, rate))
+    assert chisquare(seen, expected).pvalue > 1e-3
+    # Nor does one gap foretell the next.
+    assert abs(np.corrcoef(gaps[1:], gaps[:-1])[0, 1]) < 5 / len(gaps) ** 0.5
+
+
+def test_whole_batches_are_as_likely_as_independent_coins_make_them(rng):
+    count, rate, trials = 5, 0.37, 40_000
+    outcomes = torch.tensor([int((2 ** poisson(count, rate, rng)).sum()) for _ in range(trials)])
+    ones = np.array([bin(outcome).count("1") for outcome in range(2**count)])
+    expected = trials * rate**ones * (1 - rate) ** (count - ones)
+    assert chisquare(outcomes.bincount(minlength=2**count).numpy(), expected).pvalue > 1e-3
+
+
+def test_a_batch_that_the_first_numbers_do_not_reach_goes_on(monkeypatch, rng):
+    monkeypatch.setattr(sampling.math, "ceil", lambda _: -7)  # one gap at a time
+    drawn = torch.cat([poisson(100, 0.1, rng) for _ in range(2000)])
+    assert binomtest(len(drawn), 200_000, 0.1).pvalue > 1e-3
+    assert chisquare(drawn.bincount(minlength=100).numpy()).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("rate", [1e-7, 1e-4, 0.3])
+@pytest.mark.parametrize("means", [0.1, 1, 10, 36])
+def test_rounding_is_as_small_as_is_said(rate, means):
+    """Where the number of units passed over steps from k - 1 to k, by bisection over all doubles."""
+    k = max(1, round(means / rate))
+    low, high = 0.0, 1.0  # k or more are passed over at `low`, fewer at `high`
+    while np.nextafter(low, 1) < high:
+        middle = (low + high) / 2
+        middle = middle if low < middle < high else float(np.nextafter(low, 1))
+        passed = float(passed_over(torch.tensor([middle], dtype=torch.float64), rate))
+        low, high = (middle, high) if passed >= k else (low, middle)
+    getcontext().prec = 60
+    step = -(1 - Decimal(rate)).ln()
+    off = abs(-Decimal(low).ln() - k * step)
+    assert off <= Decimal(2) ** -52 + k * step * Decimal(2) ** -51
+
+
+def test_uniform_numbers_have_twice_the_bits_of_a_double(monkeypatch):
+    def rare(*shape, **_):  # once in 2^53, the first 53 bits are zero, and the next decide
+        drawn = torch.zeros(shape, dtype=torch.float64)
+        drawn[1] = torch.linspace(0.1, 0.9, shape[1], dtype=torch.float64)
+        return drawn
+
+    monkeypatch.setattr(sampling.torch, "rand", rare)
+    first = int(poisson(10**7, 1e-5, torch.Generator())[0])
+    assert first == int(math.log(0.1 * 2.0**-53) / math.log1p(-1e-5))
+
+
+@pytest.mark.parametrize("uniform", [0.0, 1.0, 2.0**-106])
+@pytest.mark.parametrize("rate", [1e-300, 1e-12, 0.5, 1.0])
+def test_the_ends_of_the_unit_interval_do_no_harm(monkeypatch, uniform, rate):
+    def constant(*shape, **_):
+        return torch.full(shape, uniform, dtype=torch.float64)
+
+    monkeypatch.setattr(sampling.torch, "rand", constant)
+    drawn = poisson(1000, rate, torch.Generator())
+    assert drawn.dtype == torch.int64
+    assert len(drawn) == len(drawn.unique())
+    assert all(0 <= place < 1000 for place in drawn.tolist())
+    if rate == 1.0 or uniform == 1.0:
+        assert drawn.tolist() == list(range(1000))
+
+
+def test_nothing_is_drawn_of_nothing(rng):
+    assert poisson(0, 0.5, rng).tolist() == []
+
+
+def test_a_draw_costs_what_is_drawn(rng):
+    """A thousand of ten thousand million: with a coin each, this would take minutes and all memory."""
+    started = time.perf_counter()
+    drawn = poisson(10**10, 1e-7, rng)
+    assert time.perf_counter() - started < 1.0
+    assert binomtest(len(drawn), 10**10, 1e-7).pvalue > 1e-3
+    assert int(drawn.max()) > 2**32
+
+
+def test_units_of_one_record_hold_no_list_of_them(rng):
+    units = Units(10**12).and_more(5)
+    assert len(units) == 10**12 + 5
+    chosen = torch.tensor([3, 10**12 + 4])
+    assert torch.equal(units.pick(chosen, rng), chosen)
+
+
+def test_more_units_are_numbered_after_all_records(rng):
+    units = Units(8, GROUPS).and_more(2)
+    assert len(units) == 6
+    assert units.pick(torch.tensor([4, 5]), rng).tolist() == [8, 9]
+
+
+def test_a_state_that_meant_other_draws_is_refused(make_plan_of, rng):
+    sampler = PoissonSampler(make_plan_of(), Units(50), rng)
+    old = {"generator": sampler.state_dict()["generator"]}  # of the sampler that tossed a coin a unit
+    with pytest.raises(DptrainError, match=r"drawn by another version of dptrain, .* start a new run"):
+        sampler.load_state_dict(old)

@@ -1,0 +1,119 @@
+"""What a search may spend: stated in advance, counted before training, by jobs side by side too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from multiprocessing.pool import ThreadPool
+from pathlib import Path
+
+import pytest
+
+from dptrain import sweep, tuning
+from dptrain.contracts import ConfigError, Plan
+from dptrain.privacy.accountant import privacy_loss
+from dptrain.searching import composed
+
+DELTA = 1e-5
+
+
+@pytest.fixture
+def plan(make_plan_of: Callable[..., Plan]) -> Plan:
+    return make_plan_of(steps=100)
+
+
+def copies(plan: Plan, count: int) -> float:
+    """Epsilon of some trainings by one plan."""
+    return float(privacy_loss(plan).self_compose(count).get_epsilon_for_delta(DELTA))
+
+
+def admits(folder: Path, plan: Plan, limit: float | None, job: str, delta: float = DELTA) -> bool:
+    """Whether a job may begin."""
+    try:
+        tuning.reserve(folder, job, plan, delta=delta, max_epsilon=limit)
+    except ConfigError:
+        return False
+    return True
+
+
+def test_a_sweep_without_a_limit_counts_nothing(tmp_path: Path, plan: Plan) -> None:
+    assert admits(tmp_path, plan, None, "a")
+    assert tuning.told(tmp_path) == {}
+
+
+def test_a_grid_is_composed_and_ends_at_its_limit(tmp_path: Path, plan: Plan) -> None:
+    limit = copies(plan, 3) + 1e-6
+    assert [admits(tmp_path, plan, limit, job) for job in "abcd"] == [True, True, True, False]
+    told = tuning.told(tmp_path)
+    assert told["counted"] == 3
+    assert told["epsilon_counted"] == pytest.approx(copies(plan, 3))
+    assert told["max_epsilon"] == limit
+    assert "chosen in advance" in told["rule"]
+
+
+def test_a_job_that_goes_on_is_counted_once(tmp_path: Path, plan: Plan) -> None:
+    limit = copies(plan, 1) + 1e-6
+    assert admits(tmp_path, plan, limit, "a")
+    assert admits(tmp_path, plan, limit, "a")
+    assert not admits(tmp_path, plan, limit, "b")
+
+
+def test_a_cheaper_job_may_still_fit(tmp_path: Path, plan: Plan, make_plan_of: Callable[..., Plan]) -> None:
+    cheap = make_plan_of(steps=1, noise_multiplier=20.0)
+    limit = copies(plan, 1) + 0.05
+    assert [admits(tmp_path, each, limit, job) for each, job in ((plan, "a"), (plan, "b"), (cheap, "c"))] == [
+        True, False, True,
+    ]  # fmt: skip
+
+
+def test_the_total_holds_at_the_smallest_delta_of_any_job(tmp_path: Path, plan: Plan) -> None:
+    assert admits(tmp_path, plan, 100.0, "a", delta=1e-7)
+    assert admits(tmp_path, plan, 100.0, "b", delta=1e-3)
+    assert tuning.told(tmp_path)["epsilon_counted"] == composed([plan, plan], 1e-7)
+
+
+def test_a_training_without_privacy_fits_nowhere(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="stays within no epsilon"):
+        tuning.reserve(tmp_path, "a", None, delta=DELTA, max_epsilon=8.0)
+
+
+def test_jobs_side_by_side_count_each_other(tmp_path: Path, plan: Plan) -> None:
+    limit = copies(plan, 3) + 1e-6
+    with ThreadPool(8) as threads:
+        admitted = threads.map(partial(admits, tmp_path, plan, limit), map(str, range(8)))
+    assert sum(admitted) == 3
+
+
+def test_a_search_states_its_total_and_looks_for_the_best(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"sweep.max_epsilon=null: .* such as sweep.max_epsilon=8"):
+        tuning.begin(tmp_path, max_epsilon=None, direction="maximize")
+    with pytest.raises(ConfigError, match="direction=maximize"):
+        tuning.begin(tmp_path, max_epsilon=8.0, direction="minimize")
+    assert not list(tmp_path.iterdir())
+    assert not tuning.searching(tmp_path)
+    tuning.begin(tmp_path, max_epsilon=8.0, direction="maximize")
+    assert tuning.searching(tmp_path)
+
+
+def test_results_do_not_change_what_a_search_may_spend(tmp_path: Path, plan: Plan) -> None:
+    tuning.begin(tmp_path, max_epsilon=2.0, direction="maximize")
+    with pytest.raises(ConfigError, match="begun with 2"):
+        tuning.begin(tmp_path, max_epsilon=9.0, direction="maximize")
+    for job in "abcdefgh":
+        admits(tmp_path, plan, 99.0, job)  # nor does a job's own word
+    assert 0 < tuning.told(tmp_path)["epsilon_counted"] <= 2.0
+
+
+def test_a_search_is_counted_by_a_filter_whose_order_is_fixed_first(
+    tmp_path: Path, plan: Plan, make_plan_of: Callable[..., Plan]
+) -> None:
+    tuning.begin(tmp_path, max_epsilon=8.0, direction="maximize")
+    tuning.reserve(tmp_path, "a", plan, delta=DELTA, max_epsilon=8.0)
+    order = sweep.read_notes(tmp_path)["search"]["order"]
+    tuning.reserve(tmp_path, "b", make_plan_of(steps=500), delta=DELTA, max_epsilon=8.0)
+    assert sweep.read_notes(tmp_path)["search"]["order"] == order
+    told = tuning.told(tmp_path)
+    assert "filter" in told["rule"]
+    both = composed([plan, make_plan_of(steps=500)], DELTA)
+    assert both is not None
+    assert told["epsilon_counted"] > both

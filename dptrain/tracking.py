@@ -7,17 +7,21 @@ import json
 import logging
 import math
 import os
+import re
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from getpass import getuser
+from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+from filelock import FileLock
 from torch import Tensor, nn
 
 from dptrain.contracts import DptrainError
@@ -29,6 +33,10 @@ if TYPE_CHECKING:
 FLUSH_SECONDS = 1.0  # metrics wait this long for company: a database write costs as much as a step
 BATCH = 100  # most parameters or tags that MLflow takes in one request
 PARENT = "mlflow.parentRunId"  # the tag by which MLflow shows a run below another
+NOTE = "mlflow.note.content"  # the tag that MLflow shows as a run's description, in Markdown
+# Without this MLflow takes an experiment for one with language models, and opens another page of it.
+EXPERIMENT = {"mlflow.experimentKind": "custom_model_development"}
+UNNAMEABLE = re.compile(r"[^\w.\-/ :]")  # characters that MLflow refuses in the name of a parameter
 SERVER_SECONDS = 5  # how long a tracking server may take to answer the first question
 
 
@@ -48,6 +56,7 @@ class NullRun:
     """The tracker of a run that is not recorded."""
 
     run_id: str | None = None
+    outcome = "FINISHED"
 
     def params(self, values: Mapping[str, Any]) -> None: ...
 
@@ -56,6 +65,8 @@ class NullRun:
     def metric(self, name: str, value: float, step: int = 0) -> None: ...
 
     def artifact(self, path: Path, folder: str | None = None) -> None: ...
+
+    def table(self, columns: Mapping[str, Sequence[Any]], path: str) -> None: ...
 
     def model(self, model: nn.Module, example: Tensor) -> None: ...
 
@@ -87,7 +98,7 @@ class MLflow:
 
     @contextmanager
     def open(self, name: str, folder: Path, resume_id: str | None = None) -> Iterator[MLflowRun]:
-        """A tracker for one run, new or resumed; its status is FINISHED, FAILED or KILLED in the end.
+        """A tracker for one run, new or resumed; its status is FAILED or KILLED in the end, or its `outcome`.
 
         Raises DptrainError, within seconds, where the store or the run to resume cannot be had.
         """
@@ -95,7 +106,7 @@ class MLflow:
         uri = self.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
         with _quietly():
             try:
-                with _impatiently():
+                with _impatiently(), _alone_with(uri):
                     client = mlflow.MlflowClient(tracking_uri=uri)
                     run = (
                         self._resume(client, uri, resume_id) if resume_id else self._create(client, uri, name)
@@ -111,13 +122,13 @@ class MLflow:
         try:
             yield run
         except Exception as error:
-            run.tags({"error": _first_line(error)})
+            run.tags(failure(_first_line(error)))
             run.end("FAILED")
             raise
         except BaseException:  # interrupted, or asked to exit
             run.end("KILLED")
             raise
-        run.end("FINISHED")
+        run.end(run.outcome)
 
     def _create(self, client: MlflowClient, uri: str, name: str) -> MLflowRun:
         experiment = client.get_experiment_by_name(self.experiment)
@@ -126,9 +137,20 @@ class MLflow:
                 f"tracking.experiment={self.experiment} was deleted in {uri}; name another, or restore it "
                 f"with `mlflow experiments restore --experiment-id {experiment.experiment_id}`"
             )
-        identity = experiment.experiment_id if experiment else client.create_experiment(self.experiment)
+        identity = experiment.experiment_id if experiment else self._new_experiment(client)
         created = client.create_run(identity, run_name=name, tags={"mlflow.source.name": "dptrain"})
         return MLflowRun(client, uri, created)
+
+    def _new_experiment(self, client: MlflowClient) -> str:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return client.create_experiment(self.experiment, tags=EXPERIMENT)
+        except MlflowException as error:
+            made = client.get_experiment_by_name(self.experiment)
+            if error.error_code != "RESOURCE_ALREADY_EXISTS" or made is None:
+                raise
+            return made.experiment_id  # another process was quicker
 
     def _resume(self, client: MlflowClient, uri: str, run_id: str) -> MLflowRun:
         from mlflow.exceptions import MlflowException
@@ -136,6 +158,8 @@ class MLflow:
         try:
             found = client.get_run(run_id)
             client.update_run(run_id, status="RUNNING")
+            for tag in failure("") if "error" in found.data.tags else ():
+                client.delete_tag(run_id, tag)  # of the attempt before
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
@@ -147,22 +171,33 @@ class MLflow:
 
 
 class MLflowRun:
-    """The tracker of one MLflow run; `run_id` finds it again after an interruption."""
+    """The tracker of one MLflow run; `run_id` finds it again after an interruption.
+
+    `outcome` is the status it ends with if nothing is raised: FINISHED, FAILED, or RUNNING if it goes on.
+    """
 
     def __init__(self, client: MlflowClient, uri: str, run: Run) -> None:
         self.run_id: str = run.info.run_id
         self._experiment_id = run.info.experiment_id
         self._client = client
         self._uri = uri
+        self.outcome = "FINISHED"
         self._recorded = set(run.data.params)
         self._waiting: list[Any] = []
         self._flushed = time.monotonic()
 
     def params(self, values: Mapping[str, Any]) -> None:
-        """Record parameters, nested mappings as dotted names; a resumed run keeps those it began with."""
+        """Record parameters under flat names (see `flatten`); a resumed run keeps those it began with.
+
+        What is None is left out: one word among numbers turns the axis of a chart into a list of words.
+        """
         from mlflow.entities import Param
 
-        new = [Param(key, str(value)) for key, value in flatten(values).items() if key not in self._recorded]
+        new = [
+            Param(key, str(value))
+            for name, value in flatten(values).items()
+            if value is not None and (key := UNNAMEABLE.sub("_", name)) not in self._recorded
+        ]
         self._recorded.update(param.key for param in new)
         with self._storing():
             for start in range(0, len(new), BATCH):
@@ -191,6 +226,13 @@ class MLflowRun:
         """Store a copy of a file under `folder` of the run's artifacts."""
         with self._storing():
             self._client.log_artifact(self.run_id, str(path), folder)
+
+    def table(self, columns: Mapping[str, Sequence[Any]], path: str) -> None:
+        """Store a table, by column, as a JSON file of the run's artifacts that MLflow shows as a table."""
+        import pandas
+
+        with self._storing():
+            self._client.log_table(self.run_id, pandas.DataFrame(columns), path)
 
     def model(self, model: nn.Module, example: Tensor) -> None:
         """Store the model with its signature and an input example (N, ...), which must be synthetic.
@@ -231,8 +273,9 @@ class MLflowRun:
         try:
             with _impatiently():
                 self._flush()
-                with self._storing():
-                    self._client.set_terminated(self.run_id, status)
+                if status != "RUNNING":
+                    with self._storing():
+                        self._client.set_terminated(self.run_id, status)
         except DptrainError:
             if status == "FINISHED":
                 raise
@@ -343,18 +386,28 @@ def _tracked(client: MlflowClient, run: Run) -> Tracked:
     )
 
 
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, with dotted names.
+def failure(error: str) -> dict[str, str]:
+    """The tags of a run that failed: why, to be found by and to be read on its page."""
+    return {"error": error, NOTE: f"**Failed:** {error}"}
 
-    >>> flatten({"privacy": {"epsilon": 3.0}, "seed": 1})
-    {'privacy.epsilon': 3.0, 'seed': 1}
+
+def flatten(values: Mapping[str, Any] | Sequence[Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings and lists as one mapping, with dotted names; a class stands under its node's own name.
+
+    A list of words becomes one text, with commas. Nothing is left of what is empty.
+
+    >>> flatten({"model": {"_target_": "my.Net", "channels": [8, 16]}, "compare": ["top_k", "rounded"]})
+    {'model': 'my.Net', 'model.channels.0': 8, 'model.channels.1': 16, 'compare': 'top_k, rounded'}
     """
     flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            flat |= flatten(value, f"{prefix}{key}.")
+    for key, value in values.items() if isinstance(values, Mapping) else enumerate(values):
+        name = prefix.removesuffix(".") if prefix and key == "_target_" else f"{prefix}{key}"
+        if isinstance(value, list | tuple) and value and all(isinstance(item, str) for item in value):
+            flat[name] = ", ".join(value)
+        elif isinstance(value, Mapping | list | tuple):
+            flat |= flatten(value, f"{name}.")
         else:
-            flat[f"{prefix}{key}"] = value
+            flat[name] = value
     return flat
 
 
@@ -367,6 +420,15 @@ def _import() -> Any:
         import mlflow
 
     return mlflow
+
+
+def _alone_with(uri: str) -> FileLock:
+    """While this lock is held no other process of this user begins with the same store.
+
+    MLflow makes a database's tables without a guard: two jobs that begin together would both do it.
+    """
+    name = sha256(f"{getuser()} {uri}".encode()).hexdigest()[:16]
+    return FileLock(Path(gettempdir()) / f"dptrain-{name}.lock")
 
 
 def _is_server(uri: str) -> bool:

@@ -1,49 +1,86 @@
-"""Pictures of a run's report.html: light, dark, on a phone, and as it is printed.
+"""The pictures of the README: a run's report, a comparison, and the same runs in MLflow's own view.
 
-python scripts/screenshots.py runs/2026-01-01_12-00-00_quickstart [folder for the pictures]
+python scripts/screenshots.py runs/sweep_2026-01-01_12-00-00 [folder for the pictures]
 """
 
 from __future__ import annotations
 
+import json
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))  # the browser that the tests drive
 
 from browser import Page, browser, find
+from mlflow_pages import select, serve, show_comparison, wait
+from PIL import Image
 
+WIDTH = 1040
 ASSETS = Path(__file__).resolve().parents[1] / ".github" / "assets"
-WINDOW = {"width": 1280, "height": 1080}
+PARAMETERS = ("privacy.epsilon",)
+METRICS = ("accuracy", "attack/audit_canaries.certified_epsilon", "bound/membership_loss.auc")
 
 
-def take(page: Page, report: Path, folder: Path) -> list[Path]:
-    """Picture the page in each of its looks; returns what was written."""
-    folder.mkdir(parents=True, exist_ok=True)
-    light, dark, phone, paper = (
-        folder / name for name in ("report_light.png", "report_dark.png", "report_phone.png", "report.pdf")
-    )
-    for path, size, scheme in (
-        (light, WINDOW, "light"),
-        (dark, WINDOW, "dark"),
-        (phone, {"width": 375, "height": 812}, "light"),
-    ):
-        page.open(report.resolve().as_uri(), scheme=scheme, **size)
+def take(page: Page, document: Path, path: Path, *, until: str) -> Path:
+    """Picture the top of a page down to the first element that this selector finds."""
+    url = document.resolve().as_uri()
+    page.open(url, width=WIDTH)
+    bottom: float = page.run(f"document.querySelector({json.dumps(until)}).getBoundingClientRect().bottom")
+    page.open(url, width=WIDTH, height=round(bottom) + 4)
+    page.screenshot(path, whole=False)
+    return small(path)
+
+
+def take_mlflow(page: Page, sweep: Path, path: Path) -> Path:
+    """Picture MLflow's comparison of a sweep's runs: parallel coordinates from epsilon to a bound."""
+    orders = [json.loads(each.read_text()) for each in sorted(sweep.glob("*/run.json"))]
+    with serve(store(orders[0], sweep), path.with_suffix(".log")) as address:
+        ids = [order["tracked_as"] for order in orders if order["tracked_as"]]
+        show_comparison(page, address, experiment(address, ids[0]), ids, width=1400, height=620)
+        select(page, 0, PARAMETERS)
+        select(page, 1, METRICS)
+        wait(page, "document.querySelectorAll('.parcoords .y-axis').length === 4")
         page.screenshot(path, whole=False)
-    page.open(report.resolve().as_uri())
-    page.pdf(paper)
-    return [light, dark, phone, paper]
+    path.with_suffix(".log").unlink()
+    return small(path)
 
 
-def main(run: str, folder: str | None = None) -> None:
+def store(order: dict[str, Any], sweep: Path) -> str:
+    """Where a run is tracked: its own uri, or the database beside the folder of all runs."""
+    uri: str | None = order["config"]["tracking"]["uri"]
+    return uri or f"sqlite:///{sweep.resolve().parents[1] / 'mlflow.db'}"
+
+
+def experiment(address: str, run_id: str) -> str:
+    """The experiment of a run, as the server knows it."""
+    from mlflow import MlflowClient
+
+    identity: str = MlflowClient(address).get_run(run_id).info.experiment_id
+    return identity
+
+
+def small(path: Path) -> Path:
+    """The same picture with 256 colours, a third of the size."""
+    with Image.open(path) as picture:
+        picture.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+    return path
+
+
+def main(sweep: Path, folder: Path) -> None:
     if find() is None:
         raise SystemExit("no Chromium on the PATH; install one, or name it by DPTRAIN_CHROMIUM")
+    folder.mkdir(parents=True, exist_ok=True)
+    reports = sorted(sweep.glob("*/report.html"))
     with tempfile.TemporaryDirectory() as profile, browser(Path(profile)) as page:
-        for path in take(page, Path(run) / "report.html", Path(folder) if folder else ASSETS):
-            print(path)
+        middle = reports[len(reports) // 2]
+        print(take(page, middle, folder / "report.png", until=".told li:nth-child(4)"))
+        print(take(page, sweep / "comparison.html", folder / "comparison.png", until="figure"))
+        print(take_mlflow(page, sweep, folder / "mlflow.png"))
 
 
 if __name__ == "__main__":
     if len(sys.argv) not in (2, 3):
         raise SystemExit(__doc__)
-    main(*sys.argv[1:])
+    main(Path(sys.argv[1]), Path(sys.argv[2]) if len(sys.argv) == 3 else ASSETS)

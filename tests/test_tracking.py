@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import time
 from collections.abc import Callable
@@ -12,10 +13,13 @@ from typing import Any
 
 import pytest
 import torch
+from support import order
 from torch import Tensor, nn
 
+from dptrain import summary
+from dptrain.config import parse
 from dptrain.contracts import DptrainError, Tracker
-from dptrain.tracking import MLflow, MLflowRun, NoTracking, flatten
+from dptrain.tracking import NOTE, MLflow, MLflowRun, NoTracking, flatten
 
 torch.set_num_threads(1)
 
@@ -264,15 +268,85 @@ def test_no_tracking_takes_everything_and_keeps_nothing(tmp_path: Path) -> None:
         tracker.tags({"a": "b"})
         tracker.metric("loss", 1.0, 3)
         tracker.artifact(tmp_path / "missing")
+        tracker.table({"a": [1]}, "a.json")
         tracker.model(nn.Linear(1, 1), torch.zeros(1, 1))
         assert run.run_id is None
     assert list(tmp_path.iterdir()) == []
 
 
 def test_flatten() -> None:
-    assert flatten({"a": {"b": {"c": 1}, "d": [1, 2]}, "e": {}, "f": None}) == {
-        "a.b.c": 1, "a.d": [1, 2], "e": {}, "f": None,
+    assert flatten({"a": {"b": {"c": 1}, "d": [1, 2]}, "e": {}, "f": None, "g": ("x", "y"), "h": []}) == {
+        "a.b.c": 1, "a.d.0": 1, "a.d.1": 2, "f": None, "g": "x, y",
     }  # fmt: skip
+    columns = {"columns": {"sex": {"kind": "category", "categories": ["f", "m"]}, "age": {"bounds": [0, 99]}}}
+    assert flatten(columns) == {
+        "columns.sex.kind": "category", "columns.sex.categories": "f, m",
+        "columns.age.bounds.0": 0, "columns.age.bounds.1": 99,
+    }  # fmt: skip
+
+
+@pytest.mark.usefixtures("here")
+def test_parameters_are_flat_numbers_and_words(client: Any) -> None:
+    with MLflow().open("cnn", Path("out")) as run:
+        run.params(
+            {
+                "model": {"_target_": "my.Net", "channels": [8, 16], "pooled": None},
+                "release": {"compare": ["top_k", "rounded"]},
+                "data": {"columns": {"income (yearly)": {"bounds": [0.0, 1e6]}}},
+            }
+        )
+    assert client.get_run(run.run_id).data.params == {
+        "model": "my.Net",
+        "model.channels.0": "8",
+        "model.channels.1": "16",
+        "release.compare": "top_k, rounded",
+        "data.columns.income _yearly_.bounds.0": "0.0",
+        "data.columns.income _yearly_.bounds.1": "1000000.0",
+    }
+
+
+@pytest.mark.usefixtures("here")
+def test_every_recipe_gives_parameters_that_charts_can_use() -> None:
+    """No dictionary, list, or None in a string; a number wherever the configuration has one."""
+    for recipe in ("quickstart", "medical_cnn", "health_mlp", "credit_mlp"):
+        params = flatten(summary.params(parse(order(recipe=recipe).config), recipe))
+        assert params["recipe"] == recipe
+        assert isinstance(params["privacy.epsilon"], float)
+        for key, value in params.items():
+            assert value is None or isinstance(value, int | float | str), key
+            assert not re.search(r"[\[\]{}]", str(value)), key
+            assert not key.startswith(("tracking", "output", "sweep", "resume"))
+            assert not key.endswith("_")
+
+
+def test_a_run_that_goes_on_is_left_running(here: Path, client: Any) -> None:
+    with MLflow().open("sweep", here) as run:
+        run.outcome = "RUNNING"
+    assert client.get_run(run.run_id).info.status == "RUNNING"
+    with MLflow().open("sweep", here, run.run_id) as again:
+        again.table({"point": ["a", "b"], "accuracy": [0.5, None]}, "comparison/points.json")
+        again.outcome = "FAILED"
+    found = client.get_run(run.run_id)
+    assert found.info.status == "FAILED"
+    assert "comparison/points.json" in found.data.tags["mlflow.loggedArtifacts"]
+
+
+@pytest.mark.usefixtures("here")
+def test_what_went_wrong_is_forgotten_when_it_is_tried_again(client: Any) -> None:
+    def work(_: MLflowRun) -> None:
+        raise ValueError("once")
+
+    run = failing(ValueError, work)
+    assert client.get_run(run.run_id).data.tags["error"] == "once"
+    with MLflow().open("cnn", Path("out"), run.run_id):
+        pass
+    assert not {"error", NOTE} & set(client.get_run(run.run_id).data.tags)
+
+
+def test_an_experiment_is_one_of_trainings(here: Path, client: Any) -> None:
+    with MLflow(experiment="kind").open("cnn", here):
+        pass
+    assert client.get_experiment_by_name("kind").tags["mlflow.experimentKind"] == "custom_model_development"
 
 
 @pytest.mark.parametrize(("name", "kind"), [("mlflow", MLflow), ("none", NoTracking)])

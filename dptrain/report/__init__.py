@@ -8,15 +8,16 @@ from dptrain.contracts import Report
 from dptrain.report.document import write_json
 from dptrain.report.exposure import write_exposure
 from dptrain.report.figures import write_figures
-from dptrain.report.html import write_html
+from dptrain.report.html import as_html, write_html
 from dptrain.report.markdown import write_markdown
 from dptrain.report.model_card import write_model_card
+from dptrain.report.pdf import write_pdf
 from dptrain.report.statement import write_statement
 
 
-def write(report: Report) -> list[Path]:
+def write(report: Report, *, pdf: bool = False) -> list[Path]:
     """Write the report as report.html, report.md, figures/ and report.json into its folder, and what may be
-    published of it as statement.json and model_card.md; returns their paths.
+    published of it as statement.json and model_card.md; returns their paths. With `pdf`, report.pdf too.
 
     The numbers come last, so that a folder that holds report.json holds all the rest.
     """
@@ -31,5 +32,8 @@ def write(report: Report) -> list[Path]:
     exposure = [folder / "exposure.csv"] if report.exposed else []
     for path in exposure:
         write_exposure(report, path)
+    paper = [folder / "report.pdf"] if pdf else []
+    for path in paper:
+        write_pdf(as_html(report), path)
     write_json(report, numbers)
-    return [numbers, page, text, statement, card, *exposure, *figures]
+    return [numbers, page, *paper, text, statement, card, *exposure, *figures]

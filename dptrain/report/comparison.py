@@ -13,10 +13,10 @@ from typing import Any
 from dptrain.report import comparison_tables as tables
 from dptrain.report import comparison_words as said
 from dptrain.report.comparison_figures import frontier, leakage, utility
-from dptrain.report.html import POLICY, listed, rich, section, style, table
+from dptrain.report.html import POLICY, listed, rich, section, table
 from dptrain.report.points import VOID, Comparison
 from dptrain.report.tables import Table
-from dptrain.report.vector import Drawing
+from dptrain.report.vector import Drawing, style
 
 SECTIONS = {
     "verdict": ("Verdict", "Which ε"),

@@ -149,7 +149,20 @@ def search(comparison: Comparison) -> Table:
                 composed(comparison),
                 f"At δ = {cost.delta:g}, for those who see every model: the losses of all, composed.",
             ),
-            ("the best one, selected", "no number", cost.selection),
+            (
+                "the best one, selected",
+                "no number" if cost.selected is None else f"ε = {cost.selected:.2f}",
+                cost.selection,
+            ),
+            *(
+                (
+                    f"tuned on public data: {data}",
+                    "nothing more",
+                    "As is declared, for a model whose settings were all chosen there: one model costs what "
+                    "it costs by itself. To choose among these runs by their results is not covered.",
+                )
+                for data in cost.tuned_on
+            ),
         ),
     )
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dptrain.evidence.repeats import FEWEST, Paired, Spread
 from dptrain.report import words
 from dptrain.report.points import UNDECIDED, VOID, Comparison, Judged, Point
+from dptrain.report.selection import TEAM_ONLY
 from dptrain.report.sentences import METRICS
 
 CONSERVATIVE = (
@@ -104,6 +105,8 @@ def judged(found: Judged) -> str:
 
 def lead(comparison: Comparison) -> str:
     """The verdict: which points meet the limits, or that no limit was given."""
+    if comparison.cost.selected is not None:
+        return TEAM_ONLY if comparison.answer is None else f"{TEAM_ONLY} {comparison.answer.sentence}"
     if comparison.answer is not None:
         return comparison.answer.sentence
     return (

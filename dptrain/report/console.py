@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing import parent_process
 from pathlib import Path
 
 import rich.console
@@ -41,6 +42,8 @@ class Console:
     ) -> None:
         self.out = out or rich.console.Console(highlight=False)
         self.errors = errors or rich.console.Console(stderr=True, highlight=False)
+        # Worker processes share one terminal, in which their bars would overwrite each other.
+        self.draws = self.out.is_terminal and parent_process() is None
 
     # ------------------------------------------------------------------ before
 
@@ -73,7 +76,7 @@ class Console:
         def note(epsilon: float) -> str:
             return f"ε {epsilon:.2f}" if 0 <= epsilon < float("inf") else "not private"
 
-        if self.out.is_terminal:
+        if self.draws:
             columns = (
                 TextColumn("{task.description}"),
                 BarColumn(bar_width=None, complete_style="cyan", finished_style="cyan"),
@@ -114,7 +117,7 @@ class Console:
     def stage(self, title: str) -> Iterator[None]:
         """A spinner while something runs that cannot say how far it is."""
         start = time.monotonic()
-        if self.out.is_terminal:
+        if self.draws:
             with self.out.status(f"{title} …", spinner="dots", spinner_style="cyan"):
                 yield
         else:
@@ -154,6 +157,17 @@ class Console:
             self._line(
                 f"[bold]sweep[/bold]    {together['runs']} models so far; whoever sees them all, or picks "
                 f"one by its results, holds ε = {words.number(together['epsilon_together'])}"
+            )
+            if "max_epsilon" in together:
+                self._line(
+                    f"         trainings counted: {together['counted']}, ε = "
+                    f"{words.number(together['epsilon_counted'])} of at most {together['max_epsilon']:g}"
+                )
+            self._line("")
+        if "selection" in report.guarantee and not void:
+            self._line(
+                f"[bold]selection[/bold]  if it is selected, it holds "
+                f"ε = {words.number(report.guarantee['selection']['epsilon'])} to those who see nothing else"
             )
             self._line("")
         if report.leakage:
@@ -212,6 +226,10 @@ class Console:
     def there_already(self, folder: Path) -> None:
         """A job of a sweep that was finished before."""
         self._line(f"[dim]there already[/dim]  {_near(folder)}")
+
+    def note(self, name: str, text: str) -> None:
+        """A line with its name in front."""
+        self._line(f"[bold]{name}[/bold]  {text}" if name else f"          {text}")
 
     def page(self, path: Path) -> None:
         """Where the comparison of a sweep can be read."""

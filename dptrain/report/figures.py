@@ -200,7 +200,7 @@ def class_inversion(report: Report) -> Figure:
                 (side - 0.08) / height,
             )
             axes = figure.add_axes(box)
-            axes.imshow(_pixels(images[row], low, high), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            axes.imshow(pixels(images[row], low, high), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set(color=FAINT, linewidth=0.8)
             if row == 0:
@@ -364,7 +364,7 @@ def _spread(heights: list[float], *, gap: float) -> list[float]:
     return placed
 
 
-def _pixels(image: Tensor, low: float, high: float) -> np.ndarray:
+def pixels(image: Tensor, low: float, high: float) -> np.ndarray:
     """An image (C, H, W) in bounds as matplotlib takes it, in [0, 1]: (H, W) or (H, W, 3)."""
     scaled = ((image.detach().cpu().float() - low) / (high - low)).clamp(0, 1)
     if len(scaled) == 3:

@@ -6,13 +6,14 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from html import escape
-from importlib.resources import files
 from pathlib import Path
 
 from dptrain.contracts import Leakage, Report
 from dptrain.report import sentences, tables, words
+from dptrain.report.gallery import POLICY as PICTURES
+from dptrain.report.gallery import gallery_table
 from dptrain.report.tables import Table
-from dptrain.report.vector import Drawing, drawings
+from dptrain.report.vector import Drawing, drawings, style
 
 # Whatever a browser might be talked into fetching or running, it refuses.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
@@ -29,7 +30,7 @@ STATED = {"leaks": "Leaks", "exceeds": "Broken", "resisted": "Resisted", "attack
 
 
 def as_html(report: Report) -> str:
-    """The whole page; it shows no training record."""
+    """The whole page, for the owner of the records: where there is a gallery, it shows some of them."""
     drawn = drawings(report)
     report = replace(report, leakage=tuple(sentences.spoken(line) for line in report.leakage))
     body = {
@@ -46,7 +47,7 @@ def as_html(report: Report) -> str:
             '<html lang="en">',
             "<head>",
             '<meta charset="utf-8">',
-            f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">',
+            f'<meta http-equiv="Content-Security-Policy" content="{POLICY}; {PICTURES}">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             '<meta name="color-scheme" content="light dark">',
             f"<title>Privacy report: {escape(report.recipe)}</title>",
@@ -70,11 +71,6 @@ def write_html(report: Report, path: Path) -> None:
     """Write the page, in UTF-8."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(as_html(report), encoding="utf-8")
-
-
-def style() -> str:
-    """The style sheet, which travels in the page."""
-    return files("dptrain.report").joinpath("page.css").read_text(encoding="utf-8")
 
 
 def rich(text: str) -> str:
@@ -152,6 +148,8 @@ def listed(items: Iterable[str]) -> Iterator[str]:
 def _header(report: Report) -> Iterator[str]:
     yield "<header>"
     yield f'<h1><span class="kind">Privacy report</span> {escape(report.recipe)}</h1>'
+    if report.gallery is not None:
+        yield f'<p class="confidential">{rich(sentences.CONFIDENTIAL)}</p>'
     links = (f'<li><a href="#{name}">{name.capitalize()}</a></li>' for name in SECTIONS)
     yield f'<nav aria-label="Contents"><ul>{"".join(links)}</ul></nav>'
     yield "</header>"
@@ -245,8 +243,13 @@ def _figures(report: Report, drawn: Iterable[Drawing]) -> Iterator[str]:
         yield "</figure>"
     yield "</div>"
     if report.gallery is not None:
+        yield '<div class="records">'
+        yield "<h3>What was inverted of each class</h3>"
+        yield f'<p class="warning">{rich(sentences.INVERSIONS)}</p>'
+        yield from gallery_table(report.gallery)
         link = '<a href="figures/class_inversion.png">class_inversion.png</a>'
-        yield f'<p class="warning">{link} {rich(sentences.INVERSIONS)}</p>'
+        yield f'<p class="note">The same as a figure: {link}.</p>'
+        yield "</div>"
 
 
 def _statement(report: Report) -> Iterator[str]:

@@ -135,7 +135,7 @@ def _figures(report: Report, figures: Sequence[Path]) -> Iterator[str]:
     for path in figures:
         link = path.relative_to(report.folder).as_posix()
         if path.name == CONFIDENTIAL:
-            yield f"[{path.name}]({link}) {sentences.INVERSIONS}"
+            yield f"[{path.name}]({link}) {sentences.LINKED}"
         else:
             caption = sentences.CAPTIONS[path.stem]
             yield f"![{caption}]({link})"

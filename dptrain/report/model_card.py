@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from dptrain.contracts import Report
-from dptrain.report import sentences, tables, words
+from dptrain.report import selection, sentences, tables, words
 from dptrain.report.markdown import table
 
 
 def as_model_card(report: Report) -> str:
     """The card, for those who are given the model; it tells no more of the records than it must."""
+    report = selection.as_released(report)
     return "\n".join(
         [
             "---",
@@ -162,6 +163,8 @@ def _privacy(report: Report) -> Iterator[str]:
     yield ""
     yield "The same for other programs: [statement.json](statement.json)."
     yield ""
+    if "selected_from" in statement:
+        return  # attacks were held against the bounds of a single training
     yield "### Measured leakage"
     yield ""
     yield sentences.attacks(report)

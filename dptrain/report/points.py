@@ -96,7 +96,9 @@ class SearchCost:
     delta: float
     models: int  # composed
     left_out: tuple[str, ...]  # what the composition does not hold
-    selection: str
+    selection: str  # what the selected one's epsilon rests on, or why it has none
+    selected: float | None = None  # epsilon of the best of a private selection; None: no number
+    tuned_on: tuple[str, ...] = ()  # public data that settings were chosen on, as is declared
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,9 +28,16 @@ CAPTIONS = {
     "reconstruction": "Attacks on single records beside their floors, controls and bounds; "
     "and the most that any membership test can do.",
 }
-INVERSIONS = (
+CONFIDENTIAL = (
+    "**Confidential:** it shows training records. Give away `statement.json` and `model_card.md` instead."
+)
+LINKED = (
     "shows what was inverted of each class beside the nearest training record. **It contains training "
-    "records and is as confidential as they are**, so it is linked and not shown."
+    "records and is as confidential as they are**, so here it is linked and not shown."
+)
+INVERSIONS = (
+    "**These pictures contain training records and are as confidential as they are.** They are here for the "
+    "owner of the records; for others there are `statement.json` and `model_card.md`, which show none."
 )
 REPETITION = "Noise and sampling are secret, so a repetition agrees within the intervals, not to the digit."
 DEFENDED = f"What each form of output leaves to these attacks. {defences.CAVEAT}"
@@ -197,13 +204,19 @@ def next_steps(report: Report) -> Iterator[str]:
         )
     if not report.leakage:
         yield "Run the attacks before deciding: nothing was measured."
-    confidential = [
-        name
-        for name, there in (("class_inversion.png", report.gallery), ("exposure.csv", report.exposed))
-        if there
-    ]
-    if confidential:
-        yield f"Keep {' and '.join(confidential)} as confidential as the training records."
+    if confidential(report):
+        yield (
+            f"Keep {confidential(report)} as confidential as the training records. What may be given away is "
+            "`statement.json` and `model_card.md`."
+        )
+
+
+def confidential(report: Report) -> str:
+    """The files that show or name training records; empty where none does."""
+    shown = ["report.html", "class_inversion.png"] if report.gallery is not None else []
+    named = ["exposure.csv"] if report.exposed else []
+    *others, last = [*shown, *named] or [""]
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 # ---------------------------------------------------------------------- beside the numbers

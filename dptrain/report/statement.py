@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dptrain.contracts import Report
-from dptrain.report import sentences, words
+from dptrain.report import selection, sentences, words
 
 SCHEMA = "urn:dptrain:statement:1"
 VERSION = 1
@@ -20,11 +20,12 @@ CONSTANTS = (
 
 
 def as_statement(report: Report) -> dict[str, Any]:
-    """The guarantee, and nothing that was measured.
+    """The guarantee as the model is released under it, and nothing that was measured.
 
     Where none holds, `proved` is None, so that no reader can mistake a void epsilon for a promise;
     where the number of units is secret, it is not in here.
     """
+    report = selection.as_released(report)
     stated = report.guarantee
     public = bool(stated.get("units_public"))
     return {
@@ -44,6 +45,7 @@ def as_statement(report: Report) -> dict[str, Any]:
         "proved": _proved(stated) if sentences.holds(stated) else None,
         "mechanism": {"name": report.mechanism, **{name: stated.get(name) for name in CONSTANTS}},
         "accountant": _accountant(stated),
+        "search": selection.search(stated),
         "outside_guarantee": list(stated["outside_guarantee"]),
         "randomness": stated.get("randomness"),
         "code": {"revision": stated["code_revision"], "versions": dict(stated["versions"])},

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from html import escape
+from importlib.resources import files
 
 from dptrain.contracts import Interval, Leakage, Report
 from dptrain.report import titles, words
@@ -35,6 +37,30 @@ class Drawing:
             f'<title id="{self.name}-title">{escape(self.title)}</title>'
             f'<desc id="{self.name}-desc">{escape(self.summary)}</desc>{inner}</svg>'
         )
+
+
+def standalone(drawing: Drawing, sheet: str = "") -> str:
+    """The picture as a file of its own, in light colours; `sheet` adds to the house's style sheet."""
+    return drawing.svg().replace(">", f"><style>{plain_style(style() + sheet)}</style>", 1)
+
+
+def style() -> str:
+    """The style sheet of every page."""
+    return files("dptrain.report").joinpath("page.css").read_text(encoding="utf-8")
+
+
+def plain_style(sheet: str) -> str:
+    """What a style sheet says of pictures, its colours by value, for programs that know no variables.
+
+    >>> plain_style(":root { --ink: #123; } svg .tick { fill: var(--ink); } @media print { a { b: c; } }")
+    'svg { background: #fff; font-family: DejaVu Sans, sans-serif; } svg .tick { fill: #123; }'
+    """
+    sheet = re.sub(r"/\*.*?\*/", "", sheet, flags=re.S)
+    plain = re.sub(r"@media[^{]*\{(?:[^{}]*\{[^{}]*\})*[^{}]*\}", "", sheet)
+    colours = dict(re.findall(r"(--[\w-]+):\s*([^;}]+)", plain))
+    rules = re.findall(r"(svg\b[^{}]*\{[^{}]*\})", plain)
+    valued = [re.sub(r"var\((--[\w-]+)\)", lambda found: colours[found[1]], rule) for rule in rules]
+    return " ".join(["svg { background: #fff; font-family: DejaVu Sans, sans-serif; }", *valued])
 
 
 def drawings(report: Report) -> list[Drawing]:

@@ -76,4 +76,10 @@ def budget(statement: Mapping[str, Any]) -> str:
         return "VOID"
     if not is_private(statement):
         return NOT_PRIVATE
-    return f"ε = {epsilon(statement['epsilon'])} at δ = {statement['delta']:g}, per {statement['unit']}"
+    at = f"at δ = {statement['delta']:g}, per {statement['unit']}"
+    if "selection" in statement:
+        return (
+            f"ε = {epsilon(statement['selection']['epsilon'])} {at}, if its search selected it "
+            f"(this training by itself: ε = {epsilon(statement['epsilon'])})"
+        )
+    return f"ε = {epsilon(statement['epsilon'])} {at}"

@@ -27,7 +27,7 @@ from dptrain.report import comparison_tables as tables
 from dptrain.report import comparison_words as said
 from dptrain.report.comparison import SECTIONS, as_html, as_json, own_style, write_html
 from dptrain.report.comparison_console import show
-from dptrain.report.html import style
+from dptrain.report.vector import style
 from dptrain.report.points import Comparison, Missing
 
 HOSTILE = "<script>document.title = 'run'</script>\"'&"

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import re
 import xml.etree.ElementTree as ElementTree
+from base64 import b64decode
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 from browser import Page, browser, find
 from outline import Outline
+from PIL import Image
 
-from dptrain.contracts import Exposed, Interval, Leakage, Report
+from dptrain.contracts import Exposed, Gallery, Interval, Leakage, Report
 from dptrain.report import sentences, tables
-from dptrain.report.html import SECTIONS, as_html, rich, style, write_html
+from dptrain.report.html import SECTIONS, as_html, rich, write_html
+from dptrain.report.vector import style
 
 HOSTILE = "<script>document.title = 'run'</script>\"'&"
-VOID_TAGS = {"meta", "br", "wbr"}
+VOID_TAGS = {"meta", "br", "wbr", "img"}
 BOXES = """[...document.querySelectorAll('svg')].flatMap(svg =>
   [...svg.querySelectorAll('text')].map(text => {
     const [own, all] = [text.getBoundingClientRect(), svg.getBoundingClientRect()];
@@ -89,19 +94,53 @@ def test_every_number_of_the_tables_is_there(full: Report) -> None:
     assert "true positives at 1 % false alarms" in text
 
 
-def test_it_is_one_file_that_shows_no_record(any_report: Report) -> None:
+def test_it_is_one_file_that_loads_nothing(any_report: Report) -> None:
     page = Outline(as_html(any_report), VOID_TAGS)
     tags = {tag for tag, _ in page.found}
-    assert tags.isdisjoint({"script", "link", "img", "image", "iframe", "object", "use", "form", "base"})
+    assert tags.isdisjoint({"script", "link", "image", "iframe", "object", "use", "form", "base"})
     assert not re.search(
         r"url\(|@import|https?:", as_html(any_report).replace("http://www.w3.org/2000/svg", "")
     )
     for _, attributes in page.found:
-        assert not any(name.startswith("on") or name in ("src", "srcset", "style") for name in attributes)
+        assert not any(name.startswith("on") or name in ("srcset", "style") for name in attributes)
+        assert str(attributes.get("src", "data:image/png;base64,")).startswith("data:image/png;base64,")
     files = {link["href"] for link in page.all("a") if not str(link["href"]).startswith("#")}
     assert files <= {"statement.json", "report.json", "exposure.csv", "figures/class_inversion.png"}
-    if any_report.gallery is not None:
-        assert "as confidential as they are" in page.text
+
+
+def test_whoever_sees_records_is_told_before_and_beside_them(report: Report, bare: Report) -> None:
+    page = Outline(as_html(report), VOID_TAGS)
+    assert page.text.index("Confidential: it shows training records.") < page.text.index("The verdict")
+    beside = page.text.index("contain training records and are as confidential as they are")
+    assert page.text.index("What was inverted of each class") < beside < page.text.index("nearest training")
+    assert "Keep report.html and class_inversion.png as confidential" in page.text
+    assert "onfidential" not in Outline(as_html(bare), VOID_TAGS).text.replace(
+        "Treat this model as confidential", ""
+    )
+
+
+def test_the_gallery_shows_each_class_beside_what_it_must_be_compared_with(report: Report) -> None:
+    page = Outline(as_html(report), VOID_TAGS)
+    kinds = ("mean of held-out records", "inverted from the release", "inverted from the twin, not private",
+             "nearest training record")  # fmt: skip
+    gallery = report.gallery
+    assert gallery is not None
+    assert [picture["alt"] for picture in page.all("img")] == [
+        f"{label}: {kind}" for label in gallery.classes for kind in kinds
+    ]
+    sources = [str(picture["src"]).partition(",")[2] for picture in page.all("img")]
+    first = np.asarray(Image.open(io.BytesIO(b64decode(sources[1]))))
+    expected = gallery.released[0, 0].numpy()
+    assert np.abs(first / 255 - expected).max() <= 0.5 / 255 + 1e-6
+
+
+def test_a_gallery_without_a_twin_has_no_column_for_it(report: Report, rgb_gallery: Gallery) -> None:
+    page = Outline(
+        as_html(dataclasses.replace(report, gallery=dataclasses.replace(rgb_gallery, control=None))),
+        VOID_TAGS,
+    )
+    assert len(page.all("img")) == 3 * len(rgb_gallery.classes)
+    assert "from the twin" not in page.text
 
 
 def test_it_is_built_for_everyone(any_report: Report) -> None:
@@ -224,7 +263,7 @@ def at(any_report: Report, tmp_path: Path) -> str:
 def test_text_can_be_read_in_both_schemes(page: Page, at: str, scheme: str) -> None:
     page.open(at, scheme=scheme)
     assert page.faint_text() == []
-    assert page.requests() == [at]
+    assert [url for url in page.requests() if not url.startswith("data:")] == [at]
     assert page.complaints() == []
     background = page.run("getComputedStyle(document.body).backgroundColor")
     assert (min(map(int, re.findall(r"\d+", background))) > 128) == (scheme == "light")
@@ -294,6 +333,14 @@ def test_the_page_refuses_what_it_was_not_written_with(page: Page, report: Repor
     assert page.complaints() != []
     assert page.faint_text() != []
     assert page.run("document.documentElement.scrollWidth") > 375
+
+
+@needs_browser
+def test_the_gallery_is_seen(page: Page, report: Report, tmp_path: Path) -> None:
+    write_html(report, tmp_path / "report.html")
+    page.open((tmp_path / "report.html").as_uri())
+    assert page.run("[...document.images].every(image => image.naturalWidth === 28 && image.width > 40)")
+    assert page.complaints() == []
 
 
 @needs_browser

@@ -1,0 +1,78 @@
+"""What a comparison leaves for other programs beside its page: its points as a table, and its figures."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+from dptrain.evidence.repeats import Spread
+from dptrain.report.comparison import as_json, own_style
+from dptrain.report.comparison_figures import frontier, leakage, utility
+from dptrain.report.points import Comparison, Line, Point
+from dptrain.report.vector import standalone
+
+
+def write_files(comparison: Comparison, folder: Path) -> list[Path]:
+    """Write comparison.json, points.csv and figures/ into the folder; returns their paths."""
+    figures = folder / "figures"
+    figures.mkdir(parents=True, exist_ok=True)
+    whole, points = folder / "comparison.json", folder / "points.csv"
+    whole.write_text(json.dumps(as_json(comparison), indent=1, ensure_ascii=False), encoding="utf-8")
+    columns = by_point(comparison)
+    with points.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values(), strict=True))
+    drawn = [utility(comparison), *leakage(comparison), frontier(comparison)]
+    written = [whole, points]
+    for drawing in drawn:
+        if drawing is not None:
+            path = figures / f"{re.sub(r'[^a-z0-9]+', '_', drawing.title.lower()).strip('_')}.svg"
+            path.write_text(standalone(drawing, own_style()), encoding="utf-8")
+            written.append(path)
+    return written
+
+
+def by_point(comparison: Comparison) -> dict[str, list[Any]]:
+    """One column a quantity, one row a point, by names as short as the metrics of runs; None: not known.
+
+    Of a quantity over seeds it is the centre; the accuracy's interval is beside it.
+    """
+    rows = [_row(point) for point in comparison.points]
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: [row.get(name) for row in rows] for name in names}
+
+
+def _row(point: Point) -> dict[str, Any]:
+    around = point.accuracy.interval
+    row: dict[str, Any] = {
+        "point": point.label,
+        "seeds": " ".join(map(str, point.seeds)),
+        "epsilon": point.epsilon if point.private else None,
+        "accuracy": point.accuracy.centre,
+        "accuracy_low": None if around is None else around.low,
+        "accuracy_high": None if around is None else around.high,
+        "auroc": _centre(point.auroc),
+        "control_accuracy": _centre(point.control_accuracy),
+        "floor_accuracy": point.floor,
+        "bound_membership": point.membership_bound if point.private else None,
+    }
+    for line in point.lines:
+        row |= _of(line)
+    return row
+
+
+def _of(line: Line) -> dict[str, float | None]:
+    name = f"{line.attack}.{line.metric}"
+    if line.interface not in ("", "confidences"):
+        name += f".{line.interface}"
+    bound = line.bound if line.bound is not None and math.isfinite(line.bound) else None
+    return {name: line.measured.centre, f"control_{name}": _centre(line.control), f"bound_{name}": bound}
+
+
+def _centre(found: Spread | None) -> float | None:
+    return None if found is None else found.centre

@@ -1,0 +1,132 @@
+"""The parent run of a sweep: what its jobs say together, how they ended, and what failed."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from comparisons import write_sweep
+
+from dptrain import family, runs, sweep
+from dptrain.compare import compare
+from dptrain.contracts import DptrainError
+from dptrain.gathering import Selection
+from dptrain.report.comparison import write_html
+from dptrain.report.comparison_files import by_point, write_files
+from dptrain.report.points import NONE, Comparison
+from dptrain.tracking import NOTE, PARENT, MLflow, NoTracking
+
+
+def compared(folder: Path) -> Comparison:
+    return compare(Selection(folders=(folder,)), confidence=0.95, command="python scripts/compare.py")
+
+
+def failing(*overrides: str) -> runs.Order:
+    return runs.Order(recipe="invented", overrides=("recipe=invented", *overrides), config={}, sweep=True)
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path, Comparison]:
+    """A sweep of six jobs that were finished and one that never came to be: client of its store, folder."""
+    top = tmp_path_factory.mktemp("family")
+    folder = write_sweep(top / "sweep", epsilons=(1.0, 8.0))
+    tracking = MLflow(uri=f"sqlite:///{top / 'mlflow.db'}")
+    parent = sweep.family(folder, lambda: family.begin(tracking, folder))
+    for job in sorted(folder.glob("*/run.json")):
+        order = runs.read(job.parent)
+        with tracking.open(family.job_name(order.overrides, "job"), job.parent) as child:
+            child.tags({PARENT: str(parent)})
+        runs.remember(job.parent, tracked_as=child.run_id)
+    sweep.note_failure(folder, failing("privacy.epsilon=-1", "seed=2"), DptrainError("must be above 0"), 2)
+    import mlflow
+
+    client = mlflow.MlflowClient(f"sqlite:///{top / 'mlflow.db'}")
+    assert client.get_run(parent).info.status == "RUNNING"
+    found, page = compared(folder), folder / "comparison.html"
+    write_html(found, page)
+    files = [page, *write_files(found, folder)]
+    family.conclude(tracking, folder, found, files)
+    family.conclude(tracking, folder, found, files)  # of a sweep that was resumed
+    return client, folder, found
+
+
+def test_a_family_has_every_job_and_those_that_failed_their_error(
+    recorded: tuple[Any, Path, Comparison],
+) -> None:
+    client, folder, _ = recorded
+    parent = sweep.read_notes(folder)["parent"]
+    found = client.search_runs([client.get_experiment_by_name("dptrain").experiment_id])
+    children = {run.info.run_name: run for run in found if run.data.tags.get("mlflow.parentRunId") == parent}
+    assert len(found) == 8
+    assert sorted(run.info.status for run in children.values()) == ["FAILED", *6 * ["FINISHED"]]
+    failed = children["epsilon=-1 seed=2"]
+    assert failed.data.tags["error"] == "must be above 0"
+    assert failed.data.params == {"privacy.epsilon": "-1", "seed": "2"}
+    assert set(children) > {"epsilon=1 seed=1", "epsilon=8 seed=3"}
+
+
+def test_the_parent_says_by_itself_what_came_of_it(recorded: tuple[Any, Path, Comparison]) -> None:
+    client, folder, found = recorded
+    run = client.get_run(sweep.read_notes(folder)["parent"])
+    assert run.info.status == "FAILED"
+    assert run.data.tags["jobs.finished"] == "6"
+    assert run.data.tags["failed.1"] == "epsilon=-1 seed=2: must be above 0"
+    assert "| ε = 1 |" in run.data.tags[NOTE]
+    assert "must be above 0" in run.data.tags[NOTE]
+    assert run.data.metrics["jobs/failed"] == 1
+    history = {
+        point.step: point.value for point in client.get_metric_history(run.info.run_id, "points/accuracy")
+    }
+    assert history == {n: point.accuracy.centre for n, point in enumerate(found.points, start=1)}
+    assert run.data.metrics["points/epsilon"] == 8.0
+    assert run.data.metrics["search/epsilon_together"] > 8.0
+    artifacts = {each.path for each in client.list_artifacts(run.info.run_id, "comparison")}
+    assert artifacts == {
+        f"comparison/{name}"
+        for name in ("comparison.html", "comparison.json", "points.csv", "points.json", "figures")
+    }
+    figures = [each.path for each in client.list_artifacts(run.info.run_id, "comparison/figures")]
+    assert "comparison/figures/membership_loss_auc.svg" in figures
+
+
+def test_the_points_are_a_table_for_other_programs(recorded: tuple[Any, Path, Comparison]) -> None:
+    _, folder, found = recorded
+    rows = list(csv.DictReader((folder / "points.csv").read_text(encoding="utf-8").splitlines()))
+    assert [row["point"] for row in rows] == [point.label for point in found.points]
+    assert [float(row["accuracy"]) for row in rows] == [point.accuracy.centre for point in found.points]
+    assert rows[0]["seeds"] == "1 2 3"
+    assert float(rows[1]["bound_membership_loss.tpr_at_fpr_0.01"]) > 0
+    assert json.loads((folder / "comparison.json").read_text())["title"] == found.title
+
+
+def test_figures_stand_alone_in_their_colours(recorded: tuple[Any, Path, Comparison]) -> None:
+    _, folder, _ = recorded
+    for path in (folder / "figures").glob("*.svg"):
+        svg = path.read_text(encoding="utf-8")
+        assert "var(" not in svg
+        assert svg.count("<style>") == 1
+        assert ".release" in svg
+
+
+def test_points_without_a_guarantee_have_no_number_for_it(recorded: tuple[Any, Path, Comparison]) -> None:
+    one, other = recorded[2].points
+    columns = by_point(replace(recorded[2], points=(replace(one, status=NONE, epsilon=math.inf), other)))
+    assert columns["epsilon"] == [None, other.epsilon]
+    assert columns["bound_membership"][0] is None
+
+
+def test_nothing_is_recorded_where_nothing_is(tmp_path: Path) -> None:
+    assert sweep.family(tmp_path, lambda: family.begin(NoTracking(), tmp_path)) is None
+    family.conclude(NoTracking(), tmp_path, None, [])
+
+
+def test_the_name_of_a_job_is_short() -> None:
+    assert family.job_name(["recipe=a", "+sweep=epsilon", "output=x", "tracking=none"], "folder") == "folder"
+    long = family.job_name([f"model.width={'9' * 300}"], "folder")
+    assert len(long) == family.LONGEST
+    assert long.endswith("…")

@@ -11,10 +11,18 @@ assets.register()
 
 
 @hydra.main(version_base="1.3", config_path=str(assets.folder("conf")), config_name="config")
-def main(config: DictConfig) -> None:
-    """Compose what was asked for, and do it."""
-    cli.main(*assets.order(config))
+def main(config: DictConfig) -> float | None:
+    """Compose what was asked for, and do it; what it returns, a search by results looks at."""
+    return cli.main(*assets.order(config))
+
+
+def run() -> None:
+    """The program; `main` is what a launcher carries to other processes."""
+    try:
+        main()
+    except KeyboardInterrupt:  # while others work: a job at work here answers for itself
+        cli.stopped()
 
 
 if __name__ == "__main__":
-    main()
+    run()

@@ -17,7 +17,9 @@ from dptrain.contracts import Attack, ConfigError, Knowledge, Mechanism, Output,
 from dptrain.models.normalise import Normalise
 from dptrain.models.output import make_output
 from dptrain.privacy.plan import Rates
+from dptrain.report import pdf
 from dptrain.tracking import MLflow, NoTracking
+from dptrain.training.augment import Augmentation
 from dptrain.training.mechanisms import NonPrivate
 from dptrain.training.settings import Settings
 
@@ -71,6 +73,8 @@ def assemble(config: Config) -> Parts:
     attacks = {
         name: attempt(partial(_attack, f"attack.{name}", node)) for name, node in config.attack.items()
     }
+    if config.report.pdf and (why := pdf.missing()) is not None:
+        problems.append(f"report.pdf=true {why}")
     if problems:
         raise ConfigError("\n".join(problems))
     plain = NonPrivate(settings=twin_settings)
@@ -148,6 +152,11 @@ def _settings(config: Config) -> Settings:
         evaluations=training.evaluations,
         checkpoint_seconds=training.checkpoint_seconds,
         diagnostics=training.diagnostics,
+        augmentation=Augmentation(copies=training.augmentations, shift=training.shift, flip=training.flip)
+        if training.augmentations
+        else None,
+        feature_cache_gib=training.feature_cache_gib,
+        prefetch=training.prefetch,
     )
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+import traceback
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import InstantiationException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
@@ -28,9 +31,66 @@ def folder(name: str) -> Path:
     raise ConfigError(f"the folder `{name}` is missing from {package}; install dptrain again")
 
 
+# Here and not in register(), because worker processes of a launcher import this module alone.
+OmegaConf.register_new_resolver(
+    "sweep_folder", lambda fresh, resumed: resumed or fresh, replace=True, use_cache=True
+)
+
+
+def _trials(folder: str) -> str:
+    from dptrain import selecting  # which imports much
+
+    return selecting.trials(folder)
+
+
+OmegaConf.register_new_resolver("private_trials", _trials, replace=True)
+
+
+def _aloud(callback: Callable[..., None]) -> Callable[..., None]:
+    """A callback whose failure ends the sweep: Hydra would make a warning of it, and exit with 0."""
+
+    def called(self: Callback, config: DictConfig, **others: Any) -> None:
+        try:
+            callback(self, config, **others)
+        except Exception:
+            traceback.print_exc()
+            sys.exit(1)
+
+    return called
+
+
+class SweepStart(Callback):
+    """Hydra's callback for what must be settled before any job of a sweep begins."""
+
+    @_aloud
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        from dptrain import cli  # which knows what follows, and imports much
+
+        if config.sweep.candidates:
+            cli.begin_selection(
+                Path(config.hydra.sweep.dir),
+                _plain(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])),
+                swept=_swept(config.hydra.overrides.task),
+                sweeper=config.hydra.runtime.choices["hydra/sweeper"],
+            )
+        elif config.hydra.runtime.choices["hydra/sweeper"] != "basic":
+            direction = OmegaConf.select(config, "hydra.sweeper.direction")
+            cli.begin_search(
+                Path(config.hydra.sweep.dir), config.sweep, getattr(direction, "name", direction)
+            )
+
+
+def _swept(overrides: Iterable[str]) -> tuple[str, ...]:
+    """Those overrides that give several values, or say which trials there are."""
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    named = (each for each in parsed if each.is_sweep_override() or each.key_or_group == "sweep.trial")
+    return tuple(each.input_line or each.key_or_group for each in named)
+
+
 class SweepEnd(Callback):
     """Hydra's callback for what is left to do when every job of a sweep is done."""
 
+    @_aloud
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         from dptrain import cli  # which knows what follows, and imports much
 
@@ -38,10 +98,7 @@ class SweepEnd(Callback):
 
 
 def register() -> None:
-    """Tell Hydra the defaults, the recipes, and where a sweep goes."""
-    OmegaConf.register_new_resolver(
-        "sweep_folder", lambda fresh, resumed: resumed or fresh, replace=True, use_cache=True
-    )
+    """Tell Hydra the defaults and the recipes."""
     store = ConfigStore.instance()
     store.store(name="defaults", node=defaults())
     for path in sorted(folder("recipes").glob("*.yaml")):
@@ -52,11 +109,15 @@ def order(config: DictConfig) -> tuple[Order, Path | None]:
     """What Hydra was asked for, and the folder of the sweep that it is part of, if any."""
     asked = HydraConfig.get()
     sweeping = asked.mode == RunMode.MULTIRUN
+    values = _plain(config)
+    if sweeping and values["threads"] is None:
+        # What submitit asks a scheduler for, and what nothing holds its local jobs to.
+        values["threads"] = OmegaConf.select(asked.launcher, "cpus_per_task")
     return (
         Order(
             recipe=asked.runtime.choices["recipe"],
             overrides=tuple(asked.overrides.task),
-            config=_plain(config),
+            config=values,
             sweep=sweeping,
         ),
         Path(asked.sweep.dir) if sweeping else None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -44,7 +44,7 @@ from dptrain.scene import Scene
 from dptrain.tracking import NullRun
 
 # What an audit may change of the configuration that a run was trained with.
-CHOSEN = ("attack", "tracking", "release", "fail_if", "output", "device", "threads", "task")
+CHOSEN = ("attack", "tracking", "release", "fail_if", "output", "device", "threads", "task", "report")
 
 UNKNOWN = "Nothing is proved: it is not known how this model was trained."
 
@@ -88,7 +88,7 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
     runs.start(folder, order)
     with parts.tracking.open(folder.name, folder, runs.recall(folder, "tracked_as")) as tracker:
         runs.remember(folder, tracked_as=tracker.run_id)
-        tracker.params(asdict(config))
+        tracker.params(summary.params(config, order.recipe))
         scene = Scene(
             config=config,
             parts=parts,
@@ -126,7 +126,7 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
             folder=folder,
             reproduce=order.command,
         )
-        record(report, tracker)
+        record(report, tracker, pdf=config.report.pdf)
         console.report(report, parts.tracking.command)
         refuse_broken(report)
         limits.check(conditions, report)

@@ -23,7 +23,7 @@ from dptrain.privacy.guarantee import library_versions
 # What a training without privacy does not read of the configuration: a sweep over these shares its results.
 PRIVATE_ONLY = {
     "mechanism": None,
-    "privacy": ("epsilon", "advantage", "tpr_at_fpr", "noise_multiplier", "delta"),
+    "privacy": ("epsilon", "advantage", "tpr_at_fpr", "noise_multiplier", "delta", "tuned_on"),
 }
 
 KINDS = ("twin", "evaluator", "shadow")

@@ -2,50 +2,59 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import traceback
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from dptrain import audit, pipeline, runs, sweep
+from dptrain import audit, family, pipeline, runs, selecting, sweep, tuning
 from dptrain.assets import build
 from dptrain.compare import compare
 from dptrain.config import Config, parse
 from dptrain.contracts import BrokenGuarantee, ConfigError, DptrainError, LimitExceeded
 from dptrain.gathering import Selection
 from dptrain.report import comparison
+from dptrain.report import selection as said
 from dptrain.report.comparison_console import show
+from dptrain.report.comparison_files import write_files
 from dptrain.report.console import Console
+from dptrain.report.document import read_json
+from dptrain.report.pdf import write_pdf
+from dptrain.report.points import Comparison
 
 CRASHED, FAILED, BROKEN, BEYOND, INTERRUPTED = 1, 2, 3, 4, 130
 CONFIDENCE = 0.95  # of the intervals over the seeds of a sweep
 
 
-def main(order: runs.Order, sweep_folder: Path | None) -> None:
-    """Carry out an order; exits with 2 on errors, 3 on a broken guarantee, 4 on `fail_if`, 130 on Ctrl-C."""
+def main(order: runs.Order, sweep_folder: Path | None) -> float | None:
+    """Carry out an order; exits with 2 on errors, 3 on a broken guarantee, 4 on `fail_if`, 130 on Ctrl-C.
+
+    Returns what a search looks at: its job's `sweep.score`, larger is better; minus infinity if it failed.
+    """
     console = Console()
     folder: Path | None = None
     try:
         config = parse(order.config)
-        if sweep_folder is not None and sweep_folder.exists():
-            sweep.forget_failure(sweep_folder, order)
-        if config.resume is not None:
-            folder, order = _resumed(config, order)
-            config = parse(order.config)
-        elif sweep_folder is not None and (found := sweep.find(sweep_folder, order)) is not None:
-            if (found / runs.REPORT).exists():
-                console.there_already(found)
-                return
-            folder, order = found, runs.read(found)
-            config = parse(order.config)
-        else:
-            name = order.recipe if config.task == "train" else "audit"
-            folder = runs.new_folder(sweep_folder or Path(config.output), name)
-        if config.threads is not None:
-            torch.set_num_threads(config.threads)
-        run = audit.run if config.task == "audit" else pipeline.run
-        run(config, order, folder, console)
+        with nullcontext() if sweep_folder is None else sweep.alone(sweep_folder, order):
+            if config.sweep.trial is not None:
+                if (why := selecting.barred(sweep_folder, order, config.sweep.trial)) is not None:
+                    console.note(f"trial {config.sweep.trial}", why)
+                    return None
+            elif sweep_folder is not None:
+                sweep.forget_failure(sweep_folder, order)
+            folder, order = _place(config, order, sweep_folder)
+            if (folder / runs.REPORT).exists():
+                console.there_already(folder)
+            else:
+                _carry_out(parse(order.config), order, folder, console)
+        if sweep_folder is None or not tuning.searching(sweep_folder):
+            return None
+        return selecting.score(read_json(folder / runs.REPORT), config.sweep.score)
     except DptrainError as error:
         console.error(error)
         code = _code(error)
@@ -58,8 +67,41 @@ def main(order: runs.Order, sweep_folder: Path | None) -> None:
         traceback.print_exc()  # not foreseen: whoever wrote the part that failed will want to know where
         _note_failure(sweep_folder, order, folder, error, CRASHED)
     except KeyboardInterrupt:
-        console.interrupted(folder)
+        begun = folder is not None and (folder / runs.ORDER).exists()
+        console.interrupted(folder if begun else None)
         sys.exit(INTERRUPTED)
+    finally:
+        if folder is not None:
+            runs.discard(folder)
+    return -math.inf
+
+
+def stopped() -> None:
+    """Say how a sweep goes on whose jobs are with a launcher; exits with 130."""
+    Console().note("stopped", "go on with the same command and sweep.resume=FOLDER, the folder of the sweep")
+    sys.exit(INTERRUPTED)
+
+
+def _place(config: Config, order: runs.Order, sweep_folder: Path | None) -> tuple[Path, runs.Order]:
+    """The folder to work in, a new one or one to go on with, and what was asked for there."""
+    if config.resume is not None:
+        return _resumed(config, order)
+    if sweep_folder is not None:
+        trial = config.sweep.trial
+        found = (sweep.find if trial is None else selecting.find)(sweep_folder, order)
+        if found is not None:
+            return found, runs.read(found)
+        if trial is not None:
+            order = selecting.as_drawn(order, sweep_folder)
+    name = order.recipe if config.task == "train" else "audit"
+    return runs.new_folder(sweep_folder or Path(config.output), name), order
+
+
+def _carry_out(config: Config, order: runs.Order, folder: Path, console: Console) -> None:
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    run = audit.run if config.task == "audit" else pipeline.run
+    run(config, order, folder, console)
 
 
 def _note_failure(
@@ -71,10 +113,44 @@ def _note_failure(
         runs.remember(folder, error=str(error))
 
 
+def begin_search(sweep_folder: Path, sought: Mapping[str, Any], direction: str | None) -> None:
+    """Let results choose the jobs of a sweep; exits with 2 where it is not said what that may spend."""
+    try:
+        tuning.begin(
+            sweep_folder,
+            max_epsilon=sought["max_epsilon"],
+            direction=direction,
+        )
+    except DptrainError as error:
+        Console().error(error)
+        sys.exit(FAILED)
+
+
+def begin_selection(
+    sweep_folder: Path, values: Mapping[str, Any], *, swept: Sequence[str], sweeper: str
+) -> None:
+    """Agree on a private selection and draw its number of trials; exits with 2 where that cannot be.
+
+    Exits with 0 where no trial at all was drawn, for then there is nothing to do.
+    """
+    console = Console()
+    try:
+        terms = selecting.begin(sweep_folder, values, swept=swept, sweeper=sweeper)
+    except DptrainError as error:
+        console.error(error)
+        sys.exit(FAILED)
+    for name, text in said.agreed(terms):
+        console.note(name, text)
+    if not selecting.trials(str(sweep_folder)):
+        conclude(sweep_folder)
+        sys.exit(0)
+
+
 def conclude(sweep_folder: Path) -> None:
     """Compare the jobs of a sweep that is done; exits with the gravest code of those that failed."""
     console = Console()
     notes = sweep.read_notes(sweep_folder)
+    found, files = None, []
     if any(sweep_folder.glob(f"*/{runs.REPORT}")):
         try:
             found = compare(
@@ -86,24 +162,49 @@ def conclude(sweep_folder: Path) -> None:
             comparison.write_html(found, page)
             show(found)
             console.page(page)
-            _hand_to_the_parent(sweep_folder, notes.get("parent"), page)
+            files = [page, *write_files(found, sweep_folder)]
+            jobs = [path.parent for path in sweep_folder.glob(f"*/{runs.ORDER}")]
+            if any(parse(runs.read(job).config).report.pdf for job in jobs):
+                files.append(page.with_suffix(".pdf"))
+                write_pdf(page.read_text(encoding="utf-8"), files[-1])
         except DptrainError as error:
             console.error(error)
+    _hand_to_the_parent(sweep_folder, found, files, console)
     failed = notes.get("failed", {})
+    if "selection" in notes:
+        _select(sweep_folder, console, broken=any(each["code"] == BROKEN for each in failed.values()))
     for job, failure in failed.items():
         console.error(DptrainError(f"failed: {job}\n{failure['error']}"))
     if failed:
         sys.exit(max(failure["code"] for failure in failed.values()))
 
 
-def _hand_to_the_parent(sweep_folder: Path, parent: str | None, page: Path) -> None:
-    """Put the comparison where the family of runs is recorded."""
-    if parent is None:
+def _select(sweep_folder: Path, console: Console, *, broken: bool) -> None:
+    """Select the best trial of a private selection, unless one of them shows that nothing is proved."""
+    if broken:
+        console.note("selected", "none: a trial leaked more than is proved, so no proof can be relied on")
         return
-    job = next(sweep_folder.glob(f"*/{runs.ORDER}")).parent
-    tracking = build("tracking", parse(runs.read(job).config).tracking)
-    with tracking.open(sweep_folder.name, sweep_folder, parent) as tracker:
-        tracker.artifact(page, "comparison")
+    try:
+        chosen = selecting.conclude(sweep_folder)
+    except DptrainError as error:
+        console.error(error)
+        return
+    for name, text in said.selected(chosen):
+        console.note(name, text)
+
+
+def _hand_to_the_parent(
+    sweep_folder: Path, found: Comparison | None, files: Sequence[Path], console: Console
+) -> None:
+    """Put the comparison where the family of runs is recorded."""
+    job = next(sweep_folder.glob(f"*/{runs.ORDER}"), None)
+    if job is None:
+        return
+    try:
+        tracking = build("tracking", parse(runs.read(job.parent).config).tracking)
+        family.conclude(tracking, sweep_folder, found, files)
+    except DptrainError as error:
+        console.error(error)
 
 
 def _code(error: DptrainError) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, replace
 
 from torch import nn
@@ -26,12 +25,10 @@ class Coins:
 
     def fingerprint(self, splits: Splits) -> str:
         """A hash of the training records and the probes: an audit must find the very same ones."""
-        digest = hashlib.sha256()
-        tensors = [splits.train.inputs, splits.train.labels]
+        digest = splits.train.hashed()
         if self.drawing is not None:
-            tensors += [self.drawing.probes.inputs, self.drawing.members]
-        for tensor in tensors:
-            digest.update(tensor.contiguous().numpy().tobytes())
+            for tensor in (self.drawing.probes.inputs, self.drawing.members):
+                digest.update(tensor.contiguous().numpy().tobytes())
         return digest.hexdigest()[:32]
 
     def told(self) -> dict[str, int]:

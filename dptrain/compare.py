@@ -59,7 +59,7 @@ def refuse(found: Sequence[Found]) -> None:
         "test records": lambda run: run.report["data"].get("test"),
         "unit of privacy": lambda run: run.guarantee["unit"],
         "adjacency": lambda run: run.guarantee["adjacency"],
-        "privacy.delta": lambda run: run.settings.get("privacy.delta"),
+        "privacy.delta": lambda run: run.settings.get("privacy.delta", "None"),
     }
     keys = sorted({key for run in found for key in run.settings if key.startswith("data.")})
     asked |= {key: lambda run, key=key: run.settings.get(key) for key in keys}  # type: ignore[misc]

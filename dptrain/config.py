@@ -42,6 +42,10 @@ class Privacy:
         Literal["add_remove", "replace_one"], Field(description="add_remove or replace_one")
     ] = "add_remove"
     accountant: Annotated[str, Field(description="pld")] = "pld"
+    tuned_on: Annotated[
+        str | None,
+        Field(min_length=1, description='public data, such as "PathMNIST", all else was tuned on; or null'),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +63,9 @@ class Training:
     epochs: Annotated[Positive | None, Field(description="a number, or null with training.steps")] = None
     sampling: Annotated[str, Field(description="poisson or shuffle")] = "poisson"
     physical_batch_size: Annotated[Count, Field(description="records in memory at once, such as 256")] = 256
+    prefetch: Annotated[
+        int, Field(ge=0, description="a whole number such as 2: batches read ahead where data.lazy; or 0")
+    ] = 2
     schedule: Annotated[
         Literal["constant", "linear", "cosine"], Field(description="constant, linear or cosine")
     ] = "constant"
@@ -66,6 +73,14 @@ class Training:
     average_decay: Annotated[
         float, Field(ge=0, lt=1, description="such as 0.95; 0 releases the last weights")
     ] = 0.95
+    augmentations: Annotated[
+        int, Field(ge=0, description="random copies of each record at each step, such as 16; 0 for none")
+    ] = 0
+    shift: Annotated[int, Field(ge=0, description="pixels that a copy is moved by at most, such as 4")] = 4
+    flip: Annotated[bool, Field(description="true or false; true mirrors every other copy")] = False
+    feature_cache_gib: Annotated[
+        float, Field(ge=0, description="memory for features of a frozen part, made once; 0 makes them anew")
+    ] = 4.0
     evaluations: Annotated[
         Count, Field(description="a whole number: how often to look at the held-out records")
     ] = 10
@@ -136,13 +151,52 @@ class Control:
     optimizer: Component = field(default_factory=dict)
 
 
+Scores = Literal["holdout.accuracy", "holdout.loss", "test.accuracy", "test.auroc", "test.loss"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """A sweep that was stopped goes on with what is missing."""
+    """A sweep that was stopped goes on with what is missing; one with candidates selects in private.
+
+    With `max_epsilon` no training begins that would bring all of them together beyond it.
+
+    Of a private selection, `trial` is the job's number, which the sweep itself gives.
+    """
 
     __pydantic_config__ = FORBID
 
     resume: Annotated[str | None, Field(description="the folder of a sweep, with -m")] = None
+    max_epsilon: Annotated[
+        Positive | None, Field(description="the most that all trainings of a sweep spend together, or null")
+    ] = None
+    candidates: Annotated[
+        dict[str, Annotated[list[Any], Field(min_length=1)]],
+        Field(description="a list of values by dotted key, such as {optimizer.lr:[0.1,1]}"),
+    ] = field(default_factory=dict)
+    distribution: Annotated[
+        Literal["geometric", "logarithmic", "negative_binomial", "poisson"],
+        Field(description="geometric, logarithmic, negative_binomial or poisson"),
+    ] = "geometric"
+    mean_runs: Annotated[float, Field(gt=1, le=500, description="above 1, such as 10")] = 10.0
+    shape: Annotated[Positive | None, Field(description="a number, with negative_binomial only")] = None
+    score: Annotated[Scores, Field(description="a metric on held-out records: holdout.accuracy")] = (
+        "holdout.accuracy"
+    )
+    selection_epsilon: Annotated[
+        Positive | None, Field(description="the selected model's epsilon, in place of privacy.epsilon's")
+    ] = None
+    trial: Count | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Documents:
+    """What is written besides the documents that every run leaves."""
+
+    __pydantic_config__ = FORBID
+
+    pdf: Annotated[
+        bool, Field(description="true or false; true writes report.pdf too, which needs the extra `pdf`")
+    ] = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,6 +230,7 @@ class Config:
     control: Control = field(default_factory=Control)
     release: Release = field(default_factory=Release)
     sweep: Sweep = field(default_factory=Sweep)
+    report: Documents = field(default_factory=Documents)
     data: Component = field(default_factory=dict)
     model: Component = field(default_factory=dict)
     optimizer: Component = field(default_factory=dict)
@@ -205,6 +260,7 @@ def parse(values: Mapping[str, Any]) -> Config:
     problems += _training_problems({**asdict(Training()), **_section(values, "training")})
     problems += _component_problems(values)
     problems += _task_problems(values)
+    problems += _sweep_problems(values)
     if config is not None and config.device in ("cuda", "mps") and not _available(config.device):
         problems.append(f"device={config.device} is not available on this machine; use device=auto")
     if problems or config is None:
@@ -225,6 +281,66 @@ def _task_problems(values: Mapping[str, Any]) -> list[str]:
     if values.get("task") != "audit" and source is not None:
         return [f"release={source} names a model to attack; add task=audit, or leave it out to train one"]
     return []
+
+
+# What a private selection may vary: sections that shape a training, and neither its records nor its rules.
+VARIED = ("model", "optimizer", "mechanism", "training")
+
+
+def _sweep_problems(values: Mapping[str, Any]) -> list[str]:
+    sweep = {**asdict(Sweep()), **_section(values, "sweep")}
+    problems = []
+    named, shape = sweep["distribution"], sweep["shape"]
+    if (named == "negative_binomial") != (shape is not None):
+        cure = "give a number above 0" if shape is None else "set it to null"
+        problems.append(f"sweep.shape={_shown(shape)} with sweep.distribution={named}: {cure}")
+    if not sweep["candidates"]:
+        given = [key for key in ("trial", "selection_epsilon") if sweep[key] is not None]
+        return problems + [
+            f"sweep.{key}={sweep[key]} belongs to a private selection; add +sweep=private_selection, or "
+            "leave it out"
+            for key in given
+        ]
+    for key in sweep["candidates"]:
+        if str(key).partition(".")[0] not in VARIED or "." not in str(key):
+            problems.append(
+                f"sweep.candidates: {key} cannot be drawn; give dotted keys below {', '.join(VARIED)}"
+            )
+        elif not _there(values, str(key)):
+            problems.append(
+                f"sweep.candidates: {key} is no key of this configuration; `--cfg job` lists them all"
+            )
+    if sweep["max_epsilon"] is not None:
+        problems.append(
+            f"sweep.max_epsilon={sweep['max_epsilon']} would refuse trials that a private selection has "
+            "drawn, whose epsilon counts them all; set it to null"
+        )
+    if values.get("fail_if"):
+        problems.append(
+            f"fail_if={list(values['fail_if'])} would choose by what is measured on training records, which "
+            "no selection's epsilon covers; leave it out of a private selection"
+        )
+    if (tuned_on := _section(values, "privacy").get("tuned_on")) is not None:
+        problems.append(
+            f"privacy.tuned_on={tuned_on} with sweep.candidates: they are chosen on private records; set it "
+            "to null"
+        )
+    if sweep["selection_epsilon"] is not None and _section(values, "privacy").get("epsilon", 1) is None:
+        problems.append(
+            f"sweep.selection_epsilon={sweep['selection_epsilon']} finds privacy.epsilon, which is null; "
+            "leave out the budget's other target"
+        )
+    return problems
+
+
+def _there(values: Mapping[str, Any], key: str) -> bool:
+    """Whether a dotted key exists."""
+    node: Any = values
+    for part in key.split("."):
+        if not isinstance(node, Mapping) or part not in node:
+            return False
+        node = node[part]
+    return True
 
 
 def _problem(detail: dict[str, Any]) -> str:

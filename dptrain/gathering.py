@@ -16,8 +16,10 @@ from dptrain.report.points import Missing
 from dptrain.tracking import Tracked, flatten
 
 # What a run may differ in without being another experiment: where it ran, and where it was put.
-BOOKKEEPING = ("seed", "output", "resume", "threads", "device", "fail_if", "task", "tracking", "sweep")
-FIELDS = ("low", "high", "floor", "control", "bound")  # after a leakage metric's name, among MLflow's metrics
+BOOKKEEPING = (
+    "seed", "output", "resume", "threads", "device", "fail_if", "task", "tracking", "sweep", "report",
+)  # fmt: skip
+FIELDS = ("low", "high", "floor", "control", "bound")  # before a leakage metric's name, in MLflow
 INTERFACES = ("top_k", "rounded", "temperature", "labels_only")
 
 
@@ -113,7 +115,9 @@ def _found(
     overrides: Mapping[str, str],
     run_id: str | None,
 ) -> Found:
-    settings = {key: _text(value) for key, value in config.items() if not _is_bookkeeping(key)}
+    settings = _listed(
+        {key: _text(value) for key, value in config.items() if value is not None and not _is_bookkeeping(key)}
+    )
     settings.setdefault("recipe", report["recipe"])
     return Found(
         name=name,
@@ -129,6 +133,22 @@ def _overrides(words: Sequence[str]) -> dict[str, str]:
     """Overrides as key and value, without Hydra's marks for adding and forcing."""
     pairs = (word.lstrip("+~").partition("=") for word in words if not word.startswith("hydra."))
     return {key: value for key, equals, value in pairs if equals}
+
+
+def _listed(settings: Mapping[str, str]) -> dict[str, str]:
+    """Settings with lists whole again: `channels.0` and `channels.1` as `channels = [8, 16]`."""
+    items: dict[str, list[tuple[int, str]]] = {}
+    others: dict[str, str] = {}
+    for key, value in settings.items():
+        name, _, last = key.rpartition(".")
+        if last.isdigit():
+            items.setdefault(name, []).append((int(last), value))
+        else:
+            others[key] = value
+    if not items:
+        return others
+    lists = {name: f"[{', '.join(value for _, value in sorted(found))}]" for name, found in items.items()}
+    return _listed({**others, **lists})
 
 
 def _is_bookkeeping(key: str) -> bool:
@@ -183,20 +203,20 @@ def from_metrics(run: Tracked) -> dict[str, Any] | None:
     metrics, tags = run.metrics, run.tags
     if "accuracy" not in metrics or "guarantee" not in tags:
         return None
-    control = {key: metrics.get(f"control.{key}") for key in ("accuracy", "auroc")}
+    control = {key: metrics.get(f"control/{key}") for key in ("accuracy", "auroc")}
     return {
         "recipe": tags.get("recipe", ""),
         "data": {"name": tags.get("data", ""), "source": tags.get("data.source", "")},
         "utility": {"accuracy": metrics["accuracy"], "auroc": metrics.get("auroc")},
         "control": None if control["accuracy"] is None else control,
-        "floor_accuracy": metrics.get("floor.accuracy"),
+        "floor_accuracy": metrics.get("floor/accuracy"),
         "guarantee": {
-            "private": "guarantee.epsilon" in metrics,
+            "private": "guarantee/epsilon" in metrics,
             "void": tags["guarantee"] == "void",
             "void_reason": "MLflow does not say why" if tags["guarantee"] == "void" else None,
-            "epsilon": metrics.get("guarantee.epsilon"),
-            "delta": metrics.get("guarantee.delta"),
-            "noise_multiplier": metrics.get("guarantee.noise_multiplier"),
+            "epsilon": metrics.get("guarantee/epsilon"),
+            "delta": metrics.get("guarantee/delta"),
+            "noise_multiplier": metrics.get("guarantee/noise_multiplier"),
             "unit": tags.get("unit", ""),
             "adjacency": run.params.get("privacy.adjacency", ""),
             "sentence": "Read from MLflow's metrics: the statement in full is in the run's own report.",
@@ -207,12 +227,13 @@ def from_metrics(run: Tracked) -> dict[str, Any] | None:
 
 
 def _lines(metrics: Mapping[str, float]) -> list[dict[str, Any]]:
-    """Leakage lines from metrics called `leakage.ATTACK.METRIC[.INTERFACE][.FIELD]`."""
+    """Leakage lines from metrics called `FIELD/ATTACK.METRIC[.INTERFACE]`; `attack/` stands before values."""
     lines: dict[tuple[str, str, str], dict[str, Any]] = {}
-    shape = re.compile(rf"leakage\.([^.]+)\.(.+?)(?:\.({'|'.join(INTERFACES)}))?(?:\.({'|'.join(FIELDS)}))?$")
+    shape = re.compile(rf"(attack|{'|'.join(FIELDS)})/([^.]+)\.(.+?)(?:\.({'|'.join(INTERFACES)}))?$")
     for name, value in metrics.items():
         if part := shape.match(name):
-            attack, metric, interface, which = part[1], part[2], part[3] or "", part[4] or "value"
+            which = "value" if part[1] == "attack" else part[1]
+            attack, metric, interface = part[2], part[3], part[4] or ""
             line = lines.setdefault(
                 (attack, metric, interface), {"attack": attack, "metric": metric, "interface": interface}
             )

@@ -58,10 +58,10 @@ class Court:
     def evaluator(self) -> Judge:
         """The model that recognises class inversions, trained or found when it is first asked for."""
         splits = self.splits
-        tensors = (splits.holdout.inputs, splits.holdout.labels, splits.test.inputs, splits.test.labels)
-        told = (self.streams.seed, splits.classes, splits.mean, splits.std)
+        records = [part.hashed().hexdigest() for part in (splits.holdout, splits.test)]
+        told = (self.streams.seed, splits.classes, splits.mean, splits.std, splits.shape, records)
         kept = self.cache.get(
-            content_key("evaluator", told, tensors, {}),
+            content_key("evaluator", told, (), {}),
             lambda: train_judge(splits, self.streams.seeded("judge"), device=self.device).state_dict(),
         )
         return load_judge(splits, kept, device=self.device)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from dptrain.gathering import Found
 
-BUDGET = ("privacy.epsilon", "privacy.noise_multiplier", "mechanism", "mechanism._target_")
+BUDGET = ("privacy.epsilon", "privacy.noise_multiplier", "mechanism")
 
 
 @dataclass(frozen=True, kw_only=True)

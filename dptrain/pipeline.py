@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from dptrain import limits, runs, summary, sweep
+from dptrain import chosen, family, limits, runs, summary, sweep, tuning
 from dptrain import report as documents
 from dptrain.assembly import assemble, given_away, make_model
 from dptrain.attack_stage import Subject
@@ -31,7 +31,7 @@ from dptrain.evidence.verdict import BROKEN
 from dptrain.privacy.plan import default_delta
 from dptrain.report.console import Console
 from dptrain.scene import Scene
-from dptrain.tracking import PARENT, MLflow, NoTracking, NullRun
+from dptrain.tracking import PARENT, NullRun
 from dptrain.training import checkpoint
 
 
@@ -45,6 +45,7 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
     model = make_model(config, parts.mechanism, splits, streams)
     budget = make_budget(config, splits)
     plan = parts.mechanism.plan(splits, budget)
+    chosen.refuse_uncovered(config, plan, coins.fingerprint(splits), folder)
     coins = sow_canaries(coins, parts.needs, model, plan, config.evidence, streams)
     device = choose_device(config.device)
 
@@ -61,15 +62,19 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
             folder=folder,
         )
     )
+    if order.sweep:
+        limit = config.sweep.max_epsilon
+        tuning.reserve(folder.parent, folder.name, plan, delta=budget.delta, max_epsilon=limit)
     runs.start(folder, order)
-    with parts.tracking.open(folder.name, folder, runs.recall(folder, "tracked_as")) as tracker:
+    name = family.job_name(order.overrides, folder.name) if order.sweep else folder.name
+    with parts.tracking.open(name, folder, runs.recall(folder, "tracked_as")) as tracker:
         runs.remember_records(folder, coins.fingerprint(splits))
         runs.remember(folder, tracked_as=tracker.run_id)
         if order.sweep:
-            parent = sweep.family(folder.parent, partial(open_family, parts.tracking, folder.parent))
+            parent = sweep.family(folder.parent, partial(family.begin, parts.tracking, folder.parent))
             if parent is not None:
                 tracker.tags({PARENT: parent})
-        tracker.params(asdict(config))
+        tracker.params(summary.params(config, order.recipe))
         here = Context(
             streams=streams,
             tracker=tracker,
@@ -98,8 +103,12 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
             "interface": given_away(config.release),
             "decided_by_coins": coins.told(),
         }
-        if order.sweep and plan is not None:
-            statement["sweep"] = sweep.spent_together(folder.parent, plan, budget.delta)
+        statement = chosen.how_chosen(statement, config, folder)
+        if order.sweep and plan is not None and config.sweep.trial is None:
+            statement["sweep"] = {
+                **sweep.spent_together(folder.parent, plan, budget.delta),
+                **tuning.told(folder.parent),
+            }
 
         report = summary.compose(
             splits,
@@ -120,17 +129,11 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
             folder=folder,
             reproduce=order.command,
         )
-        publish(report, subject, torch.zeros(2, *splits.shape), tracker)
+        publish(report, subject, torch.zeros(2, *splits.shape), tracker, pdf=config.report.pdf)
         console.report(report, parts.tracking.command)
         refuse_broken(report)
         limits.check(conditions, report)
     return report
-
-
-def open_family(tracking: MLflow | NoTracking, folder: Path) -> str | None:
-    """The id of a new run that the runs of a sweep are shown below; None where nothing is recorded."""
-    with tracking.open(folder.name, folder) as parent:
-        return parent.run_id
 
 
 def make_budget(config: Config, splits: Splits) -> Budget:
@@ -161,18 +164,20 @@ def choose_device(name: str) -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def publish(report: Report, subject: Subject, example: Tensor, tracker: Tracker) -> None:
+def publish(
+    report: Report, subject: Subject, example: Tensor, tracker: Tracker, *, pdf: bool = False
+) -> None:
     """Write the report into the run folder, and hand it and the model to the tracker.
 
     `example` shows the tracker what inputs look like and must not be a record.
     """
-    record(report, tracker)
+    record(report, tracker, pdf=pdf)
     tracker.model(subject.release.build().cpu(), example)
 
 
-def record(report: Report, tracker: Tracker) -> None:
+def record(report: Report, tracker: Tracker, *, pdf: bool = False) -> None:
     """Write the report into the run folder, and hand it to the tracker."""
-    written = documents.write(report)
+    written = documents.write(report, pdf=pdf)
     checkpoint.remove(report.folder)  # the run is complete, whatever becomes of its record elsewhere
     for path in written:
         tracker.artifact(path, "report")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -25,11 +26,13 @@ class Order:
     overrides: tuple[str, ...]
     config: dict[str, Any]
     sweep: bool = False
+    drawn: tuple[str, ...] = ()  # overrides that nobody asked for: a private selection drew them
 
     @property
     def command(self) -> str:
-        """The command line that asks for it again."""
-        words = [f"recipe={self.recipe}", *(o for o in self.overrides if not o.startswith("recipe="))]
+        """The command line that asks for it again; of a trial, for what was drawn, and not for its number."""
+        asked = [o for o in self.overrides if not (self.drawn and o.lstrip("+").startswith("sweep"))]
+        words = [f"recipe={self.recipe}", *(o for o in asked if not o.startswith("recipe=")), *self.drawn]
         return " ".join(["python -m dptrain", *words])
 
 
@@ -39,22 +42,38 @@ def start(folder: Path, order: Order) -> None:
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _write(folder, {**order.__dict__, "overrides": list(order.overrides)})
+        _write(folder, {**order.__dict__, "overrides": list(order.overrides), "drawn": list(order.drawn)})
     except OSError as error:
-        raise DptrainError(
-            f"output: {folder} cannot be written ({error.strerror}); set output to another folder"
-        ) from error
+        raise _unwritable(folder, error) from error
+
+
+def _unwritable(folder: Path, error: OSError) -> DptrainError:
+    return DptrainError(
+        f"output: {folder} cannot be written ({error.strerror}); set output to another folder"
+    )
 
 
 def new_folder(output: Path, name: str) -> Path:
-    """A folder name that no other run has: time, name, and a number where they coincide."""
+    """A new folder that no other run has, made here: time, name, and a number where they coincide."""
     stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    folder = output / f"{stamp}_{name}"
-    number = 2
-    while folder.exists():
-        folder = output / f"{stamp}_{name}_{number}"
-        number += 1
-    return folder
+    number = 1
+    while True:
+        folder = output / (f"{stamp}_{name}" if number == 1 else f"{stamp}_{name}_{number}")
+        try:
+            folder.mkdir(parents=True)  # what two processes cannot both do
+        except FileExistsError:
+            number += 1
+        except OSError as error:
+            raise _unwritable(folder, error) from error
+        else:
+            return folder
+
+
+def discard(folder: Path) -> None:
+    """Take away the folder of a run that never began, and the one above if nothing else is in it."""
+    with suppress(OSError):  # there is something in it: a run that began
+        folder.rmdir()
+        folder.parent.rmdir()
 
 
 def find(resume: str, output: Path) -> tuple[Path, Order]:
@@ -79,6 +98,7 @@ def read(folder: Path) -> Order:
         overrides=tuple(order["overrides"]),
         config=order["config"],
         sweep=order["sweep"],
+        drawn=tuple(order.get("drawn", ())),
     )
 
 

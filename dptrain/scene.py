@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
+import torch
 from torch import nn
 
 from dptrain.assembly import Parts, make_outputs
@@ -101,7 +102,8 @@ class Scene:
     def utility(self, subject: Subject) -> Utility:
         """How well a subject does on the test records."""
         test = self.splits.test
-        answers = subject.release.predict(test.inputs)
+        answer = subject.release.queries().confidences
+        answers = torch.cat([answer(batch.inputs) for batch in test.batches()])
         return measure_utility(answers, test, confidence=self.config.evidence.confidence)
 
     def _fit(
@@ -147,11 +149,12 @@ class Scene:
             self.coins.fingerprint(splits),
             asdict(self.config.evidence),
             None if canaries is None else canaries.norm,
+            splits.holdout.hashed().hexdigest(),
         )
         return content_key(
             "twin",
             told,
-            [splits.holdout.inputs, *groups, *self.model.state_dict().values()],
+            [*groups, *self.model.state_dict().values()],
             {**without_privacy(self._recipe), "attack": watching},
         )
 

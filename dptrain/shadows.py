@@ -113,7 +113,7 @@ class ShadowTrainer:
         """A hash of the records that every shadow model has in common."""
         known, probes = self.known, self.probes
         groups = [] if known.group_ids is None else [known.group_ids]
-        return fingerprint([known.train.inputs, known.train.labels, probes.inputs, probes.labels, *groups])
+        return known.train.hashed().hexdigest() + fingerprint([probes.inputs, probes.labels, *groups])
 
 
 def _share(progress: Progress, done: int, total: int) -> Progress:

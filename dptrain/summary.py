@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,15 @@ import torch
 from torch import nn
 
 from dptrain.attack_stage import Measured
+from dptrain.config import Config
 from dptrain.contracts import Briefing, Budget, Guarantee, Plan, Report, Splits
 from dptrain.evidence.utility import majority_share
 from dptrain.privacy.accountant import privacy_loss
+from dptrain.report import sentences
+from dptrain.tracking import NOTE
 from dptrain.training.estimate import estimate_seconds
+
+PLACES = ("output", "report", "resume", "sweep", "tracking")  # keys of where a run is put, not what it is
 
 
 def brief(
@@ -91,39 +97,51 @@ def tradeoff(guarantee: Guarantee) -> tuple[tuple[float, float], ...]:
     return tuple((float(rate), guarantee.membership_tpr(float(rate))) for rate in rates)
 
 
+def params(config: Config, recipe: str) -> dict[str, Any]:
+    """What a run was asked for, as the tracker takes it: without where it runs and is put."""
+    return {"recipe": recipe} | {key: value for key, value in asdict(config).items() if key not in PLACES}
+
+
 def metrics(report: Report) -> Iterator[tuple[str, float, int]]:
-    """Every number of a report that runs are compared by: name, value, step."""
+    """Every number of a report that runs are compared by: name, value, step.
+
+    What stands before the slash makes a section of MLflow's charts: what attacks achieved first, then
+    bounds, controls and floors, each under the same name.
+    """
     yield "accuracy", report.utility.accuracy.value, 0
     yield "auroc", report.utility.auroc, 0
     if report.control is not None:
-        yield "control.accuracy", report.control.accuracy.value, 0
-        yield "control.auroc", report.control.auroc, 0
-    yield "floor.accuracy", report.floor_accuracy, 0
+        yield "control/accuracy", report.control.accuracy.value, 0
+        yield "control/auroc", report.control.auroc, 0
+    yield "floor/accuracy", report.floor_accuracy, 0
     for key in ("epsilon", "delta", "noise_multiplier", "mu"):
-        yield f"guarantee.{key}", float(report.guarantee[key]), 0
+        yield f"guarantee/{key}", float(report.guarantee[key]), 0
+    if "selection" in report.guarantee:
+        yield "guarantee/epsilon_if_selected", report.guarantee["selection"]["epsilon"], 0
     for step, epsilon in report.epsilon_by_step:
         yield "epsilon", epsilon, step
     for line in report.leakage:
-        name = f"leakage.{line.attack}.{line.metric}"
+        name = f"{line.attack}.{line.metric}"
         if line.interface not in ("", "confidences"):
             name += f".{line.interface}"
-        yield name, line.value.value, 0
-        yield f"{name}.low", line.value.low, 0
+        yield f"attack/{name}", line.value.value, 0
+        yield f"low/{name}", line.value.low, 0
         if math.isfinite(line.value.high):
-            yield f"{name}.high", line.value.high, 0
-        yield f"{name}.floor", line.floor, 0
+            yield f"high/{name}", line.value.high, 0
+        yield f"floor/{name}", line.floor, 0
         if line.control is not None:
-            yield f"{name}.control", line.control.value, 0
+            yield f"control/{name}", line.control.value, 0
         if line.bound is not None:
-            yield f"{name}.bound", line.bound, 0
+            yield f"bound/{name}", line.bound, 0
     for key, seconds in report.seconds.items():
-        yield f"seconds.{key}", seconds, 0
+        yield f"seconds/{key}", seconds, 0
 
 
 def tags(report: Report) -> Mapping[str, str]:
     """What runs are found by."""
     statement = report.guarantee
     return {
+        NOTE: sentences.short(report),
         "recipe": report.recipe,
         "data": report.data["name"],
         "data.source": report.data["source"],
@@ -131,5 +149,5 @@ def tags(report: Report) -> Mapping[str, str]:
         "unit": statement["unit"],
         "guarantee": "void" if statement["void"] else "holds" if statement["private"] else "none",
         "code_revision": statement["code_revision"] or "installed package",
-        "figures": "class_inversion.png shows training records: confidential",
+        "confidential": sentences.confidential(report) or "nothing",
     }

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,8 @@ from dptrain.contracts import Plan
 from dptrain.report.document import read_json
 from dptrain.searching import composed, plan_of
 
-NOTES = "sweep.json"  # the parent run's id, and what failed
-NOT_OF_THE_JOB = ("sweep.resume", "output")  # overrides that say where, not what
+NOTES = "sweep.json"  # the parent run's id, what failed, and what is counted as spent
+NOT_OF_THE_JOB = ("sweep.resume", "sweep.max_epsilon", "output")  # overrides that say where, not what
 
 
 def find(folder: Path, order: runs.Order) -> Path | None:
@@ -30,36 +32,47 @@ def find(folder: Path, order: runs.Order) -> Path | None:
 
 def family(folder: Path, open_parent: Callable[[], str | None]) -> str | None:
     """The id of the sweep's parent run, which the first job opens and the others find."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / f".{NOTES}.lock"):
-        notes = read_notes(folder)
+    with noting(folder) as notes:
         if "parent" not in notes:
             notes["parent"] = open_parent()
-            _write_notes(folder, notes)
         parent: str | None = notes["parent"]
-        return parent
+    return parent
 
 
 def note_failure(folder: Path, order: runs.Order, error: Exception, code: int) -> None:
     """Remember that a job failed, so that the others go on and the sweep says so in the end."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / f".{NOTES}.lock"):
-        notes = read_notes(folder)
-        job = " ".join(_words(order.overrides))
-        failed = {**notes.get("failed", {}), job: {"error": str(error), "code": code}}
-        _write_notes(folder, {**notes, "failed": failed})
+    with noting(folder) as notes:
+        failure = {"error": str(error), "code": code, "asked": _words(order.overrides)}
+        notes["failed"] = {**notes.get("failed", {}), told(order.overrides): failure}
 
 
 def forget_failure(folder: Path, order: runs.Order) -> None:
     """A job that failed before is about to be tried again."""
+    with noting(folder) as notes:
+        notes.get("failed", {}).pop(" ".join(_words(order.overrides)), None)
+
+
+@contextmanager
+def alone(folder: Path, order: runs.Order) -> Iterator[None]:
+    """While a job is being done no other process does the same: a second one waits, and finds it done."""
+    locks = folder / ".locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    with FileLock(locks / sha256(" ".join(_words(order.overrides)).encode()).hexdigest()[:16]):
+        yield
+
+
+@contextmanager
+def noting(folder: Path) -> Iterator[dict[str, Any]]:
+    """The notes of a sweep, to be changed in place; other processes wait, and then see the change whole."""
+    folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / f".{NOTES}.lock"):
         notes = read_notes(folder)
-        if notes.get("failed", {}).pop(" ".join(_words(order.overrides)), None) is not None:
-            _write_notes(folder, notes)
+        yield notes
+        _write_notes(folder, notes)
 
 
 def read_notes(folder: Path) -> dict[str, Any]:
-    """What is remembered of a sweep: `parent`, and by job what `failed`."""
+    """What is remembered of a sweep: `parent`, and by job what `failed` and what was `spent`."""
     path = folder / NOTES
     notes: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     return notes
@@ -69,6 +82,11 @@ def _write_notes(folder: Path, notes: dict[str, Any]) -> None:
     draft = folder / f".{NOTES}.{os.getpid()}"
     draft.write_text(json.dumps(notes, indent=1))
     draft.replace(folder / NOTES)
+
+
+def told(overrides: tuple[str, ...]) -> str:
+    """A job in the words that the notes know it by."""
+    return " ".join(_words(overrides))
 
 
 def _words(overrides: tuple[str, ...]) -> tuple[str, ...]:

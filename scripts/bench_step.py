@@ -226,11 +226,8 @@ class Worker:
 
     def finish(self) -> float:
         """Highest memory in MiB; the process is gone."""
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        peak = float(self._answer())
-        self.process.wait()
-        return peak
+        peak, _ = self.process.communicate()
+        return float(peak)
 
 
 def measure(model: str, options: argparse.Namespace) -> dict[str, object]:

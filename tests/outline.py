@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 class Outline(HTMLParser):
     """Elements in order with their attributes, and the words of the page; raises if they do not nest."""
 
-    def __init__(self, page: str, void_tags: Collection[str] = ("meta", "wbr")) -> None:
+    def __init__(self, page: str, void_tags: Collection[str] = ("meta", "wbr", "img")) -> None:
         super().__init__()
         self.void_tags = void_tags
         self.found: list[tuple[str, dict[str, str | None]]] = []

@@ -12,11 +12,12 @@ import pytest
 import torch
 
 from dptrain.attacks.canary_audit import CanaryAudit
-from dptrain.contracts import Budget, Canaries, Targets
+from dptrain.contracts import Budget, Canaries, Streams, Targets
 from dptrain.evidence.audit import judge_audit
 from dptrain.evidence.canaries import Sowing
 from dptrain.evidence.verdict import BROKEN
 from dptrain.privacy import dpsgd
+from dptrain.privacy.dpsgd import ENGINES
 from dptrain.privacy.sampling import ShuffleSampler
 from dptrain.training import mechanisms
 from dptrain.training.mechanisms import DPSGD, NonPrivate
@@ -29,7 +30,7 @@ RATES = {"steps": STEPS, "sample_rate": 0.1, "expected_batch_size": 20}
 def audit(splits, mlp, settings_of, context_of):
     """Train once, with canaries and probes, and the twin; the audit's line."""
 
-    def run(canaries=200, *, engine="hooks"):
+    def run(canaries=200, *, engine="hooks", seed=7):
         rng = torch.Generator().manual_seed(1)
         parameters = sum(p.numel() for p in mlp.parameters())
         sowing = Sowing(
@@ -54,7 +55,10 @@ def audit(splits, mlp, settings_of, context_of):
             )
             observer = attack.watch(targets)
             context = dataclasses.replace(
-                context_of(), canaries=faint.sown, probed=probed, observers=(observer,)
+                context_of(streams=Streams(seed=seed, deterministic=True)),
+                canaries=faint.sown,
+                probed=probed,
+                observers=(observer,),
             )
             release, guarantee = mechanism.fit(copy.deepcopy(mlp), splits, budget, context)
             bets.append(attack.run(dataclasses.replace(release, transcript=observer), targets, rng))
@@ -65,7 +69,7 @@ def audit(splits, mlp, settings_of, context_of):
     return run
 
 
-@pytest.mark.parametrize("engine", ["hooks", "ghost"])
+@pytest.mark.parametrize("engine", ENGINES)
 def test_an_honest_mechanism_passes(audit, engine):
     line = audit(engine=engine)
     assert line.verdict != BROKEN, line.notes
@@ -130,23 +134,27 @@ def test_shuffled_batches_accounted_as_poisson_are_caught_with_enough_canaries(
     assert (line.verdict == BROKEN) == caught
 
 
-@pytest.mark.parametrize("engine", ["hooks", "ghost"])
+@pytest.mark.parametrize("engine", ENGINES)
 def test_clipping_skipped_for_one_class_is_caught_by_one_probe_of_it(audit, monkeypatch, splits, engine):
-    owner = {"hooks": dpsgd.HooksEngine, "ghost": dpsgd.GhostEngine}[engine]
+    owner = {
+        "bookkeeping": dpsgd.BookkeepingEngine,
+        "hooks": dpsgd.HooksEngine,
+        "ghost": dpsgd.GhostEngine,
+    }[engine]
     original = owner.accumulate
 
-    def skipping(self, inputs, labels):
+    def skipping(self, inputs, labels, copies=1):
         holder = self if engine == "ghost" else self.optimizer
         spared = dataclasses.replace(holder.clipper, max_grad_norm=1e6)
-        total = original(self, inputs[labels != 1], labels[labels != 1])
+        total = original(self, inputs[labels != 1], labels[labels != 1], copies)
         kept, holder.clipper = holder.clipper, spared
-        total = total + original(self, inputs[labels == 1], labels[labels == 1])
+        total = total + original(self, inputs[labels == 1], labels[labels == 1], copies)
         holder.clipper = kept
         return total
 
     monkeypatch.setattr(owner, "accumulate", skipping)
     splits.train.labels[-PROBES:][splits.train.labels[-PROBES:] == 1] = 0
     splits.train.labels[-1] = 1  # the only probe of the class
-    line = audit(2, engine=engine)
+    line = audit(2, engine=engine, seed=10)  # in seven of eight trainings the probe comes to be the first
     assert line.verdict == BROKEN
     assert "than clipping allows" in line.notes or "what clipping allows" in line.notes

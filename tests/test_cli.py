@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import time
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
 
@@ -218,7 +219,7 @@ def test_everything_that_cannot_be_built_is_said_at_once(
         (("model._target_=torch.nn.Identity",), "must return logits"),
         (("data=pneumoniamnist", "data.root=/nowhere", "data.url=http://127.0.0.1:9/x"), "data=phantom"),
         (("mechanism.clipping=round",), "choose one of flat"),
-        (("mechanism.engine=ghost", "mechanism.clipping=per_layer"), "use mechanism.engine=hooks"),
+        (("mechanism.engine=ghost", "mechanism.clipping=per_layer"), "use mechanism.engine=bookkeeping"),
         (("resume=latest",), "resume=latest"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
@@ -430,9 +431,10 @@ def test_a_resumed_run_is_tracked_where_it_was(tmp_path: Path) -> None:
 
 
 def test_run_folders_never_coincide(tmp_path: Path) -> None:
-    first = runs.new_folder(tmp_path, "x")
-    first.mkdir()
-    assert runs.new_folder(tmp_path, "x") != first
+    with ThreadPool(8) as threads:
+        made = threads.map(lambda _: runs.new_folder(tmp_path, "x"), range(40))
+    assert len(set(made)) == 40
+    assert all(folder.is_dir() for folder in made)
 
 
 # ------------------------------------------------------------------ words

@@ -46,7 +46,13 @@ def test_the_runs_are_a_family_in_mlflow(swept: tuple[Path, int, str]) -> None:
     parent = sweep.read_notes(folder)["parent"]
     children = [run for run in found if run.data.tags.get("mlflow.parentRunId") == parent]
     assert sorted(run.info.status for run in children) == ["FAILED", "FAILED", "FINISHED", "FINISHED"]
-    assert next(run for run in found if run.info.run_id == parent).info.run_name == folder.name
+    above = next(run for run in found if run.info.run_id == parent)
+    assert (above.info.run_name, above.info.status) == (folder.name, "FAILED")
+    assert (above.data.metrics["jobs/finished"], above.data.metrics["jobs/failed"]) == (2, 2)
+    assert {run.info.run_name[:9] for run in children} == {"epsilon=1", "epsilon=3"}
+    assert all(
+        "Invalid learning rate" in run.data.tags["error"] for run in children if run.info.status == "FAILED"
+    )
 
 
 def test_a_sweep_goes_on_with_what_is_missing(swept: tuple[Path, int, str]) -> None:
@@ -66,10 +72,10 @@ def test_the_second_job_takes_the_twin_of_the_first(swept: tuple[Path, int, str]
     assert reports[1]["seconds"]["twin"] == 0
 
 
-@pytest.mark.parametrize("name", ["epsilon", "model_size", "training_time", "defence"])
+@pytest.mark.parametrize("name", ["epsilon", "model_size", "training_time", "defence", "private_selection"])
 def test_each_named_sweep_composes(name: str) -> None:
     asked = order(f"+sweep={name}", recipe="medical_cnn")
-    assert asked.config["sweep"] == {"resume": None}
+    assert asked.config["sweep"]["resume"] is None
 
 
 def test_a_sweep_ends_with_one_page_that_names_what_is_missing(swept: tuple[Path, int, str]) -> None:

@@ -18,7 +18,7 @@ from dptrain.config import defaults, parse
 from dptrain.contracts import ConfigError, Records, Streams
 from dptrain.privacy import dpsgd
 from dptrain.privacy.accountant import privacy_loss
-from dptrain.privacy.dpsgd import make_engine
+from dptrain.privacy.dpsgd import ENGINES, make_engine
 from dptrain.privacy.guarantee import DPGuarantee
 from dptrain.privacy.layers import check_layers
 from dptrain.privacy.plan import Rates
@@ -54,9 +54,9 @@ def engine_of(model, plan, kind="hooks"):
 def spied(monkeypatch):
     """What the sampler draws, and how often the engine updates."""
     drawn, updates = [], []
-    draw, update = PoissonSampler.draw, dpsgd.HooksEngine.update
+    draw, update = PoissonSampler.draw, dpsgd.BookkeepingEngine.update
     monkeypatch.setattr(PoissonSampler, "draw", lambda self: drawn.append(draw(self)) or drawn[-1])
-    monkeypatch.setattr(dpsgd.HooksEngine, "update", lambda self: updates.append(update(self)))
+    monkeypatch.setattr(dpsgd.BookkeepingEngine, "update", lambda self: updates.append(update(self)))
     return drawn, updates
 
 
@@ -107,7 +107,7 @@ def test_trap_2_shuffled_batches_are_not_reported_as_poisson(mlp, splits, settin
     assert shuffled > 1.3 * amplified
 
 
-@pytest.mark.parametrize("kind", ["hooks", "ghost"])
+@pytest.mark.parametrize("kind", ENGINES)
 def test_trap_3_the_divisor_does_not_tell_how_many_records_there_are(models, splits, make_plan_of, kind):
     def step(records, expected):
         model = models["mlp"]()
@@ -127,7 +127,7 @@ def test_trap_3_one_record_more_changes_no_declared_constant(splits, settings_of
     assert replace(mechanism.plan(fewer, budget), units=60) == mechanism.plan(splits, budget)
 
 
-@pytest.mark.parametrize("kind", ["hooks", "ghost"])
+@pytest.mark.parametrize("kind", ENGINES)
 @pytest.mark.parametrize("poison", [math.nan, math.inf])
 def test_trap_4_one_poisoned_record_changes_nothing(models, splits, make_plan_of, kind, poison):
     def weights(poisoned):
@@ -144,7 +144,7 @@ def test_trap_4_one_poisoned_record_changes_nothing(models, splits, make_plan_of
     torch.testing.assert_close(weights(poisoned=True), weights(poisoned=False), rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("engine", ["hooks", "ghost"])
+@pytest.mark.parametrize("engine", ENGINES)
 def test_trap_5_empty_batches_take_their_noisy_step(mlp, splits, settings_of, context_of, budget, engine):
     before = copy.deepcopy(mlp.state_dict())
     settings = settings_of(rates={"sample_rate": 1e-9, "expected_batch_size": 1, "steps": 3})
@@ -258,7 +258,7 @@ def test_trap_9_a_step_is_paid_for_before_it_is_taken_and_never_paid_twice(
     assert checkpoint.paid(folder) == 4
     assert checkpoint.load(folder)["step"] == 3
     with monkeypatch.context() as patch:
-        patch.setattr(dpsgd.HooksEngine, "update", stop)
+        patch.setattr(dpsgd.BookkeepingEngine, "update", stop)
         with pytest.raises(Stop):
             mechanism.fit(models["mlp"](), splits, budget, context)
     assert checkpoint.paid(folder) == 4

@@ -17,6 +17,7 @@ from dptrain.evidence.verdict import LEAKS, NO_CONTROL, RESISTED, TOO_WEAK, read
 COMPONENTS = 64
 LARGEST_SIDE = 32  # larger images are averaged down to this many pixels before they are compared
 FITTED_ON = 2000  # test records at most
+MOST_COMPARED = 10_000  # members of a class, and as many held-out records
 
 
 def judge_class_inversion(
@@ -162,7 +163,7 @@ class _Space:
 
     def __init__(self, splits: Splits, rng: torch.Generator) -> None:
         chosen = torch.randperm(len(splits.test), generator=rng)[:FITTED_ON]
-        pixels = _pixels(splits.test.inputs[chosen])
+        pixels = _pixels(splits.test.take(chosen).inputs)
         seed = int(torch.randint(2**31, (), generator=rng))
         self._pca = PCA(min(COMPONENTS, *pixels.shape), svd_solver="randomized", random_state=seed)
         self._pca.fit(pixels.numpy())
@@ -194,10 +195,10 @@ def _near_members(
     for label in range(splits.num_classes):
         members = (splits.train.labels == label).nonzero().squeeze(1)
         others = (splits.holdout.labels == label).nonzero().squeeze(1)
-        size = min(len(members), len(others))
+        size = min(len(members), len(others), MOST_COMPARED)
         members = members[torch.randperm(len(members), generator=rng)[:size]]
         others = others[torch.randperm(len(others), generator=rng)[:size]]
-        records = torch.cat([splits.train.inputs[members], splits.holdout.inputs[others]])
+        records = splits.train.take(members).and_more(splits.holdout.take(others)).inputs
         # A record that is in both sets is equally near twice: its place in line must not decide.
         order = torch.randperm(2 * size, generator=rng)
         pools.append((space.place(records)[order], order < size))
@@ -307,8 +308,11 @@ def nearest_is_member(
 
 def _class_means(splits: Splits) -> Tensor:
     """Mean held-out record of each class: (classes, ...)."""
-    held = splits.holdout
-    return torch.stack([held.inputs[held.labels == label].mean(0) for label in range(splits.num_classes)])
+    total = torch.zeros(splits.num_classes, *splits.shape, dtype=torch.float64)
+    for batch in splits.holdout.batches():
+        total.index_add_(0, batch.labels, batch.inputs.double())
+    counts = splits.holdout.labels.bincount(minlength=splits.num_classes)
+    return (total / counts.view(-1, *[1] * len(splits.shape))).float()
 
 
 def _gallery(released: Images, control: Images | None, splits: Splits, space: _Space) -> Gallery:
@@ -316,9 +320,10 @@ def _gallery(released: Images, control: Images | None, splits: Splits, space: _S
     best = _first_of_each(released, splits.num_classes)
     nearest = []
     for label in range(splits.num_classes):
-        members = splits.train.inputs[splits.train.labels == label]
-        distance = torch.cdist(space.place(best[label : label + 1]), space.place(members))
-        nearest.append(members[int(distance.argmin())])
+        members = splits.train.take((splits.train.labels == label).nonzero().squeeze(1))
+        mine = space.place(best[label : label + 1])
+        distance = torch.cat([torch.cdist(mine, space.place(part.inputs))[0] for part in members.batches()])
+        nearest.append(members.take(distance.argmin().view(1)).inputs[0])
     return Gallery(
         classes=splits.classes,
         bounds=splits.bounds,

@@ -67,7 +67,7 @@ def train_judge(
     order = torch.multinomial(weights, steps * batch_size, replacement=True, generator=rng)
     network.train()
     for chosen in order.split(batch_size):
-        inputs = splits.holdout.inputs[chosen]
+        inputs = splits.holdout.take(chosen).inputs
         if inputs.dim() == 4:
             inputs = _shift(inputs, rng)
         loss = F.cross_entropy(network(inputs.to(device)), labels[chosen].to(device))
@@ -76,8 +76,9 @@ def train_judge(
         optimizer.step()
         schedule.step()
     network.eval().requires_grad_(False)
-    right = _classify(network, splits.test.inputs, device) == splits.test.labels
-    return Judge(network=network, accuracy=float(right.double().mean()), device=device)
+    named = torch.cat([_classify(network, batch.inputs, device) for batch in splits.test.batches()])
+    accuracy = float((named == splits.test.labels).double().mean())
+    return Judge(network=network, accuracy=accuracy, device=device)
 
 
 def load_judge(splits: Splits, state: Mapping[str, Any], *, device: torch.device | str = "cpu") -> Judge:

@@ -40,13 +40,14 @@ def plant(
         )
     chosen = order[:needed].view(slots, candidates)
     truth = torch.randint(candidates, (slots,), generator=coins)
-    planted = splits.holdout.take(chosen[torch.arange(slots), truth])
+    planted = splits.holdout.take(chosen[torch.arange(slots), truth]).read()
     start = len(splits.train)
     trained_groups = splits.group_ids
     if trained_groups is not None:
         # Each planted record is a unit of its own, and no other record of its patient is trained on.
         trained_groups = torch.cat([trained_groups, trained_groups.max() + 1 + torch.arange(slots)])
-    public = Slots(inputs=splits.holdout.inputs[chosen], labels=splits.holdout.labels[chosen])
+    shown = splits.holdout.take(chosen.flatten()).inputs
+    public = Slots(inputs=shown.view(slots, candidates, *splits.shape), labels=splits.holdout.labels[chosen])
     return (
         replace(
             splits,

@@ -18,10 +18,14 @@ import numpy as np
 from dp_accounting.pld import privacy_loss_distribution as pld
 from opacus.accountants import PRVAccountant, RDPAccountant
 
-from dptrain.contracts import Plan
+from dptrain.contracts import ConfigError, Plan
 
 NAME = f"dp-accounting PLD {version('dp-accounting')}"
 PrivacyLoss: TypeAlias = pld.PrivacyLossDistribution
+
+FINEST = 1e-4  # a loss; smaller intervals cost more and gain nothing visible
+MOST_POINTS_OF_ONE, MOST_POINTS = 2**19, 2**22  # of the losses of one step, and of all together
+MOST_LOSS = 700.0  # beyond, exp(loss) leaves double precision
 
 _NEIGHBOURS = {
     "add_remove": pld.NeighborRel.ADD_OR_REMOVE_ONE,
@@ -29,19 +33,53 @@ _NEIGHBOURS = {
 }
 
 
-def privacy_loss(plan: Plan, steps: int | None = None) -> PrivacyLoss:
+def privacy_loss(plan: Plan, steps: int | None = None, *, interval: float | None = None) -> PrivacyLoss:
     """Privacy loss distribution of the first `steps` steps of a plan (default: all of them).
 
     Poisson sampling is amplified by its rate. Shuffled batches are not: in one pass over the
     records each is used once, so a pass counts as one Gaussian mechanism without amplification
-    (and "add or remove" reads "replace the record's gradient by zero").
+    (and "add or remove" reads "replace the record's gradient by zero"). `interval` is the
+    distribution's (default: `grid`); only distributions of the same can be composed.
+
+    Raises ConfigError where losses are so large that nothing is protected, and nothing is proved.
+    """
+    steps = plan.steps if steps is None else steps
+    interval = grid(plan, steps) if interval is None else interval
+    if steps == 0 or plan.noise_multiplier == math.inf:
+        return pld.identity(interval)
+    rate, times = _mechanism(plan, steps)
+    return _one_step(plan.noise_multiplier, rate, plan.adjacency, interval).self_compose(times)
+
+
+def grid(plan: Plan, steps: int | None = None) -> float:
+    """The interval that losses are rounded up to: 1e-4, and more where that would take too many points.
+
+    Losses of one step lie within 1 / (2 noise^2) + 10 / noise (but for exp(-50), which is what
+    dp-accounting cuts off). Those of `steps` together have a mean of at most `steps` times the
+    smaller of rate / (2 noise^2) and log(1 + rate^2 (exp(1 / noise^2) - 1)), by convexity of the
+    divergence and by the chi-squared one.
     """
     steps = plan.steps if steps is None else steps
     if steps == 0 or plan.noise_multiplier == math.inf:
-        return pld.identity()
-    if plan.sampling == "poisson":
-        return _one_step(plan.noise_multiplier, plan.sample_rate, plan.adjacency).self_compose(steps)
-    return _one_step(plan.noise_multiplier, 1.0, plan.adjacency).self_compose(passes(plan, steps))
+        return FINEST
+    rate, times = _mechanism(plan, steps)
+    noise = plan.noise_multiplier / (2.0 if plan.adjacency == "replace_one" else 1.0)
+    square = max(noise, 1e-9) ** -2
+    one = square / 2 + 10 / noise
+    mean = times * min(rate * square / 2, math.log1p(rate**2 * math.expm1(min(square, 700.0))))
+    if max(one, mean) > MOST_LOSS:
+        raise ConfigError(
+            f"privacy.noise_multiplier={plan.noise_multiplier:.3g} is too little for {plan.steps} "
+            f"steps at a sample rate of {plan.sample_rate:.3g}: epsilon would be in the hundreds or more, "
+            "which protects nobody; add noise, or train without privacy (mechanism=non_private)"
+        )
+    together = one + 2 * mean + 10 * math.sqrt(2 * mean)
+    return max(FINEST, one / MOST_POINTS_OF_ONE, together / MOST_POINTS)
+
+
+def _mechanism(plan: Plan, steps: int) -> tuple[float, int]:
+    """The rate at which each mechanism that a plan composes is amplified, and how many there are."""
+    return (plan.sample_rate, steps) if plan.sampling == "poisson" else (1.0, passes(plan, steps))
 
 
 def passes(plan: Plan, steps: int) -> int:
@@ -50,9 +88,12 @@ def passes(plan: Plan, steps: int) -> int:
 
 
 @lru_cache(maxsize=64)
-def _one_step(noise_multiplier: float, sample_rate: float, adjacency: str) -> PrivacyLoss:
+def _one_step(noise_multiplier: float, rate: float, adjacency: str, interval: float) -> PrivacyLoss:
     return pld.from_gaussian_mechanism(
-        noise_multiplier, sampling_prob=sample_rate, neighboring_relation=_NEIGHBOURS[adjacency]
+        noise_multiplier,
+        sampling_prob=rate,
+        neighboring_relation=_NEIGHBOURS[adjacency],
+        value_discretization_interval=interval,
     )
 
 

@@ -25,6 +25,19 @@ def gaussian_delta(mu: float, epsilon: float) -> float:
     return float(norm.cdf(-epsilon / mu + mu / 2) - tail)
 
 
+def gaussian_mu(epsilon: float, delta: float) -> float:
+    """The mu of the Gaussian mechanism that has this epsilon at this delta; 0 for epsilon 0.
+
+    >>> round(gaussian_delta(gaussian_mu(1.0, 1e-5), 1.0), 8)
+    1e-05
+    """
+    if epsilon == 0.0:
+        return 0.0
+    # Delta is below the one asked for at the lower end, and near 1 at the upper.
+    ends = delta, math.sqrt(2 * epsilon) + 20.0
+    return float(brentq(lambda mu: gaussian_delta(mu, epsilon) - delta, *ends))
+
+
 OS_SEEDED: Mapping[str, Any] = {
     "secret": True,
     "cryptographic": False,
@@ -63,12 +76,7 @@ class DPGuarantee:
     @cached_property
     def mu(self) -> float:
         """The mu of the Gaussian mechanism that has this epsilon at the run's delta; 0 for epsilon 0."""
-        epsilon = self.epsilon()
-        if epsilon == 0.0:
-            return 0.0
-        # Delta is below `self.delta` at the lower end, and near 1 at the upper.
-        ends = self.delta, math.sqrt(2 * epsilon) + 20.0
-        return float(brentq(lambda mu: gaussian_delta(mu, epsilon) - self.delta, *ends))
+        return gaussian_mu(self.epsilon(), self.delta)
 
     def tradeoff(self, alpha: float) -> float:
         return 1.0 - accountant.most_true_positives(self.loss, alpha)

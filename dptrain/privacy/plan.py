@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 
 from scipy.optimize import brentq
 
 from dptrain.contracts import Budget, ConfigError, Plan
-from dptrain.privacy.accountant import PrivacyLoss, most_true_positives, privacy_loss
+from dptrain.privacy.accountant import MOST_LOSS, PrivacyLoss, most_true_positives, privacy_loss
 
 MOST_NOISE = 1e4
+MOST_EPSILON = 500.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +98,10 @@ def make_plan(
         adjacency=budget.adjacency,
     )
     target = Target.of(budget)
-    return plan if target is None else replace(plan, noise_multiplier=calibrate(plan, target))
+    if target is None:
+        return plan
+    # The clipping norm has no say in the loss, so plans that differ in it alone are calibrated once.
+    return replace(plan, noise_multiplier=calibrate(replace(plan, max_grad_norm=1.0), target))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,9 +141,21 @@ class Target:
 def calibrate(plan: Plan, target: Target) -> float:
     """Least noise multiplier (to 0.01 %) with which the plan costs at most its target."""
 
+    if target.key == "epsilon" and target.most > MOST_EPSILON:
+        raise ConfigError(
+            f"privacy.epsilon={target.most:g} protects nobody (10 is weak already); choose at most "
+            f"{MOST_EPSILON:g}, or train without privacy (mechanism=non_private)"
+        )
+
+    @cache
     def excess(log_noise: float) -> float:
+        """Logarithm of what is spent over what may be: nearly a straight line in `log_noise`."""
         noisy = replace(plan, noise_multiplier=math.exp(log_noise))
-        return target.spent(privacy_loss(noisy)) - target.most
+        try:
+            spent = target.spent(privacy_loss(noisy))
+        except ConfigError:  # so little noise that losses are too large to be composed
+            return math.log(MOST_LOSS / target.most)
+        return math.log(max(spent, 1e-3 * target.most) / target.most)
 
     low, high = _bracket(excess)
     if high is None:
@@ -154,14 +171,17 @@ def calibrate(plan: Plan, target: Target) -> float:
     return math.exp(log_noise)
 
 
-def _bracket(excess: object) -> tuple[float, float | None]:
-    """Log-noises between which the excess changes sign; the upper is None if it never does."""
-    assert callable(excess)
+def _bracket(excess: Callable[[float], float]) -> tuple[float, float | None]:
+    """Log-noises between which the excess changes sign; the upper is None if it never does.
+
+    What is spent falls about as fast as noise grows, or faster: each step is as long as the excess
+    asks for, but downwards, where the accounting costs more, a short one at most.
+    """
     low = high = 0.0
     while excess(high) > 0.0:
-        low, high = high, high + math.log(2.0)
         if high > math.log(MOST_NOISE):
             return low, None
+        low, high = high, high + min(excess(high), math.log(8.0)) + 0.02
     while excess(low) <= 0.0:
-        low, high = low - math.log(2.0), low
+        low, high = low + max(excess(low), -math.log(1.4)) - 0.02, low
     return low, high

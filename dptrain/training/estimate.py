@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from dptrain.contracts import Plan
+from dptrain.models.frozen import split
 from dptrain.privacy.clipping import Clipper
 from dptrain.privacy.dpsgd import RecordGradients
 from dptrain.training.loss import make_loss
@@ -21,8 +22,11 @@ def estimate_seconds(
     size = min(largest, plan.expected_batch_size)
     inputs = torch.zeros(size, *shape, device=device)
     labels = torch.zeros(size, dtype=torch.int64, device=device)
+    model = copy.deepcopy(model).to(device)
+    if (parts := split(model)) is not None:  # features are made once and not at every step
+        inputs, model = parts[0](inputs), parts[1]
     clipper = Clipper.of(model, plan.clipping, plan.max_grad_norm)
-    gradients = RecordGradients(copy.deepcopy(model).to(device), make_loss(None), clipper)
+    gradients = RecordGradients(model, make_loss(None), clipper)
     seconds = 0.0
     for _ in range(2):
         start = time.perf_counter()

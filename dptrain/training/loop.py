@@ -15,9 +15,10 @@ from torch.optim.swa_utils import AveragedModel
 
 from dptrain.contracts import Context, DptrainError, Knowledge, Plan, Records, Splits
 from dptrain.privacy.dpsgd import Engine
-from dptrain.privacy.sampling import Sampler
 from dptrain.training import checkpoint
+from dptrain.training.augment import Augmentation
 from dptrain.training.canaries import gradients
+from dptrain.training.feed import Drawn, Feed
 from dptrain.training.observe import Shares, Watch
 from dptrain.training.settings import Settings
 
@@ -31,7 +32,7 @@ class Session:
     optimizer: Optimizer
     schedule: LambdaLR
     average: AveragedModel | None
-    sampler: Sampler
+    feed: Feed
     noise: torch.Generator
     context: Context
     step: int = 0
@@ -51,7 +52,7 @@ class Session:
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
-            "sampler": self.sampler.state_dict(),
+            "sampler": self.feed.state_dict(),
             "noise": self.noise.get_state(),
             "masks": _mask_states(self.context.device),
             "observers": [observer.state_dict() for observer in self.context.observers],
@@ -65,7 +66,7 @@ class Session:
         self.schedule.load_state_dict(state["schedule"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
-        self.sampler.load_state_dict(state["sampler"])
+        self.feed.load_state_dict(state["sampler"], step=self.step)
         self.noise.set_state(state["noise"])
         _set_mask_states(self.context.device, state["masks"])
         for observer, seen in zip(self.context.observers, state["observers"], strict=True):
@@ -89,21 +90,23 @@ def train(
     while session.step < steps:
         step = session.step + 1
         keeper.pay(step, epsilon_at(step))
-        sampled = session.sampler.draw()
+        drawn = session.feed.draw()
         session.model.train()
-        loss, shares = _accumulate(session, engine, records, sampled, settings.physical_batch_size)
+        loss, shares = _accumulate(session, engine, drawn, settings.augmentation)
         if watch is not None:
             watch.before(session.model)
         engine.update()
         if watch is not None:
-            watch.after(step, sampled, records, engine.noise(), shares)
+            watch.after(step, drawn.sampled, records, engine.noise(), shares)
         session.schedule.step()
         if session.average is not None:
             session.average.update_parameters(session.model)
         session.step = step
         if settings.diagnostics:
             context.tracker.metric(
-                "private_diagnostics/loss", float(loss) / max(1, int((sampled < len(records)).sum())), step
+                "private_diagnostics/loss",
+                float(loss) / max(1, int((drawn.sampled < len(records)).sum())),
+                step,
             )
         if step in evaluate_at:
             accuracy, held_out = evaluate(session.released, splits.holdout, context)
@@ -117,41 +120,62 @@ def train(
 
 
 def _accumulate(
-    session: Session, engine: Engine, records: Records, sampled: Tensor, size: int
+    session: Session, engine: Engine, drawn: Drawn, augment: Augmentation | None
 ) -> tuple[Tensor, Shares]:
-    """Add up a logical batch in physical ones; its summed loss, and what probes and canaries added.
-
-    Those come last, so that the share of the sum which coins decided can be told apart exactly as
-    the engine made it.
-    """
+    """Add up a logical batch in physical ones; its summed loss, and what probes and canaries added."""
     context = session.context
     loss = torch.zeros((), device=context.device)
-
-    def add(chosen: Tensor) -> None:
-        nonlocal loss
-        for part in chosen.split(size):
-            batch = records.take(part)
-            loss = loss + engine.accumulate(
-                batch.inputs.to(context.device, context.dtype), batch.labels.to(context.device)
-            )
-
-    is_canary = sampled >= len(records)
-    is_probe = torch.isin(sampled, torch.tensor(context.probed, dtype=sampled.dtype))
-    add(sampled[~is_probe & ~is_canary])
     shares = Shares()
-    if is_probe.any():
+
+    def add(*parts: Tensor) -> None:
+        nonlocal loss
+        for part in parts:
+            batch = session.feed.read(part)
+            inputs, labels = batch.inputs.to(context.device, context.dtype), batch.labels.to(context.device)
+            if augment is None:
+                loss = loss + engine.accumulate(inputs, labels)
+            else:
+                loss = loss + _augmented(engine, augment, inputs, labels, _watched(part, context), shares)
+
+    add(*drawn.ordinary)
+    if drawn.probes:
         before = engine.total()
-        probes = sampled[is_probe].roll(session.step)  # each probe's turn comes to be the first
-        add(probes[:1])  # by itself, so that its length can be seen
+        add(drawn.probes[0])
         shares.alone = engine.total() - before
-        add(probes[1:])
+        add(*drawn.probes[1:])
         shares.of[Knowledge.PROBES] = engine.total() - before
-    if context.canaries is not None and is_canary.any():
+    if context.canaries is not None and len(drawn.canaries):
         before = engine.total()
-        for rows in gradients(context.canaries, sampled[is_canary] - len(records), session.model):
+        for rows in gradients(context.canaries, drawn.canaries, session.model):
             engine.accumulate_gradients(rows)
         shares.of[Knowledge.CANARIES] = engine.total() - before
     return loss, shares
+
+
+def _watched(part: Tensor, context: Context) -> list[int]:
+    """The planted records of a physical batch, by index; -1 for all others, and where nobody looks on."""
+    if not context.observers:
+        return [-1] * len(part)
+    return [index if index in context.planted else -1 for index in part.tolist()]
+
+
+def _augmented(
+    engine: Engine, augment: Augmentation, inputs: Tensor, labels: Tensor, watched: list[int], shares: Shares
+) -> Tensor:
+    """Add up the copies of these records; their summed loss.
+
+    Random copies are seen once: what a planted record added is read off the sum, as the engine made it.
+    """
+    copies = augment(inputs).unflatten(0, (len(labels), augment.copies))
+    labels = labels.unsqueeze(1).expand(-1, augment.copies)
+    apart = torch.tensor([index >= 0 for index in watched], device=labels.device)
+    loss = engine.accumulate(copies[~apart].flatten(0, 1), labels[~apart].flatten(), augment.copies)
+    for row, index in enumerate(watched):
+        if index >= 0:
+            before = engine.total()
+            loss = loss + engine.accumulate(copies[row], labels[row], augment.copies)
+            shares.planted[index] = engine.total() - before
+    return loss
 
 
 def _mask_states(device: torch.device) -> list[torch.Tensor]:
@@ -194,9 +218,9 @@ def evaluate(model: nn.Module, records: Records, context: Context) -> tuple[floa
     was_training = model.training
     model.eval()
     correct = loss = 0.0
-    for inputs, labels in zip(records.inputs.split(1024), records.labels.split(1024), strict=True):
-        logits = model(inputs.to(context.device, context.dtype))
-        labels = labels.to(context.device)
+    for batch in records.batches():
+        logits = model(batch.inputs.to(context.device, context.dtype))
+        labels = batch.labels.to(context.device)
         correct += float((logits.argmax(-1) == labels).sum())
         loss += float(nn.functional.cross_entropy(logits.float(), labels, reduction="sum"))
     model.train(was_training)

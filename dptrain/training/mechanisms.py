@@ -23,12 +23,16 @@ from dptrain.privacy.sampling import Units, make_sampler
 from dptrain.training import checkpoint
 from dptrain.training.average import make_average
 from dptrain.training.canaries import lengths
+from dptrain.training.features import Trained
+from dptrain.training.feed import Feed
 from dptrain.training.loop import Session, train
 from dptrain.training.loss import make_loss
 from dptrain.training.observe import Watch
 from dptrain.training.plain import PlainEngine
 from dptrain.training.schedule import make_schedule
 from dptrain.training.settings import Settings
+
+CHOOSING = "Choosing among runs by their results spends privacy that this run's epsilon does not count."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +42,7 @@ class DPSGD:
     settings: Settings
     max_grad_norm: float = 1.0
     clipping: str = "flat"
-    engine: str = "hooks"
+    engine: str = "bookkeeping"
     replace_batch_norm: bool = False
 
     def __post_init__(self) -> None:
@@ -151,48 +155,58 @@ def _train(
     """Train by this plan, from the folder's checkpoint if it has one; also the number of steps repeated."""
     blank = copy.deepcopy(model)
     model = model.to(context.device, context.dtype)
+    trained = Trained.of(model, splits, settings, context)
     watch = None
     if context.observers:
-        clipper = None if clipping is None else Clipper.of(model, clipping, plan.max_grad_norm)
+        clipper = None if clipping is None else Clipper.of(trained.part, clipping, plan.max_grad_norm)
         watch = Watch(
             context.observers,
             context.planted,
-            RecordGradients(model, make_loss(splits.class_prior), clipper),
-            remaining=partial(lengths, model=model, clipper=clipper),
+            RecordGradients(trained.part, make_loss(splits.class_prior), clipper),
+            remaining=partial(lengths, model=trained.part, clipper=clipper),
             plan=plan,
+            features=trained.features,
         )
-    average = make_average(model, settings.average_decay) if settings.average_decay > 0 else None
-    optimizer = settings.optimizer(model.parameters())
+    average = make_average(trained.part, settings.average_decay) if settings.average_decay > 0 else None
+    optimizer = settings.optimizer(trained.part.parameters())
     session = Session(
         plan=plan,
-        model=model,
+        model=trained.part,
         optimizer=optimizer,
         schedule=make_schedule(
             optimizer, settings.schedule, steps=plan.steps, warmup_steps=settings.warmup_steps
         ),
         average=average,
-        sampler=make_sampler(
-            plan,
-            units if context.canaries is None else units.and_more(len(context.canaries)),
-            context.streams.secret("sampling"),
+        feed=Feed(
+            make_sampler(
+                plan,
+                units if context.canaries is None else units.and_more(len(context.canaries)),
+                context.streams.secret("sampling"),
+            ),
+            trained.splits.train,
+            steps=plan.steps,
+            probed=context.probed,
+            size=max(1, settings.physical_batch_size // settings.copies),
+            ahead=settings.prefetch,
         ),
         noise=noise,
         context=context,
     )
     replayed = _resume(session)
-    train(
-        session,
-        engine(model, optimizer),
-        splits,
-        steps=plan.steps,
-        settings=settings,
-        epsilon_at=epsilon_at,
-        watch=watch,
-    )
+    with session.feed:
+        train(
+            session,
+            engine(trained.part, optimizer),
+            trained.splits,
+            steps=plan.steps,
+            settings=settings,
+            epsilon_at=epsilon_at,
+            watch=watch,
+        )
     _check_buffers(blank, model)
     release = Release(
         architecture=partial(copy.deepcopy, blank),
-        weights={name: value.detach().cpu() for name, value in session.released.state_dict().items()},
+        weights=trained.weights(session.released),
         published=tuple(session.history),
         device=context.device,
     )
@@ -249,7 +263,7 @@ def _outside(settings: Settings) -> tuple[str, ...]:
     """What else the run does with private data, one sentence each."""
     sentences = [
         "Holdout and test records are not protected: accuracy, AUROC and loss on them are published.",
-        "Choosing among runs by their results spends privacy that this run's epsilon does not count.",
+        CHOOSING,
         "The report's figures and leakage lines are made from training records; they are for the data's "
         "owner and not part of the release.",
     ]

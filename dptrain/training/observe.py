@@ -19,6 +19,7 @@ class Shares:
 
     of: dict[Knowledge, Tensor] = field(default_factory=dict)  # PROBES, CANARIES
     alone: Tensor | None = None  # what a single probe added
+    planted: dict[int, Tensor] = field(default_factory=dict)  # by index, where copies of records are random
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +37,7 @@ class NoisyStep:
     noise: Tensor
     own: dict[int, Tensor]
     gradients: RecordGradients
+    features: Callable[[Tensor], Tensor]
     shares: Shares
     max_grad_norm: float
     remaining: Callable[[Canaries], Tensor]
@@ -44,7 +46,7 @@ class NoisyStep:
         return self.noise + self.own[slot] if slot in self.own else self.noise
 
     def contribution(self, inputs: Tensor, labels: Tensor) -> Tensor:
-        return self.gradients(inputs.to(self.noise), labels.to(self.noise.device))
+        return self.gradients(self.features(inputs.to(self.noise)), labels.to(self.noise.device))
 
     def lengths(self, canaries: Canaries) -> Tensor:
         return self.remaining(canaries).to(self.noise)
@@ -60,7 +62,10 @@ class NoisyStep:
 
 
 class Watch:
-    """Lets observers look at each step: at the weights before it, at the noise after it."""
+    """Lets observers look at each step: at the weights before it, at the noise after it.
+
+    `features` turns what an observer asks about into what the trained part of the model takes.
+    """
 
     def __init__(
         self,
@@ -70,12 +75,14 @@ class Watch:
         *,
         remaining: Callable[[Canaries], Tensor],
         plan: Plan,
+        features: Callable[[Tensor], Tensor] = lambda inputs: inputs,
     ) -> None:
         self.observers = observers
         self.planted = torch.tensor(planted)
         self.gradients = gradients
         self.remaining = remaining
         self.plan = plan
+        self.features = features
 
     def before(self, model: torch.nn.Module) -> None:
         """Remember the weights that this step's gradients are taken at."""
@@ -84,8 +91,12 @@ class Watch:
     def after(self, step: int, sampled: Tensor, records: Records, noise: Tensor, shares: Shares) -> None:
         """Show the finished step to every observer; `shares`: what probes and canaries added to the sum."""
         slots = torch.isin(self.planted, sampled).nonzero().squeeze(1).tolist()
-        own = {}
-        if slots:
+        own = {
+            slot: shares.planted[index]
+            for slot, index in enumerate(self.planted.tolist())
+            if index in shares.planted
+        }
+        if slots and not own:
             present = records.take(self.planted[slots])
             rows = self.gradients(present.inputs.to(noise), present.labels.to(noise.device))
             own = dict(zip(slots, rows, strict=True))
@@ -98,6 +109,7 @@ class Watch:
             noise=noise,
             own=own,
             gradients=self.gradients,
+            features=self.features,
             shares=shares,
             remaining=self.remaining,
         )

@@ -9,14 +9,18 @@ from torch import nn
 from torch.optim import Optimizer
 
 from dptrain.privacy.plan import Rates
+from dptrain.training.augment import Augmentation
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """Rates, optimizer and bookkeeping of a training.
 
-    `physical_batch_size` bounds what is held in memory at once and changes nothing else;
-    `average_decay` 0 releases the last weights instead of their moving average.
+    `physical_batch_size` bounds what is held in memory at once, `prefetch` is how many such batches
+    are read before they are needed, where records are not in memory; neither changes anything else;
+    `average_decay` 0 releases the last weights instead of their moving average. With an `augmentation`
+    a record is seen as several random copies. Features of a frozen part are made once where they
+    take at most `feature_cache_gib`, and else at every step: the weights are the same.
     """
 
     rates: Rates
@@ -28,3 +32,11 @@ class Settings:
     evaluations: int
     checkpoint_seconds: float
     diagnostics: bool
+    augmentation: Augmentation | None = None
+    feature_cache_gib: float = 0.0
+    prefetch: int = 0
+
+    @property
+    def copies(self) -> int:
+        """How many inputs the model sees of one record at a step."""
+        return 1 if self.augmentation is None else self.augmentation.copies

@@ -9,8 +9,17 @@ from riskcal.analysis import get_beta_from_pld
 from scipy.optimize import brentq
 from scipy.stats import norm
 
-from dptrain.contracts import Budget
-from dptrain.privacy.accountant import Curve, cross_checks, most_true_positives, passes, privacy_loss
+from dptrain.contracts import Budget, ConfigError
+from dptrain.privacy import accountant
+from dptrain.privacy.accountant import (
+    FINEST,
+    Curve,
+    cross_checks,
+    grid,
+    most_true_positives,
+    passes,
+    privacy_loss,
+)
 from dptrain.privacy.guarantee import DPGuarantee
 from dptrain.privacy.plan import Rates, make_plan
 
@@ -154,3 +163,29 @@ def test_the_curve_never_understates(make_plan_of):
     assert curve.points[-1] == (60, pytest.approx(epsilon(plan), rel=1e-12))
     for step in (1, 2, 7, 31, 59, 60):
         assert curve.at_most(step) >= privacy_loss(plan, step).get_epsilon_for_delta(DELTA)
+
+
+@pytest.mark.parametrize("adjacency", ["add_remove", "replace_one"])
+def test_a_coarser_grid_proves_as_much(monkeypatch, make_plan_of, adjacency):
+    monkeypatch.setattr(accountant, "MOST_POINTS_OF_ONE", 2**15)
+    plan = make_plan_of(noise_multiplier=0.6, adjacency=adjacency, sample_rate=0.5, steps=20)
+    assert grid(plan) > 4 * FINEST
+    found, fine = epsilon(plan), privacy_loss(plan, interval=FINEST).get_epsilon_for_delta(DELTA)
+    assert fine - 1e-6 <= found <= fine * 1.001
+
+
+def test_usual_plans_have_the_finest_grid(make_plan_of):
+    assert grid(make_plan_of()) == grid(make_plan_of(noise_multiplier=0.4)) == FINEST
+
+
+@pytest.mark.parametrize("noise_multiplier", [1e-300, 1e-3, 0.02])
+@pytest.mark.parametrize("sampling", ["poisson", "shuffle"])
+def test_too_little_noise_is_one_clear_error_and_no_memory(make_plan_of, noise_multiplier, sampling):
+    plan = make_plan_of(noise_multiplier=noise_multiplier, sampling=sampling)
+    with pytest.raises(ConfigError, match=r"privacy\.noise_multiplier=.* is too little for 1000 steps .*add"):
+        privacy_loss(plan)
+
+
+def test_large_losses_are_still_accounted_for(make_plan_of):
+    plan = make_plan_of(noise_multiplier=1.0, sample_rate=1.0, steps=600)
+    assert epsilon(plan) == pytest.approx(gaussian_epsilon(1.0, 600), rel=1e-3)

@@ -243,6 +243,15 @@ def test_a_large_vocabulary_is_never_written_out_a_record():
     assert tape.shares[net[0].weight].values.shape == (30, 8)
 
 
+def test_bags_of_embeddings(agree):
+    def forward(net, x):
+        return net.head(net.bag(x.flatten(), torch.arange(len(x)) * x.shape[1]))
+
+    # Opacus counts a row once that a bag holds twice; these hold none twice.
+    inputs = torch.arange(6).expand(RECORDS, -1) + torch.arange(RECORDS).unsqueeze(1)
+    agree(Apply(forward, bag=nn.EmbeddingBag(11, 4), head=nn.Linear(4, 2)), inputs)
+
+
 def attention(net, x):
     """Scaled dot-product attention from linear layers."""
     query, key, value = (

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from riskcal.analysis import get_advantage_from_pld
 
 from dptrain.contracts import Budget, ConfigError, Plan
+from dptrain.privacy import plan as planning
 from dptrain.privacy.accountant import privacy_loss
 from dptrain.privacy.guarantee import DPGuarantee
 from dptrain.privacy.plan import Rates, default_delta, make_plan
@@ -147,3 +148,40 @@ def plan_of(budget):
     return make_plan(
         budget, Rates(expected_batch_size=100, steps=200), 1000, max_grad_norm=1.0, clipping="flat"
     )
+
+
+@pytest.mark.parametrize(
+    ("rate", "steps", "epsilon"), [(0.01, 1000, 3.0), (0.3, 100_000, 1.0), (1.0, 1, 8.0)]
+)
+def test_calibration_asks_for_few_distributions(monkeypatch, rate, steps, epsilon):
+    asked = []
+
+    def counted(noisy):
+        asked.append(noisy.noise_multiplier)
+        return privacy_loss(noisy)
+
+    monkeypatch.setattr(planning, "privacy_loss", counted)
+    budget = Budget(epsilon=epsilon, delta=1e-6)
+    made = make_plan(
+        budget,
+        Rates(sample_rate=rate, steps=steps, expected_batch_size=10),
+        1000,
+        max_grad_norm=1.0,
+        clipping="flat",
+    )
+    assert len(asked) == len(set(asked)) <= 12
+    spent = privacy_loss(made).get_epsilon_for_delta(1e-6)
+    assert epsilon * (1 - 1e-3) < spent <= epsilon
+
+
+def test_an_epsilon_that_protects_nobody_is_refused_at_once():
+    with pytest.raises(
+        ConfigError, match=r"privacy\.epsilon=1e\+06 protects nobody .*mechanism=non_private"
+    ):
+        make_plan(
+            Budget(epsilon=1e6, delta=1e-6),
+            Rates(sample_rate=0.1, steps=10, expected_batch_size=10),
+            1000,
+            max_grad_norm=1.0,
+            clipping="flat",
+        )

@@ -68,6 +68,8 @@ def fit(splits, settings_of, context_of, budget):
         ("hooks", dpsgd.HooksEngine, "accumulate"),
         ("hooks", dpsgd.HooksEngine, "update"),
         ("ghost", dpsgd.GhostEngine, "update"),
+        ("bookkeeping", dpsgd.BookkeepingEngine, "accumulate"),
+        ("bookkeeping", dpsgd.BookkeepingEngine, "update"),
     ],
 )
 def test_the_ledger_is_written_before_the_step(monkeypatch, fit, mlp, folder, kind, owner, method):

@@ -24,7 +24,12 @@ ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
 COMMANDS = [line for kind, text in BLOCKS if kind == "bash" for line in text.splitlines()]
-RUNS = [line for line in COMMANDS if line.startswith("python -m dptrain") and "resume" not in line]
+ELSEWHERE = ("resume=latest", "private_selection", "submitit_slurm", "launcher=ray")
+RUNS = [
+    line
+    for line in COMMANDS
+    if line.startswith("python -m dptrain") and not any(word in line for word in ELSEWHERE)
+]
 REAL_DATA = {
     "pneumoniamnist": "pneumoniamnist.npz",
     "mnist_cnn": "mnist.npz",
@@ -41,11 +46,14 @@ def test_no_command_is_left_untested() -> None:
         "mlflow ui",
         'python scripts/compare.py runs --limit "accuracy>=.85" --limit "membership.bound<=.1"',
         # tests/scripts/test_compare_script.py runs it
-        "python -m dptrain resume=latest",  # tests/test_cli.py kills runs and resumes them
+        "python scripts/bench_scale.py --figure scale.png",  # tests/scripts/test_bench_scale.py runs it
+        *(line for line in COMMANDS if any(word in line for word in ELSEWHERE)),
     }
+    # tests/test_cli.py kills runs and resumes them, tests/test_selecting.py selects in private,
+    # tests/test_launchers.py has Slurm's launcher (local mode) and, where it is installed, Ray's.
 
 
-@pytest.mark.parametrize("line", RUNS)
+@pytest.mark.parametrize("line", RUNS, ids=str)
 def test_a_run_works_as_written(line: str, tmp_path: Path) -> None:
     for word, file in REAL_DATA.items():
         folder = os.environ.get("DPTRAIN_DATA")
@@ -71,6 +79,8 @@ def test_a_run_works_as_written(line: str, tmp_path: Path) -> None:
         jobs = 3
     if "+sweep=epsilon" in line:
         jobs, smaller = 5, (*smaller, "seed=1")
+    if "+sweep=search" in line:
+        jobs = 8
     run(line, *smaller, cwd=tmp_path)
     assert len(list(tmp_path.glob("runs/**/report.json"))) == before + jobs
 

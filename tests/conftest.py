@@ -43,7 +43,7 @@ def _plan(**changes: Any) -> Plan:
     return Plan(**{**values, **changes})
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_plan_of() -> Callable[..., Plan]:
     """A plan with some of its constants changed."""
     return _plan

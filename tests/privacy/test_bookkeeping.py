@@ -408,9 +408,7 @@ def nets(draw):
 
 @settings(max_examples=40, deadline=None)
 @given(net=nets(), clipping=st.sampled_from(KINDS), copies=st.integers(1, 2), seed=st.integers(0, 99))
-def test_random_nets(net, clipping, copies, seed):
-    from conftest import _plan
-
+def test_random_nets(make_plan_of, net, clipping, copies, seed):
     model, shape = net
     generator = torch.Generator().manual_seed(seed)
     model = model.double()
@@ -419,7 +417,7 @@ def test_random_nets(net, clipping, copies, seed):
             parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
     inputs = torch.randn(4 * copies, *shape, generator=generator, dtype=torch.float64)
     labels = torch.randint(2, (4,), generator=generator).repeat_interleave(copies)
-    plan = _plan(clipping=clipping, max_grad_norm=0.3)
+    plan = make_plan_of(clipping=clipping, max_grad_norm=0.3)
     found = sum_of("bookkeeping", model, plan, inputs, labels, copies)
     torch.testing.assert_close(found, slow_sum(model, plan, inputs, labels, copies), rtol=1e-6, atol=1e-8)
     torch.testing.assert_close(

@@ -5,13 +5,16 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import InstantiationException
+from hydra.errors import HydraException, InstantiationException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from hydra.utils import instantiate
@@ -64,7 +67,7 @@ class SweepStart(Callback):
 
     @_aloud
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        from dptrain import cli  # which knows what follows, and imports much
+        from dptrain import cli, sweep  # which know what follows, and import much
 
         if config.sweep.candidates:
             cli.begin_selection(
@@ -78,6 +81,9 @@ class SweepStart(Callback):
             cli.begin_search(
                 Path(config.hydra.sweep.dir), config.sweep, getattr(direction, "name", direction)
             )
+        else:
+            with suppress(HydraException):  # which the sweeper, asked next, explains by itself
+                sweep.expect(Path(config.hydra.sweep.dir), _jobs(config.hydra))
 
 
 def _swept(overrides: Iterable[str]) -> tuple[str, ...]:
@@ -85,6 +91,14 @@ def _swept(overrides: Iterable[str]) -> tuple[str, ...]:
     parsed = OverridesParser.create().parse_overrides(list(overrides))
     named = (each for each in parsed if each.is_sweep_override() or each.key_or_group == "sweep.trial")
     return tuple(each.input_line or each.key_or_group for each in named)
+
+
+def _jobs(hydra: DictConfig) -> list[list[str]]:
+    """The overrides of each job that Hydra's own sweeper is about to run."""
+    words = [f"{key}={value}" for key, value in (hydra.sweeper.params or {}).items()]
+    parser = OverridesParser.create(GlobalHydra.instance().config_loader())
+    (jobs,) = BasicSweeper.split_arguments(parser.parse_overrides([*words, *hydra.overrides.task]), None)
+    return jobs
 
 
 class SweepEnd(Callback):

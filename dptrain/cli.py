@@ -41,17 +41,19 @@ def main(order: runs.Order, sweep_folder: Path | None) -> float | None:
     try:
         config = parse(order.config)
         with nullcontext() if sweep_folder is None else sweep.alone(sweep_folder, order):
-            if config.sweep.trial is not None:
-                if (why := selecting.barred(sweep_folder, order, config.sweep.trial)) is not None:
-                    console.note(f"trial {config.sweep.trial}", why)
-                    return None
-            elif sweep_folder is not None:
-                sweep.forget_failure(sweep_folder, order)
+            trial = config.sweep.trial
+            if trial is not None and (why := selecting.barred(sweep_folder, order, trial)) is not None:
+                console.note(f"trial {trial}", why)
+                return None
+            asked = order
             folder, order = _place(config, order, sweep_folder)
             if (folder / runs.REPORT).exists():
-                console.there_already(folder)
+                console.there_already(folder)  # and what was found of it, a broken guarantee too, stays
             else:
-                _carry_out(parse(order.config), order, folder, console)
+                if sweep_folder is not None and trial is None:
+                    sweep.forget_failure(sweep_folder, asked)
+                with runs.alone(folder):
+                    _carry_out(parse(order.config), order, folder, console)
         if sweep_folder is None or not tuning.searching(sweep_folder):
             return None
         return selecting.score(read_json(folder / runs.REPORT), config.sweep.score)
@@ -164,9 +166,10 @@ def conclude(sweep_folder: Path) -> None:
             console.page(page)
             files = [page, *write_files(found, sweep_folder)]
             jobs = [path.parent for path in sweep_folder.glob(f"*/{runs.ORDER}")]
-            if any(parse(runs.read(job).config).report.pdf for job in jobs):
-                files.append(page.with_suffix(".pdf"))
-                write_pdf(page.read_text(encoding="utf-8"), files[-1])
+            if any(runs.read(job).config["report"]["pdf"] for job in jobs):
+                paper = page.with_suffix(".pdf")
+                write_pdf(page.read_text(encoding="utf-8"), paper)
+                files.append(paper)
         except DptrainError as error:
             console.error(error)
     _hand_to_the_parent(sweep_folder, found, files, console)
@@ -201,7 +204,8 @@ def _hand_to_the_parent(
     if job is None:
         return
     try:
-        tracking = build("tracking", parse(runs.read(job.parent).config).tracking)
+        # Not parsed: what the jobs ran on, such as device=cuda, need not be on this machine.
+        tracking = build("tracking", runs.read(job.parent).config["tracking"])
         family.conclude(tracking, sweep_folder, found, files)
     except DptrainError as error:
         console.error(error)

@@ -315,6 +315,11 @@ def _sweep_problems(values: Mapping[str, Any]) -> list[str]:
             f"sweep.max_epsilon={sweep['max_epsilon']} would refuse trials that a private selection has "
             "drawn, whose epsilon counts them all; set it to null"
         )
+    if values.get("deterministic"):
+        problems.append(
+            "deterministic=true with sweep.candidates: noise drawn from the seed proves nothing, and so a "
+            "selection cannot either; set it to false"
+        )
     if values.get("fail_if"):
         problems.append(
             f"fail_if={list(values['fail_if'])} would choose by what is measured on training records, which "

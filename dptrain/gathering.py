@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dptrain import runs, tracking
+from dptrain import runs, sweep, tracking
 from dptrain.contracts import DataError
 from dptrain.report.document import read_json
 from dptrain.report.points import Missing
@@ -88,6 +88,9 @@ def _in_folders(folders: Sequence[Path]) -> Iterator[Found | Missing]:
         marks = [*top.glob(f"**/{runs.REPORT}"), *top.glob(f"**/{runs.ORDER}")]
         for folder in sorted({path.parent for path in marks}):
             yield _in_folder(folder)
+        for notes in sorted(top.glob(f"**/{sweep.NOTES}")):
+            for job, why in sweep.never_begun(notes.parent).items():
+                yield Missing(name=job, why=why)
 
 
 def _in_folder(folder: Path) -> Found | Missing:

@@ -105,10 +105,7 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
         }
         statement = chosen.how_chosen(statement, config, folder)
         if order.sweep and plan is not None and config.sweep.trial is None:
-            statement["sweep"] = {
-                **sweep.spent_together(folder.parent, plan, budget.delta),
-                **tuning.told(folder.parent),
-            }
+            statement["sweep"] = tuning.stated(folder.parent, plan, budget.delta)
 
         report = summary.compose(
             splits,

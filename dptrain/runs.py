@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from dptrain.contracts import ConfigError, DptrainError
 from dptrain.training import checkpoint
@@ -16,6 +19,7 @@ from dptrain.training import checkpoint
 ORDER = "run.json"  # what was asked for
 WEIGHTS = "weights.pt"  # written when the training is over
 REPORT = "report.json"  # written last: a folder that holds it is complete
+LOCK = ".lock"  # held while a process is at work on the run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +73,28 @@ def new_folder(output: Path, name: str) -> Path:
             return folder
 
 
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """While a process is at work on a run no other goes on with it; raises DptrainError in that other one."""
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise DptrainError(
+            f"resume={folder}: another process is at work on this run; let it finish, or stop it first"
+        ) from error
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def discard(folder: Path) -> None:
     """Take away the folder of a run that never began, and the one above if nothing else is in it."""
+    if not (folder / ORDER).exists():
+        (folder / LOCK).unlink(missing_ok=True)
     with suppress(OSError):  # there is something in it: a run that began
         folder.rmdir()
         folder.parent.rmdir()

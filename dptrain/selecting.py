@@ -37,6 +37,7 @@ def begin(
     `swept` are overrides with several values, `sweeper` what Hydra calls the one in charge. Raises
     ConfigError, drawing nothing, where a sweep is no private selection, or not the one begun here.
     """
+    values = {**values, "device": "auto"}  # the trials may run on another machine than this
     config = parse(values)
     terms.refuse(swept, sweeper)
     noted = sweep.read_notes(folder).get("selection")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
@@ -39,6 +39,20 @@ def family(folder: Path, open_parent: Callable[[], str | None]) -> str | None:
     return parent
 
 
+def expect(folder: Path, jobs: Iterable[Sequence[str]]) -> None:
+    """Remember which jobs are asked for, by their overrides, besides those that were asked for before."""
+    with noting(folder) as notes:
+        notes["asked"] = list(dict.fromkeys([*notes.get("asked", []), *map(told, jobs)]))
+
+
+def never_begun(folder: Path) -> dict[str, str]:
+    """The jobs that were asked for and have no folder, and why not as far as that is known."""
+    notes = read_notes(folder)
+    there = {told(runs.read(path.parent).overrides) for path in folder.glob(f"*/{runs.ORDER}")}
+    failed = {job: failure["error"] for job, failure in notes.get("failed", {}).items()}
+    return {job: failed.get(job, "it never began") for job in notes.get("asked", []) if job not in there}
+
+
 def note_failure(folder: Path, order: runs.Order, error: Exception, code: int) -> None:
     """Remember that a job failed, so that the others go on and the sweep says so in the end."""
     with noting(folder) as notes:
@@ -49,15 +63,20 @@ def note_failure(folder: Path, order: runs.Order, error: Exception, code: int) -
 def forget_failure(folder: Path, order: runs.Order) -> None:
     """A job that failed before is about to be tried again."""
     with noting(folder) as notes:
-        notes.get("failed", {}).pop(" ".join(_words(order.overrides)), None)
+        notes.get("failed", {}).pop(told(order.overrides), None)
 
 
 @contextmanager
 def alone(folder: Path, order: runs.Order) -> Iterator[None]:
-    """While a job is being done no other process does the same: a second one waits, and finds it done."""
+    """While a job is being done no other process does the same: a second one waits, and finds it done.
+
+    A trial of a private selection is the same by its number, however it is asked for.
+    """
+    trial = order.config["sweep"]["trial"]
+    job = told(order.overrides) if trial is None else f"trial {trial}"
     locks = folder / ".locks"
     locks.mkdir(parents=True, exist_ok=True)
-    with FileLock(locks / sha256(" ".join(_words(order.overrides)).encode()).hexdigest()[:16]):
+    with FileLock(locks / sha256(job.encode()).hexdigest()[:16]):
         yield
 
 
@@ -72,7 +91,7 @@ def noting(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def read_notes(folder: Path) -> dict[str, Any]:
-    """What is remembered of a sweep: `parent`, and by job what `failed` and what was `spent`."""
+    """What is remembered of a sweep: `parent`, jobs `asked` for, and by job what `failed` or was `spent`."""
     path = folder / NOTES
     notes: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     return notes
@@ -84,28 +103,35 @@ def _write_notes(folder: Path, notes: dict[str, Any]) -> None:
     draft.replace(folder / NOTES)
 
 
-def told(overrides: tuple[str, ...]) -> str:
+def told(overrides: Sequence[str]) -> str:
     """A job in the words that the notes know it by."""
     return " ".join(_words(overrides))
 
 
-def _words(overrides: tuple[str, ...]) -> tuple[str, ...]:
+def _words(overrides: Sequence[str]) -> tuple[str, ...]:
     return tuple(sorted(o for o in overrides if o.partition("=")[0] not in NOT_OF_THE_JOB))
 
 
 def spent_together(folder: Path, plan: Plan, delta: float) -> dict[str, Any]:
-    """Epsilon at `delta` of this plan composed with every finished private run in a sweep's folder.
+    """Epsilon at `delta` of this plan composed with every finished run in a sweep's folder that is private.
 
-    An upper bound for whoever sees all the models, and for whoever picks one of them by its results.
+    An upper bound for whoever sees those models, and for whoever picks one of them by its results.
     """
     statements = [read_json(path)["guarantee"] for path in sorted(folder.glob("*/report.json"))]
-    plans = [plan, *(plan_of(each) for each in statements if each["private"])]
+    plans = [plan, *(plan_of(each) for each in statements if each["private"] and not each["void"])]
     known = [each for each in plans if each is not None]
     runs_there = 1 + len(statements)
+    sentence = (
+        "Whoever sees the models of this sweep so far, or chooses among them by their results, holds "
+        "epsilon_together, not this run's epsilon."
+    )
+    if uncounted := runs_there - len(known):
+        sentence += (
+            f" Not private, or void, and not counted: {uncounted}. Whoever sees those has no guarantee."
+        )
     return {
         "runs": runs_there,
         "epsilon_together": composed(known, delta),
-        "not_private": runs_there - len(known),
-        "sentence": "Whoever sees the models of this sweep so far, or chooses among them by their results, "
-        "holds epsilon_together, not this run's epsilon.",
+        "not_private": uncounted,
+        "sentence": sentence,
     }

@@ -34,6 +34,7 @@ FLUSH_SECONDS = 1.0  # metrics wait this long for company: a database write cost
 BATCH = 100  # most parameters or tags that MLflow takes in one request
 PARENT = "mlflow.parentRunId"  # the tag by which MLflow shows a run below another
 NOTE = "mlflow.note.content"  # the tag that MLflow shows as a run's description, in Markdown
+TABLES = "mlflow.loggedArtifacts"  # the tag by which MLflow knows which files of a run are tables
 # Without this MLflow takes an experiment for one with language models, and opens another page of it.
 EXPERIMENT = {"mlflow.experimentKind": "custom_model_development"}
 UNNAMEABLE = re.compile(r"[^\w.\-/ :]")  # characters that MLflow refuses in the name of a parameter
@@ -228,11 +229,16 @@ class MLflowRun:
             self._client.log_artifact(self.run_id, str(path), folder)
 
     def table(self, columns: Mapping[str, Sequence[Any]], path: str) -> None:
-        """Store a table, by column, as a JSON file of the run's artifacts that MLflow shows as a table."""
+        """Store a table, by column, as a JSON file of the run's artifacts that MLflow shows as a table.
+
+        In place of one that is there: MLflow's own `log_table` would append to it.
+        """
         import pandas
 
+        text = pandas.DataFrame(columns).to_json(orient="split", index=False)
         with self._storing():
-            self._client.log_table(self.run_id, pandas.DataFrame(columns), path)
+            self._client.log_text(self.run_id, text, path)
+        self.tags({TABLES: json.dumps([{"path": path, "type": "table"}])})
 
     def model(self, model: nn.Module, example: Tensor) -> None:
         """Store the model with its signature and an input example (N, ...), which must be synthetic.

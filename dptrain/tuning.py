@@ -77,6 +77,18 @@ def reserve(folder: Path, job: str, plan: Plan | None, *, delta: float, max_epsi
         notes |= {"spent": counted, "limit": limit}
 
 
+def stated(folder: Path, plan: Plan, delta: float) -> dict[str, Any]:
+    """What a job's statement says of its sweep: what its models spend together, and how much of a limit.
+
+    Together is no less than is counted: where results chose the trainings, the composition alone
+    proves nothing, and the filter's total does.
+    """
+    together, limited = sweep.spent_together(folder, plan, delta), told(folder)
+    if limited:
+        together["epsilon_together"] = max(together["epsilon_together"], limited["epsilon_counted"])
+    return {**together, **limited}
+
+
 def told(folder: Path) -> dict[str, Any]:
     """What a statement says of what a sweep may spend: how much is counted by now, and by which rule."""
     notes = sweep.read_notes(folder)
@@ -87,7 +99,7 @@ def told(folder: Path) -> dict[str, Any]:
         "max_epsilon": notes["limit"],
         "epsilon_counted": _total(notes["spent"], search),
         "counted": len(notes["spent"]),
-        "rule": "privacy loss distributions composed: the trainings were chosen in advance"
+        "rule": "privacy loss distributions composed: holds where the trainings were chosen in advance"
         if search is None
         else f"Rényi filter of order {search['order']:g}: results chose the trainings",
     }

@@ -102,8 +102,10 @@ def test_a_second_run_of_another_epsilon_takes_twin_evaluator_and_shadows_from_t
     for epsilon in (2, 5):
         before = set(tmp_path.glob("*/report.json"))
         asked = order(
-            "tracking=none", f"output={tmp_path}", f"privacy.epsilon={epsilon}", *QUICK, *QUICK_ATTACKS
-        )
+            "tracking=none", f"output={tmp_path}", f"privacy.epsilon={epsilon}",
+            f"training.prefetch={epsilon}",  # which changes nothing but when records are read
+            *QUICK, *QUICK_ATTACKS,
+        )  # fmt: skip
         cli.main(asked, None)
         (made,) = set(tmp_path.glob("*/report.json")) - before
         report = read_json(made)

@@ -467,3 +467,19 @@ def test_a_sweep_states_what_its_models_spend_together(tmp_path: Path) -> None:
     assert second["sweep"]["runs"] == 2
     assert second["sweep"]["epsilon_together"] > second["epsilon"]
     assert "picks one" in out
+
+
+def test_a_run_that_is_at_work_is_not_gone_on_with(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "runs" / "mine"
+    runs.start(folder, order("tracking=none", *QUICK, "attack=[]", "control.enabled=false"))
+    asked = order(f"resume={folder}", f"output={tmp_path}/runs")
+    with runs.alone(folder):
+        with pytest.raises(SystemExit) as caught:
+            cli.main(asked, None)
+        assert caught.value.code == cli.FAILED
+        assert f"resume={folder}: another process is at work on this run" in capsys.readouterr().err
+        assert not (folder / runs.REPORT).exists()
+    cli.main(asked, None)
+    assert (folder / runs.REPORT).exists()

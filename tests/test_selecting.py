@@ -119,10 +119,19 @@ def test_the_terms_cover_every_candidate_and_are_known_before_any_is_drawn(begun
 
 def test_the_number_of_trials_is_drawn_once(begun: Path) -> None:
     before = (begun / sweep.NOTES).read_text()
-    again = selecting.begin(begun, asked(begun.parent, f"sweep.resume={begun}", "threads=2").config)
+    values = asked(begun.parent, f"sweep.resume={begun}", "threads=2").config
+    again = selecting.begin(begun, {**values, "device": "mps"})  # which the trials' machine alone need have
     assert again == noted(begun)["terms"]
     assert (begun / sweep.NOTES).read_text() == before
     assert selecting.trials(str(begun)) == "1,2,3"
+
+
+def test_one_trial_is_done_once_however_it_is_asked_for(begun: Path) -> None:
+    one, same = trial(begun.parent, 1), trial(begun.parent, 1, "threads=2")
+    with sweep.alone(begun, one):
+        held = {path.name for path in (begun / ".locks").iterdir()}
+    with sweep.alone(begun, same):
+        assert {path.name for path in (begun / ".locks").iterdir()} == held
 
 
 def test_two_searches_draw_two_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,6 +177,7 @@ def test_candidates_come_from_the_operating_system(begun: Path) -> None:
         (("+sweep.candidates={privacy.epsilon:[1]}",), "privacy.epsilon cannot be drawn"),
         (("+sweep.candidates={optimizer.learning_rate:[1]}",), "optimizer.learning_rate is no key"),
         (("sweep.candidates={optimizer.lr:[]}",), "sweep.candidates.optimizer.lr"),
+        (("deterministic=true",), "deterministic=true with sweep.candidates"),
         (('fail_if=["leakage.membership.auc.low > 0.6"]',), "fail_if=.*measured on training records"),
         (("privacy.tuned_on=PathMNIST",), "privacy.tuned_on=PathMNIST with sweep.candidates"),
         (("sweep.distribution=negative_binomial",), "sweep.shape=null"),

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from support import QUICK, command, finish, order
 
-from dptrain import runs, sweep
-from dptrain.contracts import DptrainError
+from dptrain import cli, pipeline, runs, sweep
+from dptrain.contracts import BrokenGuarantee, DptrainError
+from dptrain.gathering import Selection, gather
 from dptrain.report.document import read_json
 
 JOBS = (
@@ -32,6 +33,9 @@ def test_the_other_jobs_go_on_past_one_that_fails(swept: tuple[Path, int, str]) 
     failed = sweep.read_notes(folder)["failed"]
     assert len(failed) == 2
     assert all("Invalid learning rate: -1" in failure["error"] for failure in failed.values())
+    assert set(failed) < set(sweep.read_notes(folder)["asked"])
+    assert len(sweep.read_notes(folder)["asked"]) == 4
+    assert sweep.never_begun(folder) == {}
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what MLflow stands on
@@ -99,3 +103,43 @@ def test_a_failure_is_remembered_until_it_is_tried_again(tmp_path: Path) -> None
     assert list(sweep.read_notes(tmp_path)["failed"]) == ["seed=2"]
     sweep.forget_failure(tmp_path, asked)
     assert sweep.read_notes(tmp_path)["failed"] == {}
+
+
+def test_jobs_that_never_began_are_missed(tmp_path: Path) -> None:
+    sweep.expect(tmp_path, [["seed=1"], ["seed=2"]])
+    sweep.expect(tmp_path, [["seed=2", f"sweep.resume={tmp_path}"], ["seed=3"]])
+    runs.start(tmp_path / "a", order("seed=1"))
+    sweep.note_failure(tmp_path, order("seed=3"), DptrainError("no data"), 2)
+    assert sweep.never_begun(tmp_path) == {"seed=2": "it never began", "seed=3": "no data"}
+    (tmp_path / "a" / runs.REPORT).write_text('{"recipe": "quickstart", "guarantee": {}}')
+    found, missing = gather(Selection(folders=(tmp_path,)))
+    assert [each.name for each in found] == ["a"]
+    assert [(each.name, each.why) for each in missing] == [
+        ("seed=2", "it never began"),
+        ("seed=3", "no data"),
+    ]
+
+
+def test_a_broken_guarantee_is_not_forgotten_when_the_sweep_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_: object) -> None:
+        raise BrokenGuarantee("more than is proved")
+
+    monkeypatch.setattr(pipeline, "refuse_broken", broken)
+    asked = order("tracking=none", *QUICK, "attack=[]", "control.enabled=false", f"output={tmp_path}")
+    for _ in range(2):  # the second finds the report of the first
+        cli.main(asked, tmp_path / "sweep_a")
+        with pytest.raises(SystemExit) as caught:
+            cli.conclude(tmp_path / "sweep_a")
+        assert caught.value.code == cli.BROKEN
+
+
+def test_a_sweep_ends_where_its_jobs_could_not_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = order("tracking=none")
+    asked.config["device"] = "mps"  # of the machines that a scheduler sent the jobs to
+    runs.start(tmp_path / "a", asked)
+    cli.conclude(tmp_path)
+    assert capsys.readouterr().err == ""

@@ -324,11 +324,19 @@ def test_a_run_that_goes_on_is_left_running(here: Path, client: Any) -> None:
         run.outcome = "RUNNING"
     assert client.get_run(run.run_id).info.status == "RUNNING"
     with MLflow().open("sweep", here, run.run_id) as again:
-        again.table({"point": ["a", "b"], "accuracy": [0.5, None]}, "comparison/points.json")
         again.outcome = "FAILED"
-    found = client.get_run(run.run_id)
-    assert found.info.status == "FAILED"
-    assert "comparison/points.json" in found.data.tags["mlflow.loggedArtifacts"]
+    assert client.get_run(run.run_id).info.status == "FAILED"
+
+
+def test_a_table_is_replaced_and_mlflow_reads_it_as_one(here: Path, client: Any) -> None:
+    with MLflow().open("sweep", here) as run:
+        run.table({"point": ["a"], "accuracy": [0.5]}, "comparison/points.json")
+        run.table({"point": ["a", "b"], "accuracy": [0.5, None]}, "comparison/points.json")
+    experiment = client.get_run(run.run_id).info.experiment_id
+    shown = client.load_table(experiment, "comparison/points.json", run_ids=[run.run_id])
+    assert list(shown["point"]) == ["a", "b"]
+    assert shown["accuracy"][0] == 0.5
+    assert shown["accuracy"].isna()[1]
 
 
 @pytest.mark.usefixtures("here")

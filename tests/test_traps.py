@@ -289,17 +289,19 @@ def test_trap_11_a_sweep_states_what_its_runs_spend_together(tmp_path, make_plan
         make_plan_of(sampling="shuffle", noise_multiplier=9.0),
     ]
     for number, plan in enumerate(others):
-        statement = {"private": True, "sampling_run": plan.sampling, **asdict(plan)}
+        statement = {"private": True, "void": False, "sampling_run": plan.sampling, **asdict(plan)}
         del statement["sampling"]
         write_report(tmp_path / str(number), statement)
-    write_report(tmp_path / "twin", {"private": False})
+    write_report(tmp_path / "twin", {"private": False, "void": False})
+    write_report(tmp_path / "void", {**statement, "void": True})
     last = make_plan_of()
     found = spent_together(tmp_path, last, 1e-5)
     loss = privacy_loss(last)
     for plan in others:
         loss = loss.compose(privacy_loss(plan))
     assert found["epsilon_together"] == pytest.approx(loss.get_epsilon_for_delta(1e-5))
-    assert (found["runs"], found["not_private"]) == (4, 1)
+    assert (found["runs"], found["not_private"]) == (5, 2)
+    assert "void, and not counted: 2. Whoever sees those has no guarantee" in found["sentence"]
     alone = [privacy_loss(plan).get_epsilon_for_delta(1e-5) for plan in (last, *others)]
     assert max(alone) < found["epsilon_together"] < sum(alone)
 
@@ -307,7 +309,7 @@ def test_trap_11_a_sweep_states_what_its_runs_spend_together(tmp_path, make_plan
 def test_trap_11_equal_runs_of_a_sweep_are_as_many_times_the_steps(tmp_path, make_plan_of):
     plan = make_plan_of(steps=200)
     for number in range(4):
-        statement = {"private": True, "sampling_run": "poisson", **asdict(plan)}
+        statement = {"private": True, "void": False, "sampling_run": "poisson", **asdict(plan)}
         write_report(tmp_path / str(number), statement)
     expected = privacy_loss(plan, 1000).get_epsilon_for_delta(1e-5)
     assert spent_together(tmp_path, plan, 1e-5)["epsilon_together"] == pytest.approx(expected, rel=1e-3)

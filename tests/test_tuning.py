@@ -48,7 +48,7 @@ def test_a_grid_is_composed_and_ends_at_its_limit(tmp_path: Path, plan: Plan) ->
     assert told["counted"] == 3
     assert told["epsilon_counted"] == pytest.approx(copies(plan, 3))
     assert told["max_epsilon"] == limit
-    assert "chosen in advance" in told["rule"]
+    assert "holds where the trainings were chosen in advance" in told["rule"]
 
 
 def test_a_job_that_goes_on_is_counted_once(tmp_path: Path, plan: Plan) -> None:
@@ -117,3 +117,11 @@ def test_a_search_is_counted_by_a_filter_whose_order_is_fixed_first(
     both = composed([plan, make_plan_of(steps=500)], DELTA)
     assert both is not None
     assert told["epsilon_counted"] > both
+
+
+def test_a_search_never_states_less_than_its_filter_proves(tmp_path: Path, plan: Plan) -> None:
+    assert tuning.stated(tmp_path, plan, DELTA)["epsilon_together"] == pytest.approx(copies(plan, 1))
+    tuning.begin(tmp_path, max_epsilon=8.0, direction="maximize")
+    tuning.reserve(tmp_path, "a", plan, delta=DELTA, max_epsilon=8.0)
+    found = tuning.stated(tmp_path, plan, DELTA)
+    assert found["epsilon_together"] == found["epsilon_counted"] > copies(plan, 1)

@@ -43,6 +43,8 @@ def read_idx(path: Path) -> np.ndarray:
     if len(content) < 4 or content[:3] != bytes([0, 0, UBYTE]):
         raise DataError(f"{path} is not an idx file of bytes: give the files as their publisher stores them")
     start = 4 + 4 * content[3]
+    if len(content) < start:
+        raise DataError(f"{path} is cut short in its first {start} bytes; copy it again")
     shape = tuple(int(size) for size in np.frombuffer(content[4:start], ">i4"))
     if len(content) - start != math.prod(shape):
         raise DataError(

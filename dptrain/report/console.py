@@ -158,6 +158,8 @@ class Console:
                 f"[bold]sweep[/bold]    {together['runs']} models so far; whoever sees them all, or picks "
                 f"one by its results, holds ε = {words.number(together['epsilon_together'])}"
             )
+            if together["not_private"]:
+                self._line(f"         not private, or void, and not counted: {together['not_private']}")
             if "max_epsilon" in together:
                 self._line(
                     f"         trainings counted: {together['counted']}, ε = "

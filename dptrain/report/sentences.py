@@ -213,7 +213,7 @@ def next_steps(report: Report) -> Iterator[str]:
 
 def confidential(report: Report) -> str:
     """The files that show or name training records; empty where none does."""
-    shown = ["report.html", "class_inversion.png"] if report.gallery is not None else []
+    shown = ["report.html (or .pdf)", "class_inversion.png"] if report.gallery is not None else []
     named = ["exposure.csv"] if report.exposed else []
     *others, last = [*shown, *named] or [""]
     return f"{', '.join(others)} and {last}" if others else last

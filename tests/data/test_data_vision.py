@@ -156,6 +156,7 @@ def test_plain_idx_files_of_a_distribution(tmp_path: Path, rng, files, packed: b
     ("body", "said"),
     [
         (b"\0\0\x08\x01\0\0\0\x05\1\2", "is cut short: it holds 2 of 5 bytes"),
+        (b"\0\0\x08\x03\0\0", "is cut short in its first 16 bytes"),
         (b"\0\0\x0d\x01\0\0\0\0", "is not an idx file of bytes"),
         (b"", "is not an idx file of bytes"),
     ],

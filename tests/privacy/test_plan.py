@@ -175,9 +175,7 @@ def test_calibration_asks_for_few_distributions(monkeypatch, rate, steps, epsilo
 
 
 def test_an_epsilon_that_protects_nobody_is_refused_at_once():
-    with pytest.raises(
-        ConfigError, match=r"privacy\.epsilon=1e\+06 protects nobody .*mechanism=non_private"
-    ):
+    with pytest.raises(ConfigError, match=r"privacy\.epsilon=1e\+06 protects nobody .*mechanism=non_private"):
         make_plan(
             Budget(epsilon=1e6, delta=1e-6),
             Rates(sample_rate=0.1, steps=10, expected_batch_size=10),

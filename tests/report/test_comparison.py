@@ -27,8 +27,8 @@ from dptrain.report import comparison_tables as tables
 from dptrain.report import comparison_words as said
 from dptrain.report.comparison import SECTIONS, as_html, as_json, own_style, write_html
 from dptrain.report.comparison_console import show
-from dptrain.report.vector import style
 from dptrain.report.points import Comparison, Missing
+from dptrain.report.vector import style
 
 HOSTILE = "<script>document.title = 'run'</script>\"'&"
 LIMITS = ("accuracy>=.8", "membership.bound<=.2", "leakage.membership_loss.auc.high<=.62")

@@ -113,7 +113,7 @@ def test_whoever_sees_records_is_told_before_and_beside_them(report: Report, bar
     assert page.text.index("Confidential: it shows training records.") < page.text.index("The verdict")
     beside = page.text.index("contain training records and are as confidential as they are")
     assert page.text.index("What was inverted of each class") < beside < page.text.index("nearest training")
-    assert "Keep report.html and class_inversion.png as confidential" in page.text
+    assert "Keep report.html (or .pdf) and class_inversion.png as confidential" in page.text
     assert "onfidential" not in Outline(as_html(bare), VOID_TAGS).text.replace(
         "Treat this model as confidential", ""
     )

@@ -11,24 +11,44 @@ from dptrain.contracts import ConfigError
 from dptrain.models.cnn import SmallCNN
 from dptrain.models.frozen import FrozenFeatures
 from dptrain.models.scattering import Scattering2d
+from dptrain.models.synthetic import synthetic_images
+from dptrain.models.whitening import Whitening
 
 
 class ScatterLinear(FrozenFeatures):
     """Scattering coefficients of images (N, C, H, W), normalised, and a linear head: logits (N, num_classes).
 
     GroupNorm in `groups` groups takes mean and variance from each record by itself, so that the
-    normalisation needs no statistics of the others and costs no privacy. Tramèr and Boneh 2021,
-    "Differentially private learning needs better features (or much more data)", section 3.
+    normalisation needs no statistics of the others and costs no privacy (Tramèr and Boneh 2021,
+    "Differentially private learning needs better features (or much more data)", section 3). With
+    `components` the head sees so many principal components of the coefficients, made less unequal by
+    `power`: those on synthetic images, which show nothing.
     """
 
     def __init__(
-        self, shape: Sequence[int], num_classes: int, *, scales: int = 2, angles: int = 8, groups: int = 27
+        self,
+        shape: Sequence[int],
+        num_classes: int,
+        *,
+        scales: int = 2,
+        angles: int = 8,
+        groups: int = 27,
+        components: int | None = None,
+        power: float = 0.7,
     ) -> None:
         scattering = Scattering2d(shape, scales=scales, angles=angles)
-        super().__init__(
-            normalised(scattering, groups),
-            nn.Sequential(nn.Flatten(), nn.Linear(math.prod(scattering.output_shape), num_classes)),
-        )
+        features = normalised(scattering, groups)
+        width = math.prod(scattering.output_shape)
+        if components is not None:
+            if not 0 < components <= width:
+                raise ConfigError(
+                    f"model.components={components} must be between 1 and the {width} coefficients; "
+                    "lower it, or set it to null"
+                )
+            images = synthetic_images(2 * components, shape)
+            features.append(Whitening.of(features, images, components=components, power=power))
+            width = components
+        super().__init__(features, nn.Sequential(nn.Flatten(), nn.Linear(width, num_classes)))
 
 
 class ScatterCNN(FrozenFeatures):

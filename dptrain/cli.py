@@ -118,11 +118,7 @@ def _note_failure(
 def begin_search(sweep_folder: Path, sought: Mapping[str, Any], direction: str | None) -> None:
     """Let results choose the jobs of a sweep; exits with 2 where it is not said what that may spend."""
     try:
-        tuning.begin(
-            sweep_folder,
-            max_epsilon=sought["max_epsilon"],
-            direction=direction,
-        )
+        tuning.begin(sweep_folder, max_epsilon=sought["max_epsilon"], direction=direction)
     except DptrainError as error:
         Console().error(error)
         sys.exit(FAILED)
@@ -165,8 +161,7 @@ def conclude(sweep_folder: Path) -> None:
             show(found)
             console.page(page)
             files = [page, *write_files(found, sweep_folder)]
-            jobs = [path.parent for path in sweep_folder.glob(f"*/{runs.ORDER}")]
-            if any(runs.read(job).config["report"]["pdf"] for job in jobs):
+            if any(order.config["report"]["pdf"] for _, order in sweep.jobs(sweep_folder)):
                 paper = page.with_suffix(".pdf")
                 write_pdf(page.read_text(encoding="utf-8"), paper)
                 files.append(paper)
@@ -200,12 +195,13 @@ def _hand_to_the_parent(
     sweep_folder: Path, found: Comparison | None, files: Sequence[Path], console: Console
 ) -> None:
     """Put the comparison where the family of runs is recorded."""
-    job = next(sweep_folder.glob(f"*/{runs.ORDER}"), None)
-    if job is None:
+    jobs = sweep.jobs(sweep_folder)
+    if not jobs:
         return
+    _, order = jobs[0]
     try:
         # Not parsed: what the jobs ran on, such as device=cuda, need not be on this machine.
-        tracking = build("tracking", runs.read(job.parent).config["tracking"])
+        tracking = build("tracking", order.config["tracking"])
         family.conclude(tracking, sweep_folder, found, files)
     except DptrainError as error:
         console.error(error)

@@ -77,10 +77,11 @@ def _record_failures(
     tracking: MLflow | NoTracking, folder: Path, parent: str, failed: Mapping[str, Mapping[str, Any]]
 ) -> None:
     """A child for each job that failed before it had one of its own, so that none is missing."""
-    there = {}
-    for path in folder.glob(f"*/{runs.ORDER}"):
-        if runs.recall(path.parent, "tracked_as") is not None:
-            there[sweep.told(runs.read(path.parent).overrides)] = path.parent
+    there = {
+        sweep.told(order.overrides)
+        for path, order in sweep.jobs(folder)
+        if runs.recall(path, "tracked_as") is not None
+    }
     for job, why in failed.items():
         if job in there:
             continue

@@ -197,5 +197,4 @@ def _number(job: str) -> int:
 
 
 def _trials(folder: Path) -> dict[int, tuple[Path, runs.Order]]:
-    orders = ((path.parent, runs.read(path.parent)) for path in sorted(folder.glob(f"*/{runs.ORDER}")))
-    return {order.config["sweep"]["trial"]: (path, order) for path, order in orders}
+    return {order.config["sweep"]["trial"]: (path, order) for path, order in sweep.jobs(folder)}

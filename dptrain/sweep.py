@@ -23,11 +23,13 @@ NOT_OF_THE_JOB = ("sweep.resume", "sweep.max_epsilon", "output")  # overrides th
 
 def find(folder: Path, order: runs.Order) -> Path | None:
     """The folder of the job that was asked for in these words, finished or not; None: never begun."""
-    words = _words(order.overrides)
-    for path in sorted(folder.glob(f"*/{runs.ORDER}"), reverse=True):
-        if _words(runs.read(path.parent).overrides) == words:
-            return path.parent
-    return None
+    same = [path for path, begun in jobs(folder) if _words(begun.overrides) == _words(order.overrides)]
+    return same[-1] if same else None
+
+
+def jobs(folder: Path) -> list[tuple[Path, runs.Order]]:
+    """The jobs that have begun, finished or not: their folders, by name, and what was asked for there."""
+    return [(path.parent, runs.read(path.parent)) for path in sorted(folder.glob(f"*/{runs.ORDER}"))]
 
 
 def family(folder: Path, open_parent: Callable[[], str | None]) -> str | None:
@@ -39,16 +41,16 @@ def family(folder: Path, open_parent: Callable[[], str | None]) -> str | None:
     return parent
 
 
-def expect(folder: Path, jobs: Iterable[Sequence[str]]) -> None:
+def expect(folder: Path, asked: Iterable[Sequence[str]]) -> None:
     """Remember which jobs are asked for, by their overrides, besides those that were asked for before."""
     with noting(folder) as notes:
-        notes["asked"] = list(dict.fromkeys([*notes.get("asked", []), *map(told, jobs)]))
+        notes["asked"] = list(dict.fromkeys([*notes.get("asked", []), *map(told, asked)]))
 
 
 def never_begun(folder: Path) -> dict[str, str]:
     """The jobs that were asked for and have no folder, and why not as far as that is known."""
     notes = read_notes(folder)
-    there = {told(runs.read(path.parent).overrides) for path in folder.glob(f"*/{runs.ORDER}")}
+    there = {told(order.overrides) for _, order in jobs(folder)}
     failed = {job: failure["error"] for job, failure in notes.get("failed", {}).items()}
     return {job: failed.get(job, "it never began") for job in notes.get("asked", []) if job not in there}
 

@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 from statistics import median
 
-from measured import Run, measure, spread, table, write
+from measured import Run, measure, options, spread, table, write
 
 BEGIN, END = "<!-- ablation: python scripts/ablation.py -->", "<!-- /ablation -->"
 BASE = (
@@ -61,22 +61,21 @@ HEADER = ("change", "held-out accuracy [lowest, highest]", "difference", "minute
 
 def main(arguments: list[str] | None = None) -> int:
     """Make the table; 2 without data."""
-    options = parse(arguments)
+    asked = parse(arguments)
     source = Path(os.environ.get("DPTRAIN_DATA", ".")) / "mnist.npz"
     if not source.exists():
         print(f"{source} is missing; set DPTRAIN_DATA to the folder that holds mnist.npz", file=sys.stderr)
         return 2
     plain, *others = CHANGES
-    chosen = [plain, *(name for name in others if not options.only or name in options.only)]
+    chosen = [plain, *(name for name in others if not asked.only or name in asked.only)]
     runs = {
-        name: measure((*merged(CHANGES[name]), *options.override), options.seeds, options.output)
-        for name in chosen
+        name: measure((*merged(CHANGES[name]), *asked.override), asked.seeds, asked.output) for name in chosen
     }
     text = table(HEADER, [line(name, runs[name], runs[plain]) for name in chosen])
     print(text)
-    if options.write is not None:
-        write(text, options.write, BEGIN, END)
-    if options.json:
+    if asked.write is not None:
+        write(text, asked.write, BEGIN, END)
+    if asked.json:
         print(json.dumps({name: median(run.holdout for run in found) for name, found in runs.items()}))
     return 0
 
@@ -105,18 +104,8 @@ def line(name: str, runs: list[Run], plain: list[Run]) -> tuple[str, ...]:
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The options."""
-    text = __doc__ or ""
-    parser = argparse.ArgumentParser(
-        description=text.partition("\n")[0],
-        epilog=text.partition("\n")[2],
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = options(__doc__ or "", output="runs/ablation")
     parser.add_argument("--only", nargs="*", metavar="CHANGE", help=f"some of: {'; '.join(CHANGES)}")
-    parser.add_argument("--seeds", type=int, default=3, help="runs a line (default 3)")
-    parser.add_argument("--output", type=Path, default=Path("runs/ablation"), help="where runs are kept")
-    parser.add_argument("--override", nargs="*", default=[], metavar="KEY=VALUE", help="for every run")
-    parser.add_argument("--write", type=Path, metavar="FILE", help="put the table between its markers there")
-    parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     return parser.parse_args(arguments)
 
 

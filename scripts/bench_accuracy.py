@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from measured import Run, measure, spread, table, write
+from measured import Run, measure, options, spread, table, write
 
 BEGIN, END = "<!-- accuracy: python scripts/bench_accuracy.py -->", "<!-- /accuracy -->"
 DEBIAN = "/usr/share/datasets/fashion-mnist"
@@ -89,36 +89,36 @@ HEADER = ("data, recipe", "epsilon", "measured [lowest, highest]", "published", 
 
 def main(arguments: list[str] | None = None) -> int:
     """Make the table; 2 where the data of every row that was asked for are missing."""
-    options = parse(arguments)
+    asked = parse(arguments)
     lines, results = [], {}
     for row in ROWS:
-        if options.rows and not {row.recipe, row.name} & set(options.rows):
+        if asked.rows and not {row.recipe, row.name} & set(asked.rows):
             continue
-        root = data_of(row, options)
+        root = data_of(row, asked)
         if root is None:
-            where = f"{row.file} in DPTRAIN_DATA" if row.file else f"idx files in {options.fashion}"
+            where = f"{row.file} in DPTRAIN_DATA" if row.file else f"idx files in {asked.fashion}"
             print(f"left out: {row.name}, for there are no {where}", file=sys.stderr)
             continue
-        words = (f"recipe={row.recipe}", f"privacy.epsilon={row.epsilon:g}", *root, *options.override)
-        runs = measure(words, options.seeds, options.output)
+        words = (f"recipe={row.recipe}", f"privacy.epsilon={row.epsilon:g}", *root, *asked.override)
+        runs = measure(words, asked.seeds, asked.output)
         lines.append(line(row, runs))
         results[row.name] = {row.metric: median(value(row, run) for run in runs), "runs": len(runs)}
     if not lines:
         return 2
     text = table(HEADER, lines)
     print(text)
-    if options.write is not None:
-        write(text, options.write, BEGIN, END)
-    if options.json:
+    if asked.write is not None:
+        write(text, asked.write, BEGIN, END)
+    if asked.json:
         print(json.dumps(results))
     return 0
 
 
-def data_of(row: Row, options: argparse.Namespace) -> tuple[str, ...] | None:
+def data_of(row: Row, asked: argparse.Namespace) -> tuple[str, ...] | None:
     """The words that say where the row's data are; None where they are missing."""
     if row.file is None:
-        there = (options.fashion / "train-images-idx3-ubyte.gz").exists()
-        return (f"data.root={options.fashion}",) if there else None
+        there = (asked.fashion / "train-images-idx3-ubyte.gz").exists()
+        return (f"data.root={asked.fashion}",) if there else None
     folder = Path(os.environ.get("DPTRAIN_DATA", "."))
     return () if (folder / row.file).exists() else None
 
@@ -148,19 +148,9 @@ def line(row: Row, runs: list[Run]) -> tuple[str, ...]:
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The options."""
-    text = __doc__ or ""
-    parser = argparse.ArgumentParser(
-        description=text.partition("\n")[0],
-        epilog=text.partition("\n")[2],
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = options(__doc__ or "", output="runs/accuracy")
     parser.add_argument("--rows", nargs="*", metavar="RECIPE[@EPSILON]", help="these rows only")
-    parser.add_argument("--seeds", type=int, default=3, help="runs a row (default 3)")
-    parser.add_argument("--output", type=Path, default=Path("runs/accuracy"), help="where runs are kept")
     parser.add_argument("--fashion", type=Path, default=Path(DEBIAN), help=f"idx files (default {DEBIAN})")
-    parser.add_argument("--override", nargs="*", default=[], metavar="KEY=VALUE", help="for every run")
-    parser.add_argument("--write", type=Path, metavar="FILE", help="put the table between its markers there")
-    parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     return parser.parse_args(arguments)
 
 

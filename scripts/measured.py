@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -108,6 +109,21 @@ def table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     """A Markdown table."""
     lines = [header, ("---",) * len(header), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def options(doc: str, *, output: str) -> argparse.ArgumentParser:
+    """The options of a script that makes a table of runs; `doc` is its docstring."""
+    parser = argparse.ArgumentParser(
+        description=doc.partition("\n")[0],
+        epilog=doc.partition("\n")[2],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--seeds", type=int, default=3, help="runs a line (default 3)")
+    parser.add_argument("--output", type=Path, default=Path(output), help="where runs are kept")
+    parser.add_argument("--override", nargs="*", default=[], metavar="KEY=VALUE", help="for every run")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="put the table between its markers there")
+    parser.add_argument("--json", action="store_true", help="end with one line of JSON")
+    return parser
 
 
 def write(text: str, path: Path, begin: str, end: str) -> None:

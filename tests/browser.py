@@ -13,6 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import pytest
+
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-extensions", "--no-first-run",
@@ -24,6 +26,9 @@ def find() -> str | None:
     """Where a browser is: DPTRAIN_CHROMIUM, or the first of the usual names on the PATH; None without one."""
     named = os.environ.get("DPTRAIN_CHROMIUM")
     return named or next(filter(None, map(shutil.which, NAMES)), None)
+
+
+needs_browser = pytest.mark.skipif(find() is None, reason="no Chromium here; DPTRAIN_CHROMIUM may name one")
 
 
 # Every text whose contrast with what lies behind it is below 4.5, or 3 if large (WCAG 2.2, 1.4.3).

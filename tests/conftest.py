@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from browser import Page, browser
 from torch import Tensor, nn
 
 from dptrain.contracts import Budget, Context, Plan, Records, Splits, Streams
@@ -47,6 +48,13 @@ def _plan(**changes: Any) -> Plan:
 def make_plan_of() -> Callable[..., Plan]:
     """A plan with some of its constants changed."""
     return _plan
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    """A browser, for tests that are marked `needs_browser`."""
+    with browser(tmp_path_factory.mktemp("profile")) as opened:
+        yield opened
 
 
 @pytest.fixture

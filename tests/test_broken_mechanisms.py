@@ -16,7 +16,7 @@ from dptrain.contracts import Budget, Canaries, Streams, Targets
 from dptrain.evidence.audit import judge_audit
 from dptrain.evidence.canaries import Sowing
 from dptrain.evidence.verdict import BROKEN
-from dptrain.privacy import dpsgd
+from dptrain.privacy import dpsgd, noisy
 from dptrain.privacy.dpsgd import ENGINES
 from dptrain.privacy.sampling import ShuffleSampler
 from dptrain.training import mechanisms
@@ -81,13 +81,13 @@ def test_an_honest_mechanism_passes(audit, engine):
 
 @pytest.mark.parametrize("canaries", [2, 200])
 def test_half_the_noise_is_caught_with_two_canaries(audit, monkeypatch, canaries):
-    original = dpsgd.NoisySum.__init__
+    original = noisy.NoisySum.__init__
 
     def halved(self, optimizer, plan, clipper, generator):
         plan = dataclasses.replace(plan, noise_multiplier=plan.noise_multiplier / 2)
         original(self, optimizer, plan, clipper, generator)
 
-    monkeypatch.setattr(dpsgd.NoisySum, "__init__", halved)
+    monkeypatch.setattr(noisy.NoisySum, "__init__", halved)
     line = audit(canaries)
     assert line.verdict == BROKEN
     assert "the noise is 0.5" in line.notes or "the noise is 0.49" in line.notes
@@ -96,25 +96,25 @@ def test_half_the_noise_is_caught_with_two_canaries(audit, monkeypatch, canaries
 def test_half_the_noise_is_seen_by_the_bets_alone_as_well(audit, monkeypatch):
     """Twice the canaries' worth of signal: with 200 of them, the AUC is far above an honest run's."""
     honest = audit().details["auc"]
-    original = dpsgd.NoisySum.__init__
+    original = noisy.NoisySum.__init__
 
     def halved(self, optimizer, plan, clipper, generator):
         plan = dataclasses.replace(plan, noise_multiplier=plan.noise_multiplier / 2)
         original(self, optimizer, plan, clipper, generator)
 
-    monkeypatch.setattr(dpsgd.NoisySum, "__init__", halved)
+    monkeypatch.setattr(noisy.NoisySum, "__init__", halved)
     assert audit().details["auc"] > honest + 0.05
 
 
 @pytest.mark.parametrize("canaries", [2, 200])
 def test_a_repeated_seed_is_caught_with_two_canaries(audit, monkeypatch, canaries):
-    original = dpsgd.NoisySum.release
+    original = noisy.NoisySum.release
 
     def repeated(self):
         self.generator.manual_seed(5)
         original(self)
 
-    monkeypatch.setattr(dpsgd.NoisySum, "release", repeated)
+    monkeypatch.setattr(noisy.NoisySum, "release", repeated)
     line = audit(canaries)
     assert line.verdict == BROKEN
     assert "repeats itself" in line.notes

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from browser import Page, browser, find
+from browser import Page, needs_browser
 from comparisons import write_sweep
 from mlflow_pages import choose, press, serve, show, show_comparison, show_runs, wait
 from support import order
@@ -21,7 +21,7 @@ from dptrain.report.document import read_json
 from dptrain.tracking import PARENT, MLflow
 
 pytestmark = [
-    pytest.mark.skipif(find() is None, reason="no Chromium here; DPTRAIN_CHROMIUM may name one"),
+    needs_browser,
     pytest.mark.timeout(300),
 ]
 
@@ -81,12 +81,6 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
             failed=next(run.info.run_id for run in children if run.info.status == "FAILED"),
             children=[run.info.run_id for run in children if run.info.status == "FINISHED"],
         )
-
-
-@pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    with browser(tmp_path_factory.mktemp("profile")) as opened:
-        yield opened
 
 
 def says(page: Page, words: str) -> None:

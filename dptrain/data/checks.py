@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dptrain.contracts import ConfigError, DataError, Records
+from dptrain.contracts import ConfigError, DataError, Records, Rows
 
 CHANNELS = (1, 2, 3, 4)  # more than four in the last axis is an axis of pixels
 CHUNK = 1024  # records that are looked at at once
@@ -22,14 +22,16 @@ def to_records(
     where: str,
     num_classes: int,
     bounds: tuple[float, float] = (0.0, 1.0),
+    make_inputs: Callable[..., Tensor | Rows] | None = None,
 ) -> Records:
     """Records from the arrays `{part}_images` and `{part}_labels` of `where`, a file's name.
 
-    Takes what `to_inputs` and `to_labels` take. Raises DataError naming array, file and cure.
+    Takes what `to_inputs` (or `make_inputs` in its place) and `to_labels` take. Raises DataError
+    naming array, file and cure.
     """
-    inputs = to_inputs(images, name=f"{part}_images of {where}", bounds=bounds)
+    inputs = (make_inputs or to_inputs)(images, name=f"{part}_images of {where}", bounds=bounds)
     targets = to_labels(labels, name=f"{part}_labels of {where}", num_classes=num_classes)
-    same_count(inputs, targets, name=f"{part}_images of {where}", other=f"{part}_labels")
+    same_count(images, targets, name=f"{part}_images of {where}", other=f"{part}_labels")
     return Records(inputs, targets)
 
 

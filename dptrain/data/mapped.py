@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from dptrain.contracts import DataError, Records
-from dptrain.data.checks import check_images, convert, same_count, to_labels
+from dptrain.contracts import DataError
+from dptrain.data.checks import check_images, convert
 
 LOCAL_HEADER_BYTES = 30  # of a zip member, before its name and its extra field
 READ_AHEAD_BYTES = 1 << 16  # records that are larger gain by what a system reads ahead of its own accord
@@ -48,22 +48,6 @@ def _expect_no_order(images: np.ndarray) -> None:
         mapped = mapped.base
     if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_RANDOM"):
         mapped.madvise(mmap.MADV_RANDOM)
-
-
-def map_records(
-    images: np.ndarray,
-    labels: np.ndarray,
-    *,
-    part: str,
-    where: str,
-    num_classes: int,
-    bounds: tuple[float, float] = (0.0, 1.0),
-) -> Records:
-    """As `to_records`, but that the images stay where they are until they are asked for."""
-    rows = MappedImages(images, name=f"{part}_images of {where}", bounds=bounds)
-    targets = to_labels(labels, name=f"{part}_labels of {where}", num_classes=num_classes)
-    same_count(rows.images, targets, name=f"{part}_images of {where}", other=f"{part}_labels")
-    return Records(rows, targets)
 
 
 def map_arrays(path: Path, required: Sequence[str], optional: Sequence[str] = ()) -> dict[str, np.ndarray]:

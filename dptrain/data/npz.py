@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from dptrain.contracts import ConfigError, DataError, Records, Splits
-from dptrain.data.checks import same_count, to_records
+from dptrain.data.checks import same_count, to_inputs, to_records
 from dptrain.data.files import read_npz
-from dptrain.data.mapped import map_arrays, map_records
+from dptrain.data.mapped import MappedImages, map_arrays
 from dptrain.data.splits import assemble, check_fractions, divide, number_groups
 
 REQUIRED = ("train_images", "train_labels")
@@ -97,14 +97,14 @@ class Npz:
             if key not in arrays:
                 raise DataError(f"{path} lacks {key}: save images and labels of a part together, or neither")
         low, high = self.bounds
-        make = map_records if self.lazy else to_records
-        return make(
+        return to_records(
             arrays[f"{part}_images"],
             arrays[f"{part}_labels"],
             part=part,
             where=str(path),
             num_classes=len(self.classes),
             bounds=(float(low), float(high)),
+            make_inputs=MappedImages if self.lazy else to_inputs,
         )
 
 

@@ -15,6 +15,7 @@ from importlib.metadata import version
 from typing import TypeAlias
 
 import numpy as np
+from dp_accounting import DpEvent, GaussianDpEvent, PoissonSampledDpEvent, SelfComposedDpEvent
 from dp_accounting.pld import privacy_loss_distribution as pld
 from opacus.accountants import PRVAccountant, RDPAccountant
 
@@ -63,7 +64,7 @@ def grid(plan: Plan, steps: int | None = None) -> float:
     if steps == 0 or plan.noise_multiplier == math.inf:
         return FINEST
     rate, times = _mechanism(plan, steps)
-    noise = plan.noise_multiplier / (2.0 if plan.adjacency == "replace_one" else 1.0)
+    noise = _noise(plan)
     square = max(noise, 1e-9) ** -2
     one = square / 2 + 10 / noise
     mean = times * min(rate * square / 2, math.log1p(rate**2 * math.expm1(min(square, 700.0))))
@@ -80,6 +81,18 @@ def grid(plan: Plan, steps: int | None = None) -> float:
 def _mechanism(plan: Plan, steps: int) -> tuple[float, int]:
     """The rate at which each mechanism that a plan composes is amplified, and how many there are."""
     return (plan.sample_rate, steps) if plan.sampling == "poisson" else (1.0, passes(plan, steps))
+
+
+def _noise(plan: Plan) -> float:
+    """Noise over the sensitivity: to replace a record moves the sum by up to twice the clipping norm."""
+    return plan.noise_multiplier / (2.0 if plan.adjacency == "replace_one" else 1.0)
+
+
+def event(plan: Plan) -> DpEvent:
+    """A plan in the words of dp-accounting's Rényi accountant; it knows no `replace_one` under sampling."""
+    rate, times = _mechanism(plan, plan.steps)
+    step = GaussianDpEvent(_noise(plan))
+    return SelfComposedDpEvent(step if rate == 1.0 else PoissonSampledDpEvent(rate, step), times)
 
 
 def passes(plan: Plan, steps: int) -> int:

@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 from dptrain.contracts import ConfigError, Plan
 from dptrain.privacy.bookkeeping.engine import BookkeepingEngine
 from dptrain.privacy.clipping import KINDS, Clipper, gradient_norms, scaled
-from dptrain.privacy.noisy import NoisyEngine, NoisySum
+from dptrain.privacy.noisy import NoisyEngine
 
 ENGINES = ("bookkeeping", "hooks", "ghost")
 
@@ -80,7 +80,11 @@ def make_engine(
 ) -> Engine:
     """The engine of this name: `bookkeeping`: one pass; `hooks`: gradients in full; `ghost`: two passes."""
     check_choices(kind, plan.clipping)
-    engines = {"bookkeeping": BookkeepingEngine, "hooks": HooksEngine, "ghost": GhostEngine}
+    engines: dict[str, Callable[..., Engine]] = {
+        "bookkeeping": BookkeepingEngine,
+        "hooks": HooksEngine,
+        "ghost": GhostEngine,
+    }
     return engines[kind](model, optimizer, plan, loss=loss, generator=generator)
 
 
@@ -94,19 +98,8 @@ def backward(loss: Tensor, *, retain_graph: bool = False) -> None:
 class HooksEngine(NoisyEngine):
     """Every record's gradient in full, by Opacus' hooks."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        optimizer: Optimizer,
-        plan: Plan,
-        *,
-        loss: RecordLoss,
-        generator: torch.Generator,
-    ) -> None:
-        self.module = GradSampleModule(model, loss_reduction="sum")
-        clipper = Clipper.of(model, plan.clipping, plan.max_grad_norm)
-        self.optimizer = NoisySum(optimizer, plan, clipper, generator)
-        self.loss = loss
+    def wrap(self, model: nn.Module, plan: Plan) -> GradSampleModule:  # noqa: ARG002
+        return GradSampleModule(model, loss_reduction="sum")
 
     def accumulate(self, inputs: Tensor, labels: Tensor, copies: int = 1) -> Tensor:
         if len(labels) == 0:
@@ -126,23 +119,12 @@ class GhostEngine(NoisyEngine):
     Per-layer clipping would need a pass a layer and is refused.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        optimizer: Optimizer,
-        plan: Plan,
-        *,
-        loss: RecordLoss,
-        generator: torch.Generator,
-    ) -> None:
+    def wrap(self, model: nn.Module, plan: Plan) -> GradSampleModuleFastGradientClipping:
         check_choices("ghost", plan.clipping)
-        self.module = GradSampleModuleFastGradientClipping(
+        self.clipper = Clipper(kind=plan.clipping, max_grad_norm=plan.max_grad_norm, layers=(0,))
+        return GradSampleModuleFastGradientClipping(
             model, loss_reduction="sum", max_grad_norm=plan.max_grad_norm, use_ghost_clipping=True
         )
-        self.clipper = Clipper(kind=plan.clipping, max_grad_norm=plan.max_grad_norm, layers=(0,))
-        whole_model = Clipper.of(model, plan.clipping, plan.max_grad_norm)
-        self.optimizer = NoisySum(optimizer, plan, whole_model, generator)
-        self.loss = loss
 
     def accumulate(self, inputs: Tensor, labels: Tensor, copies: int = 1) -> Tensor:
         if copies > 1:

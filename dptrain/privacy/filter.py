@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dp_accounting import DpEvent, GaussianDpEvent, PoissonSampledDpEvent, SelfComposedDpEvent
+from dp_accounting import DpEvent
 from dp_accounting.rdp import RdpAccountant
 
 from dptrain.contracts import ConfigError, Plan
-from dptrain.privacy.accountant import passes
+from dptrain.privacy.accountant import event
 
 MOST_COPIES = 4096  # of a plan that are tried on a limit
 
@@ -31,16 +31,16 @@ def spent(plans: Sequence[Plan], delta: float, order: float) -> float:
     """
     accountant = RdpAccountant(orders=[order])
     for plan in plans:
-        accountant.compose(_event(plan))
+        accountant.compose(_covered(plan))
     return float(accountant.get_epsilon(delta))
 
 
 def best_order(plan: Plan, delta: float, limit: float) -> float:
     """The Rényi order by which most copies of a plan stay within `limit`, or by which one is cheapest."""
-    event = _event(plan)
+    copy = _covered(plan)
 
     def copies_cost(copies: int) -> tuple[float, float]:
-        epsilon, order = RdpAccountant().compose(event, copies).get_epsilon_and_optimal_order(delta)
+        epsilon, order = RdpAccountant().compose(copy, copies).get_epsilon_and_optimal_order(delta)
         return float(epsilon), float(order)
 
     fits, beyond = 1, MOST_COPIES
@@ -50,14 +50,11 @@ def best_order(plan: Plan, delta: float, limit: float) -> float:
     return copies_cost(fits)[1]
 
 
-def _event(plan: Plan) -> DpEvent:
-    """A plan in the words of dp-accounting."""
+def _covered(plan: Plan) -> DpEvent:
+    """A plan in the words of dp-accounting; raises ConfigError where a filter does not cover it."""
     if plan.adjacency != "add_remove":
         raise ConfigError(
             f"privacy.adjacency={plan.adjacency}: a search in which results choose the next job is accounted "
             "for with add_remove only; use that, or a grid (hydra/sweeper=basic)"
         )
-    step = GaussianDpEvent(plan.noise_multiplier)
-    if plan.sampling == "poisson":
-        return SelfComposedDpEvent(PoissonSampledDpEvent(plan.sample_rate, step), plan.steps)
-    return SelfComposedDpEvent(step, passes(plan, plan.steps))
+    return event(plan)

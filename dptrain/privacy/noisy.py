@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from opacus.optimizers import DPOptimizer
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dptrain.contracts import Plan
@@ -63,13 +67,31 @@ class NoisySum(DPOptimizer):
         self.zero_grad(set_to_none=True)
 
 
-class NoisyEngine:
-    """How a step of every engine ends: once clipped and summed, gradients are noised alike."""
+class NoisyEngine(ABC):
+    """What every engine is made of, and how a step ends: clipped and summed, gradients are noised alike."""
 
-    optimizer: NoisySum
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        plan: Plan,
+        *,
+        loss: Callable[[Tensor, Tensor], Tensor],
+        generator: torch.Generator,
+    ) -> None:
+        """`loss` is that of each record: logits (n, classes), labels (n,) -> losses (n,)."""
+        self.module = self.wrap(model, plan)
+        clipper = Clipper.of(model, plan.clipping, plan.max_grad_norm)
+        self.optimizer = NoisySum(optimizer, plan, clipper, generator)
+        self.loss = loss
 
+    @abstractmethod
+    def wrap(self, model: nn.Module, plan: Plan) -> Any:
+        """The model, made to leave behind what this engine clips by."""
+
+    @abstractmethod
     def accumulate(self, inputs: Tensor, labels: Tensor, copies: int = 1) -> Tensor:
-        raise NotImplementedError
+        """Add what these records contribute; returns their summed loss."""
 
     def accumulate_gradients(self, gradients: list[Tensor]) -> None:
         self.optimizer.clip_and_add(gradients)

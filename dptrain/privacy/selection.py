@@ -16,14 +16,13 @@ from functools import cached_property
 from importlib.metadata import version
 from typing import Any
 
-import dp_accounting
 import numpy as np
 from dp_accounting import rdp
 from dp_accounting.rdp.rdp_privacy_accountant import DEFAULT_RDP_ORDERS, compute_delta, compute_epsilon
 from scipy.optimize import brentq
 
 from dptrain.contracts import ConfigError, Plan
-from dptrain.privacy.accountant import passes
+from dptrain.privacy.accountant import event
 
 NAME = f"dp-accounting RDP {version('dp-accounting')}"
 SHAPES = {"geometric": 1.0, "logarithmic": 0.0, "poisson": math.inf}  # negative_binomial: any above 0
@@ -123,23 +122,14 @@ def renyi(plan: Plan) -> RenyiLoss:
     Raises ConfigError for Poisson sampling where one record is replaced: dp-accounting knows no
     Rényi curve of that.
     """
+    if plan.adjacency == "replace_one" and plan.sampling == "poisson" and plan.sample_rate < 1.0:
+        raise ConfigError(
+            "privacy.adjacency=replace_one: the selection's epsilon is not known for Poisson "
+            "sampling under it; use privacy.adjacency=add_remove"
+        )
     accountant = rdp.RdpAccountant(DEFAULT_RDP_ORDERS)
-    replaced = plan.adjacency == "replace_one"
-    noise = plan.noise_multiplier / (2.0 if replaced else 1.0)  # twice the sensitivity
-    event: dp_accounting.DpEvent = dp_accounting.GaussianDpEvent(noise)
-    if plan.sampling == "shuffle":
-        count = passes(plan, plan.steps)
-    else:
-        count = plan.steps
-        if plan.sample_rate < 1.0:
-            if replaced:
-                raise ConfigError(
-                    "privacy.adjacency=replace_one: the selection's epsilon is not known for Poisson "
-                    "sampling under it; use privacy.adjacency=add_remove"
-                )
-            event = dp_accounting.PoissonSampledDpEvent(plan.sample_rate, event)
     with _quiet():
-        accountant.compose(event, count)
+        accountant.compose(event(plan))
     return RenyiLoss(orders=tuple(accountant.orders), divergences=tuple(accountant.rdp))
 
 

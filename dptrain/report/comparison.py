@@ -13,7 +13,7 @@ from typing import Any
 from dptrain.report import comparison_tables as tables
 from dptrain.report import comparison_words as said
 from dptrain.report.comparison_figures import frontier, leakage, utility
-from dptrain.report.html import POLICY, listed, rich, section, table
+from dptrain.report.html import POLICY, listed, page, rich, table
 from dptrain.report.points import VOID, Comparison
 from dptrain.report.tables import Table
 from dptrain.report.vector import Drawing, style
@@ -42,34 +42,21 @@ def as_html(comparison: Comparison) -> str:
         "method": listed(said.methods(comparison)),
         "reproduce": _reproduce(comparison),
     }
-    links = (f'<li><a href="#{name}">{short}</a></li>' for name, (short, _) in SECTIONS.items())
-    return "\n".join(
-        [
-            "<!doctype html>",
-            '<html lang="en">',
-            "<head>",
-            '<meta charset="utf-8">',
-            f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            '<meta name="color-scheme" content="light dark">',
-            f"<title>Comparison: {escape(comparison.title)}</title>",
-            f"<style>\n{style()}{own_style()}</style>",
-            "</head>",
-            "<body>",
-            '<a class="skip" href="#verdict">Skip to the verdict</a>',
-            "<header>",
-            f'<h1><span class="kind">Comparison of runs</span> {escape(comparison.title)}</h1>',
-            f'<nav aria-label="Contents"><ul>{"".join(links)}</ul></nav>',
-            "</header>",
-            '<main id="main">',
-            *(line for name, content in body.items() for line in section(name, SECTIONS[name][1], content)),
-            "</main>",
-            "<footer><p>Written by dptrain. This page loads nothing and runs nothing.</p></footer>",
-            "</body>",
-            "</html>",
-            "",
-        ]
+    return page(
+        title=f"Comparison: {comparison.title}",
+        policy=POLICY,
+        style=f"{style()}{own_style()}",
+        header=_header(comparison),
+        sections=((name, SECTIONS[name][1], content) for name, content in body.items()),
     )
+
+
+def _header(comparison: Comparison) -> Iterator[str]:
+    yield "<header>"
+    yield f'<h1><span class="kind">Comparison of runs</span> {escape(comparison.title)}</h1>'
+    links = (f'<li><a href="#{name}">{short}</a></li>' for name, (short, _) in SECTIONS.items())
+    yield f'<nav aria-label="Contents"><ul>{"".join(links)}</ul></nav>'
+    yield "</header>"
 
 
 def write_html(comparison: Comparison, path: Path) -> None:

@@ -41,23 +41,41 @@ def as_html(report: Report) -> str:
         "limits": _limits(report),
         "reproduce": _reproduce(report),
     }
+    return page(
+        title=f"Privacy report: {report.recipe}",
+        policy=f"{POLICY}; {PICTURES}",
+        style=style(),
+        header=_header(report),
+        sections=((name, SECTIONS[name], content) for name, content in body.items()),
+    )
+
+
+def page(
+    *,
+    title: str,
+    policy: str,
+    style: str,
+    header: Iterable[str],
+    sections: Iterable[tuple[str, str, Iterable[str]]],
+) -> str:
+    """A whole HTML file of these sections (name, heading, content), in need of nothing else."""
     return "\n".join(
         [
             "<!doctype html>",
             '<html lang="en">',
             "<head>",
             '<meta charset="utf-8">',
-            f'<meta http-equiv="Content-Security-Policy" content="{POLICY}; {PICTURES}">',
+            f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             '<meta name="color-scheme" content="light dark">',
-            f"<title>Privacy report: {escape(report.recipe)}</title>",
-            f"<style>\n{style()}</style>",
+            f"<title>{escape(title)}</title>",
+            f"<style>\n{style}</style>",
             "</head>",
             "<body>",
             '<a class="skip" href="#verdict">Skip to the verdict</a>',
-            *_header(report),
+            *header,
             '<main id="main">',
-            *(line for name, content in body.items() for line in section(name, SECTIONS[name], content)),
+            *(line for each in sections for line in section(*each)),
             "</main>",
             "<footer><p>Written by dptrain. This page loads nothing and runs nothing.</p></footer>",
             "</body>",

@@ -20,7 +20,7 @@ from dptrain.data.digits import Digits
 from dptrain.evidence.reconstruction import judge_reconstruction
 from dptrain.evidence.slots import plant
 from dptrain.evidence.verdict import BROKEN
-from dptrain.privacy.dpsgd import NoisySum
+from dptrain.privacy.noisy import NoisySum
 from dptrain.training.mechanisms import DPSGD, NonPrivate
 
 SLOTS, CANDIDATES, STEPS = 4, 5, 3

@@ -7,7 +7,6 @@ import json
 import math
 import re
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 
 import pytest
 import rich.console
-from browser import Page, browser, find
+from browser import Page, needs_browser
 from comparisons import write_run, write_sweep
 from outline import Outline
 
@@ -271,7 +270,6 @@ def test_nothing_from_outside_becomes_markup(mixed):
 
 # ---------------------------------------------------------------------- in a real browser
 
-needs_browser = pytest.mark.skipif(find() is None, reason="no Chromium here; DPTRAIN_CHROMIUM may name one")
 BOXES = """[...document.querySelectorAll('svg')].flatMap(svg => {
   const all = svg.getBoundingClientRect();
   return [...svg.querySelectorAll('text')].map(text => {
@@ -280,12 +278,6 @@ BOXES = """[...document.querySelectorAll('svg')].flatMap(svg => {
             box: [own.left - all.left, own.top - all.top, own.right - all.left, own.bottom - all.top]};
   });
 })"""
-
-
-@pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    with browser(tmp_path_factory.mktemp("profile")) as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -7,13 +7,12 @@ import io
 import re
 import xml.etree.ElementTree as ElementTree
 from base64 import b64decode
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
-from browser import Page, browser, find
+from browser import Page, needs_browser
 from outline import Outline
 from PIL import Image
 
@@ -241,14 +240,6 @@ def test_figures_take_their_colours_from_the_style_sheet(full: Report) -> None:
 
 
 # ---------------------------------------------------------------------- in a real browser
-
-needs_browser = pytest.mark.skipif(find() is None, reason="no Chromium here; DPTRAIN_CHROMIUM may name one")
-
-
-@pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    with browser(tmp_path_factory.mktemp("profile")) as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import torch
 
 from dptrain.contracts import Canaries, Knowledge
 from dptrain.privacy.clipping import Clipper
-from dptrain.privacy.dpsgd import NoisySum
+from dptrain.privacy.noisy import NoisySum
 from dptrain.privacy.sampling import Units
 from dptrain.training.canaries import gradients, lengths
 from dptrain.training.mechanisms import DPSGD, NonPrivate

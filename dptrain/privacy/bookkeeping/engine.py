@@ -2,34 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from dptrain.contracts import Plan
 from dptrain.privacy.bookkeeping.module import BookkeepingModule
-from dptrain.privacy.clipping import Clipper, wide
-from dptrain.privacy.noisy import NoisyEngine, NoisySum
+from dptrain.privacy.clipping import wide
+from dptrain.privacy.noisy import NoisyEngine
 
 
 class BookkeepingEngine(NoisyEngine):
     """One backward pass for the gradients of layer outputs; norms and the weighted sum follow from those."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        optimizer: Optimizer,
-        plan: Plan,
-        *,
-        loss: Callable[[Tensor, Tensor], Tensor],
-        generator: torch.Generator,
-    ) -> None:
-        self.module = BookkeepingModule(model)
-        clipper = Clipper.of(model, plan.clipping, plan.max_grad_norm)
-        self.optimizer = NoisySum(optimizer, plan, clipper, generator)
-        self.loss = loss
+    def wrap(self, model: nn.Module, plan: Plan) -> BookkeepingModule:  # noqa: ARG002
+        return BookkeepingModule(model)
 
     def accumulate(self, inputs: Tensor, labels: Tensor, copies: int = 1) -> Tensor:
         if len(labels) == 0:

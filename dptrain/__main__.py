@@ -21,7 +21,7 @@ def run() -> None:
     try:
         main()
     except KeyboardInterrupt:  # while others work: a job at work here answers for itself
-        cli.stopped()
+        cli.stopped(assets.SweepStart.folder)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
@@ -65,10 +65,13 @@ def _aloud(callback: Callable[..., None]) -> Callable[..., None]:
 class SweepStart(Callback):
     """Hydra's callback for what must be settled before any job of a sweep begins."""
 
+    folder: ClassVar[Path | None] = None  # of the sweep under way in this process, to say how it goes on
+
     @_aloud
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         from dptrain import cli, sweep  # which know what follows, and import much
 
+        SweepStart.folder = Path(config.hydra.sweep.dir)
         if config.sweep.candidates:
             cli.begin_selection(
                 Path(config.hydra.sweep.dir),

@@ -78,9 +78,9 @@ def main(order: runs.Order, sweep_folder: Path | None) -> float | None:
     return -math.inf
 
 
-def stopped() -> None:
+def stopped(sweep_folder: Path | None) -> None:
     """Say how a sweep goes on whose jobs are with a launcher; exits with 130."""
-    Console().note("stopped", "go on with the same command and sweep.resume=FOLDER, the folder of the sweep")
+    Console().interrupted_sweep(sweep_folder)
     sys.exit(INTERRUPTED)
 
 

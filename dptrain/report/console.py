@@ -238,11 +238,16 @@ class Console:
         self._line(f"[dim]{'page':<8}[/dim] {_near(path)}")
 
     def interrupted(self, folder: Path | None) -> None:
-        """How to go on after Ctrl-C."""
-        how = (
-            "nothing had begun" if folder is None else f"go on with: python -m dptrain resume={_near(folder)}"
-        )
-        self.errors.print(Text.assemble(("stopped  ", "bold yellow"), how), soft_wrap=True)
+        """How a run goes on after Ctrl-C; None if it had not begun."""
+        self._stopped("go on with: python -m dptrain resume=", folder)
+
+    def interrupted_sweep(self, folder: Path | None) -> None:
+        """How all the jobs of a sweep go on after Ctrl-C; None if none had begun."""
+        self._stopped("go on with the same command and sweep.resume=", folder)
+
+    def _stopped(self, how: str, folder: Path | None) -> None:
+        said = "nothing had begun" if folder is None else f"{how}{_near(folder)}"
+        self.errors.print(Text.assemble(("stopped  ", "bold yellow"), said), soft_wrap=True)
 
     def error(self, error: DptrainError) -> None:
         """What is wrong and what cures it, on the error stream."""

@@ -8,9 +8,11 @@ opacus_hooks  Opacus' GradSampleModule: every record's gradient in full
 opacus_ghost  Opacus' fast gradient clipping: a pass for norms, a second for the weighted sum
 dptrain       mechanism.engine=bookkeeping: one pass for the gradients of layer outputs
 
-The processes take turns, and each private step is compared with the plain step just before it: the speed
-shown is the median over pairs. Memory is the highest resident memory of a process (on a GPU: allocated by
-PyTorch) over that of the plain one. Noise and update are part of every private step.
+The processes take turns of a quarter of a second or of one step, and each private turn is compared with the
+plain turn just before it: the speed shown is the median over pairs. All keep freed memory for the next step,
+as runs of dptrain do; with --keeping dptrain the other three run as PyTorch lets them, which is slower.
+Memory is the highest resident memory of a process (on a GPU: allocated by PyTorch) over that of the plain
+one. Noise and update are part of every private step.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dptrain.contracts import Plan
+from dptrain.machine import keep_freed_memory
 from dptrain.models.cnn import SmallCNN
 from dptrain.models.mlp import Logistic, Mlp
 from dptrain.privacy.dpsgd import make_engine
@@ -40,6 +43,7 @@ from dptrain.privacy.dpsgd import make_engine
 MODES = {"plain": "", "opacus_hooks": "hooks", "opacus_ghost": "ghost", "dptrain": "bookkeeping"}
 PRIVATE = tuple(MODES)[1:]
 WARM_UP = 2  # steps that are not timed
+TURN = 0.25  # seconds that a process takes steps before the next one's turn: a step in training is not alone
 
 
 class Block(nn.Module):
@@ -179,20 +183,30 @@ def serve(model: str, mode: str, options: argparse.Namespace) -> None:
     """Take a step for each line that comes in, and answer with its seconds; at the end with peak memory."""
     torch.set_num_threads(options.threads)
     device = torch.device(options.device)
+    if options.keeping in ("all", mode):
+        keep_freed_memory()
     step = make_step(TASKS[model], mode, device, getattr(torch, options.dtype))
     for _ in range(WARM_UP):
         step()
     print("ready", flush=True)
     for _ in sys.stdin:
-        started = time.perf_counter()
-        step()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        print(time.perf_counter() - started, flush=True)
+        print(turn(step, device), flush=True)
     if device.type == "cuda":
         print(torch.cuda.max_memory_allocated(device) / 2**20)
     else:
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10)
+
+
+def turn(step: Callable[[], None], device: torch.device) -> float:
+    """Seconds of a step, the median of those that fit in a turn; the first of several warms up again."""
+    seconds: list[float] = []
+    while sum(seconds) < TURN:
+        started = time.perf_counter()
+        step()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds[1:] or seconds)
 
 
 class Worker:
@@ -201,7 +215,9 @@ class Worker:
     def __init__(self, model: str, mode: str, options: argparse.Namespace) -> None:
         here = Path(__file__).resolve()
         command = [sys.executable, str(here), "--serve", model, mode]
-        command += [f"--{name}={getattr(options, name)}" for name in ("threads", "device", "dtype")]
+        command += [
+            f"--{name}={getattr(options, name)}" for name in ("threads", "device", "dtype", "keeping")
+        ]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=here.parents[1]
         )
@@ -275,6 +291,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of PyTorch (default all cores)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
     parser.add_argument("--dtype", default="float32", help="float32 or bfloat16 (default float32)")
+    parser.add_argument(
+        "--keeping",
+        default="all",
+        choices=("all", "dptrain"),
+        help="modes that keep freed memory for the next step, as runs of dptrain do (default all)",
+    )
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     parser.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)

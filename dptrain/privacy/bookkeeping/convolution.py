@@ -33,6 +33,16 @@ class Geometry:
     def kernel(self) -> tuple[int, ...]:
         return self.shape[2:]
 
+    @property
+    def fan_in(self) -> int:
+        """Numbers that one output is made of."""
+        return math.prod(self.shape[1:])
+
+    @property
+    def patches_are_small(self) -> bool:
+        """Whether it sees few channels of an image, where a library's convolution is slow and they fit."""
+        return len(self.kernel) == 2 and self.shape[1] <= 3 and self.fan_in <= costs.FEW_INPUTS
+
 
 def convolution(use: Use) -> dict[Tensor, Share]:
     """Shares of the weight (outputs, inputs / groups, *kernel) and of the bias (outputs,)."""
@@ -80,21 +90,21 @@ def _weight(inputs: Tensor, grads: Tensor, geometry: Geometry) -> Share:
     copies = inputs.shape[1]
     size = [extent + 2 * pad for extent, pad in zip(inputs.shape[3:], geometry.padding, strict=True)]
     outputs, per_group = geometry.shape[:2]
-    taps = math.prod(geometry.kernel)
     positions = copies * math.prod(grads.shape[3:])
     seen = copies * math.prod(size)  # positions of the padded input
     way = costs.way(
         positions=positions,
-        fan_in=per_group * taps,
+        fan_in=geometry.fan_in,
         outputs=outputs,
         gram=float(
             2 * (seen**2 * per_group * geometry.groups + positions**2 * outputs)
-            + costs.GRAM_NUMBER * taps * positions**2 * geometry.groups
+            + costs.GRAM_NUMBER * math.prod(geometry.kernel) * positions**2 * geometry.groups
         ),
     )
-    formed = (
-        _form(x, dy, geometry=geometry) for x, dy in in_blocks(math.prod(geometry.shape), inputs, grads)
-    )
+    largest = math.prod(geometry.shape)
+    if geometry.patches_are_small:
+        largest = max(largest, positions * geometry.fan_in * geometry.groups)
+    formed = (_form(x, dy, geometry=geometry) for x, dy in in_blocks(largest, inputs, grads))
     if way == costs.KEEP:
         return Instantiated.of(formed)
     if way == costs.TWICE:
@@ -112,8 +122,32 @@ def _weight(inputs: Tensor, grads: Tensor, geometry: Geometry) -> Share:
 
 
 def _form(inputs: Tensor, grads: Tensor, *, geometry: Geometry) -> Tensor:
-    """Gradients one by one: records become groups of one convolution, whose gradient holds each one's own."""
-    return _weight_gradient(_as_groups(inputs), _as_groups(grads), geometry, records=len(inputs))
+    """Gradients one by one, (records, *shape of the weight).
+
+    Of a small kernel over the channels of an image, as a product of the patches that it sees. Else
+    records become groups of one convolution, whose gradient holds each one's own.
+    """
+    if not geometry.patches_are_small:
+        return _weight_gradient(_as_groups(inputs), _as_groups(grads), geometry, records=len(inputs))
+    dy = _positions(grads, geometry.groups)
+    return torch.bmm(_patches(inputs, geometry), dy.transpose(1, 2)).mT.reshape(-1, *geometry.shape)
+
+
+def _patches(inputs: Tensor, geometry: Geometry) -> Tensor:
+    """What the kernel sees: (records, copies, channels, *size) to (records * groups, fan_in, places).
+
+    Places are the positions of the output in all the copies.
+    """
+    windows = F.pad(inputs, [pad for pad in reversed(geometry.padding) for _ in range(2)])
+    dimensions = len(geometry.kernel)
+    for axis in range(dimensions):
+        span = geometry.dilation[axis] * (geometry.kernel[axis] - 1) + 1
+        windows = windows.unfold(3 + axis, span, geometry.stride[axis])[..., :: geometry.dilation[axis]]
+    split = windows.unflatten(2, (geometry.groups, -1))  # records, copies, groups, channels, *out, *kernel
+    out = range(4, 4 + dimensions)
+    kernel = range(4 + dimensions, 4 + 2 * dimensions)
+    ordered = split.permute(0, 2, 3, *kernel, 1, *out)
+    return ordered.reshape(len(inputs) * geometry.groups, geometry.fan_in, -1)
 
 
 def _as_groups(rows: Tensor) -> Tensor:

@@ -12,6 +12,8 @@ from __future__ import annotations
 KEPT_NUMBER = 60.0
 GRAM_NUMBER = 4.0  # an entry of a Gram matrix is written, multiplied and summed
 
+FEW_INPUTS = 64  # of an output of a convolution, up to which its patches may be formed
+
 KEEP, GRAM, TWICE = "keep", "gram", "twice"
 
 

@@ -9,10 +9,10 @@ opacus_ghost  Opacus' fast gradient clipping: a pass for norms, a second for the
 dptrain       mechanism.engine=bookkeeping: one pass for the gradients of layer outputs
 
 The processes take turns of a quarter of a second or of one step, and each private turn is compared with the
-plain turn just before it: the speed shown is the median over pairs. All keep freed memory for the next step,
-as runs of dptrain do; with --keeping dptrain the other three run as PyTorch lets them, which is slower.
-Memory is the highest resident memory of a process (on a GPU: allocated by PyTorch) over that of the plain
-one. Noise and update are part of every private step.
+plain turn just before it: the speed shown is the median over pairs. Each mode runs as its users run it,
+which for dptrain means that freed memory is kept for the next step (`dptrain/machine.py`); with --keeping
+all, every mode does so, and only the arithmetic differs. Memory is the highest resident memory of a process
+(on a GPU: allocated by PyTorch) over that of the plain one. Noise and update are part of every private step.
 """
 
 from __future__ import annotations
@@ -293,9 +293,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--dtype", default="float32", help="float32 or bfloat16 (default float32)")
     parser.add_argument(
         "--keeping",
-        default="all",
-        choices=("all", "dptrain"),
-        help="modes that keep freed memory for the next step, as runs of dptrain do (default all)",
+        default="dptrain",
+        choices=("dptrain", "all"),
+        help="modes that keep freed memory for the next step, as runs of dptrain do (default dptrain)",
     )
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     parser.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)

@@ -24,6 +24,7 @@ from dptrain.contracts.findings import (
     SamplingSeen,
     Scores,
 )
+from dptrain.contracts.layers import MadeKernels
 from dptrain.contracts.outcome import Briefing, Report, Utility
 from dptrain.contracts.privacy import Budget, Guarantee, Plan
 from dptrain.contracts.randomness import Streams
@@ -55,6 +56,7 @@ __all__ = [
     "Knowledge",
     "Leakage",
     "LimitExceeded",
+    "MadeKernels",
     "Mechanism",
     "NoiseSeen",
     "Observation",

@@ -7,10 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dptrain.contracts import MadeKernels
+
 SMALLEST = 1e-4  # of the variance times the number of weights of a kernel
 
 
-class StandardisedConv2d(nn.Conv2d):
+class StandardisedConv2d(MadeKernels):
     """A convolution whose kernels have mean 0 and variance 1 / fan_in, times a gain that is trained.
 
     Scaled weight standardisation (Brock et al. 2021, "Characterizing signal propagation to close
@@ -35,6 +37,3 @@ class StandardisedConv2d(nn.Conv2d):
         variance, mean = torch.var_mean(self.weight, dim=(1, 2, 3), keepdim=True, correction=0)
         scale = (variance * self.weight[0].numel()).clamp(min=SMALLEST).rsqrt()
         return (self.weight - mean) * scale * self.gain
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return self._conv_forward(inputs, self.kernels(), self.bias)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from opacus.layers import DPLSTM, DPMultiheadAttention
 from torch import nn
 
-from dptrain.contracts import ConfigError
+from dptrain.contracts import ConfigError, MadeKernels
 from dptrain.privacy.bookkeeping import costs
 from dptrain.privacy.bookkeeping.gram import norms_from
 from dptrain.privacy.bookkeeping.module import BookkeepingModule
@@ -178,6 +178,51 @@ def test_convolutions(agree, dimensions, options):
 def test_kernels_and_strides_that_differ_by_axis(agree):
     layer = nn.Conv2d(2, 4, (3, 2), stride=(1, 2), padding=(2, 0), dilation=(1, 3))
     agree(nn.Sequential(layer, nn.ReLU(inplace=True), Pool(), nn.Linear(4, 2)), image(2, 7, 9))
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("copies", [1, 2])
+@pytest.mark.parametrize("options", [{}, {"stride": 2, "padding": 2}, {"dilation": 2, "groups": 3}])
+def test_the_channels_of_an_image(agree, options, copies):
+    net = nn.Sequential(nn.Conv2d(3, 6, 3, **options), nn.ReLU(), Pool(), nn.Linear(6, 2))
+    agree(net, image(3, 8, 7, copies=copies), copies=copies, opacus=copies == 1)
+
+
+class Halved(MadeKernels):
+    """Kernels that are half a squashed weight, times a gain."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.gain = nn.Parameter(torch.linspace(0.5, 2, self.out_channels).view(-1, 1, 1, 1))
+
+    def kernels(self):
+        return torch.tanh(self.weight) * self.gain / 2
+
+
+class Otherwise(Halved):
+    """One that does something else with its kernels."""
+
+    def forward(self, x):
+        return self._conv_forward(x, self.kernels() ** 2, self.bias)
+
+
+@pytest.mark.parametrize("layer", [Halved, Otherwise])
+@pytest.mark.parametrize("frozen", ["", "gain", "weight", "bias"])
+@pytest.mark.parametrize("copies", [1, 3])
+@pytest.mark.parametrize("channels", [2, 8])
+def test_kernels_made_of_other_parameters(agree, layer, frozen, copies, channels):
+    first = layer(channels, 4, 3, stride=2, padding=1)
+    if frozen:
+        getattr(first, frozen).requires_grad_(False)
+    net = nn.Sequential(first, nn.Tanh(), Pool(), nn.Linear(4, 2))
+    agree(net, image(channels, 7, 6, copies=copies), copies=copies, opacus=copies == 1)
+
+
+@pytest.mark.parametrize(("layer", "known"), [(Halved, True), (Otherwise, False)])
+def test_only_kernels_used_as_they_are_promised_have_a_rule(caplog, make_plan_of, layer, known):
+    with caplog.at_level(logging.INFO, logger="dptrain"):
+        engine_of("bookkeeping", nn.Sequential(layer(2, 4, 3), Pool(), nn.Linear(4, 2)), make_plan_of())
+    assert ("in full" in caplog.text) is not known
 
 
 @pytest.mark.usefixtures("way")

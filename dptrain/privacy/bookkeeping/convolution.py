@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,7 +15,7 @@ from torch.nn import functional as F
 from dptrain.privacy.bookkeeping import costs
 from dptrain.privacy.bookkeeping.gram import norms_from
 from dptrain.privacy.bookkeeping.shares import Instantiated, Kept, Share, in_blocks, lengths
-from dptrain.privacy.bookkeeping.uses import Use
+from dptrain.privacy.bookkeeping.uses import Use, sum_copies
 
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
@@ -48,14 +49,29 @@ def convolution(use: Use) -> dict[Tensor, Share]:
     """Shares of the weight (outputs, inputs / groups, *kernel) and of the bias (outputs,)."""
     layer = use.layer
     assert isinstance(layer, Convolution)
-    found: dict[Tensor, Share] = {}
-    grads = use.dy.unflatten(0, (-1, use.copies))
+    found = of_bias(use, layer)
     if layer.weight.requires_grad:
-        inputs, geometry = _padded(layer, use.x)
-        found[layer.weight] = _weight(inputs.unflatten(0, (-1, use.copies)), grads, geometry)
-    if layer.bias is not None and layer.bias.requires_grad:
-        found[layer.bias] = Instantiated.of([grads.flatten(3).sum((1, 3))])
+        found[layer.weight] = _weight(*_seen(use, layer))
     return found
+
+
+def of_bias(use: Use, layer: Convolution) -> dict[Tensor, Share]:
+    """The share of the bias (outputs,), if there is one to train."""
+    if layer.bias is None or not layer.bias.requires_grad:
+        return {}
+    return {layer.bias: Instantiated.of([sum_copies(use.dy.flatten(2).sum(2), use.copies)])}
+
+
+def of_kernels(use: Use, layer: Convolution) -> Iterator[Tensor]:
+    """Gradients with respect to the kernels themselves, in blocks (records, *shape of the kernels)."""
+    return _formed(*_seen(use, layer))
+
+
+def _seen(use: Use, layer: Convolution) -> tuple[Tensor, Tensor, Geometry]:
+    """Inputs (records, copies, channels, *size), output gradients alike, and what lies between."""
+    inputs, geometry = _padded(layer, use.x)
+    rows = (-1, use.copies)
+    return inputs.unflatten(0, rows), use.dy.unflatten(0, rows), geometry
 
 
 def _padded(layer: Convolution, inputs: Tensor) -> tuple[Tensor, Geometry]:
@@ -101,10 +117,7 @@ def _weight(inputs: Tensor, grads: Tensor, geometry: Geometry) -> Share:
             + costs.GRAM_NUMBER * math.prod(geometry.kernel) * positions**2 * geometry.groups
         ),
     )
-    largest = math.prod(geometry.shape)
-    if geometry.patches_are_small:
-        largest = max(largest, positions * geometry.fan_in * geometry.groups)
-    formed = (_form(x, dy, geometry=geometry) for x, dy in in_blocks(largest, inputs, grads))
+    formed = _formed(inputs, grads, geometry)
     if way == costs.KEEP:
         return Instantiated.of(formed)
     if way == costs.TWICE:
@@ -119,6 +132,15 @@ def _weight(inputs: Tensor, grads: Tensor, geometry: Geometry) -> Share:
         combine=partial(_combine, geometry=geometry),
         form=partial(_form, geometry=geometry),
     )
+
+
+def _formed(inputs: Tensor, grads: Tensor, geometry: Geometry) -> Iterator[Tensor]:
+    """Gradients one by one, in blocks of some records."""
+    largest = math.prod(geometry.shape)
+    if geometry.patches_are_small:
+        places = grads.shape[1] * math.prod(grads.shape[3:])
+        largest = max(largest, places * geometry.fan_in * geometry.groups)
+    return (_form(x, dy, geometry=geometry) for x, dy in in_blocks(largest, inputs, grads))
 
 
 def _form(inputs: Tensor, grads: Tensor, *, geometry: Geometry) -> Tensor:

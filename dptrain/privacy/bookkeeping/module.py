@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.utils.hooks import RemovableHandle
 
-from dptrain.contracts import ConfigError
+from dptrain.contracts import ConfigError, MadeKernels
 from dptrain.privacy.bookkeeping.attention import records_axis, sequence_bias
 from dptrain.privacy.bookkeeping.convolution import convolution
 from dptrain.privacy.bookkeeping.embedding import embedding
 from dptrain.privacy.bookkeeping.linear import linear
+from dptrain.privacy.bookkeeping.made_kernels import made_kernels
 from dptrain.privacy.bookkeeping.normalisation import group_norm, instance_norm, layer_norm, rms_norm
 from dptrain.privacy.bookkeeping.other import opacus_rule, tell
 from dptrain.privacy.bookkeeping.shares import Instantiated, Share
@@ -69,6 +70,8 @@ class BookkeepingModule(GradSampleModule):
             if type(layer) in (DPRNN, DPLSTM, DPGRU):
                 continue  # made of RNNLinear layers, which come by themselves
             rule = RULES.get(type(layer))
+            if isinstance(layer, MadeKernels) and type(layer).forward is MadeKernels.forward:
+                rule = made_kernels
             if rule is None:
                 others.setdefault(type(layer).__name__, []).append(f"`{names[layer]}`")
                 rule = opacus_rule(layer, self.GRAD_SAMPLERS)

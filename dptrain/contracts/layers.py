@@ -1,0 +1,21 @@
+"""Layers that a model and the engines that train it must know by name."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+
+class MadeKernels(nn.Conv2d, ABC):
+    """A convolution with kernels that are made of its parameters each time, such as standardised ones.
+
+    Engines rely on the forward pass being this one: a convolution with `kernels()`, and the bias.
+    """
+
+    @abstractmethod
+    def kernels(self) -> Tensor:
+        """The kernels (out, in / groups, height, width), a differentiable function of parameters alone."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self._conv_forward(inputs, self.kernels(), self.bias)

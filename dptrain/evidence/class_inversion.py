@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
-from sklearn.decomposition import PCA
 from torch import Tensor
-from torch.nn import functional as F
 
 from dptrain.contracts import DataError, Gallery, Guarantee, Images, Interval, Leakage, Splits
 from dptrain.evidence.evaluator import Judge
-from dptrain.evidence.intervals import detection_limit, permutation_p_value, proportion
-from dptrain.evidence.verdict import LEAKS, NO_CONTROL, RESISTED, TOO_WEAK, reading, verdict
-
-COMPONENTS = 64
-LARGEST_SIDE = 32  # larger images are averaged down to this many pixels before they are compared
-FITTED_ON = 2000  # test records at most
-MOST_COMPARED = 10_000  # members of a class, and as many held-out records
+from dptrain.evidence.intervals import detection_limit, proportion
+from dptrain.evidence.near_members import Space, near_members
+from dptrain.evidence.verdict import LEAKS, TOO_WEAK, verdict
 
 
 def judge_class_inversion(
@@ -41,10 +35,10 @@ def judge_class_inversion(
     training or no held-out record.
     """
     _require_every_class(splits)
-    space = _Space(splits, rng)
+    space = Space(splits, rng)
     lines = [
         _recognised(released, control, untrained, splits, judge, guarantee, confidence=confidence),
-        _near_members(
+        near_members(
             released, control, untrained, splits, space, rng, confidence=confidence, permutations=permutations
         ),
     ]
@@ -78,9 +72,6 @@ def _require_every_class(splits: Splits) -> None:
                     f"{split} has no record of class {name!r}: class inversion cannot be judged; "
                     f"make the {split} split larger"
                 )
-
-
-# --------------------------------------------------------------------------- recognisable?
 
 
 def _recognised(
@@ -150,162 +141,6 @@ def _epsilon(guarantee: Guarantee) -> str:
     return f"epsilon = {guarantee.epsilon():.3g} at delta = {guarantee.delta:.1g}"
 
 
-# --------------------------------------------------------------------------- nearer to members?
-
-
-class _Space:
-    """Where inputs are compared: principal components of the test records' pixels.
-
-    The test records are in neither of the two sets compared, and no model had a hand in the
-    components, so that a member and a held-out record of one class are exchangeable in them.
-    Neither the target's features nor the judge's are: each saw one of the two sets.
-    """
-
-    def __init__(self, splits: Splits, rng: torch.Generator) -> None:
-        chosen = torch.randperm(len(splits.test), generator=rng)[:FITTED_ON]
-        pixels = _pixels(splits.test.take(chosen).inputs)
-        seed = int(torch.randint(2**31, (), generator=rng))
-        self._pca = PCA(min(COMPONENTS, *pixels.shape), svd_solver="randomized", random_state=seed)
-        self._pca.fit(pixels.numpy())
-
-    def place(self, inputs: Tensor) -> Tensor:
-        """Coordinates (N, components)."""
-        return torch.from_numpy(self._pca.transform(_pixels(inputs).numpy()))
-
-
-def _pixels(inputs: Tensor) -> Tensor:
-    if inputs.dim() == 4 and max(inputs.shape[2:]) > LARGEST_SIDE:
-        inputs = F.adaptive_avg_pool2d(inputs, LARGEST_SIDE)
-    return inputs.flatten(1).double()
-
-
-def _near_members(
-    released: Images,
-    control: Images | None,
-    untrained: Images,
-    splits: Splits,
-    space: _Space,
-    rng: torch.Generator,
-    *,
-    confidence: float,
-    permutations: int,
-) -> Leakage:
-    """Share of inversions whose nearest record is a member, among as many members as held-out records."""
-    pools, compared = [], 0
-    for label in range(splits.num_classes):
-        members = (splits.train.labels == label).nonzero().squeeze(1)
-        others = (splits.holdout.labels == label).nonzero().squeeze(1)
-        size = min(len(members), len(others), MOST_COMPARED)
-        members = members[torch.randperm(len(members), generator=rng)[:size]]
-        others = others[torch.randperm(len(others), generator=rng)[:size]]
-        records = splits.train.take(members).and_more(splits.holdout.take(others)).inputs
-        # A record that is in both sets is equally near twice: its place in line must not decide.
-        order = torch.randperm(2 * size, generator=rng)
-        pools.append((space.place(records)[order], order < size))
-        compared += size
-
-    def test(images: Images) -> Nearest:
-        return nearest_is_member(
-            space.place(images.inputs),
-            images.labels,
-            pools,
-            rng,
-            confidence=confidence,
-            permutations=permutations,
-        )
-
-    value, floor = test(released), test(untrained)
-    twin = None if control is None else test(control)
-    level = 1 - confidence
-    word = reading(
-        above_floor=value.p_value <= level,
-        control_above_floor=None if twin is None else twin.p_value <= level,
-    )
-    same = f"not nearer to members than to held-out records (p = {value.p_value:.2g})"
-    explained = {
-        LEAKS: f"{LEAKS}; nearer to members than to held-out records (p = {value.p_value:.2g})",
-        RESISTED: f"resisted: {same}, the control is",
-        TOO_WEAK: f"{TOO_WEAK}: {same}, nor is the control",
-        NO_CONTROL: f"{same}, no control",
-    }
-    details = {
-        "p_value": value.p_value,
-        "effective_trials": value.effective,
-        "untrained_share": floor.interval.value,
-        "members_compared": compared / len(splits.train),
-    }
-    if twin is not None:
-        details["control_p_value"] = twin.p_value
-    return Leakage(
-        attack="class_inversion",
-        metric="nearest_is_member",
-        value=value.interval,
-        floor=0.5,
-        control=None if twin is None else twin.interval,
-        bound=None,
-        detection_limit=detection_limit(value.effective, confidence),
-        verdict=explained[word],
-        trials=len(released.labels),
-        confidence=confidence,
-        notes=(
-            f"decided by {permutations} shuffles of membership within each class; nearest in the principal "
-            "components of the test records' pixels; as many members as held-out records of each class, so "
-            f"{compared} of {len(splits.train)} members are compared; inversions that share a nearest record "
-            "count as fewer trials in the interval"
-        ),
-        details=details,
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Nearest:
-    """Share of points whose nearest record is a member, its p-value, how many trials the points are worth."""
-
-    interval: Interval
-    p_value: float
-    effective: float
-
-
-def nearest_is_member(
-    points: Tensor,
-    labels: Tensor,
-    pools: list[tuple[Tensor, Tensor]],
-    rng: torch.Generator,
-    *,
-    confidence: float,
-    permutations: int,
-) -> Nearest:
-    """How often the record nearest to each point, within its class's pool, is a member.
-
-    `pools` holds, for each class, records (n, components) and whether each is a member (n,). The
-    null shuffles membership among the records of a class; only the records that some point
-    is nearest to matter, so theirs alone are drawn, one after another without replacement.
-    """
-    successes, squares = 0, 0
-    shuffled = torch.zeros(permutations)
-    for label, (records, member) in enumerate(pools):
-        mine = points[labels == label]
-        named, counts = torch.cdist(mine, records).argmin(1).unique(return_counts=True)
-        successes += int(counts[member[named]].sum())
-        squares += int(counts.square().sum())
-        left = torch.full((permutations,), float(member.sum()))
-        for drawn, count in enumerate(counts.tolist()):
-            hit = torch.rand(permutations, generator=rng) * (len(records) - drawn) < left
-            left -= hit.float()
-            shuffled += count * hit
-    trials = len(points)
-    effective = trials**2 / squares  # Kish 1965: as many trials as distinct records, evenly named
-    share = successes / trials
-    return Nearest(
-        interval=proportion(share * effective, effective, confidence),
-        p_value=permutation_p_value(successes, shuffled),
-        effective=effective,
-    )
-
-
-# --------------------------------------------------------------------------- to look at
-
-
 def _class_means(splits: Splits) -> Tensor:
     """Mean held-out record of each class: (classes, ...)."""
     total = torch.zeros(splits.num_classes, *splits.shape, dtype=torch.float64)
@@ -315,7 +150,7 @@ def _class_means(splits: Splits) -> Tensor:
     return (total / counts.view(-1, *[1] * len(splits.shape))).float()
 
 
-def _gallery(released: Images, control: Images | None, splits: Splits, space: _Space) -> Gallery:
+def _gallery(released: Images, control: Images | None, splits: Splits, space: Space) -> Gallery:
     """The most stable inversion of each class beside its control, its class's mean and its nearest member."""
     best = _first_of_each(released, splits.num_classes)
     nearest = []

@@ -14,6 +14,7 @@ from dptrain.coins import Coins
 from dptrain.contracts import (
     Attack,
     Context,
+    DptrainError,
     Exposed,
     Findings,
     Gallery,
@@ -39,22 +40,45 @@ FAINT = 1e-3  # how long the twin's canaries are beside the release's: without n
 
 
 class Timed:
-    """An observer that knows how long it has looked, so that its time counts as the attack's."""
+    """An observer that knows how long it has looked, so that its time counts as the attack's.
+
+    One that fails looks no further, and its attack fails when its turn comes: what an attack makes
+    of the records must not decide whether a training ends well.
+    """
 
     def __init__(self, observer: Observer) -> None:
         self.observer = observer
         self.seconds = 0.0
+        self.error: Exception | None = None
+
+    @property
+    def transcript(self) -> Observer:
+        """The observer, which has seen every step; raises what it failed by where it has not."""
+        if self.error is not None:
+            raise self.error
+        return self.observer
 
     def observe(self, step: Observation) -> None:
+        if self.error is not None:
+            return
         started = time.perf_counter()
-        self.observer.observe(step)
+        try:
+            self.observer.observe(step)
+        except Exception as error:
+            self.error = error
         self.seconds += time.perf_counter() - started
 
     def state_dict(self) -> dict[str, Any]:
-        return self.observer.state_dict()
+        failed = None if self.error is None else f"{type(self.error).__name__}: {self.error}"
+        return {"seen": self.observer.state_dict(), "failed": failed}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.observer.load_state_dict(state)
+        self.observer.load_state_dict(state["seen"])
+        if state["failed"] is not None:
+            self.error = DptrainError(
+                f"an attack failed while it looked on, before this run was resumed ({state['failed']}), and "
+                "has not seen the whole training; mend it, or leave it out, and start a new run"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +98,7 @@ class Subject:
     def as_seen_by(self, attack: str, output: Output | None) -> Release:
         """The release as an attack meets it: with what it saw of the training, through this interface."""
         seen = self.seen.get(attack)
-        return replace(self.release, output=output, transcript=None if seen is None else seen.observer)
+        return replace(self.release, output=output, transcript=None if seen is None else seen.transcript)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -97,7 +97,11 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
             model=model,
             budget=budget,
             context=Context(
-                streams=streams, tracker=NullRun(), device=device, dtype=getattr(torch, config.dtype)
+                streams=streams,
+                tracker=NullRun(),
+                device=device,
+                dtype=getattr(torch, config.dtype),
+                features={},
             ),
             cache=Cache(Path(config.output) / "cache"),
             console=console,
@@ -109,22 +113,25 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
             measured.leakage = [_told_by_files(line) for line in measured.leakage]
         report = summary.compose(
             splits,
-            measured,
             guarantee,
             {**guarantee.statement(), "interface": given_away(config.release)},
             recipe=f"audit of {case.name}",
             mechanism=type(parts.mechanism).__name__ if case.needs is not None else "unknown",
             utility=scene.utility(subject),
-            control=None if twin is None else scene.utility(twin),
             holdout_by_step=(),
+            folder=folder,
+            reproduce=order.command,
+        )
+        report = summary.attacked(
+            report,
+            measured,
+            control=None if twin is None else scene.utility(twin),
             seconds={
                 "train": 0.0,
                 "attack": time.perf_counter() - started,
                 "total": time.perf_counter() - started,
                 **scene.cache.seconds,
             },
-            folder=folder,
-            reproduce=order.command,
         )
         record(report, tracker, pdf=config.report.pdf)
         console.report(report, parts.tracking.command)

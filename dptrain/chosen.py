@@ -1,15 +1,18 @@
-"""How a run's settings were chosen, said beside its guarantee: on public data, or by a private selection."""
+"""How a run's settings are chosen: its score, and what is said of it beside its guarantee."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from dptrain import sweep
+from dptrain import report as documents
+from dptrain import runs, sweep
 from dptrain.config import Config
-from dptrain.contracts import DptrainError, Plan
+from dptrain.contracts import ConfigError, DptrainError, Plan, Report
+from dptrain.report.document import as_json
 from dptrain.training.mechanisms import CHOOSING
 
 
@@ -28,6 +31,43 @@ def refuse_uncovered(config: Config, plan: Plan | None, records: str, folder: Pa
             f"sweep.trial={config.sweep.trial}: the training records are others than the sweep was begun "
             "with; go on with the same data, or start a new sweep"
         )
+
+
+def keep_score(report: Report, config: Config) -> None:
+    """Keep a training's score before anything attacks it, and what is released of a trial that is selected.
+
+    A run that goes on keeps the score that it had. Raises ConfigError where the report holds no such score.
+    """
+    # Papernot & Steinke ask of a run that all of it is private that decides which is selected: its score,
+    # and whether it has one. Both come of the noisy weights alone, here, and of records that no guarantee
+    # is about. How the attacks end comes of the training records themselves, and must decide nothing: not
+    # the score, not what is released, and not what a search tries next.
+    if config.sweep.trial is not None:
+        documents.write_published(report)
+    if kept_score(report.folder) is None:
+        runs.remember(report.folder, score=score(as_json(report), config.sweep.score))
+
+
+def kept_score(folder: Path) -> float | None:
+    """The score that a run's training ended with, larger is better; None where it has not ended."""
+    found: float | None = runs.recall(folder, "score")
+    return found
+
+
+def score(report: Mapping[str, Any], name: str) -> float:
+    """A finished training's score, larger is better; the worst where it is not a number."""
+    where, metric = name.split(".")
+    if where == "test":
+        value = report["utility"][metric]
+    elif report["holdout_by_step"]:
+        value = report["holdout_by_step"][-1][1 if metric == "accuracy" else 2]
+    else:
+        raise ConfigError(
+            f"sweep.score={name}: the trials report nothing of held-out records; use test.accuracy"
+        )
+    if value is None or math.isnan(value):
+        return -math.inf
+    return -float(value) if metric == "loss" else float(value)
 
 
 def how_chosen(statement: Mapping[str, Any], config: Config, folder: Path) -> dict[str, Any]:

@@ -10,10 +10,9 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from dptrain import audit, family, pipeline, runs, selecting, sweep, tuning
+from dptrain import audit, family, machine, pipeline, runs, selecting, sweep, tuning
 from dptrain.assets import build
+from dptrain.chosen import kept_score
 from dptrain.compare import compare
 from dptrain.config import Config, parse
 from dptrain.contracts import BrokenGuarantee, ConfigError, DptrainError, LimitExceeded
@@ -23,7 +22,6 @@ from dptrain.report import selection as said
 from dptrain.report.comparison_console import show
 from dptrain.report.comparison_files import write_files
 from dptrain.report.console import Console
-from dptrain.report.document import read_json
 from dptrain.report.pdf import write_pdf
 from dptrain.report.points import Comparison
 
@@ -34,7 +32,8 @@ CONFIDENCE = 0.95  # of the intervals over the seeds of a sweep
 def main(order: runs.Order, sweep_folder: Path | None) -> float | None:
     """Carry out an order; exits with 2 on errors, 3 on a broken guarantee, 4 on `fail_if`, 130 on Ctrl-C.
 
-    Returns what a search looks at: its job's `sweep.score`, larger is better; minus infinity if it failed.
+    Returns what a search looks at: its job's `sweep.score`, larger is better; minus infinity if its
+    training failed.
     """
     console = Console()
     folder: Path | None = None
@@ -54,9 +53,6 @@ def main(order: runs.Order, sweep_folder: Path | None) -> float | None:
                     sweep.forget_failure(sweep_folder, asked)
                 with runs.alone(folder):
                     _carry_out(parse(order.config), order, folder, console)
-        if sweep_folder is None or not tuning.searching(sweep_folder):
-            return None
-        return selecting.score(read_json(folder / runs.REPORT), config.sweep.score)
     except DptrainError as error:
         console.error(error)
         code = _code(error)
@@ -75,7 +71,11 @@ def main(order: runs.Order, sweep_folder: Path | None) -> float | None:
     finally:
         if folder is not None:
             runs.discard(folder)
-    return -math.inf
+    if sweep_folder is None or not tuning.searching(sweep_folder):
+        return None
+    begun = folder is not None and (folder / runs.ORDER).exists()
+    kept = kept_score(folder) if folder is not None and begun else None
+    return -math.inf if kept is None else kept
 
 
 def stopped(sweep_folder: Path | None) -> None:
@@ -100,8 +100,7 @@ def _place(config: Config, order: runs.Order, sweep_folder: Path | None) -> tupl
 
 
 def _carry_out(config: Config, order: runs.Order, folder: Path, console: Console) -> None:
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
+    machine.settle(config.threads)
     run = audit.run if config.task == "audit" else pipeline.run
     run(config, order, folder, console)
 

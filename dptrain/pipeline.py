@@ -21,6 +21,7 @@ from dptrain.contracts import (
     BrokenGuarantee,
     Budget,
     Context,
+    Knowledge,
     Leakage,
     Report,
     Splits,
@@ -60,6 +61,7 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
             attacks=tuple(parts.attacks),
             device=device,
             folder=folder,
+            config=config,
         )
     )
     if order.sweep:
@@ -71,6 +73,7 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
         runs.remember_records(folder, coins.fingerprint(splits))
         runs.remember(folder, tracked_as=tracker.run_id)
         if order.sweep:
+            sweep.note_begun(folder, None if config.deterministic else plan)
             parent = sweep.family(folder.parent, partial(family.begin, parts.tracking, folder.parent))
             if parent is not None:
                 tracker.tags({PARENT: parent})
@@ -81,6 +84,7 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
             device=device,
             dtype=getattr(torch, config.dtype),
             folder=folder,
+            features={} if parts.twin is not None or Knowledge.SHADOWS in parts.needs else None,
         )
         scene = Scene(
             config=config,
@@ -94,37 +98,42 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
             console=console,
         )
         subject, guarantee = scene.train(here)
-        torch.save(dict(subject.release.weights), folder / runs.WEIGHTS)  # whatever becomes of the attacks
-        trained = time.perf_counter()
-        twin = scene.twin()
-        measured = scene.attack(subject, twin, guarantee)
+        runs.keep_weights(folder, subject.release.weights)  # whatever becomes of the attacks
         statement = {
             **guarantee.statement(),
             "interface": given_away(config.release),
             "decided_by_coins": coins.told(),
         }
-        statement = chosen.how_chosen(statement, config, folder)
-        if order.sweep and plan is not None and config.sweep.trial is None:
-            statement["sweep"] = tuning.stated(folder.parent, plan, budget.delta)
-
         report = summary.compose(
             splits,
-            measured,
             guarantee,
-            statement,
+            chosen.how_chosen(statement, config, folder),
             recipe=order.recipe,
             mechanism=type(parts.mechanism).__name__,
             utility=scene.utility(subject),
-            control=None if twin is None else scene.utility(twin),
             holdout_by_step=subject.release.published,
+            folder=folder,
+            reproduce=order.command,
+        )
+        if config.sweep.trial is not None or (order.sweep and tuning.searching(folder.parent)):
+            chosen.keep_score(report, config)
+
+        trained = time.perf_counter()
+        twin = scene.twin()
+        measured = scene.attack(subject, twin, guarantee)
+        if order.sweep and plan is not None and config.sweep.trial is None:
+            together = tuning.stated(folder, plan, budget.delta)
+            report = replace(report, guarantee={**report.guarantee, "sweep": together})
+        report = summary.attacked(
+            report,
+            measured,
+            control=None if twin is None else scene.utility(twin),
             seconds={
                 "train": subject.fit_seconds - subject.watched_seconds,
                 "attack": subject.watched_seconds + time.perf_counter() - trained,
                 "total": time.perf_counter() - started,
                 **scene.cache.seconds,
             },
-            folder=folder,
-            reproduce=order.command,
         )
         publish(report, subject, torch.zeros(2, *splits.shape), tracker, pdf=config.report.pdf)
         console.report(report, parts.tracking.command)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import torch
 from filelock import FileLock, Timeout
+from torch import Tensor
 
 from dptrain.contracts import ConfigError, DptrainError
 from dptrain.training import checkpoint
@@ -98,6 +100,13 @@ def discard(folder: Path) -> None:
     with suppress(OSError):  # there is something in it: a run that began
         folder.rmdir()
         folder.parent.rmdir()
+
+
+def keep_weights(folder: Path, weights: Mapping[str, Tensor]) -> None:
+    """Write the weights into a run folder, whole or not at all."""
+    draft = folder / f".{WEIGHTS}.{os.getpid()}"
+    torch.save(dict(weights), draft)
+    draft.replace(folder / WEIGHTS)
 
 
 def find(resume: str, output: Path) -> tuple[Path, Order]:

@@ -69,13 +69,13 @@ class Scene:
             subject, _ = self._fit("train the twin", mechanism, self.faint, self.context)
             return {
                 "weights": dict(subject.release.weights),
-                "seen": {name: seen.state_dict() for name, seen in subject.seen.items()},
+                "seen": {name: seen.transcript.state_dict() for name, seen in subject.seen.items()},
             }
 
         kept = self.cache.get(self._twin_key(), make)
         seen = self.faint.observers()
         for name, observer in seen.items():
-            observer.load_state_dict(kept["seen"][name])
+            observer.transcript.load_state_dict(kept["seen"][name])
         release = Release(
             architecture=partial(copy.deepcopy, self.model),
             weights=kept["weights"],

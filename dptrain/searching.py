@@ -9,9 +9,12 @@ from typing import Any
 
 from dptrain.contracts import Plan
 from dptrain.privacy import accountant
+from dptrain.privacy import filter as privacy_filter
 from dptrain.report.points import SearchCost
 from dptrain.report.selection import cost
 
+COMPOSED = "the losses of all, composed"
+ADDED = "the Rényi divergences of all, added up, for results chose what was trained next"
 SELECTED = (
     "Not covered by the epsilon of the model alone. Of the training records, the composition covers it, "
     "as if all were released; of the held-out and test records that the choice looked at, no number here "
@@ -26,8 +29,8 @@ MIXED = (
 def search_cost(statements: Sequence[Mapping[str, Any]]) -> SearchCost:
     """The price of the runs with these privacy statements, at their largest delta.
 
-    Their privacy loss distributions are composed, which bounds what is learnt of any record that
-    they trained on; the twins are never released and not among them.
+    Together they bound what is learnt of any record that they trained on; the twins are never released
+    and not among them.
     """
     holding = [each for each in statements if not each["void"] and each["epsilon"] is not None]
     private = [each for each in holding if math.isfinite(each["epsilon"])]
@@ -39,9 +42,11 @@ def search_cost(statements: Sequence[Mapping[str, Any]]) -> SearchCost:
         "not private, and whoever sees that has no guarantee at all": len(statements) - void - len(private),
         "recorded without a plan, and what that adds is not known here": len(private) - len(known),
     }
+    together, rule = _together(private, delta)
     return SearchCost(
         alone=max((each["epsilon"] for each in private), default=math.inf),
-        together=_together(known, delta, statements),
+        together=together,
+        rule=rule,
         delta=delta,
         models=len(known),
         left_out=tuple(
@@ -54,15 +59,27 @@ def search_cost(statements: Sequence[Mapping[str, Any]]) -> SearchCost:
     )
 
 
-def _together(plans: Sequence[Plan], delta: float, statements: Sequence[Mapping[str, Any]]) -> float | None:
-    """Epsilon of all these plans, and no less than a sweep counted that limits what it spends.
+def _together(statements: Sequence[Mapping[str, Any]], delta: float) -> tuple[float | None, str]:
+    """Epsilon of these private runs, and of all else that sweeps with a limit have counted; by which rule.
 
-    Such a sweep counts trainings that failed too, and sums otherwise where results chose the trainings.
+    Such a sweep counts trainings that failed too. Where in any of them results chose the trainings, all
+    are added up by a Rényi order, as the filters of those searches do. The smallest of their orders is
+    fixed like the others, and a filter of a larger one bounds it too, for divergences grow with the order.
     """
-    together = composed(plans, delta)
-    limited = (each["sweep"] for each in statements if "max_epsilon" in each.get("sweep", {}))
-    counted = [each["epsilon_counted"] for each in limited]
-    return together if together is None else max([together, *counted])
+    sweeps: dict[str, Mapping[str, Any]] = {}
+    plans = []
+    for each in statements:
+        told = each.get("sweep", {})
+        if "plans" not in told:
+            plans.append(plan_of(each))
+        elif told["id"] not in sweeps or len(sweeps[told["id"]]["plans"]) < len(told["plans"]):
+            sweeps[told["id"]] = told  # what was counted last
+    plans += [Plan(**plan) for told in sweeps.values() for plan in told["plans"]]
+    known = [plan for plan in plans if plan is not None]
+    orders = [told["order"] for told in sweeps.values() if told["order"] is not None]
+    if orders:
+        return privacy_filter.spent(known, delta, min(orders)), ADDED
+    return composed(known, delta), COMPOSED
 
 
 def _selected(statements: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """A private selection: many trials in secret, of which one is released, by its score.
 
 The number of trials is drawn once a sweep and the settings of each trial by itself, both from the
-operating system; a failed trial has the worst score. `dptrain.privacy.selection` says what it costs.
+operating system. A trial is scored when its training ends, and whatever its attacks make of it; one whose
+training fails has the worst score. `dptrain.privacy.selection` says what it costs.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from dptrain import candidates, runs, sweep, terms
+from dptrain.chosen import kept_score
 from dptrain.config import parse
 from dptrain.contracts import ConfigError, DptrainError
 from dptrain.privacy import selection
-from dptrain.report.document import read_json
 from dptrain.training import checkpoint
 
 SELECTED = "selected.json"  # which trial was selected: for the team
@@ -99,8 +100,10 @@ def barred(folder: Path | None, order: runs.Order, trial: int) -> str | None:
     if trial in failures(folder):
         return "its training failed before; that is its result, and it is not tried again"
     found = find(folder, order)
-    if (folder / SELECTED).exists() and (found is None or not (found / runs.REPORT).exists()):
+    if (folder / SELECTED).exists() and (found is None or kept_score(found) is None):
         return "the selection was made without it, and is over"
+    if found is not None and (found / runs.REPORT).exists():
+        return None  # and what was found of it, a broken guarantee too, stays
     with sweep.noting(folder) as notes:
         jobs = notes.get("failed", {})
         notes["failed"] = {job: failure for job, failure in jobs.items() if _number(job) != trial}
@@ -113,11 +116,12 @@ def barred(folder: Path | None, order: runs.Order, trial: int) -> str | None:
 def conclude(folder: Path) -> dict[str, Any] | None:
     """Select the best trial and put aside what may be released of it; None where there was none to select.
 
-    A training that failed has the worst score and is not tried again: how it ends depends on the
-    records, so failing is one of its outcomes, and trying again would be a run that was not drawn.
-    What failed before it began is missing, until `sweep.resume` tries it again. Of trials that score
-    alike the first is taken, which favours none, for all are drawn alike. Raises DptrainError where
-    trials are missing.
+    Scores are those that were kept when each training ended, so that neither what its attacks came to nor
+    a sweep that goes on changes them. A training that failed has the worst score and is not tried again:
+    how it ends depends on the records, so failing is one of its outcomes, and trying again would be a
+    run that was not drawn. What failed before it began is missing, until `sweep.resume` tries it
+    again. Of trials that score alike the first is taken, which favours none, for all are drawn
+    alike. Raises DptrainError where trials are missing.
     """
     noted = sweep.read_notes(folder)["selection"]
     agreed = noted["terms"]
@@ -126,10 +130,13 @@ def conclude(folder: Path) -> dict[str, Any] | None:
     missing = []
     failed = failures(folder)
     for trial in range(1, noted["trials"] + 1):
-        if trial in failed:
+        kept = kept_score(there[trial][0]) if trial in there else None
+        if kept is not None:
+            scores[trial] = kept
+        elif trial in failed:
+            # The theorem needs this outcome to be as private as any other. It is where the training fails by
+            # its noisy weights, which diverged, or by the machine, and not by what a single record holds.
             scores[trial] = -math.inf
-        elif trial in there and (there[trial][0] / runs.REPORT).exists():
-            scores[trial] = score(read_json(there[trial][0] / runs.REPORT), agreed["score"])
         else:
             missing.append(trial)
     if missing:
@@ -156,22 +163,6 @@ def conclude(folder: Path) -> dict[str, Any] | None:
     return chosen
 
 
-def score(report: Mapping[str, Any], name: str) -> float:
-    """A finished trial's score, larger is better; the worst where it is not a number."""
-    where, metric = name.split(".")
-    if where == "test":
-        value = report["utility"][metric]
-    elif report["holdout_by_step"]:
-        value = report["holdout_by_step"][-1][1 if metric == "accuracy" else 2]
-    else:
-        raise ConfigError(
-            f"sweep.score={name}: the trials report nothing of held-out records; use test.accuracy"
-        )
-    if value is None or math.isnan(value):
-        return -math.inf
-    return -float(value) if metric == "loss" else float(value)
-
-
 def find(folder: Path, order: runs.Order) -> Path | None:
     """The folder of the trial of this number, finished or not, however it is asked for; None: never begun."""
     found = _trials(folder).get(order.config["sweep"]["trial"])
@@ -179,10 +170,12 @@ def find(folder: Path, order: runs.Order) -> Path | None:
 
 
 def failures(folder: Path) -> set[int]:
-    """The numbers of the trials whose training had begun when they failed."""
-    there = _trials(folder)
+    """The numbers of the trials whose training had begun, and had not ended, when they failed."""
+    there = {trial: path for trial, (path, _) in _trials(folder).items()}
     failed = {_number(job) for job in sweep.read_notes(folder).get("failed", {})}
-    return {trial for trial in failed if trial in there and _began(there[trial][0])}
+    return {
+        trial for trial in failed & there.keys() if _began(there[trial]) and kept_score(there[trial]) is None
+    }
 
 
 def _began(path: Path) -> bool:

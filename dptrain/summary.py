@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,12 @@ from dptrain.attack_stage import Measured
 from dptrain.config import Config
 from dptrain.contracts import Briefing, Budget, Guarantee, Plan, Report, Splits
 from dptrain.evidence.utility import majority_share
+from dptrain.models.frozen import split
 from dptrain.privacy.accountant import privacy_loss
 from dptrain.report import sentences
 from dptrain.tracking import NOTE
 from dptrain.training.estimate import estimate_seconds
+from dptrain.training.features import remade
 
 PLACES = ("output", "report", "resume", "sweep", "tracking")  # keys of where a run is put, not what it is
 
@@ -35,8 +37,11 @@ def brief(
     attacks: tuple[str, ...],
     device: torch.device,
     folder: Path,
+    config: Config,
 ) -> Briefing:
     """What is about to be spent, on what, and how long it will take."""
+    training, dtype = config.training, getattr(torch, config.dtype)
+    why = _remade(model, splits, training.augmentations, training.feature_cache_gib, dtype)
     return Briefing(
         recipe=recipe,
         data=f"{splits.name}, {splits.source}",
@@ -52,25 +57,50 @@ def brief(
         epsilon=math.inf if plan is None else float(privacy_loss(plan).get_epsilon_for_delta(budget.delta)),
         delta=budget.delta,
         attacks=attacks,
-        seconds=None if plan is None else estimate_seconds(model, plan, splits.shape, device),
+        features=why,
+        seconds=None
+        if plan is None
+        else estimate_seconds(
+            model,
+            plan,
+            splits.shape,
+            device,
+            copies=max(1, training.augmentations),
+            remade=bool(why),
+        ),
         folder=folder,
     )
 
 
-def compose(
-    splits: Splits,
-    measured: Measured,
-    guarantee: Guarantee,
-    statement: Mapping[str, Any],
-    **rest: Any,
-) -> Report:
-    """The report of what was proved and what was measured."""
+def _remade(model: nn.Module, splits: Splits, copies: int, gib: float, dtype: torch.dtype) -> str:
+    """Why features of a frozen part are made anew at each step; empty where they are not, or none are."""
+    parts = split(model)
+    if parts is None:
+        return ""
+    with torch.no_grad():
+        return remade(parts[0], splits, copies=copies, gib=gib, dtype=dtype)
+
+
+def compose(splits: Splits, guarantee: Guarantee, statement: Mapping[str, Any], **rest: Any) -> Report:
+    """The report of a training, of which nothing was measured yet."""
     return Report(
         data=describe(splits),
         floor_accuracy=majority_share(splits.test),
         guarantee=statement,
         epsilon_by_step=guarantee.curve,
         tradeoff=tradeoff(guarantee),
+        control=None,
+        leakage=(),
+        gallery=None,
+        seconds={},
+        **rest,
+    )
+
+
+def attacked(report: Report, measured: Measured, **rest: Any) -> Report:
+    """The report with what attacks have measured."""
+    return replace(
+        report,
         leakage=tuple(measured.leakage),
         gallery=measured.gallery,
         queries=measured.queries,
@@ -88,6 +118,7 @@ def describe(splits: Splits) -> dict[str, Any]:
         "holdout": len(splits.holdout),
         "test": len(splits.test),
         "classes": splits.num_classes,
+        "images": len(splits.shape) == 3,
     }
 
 

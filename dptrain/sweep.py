@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -114,26 +115,45 @@ def _words(overrides: Sequence[str]) -> tuple[str, ...]:
     return tuple(sorted(o for o in overrides if o.partition("=")[0] not in NOT_OF_THE_JOB))
 
 
-def spent_together(folder: Path, plan: Plan, delta: float) -> dict[str, Any]:
-    """Epsilon at `delta` of this plan composed with every finished run in a sweep's folder that is private.
+def note_begun(folder: Path, plan: Plan | None) -> None:
+    """Remember with a job, before it trains, what it is about to spend; None: nothing is proved of it."""
+    runs.remember(folder, begun={"plan": None if plan is None else asdict(plan)})
 
-    An upper bound for whoever sees those models, and for whoever picks one of them by its results.
+
+def spent_together(job: Path, plan: Plan, delta: float) -> dict[str, Any]:
+    """Epsilon at `delta` of this job's plan composed with those of all others that have begun in its sweep.
+
+    What is still at work counts, and what failed, for its model may be seen yet. An upper bound for
+    whoever sees those models, and for whoever picks one of them by its results.
     """
-    statements = [read_json(path)["guarantee"] for path in sorted(folder.glob("*/report.json"))]
-    plans = [plan, *(plan_of(each) for each in statements if each["private"] and not each["void"])]
+    plans = [plan, *(_plan_begun(other) for other in _begun(job.parent) if other != job)]
     known = [each for each in plans if each is not None]
-    runs_there = 1 + len(statements)
     sentence = (
         "Whoever sees the models of this sweep so far, or chooses among them by their results, holds "
         "epsilon_together, not this run's epsilon."
     )
-    if uncounted := runs_there - len(known):
+    if uncounted := len(plans) - len(known):
         sentence += (
             f" Not private, or void, and not counted: {uncounted}. Whoever sees those has no guarantee."
         )
     return {
-        "runs": runs_there,
+        "runs": len(plans),
         "epsilon_together": composed(known, delta),
         "not_private": uncounted,
         "sentence": sentence,
     }
+
+
+def _begun(folder: Path) -> list[Path]:
+    """The jobs whose training has begun, finished or not."""
+    begun = (path for path, _ in jobs(folder) if runs.recall(path, "begun") is not None)
+    return sorted({*begun, *(path.parent for path in folder.glob(f"*/{runs.REPORT}"))})
+
+
+def _plan_begun(job: Path) -> Plan | None:
+    """The plan of a job that has begun; None where nothing is proved of it."""
+    if (job / runs.REPORT).exists():
+        stated = read_json(job / runs.REPORT)["guarantee"]
+        return plan_of(stated) if stated["private"] and not stated["void"] else None
+    plan = runs.recall(job, "begun")["plan"]
+    return None if plan is None else Plan(**plan)

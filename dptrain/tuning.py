@@ -6,6 +6,7 @@ and for good: one that failed may have told something before.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -75,15 +76,16 @@ def reserve(folder: Path, job: str, plan: Plan | None, *, delta: float, max_epsi
                 "not begun. Ask for fewer or cheaper trainings, or allow more"
             )
         notes |= {"spent": counted, "limit": limit}
+        notes.setdefault("id", secrets.token_hex(8))  # tells one sweep from another, and nothing else
 
 
-def stated(folder: Path, plan: Plan, delta: float) -> dict[str, Any]:
+def stated(job: Path, plan: Plan, delta: float) -> dict[str, Any]:
     """What a job's statement says of its sweep: what its models spend together, and how much of a limit.
 
     Together is no less than is counted: where results chose the trainings, the composition alone
     proves nothing, and the filter's total does.
     """
-    together, limited = sweep.spent_together(folder, plan, delta), told(folder)
+    together, limited = sweep.spent_together(job, plan, delta), told(job.parent)
     if limited:
         together["epsilon_together"] = max(together["epsilon_together"], limited["epsilon_counted"])
     return {**together, **limited}
@@ -99,6 +101,9 @@ def told(folder: Path) -> dict[str, Any]:
         "max_epsilon": notes["limit"],
         "epsilon_counted": _total(notes["spent"], search),
         "counted": len(notes["spent"]),
+        "id": notes["id"],
+        "plans": [each["plan"] for each in notes["spent"].values()],
+        "order": None if search is None else search["order"],
         "rule": "privacy loss distributions composed: holds where the trainings were chosen in advance"
         if search is None
         else f"Rényi filter of order {search['order']:g}: results chose the trainings",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import io
 import json
 import math
 import random
@@ -16,17 +17,20 @@ from typing import Any
 
 import jsonschema
 import pytest
+import torch
 from scipy.stats import chisquare
-from support import command, finish, order
+from support import QUICK, command, finish, order
 
-from dptrain import candidates, cli, pipeline, runs, selecting, sweep, terms
+from dptrain import candidates, chosen, cli, pipeline, runs, selecting, sweep, terms, tuning
 from dptrain.compare import compare
 from dptrain.config import parse
-from dptrain.contracts import ConfigError, DptrainError, Plan
+from dptrain.contracts import BrokenGuarantee, ConfigError, DptrainError, Plan
 from dptrain.gathering import Selection
 from dptrain.privacy import selection
 from dptrain.report.document import read_json
 from dptrain.report.statement import schema
+from dptrain.scene import Scene
+from dptrain.training import checkpoint, loop
 
 QUICKLY = (
     "tracking=none", "attack=[]", "control.enabled=false", "threads=1", "training.evaluations=1",
@@ -69,18 +73,18 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def done(begun: Path) -> Path:
-    """The same with its trials done: the second fails after its training, the third was killed before."""
+    """The same with its trials done: the second fails in its training, the third was killed before."""
     output = begun.parent
     killed = selecting.as_drawn(trial(output, 3), begun, choose=lambda values: values[0])
     runs.start(begun / "killed", killed)
     with pytest.MonkeyPatch.context() as patch:
         cli.main(trial(output, 1), begun)
 
-        def fail(*_: Any, **__: Any) -> None:
-            raise DptrainError("the disk is full")
+        def fail(_: Any) -> None:
+            raise DptrainError("training diverged")
 
-        with patch.context() as full:
-            full.setattr(pipeline, "publish", fail)
+        with patch.context() as diverging:
+            diverging.setattr(loop, "_check_finite", fail)
             cli.main(trial(output, 2), begun)
         cli.main(trial(output, 2), begun)
         cli.main(trial(output, 3, "threads=2"), begun)
@@ -317,23 +321,23 @@ def test_a_trial_states_both_guarantees_and_that_it_must_stay(done: Path) -> Non
 
 
 def test_the_best_trial_is_released_under_the_selection_s_epsilon(done: Path) -> None:
-    chosen = json.loads((done / selecting.SELECTED).read_text())
+    selected = json.loads((done / selecting.SELECTED).read_text())
     scores = {
         number: read_json(path / runs.REPORT)["holdout_by_step"][-1][1]
         for number, path in folders(done).items()
         if number != 2
     }
     best = folders(done)[max(scores, key=lambda number: (scores[number], -number))]
-    assert chosen["trial"] == best.name
+    assert selected["trial"] == best.name
     assert (done / "selected" / "weights.pt").read_bytes() == (best / "weights.pt").read_bytes()
     statement = json.loads((done / "selected" / "statement.json").read_text())
     jsonschema.validate(statement, schema())
-    assert statement["proved"]["epsilon"] == chosen["epsilon"] > 3.0
+    assert statement["proved"]["epsilon"] == selected["epsilon"] > 3.0
     assert statement["search"]["kind"] == "private_selection"
     assert statement["search"]["selection"]["epsilon_alone"] <= 3.0
     assert statement["proved"]["cross_checks"] == {}
     card = (done / "selected" / "model_card.md").read_text()
-    assert f"ε = {chosen['epsilon']:.2f}" in card
+    assert f"ε = {selected['epsilon']:.2f}" in card
     assert "ε = 3.00" not in card
 
 
@@ -370,24 +374,153 @@ def test_the_best_score_wins_the_first_of_equals_and_none_of_none(
     for number, accuracy in enumerate(accuracies, 1):
         path = tmp_path / f"run_{number}"
         runs.start(path, runs.Order(recipe="x", overrides=(), config={"sweep": {"trial": number}}))
-        (path / runs.REPORT).write_text(json.dumps({"holdout_by_step": [[1, 0.99, 0.1], [2, accuracy, 0.5]]}))
+        report = {"holdout_by_step": [[1, 0.99, 0.1], [2, accuracy, 0.5]]}
+        runs.remember(path, score=chosen.score(report, "holdout.accuracy"))
         for name in selecting.RELEASED:
             (path / name).write_text(str(number))
-    chosen = selecting.conclude(tmp_path)
-    assert (None if chosen is None else chosen["trial"]) == (None if best is None else f"run_{best}")
+    found = selecting.conclude(tmp_path)
+    assert (None if found is None else found["trial"]) == (None if best is None else f"run_{best}")
     assert (tmp_path / selecting.SELECTED).exists()
 
 
 def test_a_loss_is_better_when_smaller_and_a_number_that_is_none_the_worst() -> None:
     report = {"holdout_by_step": [[1, 0.5, 2.0]], "utility": {"accuracy": 0.6, "auroc": 0.8, "loss": None}}
     found = {
-        name: selecting.score(report, name)
+        name: chosen.score(report, name)
         for name in ("holdout.accuracy", "holdout.loss", "test.accuracy", "test.auroc", "test.loss")
     }
     assert found == {
         "holdout.accuracy": 0.5, "holdout.loss": -2.0, "test.accuracy": 0.6, "test.auroc": 0.8,
         "test.loss": -math.inf,
     }  # fmt: skip
+
+
+# ---------------------------------------------------------------------- attacks that fail
+
+
+def conclude(folder: Path) -> dict[str, Any]:
+    """What is selected when a sweep ends with a job that failed."""
+    with pytest.raises(SystemExit) as caught:
+        cli.conclude(folder)
+    assert caught.value.code in (cli.CRASHED, cli.BROKEN)
+    selected: dict[str, Any] = json.loads((folder / selecting.SELECTED).read_text())
+    return selected
+
+
+@pytest.fixture(scope="module")
+def crashed(begun: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two trials done; the attacks on the better one crashed."""
+    folder = tmp_path_factory.mktemp("crashed") / "sweep_a"
+    folder.mkdir()
+    (folder / sweep.NOTES).write_text(json.dumps({"selection": {**noted(begun), "trials": 2}}))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(chosen, "score", lambda *_: 0.5)
+        cli.main(trial(folder.parent, 1), folder)
+        patch.setattr(chosen, "score", lambda *_: 0.75)
+
+        def crash(*_: Any) -> None:
+            raise IndexError("of a record")
+
+        patch.setattr(Scene, "attack", crash)
+        cli.main(trial(folder.parent, 2), folder)
+    return folder
+
+
+def test_a_trial_whose_attacks_crash_is_scored_by_its_training(crashed: Path) -> None:
+    path = folders(crashed)[2]
+    assert not (path / runs.REPORT).exists()
+    assert "of a record" in str(sweep.read_notes(crashed)["failed"])
+    assert selecting.failures(crashed) == set()
+    assert chosen.kept_score(path) == 0.75
+    selected = conclude(crashed)
+    assert (selected["trial"], selected["scored"]) == (path.name, 0.75)
+    released = {each.name: each.read_bytes() for each in (crashed / "selected").iterdir()}
+    assert released == {name: (path / name).read_bytes() for name in selecting.RELEASED}
+    statement = json.loads(released["statement.json"])
+    jsonschema.validate(statement, schema())
+    assert statement["proved"]["epsilon"] == noted(crashed)["terms"]["epsilon"]
+
+
+def test_what_is_released_does_not_tell_whether_attacks_crashed(
+    crashed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, before = folders(crashed)[2], conclude(crashed)
+    released = {each.name: each.read_bytes() for each in (crashed / "selected").iterdir()}
+    state = checkpoint.load(path)
+    assert state is not None
+    monkeypatch.setattr(chosen, "score", lambda *_: 0.25)  # of a metric that another machine rounds otherwise
+    cli.main(trial(crashed.parent, 2), crashed)
+    assert (path / runs.REPORT).exists()
+    assert sweep.read_notes(crashed)["failed"] == {}
+    assert chosen.kept_score(path) == 0.75
+    cli.conclude(crashed)
+    assert json.loads((crashed / selecting.SELECTED).read_text()) == before
+    again = {each.name: each.read_bytes() for each in (crashed / "selected").iterdir()}
+    assert {name: again[name] for name in ("statement.json", "model_card.md")} == {
+        name: released[name] for name in ("statement.json", "model_card.md")
+    }
+    one, other = (torch.load(io.BytesIO(each["weights.pt"]), weights_only=True) for each in (released, again))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_trial_that_is_killed_before_its_score_is_kept_is_missing(begun: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "sweep_a"
+    folder.mkdir()
+    (folder / sweep.NOTES).write_text(json.dumps({"selection": {**noted(begun), "trials": 1}}))
+    with pytest.MonkeyPatch.context() as patch:
+
+        def kill(*_: Any) -> None:
+            raise KeyboardInterrupt
+
+        patch.setattr(chosen, "keep_score", kill)
+        with pytest.raises(SystemExit):
+            cli.main(trial(tmp_path, 1), folder)
+    weights = torch.load(folders(folder)[1] / runs.WEIGHTS, weights_only=True)
+    with pytest.raises(DptrainError, match="1 of the trials are missing"):
+        selecting.conclude(folder)
+    cli.main(trial(tmp_path, 1), folder)
+    report = read_json(folders(folder)[1] / runs.REPORT)
+    assert chosen.kept_score(folders(folder)[1]) == report["holdout_by_step"][-1][1]
+    again = torch.load(folders(folder)[1] / runs.WEIGHTS, weights_only=True)
+    assert all(torch.equal(weights[name], again[name]) for name in weights)
+
+
+def test_a_broken_guarantee_stays_with_its_trial(begun: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "sweep_a"
+    folder.mkdir()
+    (folder / sweep.NOTES).write_text(json.dumps({"selection": {**noted(begun), "trials": 1}}))
+    with pytest.MonkeyPatch.context() as patch:
+
+        def broken(_: object) -> None:
+            raise BrokenGuarantee("more than is proved")
+
+        patch.setattr(pipeline, "refuse_broken", broken)
+        for _ in range(2):  # the second finds the report of the first
+            cli.main(trial(tmp_path, 1), folder)
+            with pytest.raises(SystemExit) as caught:
+                cli.conclude(folder)
+            assert caught.value.code == cli.BROKEN
+    assert not (folder / "selected").exists()
+
+
+def test_a_search_is_told_the_score_of_a_training_whose_attacks_crash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tuning.begin(tmp_path / "sweep_a", max_epsilon=8.0, direction="maximize")
+
+    def crash(*_: Any) -> None:
+        raise IndexError("of a record")
+
+    monkeypatch.setattr(Scene, "attack", crash)
+    words = ("tracking=none", *QUICK, "attack=[]", "control.enabled=false", "threads=1", f"output={tmp_path}")
+    told = cli.main(replace(order(*words, "privacy.epsilon=1"), sweep=True), tmp_path / "sweep_a")
+    (path,) = (each.parent for each in tmp_path.glob(f"sweep_a/*/{runs.ORDER}"))
+    assert told == chosen.kept_score(path)
+    assert told is not None
+    assert 0 < told <= 1
+    monkeypatch.setattr(loop, "_check_finite", crash)
+    told = cli.main(replace(order(*words, "privacy.epsilon=2"), sweep=True), tmp_path / "sweep_a")
+    assert told == -math.inf
 
 
 # ---------------------------------------------------------------------- the command line

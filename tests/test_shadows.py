@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from dptrain import cache
 from dptrain.cache import Cache
 from dptrain.contracts import Budget, Records
+from dptrain.models.normalise import Normalise
+from dptrain.models.scatter import ScatterLinear
 from dptrain.shadows import ShadowTrainer
 from dptrain.training.mechanisms import DPSGD, NonPrivate
 
@@ -86,6 +90,26 @@ def test_what_was_trained_is_found_again_and_kept_from_other_eyes(trainer):
         for name, value in old.release.weights.items():
             torch.testing.assert_close(new.release.weights[name], value, rtol=0, atol=0)
     assert {path.stat().st_mode & 0o777 for path in trainer.cache.folder.glob("*.pt")} == {0o600}
+
+
+def test_shadows_take_the_features_that_the_target_s_training_made(trainer, splits, settings_of):
+    model = nn.Sequential(Normalise((0.5,), (0.5,)), ScatterLinear((1, 8, 8), 3))
+    made = []
+    model[1].features.register_forward_hook(
+        lambda _, inputs, __: made.append(len(inputs[0])) if inputs[0].std() > 0 else None
+    )
+    settings = settings_of(rates={"steps": 3}, feature_cache_gib=1.0)
+    context = replace(trainer.context, features={})
+    target = replace(splits, train=splits.train.take(torch.arange(10, 60)))  # half of the probes among them
+    DPSGD(settings=settings).fit(copy.deepcopy(model), target, trainer.budget, context)
+    assert sum(made) == 50 + len(splits.holdout)
+    plain = NonPrivate(settings=settings)
+    found = replace(trainer, model=model, plain=plain, context=context).train(4, private=False)
+    assert sum(made) == 60 + len(splits.holdout), "those of the other probes, once"
+    alone = replace(trainer, model=model, plain=plain, cache=Cache(trainer.cache.folder / "alone"))
+    for one, other in zip(found, alone.train(4, private=False), strict=True):
+        for name, value in one.release.weights.items():
+            torch.testing.assert_close(value, other.release.weights[name], atol=1e-5, rtol=1e-4)
 
 
 def changed_probe(trainer):

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support import QUICK, command, finish, order
 
 from dptrain import cli, pipeline, runs, sweep
-from dptrain.contracts import BrokenGuarantee, DptrainError
+from dptrain.contracts import BrokenGuarantee, Context, DptrainError, Plan
 from dptrain.gathering import Selection, gather
 from dptrain.report.document import read_json
+from dptrain.scene import Scene
+from dptrain.searching import composed, plan_of
 
 JOBS = (
     "-m", "privacy.epsilon=1,3", "optimizer.lr=0.1,-1", "attack=[membership_loss]", "threads=1", *QUICK,
@@ -74,6 +79,47 @@ def test_the_second_job_takes_the_twin_of_the_first(swept: tuple[Path, int, str]
     reports = sorted((read_json(path) for path in swept[0].glob("*/report.json")), key=lambda r: r["folder"])
     assert reports[0]["seconds"]["twin"] > 0
     assert reports[1]["seconds"]["twin"] == 0
+
+
+def test_jobs_that_have_begun_count_whether_they_finish_or_not(
+    tmp_path: Path, make_plan_of: Callable[..., Plan]
+) -> None:
+    plan = make_plan_of(steps=100)
+    for name, spends in (("at_work", plan), ("failed", plan), ("not_private", None)):
+        runs.start(tmp_path / name, order())
+        sweep.note_begun(tmp_path / name, spends)
+    runs.remember(tmp_path / "failed", error="the disk is full")
+    runs.start(tmp_path / "waiting", order())
+    runs.start(tmp_path / "mine", order())
+    sweep.note_begun(tmp_path / "mine", plan)
+    found = sweep.spent_together(tmp_path / "mine", plan, 1e-5)
+    assert found["epsilon_together"] == composed([plan] * 3, 1e-5)
+    assert (found["runs"], found["not_private"]) == (4, 1)
+
+
+def test_a_job_that_ends_while_another_is_at_work_counts_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = Scene.train
+
+    def asked(seed: int) -> runs.Order:
+        words = (f"seed={seed}", "tracking=none", *QUICK, "attack=[]", "control.enabled=false", "threads=1")
+        return replace(order(*words, f"output={tmp_path}"), sweep=True)
+
+    def meanwhile(scene: Scene, context: Context) -> Any:
+        if scene.config.seed == 1:
+            cli.main(asked(2), tmp_path / "sweep_a")
+        return train(scene, context)
+
+    monkeypatch.setattr(Scene, "train", meanwhile)
+    cli.main(asked(1), tmp_path / "sweep_a")
+    found = {}
+    for path in (tmp_path / "sweep_a").glob(f"*/{runs.REPORT}"):
+        found[runs.read(path.parent).config["seed"]] = read_json(path)["guarantee"]
+    plans = [plan for each in found.values() if (plan := plan_of(each)) is not None]
+    both = composed(plans, found[1]["delta"])
+    assert [found[seed]["sweep"]["runs"] for seed in (1, 2)] == [2, 2]
+    assert [found[seed]["sweep"]["epsilon_together"] for seed in (1, 2)] == [both, both]
 
 
 @pytest.mark.parametrize("name", ["epsilon", "model_size", "training_time", "defence", "private_selection"])

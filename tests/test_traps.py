@@ -295,7 +295,7 @@ def test_trap_11_a_sweep_states_what_its_runs_spend_together(tmp_path, make_plan
     write_report(tmp_path / "twin", {"private": False, "void": False})
     write_report(tmp_path / "void", {**statement, "void": True})
     last = make_plan_of()
-    found = spent_together(tmp_path, last, 1e-5)
+    found = spent_together(tmp_path / "last", last, 1e-5)
     loss = privacy_loss(last)
     for plan in others:
         loss = loss.compose(privacy_loss(plan))
@@ -312,7 +312,8 @@ def test_trap_11_equal_runs_of_a_sweep_are_as_many_times_the_steps(tmp_path, mak
         statement = {"private": True, "void": False, "sampling_run": "poisson", **asdict(plan)}
         write_report(tmp_path / str(number), statement)
     expected = privacy_loss(plan, 1000).get_epsilon_for_delta(1e-5)
-    assert spent_together(tmp_path, plan, 1e-5)["epsilon_together"] == pytest.approx(expected, rel=1e-3)
+    found = spent_together(tmp_path / "last", plan, 1e-5)
+    assert found["epsilon_together"] == pytest.approx(expected, rel=1e-3)
 
 
 def test_trap_11_every_guarantee_warns_of_choosing_by_results(mlp, splits, settings_of, context_of, budget):

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
+from typing import Any
 
 import pytest
+from opacus.accountants.analysis import rdp
 
 from dptrain import sweep, tuning
 from dptrain.contracts import ConfigError, Plan
 from dptrain.privacy.accountant import privacy_loss
-from dptrain.searching import composed
+from dptrain.searching import composed, search_cost
 
 DELTA = 1e-5
 
@@ -120,8 +123,68 @@ def test_a_search_is_counted_by_a_filter_whose_order_is_fixed_first(
 
 
 def test_a_search_never_states_less_than_its_filter_proves(tmp_path: Path, plan: Plan) -> None:
-    assert tuning.stated(tmp_path, plan, DELTA)["epsilon_together"] == pytest.approx(copies(plan, 1))
+    assert tuning.stated(tmp_path / "a", plan, DELTA)["epsilon_together"] == pytest.approx(copies(plan, 1))
     tuning.begin(tmp_path, max_epsilon=8.0, direction="maximize")
     tuning.reserve(tmp_path, "a", plan, delta=DELTA, max_epsilon=8.0)
-    found = tuning.stated(tmp_path, plan, DELTA)
+    found = tuning.stated(tmp_path / "a", plan, DELTA)
     assert found["epsilon_together"] == found["epsilon_counted"] > copies(plan, 1)
+
+
+# ---------------------------------------------------------------------- several on one page
+
+
+def statement_of(folder: Path, plan: Plan, job: str) -> dict[str, Any]:
+    """What the job of this name says of itself and its sweep when it has just trained."""
+    tuning.reserve(folder, job, plan, delta=DELTA, max_epsilon=8.0)
+    return {
+        **asdict(plan),
+        "sampling_run": plan.sampling,
+        "private": True,
+        "void": False,
+        "epsilon": copies(plan, 1),
+        "delta": DELTA,
+        "sweep": tuning.stated(folder / job, plan, DELTA),
+    }
+
+
+def by_opacus(plans: list[Plan], order: float) -> float:
+    """Epsilon of these plans by the sum of Opacus' divergences of one order; orders like 3.4 roughly."""
+    total = sum(
+        rdp.compute_rdp(
+            q=plan.sample_rate, noise_multiplier=plan.noise_multiplier, steps=plan.steps, orders=[order]
+        )[0]
+        for plan in plans
+    )
+    return float(rdp.get_privacy_spent(orders=[order], rdp=[total], delta=DELTA)[0])
+
+
+@pytest.mark.filterwarnings("ignore:Optimal order")
+def test_two_searches_on_one_page_are_added_up(tmp_path: Path, make_plan_of: Callable[..., Plan]) -> None:
+    long, short = make_plan_of(steps=500), make_plan_of(steps=20, sample_rate=0.05)
+    stated = []
+    for name, plan in (("one", long), ("other", short)):
+        tuning.begin(tmp_path / name, max_epsilon=8.0, direction="maximize")
+        stated += [statement_of(tmp_path / name, plan, job) for job in "ab"]
+        tuning.reserve(tmp_path / name, "failed", plan, delta=DELTA, max_epsilon=8.0)
+        stated.append(statement_of(tmp_path / name, plan, "c"))
+    orders = [each["sweep"]["order"] for each in stated]
+    assert len(set(orders)) == 2
+    found = search_cost(stated)
+    counted = [each["sweep"]["epsilon_counted"] for each in (stated[2], stated[5])]
+    assert found.together == pytest.approx(by_opacus([long] * 4 + [short] * 4, min(orders)), rel=1e-3)
+    assert found.together is not None
+    assert found.together > max(counted)
+    assert "Rényi" in found.rule
+    alone = {
+        key: value for key, value in statement_of(tmp_path / "grid", long, "d").items() if key != "sweep"
+    }
+    beside = search_cost([*stated, alone])
+    assert beside.together == pytest.approx(by_opacus([long] * 5 + [short] * 4, min(orders)), rel=1e-3)
+    assert search_cost(list(reversed(stated))).together == found.together
+
+
+def test_two_grids_with_limits_on_one_page_are_composed(tmp_path: Path, plan: Plan) -> None:
+    stated = [statement_of(tmp_path / name, plan, job) for name in ("one", "other") for job in "ab"]
+    found = search_cost(stated)
+    assert found.together == pytest.approx(copies(plan, 4), rel=1e-6)
+    assert found.rule == "the losses of all, composed"

@@ -41,6 +41,7 @@ class Briefing:
     attacks: tuple[str, ...]
     seconds: float | None  # estimated training time
     folder: Path
+    features: str = ""  # why those of a frozen part are made anew at each step; empty: they are not
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -50,6 +50,7 @@ class Context:
     canaries: Canaries | None = None  # that take part, numbered after the training records
     observers: tuple[Observer, ...] = ()
     progress: Progress | None = None
+    features: MutableMapping[bytes, Tensor] | None = None  # of records, kept from one training to the next
 
 
 class Mechanism(Protocol):

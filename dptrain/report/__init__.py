@@ -23,12 +23,10 @@ def write(report: Report, *, pdf: bool = False) -> list[Path]:
     """
     folder = report.folder
     numbers, text, page = (folder / f"report.{kind}" for kind in ("json", "md", "html"))
-    statement, card = folder / "statement.json", folder / "model_card.md"
     figures = write_figures(report, folder / "figures")
     write_markdown(report, text, figures)
     write_html(report, page)
-    write_statement(report, statement)
-    write_model_card(report, card)
+    published = write_published(report)
     exposure = [folder / "exposure.csv"] if report.exposed else []
     for path in exposure:
         write_exposure(report, path)
@@ -36,4 +34,12 @@ def write(report: Report, *, pdf: bool = False) -> list[Path]:
     for path in paper:
         write_pdf(as_html(report), path)
     write_json(report, numbers)
-    return [numbers, page, *paper, text, statement, card, *exposure, *figures]
+    return [numbers, page, *paper, text, *published, *exposure, *figures]
+
+
+def write_published(report: Report) -> list[Path]:
+    """Write what may be published of a report, its statement and its model card; returns their paths."""
+    statement, card = report.folder / "statement.json", report.folder / "model_card.md"
+    write_statement(report, statement)
+    write_model_card(report, card)
+    return [statement, card]

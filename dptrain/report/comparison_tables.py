@@ -147,7 +147,7 @@ def search(comparison: Comparison) -> Table:
             (
                 f"all {cost.models} models",
                 composed(comparison),
-                f"At δ = {cost.delta:g}, for those who see every model: the losses of all, composed.",
+                f"At δ = {cost.delta:g}, for those who see every model: {cost.rule}.",
             ),
             (
                 "the best one, selected",

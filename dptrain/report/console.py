@@ -282,6 +282,8 @@ def _plan(briefing: Briefing) -> Iterator[tuple[str, str | Text]]:
     yield "data", briefing.data
     yield "", f"{briefing.train:,} to train on, {briefing.holdout:,} held out, {briefing.test:,} to test on"
     yield "model", f"{briefing.model}, {briefing.parameters:,} parameters, on {briefing.device}"
+    if briefing.features:
+        yield "", f"its frozen features are made anew at each step: {briefing.features}"
     yield "attacks", "\n".join(briefing.attacks) if briefing.attacks else "none"
     yield "", ""
     yield "time", "unknown" if briefing.seconds is None else f"about {words.duration(briefing.seconds)}"

@@ -45,10 +45,15 @@ def as_json(report: Report) -> dict[str, Any]:
 def write_json(report: Report, path: Path) -> None:
     """Write the report whole or not at all: a reader never meets half a file."""
     text = json.dumps(as_json(report), indent=2, ensure_ascii=False, allow_nan=False)
+    write_text(text + "\n", path)
+
+
+def write_text(text: str, path: Path) -> None:
+    """Write a text, in UTF-8, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        draft.write_text(text + "\n", encoding="utf-8")
+        draft.write_text(text, encoding="utf-8")
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)

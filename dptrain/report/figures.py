@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import textwrap
 from collections.abc import Callable
 from functools import partial
@@ -26,6 +27,9 @@ DPI = 160
 LARGEST_GALLERY = 12  # rows; more would be too small to see
 NO_RATE = ("auc", "certified_epsilon")  # metrics that are no share of anything
 SMALLEST_FPR = 1e-4  # where the logarithmic axes begin
+
+# It warns of each font for formulas that it does not find, and draws them all the same with the next one.
+logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
 
 
 def write_figures(report: Report, folder: Path) -> list[Path]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from dptrain.contracts import Report
 from dptrain.report import selection, sentences, tables, words
+from dptrain.report.document import write_text
 from dptrain.report.markdown import table
 
 
@@ -37,14 +38,13 @@ def as_model_card(report: Report) -> str:
 
 def write_model_card(report: Report, path: Path) -> None:
     """Write the card, in UTF-8."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(as_model_card(report), encoding="utf-8")
+    write_text(as_model_card(report), path)
 
 
 def metadata(report: Report) -> dict[str, Any]:
     """What the Hub indexes a model by; the licence is for whoever publishes it to say."""
     name, statement = str(report.data["name"]), report.guarantee
-    images = report.gallery is not None
+    images = bool(report.data.get("images"))
     metrics = [
         {"type": "accuracy", "name": "Test accuracy", "value": report.utility.accuracy.value},
         {"type": "roc_auc", "name": "Test AUROC, macro one-vs-rest", "value": report.utility.auroc},

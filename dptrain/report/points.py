@@ -95,6 +95,7 @@ class SearchCost:
     together: float | None  # epsilon of all private models composed; None: not known
     delta: float
     models: int  # composed
+    rule: str  # how they are composed
     left_out: tuple[str, ...]  # what the composition does not hold
     selection: str  # what the selected one's epsilon rests on, or why it has none
     selected: float | None = None  # epsilon of the best of a private selection; None: no number

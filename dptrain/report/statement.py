@@ -10,6 +10,7 @@ from typing import Any
 
 from dptrain.contracts import Report
 from dptrain.report import selection, sentences, words
+from dptrain.report.document import write_text
 
 SCHEMA = "urn:dptrain:statement:1"
 VERSION = 1
@@ -55,8 +56,7 @@ def as_statement(report: Report) -> dict[str, Any]:
 def write_statement(report: Report, path: Path) -> None:
     """Write the statement, in UTF-8."""
     text = json.dumps(as_statement(report), indent=2, ensure_ascii=False, allow_nan=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text + "\n", encoding="utf-8")
+    write_text(text + "\n", path)
 
 
 def schema() -> dict[str, Any]:

@@ -16,14 +16,25 @@ from dptrain.training.loss import make_loss
 
 
 def estimate_seconds(
-    model: nn.Module, plan: Plan, shape: tuple[int, ...], device: torch.device, *, largest: int = 64
+    model: nn.Module,
+    plan: Plan,
+    shape: tuple[int, ...],
+    device: torch.device,
+    *,
+    copies: int = 1,
+    remade: bool = False,
+    largest: int = 64,
 ) -> float:
-    """Seconds that the steps of a plan will take, from the second of two small batches of blank records."""
+    """Seconds that the steps of a plan will take, from the second of two small batches of blank records.
+
+    Each record is seen as so many `copies`; features of a frozen part are made once unless they are
+    `remade` at each step.
+    """
     size = min(largest, plan.expected_batch_size)
     inputs = torch.zeros(size, *shape, device=device)
     labels = torch.zeros(size, dtype=torch.int64, device=device)
     model = copy.deepcopy(model).to(device)
-    if (parts := split(model)) is not None:  # features are made once and not at every step
+    if not remade and (parts := split(model)) is not None:
         inputs, model = parts[0](inputs), parts[1]
     clipper = Clipper.of(model, plan.clipping, plan.max_grad_norm)
     gradients = RecordGradients(model, make_loss(None), clipper)
@@ -32,4 +43,4 @@ def estimate_seconds(
         start = time.perf_counter()
         gradients(inputs, labels).sum().item()
         seconds = time.perf_counter() - start
-    return seconds / size * plan.expected_batch_size * plan.steps
+    return seconds / size * plan.expected_batch_size * copies * plan.steps

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -32,19 +34,19 @@ class Trained:
 
     @classmethod
     def of(cls, model: nn.Module, splits: Splits, settings: Settings, context: Context) -> Trained:
-        """The head with the features of every record, made once, where they fit; else the model as it is.
-
-        Augmented records are never the same twice, so that their features must be made anew.
-        """
+        """The head with the features of every record, where they are made once; else the model as it is."""
         parts = split(model)
-        if parts is None or settings.augmentation is not None:
+        if parts is None:
             return cls(whole=model, part=model, splits=splits, features=_as_they_are)
         frozen, head = parts
         make = _Features(frozen, context)
-        size = math.prod(make(torch.zeros(1, *splits.shape)).shape) * context.dtype.itemsize
-        if size * (len(splits.train) + len(splits.holdout)) > settings.feature_cache_gib * GIB:
+        copies, gib = 0 if settings.augmentation is None else settings.copies, settings.feature_cache_gib
+        if remade(make, splits, copies=copies, gib=gib, dtype=context.dtype):
             return cls(whole=model, part=model, splits=splits, features=_as_they_are)
-        seen = replace(splits, train=make.of(splits.train), holdout=make.of(splits.holdout))
+        kept = context.features
+        if kept is not None and 2 * _gib(make, splits, context.dtype) > gib:
+            kept = None  # one training's own would fit, but not what is kept for others beside them
+        seen = replace(splits, train=make.of(splits.train, kept), holdout=make.of(splits.holdout, kept))
         return cls(whole=model, part=head, splits=seen, features=make)
 
     def weights(self, released: nn.Module) -> dict[str, Tensor]:
@@ -53,6 +55,26 @@ class Trained:
         prefix = f"{place}." if place else ""
         trained = {prefix + name: value for name, value in released.state_dict().items()}
         return {name: value.detach().cpu() for name, value in {**self.whole.state_dict(), **trained}.items()}
+
+
+def remade(
+    make: Callable[[Tensor], Tensor], splits: Splits, *, copies: int, gib: float, dtype: torch.dtype
+) -> str:
+    """Why the features that a frozen part makes are made anew at each step; empty where they are made once.
+
+    `copies` of a record are random and never the same twice (0: records as they are); `gib` is the
+    memory that the features of all records may take.
+    """
+    if copies:
+        return f"training.augmentations={copies} shows other copies of each record"
+    size = _gib(make, splits, dtype)
+    return f"they take {size:.3g} GiB, and training.feature_cache_gib={gib:g}" if size > gib else ""
+
+
+def _gib(make: Callable[[Tensor], Tensor], splits: Splits, dtype: torch.dtype) -> float:
+    """The memory that the features of all training and held-out records take."""
+    one = math.prod(make(torch.zeros(1, *splits.shape)).shape) * dtype.itemsize
+    return one * (len(splits.train) + len(splits.holdout)) / GIB
 
 
 class _Features:
@@ -66,15 +88,38 @@ class _Features:
         made: Tensor = self.frozen(inputs.to(self.context.device, self.context.dtype))
         return made.to(inputs.device)
 
-    def of(self, records: Records) -> Records:
-        """Features of all these records, in memory, under their labels."""
+    def of(self, records: Records, kept: MutableMapping[bytes, Tensor] | None) -> Records:
+        """Features of all these records, in memory, under their labels; what is `kept` is not made again."""
         shape = self(torch.zeros(1, *records.shape)).shape[1:]
         made = torch.empty(len(records), *shape, dtype=self.context.dtype)
         start = 0
         for batch in records.batches(CHUNK):
-            made[start : start + len(batch)] = self(batch.inputs)
+            rows = self(batch.inputs) if kept is None else self._once(batch.inputs, kept)
+            made[start : start + len(batch)] = rows
             start += len(batch)
         return Records(made, records.labels)
+
+    def _once(self, inputs: Tensor, kept: MutableMapping[bytes, Tensor]) -> Tensor:
+        """Features of these inputs, made of those only that nobody has asked for before."""
+        names = [self._name(row) for row in inputs]
+        new = [index for index, name in enumerate(names) if name not in kept]
+        if new:
+            kept.update(zip([names[index] for index in new], self(inputs[new]), strict=True))
+        return torch.stack([kept[name] for name in names])
+
+    def _name(self, row: Tensor) -> bytes:
+        """A hash of a record and of all that makes features of it."""
+        digest = self._part.copy()
+        digest.update(row.contiguous().numpy().tobytes())
+        return digest.digest()
+
+    @cached_property
+    def _part(self) -> hashlib._Hash:
+        """A SHA-256 that has taken in the frozen part."""
+        digest = hashlib.sha256(f"{self.context.device} {self.context.dtype}".encode())
+        for tensor in (*self.frozen.parameters(), *self.frozen.buffers()):
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return digest
 
 
 def _as_they_are(inputs: Tensor) -> Tensor:

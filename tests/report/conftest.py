@@ -178,6 +178,7 @@ def make_report(folder: Path, **changes: Any) -> Report:
             "holdout": 1000,
             "test": 1000,
             "classes": len(CLASSES),
+            "images": True,
         },
         "utility": Utility(
             accuracy=Interval(value=0.873, low=0.851, high=0.892), auroc=0.981, loss=0.412, records=1000

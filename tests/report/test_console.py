@@ -54,6 +54,16 @@ def test_the_briefing_tells_what_will_be_spent(briefing: Briefing) -> None:
         assert part in text, part
 
 
+def test_the_briefing_tells_why_frozen_features_are_made_at_each_step(briefing: Briefing) -> None:
+    said = []
+    for features in ("", "training.augmentations=4 shows other copies of each record"):
+        console, out, _ = make_console()
+        console.briefing(dataclasses.replace(briefing, features=features))
+        said.append(squeezed(out.getvalue().replace("│", " ")))
+    assert "features" not in said[0]
+    assert "made anew at each step: training.augmentations=4 shows other copies of each record" in said[1]
+
+
 def test_a_briefing_without_privacy_says_so(briefing: Briefing) -> None:
     console, out, _ = make_console()
     console.briefing(dataclasses.replace(briefing, plan=None, epsilon=float("inf"), attacks=(), seconds=None))

@@ -90,7 +90,11 @@ def test_the_twin_is_not_evaluated_in_public(report: Report) -> None:
 
 
 def test_without_images_and_without_auroc(bare: Report) -> None:
-    undefined = dataclasses.replace(bare, utility=dataclasses.replace(bare.utility, auroc=math.nan))
+    undefined = dataclasses.replace(
+        bare,
+        utility=dataclasses.replace(bare.utility, auroc=math.nan),
+        data={**bare.data, "images": False},
+    )
     (result,) = parts(undefined)[0]["model-index"][0]["results"]
     assert [metric["type"] for metric in result["metrics"]] == ["accuracy"]
     assert result["task"]["type"] == "other"

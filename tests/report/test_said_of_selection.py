@@ -84,6 +84,14 @@ def test_a_trial_is_released_under_the_selection_s_numbers_alone(trial: Report) 
     assert "Measured leakage" not in card, "it was held against a single training's bounds"
 
 
+def test_nothing_that_is_released_of_a_trial_comes_of_its_attacks(trial: Report) -> None:
+    trained = dataclasses.replace(
+        trial, control=None, leakage=(), gallery=None, queries={}, exposed=(), seconds={}
+    )
+    assert as_statement(trained) == as_statement(trial)
+    assert as_model_card(trained) == as_model_card(trial)
+
+
 def test_the_team_s_report_of_a_trial_never_shows_the_single_epsilon_alone(trial: Report) -> None:
     said = words.budget(trial.guarantee)
     assert said.startswith("ε = 5.06 at δ = 1e-05, per record, if its search selected it")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -72,6 +73,51 @@ def test_too_many_features_are_made_anew(splits, settings_of, context_of) -> Non
     assert Trained.of(model, splits, settings_of(**CACHED), context_of()).part is model[1].head
     moving = settings_of(augmentation=Augmentation(copies=2), **CACHED)
     assert Trained.of(model, splits, moving, context_of()).part is model
+
+
+def made(model: nn.Module) -> list[int]:
+    """How many records this model's frozen part makes features of, at each call; blank ones apart."""
+    seen: list[int] = []
+    model[1].features.register_forward_hook(
+        lambda _, inputs, __: seen.append(len(inputs[0])) if inputs[0].std() > 0 else None
+    )
+    return seen
+
+
+def test_another_training_makes_features_of_other_records_alone(
+    splits, settings_of, context_of, budget, flat
+) -> None:
+    settings, known = settings_of(**CACHED), splits.train.take(torch.arange(45))
+    others = replace(splits, train=known.and_more(splits.test.take(torch.arange(6))))
+    alone, _ = NonPrivate(settings=settings).fit(scattered(), others, budget, context_of())
+    context = context_of(features={})
+    model, other = scattered(), scattered()
+    counted, again = made(model), made(other)
+    DPSGD(settings=settings).fit(model, splits, budget, context)
+    shared, _ = NonPrivate(settings=settings).fit(other, others, budget, context)
+    assert counted == [60, 40]
+    assert again == [6], "known records and held-out ones were met before"
+    torch.testing.assert_close(flat(shared.weights), flat(alone.weights), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("changed", ["weights", "dtype", "memory"])
+def test_features_are_not_shared_where_they_differ_or_do_not_fit(
+    changed, splits, settings_of, context_of, budget
+) -> None:
+    kept = {}
+    DPSGD(settings=settings_of(**CACHED)).fit(scattered(), splits, budget, context_of(features=kept))
+    met = len(kept)
+    assert met == 100
+    model = scattered()
+    one = math.prod(model[1].features(torch.zeros(1, 1, 8, 8)).shape) * 4
+    if changed == "weights":
+        next(iter(model[1].features.buffers())).mul_(1.5)
+    gib = 1.5 * one * 100 / 2**30 if changed == "memory" else 1.0
+    context = context_of(features=kept, dtype=torch.float64 if changed == "dtype" else torch.float32)
+    counted = made(model)
+    DPSGD(settings=settings_of(feature_cache_gib=gib)).fit(model, splits, budget, context)
+    assert counted == [60, 40]
+    assert len(kept) == (met if changed == "memory" else 2 * met)
 
 
 class Onlooker:

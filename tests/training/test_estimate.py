@@ -1,0 +1,120 @@
+"""What a plan says of its time: every copy of a record counts, and features where they are made anew."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support import order
+from torch import nn
+
+from dptrain import summary
+from dptrain.config import parse
+from dptrain.contracts import Briefing, Budget, Plan, Splits
+from dptrain.models.normalise import Normalise
+from dptrain.models.scatter import ScatterLinear
+from dptrain.training.estimate import estimate_seconds
+
+CPU = torch.device("cpu")
+COST = 5.0  # seconds that making features takes here
+
+
+class Clock:
+    """A second passes each time that somebody looks at it."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        self.now += 1.0
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr("dptrain.training.estimate.time.perf_counter", made)
+    return made
+
+
+@pytest.fixture
+def scattered() -> nn.Sequential:
+    return _named(ScatterLinear((1, 8, 8), 3))
+
+
+def _named(network: nn.Module) -> nn.Sequential:
+    model = nn.Sequential()
+    model.add_module("normalise", Normalise((0.5,), (0.5,)))
+    model.add_module("network", network)
+    return model
+
+
+def test_every_copy_of_a_record_takes_its_time(
+    clock: Clock, mlp: nn.Module, make_plan_of: Callable[..., Plan]
+) -> None:
+    plan = make_plan_of(steps=20, expected_batch_size=32)
+    once = estimate_seconds(mlp, plan, (1, 8, 8), CPU)
+    assert clock.now == 4.0
+    assert once == 20.0
+    assert estimate_seconds(mlp, plan, (1, 8, 8), CPU, copies=6) == 6 * once
+
+
+def test_features_take_time_where_they_are_made_at_each_step(
+    clock: Clock, scattered: nn.Sequential, make_plan_of: Callable[..., Plan]
+) -> None:
+    def pass_by(*_: Any) -> None:
+        clock.now += COST
+
+    scattered.get_submodule("network.features").register_forward_hook(pass_by)
+    plan = make_plan_of(steps=20, expected_batch_size=32)
+    assert estimate_seconds(scattered, plan, (1, 8, 8), CPU) == 20.0
+    assert estimate_seconds(scattered, plan, (1, 8, 8), CPU, remade=True) == 20.0 * (1.0 + COST)
+
+
+@pytest.mark.parametrize(
+    ("model", "overrides", "copies", "why"),
+    [
+        ("scattered", (), 1, ""),
+        ("scattered", ("training.augmentations=4",), 4, "training.augmentations=4 shows other copies"),
+        ("scattered", ("training.augmentations=1", "training.flip=true"), 1, "augmentations=1 shows"),
+        ("scattered", ("training.feature_cache_gib=0",), 1, "GiB, and training.feature_cache_gib=0"),
+        ("mlp", ("training.augmentations=4",), 4, ""),
+    ],
+)  # fmt: skip
+def test_the_plan_knows_copies_and_whether_features_are_made_once(
+    model: str,
+    overrides: tuple[str, ...],
+    copies: int,
+    why: str,
+    splits: Splits,
+    mlp: nn.Module,
+    scattered: nn.Sequential,
+    budget: Budget,
+    make_plan_of: Callable[..., Plan],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: dict[str, Any] = {}
+
+    def estimated(*_: Any, **how: Any) -> float:
+        asked.update(how)
+        return 1.0
+
+    monkeypatch.setattr(summary, "estimate_seconds", estimated)
+    found: Briefing = summary.brief(
+        splits,
+        scattered if model == "scattered" else _named(mlp),
+        make_plan_of(),
+        budget,
+        recipe="quickstart",
+        mechanism="DPSGD",
+        attacks=(),
+        device=CPU,
+        folder=Path(),
+        config=parse(order(*overrides).config),
+    )
+    assert asked == {"copies": copies, "remade": bool(why)}
+    assert why in found.features
+    assert bool(found.features) == bool(why)

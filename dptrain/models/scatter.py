@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
+import torch
 from torch import nn
 
 from dptrain.contracts import ConfigError
 from dptrain.models.cnn import SmallCNN
+from dptrain.models.combined import Mirrored, SideBySide
 from dptrain.models.frozen import FrozenFeatures
+from dptrain.models.patches import Patches
+from dptrain.models.photographs import photographs
 from dptrain.models.scattering import Scattering2d
 from dptrain.models.synthetic import synthetic_images
 from dptrain.models.whitening import Whitening
+
+IMAGES = {"shapes": synthetic_images, "photographs": photographs}  # of which components and patches are found
 
 
 class ScatterLinear(FrozenFeatures):
@@ -21,8 +26,10 @@ class ScatterLinear(FrozenFeatures):
     GroupNorm in `groups` groups takes mean and variance from each record by itself, so that the
     normalisation needs no statistics of the others and costs no privacy (Tramèr and Boneh 2021,
     "Differentially private learning needs better features (or much more data)", section 3). With
-    `components` the head sees so many principal components of the coefficients, made less unequal by
-    `power`: those on synthetic images, which show nothing.
+    `patches` the likeness to so many small patches stands beside the coefficients (`Patches`), and
+    `mirrored` takes the mean over an image and its mirror image. With `components` the head sees so
+    many principal components of all these, made less unequal by `power`. Patches and components are
+    those of synthetic images, which show nothing: shapes and strokes, or `drawn` "photographs".
     """
 
     def __init__(
@@ -33,19 +40,32 @@ class ScatterLinear(FrozenFeatures):
         scales: int = 2,
         angles: int = 8,
         groups: int = 27,
+        patches: int = 0,
+        mirrored: bool = False,
         components: int | None = None,
         power: float = 0.7,
+        drawn: str = "shapes",
     ) -> None:
-        scattering = Scattering2d(shape, scales=scales, angles=angles)
-        features = normalised(scattering, groups)
-        width = math.prod(scattering.output_shape)
+        if drawn not in IMAGES:
+            raise ConfigError(f"model.drawn={drawn} is not known; choose one of {', '.join(IMAGES)}")
+        if patches < 0:
+            raise ConfigError(f"model.patches={patches} must be 0 or more; set it to 0 for none")
+        draw = IMAGES[drawn]
+        features = normalised(Scattering2d(shape, scales=scales, angles=angles), groups)
+        if patches:
+            images = draw(2000, shape)
+            kinds = [features, Patches.of(images, kernels=patches)]
+            features = nn.Sequential(SideBySide.of(kinds, images[:256]))
+        if mirrored:
+            features = nn.Sequential(Mirrored(features))
+        width = features(torch.zeros(1, *shape)).numel()
         if components is not None:
             if not 0 < components <= width:
                 raise ConfigError(
                     f"model.components={components} must be between 1 and the {width} coefficients; "
                     "lower it, or set it to null"
                 )
-            images = synthetic_images(2 * components, shape)
+            images = draw(2 * components, shape)
             features.append(Whitening.of(features, images, components=components, power=power))
             width = components
         super().__init__(features, nn.Sequential(nn.Flatten(), nn.Linear(width, num_classes)))

@@ -71,7 +71,6 @@ class SweepStart(Callback):
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         from dptrain import cli, sweep  # which know what follows, and import much
 
-        SweepStart.folder = Path(config.hydra.sweep.dir)
         if config.sweep.candidates:
             cli.begin_selection(
                 Path(config.hydra.sweep.dir),
@@ -87,6 +86,7 @@ class SweepStart(Callback):
         else:
             with suppress(HydraException):  # which the sweeper, asked next, explains by itself
                 sweep.expect(Path(config.hydra.sweep.dir), _jobs(config.hydra))
+        SweepStart.folder = Path(config.hydra.sweep.dir)  # now that there is something to go on with
 
 
 def _swept(overrides: Iterable[str]) -> tuple[str, ...]:

@@ -264,11 +264,15 @@ def untrained(subject: Subject, seed: int) -> Subject:
 
 
 def reinitialise(model: nn.Module, seed: int) -> nn.Module:
-    """This model with every layer's weights drawn afresh."""
+    """This model with the weights of every layer that is trained drawn afresh.
+
+    A frozen part is public, such as a network that was trained on public data: whoever attacks has it too.
+    """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         for layer in model.modules():
-            if hasattr(layer, "reset_parameters"):
+            trained = any(parameter.requires_grad for parameter in layer.parameters())
+            if trained and hasattr(layer, "reset_parameters"):
                 layer.reset_parameters()  # type: ignore[operator]
     return model
 

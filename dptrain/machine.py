@@ -13,7 +13,7 @@ LARGEST = {MMAP_THRESHOLD: 32 * 2**20, TRIM_THRESHOLD: 2**31 - 1}
 
 
 def settle(threads: int | None) -> None:
-    """Take so many CPU threads, None for all, and keep memory between steps."""
+    """Take so many CPU threads, None for as many as there are now, and keep memory between steps."""
     if threads is not None:
         torch.set_num_threads(threads)
     keep_freed_memory()

@@ -18,10 +18,11 @@ from typing import Any
 import jsonschema
 import pytest
 import torch
+from omegaconf import OmegaConf
 from scipy.stats import chisquare
 from support import QUICK, command, finish, order
 
-from dptrain import candidates, chosen, cli, pipeline, runs, selecting, sweep, terms, tuning
+from dptrain import assets, candidates, chosen, cli, pipeline, runs, selecting, sweep, terms, tuning
 from dptrain.compare import compare
 from dptrain.config import parse
 from dptrain.contracts import BrokenGuarantee, ConfigError, DptrainError, Plan
@@ -573,3 +574,26 @@ def test_no_trial_at_all_is_an_outcome(
     assert "selected  none" in capsys.readouterr().out
     assert json.loads((tmp_path / "sweep_a" / selecting.SELECTED).read_text())["trial"] is None
     assert noted(tmp_path / "sweep_a")["terms"]["theorem"].endswith("Theorem 6")
+
+
+def test_a_selection_that_was_stopped_before_its_number_was_drawn_is_not_to_be_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "begin_selection", interrupted)
+    monkeypatch.setattr(assets.SweepStart, "folder", None)
+    config = OmegaConf.create(
+        {
+            "sweep": {"candidates": {"optimizer.lr": [1, 2]}},
+            "hydra": {
+                "sweep": {"dir": str(tmp_path)},
+                "overrides": {"task": []},
+                "runtime": {"choices": {"hydra/sweeper": "basic"}},
+            },
+        }
+    )
+    with pytest.raises(KeyboardInterrupt):
+        assets.SweepStart().on_multirun_start(config)
+    assert assets.SweepStart.folder is None

@@ -13,6 +13,7 @@ from torch import nn
 from dptrain import cache
 from dptrain.cache import Cache
 from dptrain.contracts import Budget, Records
+from dptrain.models.frozen import FrozenFeatures
 from dptrain.models.normalise import Normalise
 from dptrain.models.scatter import ScatterLinear
 from dptrain.shadows import ShadowTrainer
@@ -110,6 +111,19 @@ def test_shadows_take_the_features_that_the_target_s_training_made(trainer, spli
     for one, other in zip(found, alone.train(4, private=False), strict=True):
         for name, value in one.release.weights.items():
             torch.testing.assert_close(value, other.release.weights[name], atol=1e-5, rtol=1e-4)
+
+
+def test_a_frozen_part_is_the_same_in_every_shadow_and_its_features_are_kept_once(trainer, settings_of):
+    model = FrozenFeatures(nn.Sequential(nn.Flatten(), nn.Linear(64, 12)), nn.Linear(12, 3))
+    settings = settings_of(rates={"steps": 3}, feature_cache_gib=1.0)
+    context = replace(trainer.context, features={})
+    plain = NonPrivate(settings=settings)
+    found = replace(trainer, model=model, plain=plain, context=context).train(4, private=False)
+    for shadow in found:
+        assert torch.equal(shadow.release.weights["features.1.weight"], model.features[1].weight)
+        assert not torch.allclose(shadow.release.weights["head.weight"], model.head.weight, atol=1e-3)
+    known = trainer.known
+    assert len(context.features) == len(known.train) + len(trainer.probes) + len(known.holdout)
 
 
 def changed_probe(trainer):

@@ -171,7 +171,8 @@ def test_two_searches_on_one_page_are_added_up(tmp_path: Path, make_plan_of: Cal
     assert len(set(orders)) == 2
     found = search_cost(stated)
     counted = [each["sweep"]["epsilon_counted"] for each in (stated[2], stated[5])]
-    assert found.together == pytest.approx(by_opacus([long] * 4 + [short] * 4, min(orders)), rel=1e-3)
+    by_each = [by_opacus([long] * 4 + [short] * 4, order) for order in set(orders)]
+    assert found.together == pytest.approx(max(by_each), rel=1e-3)
     assert found.together is not None
     assert found.together > max(counted)
     assert "Rényi" in found.rule
@@ -179,8 +180,36 @@ def test_two_searches_on_one_page_are_added_up(tmp_path: Path, make_plan_of: Cal
         key: value for key, value in statement_of(tmp_path / "grid", long, "d").items() if key != "sweep"
     }
     beside = search_cost([*stated, alone])
-    assert beside.together == pytest.approx(by_opacus([long] * 5 + [short] * 4, min(orders)), rel=1e-3)
+    by_each = [by_opacus([long] * 5 + [short] * 4, order) for order in set(orders)]
+    assert beside.together == pytest.approx(max(by_each), rel=1e-3)
     assert search_cost(list(reversed(stated))).together == found.together
+
+
+@pytest.mark.filterwarnings("ignore:Optimal order")
+@pytest.mark.parametrize("orders", [(4.4, 3.8), (3.8, 4.4)])
+def test_an_order_that_results_of_another_search_may_have_chosen_lowers_nothing(
+    orders: tuple[float, float], tmp_path: Path, make_plan_of: Callable[..., Plan]
+) -> None:
+    plan = make_plan_of(steps=500, noise_multiplier=2.0, sample_rate=0.1)
+    one = statement_of(tmp_path, plan, "a")
+    stated = [
+        {**one, "sweep": {**one["sweep"], "id": str(order), "order": order, "plans": [asdict(plan)] * 4}}
+        for order in orders
+    ]
+    found = search_cost(stated)
+    assert found.together is not None
+    assert found.together >= by_opacus([plan] * 8, orders[0]) * (1 - 1e-3), "of the search that began first"
+
+
+def test_beside_a_search_a_run_that_no_filter_covers_leaves_no_number(tmp_path: Path, plan: Plan) -> None:
+    tuning.begin(tmp_path, max_epsilon=8.0, direction="maximize")
+    searched = statement_of(tmp_path, plan, "a")
+    other = {**searched, "adjacency": "replace_one"}
+    del other["sweep"]
+    found = search_cost([searched, other])
+    assert found.together is None
+    assert "replace_one" in found.rule
+    assert search_cost([other, other]).together is not None
 
 
 def test_two_grids_with_limits_on_one_page_are_composed(tmp_path: Path, plan: Plan) -> None:

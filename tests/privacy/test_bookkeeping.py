@@ -13,7 +13,7 @@ from opacus.layers import DPLSTM, DPMultiheadAttention
 from torch import nn
 
 from dptrain.contracts import ConfigError, MadeKernels
-from dptrain.privacy.bookkeeping import costs
+from dptrain.privacy.bookkeeping import costs, shares
 from dptrain.privacy.bookkeeping.gram import norms_from
 from dptrain.privacy.bookkeeping.module import BookkeepingModule
 from dptrain.privacy.clipping import KINDS, Clipper, gradient_norms, scaled
@@ -206,7 +206,14 @@ class Otherwise(Halved):
         return self._conv_forward(x, self.kernels() ** 2, self.bias)
 
 
-@pytest.mark.parametrize("layer", [Halved, Otherwise])
+class Convolved(Halved):
+    """One whose convolution is another."""
+
+    def _conv_forward(self, x, weight, bias):
+        return super()._conv_forward(x, weight**2, bias)
+
+
+@pytest.mark.parametrize("layer", [Halved, Otherwise, Convolved])
 @pytest.mark.parametrize("frozen", ["", "gain", "weight", "bias"])
 @pytest.mark.parametrize("copies", [1, 3])
 @pytest.mark.parametrize("channels", [2, 8])
@@ -218,7 +225,36 @@ def test_kernels_made_of_other_parameters(agree, layer, frozen, copies, channels
     agree(net, image(channels, 7, 6, copies=copies), copies=copies, opacus=copies == 1)
 
 
-@pytest.mark.parametrize(("layer", "known"), [(Halved, True), (Otherwise, False)])
+class Unasked(Halved):
+    """One that asks nothing of its gain."""
+
+    def kernels(self):
+        return torch.tanh(self.weight)
+
+
+@pytest.mark.parametrize("frozen", ["", "weight"])
+def test_a_parameter_without_a_say_in_the_kernels_has_no_gradient(agree, frozen):
+    first = Unasked(2, 4, 3)
+    if frozen:
+        getattr(first, frozen).requires_grad_(False)
+    agree(nn.Sequential(first, nn.Tanh(), Pool(), nn.Linear(4, 2)), image(2, 7, 6))
+
+
+def test_norms_are_of_what_is_summed_whatever_the_precision(monkeypatch):
+    monkeypatch.setattr(shares, "BLOCK", 100)  # several blocks
+    module = BookkeepingModule(
+        nn.Sequential(Halved(2, 4, 3), nn.Tanh(), Pool(), nn.Linear(4, 2)).to(torch.bfloat16)
+    )
+    with module.recording(RECORDS, 1) as tape:
+        tape.backward(module(image(2, 7, 6).to(torch.bfloat16)).float().square().sum())
+    for share in tape.shares.values():
+        assert share.norms.dtype == torch.float32
+        torch.testing.assert_close(share.norms, share.rows().flatten(1).norm(dim=1), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("layer", "known"), [(Halved, True), (Unasked, True), (Otherwise, False), (Convolved, False)]
+)
 def test_only_kernels_used_as_they_are_promised_have_a_rule(caplog, make_plan_of, layer, known):
     with caplog.at_level(logging.INFO, logger="dptrain"):
         engine_of("bookkeeping", nn.Sequential(layer(2, 4, 3), Pool(), nn.Linear(4, 2)), make_plan_of())

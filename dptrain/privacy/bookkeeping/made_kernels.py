@@ -11,10 +11,14 @@ from dptrain.contracts import MadeKernels
 from dptrain.privacy.bookkeeping.convolution import of_bias, of_kernels
 from dptrain.privacy.bookkeeping.shares import Instantiated, Share
 from dptrain.privacy.bookkeeping.uses import Use
+from dptrain.privacy.clipping import wide
 
 
 def made_kernels(use: Use) -> dict[Tensor, Share]:
-    """Shares of the bias (outputs,), and of every parameter that the kernels are made of."""
+    """Shares of the bias (outputs,), and of every parameter that the kernels are made of.
+
+    One that has no say in the kernels has no share, as if its layer had not been used.
+    """
     layer = use.layer
     assert isinstance(layer, MadeKernels)
     makers = [each for each in layer.parameters() if each.requires_grad and each is not layer.bias]
@@ -22,14 +26,19 @@ def made_kernels(use: Use) -> dict[Tensor, Share]:
     if makers:
         pulled = [_pulled(layer, makers, block) for block in of_kernels(use, layer)]
         found |= {
-            maker: Instantiated.of(blocks)
+            maker: Instantiated.of(map(wide, blocks))
             for maker, blocks in zip(makers, zip(*pulled, strict=True), strict=True)
+            if blocks[0] is not None
         }
     return found
 
 
-def _pulled(layer: MadeKernels, makers: Sequence[Tensor], rows: Tensor) -> tuple[Tensor, ...]:
+def _pulled(layer: MadeKernels, makers: Sequence[Tensor], rows: Tensor) -> tuple[Tensor | None, ...]:
     """From gradients with respect to the kernels (records, ...) to those with respect to each maker."""
     with torch.enable_grad():
         kernels = layer.kernels()
-    return torch.autograd.grad(kernels, makers, rows.to(kernels.dtype), is_grads_batched=True)
+    if not kernels.requires_grad:
+        return (None,) * len(makers)
+    return torch.autograd.grad(
+        kernels, makers, rows.to(kernels.dtype), is_grads_batched=True, allow_unused=True
+    )

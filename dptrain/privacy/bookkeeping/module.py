@@ -70,7 +70,7 @@ class BookkeepingModule(GradSampleModule):
             if type(layer) in (DPRNN, DPLSTM, DPGRU):
                 continue  # made of RNNLinear layers, which come by themselves
             rule = RULES.get(type(layer))
-            if isinstance(layer, MadeKernels) and type(layer).forward is MadeKernels.forward:
+            if isinstance(layer, MadeKernels) and layer.as_promised:
                 rule = made_kernels
             if rule is None:
                 others.setdefault(type(layer).__name__, []).append(f"`{names[layer]}`")

@@ -41,7 +41,8 @@ def keep_score(report: Report, config: Config) -> None:
     # Papernot & Steinke ask of a run that all of it is private that decides which is selected: its score,
     # and whether it has one. Both come of the noisy weights alone, here, and of records that no guarantee
     # is about. How the attacks end comes of the training records themselves, and must decide nothing: not
-    # the score, not what is released, and not what a search tries next.
+    # the score, not what is released, and not what a search tries next. A broken guarantee alone stops a
+    # release: there is no promise left to keep then.
     if config.sweep.trial is not None:
         documents.write_published(report)
     if kept_score(report.folder) is None:

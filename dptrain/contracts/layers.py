@@ -10,7 +10,8 @@ from torch import Tensor, nn
 class MadeKernels(nn.Conv2d, ABC):
     """A convolution with kernels that are made of its parameters each time, such as standardised ones.
 
-    Engines rely on the forward pass being this one: a convolution with `kernels()`, and the bias.
+    Engines rely on the forward pass being this one: a convolution with `kernels()`, and the bias, which
+    plays no part in the kernels.
     """
 
     @abstractmethod

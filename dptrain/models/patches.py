@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dptrain.contracts import ConfigError
+
 SIDE = 6  # of a patch, in pixels
 SAMPLE = 40_000  # patches whose covariance whitens all
 LEAST_VARIANCE = 0.04  # added to a patch's own variance: that of noise in flat patches stays small
@@ -44,8 +46,14 @@ class Patches(nn.Module):
     def of(cls, images: Tensor, *, kernels: int, pooled: int = 4) -> Self:
         """Kernels drawn from the patches of these images (N, C, H, W), whitened by those and their mirrors.
 
-        The third of the drawn patches that is closest to the mean shows little and is left out.
+        The third of the drawn patches that is closest to the mean shows little and is left out; of the others
+        the first are taken. Raises ConfigError where an image is smaller than a patch.
         """
+        if min(images.shape[2:]) < SIDE:
+            raise ConfigError(
+                f"model.patches={kernels} needs images of at least {SIDE} pixels a side, and these have "
+                f"{min(images.shape[2:])}; set it to 0"
+            )
         rng = torch.Generator().manual_seed(SEED)
         drawn = _drawn(images, max(SAMPLE, 3 * kernels), rng)
         patches = _normalised(torch.cat([drawn, drawn.flip(3)]).flatten(1))

@@ -31,6 +31,7 @@ class Trained:
     part: nn.Module
     splits: Splits
     features: Callable[[Tensor], Tensor]  # from inputs of the whole to inputs of the part
+    made_by: str = ""  # a hash of what makes features, which only the same features go on with
 
     @classmethod
     def of(cls, model: nn.Module, splits: Splits, settings: Settings, context: Context) -> Trained:
@@ -47,7 +48,7 @@ class Trained:
         if kept is not None and 2 * _gib(make, splits, context.dtype) > gib:
             kept = None  # one training's own would fit, but not what is kept for others beside them
         seen = replace(splits, train=make.of(splits.train, kept), holdout=make.of(splits.holdout, kept))
-        return cls(whole=model, part=head, splits=seen, features=make)
+        return cls(whole=model, part=head, splits=seen, features=make, made_by=make.digest.hexdigest())
 
     def weights(self, released: nn.Module) -> dict[str, Tensor]:
         """All weights of the whole, on the CPU, its trained part as in the module that is released."""
@@ -109,12 +110,12 @@ class _Features:
 
     def _name(self, row: Tensor) -> bytes:
         """A hash of a record and of all that makes features of it."""
-        digest = self._part.copy()
+        digest = self.digest.copy()
         digest.update(row.contiguous().numpy().tobytes())
         return digest.digest()
 
     @cached_property
-    def _part(self) -> hashlib._Hash:
+    def digest(self) -> hashlib._Hash:
         """A SHA-256 that has taken in the frozen part."""
         digest = hashlib.sha256(f"{self.context.device} {self.context.dtype}".encode())
         for tensor in (*self.frozen.parameters(), *self.frozen.buffers()):

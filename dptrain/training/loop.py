@@ -35,6 +35,7 @@ class Session:
     feed: Feed
     noise: torch.Generator
     context: Context
+    made_by: str = ""  # a hash of what makes the features that the model is trained on; empty: of records
     step: int = 0
     history: list[tuple[int, float, float]] = field(default_factory=list)  # step, accuracy, loss
 
@@ -46,6 +47,7 @@ class Session:
     def state_dict(self) -> dict[str, Any]:
         return {
             "plan": asdict(self.plan),
+            "made_by": self.made_by,
             "step": self.step,
             "history": self.history,
             "model": self.model.state_dict(),

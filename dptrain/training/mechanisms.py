@@ -191,6 +191,7 @@ def _train(
         ),
         noise=noise,
         context=context,
+        made_by=trained.made_by,
     )
     replayed = _resume(session)
     with session.feed:
@@ -233,6 +234,12 @@ def _resume(session: Session) -> int:
         raise DptrainError(
             f"resume={folder}: it was begun under another plan ({'; '.join(changed)}); resume it with the "
             "data and the library versions that it was begun with, or start a new run"
+        )
+    if state["made_by"] != session.made_by:
+        raise DptrainError(
+            f"resume={folder}: the frozen part of the model is not the one that it was begun with, and its "
+            "head knows no other features; resume it on the machine, the device and the library versions that "
+            "it was begun with, or start a new run"
         )
     session.load_state_dict(state)
     return max(0, paid - session.step)

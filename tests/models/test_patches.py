@@ -69,6 +69,13 @@ def test_likenesses_say_different_things_where_pixels_of_a_patch_go_together(ima
     assert together(likeness) < 0.05 < together(drawn)
 
 
+def test_images_smaller_than_a_patch_are_refused_with_the_cure():
+    with pytest.raises(
+        ConfigError, match=r"model\.patches=4 needs images of at least 6 pixels a side, .* 5; set"
+    ):
+        Patches.of(torch.zeros(10, 3, 5, 8), kernels=4)
+
+
 def test_an_image_and_its_mirror_image_are_the_same(made, images):
     mirrored = Mirrored(made)
     torch.testing.assert_close(mirrored(images[:3].flip(3)), mirrored(images[:3]))

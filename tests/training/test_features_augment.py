@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from dptrain.contracts import Canaries, ConfigError, Records
+from dptrain.contracts import Canaries, ConfigError, DptrainError, Records
 from dptrain.models.normalise import Normalise
 from dptrain.models.scatter import ScatterCNN, ScatterLinear
 from dptrain.privacy.dpsgd import HooksEngine
@@ -118,6 +118,16 @@ def test_features_are_not_shared_where_they_differ_or_do_not_fit(
     DPSGD(settings=settings_of(feature_cache_gib=gib)).fit(model, splits, budget, context)
     assert counted == [60, 40]
     assert len(kept) == (met if changed == "memory" else 2 * met)
+
+
+def test_a_head_goes_on_with_its_own_features_only(splits, settings_of, context_of, budget, folder) -> None:
+    mechanism = DPSGD(settings=settings_of(**CACHED))
+    mechanism.fit(scattered(), splits, budget, context_of(folder=folder))
+    mechanism.fit(scattered(), splits, budget, context_of(folder=folder))  # from its last checkpoint
+    other = scattered()
+    next(iter(other[1].features.buffers())).mul_(1 + 1e-6)  # as another machine may find them
+    with pytest.raises(DptrainError, match=r"frozen part of the model is not the one .* start a new run"):
+        mechanism.fit(other, splits, budget, context_of(folder=folder))
 
 
 class Onlooker:

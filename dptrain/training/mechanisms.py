@@ -238,8 +238,8 @@ def _resume(session: Session) -> int:
     if state["made_by"] != session.made_by:
         raise DptrainError(
             f"resume={folder}: the frozen part of the model is not the one that it was begun with, and its "
-            "head knows no other features; resume it on the machine, the device and the library versions that "
-            "it was begun with, or start a new run"
+            "head knows no other features; resume it on the machine, the device and the library versions "
+            "that it was begun with, or start a new run"
         )
     session.load_state_dict(state)
     return max(0, paid - session.step)

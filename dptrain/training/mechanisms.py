@@ -235,7 +235,7 @@ def _resume(session: Session) -> int:
             f"resume={folder}: it was begun under another plan ({'; '.join(changed)}); resume it with the "
             "data and the library versions that it was begun with, or start a new run"
         )
-    if state["made_by"] != session.made_by:
+    if state.get("made_by") != session.made_by:
         raise DptrainError(
             f"resume={folder}: the frozen part of the model is not the one that it was begun with, and its "
             "head knows no other features; resume it on the machine, the device and the library versions "

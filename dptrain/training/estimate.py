@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import nn
@@ -25,22 +27,31 @@ def estimate_seconds(
     remade: bool = False,
     largest: int = 64,
 ) -> float:
-    """Seconds that the steps of a plan will take, from the second of two small batches of blank records.
+    """Seconds that the steps of a plan will take, from a small batch of blank records.
 
-    Each record is seen as so many `copies`; features of a frozen part are made once unless they are
-    `remade` at each step.
+    Each record is seen as so many `copies`; features of a frozen part are made once, which takes its time
+    too, unless they are `remade` at each step.
     """
     size = min(largest, plan.expected_batch_size)
     inputs = torch.zeros(size, *shape, device=device)
     labels = torch.zeros(size, dtype=torch.int64, device=device)
     model = copy.deepcopy(model).to(device)
+    once = 0.0
     if not remade and (parts := split(model)) is not None:
-        inputs, model = parts[0](inputs), parts[1]
+        frozen, model = parts
+        once = _seconds(partial(frozen, inputs)) / size * plan.units
+        inputs = frozen(inputs)
     clipper = Clipper.of(model, plan.clipping, plan.max_grad_norm)
     gradients = RecordGradients(model, make_loss(None), clipper)
+    step = _seconds(lambda: gradients(inputs, labels).sum().item()) / size * plan.expected_batch_size
+    return once + step * copies * plan.steps
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    """Of the second of two times, when all is at hand."""
     seconds = 0.0
     for _ in range(2):
         start = time.perf_counter()
-        gradients(inputs, labels).sum().item()
+        work()
         seconds = time.perf_counter() - start
-    return seconds / size * plan.expected_batch_size * copies * plan.steps
+    return seconds

@@ -2,6 +2,9 @@
 
 import os
 
-# Threads that wait for each other by spinning starve when another process wants the cores: per-record
-# gradients then take several times as long. Read once, when torch loads OpenMP.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# How threads wait for each other, read once, when torch loads OpenMP. Those that spin for long starve when
+# another process wants the cores (a step takes fifty times as long); those that sleep at once take nearly
+# twice as long for small models. So they spin for microseconds (GNU's OpenMP), or sleep (others).
+WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}
+for _name, _value in WAITING.items():
+    os.environ.setdefault(_name, _value)

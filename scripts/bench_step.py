@@ -10,9 +10,10 @@ dptrain       mechanism.engine=bookkeeping: one pass for the gradients of layer 
 
 The processes take turns of a quarter of a second or of one step, and each private turn is compared with the
 plain turn just before it: the speed shown is the median over pairs. Each mode runs as its users run it,
-which for dptrain means that freed memory is kept for the next step (`dptrain/machine.py`); with --keeping
-all, every mode does so, and only the arithmetic differs. Memory is the highest resident memory of a process
-(on a GPU: allocated by PyTorch) over that of the plain one. Noise and update are part of every private step.
+which for dptrain means that freed memory is kept for the next step (`dptrain/machine.py`) and that threads
+wait for each other as `dptrain/__init__.py` says; with --alike they do in every mode. Memory is the highest
+resident memory of a process (on a GPU: allocated by PyTorch) over that of the plain one. Noise and update are
+part of every private step.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dptrain import WAITING
 from dptrain.contracts import Plan
 from dptrain.machine import keep_freed_memory
 from dptrain.models.cnn import SmallCNN
@@ -183,7 +185,7 @@ def serve(model: str, mode: str, options: argparse.Namespace) -> None:
     """Take a step for each line that comes in, and answer with its seconds; at the end with peak memory."""
     torch.set_num_threads(options.threads)
     device = torch.device(options.device)
-    if options.keeping in ("all", mode):
+    if options.alike or mode == "dptrain":
         keep_freed_memory()
     step = make_step(TASKS[model], mode, device, getattr(torch, options.dtype))
     for _ in range(WARM_UP):
@@ -215,11 +217,18 @@ class Worker:
     def __init__(self, model: str, mode: str, options: argparse.Namespace) -> None:
         here = Path(__file__).resolve()
         command = [sys.executable, str(here), "--serve", model, mode]
-        command += [
-            f"--{name}={getattr(options, name)}" for name in ("threads", "device", "dtype", "keeping")
-        ]
+        command += [f"--{name}={getattr(options, name)}" for name in ("threads", "device", "dtype")]
+        command += ["--alike"] * options.alike
+        environment = dict(os.environ)
+        if mode != "dptrain" and not options.alike:
+            environment = {name: value for name, value in environment.items() if name not in WAITING}
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=here.parents[1]
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=here.parents[1],
+            env=environment,
         )
 
     def ready(self) -> None:
@@ -292,10 +301,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
     parser.add_argument("--dtype", default="float32", help="float32 or bfloat16 (default float32)")
     parser.add_argument(
-        "--keeping",
-        default="dptrain",
-        choices=("dptrain", "all"),
-        help="modes that keep freed memory for the next step, as runs of dptrain do (default dptrain)",
+        "--alike",
+        action="store_true",
+        help="dptrain's handling of memory and threads for all, so that only the arithmetic differs",
     )
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     parser.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -22,23 +20,24 @@ def made_kernels(use: Use) -> dict[Tensor, Share]:
     layer = use.layer
     assert isinstance(layer, MadeKernels)
     makers = [each for each in layer.parameters() if each.requires_grad and each is not layer.bias]
+    with torch.enable_grad():
+        kernels = layer.kernels()
     found = of_bias(use, layer)
-    if makers:
-        pulled = [_pulled(layer, makers, block) for block in of_kernels(use, layer)]
+    if makers and kernels.requires_grad:
+        pulled = [
+            torch.autograd.grad(
+                kernels,
+                makers,
+                block.to(kernels.dtype),
+                is_grads_batched=True,
+                allow_unused=True,
+                retain_graph=True,
+            )
+            for block in of_kernels(use, layer)
+        ]
         found |= {
             maker: Instantiated.of(map(wide, blocks))
             for maker, blocks in zip(makers, zip(*pulled, strict=True), strict=True)
             if blocks[0] is not None
         }
     return found
-
-
-def _pulled(layer: MadeKernels, makers: Sequence[Tensor], rows: Tensor) -> tuple[Tensor | None, ...]:
-    """From gradients with respect to the kernels (records, ...) to those with respect to each maker."""
-    with torch.enable_grad():
-        kernels = layer.kernels()
-    if not kernels.requires_grad:
-        return (None,) * len(makers)
-    return torch.autograd.grad(
-        kernels, makers, rows.to(kernels.dtype), is_grads_batched=True, allow_unused=True
-    )

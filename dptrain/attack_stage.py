@@ -112,12 +112,8 @@ class Stage:
     @classmethod
     def prepare(cls, attacks: dict[str, Attack], splits: Splits, coins: Coins) -> Stage:
         probes = None if coins.drawing is None else coins.drawing.probes
-        targets = Targets(
-            classes=splits.classes,
-            shape=splits.shape,
-            bounds=splits.bounds,
-            mean=splits.mean,
-            background=splits.holdout,
+        targets = Targets.of(
+            splits,
             slots=None if coins.planting is None else coins.planting.slots,
             probes=probes,
             canaries=None if coins.sowing is None else coins.sowing.canaries,

@@ -156,12 +156,8 @@ def run_trial(setup: Setup, folder: str | None, number: int) -> Trial:
     torch.set_num_threads(1)
     streams = Streams(seed=0 if setup.same_records else number)
     splits, planting = draw(population(folder), setup, streams)
-    targets = Targets(
-        classes=splits.classes,
-        shape=splits.shape,
-        bounds=splits.bounds,
-        mean=splits.mean,
-        background=splits.holdout,
+    targets = Targets.of(
+        splits,
         slots=planting.slots,
     )
     settings = Settings(

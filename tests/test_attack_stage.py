@@ -44,13 +44,7 @@ def mechanism(settings_of: Callable[..., Settings]) -> DPSGD:
 
 def as_seen(release: Release, splits: Splits, observer: Timed) -> Release:
     """The release as the observer's attack meets it."""
-    targets = Targets(
-        classes=splits.classes,
-        shape=splits.shape,
-        bounds=splits.bounds,
-        mean=splits.mean,
-        background=splits.holdout,
-    )
+    targets = Targets.of(splits)
     return Subject(release=release, targets=targets, seen={"it": observer}).as_seen_by("it", None)
 
 

@@ -45,12 +45,8 @@ def audit(splits, mlp, settings_of, context_of):
             (DPSGD(settings=settings, max_grad_norm=0.1, engine=engine), sowing),
             (NonPrivate(settings=settings), sowing.scaled(1e-3)),
         ):
-            targets = Targets(
-                classes=splits.classes,
-                shape=splits.shape,
-                bounds=splits.bounds,
-                mean=splits.mean,
-                background=splits.holdout,
+            targets = Targets.of(
+                splits,
                 canaries=faint.canaries,
             )
             observer = attack.watch(targets)

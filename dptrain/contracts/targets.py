@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol, Self
 
 from torch import Tensor
 
-from dptrain.contracts.records import Canaries, Records, Sensitive
+from dptrain.contracts.records import Canaries, Records, Sensitive, Splits
 from dptrain.contracts.release import Release
 
 
@@ -66,3 +66,15 @@ class Targets:
     shadows: Shadows | None = None
     sensitive: tuple[Sensitive, ...] = ()
     subjects: Mapping[str, Records] = field(default_factory=dict)  # the probes, that sensitive column blanked
+
+    @classmethod
+    def of(cls, splits: Splits, **more: Any) -> Self:
+        """What is public of these splits, whose held-out records an adversary may own, and `more` fields."""
+        return cls(
+            classes=splits.classes,
+            shape=splits.shape,
+            bounds=splits.bounds,
+            mean=splits.mean,
+            background=splits.holdout,
+            **more,
+        )

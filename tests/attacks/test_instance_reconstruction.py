@@ -46,12 +46,8 @@ def small_mlp():
 
 
 def public(planted, planting):
-    return Targets(
-        classes=planted.classes,
-        shape=planted.shape,
-        bounds=planted.bounds,
-        mean=planted.mean,
-        background=planted.holdout,
+    return Targets.of(
+        planted,
         slots=planting.slots,
     )
 

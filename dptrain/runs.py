@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from dptrain.contracts import ConfigError, DptrainError
+from dptrain.report.document import whole, write_text
 from dptrain.training import checkpoint
 
 ORDER = "run.json"  # what was asked for
@@ -104,9 +104,8 @@ def discard(folder: Path) -> None:
 
 def keep_weights(folder: Path, weights: Mapping[str, Tensor]) -> None:
     """Write the weights into a run folder, whole or not at all."""
-    draft = folder / f".{WEIGHTS}.{os.getpid()}"
-    torch.save(dict(weights), draft)
-    draft.replace(folder / WEIGHTS)
+    with whole(folder / WEIGHTS) as draft:
+        torch.save(dict(weights), draft)
 
 
 def find(resume: str, output: Path) -> tuple[Path, Order]:
@@ -178,6 +177,4 @@ def recall(folder: Path, fact: str) -> Any:
 
 
 def _write(folder: Path, content: dict[str, Any]) -> None:
-    temporary = folder / f".{ORDER}.{os.getpid()}"
-    temporary.write_text(json.dumps(content, indent=1))
-    temporary.replace(folder / ORDER)
+    write_text(json.dumps(content, indent=1), folder / ORDER)

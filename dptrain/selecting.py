@@ -22,6 +22,7 @@ from dptrain.chosen import kept_score
 from dptrain.config import parse
 from dptrain.contracts import ConfigError, DptrainError
 from dptrain.privacy import selection
+from dptrain.report.document import write_text
 from dptrain.training import checkpoint
 
 SELECTED = "selected.json"  # which trial was selected: for the team
@@ -146,7 +147,7 @@ def conclude(folder: Path) -> dict[str, Any] | None:
         )
     best = max(scores, key=scores.__getitem__, default=None)
     if best is None or scores[best] == -math.inf:
-        (folder / SELECTED).write_text(json.dumps({"trial": None, **agreed}, indent=1))
+        write_text(json.dumps({"trial": None, **agreed}, indent=1), folder / SELECTED)
         return None
     path, order = there[best]
     chosen = {
@@ -159,7 +160,7 @@ def conclude(folder: Path) -> dict[str, Any] | None:
     (folder / RELEASE).mkdir(exist_ok=True)
     for name in RELEASED:
         shutil.copyfile(path / name, folder / RELEASE / name)
-    (folder / SELECTED).write_text(json.dumps(chosen, indent=1))
+    write_text(json.dumps(chosen, indent=1), folder / SELECTED)
     return chosen
 
 

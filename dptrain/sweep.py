@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -15,7 +14,7 @@ from filelock import FileLock
 
 from dptrain import runs
 from dptrain.contracts import Plan
-from dptrain.report.document import read_json
+from dptrain.report.document import read_json, write_text
 from dptrain.searching import composed, plan_of
 
 NOTES = "sweep.json"  # the parent run's id, what failed, and what is counted as spent
@@ -90,7 +89,7 @@ def noting(folder: Path) -> Iterator[dict[str, Any]]:
     with FileLock(folder / f".{NOTES}.lock"):
         notes = read_notes(folder)
         yield notes
-        _write_notes(folder, notes)
+        write_text(json.dumps(notes, indent=1), folder / NOTES)
 
 
 def read_notes(folder: Path) -> dict[str, Any]:
@@ -98,12 +97,6 @@ def read_notes(folder: Path) -> dict[str, Any]:
     path = folder / NOTES
     notes: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     return notes
-
-
-def _write_notes(folder: Path, notes: dict[str, Any]) -> None:
-    draft = folder / f".{NOTES}.{os.getpid()}"
-    draft.write_text(json.dumps(notes, indent=1))
-    draft.replace(folder / NOTES)
 
 
 def told(overrides: Sequence[str]) -> str:

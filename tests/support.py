@@ -1,4 +1,4 @@
-"""What several tests need: a run composed and carried out in this process, or started in another."""
+"""What several tests need: a run composed here or started in another process, and what Opacus says."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ import importlib.util
 import signal
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from opacus.accountants.analysis import rdp
 
 from dptrain import assets
+from dptrain.contracts import Plan
 from dptrain.runs import Order
 
 # Enough of everything to pass through every stage, and no more.
@@ -73,3 +76,14 @@ def script(name: str) -> ModuleType:
     sys.modules[name] = module  # dataclasses look their own module up
     spec.loader.exec_module(module)
     return module
+
+
+def by_opacus(plans: Iterable[Plan], order: float, delta: float = 1e-5) -> float:
+    """Epsilon of these plans by the sum of Opacus' divergences of one order; orders like 3.4 roughly."""
+    total = sum(
+        rdp.compute_rdp(
+            q=plan.sample_rate, noise_multiplier=plan.noise_multiplier, steps=plan.steps, orders=[order]
+        )[0]
+        for plan in plans
+    )
+    return float(rdp.get_privacy_spent(orders=[order], rdp=[total], delta=delta)[0])

@@ -56,6 +56,13 @@ def noted(folder: Path) -> dict[str, Any]:
     return found
 
 
+def agreed(folder: Path, begun: Path, *, trials: int) -> Path:
+    """A sweep's new folder with the terms of one that has begun, and so many trials drawn."""
+    folder.mkdir()
+    (folder / sweep.NOTES).write_text(json.dumps({"selection": {**noted(begun), "trials": trials}}))
+    return folder
+
+
 @pytest.fixture
 def fixed_number(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Decide how many trials are drawn."""
@@ -411,9 +418,7 @@ def conclude(folder: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def crashed(begun: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two trials done; the attacks on the better one crashed."""
-    folder = tmp_path_factory.mktemp("crashed") / "sweep_a"
-    folder.mkdir()
-    (folder / sweep.NOTES).write_text(json.dumps({"selection": {**noted(begun), "trials": 2}}))
+    folder = agreed(tmp_path_factory.mktemp("crashed") / "sweep_a", begun, trials=2)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(chosen, "score", lambda *_: 0.5)
         cli.main(trial(folder.parent, 1), folder)
@@ -465,9 +470,7 @@ def test_what_is_released_does_not_tell_whether_attacks_crashed(
 
 
 def test_a_trial_that_is_killed_before_its_score_is_kept_is_missing(begun: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "sweep_a"
-    folder.mkdir()
-    (folder / sweep.NOTES).write_text(json.dumps({"selection": {**noted(begun), "trials": 1}}))
+    folder = agreed(tmp_path / "sweep_a", begun, trials=1)
     with pytest.MonkeyPatch.context() as patch:
 
         def kill(*_: Any) -> None:
@@ -487,9 +490,7 @@ def test_a_trial_that_is_killed_before_its_score_is_kept_is_missing(begun: Path,
 
 
 def test_a_broken_guarantee_stays_with_its_trial(begun: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "sweep_a"
-    folder.mkdir()
-    (folder / sweep.NOTES).write_text(json.dumps({"selection": {**noted(begun), "trials": 1}}))
+    folder = agreed(tmp_path / "sweep_a", begun, trials=1)
     with pytest.MonkeyPatch.context() as patch:
 
         def broken(_: object) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from opacus.accountants.analysis import rdp
+from support import by_opacus
 
 from dptrain import sweep, tuning
 from dptrain.contracts import ConfigError, Plan
@@ -145,17 +145,6 @@ def statement_of(folder: Path, plan: Plan, job: str) -> dict[str, Any]:
         "delta": DELTA,
         "sweep": tuning.stated(folder / job, plan, DELTA),
     }
-
-
-def by_opacus(plans: list[Plan], order: float) -> float:
-    """Epsilon of these plans by the sum of Opacus' divergences of one order; orders like 3.4 roughly."""
-    total = sum(
-        rdp.compute_rdp(
-            q=plan.sample_rate, noise_multiplier=plan.noise_multiplier, steps=plan.steps, orders=[order]
-        )[0]
-        for plan in plans
-    )
-    return float(rdp.get_privacy_spent(orders=[order], rdp=[total], delta=DELTA)[0])
 
 
 @pytest.mark.filterwarnings("ignore:Optimal order")

@@ -6,24 +6,13 @@ import math
 from collections.abc import Callable
 
 import pytest
-from opacus.accountants.analysis import rdp
+from support import by_opacus
 
 from dptrain.contracts import ConfigError, Plan
 from dptrain.privacy.accountant import privacy_loss
 from dptrain.privacy.filter import best_order, spent
 
 DELTA = 1e-5
-
-
-def by_opacus(plans: list[Plan], order: float) -> float:
-    """Epsilon of these plans by the sum of Opacus' divergences of one order."""
-    total = sum(
-        rdp.compute_rdp(
-            q=plan.sample_rate, noise_multiplier=plan.noise_multiplier, steps=plan.steps, orders=[order]
-        )[0]
-        for plan in plans
-    )
-    return float(rdp.get_privacy_spent(orders=[order], rdp=[total], delta=DELTA)[0])
 
 
 def test_gaussian_steps_cost_what_the_closed_form_says(make_plan_of: Callable[..., Plan]) -> None:

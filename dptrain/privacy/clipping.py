@@ -45,15 +45,20 @@ class Clipper:
         """
         count = max(self.layers) + 1
         limit = self.max_grad_norm / math.sqrt(count)
-        layer = torch.tensor(self.layers, device=norms.device)
-        squares = torch.zeros(count, norms.shape[1], dtype=norms.dtype, device=norms.device)
-        totals = squares.index_add(0, layer, norms.square()).sqrt()
+        totals = self._totals(norms, count)
         if self.kind == "automatic":
             factors = limit / (totals + AUTOMATIC_STABILITY)
         else:
             factors = (limit / (totals + 1e-6)).clamp(max=1.0)
-        finite = torch.isfinite(totals).all(dim=0)
-        return torch.where(finite, factors, torch.zeros_like(factors))[layer]
+        factors = factors.where(torch.isfinite(totals).all(dim=0), 0.0)
+        return factors.expand_as(norms) if count == 1 else factors[list(self.layers)]
+
+    def _totals(self, norms: Tensor, count: int) -> Tensor:
+        """Norm of each record's gradient, layer by layer: (layers, records)."""
+        if count == 1:
+            return torch.linalg.vector_norm(norms, dim=0, keepdim=True)
+        layer = torch.tensor(self.layers, device=norms.device)
+        return norms.new_zeros(count, norms.shape[1]).index_add(0, layer, norms.square()).sqrt()
 
 
 def gradient_norms(gradients: Sequence[Tensor]) -> Tensor:
@@ -61,18 +66,21 @@ def gradient_norms(gradients: Sequence[Tensor]) -> Tensor:
     return torch.stack([wide(gradient).flatten(1).norm(dim=1) for gradient in gradients])
 
 
-def scaled(gradient: Tensor, factors: Tensor) -> Tensor:
-    """Per-record gradients (records, ...) times their factors; a factor of zero means zero, not 0 x NaN."""
+def scaled(gradient: Tensor, factors: Tensor, *, zeros: bool = True) -> Tensor:
+    """Per-record gradients (records, ...) times their factors; a factor of zero means zero, not 0 x NaN.
+
+    `zeros=False` promises that there is no factor of zero.
+    """
     gradient = wide(gradient)
     shape = (-1,) + (1,) * (gradient.dim() - 1)
-    if bool((factors == 0).any()):
+    if zeros:
         gradient = torch.where((factors != 0).view(shape), gradient, torch.zeros_like(gradient))
     return gradient * factors.view(shape)
 
 
-def weighted_sum(gradient: Tensor, factors: Tensor) -> Tensor:
+def weighted_sum(gradient: Tensor, factors: Tensor, *, zeros: bool = True) -> Tensor:
     """Sum over records of gradient times factor, with the zeros of `scaled`."""
-    if bool((factors == 0).any()):
+    if zeros:
         return scaled(gradient, factors).sum(0)
     return (factors @ wide(gradient).flatten(1)).view(gradient.shape[1:])
 

@@ -51,6 +51,10 @@ class Engine(Protocol):
         """Take the step, whatever was accumulated, be it nothing at all."""
         ...
 
+    def keep_noise(self) -> None:
+        """From now on, remember what an update adds, for `noise` to tell."""
+        ...
+
     def noise(self) -> Tensor:
         """What the last update added to the sum of gradients: (parameters,)."""
         ...

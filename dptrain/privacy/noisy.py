@@ -34,6 +34,7 @@ class NoisySum(DPOptimizer):
         )
         self.clipper = clipper
         self.dropped = 0
+        self.keeps_noise = False
         self.last_noise: list[Tensor] = []
 
     def clip_and_accumulate(self) -> None:
@@ -45,14 +46,23 @@ class NoisySum(DPOptimizer):
     def clip_and_add(self, gradients: list[Tensor]) -> None:
         """Add per-record gradients, one (records, ...) a parameter, each record clipped."""
         factors = self.clipper.factors(gradient_norms(gradients))
-        self.dropped += int((factors[0] == 0).sum())
-        self.add([weighted_sum(g, f) for g, f in zip(gradients, factors, strict=True)])
+        zeros = self.count_dropped(factors) > 0
+        self.add([weighted_sum(g, f, zeros=zeros) for g, f in zip(gradients, factors, strict=True)])
+
+    def count_dropped(self, factors: Tensor) -> int:
+        """How many of the records with these factors (parameters, records) are left out, counted once."""
+        dropped = int((factors[0] == 0).sum())
+        self.dropped += dropped
+        return dropped
 
     def add(self, sums: list[Tensor]) -> None:
         """Add one sum of clipped gradients a parameter."""
         for parameter, total in zip(self.params, sums, strict=True):
             total = total.to(parameter.dtype)
-            parameter.summed_grad = total if parameter.summed_grad is None else parameter.summed_grad + total
+            if parameter.summed_grad is None:
+                parameter.summed_grad = total
+            else:
+                parameter.summed_grad += total
 
     def release(self) -> None:
         """Add noise, divide by the plan's constant, update the weights; an empty batch is noise alone."""
@@ -60,7 +70,8 @@ class NoisySum(DPOptimizer):
             if parameter.summed_grad is None:
                 parameter.summed_grad = torch.zeros_like(parameter)
         self.add_noise()
-        self.last_noise = [parameter.grad - parameter.summed_grad for parameter in self.params]
+        if self.keeps_noise:  # as the difference that it made, which is what happened, whatever was meant to
+            self.last_noise = [parameter.grad - parameter.summed_grad for parameter in self.params]
         for parameter in self.params:
             parameter.grad /= self.expected_batch_size
         self.original_optimizer.step()
@@ -106,6 +117,9 @@ class NoisyEngine(ABC):
 
     def update(self) -> None:
         self.optimizer.release()
+
+    def keep_noise(self) -> None:
+        self.optimizer.keeps_noise = True
 
     def noise(self) -> Tensor:
         return torch.cat([noise.flatten() for noise in self.optimizer.last_noise])

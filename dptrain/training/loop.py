@@ -89,6 +89,8 @@ def train(
     context, records = session.context, splits.train
     keeper = _Keeper(session, settings.checkpoint_seconds)
     evaluate_at = _evenly(steps, settings.evaluations)
+    if watch is not None:
+        engine.keep_noise()
     while session.step < steps:
         step = session.step + 1
         keeper.pay(step, epsilon_at(step))

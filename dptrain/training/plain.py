@@ -49,5 +49,8 @@ class PlainEngine:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
+    def keep_noise(self) -> None:
+        """There is none."""
+
     def noise(self) -> Tensor:
         return torch.cat([torch.zeros_like(parameter).flatten() for parameter in self._trained])

@@ -208,6 +208,7 @@ def test_noise_has_the_planned_spread_and_comes_once_a_logical_batch(
     plan = make_plan_of(noise_multiplier=1.3, max_grad_norm=0.4, expected_batch_size=7)
     inputs, labels = batch
     engine = engine_of(kind, mlp, plan, lr=1.0, seed=5)
+    engine.keep_noise()
     squares, freedom = 0.0, 0
     before = models["mlp"]()
     for _ in range(10):
@@ -229,6 +230,7 @@ def test_noise_has_the_planned_spread_and_comes_once_a_logical_batch(
 @pytest.mark.parametrize("kind", ENGINES)
 def test_noise_is_independent_from_step_to_step_and_centred(mlp, make_plan_of, kind):
     engine = engine_of(kind, mlp, make_plan_of())
+    engine.keep_noise()
     rows = []
     for _ in range(30):
         engine.update()
@@ -270,6 +272,7 @@ def test_frozen_parameters_stay_and_are_not_counted(mlp, batch, make_plan_of, ki
     mlp[1].requires_grad_(False)
     frozen = mlp[1].weight.clone()
     engine = engine_of(kind, mlp, make_plan_of())
+    engine.keep_noise()
     engine.accumulate(*batch)
     engine.update()
     assert torch.equal(mlp[1].weight, frozen)

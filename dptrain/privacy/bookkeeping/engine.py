@@ -27,10 +27,10 @@ class BookkeepingEngine(NoisyEngine):
         nothing = wide(inputs.new_zeros(len(labels) // copies))
         norms = [nothing if share is None else share.norms for share in shares]
         factors = self.optimizer.clipper.factors(torch.stack(norms))
-        self.optimizer.dropped += int((factors[0] == 0).sum())
+        zeros = self.optimizer.count_dropped(factors) > 0
         sums = []
         for parameter, factor in zip(self.optimizer.params, factors, strict=True):
             share = shares.pop(0)
-            sums.append(torch.zeros_like(parameter) if share is None else share.weighted(factor))
+            sums.append(torch.zeros_like(parameter) if share is None else share.weighted(factor, zeros=zeros))
         self.optimizer.add(sums)
         return loss.detach()

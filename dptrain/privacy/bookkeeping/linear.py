@@ -9,10 +9,9 @@ from torch import Tensor, nn
 
 from dptrain.privacy.bookkeeping import costs
 from dptrain.privacy.bookkeeping.gram import norms_from
+from dptrain.privacy.bookkeeping.products import weight_gradient
 from dptrain.privacy.bookkeeping.shares import Instantiated, Kept, Share, in_blocks, lengths
 from dptrain.privacy.bookkeeping.uses import Use
-
-WORTH_ONEDNN = 32  # inputs and outputs, below which its preparations cost more than they save
 
 
 def linear(use: Use) -> dict[Tensor, Share]:
@@ -23,18 +22,18 @@ def linear(use: Use) -> dict[Tensor, Share]:
     inputs = use.x.reshape(use.records, -1, use.x.shape[-1])
     grads = use.dy.reshape(use.records, -1, use.dy.shape[-1])
     found: dict[Tensor, Share] = {}
-    if layer.weight.requires_grad:
-        found[layer.weight] = _weight(inputs, grads)
     if layer.bias is not None and layer.bias.requires_grad:
         found[layer.bias] = Instantiated.of([grads.sum(1) if grads.shape[1] > 1 else grads[:, 0]])
+    if layer.weight.requires_grad:
+        found[layer.weight] = _weight(inputs, grads, bias=found.get(layer.bias))
     return found
 
 
-def _weight(inputs: Tensor, grads: Tensor) -> Share:
+def _weight(inputs: Tensor, grads: Tensor, *, bias: Share | None) -> Share:
     positions, fan_in, outputs = grads.shape[1], inputs.shape[2], grads.shape[2]
     keep = partial(Kept, inputs=inputs, grads=grads, combine=_combine, form=_form)
-    if positions == 1:
-        return keep(norms=lengths(inputs) * lengths(grads))
+    if positions == 1:  # an outer product, of which the bias' gradient is one factor
+        return keep(norms=lengths(inputs) * (lengths(grads) if bias is None else bias.norms))
     way = costs.way(
         positions=positions, fan_in=fan_in, outputs=outputs, gram=float(positions**2 * (fan_in + outputs))
     )
@@ -60,19 +59,4 @@ def _form(inputs: Tensor, grads: Tensor) -> Tensor:
 
 
 def _combine(inputs: Tensor, grads: Tensor) -> Tensor:
-    inputs, grads = inputs.flatten(0, 1), grads.flatten(0, 1)
-    outputs, fan_in = grads.shape[1], inputs.shape[1]
-    if min(outputs, fan_in) >= WORTH_ONEDNN and takes_onednn(inputs):
-        weight = inputs.new_empty(outputs, fan_in).to_mkldnn()  # its values play no part in its own gradient
-        gradient, _ = torch.ops.aten.mkldnn_linear_backward_weights(
-            grads.to_mkldnn(), inputs.to_mkldnn(), weight, False
-        )
-        return gradient
-    return grads.T @ inputs
-
-
-def takes_onednn(tensor: Tensor) -> bool:
-    """Whether oneDNN's product is at hand, twice as fast as MKL's on processors that MKL neglects."""
-    return (
-        tensor.device.type == "cpu" and tensor.dtype == torch.float32 and torch.backends.mkldnn.is_available()
-    )
+    return weight_gradient(inputs.flatten(0, 1), grads.flatten(0, 1))

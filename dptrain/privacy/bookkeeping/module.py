@@ -24,6 +24,7 @@ from dptrain.privacy.bookkeeping.linear import linear
 from dptrain.privacy.bookkeeping.made_kernels import made_kernels
 from dptrain.privacy.bookkeeping.normalisation import group_norm, instance_norm, layer_norm, rms_norm
 from dptrain.privacy.bookkeeping.other import opacus_rule, tell
+from dptrain.privacy.bookkeeping.products import FastLinear
 from dptrain.privacy.bookkeeping.shares import Instantiated, Share
 from dptrain.privacy.bookkeeping.uses import Rule, Use
 
@@ -57,6 +58,12 @@ class BookkeepingModule(GradSampleModule):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model, loss_reduction="sum")
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        if self.tape is None:
+            return super().forward(*args, **kwargs)
+        with FastLinear():
+            return super().forward(*args, **kwargs)
 
     def add_hooks(self, **_: Any) -> None:
         """Note the inputs of every layer with parameters to train; Opacus chooses which these are."""

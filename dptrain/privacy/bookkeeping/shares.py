@@ -24,9 +24,14 @@ def lengths(rows: Tensor) -> Tensor:
 
 def in_blocks(size: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Tensors (records, ...) in parts of a few records, each of which has gradients of `size` numbers."""
-    block = BLOCK if tensors[0].device.type == "cpu" else BLOCK_ELSEWHERE
-    parts = math.ceil(len(tensors[0]) * size / block)
-    return zip(*(tensor.chunk(parts) for tensor in tensors), strict=True)
+    records = len(tensors[0])
+    if tensors[0].device.type == "cpu":
+        hands = torch.get_num_threads()  # each takes a record: a part of no multiple leaves some idle
+        rounds = max(1, round(BLOCK / (size * hands)))
+        block = hands * math.ceil(records / hands / math.ceil(records / hands / rounds))
+    else:
+        block = math.ceil(BLOCK_ELSEWHERE / size)
+    return zip(*(tensor.split(block) for tensor in tensors), strict=True)
 
 
 class Share(Protocol):
@@ -37,8 +42,11 @@ class Share(Protocol):
         """Norm of each record's gradient: (records,), float32 or wider."""
         ...
 
-    def weighted(self, factors: Tensor) -> Tensor:
-        """Sum over records of gradient times factor; a factor of zero leaves the record out."""
+    def weighted(self, factors: Tensor, *, zeros: bool = True) -> Tensor:
+        """Sum over records of gradient times factor; a factor of zero leaves the record out.
+
+        `zeros=False` promises that there is no such factor.
+        """
         ...
 
     def rows(self) -> Tensor:
@@ -66,11 +74,13 @@ class Instantiated:
             norms.append(lengths(block))
         return cls(blocks=tuple(formed), norms=torch.cat(norms))
 
-    def weighted(self, factors: Tensor) -> Tensor:
+    def weighted(self, factors: Tensor, *, zeros: bool = True) -> Tensor:
+        if len(self.blocks) == 1:
+            return weighted_sum(self.blocks[0], factors, zeros=zeros)
         parts = factors.split([len(block) for block in self.blocks])
-        total = weighted_sum(self.blocks[0], parts[0])
+        total = weighted_sum(self.blocks[0], parts[0], zeros=zeros)
         for block, part in zip(self.blocks[1:], parts[1:], strict=True):
-            total += weighted_sum(block, part)
+            total += weighted_sum(block, part, zeros=zeros)
         return total
 
     def rows(self) -> Tensor:
@@ -91,13 +101,13 @@ class Kept:
     combine: Callable[[Tensor, Tensor], Tensor]
     form: Callable[[Tensor, Tensor], Tensor]
 
-    def weighted(self, factors: Tensor) -> Tensor:
+    def weighted(self, factors: Tensor, *, zeros: bool = True) -> Tensor:
         inputs, grads = self.inputs, self.grads
-        kept = factors != 0
-        if not bool(kept.all()):
+        if zeros:
             # Not by a factor of zero: inputs or gradients of a record left out may be infinite.
+            kept = factors != 0
             inputs, grads, factors = inputs[kept], grads[kept], factors[kept]
-        return self.combine(inputs, scaled(grads, factors))
+        return self.combine(inputs, scaled(grads, factors, zeros=False))
 
     def rows(self) -> Tensor:
         return self.form(self.inputs, self.grads)
@@ -121,9 +131,9 @@ class Looked:
         squares = self.values.new_zeros(self.records)
         return squares.index_add(0, self.owners, self.values.square().sum(1)).sqrt()
 
-    def weighted(self, factors: Tensor) -> Tensor:
+    def weighted(self, factors: Tensor, *, zeros: bool = True) -> Tensor:
         table = self.values.new_zeros(self.shape)
-        return table.index_add(0, self.places, scaled(self.values, factors[self.owners]))
+        return table.index_add_(0, self.places, scaled(self.values, factors[self.owners], zeros=zeros))
 
     def rows(self) -> Tensor:
         table = self.values.new_zeros(self.records, *self.shape)

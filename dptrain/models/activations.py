@@ -34,6 +34,17 @@ class TemperedSigmoid(nn.Module):
         return f"scale={self.scale}, temperature={self.temperature}, offset={self.offset}"
 
 
+def rises(activation: nn.Module) -> bool:
+    """Whether a larger input never gives a smaller output, so that the activation commutes with a maximum.
+
+    >>> rises(nn.Tanh()), rises(nn.GELU()), rises(TemperedSigmoid(2, -2, 1))
+    (True, False, False)
+    """
+    if isinstance(activation, TemperedSigmoid):
+        return activation.scale * activation.temperature >= 0
+    return isinstance(activation, nn.Tanh | nn.ReLU)
+
+
 def make_activation(chosen: str | Sequence[float]) -> nn.Module:
     """The activation of this name, or the tempered sigmoid of this scale, temperature and offset.
 

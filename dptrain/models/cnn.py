@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from dptrain.models.activations import make_activation
+from dptrain.models.activations import make_activation, rises
+from dptrain.models.pooling import MaxPool2d
 from dptrain.models.standardised import StandardisedConv2d
 
 
@@ -45,9 +46,11 @@ class SmallCNN(nn.Module):
             layers.append(convolution(width, out, kernel, stride=stride, padding=kernel // 2))
             if groups > 0:
                 layers.append(nn.GroupNorm(groups, out))
-            layers.append(make_activation(activation))
+            then: list[nn.Module] = [make_activation(activation)]
             if pool:
-                layers.append(nn.MaxPool2d(2))
+                # Where both orders give the same, the activation works on what is left, a quarter.
+                then.insert(0 if rises(then[0]) else 1, MaxPool2d(2))
+            layers += then
             width = out
         self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(pooled), nn.Flatten())
         self.head = nn.Linear(width * pooled * pooled, num_classes)

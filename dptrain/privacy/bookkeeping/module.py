@@ -24,7 +24,7 @@ from dptrain.privacy.bookkeeping.linear import linear
 from dptrain.privacy.bookkeeping.made_kernels import made_kernels
 from dptrain.privacy.bookkeeping.normalisation import group_norm, instance_norm, layer_norm, rms_norm
 from dptrain.privacy.bookkeeping.other import opacus_rule, tell
-from dptrain.privacy.bookkeeping.products import FastLinear
+from dptrain.privacy.bookkeeping.products import fast
 from dptrain.privacy.bookkeeping.shares import Instantiated, Share
 from dptrain.privacy.bookkeeping.uses import Rule, Use
 
@@ -62,7 +62,7 @@ class BookkeepingModule(GradSampleModule):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         if self.tape is None:
             return super().forward(*args, **kwargs)
-        with FastLinear():
+        with fast(self._linear_layers):
             return super().forward(*args, **kwargs)
 
     def add_hooks(self, **_: Any) -> None:
@@ -72,6 +72,7 @@ class BookkeepingModule(GradSampleModule):
         names = {module: name for name, module in self._module.named_modules()}
         handles: list[RemovableHandle] = []
         self._module.autograd_grad_sample_hooks = self.autograd_grad_sample_hooks = handles
+        self._linear_layers: list[nn.Linear] = []
         others: dict[str, list[str]] = {}
         for layer in self.iterate_submodules(self._module):
             if type(layer) in (DPRNN, DPLSTM, DPGRU):
@@ -82,6 +83,8 @@ class BookkeepingModule(GradSampleModule):
             if rule is None:
                 others.setdefault(type(layer).__name__, []).append(f"`{names[layer]}`")
                 rule = opacus_rule(layer, self.GRAD_SAMPLERS)
+            if type(layer) is nn.Linear:
+                self._linear_layers.append(layer)
             handles.append(layer.register_forward_hook(partial(self._note, rule=rule, name=names[layer])))
         tell(others)
         self.enable_hooks()

@@ -1,47 +1,51 @@
-"""The products of linear layers, by the faster of PyTorch's two libraries on a CPU, decided from shapes alone.
+"""The products of linear layers, by the faster of two libraries on a CPU, decided from shapes alone.
 
 PyTorch multiplies by MKL, which on many processors leaves a part of their speed unused; oneDNN does not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 FEW = 32  # inputs or outputs, up to which a product is bound by reading, which oneDNN does twice as fast
 WORTH_IT = 2**27  # multiply-adds of a product, from which a detour through Python, or a copy, pays
 
 
-class FastLinear(TorchFunctionMode):
-    """While it is entered, large products of `F.linear` are oneDNN's; their weights are given no gradient."""
+@contextmanager
+def fast(layers: Sequence[nn.Linear]) -> Iterator[None]:
+    """Within the block, large products of these layers are oneDNN's; their weights get no gradient."""
+    for layer in layers:
+        layer.forward = partial(_forward, layer)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward
 
-    def __torch_function__(
-        self,
-        function: Callable[..., Any],
-        types: Iterable[type],  # noqa: ARG002
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        if function is F.linear and not kwargs and _is_large(*args):
-            return _Linear.apply(*args)
-        return function(*args, **(kwargs or {}))
+
+def _forward(layer: nn.Linear, inputs: Tensor) -> Tensor:
+    if _is_large(inputs, layer.weight):
+        return _Linear.apply(inputs, layer.weight, layer.bias)
+    return F.linear(inputs, layer.weight, layer.bias)
 
 
 class _Linear(torch.autograd.Function):
     """inputs (..., fan_in) @ weight (outputs, fan_in).T + bias (outputs,)."""
 
     @staticmethod
-    def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(weight)
         return _product(inputs, weight, bias)
 
     @staticmethod
-    def backward(ctx: Any, grads: Tensor) -> tuple[Tensor | None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grads: Tensor) -> tuple[Tensor | None, None, None]:
         (weight,) = ctx.saved_tensors
         return _product(grads, weight.T) if ctx.needs_input_grad[0] else None, None, None
 
@@ -53,7 +57,9 @@ def weight_gradient(inputs: Tensor, grads: Tensor) -> Tensor:
         if min(outputs, fan_in) <= FEW:
             return _product(grads.T, inputs.T)
         if grads.numel() * fan_in >= WORTH_IT:
-            weight = inputs.new_empty(outputs, fan_in).to_mkldnn()  # its values play no part in its own gradient
+            weight = inputs.new_empty(
+                outputs, fan_in
+            ).to_mkldnn()  # its values play no part in its own gradient
             gradient, _ = torch.ops.aten.mkldnn_linear_backward_weights(
                 grads.to_mkldnn(), inputs.to_mkldnn(), weight, False
             )
@@ -66,15 +72,8 @@ def _product(rows: Tensor, columns: Tensor, bias: Tensor | None = None) -> Tenso
     return torch.ops.mkldnn._linear_pointwise(rows, columns, bias, "none", [], "")
 
 
-def _is_large(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
-    """Whether oneDNN pays, and nobody can ask for the gradient of the weight: bookkeeping has its own way to it."""
-    return (
-        inputs.numel() * len(weight) >= WORTH_IT
-        and weight.is_leaf
-        and (bias is None or bias.is_leaf)
-        and _takes_onednn(inputs)
-        and _takes_onednn(weight)
-    )
+def _is_large(inputs: Tensor, weight: Tensor) -> bool:
+    return inputs.numel() * len(weight) >= WORTH_IT and _takes_onednn(inputs) and _takes_onednn(weight)
 
 
 def _takes_onednn(tensor: Tensor) -> bool:

@@ -72,7 +72,7 @@ class Instantiated:
         for block in blocks:
             formed.append(block)
             norms.append(lengths(block))
-        return cls(blocks=tuple(formed), norms=torch.cat(norms))
+        return cls(blocks=tuple(formed), norms=norms[0] if len(norms) == 1 else torch.cat(norms))
 
     def weighted(self, factors: Tensor, *, zeros: bool = True) -> Tensor:
         if len(self.blocks) == 1:

@@ -57,9 +57,8 @@ def weight_gradient(inputs: Tensor, grads: Tensor) -> Tensor:
         if min(outputs, fan_in) <= FEW:
             return _product(grads.T, inputs.T)
         if grads.numel() * fan_in >= WORTH_IT:
-            weight = inputs.new_empty(
-                outputs, fan_in
-            ).to_mkldnn()  # its values play no part in its own gradient
+            # The weight's values play no part in its own gradient.
+            weight = inputs.new_empty(outputs, fan_in).to_mkldnn()
             gradient, _ = torch.ops.aten.mkldnn_linear_backward_weights(
                 grads.to_mkldnn(), inputs.to_mkldnn(), weight, False
             )
@@ -73,7 +72,9 @@ def _product(rows: Tensor, columns: Tensor, bias: Tensor | None = None) -> Tenso
 
 
 def _is_large(inputs: Tensor, weight: Tensor) -> bool:
-    return inputs.numel() * len(weight) >= WORTH_IT and _takes_onednn(inputs) and _takes_onednn(weight)
+    fits = inputs.shape[-1:] == weight.shape[1:]  # else let PyTorch say what is wrong
+    large = inputs.numel() * len(weight) >= WORTH_IT
+    return fits and large and _takes_onednn(inputs) and _takes_onednn(weight)
 
 
 def _takes_onednn(tensor: Tensor) -> bool:

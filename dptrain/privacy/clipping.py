@@ -50,8 +50,10 @@ class Clipper:
             factors = limit / (totals + AUTOMATIC_STABILITY)
         else:
             factors = (limit / (totals + 1e-6)).clamp(max=1.0)
-        factors = factors.where(torch.isfinite(totals).all(dim=0), 0.0)
-        return factors.expand_as(norms) if count == 1 else factors[list(self.layers)]
+        finite = torch.isfinite(totals)
+        if count == 1:
+            return factors.where(finite, 0.0).expand_as(norms)
+        return factors.where(finite.all(dim=0), 0.0)[list(self.layers)]
 
     def _totals(self, norms: Tensor, count: int) -> Tensor:
         """Norm of each record's gradient, layer by layer: (layers, records)."""

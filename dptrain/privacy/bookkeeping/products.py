@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-FEW = 32  # inputs or outputs, up to which a product is bound by reading, which oneDNN does twice as fast
+FEW = 32  # inputs or outputs, up to which a product is bound by reading
 WORTH_IT = 2**27  # multiply-adds of a product, from which a detour through Python, or a copy, pays
 
 
@@ -53,16 +53,15 @@ class _Linear(torch.autograd.Function):
 def weight_gradient(inputs: Tensor, grads: Tensor) -> Tensor:
     """grads (n, outputs).T @ inputs (n, fan_in)."""
     fan_in, outputs = inputs.shape[1], grads.shape[1]
-    if _takes_onednn(inputs):
+    if grads.numel() * fan_in >= WORTH_IT and _takes_onednn(inputs):
         if min(outputs, fan_in) <= FEW:
             return _product(grads.T, inputs.T)
-        if grads.numel() * fan_in >= WORTH_IT:
-            # The weight's values play no part in its own gradient.
-            weight = inputs.new_empty(outputs, fan_in).to_mkldnn()
-            gradient, _ = torch.ops.aten.mkldnn_linear_backward_weights(
-                grads.to_mkldnn(), inputs.to_mkldnn(), weight, False
-            )
-            return gradient
+        # The weight's values play no part in its own gradient.
+        weight = inputs.new_empty(outputs, fan_in).to_mkldnn()
+        gradient, _ = torch.ops.aten.mkldnn_linear_backward_weights(
+            grads.to_mkldnn(), inputs.to_mkldnn(), weight, False
+        )
+        return gradient
     return grads.T @ inputs
 
 

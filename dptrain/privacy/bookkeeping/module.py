@@ -110,6 +110,7 @@ class BookkeepingModule(GradSampleModule):
         try:
             yield self.tape
         finally:
+            self.tape.close()
             self.tape = None
 
 
@@ -122,6 +123,7 @@ class Tape:
         self.shares: dict[Tensor, Share] = {}
         self._uses: Counter[Tensor] = Counter()
         self._ends: list[GradientEdge] = []
+        self._hooks: list[RemovableHandle] = []
 
     def note(
         self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, *, rule: Rule, name: str
@@ -159,7 +161,7 @@ class Tape:
                 for parameter, share in rule(use).items():
                     self._add(parameter, share)
 
-        output.register_hook(arrived)
+        self._hooks.append(output.register_hook(arrived))
 
     def _add(self, parameter: Tensor, share: Share) -> None:
         if self._uses[parameter] > 1:
@@ -174,6 +176,13 @@ class Tape:
         """Compute the gradients of all layer outputs, each turned into shares as it arrives."""
         if self._ends:
             torch.autograd.grad(loss, self._ends, allow_unused=True)
+
+    def close(self) -> None:
+        """Let go of the graph, whose hooks hold this tape: Python's collector does not see that circle."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
+        self._ends.clear()
 
 
 def _saved_statistics(node: Any) -> tuple[Tensor, Tensor] | None:

@@ -34,10 +34,10 @@ class TemperedSigmoid(nn.Module):
         return f"scale={self.scale}, temperature={self.temperature}, offset={self.offset}"
 
 
-def rises(activation: nn.Module) -> bool:
+def never_falls(activation: nn.Module) -> bool:
     """Whether a larger input never gives a smaller output, so that the activation commutes with a maximum.
 
-    >>> rises(nn.Tanh()), rises(nn.GELU()), rises(TemperedSigmoid(2, -2, 1))
+    >>> never_falls(nn.Tanh()), never_falls(nn.GELU()), never_falls(TemperedSigmoid(2, -2, 1))
     (True, False, False)
     """
     if isinstance(activation, TemperedSigmoid):

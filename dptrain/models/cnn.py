@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from dptrain.models.activations import make_activation, rises
-from dptrain.models.pooling import MaxPool2d
+from dptrain.models.activations import make_activation, never_falls
 from dptrain.models.standardised import StandardisedConv2d
 
 
@@ -46,11 +45,12 @@ class SmallCNN(nn.Module):
             layers.append(convolution(width, out, kernel, stride=stride, padding=kernel // 2))
             if groups > 0:
                 layers.append(nn.GroupNorm(groups, out))
-            then: list[nn.Module] = [make_activation(activation)]
+            last: list[nn.Module] = [make_activation(activation)]
             if pool:
-                # Where both orders give the same, the activation works on what is left, a quarter.
-                then.insert(0 if rises(then[0]) else 1, MaxPool2d(2))
-            layers += then
+                last.append(nn.MaxPool2d(2))
+            if never_falls(last[0]):
+                last.reverse()  # the same outputs, and the activation has a quarter of the work
+            layers += last
             width = out
         self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(pooled), nn.Flatten())
         self.head = nn.Linear(width * pooled * pooled, num_classes)

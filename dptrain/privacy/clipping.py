@@ -40,8 +40,8 @@ class Clipper:
     def factors(self, norms: Tensor) -> Tensor:
         """From gradient norms (parameters, records) to the factors to scale by, of the same shape.
 
-        A record with a norm that is not finite gets zeros: its gradient says nothing that can
-        be bounded, and one such record must not spoil the sum.
+        A record with a norm that is not finite gets zeros, in every row: its gradient says nothing
+        that can be bounded, and one such record must not spoil the sum.
         """
         count = max(self.layers) + 1
         limit = self.max_grad_norm / math.sqrt(count)
@@ -61,6 +61,11 @@ class Clipper:
             return torch.linalg.vector_norm(norms, dim=0, keepdim=True)
         layer = torch.tensor(self.layers, device=norms.device)
         return norms.new_zeros(count, norms.shape[1]).index_add(0, layer, norms.square()).sqrt()
+
+
+def left_out(factors: Tensor) -> int:
+    """How many records have factors (parameters, records) of zero: `Clipper.factors` has them in all rows."""
+    return int((factors[0] == 0).sum())
 
 
 def gradient_norms(gradients: Sequence[Tensor]) -> Tensor:

@@ -56,7 +56,7 @@ class Engine(Protocol):
         ...
 
     def noise(self) -> Tensor:
-        """What the last update added to the sum of gradients: (parameters,)."""
+        """What the last update added to the sum of gradients, if `keep_noise` came before: (parameters,)."""
         ...
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dptrain.contracts import Plan
-from dptrain.privacy.clipping import Clipper, gradient_norms, weighted_sum
+from dptrain.privacy.clipping import Clipper, gradient_norms, left_out, weighted_sum
 
 
 class NoisySum(DPOptimizer):
@@ -46,14 +46,10 @@ class NoisySum(DPOptimizer):
     def clip_and_add(self, gradients: list[Tensor]) -> None:
         """Add per-record gradients, one (records, ...) a parameter, each record clipped."""
         factors = self.clipper.factors(gradient_norms(gradients))
-        zeros = self.count_dropped(factors) > 0
-        self.add([weighted_sum(g, f, zeros=zeros) for g, f in zip(gradients, factors, strict=True)])
-
-    def count_dropped(self, factors: Tensor) -> int:
-        """How many of the records with these factors (parameters, records) are left out, counted once."""
-        dropped = int((factors[0] == 0).sum())
+        dropped = left_out(factors)
         self.dropped += dropped
-        return dropped
+        pairs = zip(gradients, factors, strict=True)
+        self.add([weighted_sum(gradient, factor, zeros=dropped > 0) for gradient, factor in pairs])
 
     def add(self, sums: list[Tensor]) -> None:
         """Add one sum of clipped gradients a parameter."""
@@ -70,7 +66,7 @@ class NoisySum(DPOptimizer):
             if parameter.summed_grad is None:
                 parameter.summed_grad = torch.zeros_like(parameter)
         self.add_noise()
-        if self.keeps_noise:  # as the difference that it made, which is what happened, whatever was meant to
+        if self.keeps_noise:  # measured, not remembered: what was added, whatever was meant to be
             self.last_noise = [parameter.grad - parameter.summed_grad for parameter in self.params]
         for parameter in self.params:
             parameter.grad /= self.expected_batch_size

@@ -8,7 +8,6 @@ from torch import nn
 
 from dptrain.models.activations import make_activation
 from dptrain.models.cnn import SmallCNN
-from dptrain.models.pooling import MaxPool2d
 
 
 def textbook(model: SmallCNN, activation) -> nn.Sequential:
@@ -17,9 +16,6 @@ def textbook(model: SmallCNN, activation) -> nn.Sequential:
     for layer in (*model.features, model.head):
         if isinstance(layer, type(make_activation(activation))):
             continue
-        if isinstance(layer, nn.MaxPool2d):
-            layers.append(nn.MaxPool2d(2))
-            continue
         layers.append(layer)
         if isinstance(layer, nn.GroupNorm):
             layers.append(make_activation(activation))
@@ -27,7 +23,7 @@ def textbook(model: SmallCNN, activation) -> nn.Sequential:
 
 
 @pytest.mark.parametrize("activation", ["tanh", "relu", "gelu", "silu", [1.58, 3, 0.71], [1.58, -3, 0.71]])
-def test_pooling_before_an_activation_that_rises_changes_nothing(activation):
+def test_pooling_before_an_activation_that_never_falls_changes_nothing(activation):
     torch.manual_seed(0)
     model = SmallCNN((2, 12, 12), 3, channels=(8, 8), strides=(1, 1), activation=activation)
     model.eval()
@@ -43,19 +39,13 @@ def test_pooling_before_an_activation_that_rises_changes_nothing(activation):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
-def test_what_rises_is_pooled_first_and_nothing_else():
+def test_what_never_falls_is_pooled_first_and_nothing_else():
     def order(activation):
         layers = [type(layer) for layer in SmallCNN((1, 28, 28), 2, activation=activation).features]
-        return layers.index(MaxPool2d) < len(layers) - 1 - layers[::-1].index(
+        return layers.index(nn.MaxPool2d) < len(layers) - 1 - layers[::-1].index(
             type(make_activation(activation))
         )
 
     assert order("tanh")
     assert order([1.58, 3, 0.71])
     assert not order("gelu")
-
-
-def test_pooling_is_pytorchs_for_one_image_and_for_many():
-    images = torch.randn(3, 2, 7, 5)
-    assert torch.equal(MaxPool2d(2)(images), nn.MaxPool2d(2)(images))
-    assert torch.equal(MaxPool2d(2)(images[0]), nn.MaxPool2d(2)(images[0]))

@@ -1,8 +1,10 @@
 """One backward pass against a loop of one pass a record, and against Opacus' hooks, in double precision."""
 
 import copy
+import gc
 import logging
 import math
+import weakref
 from functools import partial
 
 import pytest
@@ -11,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from opacus.layers import DPLSTM, DPMultiheadAttention
 from torch import nn
+from torch.nn import functional as F
 
 from dptrain.contracts import ConfigError, MadeKernels
 from dptrain.privacy.bookkeeping import costs, shares
@@ -390,6 +393,67 @@ def test_convolutions_that_are_used_twice(agree):
     again = nn.Conv2d(4, 4, 3, padding=1)
     net = nn.Sequential(nn.Conv2d(1, 4, 3), again, nn.Tanh(), again, Pool(), nn.Linear(4, 2))
     agree(net, image(1, 6, 6))
+
+
+def test_a_layer_with_two_parents_counts_once_a_use(agree):
+    class Parent(nn.Module):
+        def __init__(self, layer):
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, x):
+            return torch.tanh(self.layer(x))
+
+    shared = nn.Linear(6, 6)
+    agree(nn.Sequential(Parent(shared), Parent(shared), nn.Linear(6, 2)), image(6), opacus=False)
+
+
+class ChannelsLast(nn.Module):
+    """Pooling that leaves images in another order in memory, with which Opacus' convolutions go wrong."""
+
+    def forward(self, x):
+        return F.max_pool2d(x.contiguous(memory_format=torch.channels_last), 2)
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("copies", [1, 2])
+@pytest.mark.parametrize("norm", [nn.Identity(), nn.GroupNorm(2, 4)])
+def test_images_that_lie_channels_last(agree, norm, copies):
+    layers = (nn.Conv2d(2, 4, 3, padding=1), norm, ChannelsLast(), nn.Conv2d(4, 4, 3), norm, Pool())
+    model = nn.Sequential(*copy.deepcopy(layers), nn.Linear(4, 2))
+    agree(model, image(2, 9, 8, copies=copies), copies=copies, opacus=False)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 7, 64])
+@pytest.mark.parametrize("records", [1, 5, 64, 101])
+@pytest.mark.parametrize("size", [1, 5_000, 400_000, 10**8])
+def test_blocks_of_records_share_out_among_threads(monkeypatch, threads, records, size):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    rows = torch.arange(records)
+    blocks = [block for (block,) in shares.in_blocks(size, rows)]
+    assert torch.equal(torch.cat(blocks), rows)
+    longest = len(blocks[0])
+    assert longest * size <= max(2 * shares.BLOCK, shares.LARGEST_BLOCK, size)
+    if size * threads <= shares.LARGEST_BLOCK:
+        assert all(len(block) % threads == 0 for block in blocks[:-1])
+
+
+def test_a_step_lets_go_of_its_graph(mlp, make_plan_of, splits):
+    engine = engine_of("bookkeeping", mlp, make_plan_of())
+    inputs, labels = splits.train.inputs[:4], splits.train.labels[:4]
+    tapes = []
+
+    def step(*images):
+        with engine.module.recording(4, 1) as tape:
+            tapes.append(weakref.ref(tape))
+            for each in images:
+                tape.backward(record_loss(engine.module(each), labels).sum())
+
+    step(inputs)
+    with pytest.raises(RuntimeError, match="shape"):
+        step(inputs, inputs[:, :, 1:])
+    gc.collect()
+    assert [tape() for tape in tapes] == [None, None]
 
 
 @pytest.mark.usefixtures("way")

@@ -41,7 +41,7 @@ def counted(monkeypatch):
         done.append((tuple(rows.shape), tuple(columns.shape)))
         return product(rows, columns, bias)
 
-    monkeypatch.setattr(products, "WORTH_IT", 0)
+    monkeypatch.setattr(products, "WORTH_IT", 1)
     monkeypatch.setattr(products, "_product", counting)
     return done
 
@@ -75,17 +75,22 @@ def test_sums_equal_those_of_opacus_hooks_in_double_precision(counted, make_plan
     assert ((2, 12), (40, 12)) in counted  # the head's weighted sum
 
 
+@pytest.mark.parametrize("lie", [lambda x: x, lambda x: x.repeat(1, 2)[:, ::2], lambda x: x.T.clone().T])
 @pytest.mark.parametrize("rows", [0, 1, 50])
 @pytest.mark.parametrize(("fan_in", "outputs"), [(3, 40), (40, 3), (40, 50), (1, 1)])
-def test_the_gradient_of_a_weight(counted, rows, fan_in, outputs):
-    inputs, grads = (
-        torch.randn(fan_in, rows).T,
-        torch.randn(rows, 2 * outputs)[:, ::2],
-    )  # neither lies in order
+def test_the_gradient_of_a_weight(counted, rows, fan_in, outputs, lie):
+    inputs, grads = lie(torch.randn(rows, fan_in)), lie(torch.randn(rows, outputs))
     expected = grads.double().T @ inputs.double()
     found = products.weight_gradient(inputs, grads)
     torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-4)
-    assert len(counted) == (rows > 0 and min(fan_in, outputs) <= products.FEW)
+    assert len(counted) == (rows > 0 and min(fan_in, outputs) <= products.NARROW)
+
+
+@pytest.mark.usefixtures("counted")
+def test_records_of_one_and_the_same_input():
+    inputs, grads = torch.randn(40).expand(50, -1), torch.randn(50, 3)
+    expected = grads.T @ inputs
+    torch.testing.assert_close(products.weight_gradient(inputs, grads), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.usefixtures("counted")

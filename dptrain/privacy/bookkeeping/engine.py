@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from dptrain.contracts import Plan
 from dptrain.privacy.bookkeeping.module import BookkeepingModule
-from dptrain.privacy.clipping import wide
+from dptrain.privacy.clipping import left_out, wide
 from dptrain.privacy.noisy import NoisyEngine
 
 
@@ -27,10 +27,13 @@ class BookkeepingEngine(NoisyEngine):
         nothing = wide(inputs.new_zeros(len(labels) // copies))
         norms = [nothing if share is None else share.norms for share in shares]
         factors = self.optimizer.clipper.factors(torch.stack(norms))
-        zeros = self.optimizer.count_dropped(factors) > 0
+        dropped = left_out(factors)
+        self.optimizer.dropped += dropped
         sums = []
         for parameter, factor in zip(self.optimizer.params, factors, strict=True):
             share = shares.pop(0)
-            sums.append(torch.zeros_like(parameter) if share is None else share.weighted(factor, zeros=zeros))
+            sums.append(
+                torch.zeros_like(parameter) if share is None else share.weighted(factor, zeros=dropped > 0)
+            )
         self.optimizer.add(sums)
         return loss.detach()

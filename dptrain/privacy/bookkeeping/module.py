@@ -24,7 +24,7 @@ from dptrain.privacy.bookkeeping.linear import linear
 from dptrain.privacy.bookkeeping.made_kernels import made_kernels
 from dptrain.privacy.bookkeeping.normalisation import group_norm, instance_norm, layer_norm, rms_norm
 from dptrain.privacy.bookkeeping.other import opacus_rule, tell
-from dptrain.privacy.bookkeeping.products import fast
+from dptrain.privacy.bookkeeping.products import by_onednn
 from dptrain.privacy.bookkeeping.shares import Instantiated, Share
 from dptrain.privacy.bookkeeping.uses import Rule, Use
 
@@ -59,12 +59,6 @@ class BookkeepingModule(GradSampleModule):
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model, loss_reduction="sum")
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        if self.tape is None:
-            return super().forward(*args, **kwargs)
-        with fast(self._linear_layers):
-            return super().forward(*args, **kwargs)
-
     def add_hooks(self, **_: Any) -> None:
         """Note the inputs of every layer with parameters to train; Opacus chooses which these are."""
         if hasattr(self._module, "autograd_grad_sample_hooks"):
@@ -74,7 +68,7 @@ class BookkeepingModule(GradSampleModule):
         self._module.autograd_grad_sample_hooks = self.autograd_grad_sample_hooks = handles
         self._linear_layers: list[nn.Linear] = []
         others: dict[str, list[str]] = {}
-        for layer in self.iterate_submodules(self._module):
+        for layer in dict.fromkeys(self.iterate_submodules(self._module)):  # one may have several parents
             if type(layer) in (DPRNN, DPLSTM, DPGRU):
                 continue  # made of RNNLinear layers, which come by themselves
             rule = RULES.get(type(layer))
@@ -83,7 +77,7 @@ class BookkeepingModule(GradSampleModule):
             if rule is None:
                 others.setdefault(type(layer).__name__, []).append(f"`{names[layer]}`")
                 rule = opacus_rule(layer, self.GRAD_SAMPLERS)
-            if type(layer) is nn.Linear:
+            if type(layer) is nn.Linear and "forward" not in vars(layer):
                 self._linear_layers.append(layer)
             handles.append(layer.register_forward_hook(partial(self._note, rule=rule, name=names[layer])))
         tell(others)
@@ -108,7 +102,8 @@ class BookkeepingModule(GradSampleModule):
         """Note what passes, of records * copies = rows, until the end of the block."""
         self.tape = Tape(rows, copies)
         try:
-            yield self.tape
+            with by_onednn(self._linear_layers):
+                yield self.tape
         finally:
             self.tape.close()
             self.tape = None

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-FEW = 32  # inputs or outputs, up to which a product is bound by reading
+NARROW = 32  # inputs or outputs, up to which a product is bound by reading
 WORTH_IT = 2**27  # multiply-adds of a product, from which a detour through Python, or a copy, pays
 
 
 @contextmanager
-def fast(layers: Sequence[nn.Linear]) -> Iterator[None]:
-    """Within the block, large products of these layers are oneDNN's; their weights get no gradient."""
+def by_onednn(layers: Sequence[nn.Linear]) -> Iterator[None]:
+    """Inside of the `with`, oneDNN does large products of these layers; their weights get no gradient."""
     for layer in layers:
         layer.forward = partial(_forward, layer)  # type: ignore[method-assign]
     try:
@@ -54,8 +54,8 @@ def weight_gradient(inputs: Tensor, grads: Tensor) -> Tensor:
     """grads (n, outputs).T @ inputs (n, fan_in)."""
     fan_in, outputs = inputs.shape[1], grads.shape[1]
     if grads.numel() * fan_in >= WORTH_IT and _takes_onednn(inputs):
-        if min(outputs, fan_in) <= FEW:
-            return _product(grads.T, inputs.T)
+        if min(outputs, fan_in) <= NARROW:
+            return _product(grads.T, inputs.contiguous().T)
         # The weight's values play no part in its own gradient.
         weight = inputs.new_empty(outputs, fan_in).to_mkldnn()
         gradient, _ = torch.ops.aten.mkldnn_linear_backward_weights(
@@ -66,20 +66,16 @@ def weight_gradient(inputs: Tensor, grads: Tensor) -> Tensor:
 
 
 def _product(rows: Tensor, columns: Tensor, bias: Tensor | None = None) -> Tensor:
-    """rows (..., n) @ columns (m, n).T + bias (m,), by oneDNN, which takes them as they lie in memory."""
+    """rows (..., n) @ columns (m, n).T + bias (m,), where columns or their transpose lie in order."""
     return torch.ops.mkldnn._linear_pointwise(rows, columns, bias, "none", [], "")
 
 
 def _is_large(inputs: Tensor, weight: Tensor) -> bool:
     fits = inputs.shape[-1:] == weight.shape[1:]  # else let PyTorch say what is wrong
     large = inputs.numel() * len(weight) >= WORTH_IT
-    return fits and large and _takes_onednn(inputs) and _takes_onednn(weight)
+    return fits and large and weight.is_leaf and _takes_onednn(inputs) and _takes_onednn(weight)
 
 
 def _takes_onednn(tensor: Tensor) -> bool:
-    return (
-        tensor.numel() > 0
-        and tensor.device.type == "cpu"
-        and tensor.dtype == torch.float32
-        and torch.backends.mkldnn.is_available()
-    )
+    available = torch.backends.mkldnn.is_available()
+    return available and tensor.device.type == "cpu" and tensor.dtype == torch.float32

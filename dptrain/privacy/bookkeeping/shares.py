@@ -14,6 +14,7 @@ from dptrain.privacy.clipping import scaled, weighted_sum
 
 # Numbers in a block of gradients: few enough for a core's cache, and for the allocator to keep their memory.
 BLOCK = 600_000
+LARGEST_BLOCK = 8_000_000  # for the sake of a record for each thread
 BLOCK_ELSEWHERE = 100_000_000  # a GPU wants few large pieces; this bounds what they take
 
 
@@ -26,9 +27,14 @@ def in_blocks(size: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Tensors (records, ...) in parts of a few records, each of which has gradients of `size` numbers."""
     records = len(tensors[0])
     if tensors[0].device.type == "cpu":
-        hands = torch.get_num_threads()  # each takes a record: a part of no multiple leaves some idle
-        rounds = max(1, round(BLOCK / (size * hands)))
-        block = hands * math.ceil(records / hands / math.ceil(records / hands / rounds))
+        threads = (
+            torch.get_num_threads()
+        )  # each forms a record at a time: other than multiples leave some idle
+        if size * threads > LARGEST_BLOCK:
+            threads = 1
+        rounds = math.ceil(records / threads)
+        blocks = math.ceil(rounds / max(1, round(BLOCK / (size * threads))))
+        block = threads * math.ceil(rounds / blocks)
     else:
         block = math.ceil(BLOCK_ELSEWHERE / size)
     return zip(*(tensor.split(block) for tensor in tensors), strict=True)
@@ -43,10 +49,7 @@ class Share(Protocol):
         ...
 
     def weighted(self, factors: Tensor, *, zeros: bool = True) -> Tensor:
-        """Sum over records of gradient times factor; a factor of zero leaves the record out.
-
-        `zeros=False` promises that there is no such factor.
-        """
+        """Sum over records of gradient times factor; zeros as `clipping.scaled` treats them."""
         ...
 
     def rows(self) -> Tensor:

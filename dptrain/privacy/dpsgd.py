@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dptrain.contracts import ConfigError, Plan
+from dptrain.privacy import samplers  # noqa: F401 - registers itself with Opacus
 from dptrain.privacy.bookkeeping.engine import BookkeepingEngine
 from dptrain.privacy.clipping import KINDS, Clipper, gradient_norms, scaled
 from dptrain.privacy.noisy import NoisyEngine

@@ -408,8 +408,13 @@ def test_a_layer_with_two_parents_counts_once_a_use(agree):
     agree(nn.Sequential(Parent(shared), Parent(shared), nn.Linear(6, 2)), image(6), opacus=False)
 
 
+class Transpose(nn.Module):
+    def forward(self, x):
+        return x.transpose(1, 2)
+
+
 class ChannelsLast(nn.Module):
-    """Pooling that leaves images in another order in memory, with which Opacus' convolutions go wrong."""
+    """Pooling that leaves images in another order in memory."""
 
     def forward(self, x):
         return F.max_pool2d(x.contiguous(memory_format=torch.channels_last), 2)
@@ -421,7 +426,14 @@ class ChannelsLast(nn.Module):
 def test_images_that_lie_channels_last(agree, norm, copies):
     layers = (nn.Conv2d(2, 4, 3, padding=1), norm, ChannelsLast(), nn.Conv2d(4, 4, 3), norm, Pool())
     model = nn.Sequential(*copy.deepcopy(layers), nn.Linear(4, 2))
-    agree(model, image(2, 9, 8, copies=copies), copies=copies, opacus=False)
+    agree(model, image(2, 9, 8, copies=copies), copies=copies)
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("padding", [0, 1])
+def test_sequences_that_lie_transposed(agree, padding):
+    layers = (Transpose(), nn.Conv1d(3, 4, 3, padding=padding), nn.Tanh(), Transpose(), Mean())
+    agree(nn.Sequential(*layers, nn.Linear(4, 2)), image(6, 3))
 
 
 @pytest.mark.parametrize("threads", [1, 2, 7, 64])

@@ -143,6 +143,21 @@ def test_record_gradients_without_a_clipper_are_whole_and_leave_no_trace(model, 
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
+@pytest.mark.parametrize("kind", ENGINES)
+def test_images_that_lie_channels_last(models, batch, make_plan_of, kind):
+    class ChannelsLast(nn.Module):
+        def forward(self, images):
+            return images.contiguous(memory_format=torch.channels_last)
+
+    model, (inputs, labels) = models["cnn"](), batch
+    scattered = nn.Sequential(ChannelsLast(), model[0], ChannelsLast(), *model[1:])
+    expected = reference_rows(model, inputs, labels, "flat", 0.7)
+    found = sum_of(kind, scattered, make_plan_of(max_grad_norm=0.7), inputs, labels)
+    torch.testing.assert_close(found, expected.sum(0), rtol=1e-3, atol=2e-5)
+    rows = RecordGradients(scattered, record_loss, Clipper.of(scattered, "flat", 0.7))(inputs, labels)
+    torch.testing.assert_close(rows, expected, rtol=1e-3, atol=2e-5)
+
+
 def test_record_gradients_follow_the_weights(mlp, batch):
     gradients = RecordGradients(mlp, record_loss, None)
     with torch.no_grad():

@@ -14,7 +14,7 @@ from dptrain.privacy.clipping import scaled, weighted_sum
 
 # Numbers in a block of gradients: few enough for a core's cache, and for the allocator to keep their memory.
 BLOCK = 600_000
-LARGEST_BLOCK = 8_000_000  # for the sake of a record for each thread
+LARGEST_BLOCK = 8_000_000  # what a block may grow to for a record a thread: the allocator keeps no more
 BLOCK_ELSEWHERE = 100_000_000  # a GPU wants few large pieces; this bounds what they take
 
 
@@ -27,9 +27,8 @@ def in_blocks(size: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Tensors (records, ...) in parts of a few records, each of which has gradients of `size` numbers."""
     records = len(tensors[0])
     if tensors[0].device.type == "cpu":
-        threads = (
-            torch.get_num_threads()
-        )  # each forms a record at a time: other than multiples leave some idle
+        # A thread forms a record at a time, so that a block of other than a multiple leaves some idle.
+        threads = torch.get_num_threads()
         if size * threads > LARGEST_BLOCK:
             threads = 1
         rounds = math.ceil(records / threads)

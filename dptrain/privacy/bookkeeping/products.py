@@ -31,9 +31,11 @@ def by_onednn(layers: Sequence[nn.Linear]) -> Iterator[None]:
 
 
 def _forward(layer: nn.Linear, inputs: Tensor) -> Tensor:
-    if _is_large(inputs, layer.weight):
-        return _Linear.apply(inputs, layer.weight, layer.bias)
-    return F.linear(inputs, layer.weight, layer.bias)
+    weight, bias = layer.weight, layer.bias
+    fits = inputs.shape[-1:] == weight.shape[1:]  # else let PyTorch say what is wrong
+    if fits and weight.is_leaf and _pays(inputs.numel() * len(weight), inputs, weight):
+        return _Linear.apply(inputs, weight, bias)
+    return F.linear(inputs, weight, bias)
 
 
 class _Linear(torch.autograd.Function):
@@ -53,7 +55,7 @@ class _Linear(torch.autograd.Function):
 def weight_gradient(inputs: Tensor, grads: Tensor) -> Tensor:
     """grads (n, outputs).T @ inputs (n, fan_in)."""
     fan_in, outputs = inputs.shape[1], grads.shape[1]
-    if grads.numel() * fan_in >= WORTH_IT and _takes_onednn(inputs):
+    if _pays(grads.numel() * fan_in, inputs, grads):
         if min(outputs, fan_in) <= NARROW:
             return _product(grads.T, inputs.contiguous().T)
         # The weight's values play no part in its own gradient.
@@ -70,12 +72,8 @@ def _product(rows: Tensor, columns: Tensor, bias: Tensor | None = None) -> Tenso
     return torch.ops.mkldnn._linear_pointwise(rows, columns, bias, "none", [], "")
 
 
-def _is_large(inputs: Tensor, weight: Tensor) -> bool:
-    fits = inputs.shape[-1:] == weight.shape[1:]  # else let PyTorch say what is wrong
-    large = inputs.numel() * len(weight) >= WORTH_IT
-    return fits and large and weight.is_leaf and _takes_onednn(inputs) and _takes_onednn(weight)
-
-
-def _takes_onednn(tensor: Tensor) -> bool:
-    available = torch.backends.mkldnn.is_available()
-    return available and tensor.device.type == "cpu" and tensor.dtype == torch.float32
+def _pays(work: int, *factors: Tensor) -> bool:
+    """Whether oneDNN is at hand for a product of these, of so many multiply-adds, and worth it."""
+    if work < WORTH_IT or not torch.backends.mkldnn.is_available():
+        return False
+    return all(factor.device.type == "cpu" and factor.dtype == torch.float32 for factor in factors)

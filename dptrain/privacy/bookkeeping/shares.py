@@ -74,11 +74,9 @@ class Instantiated:
         for block in blocks:
             formed.append(block)
             norms.append(lengths(block))
-        return cls(blocks=tuple(formed), norms=norms[0] if len(norms) == 1 else torch.cat(norms))
+        return cls(blocks=tuple(formed), norms=torch.cat(norms))
 
     def weighted(self, factors: Tensor, *, zeros: bool = True) -> Tensor:
-        if len(self.blocks) == 1:
-            return weighted_sum(self.blocks[0], factors, zeros=zeros)
         parts = factors.split([len(block) for block in self.blocks])
         total = weighted_sum(self.blocks[0], parts[0], zeros=zeros)
         for block, part in zip(self.blocks[1:], parts[1:], strict=True):

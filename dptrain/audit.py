@@ -38,6 +38,7 @@ from dptrain.pipeline import (
 )
 from dptrain.privacy.guarantee import NoGuarantee
 from dptrain.privacy.stated import StatedGuarantee
+from dptrain.privacy.written import from_json
 from dptrain.report.console import Console
 from dptrain.report.document import read_json
 from dptrain.scene import Scene
@@ -114,7 +115,7 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
         report = summary.compose(
             splits,
             guarantee,
-            {**guarantee.statement(), "interface": given_away(config.release)},
+            replace(guarantee.statement(), interface=given_away(config.release)),
             recipe=f"audit of {case.name}",
             mechanism=type(parts.mechanism).__name__ if case.needs is not None else "unknown",
             utility=scene.utility(subject),
@@ -186,7 +187,7 @@ def find(config: Config, overrides: tuple[str, ...]) -> Case:
         weights=folder / runs.WEIGHTS,
         needs=assemble(trained).needs,
         guarantee=StatedGuarantee(
-            stated=report["guarantee"],
+            stated=from_json(report.get("guarantee"), f"{folder / runs.REPORT}: guarantee"),
             tradeoff_points=[(rate, most) for rate, most in report["tradeoff"]],
             curve=tuple((step, epsilon) for step, epsilon in report["epsilon_by_step"]),
         ),

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from dptrain import report as documents
 from dptrain import runs, sweep
 from dptrain.config import Config
-from dptrain.contracts import ConfigError, DptrainError, Plan, Report
+from dptrain.contracts import ConfigError, DptrainError, Plan, Report, SelectionTerms, Statement
+from dptrain.privacy.written import part
 from dptrain.report.document import as_json
 from dptrain.training.mechanisms import CHOOSING
 
@@ -71,47 +72,52 @@ def score(report: Mapping[str, Any], name: str) -> float:
     return -float(value) if metric == "loss" else float(value)
 
 
-def how_chosen(statement: Mapping[str, Any], config: Config, folder: Path) -> dict[str, Any]:
+def how_chosen(statement: Statement, config: Config, folder: Path) -> Statement:
     """A privacy statement, with what is known of how the settings were chosen."""
     if config.sweep.trial is not None:
-        return as_trial(statement, sweep.read_notes(folder.parent)["selection"]["terms"])
+        noted = sweep.read_notes(folder.parent)["selection"]["terms"]
+        return as_trial(statement, part(SelectionTerms, noted, f"{folder.parent}: selection"))
     if config.privacy.tuned_on is not None:
         return tuned_on_public(statement, config.privacy.tuned_on)
-    return dict(statement)
+    return statement
 
 
-def tuned_on_public(statement: Mapping[str, Any], data: str) -> dict[str, Any]:
+def tuned_on_public(statement: Statement, data: str) -> Statement:
     """The statement of a model whose settings were all found on public data."""
     said = (
         f"Its hyper-parameters were chosen on public data ({data}), as its configuration declares, and so "
         "their choice spends nothing of these records' privacy; choosing among runs on these records would."
     )
-    return {
-        **statement,
-        "tuned_on": data,
-        "sentence": f"{statement['sentence']} {said}",
-        "outside_guarantee": [
+    return replace(
+        statement,
+        tuned_on=data,
+        sentence=f"{statement.sentence} {said}",
+        outside_guarantee=tuple(
             f"That hyper-parameters were chosen on public data ({data}) is declared, and not checked."
             if each == CHOOSING
             else each
-            for each in statement["outside_guarantee"]
-        ],
-    }
+            for each in statement.outside_guarantee
+        ),
+    )
 
 
-def as_trial(statement: Mapping[str, Any], terms: Mapping[str, Any]) -> dict[str, Any]:
+def as_trial(statement: Statement, terms: SelectionTerms) -> Statement:
     """The statement of a trial: its own guarantee, and the terms on which it may be selected.
 
     Neither the trial's number nor how many there are is told: the theorem takes both to be secret.
     """
-    others = [each for each in statement["outside_guarantee"] if each != CHOOSING]
-    said = {} if statement["void"] else {"sentence": f"{statement['sentence']} {terms['sentence']}"}
-    return {**statement, **said, "selection": dict(terms), "outside_guarantee": [*outside(terms), *others]}
+    others = [each for each in statement.outside_guarantee if each != CHOOSING]
+    return replace(
+        statement,
+        sentence=statement.sentence if statement.void else f"{statement.sentence} {terms.sentence}",
+        selection=terms,
+        outside_guarantee=(*outside(terms), *others),
+    )
 
 
-def outside(terms: Mapping[str, Any]) -> tuple[str, ...]:
+def outside(terms: SelectionTerms) -> tuple[str, ...]:
     """What a private selection does not cover, one sentence each."""
-    kept, metric = str(terms["score"]).split(".")
+    kept, metric = terms.score.split(".")
     where = {"holdout": "held-out", "test": "test"}[kept]
     sentences = (
         "This run is a trial of a private selection. Unless it is the one that was selected, its weights, "

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from dptrain.config import Evidence
-from dptrain.contracts import ConfigError, Knowledge, Plan, Splits, Streams
+from dptrain.contracts import Assignment, ConfigError, Knowledge, Plan, Splits, Streams
 from dptrain.evidence.canaries import Sowing, sow
 from dptrain.evidence.probes import FEWEST, Drawing, draw_probes, known_members
 from dptrain.evidence.slots import Planting, plant
@@ -31,18 +31,16 @@ class Coins:
                 digest.update(tensor.contiguous().numpy().tobytes())
         return digest.hexdigest()[:32]
 
-    def told(self) -> dict[str, int]:
+    def told(self) -> Assignment:
         """How much of the training coins decided: what one must know to read its utility."""
-        counts = {}
-        if self.planting is not None:
-            counts["planted_records"] = len(self.planting.truth)
-        if self.drawing is not None:
-            counts["probes"] = len(self.drawing.members)
-            counts["probes_trained_on"] = int(self.drawing.members.sum())
-        if self.sowing is not None:
-            counts["canaries"] = len(self.sowing.members)
-            counts["canaries_trained_on"] = int(self.sowing.members.sum())
-        return counts
+        drawing, sowing = self.drawing, self.sowing
+        return Assignment(
+            slots=None if self.planting is None else len(self.planting.truth),
+            probes=None if drawing is None else len(drawing.members),
+            probes_trained_on=None if drawing is None else int(drawing.members.sum()),
+            canaries=None if sowing is None else len(sowing.members),
+            canaries_trained_on=None if sowing is None else int(sowing.members.sum()),
+        )
 
 
 def draw(

@@ -33,8 +33,8 @@ def compare(selection: Selection, *, confidence: float, command: str) -> Compari
     return Comparison(
         title=", ".join(dict.fromkeys(run.report["recipe"] for run in found)),
         data=first.report["data"],
-        unit=first.guarantee["unit"],
-        adjacency=first.guarantee["adjacency"],
+        unit=first.guarantee.unit,
+        adjacency=first.guarantee.adjacency,
         confidence=confidence,
         points=_frontier([point for _, point in ordered]),
         neighbours=tuple(_neighbours(ordered, confidence)),
@@ -57,8 +57,8 @@ def refuse(found: Sequence[Found]) -> None:
     asked: dict[str, Callable[[Found], object]] = {
         "data": lambda run: (run.report["data"]["name"], run.report["data"]["source"]),
         "test records": lambda run: run.report["data"].get("test"),
-        "unit of privacy": lambda run: run.guarantee["unit"],
-        "adjacency": lambda run: run.guarantee["adjacency"],
+        "unit of privacy": lambda run: run.guarantee.unit,
+        "adjacency": lambda run: run.guarantee.adjacency,
         "privacy.delta": lambda run: run.settings.get("privacy.delta", "None"),
     }
     keys = sorted({key for run in found for key in run.settings if key.startswith("data.")})
@@ -98,26 +98,26 @@ def _points(found: Sequence[Found], confidence: float) -> list[tuple[dict[int, f
 
 def _point(runs: Sequence[Found], name: Label, confidence: float) -> tuple[dict[int, float], Point]:
     stated = [run.guarantee for run in runs]
-    void = next((each for each in stated if each["void"]), None)
-    epsilons = [math.inf if each["epsilon"] is None else each["epsilon"] for each in stated]
+    void = next((each for each in stated if each.void), None)
+    epsilons = [each.epsilon for each in stated]
     status = VOID if void else HOLDS if all(map(math.isfinite, epsilons)) else NONE
     accuracy = by_seed(runs, lambda report: report["utility"]["accuracy"])
     auroc = by_seed(runs, lambda report: report["utility"]["auroc"])
     twin = by_seed(runs, lambda report: (report["control"] or {}).get("accuracy"))
-    noises = [each["noise_multiplier"] for each in stated if each.get("noise_multiplier")]
-    bounds = [(each.get("tpr_at_fpr") or {}).get(FPR) for each in stated]
+    noises = [each.noise_multiplier for each in stated if each.noise_multiplier]
+    bounds = [each.tpr_at_fpr.get(FPR) for each in stated]
     worst = next(each for each, epsilon in zip(stated, epsilons, strict=True) if epsilon == max(epsilons))
     return accuracy, Point(
         label=name.text,
         series=name.series,
         status=status,
-        void_reason=void["void_reason"] if void else "",
+        void_reason=(void.void_reason or "") if void else "",
         epsilon=max(epsilons),
-        delta=max(each["delta"] for each in stated),
+        delta=max(each.delta for each in stated),
         membership_bound=None if void else 1.0 if status == NONE else _most(bounds),
         noise_multiplier=(min(noises), max(noises)) if noises and status != NONE else None,
-        sentence=(void or worst)["sentence"],
-        interface=worst.get("interface", "weights"),
+        sentence=(void or worst).sentence,
+        interface=worst.interface or "weights",
         accuracy=spread(list(accuracy.values()), confidence, within=SHARE),
         accuracy_ends=_ends(runs),
         auroc=_spread(auroc, confidence),

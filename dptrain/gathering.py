@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from dptrain import runs, sweep, tracking
-from dptrain.contracts import DataError
+from dptrain.contracts import DataError, Statement
+from dptrain.privacy.written import from_json
 from dptrain.report.document import read_json
 from dptrain.report.points import Missing
 from dptrain.tracking import Tracked, flatten
@@ -44,13 +45,8 @@ class Found:
     settings: Mapping[str, str]  # without bookkeeping
     overrides: Mapping[str, str]
     report: Mapping[str, Any]  # the shape of report.json; parts may be missing where MLflow had no report
+    guarantee: Statement
     run_id: str | None = None
-
-    @property
-    def guarantee(self) -> Mapping[str, Any]:
-        """The privacy statement."""
-        stated: Mapping[str, Any] = self.report["guarantee"]
-        return stated
 
 
 def gather(selection: Selection) -> tuple[list[Found], list[Missing]]:
@@ -117,7 +113,11 @@ def _found(
     config: Mapping[str, Any],
     overrides: Mapping[str, str],
     run_id: str | None,
-) -> Found:
+) -> Found | Missing:
+    try:
+        guarantee = from_json(report.get("guarantee"))
+    except DataError as error:
+        return Missing(name=name, why=f"its report.json cannot be read: {error}")
     settings = _listed(
         {key: _text(value) for key, value in config.items() if value is not None and not _is_bookkeeping(key)}
     )
@@ -128,6 +128,7 @@ def _found(
         settings=settings,
         overrides={key: _text(value) for key, value in overrides.items() if not _is_bookkeeping(key)},
         report=report,
+        guarantee=guarantee,
         run_id=run_id,
     )
 
@@ -195,7 +196,9 @@ def _tracked(run: Tracked) -> Found | Missing:
     words = report.get("reproduce", "").split()[3:]
     found = _found(run.name, report, run.params, _overrides(words), run.run_id)
     folder = run.tags.get("folder")
-    return found if folder is None else Found(**{**found.__dict__, "report": {**report, "folder": folder}})
+    if folder is None or isinstance(found, Missing):
+        return found
+    return replace(found, report={**report, "folder": folder})
 
 
 def from_metrics(run: Tracked) -> dict[str, Any] | None:

@@ -48,12 +48,12 @@ def label(runs: Sequence[Found]) -> list[Label]:
 
 def budget(run: Found) -> str:
     """What was spent, as a name: the epsilon asked for, or else the epsilon proved."""
-    proved = run.guarantee["epsilon"]
-    if proved is None or math.isinf(proved):
+    proved = run.guarantee.epsilon
+    if math.isinf(proved):
         return "not private"
     asked = run.settings.get("privacy.epsilon", "None")
     text = f"ε = {proved:.3g}" if asked == "None" else f"ε = {asked}"
-    return f"{text} (void)" if run.guarantee["void"] else text
+    return f"{text} (void)" if run.guarantee.void else text
 
 
 def _value(run: Found, key: str) -> str:

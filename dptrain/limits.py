@@ -97,7 +97,7 @@ class Condition:
             yield self.quantity, _plain(report, self.quantity), float(self.limit)
             return
         attack, metric, field = self.parts()
-        given_away = {"", report.guarantee.get("interface", OPEN).replace("weights", OPEN)}
+        given_away = {"", (report.guarantee.interface or OPEN).replace("weights", OPEN)}
         for line in report.leakage:
             if not named(line.attack, attack):
                 continue
@@ -156,9 +156,9 @@ def _is_number(text: str) -> bool:
 
 def _plain(report: Report, name: str) -> float:
     if name in ("epsilon", "delta"):
-        return float(report.guarantee[name])
+        return float(getattr(report.guarantee, name))
     if name == "membership.bound":
-        return float(report.guarantee["tpr_at_fpr"]["0.01"])
+        return float(report.guarantee.tpr_at_fpr["0.01"])
     return {
         "accuracy": report.utility.accuracy.value,
         "auroc": report.utility.auroc,

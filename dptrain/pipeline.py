@@ -99,11 +99,9 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
         )
         subject, guarantee = scene.train(here)
         runs.keep_weights(folder, subject.release.weights)  # whatever becomes of the attacks
-        statement = {
-            **guarantee.statement(),
-            "interface": given_away(config.release),
-            "decided_by_coins": coins.told(),
-        }
+        statement = replace(
+            guarantee.statement(), interface=given_away(config.release), assignment=coins.told()
+        )
         report = summary.compose(
             splits,
             guarantee,
@@ -123,7 +121,7 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
         measured = scene.attack(subject, twin, guarantee)
         if order.sweep and plan is not None and config.sweep.trial is None:
             together = tuning.stated(folder, plan, budget.delta)
-            report = replace(report, guarantee={**report.guarantee, "sweep": together})
+            report = replace(report, guarantee=replace(report.guarantee, sweep=together))
         report = summary.attacked(
             report,
             measured,

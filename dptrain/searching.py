@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from dptrain.contracts import Plan
+from dptrain.contracts import Plan, Statement, SweepTotal
 from dptrain.privacy import accountant
 from dptrain.privacy import filter as privacy_filter
 from dptrain.report.points import SearchCost
@@ -30,17 +30,17 @@ MIXED = (
 )
 
 
-def search_cost(statements: Sequence[Mapping[str, Any]]) -> SearchCost:
+def search_cost(statements: Sequence[Statement]) -> SearchCost:
     """The price of the runs with these privacy statements, at their largest delta.
 
     Together they bound what is learnt of any record that they trained on; the twins are never released
     and not among them.
     """
-    holding = [each for each in statements if not each["void"] and each["epsilon"] is not None]
-    private = [each for each in holding if math.isfinite(each["epsilon"])]
+    holding = [each for each in statements if not each.void]
+    private = [each for each in holding if math.isfinite(each.epsilon)]
     known = [plan for plan in map(plan_of, private) if plan is not None]
-    delta = max(each["delta"] for each in statements)
-    void = sum(bool(each["void"]) for each in statements)
+    delta = max(each.delta for each in statements)
+    void = sum(bool(each.void) for each in statements)
     left_out = {
         "void, and nobody can bound what that adds": void,
         "not private, and whoever sees that has no guarantee at all": len(statements) - void - len(private),
@@ -48,7 +48,7 @@ def search_cost(statements: Sequence[Mapping[str, Any]]) -> SearchCost:
     }
     together, rule = _together(private, delta)
     return SearchCost(
-        alone=max((each["epsilon"] for each in private), default=math.inf),
+        alone=max((each.epsilon for each in private), default=math.inf),
         together=together,
         rule=rule,
         delta=delta,
@@ -59,11 +59,11 @@ def search_cost(statements: Sequence[Mapping[str, Any]]) -> SearchCost:
             if count
         ),
         **_selected(statements),
-        tuned_on=tuple(dict.fromkeys(each["tuned_on"] for each in statements if each.get("tuned_on"))),
+        tuned_on=tuple(dict.fromkeys(each.tuned_on for each in statements if each.tuned_on)),
     )
 
 
-def _together(statements: Sequence[Mapping[str, Any]], delta: float) -> tuple[float | None, str]:
+def _together(statements: Sequence[Statement], delta: float) -> tuple[float | None, str]:
     """Epsilon of these private runs, and of all else that sweeps with a limit have counted; by which rule.
 
     Such a sweep counts trainings that failed too. Where in any of them results chose the trainings, all
@@ -71,17 +71,17 @@ def _together(statements: Sequence[Mapping[str, Any]], delta: float) -> tuple[fl
     the search that began first, which no result can have chosen; nobody knows here which that was, and
     so it is the largest sum by any of their orders.
     """
-    sweeps: dict[str, Mapping[str, Any]] = {}
+    sweeps: dict[str, SweepTotal] = {}
     plans = []
     for each in statements:
-        told = each.get("sweep", {})
-        if "plans" not in told:
+        told = each.sweep
+        if told is None or told.plans is None or told.id is None:
             plans.append(plan_of(each))
-        elif told["id"] not in sweeps or len(sweeps[told["id"]]["plans"]) < len(told["plans"]):
-            sweeps[told["id"]] = told  # what was counted last
-    plans += [Plan(**plan) for told in sweeps.values() for plan in told["plans"]]
+        elif told.id not in sweeps or len(sweeps[told.id].plans or ()) < len(told.plans):
+            sweeps[told.id] = told  # what was counted last
+    plans += [Plan(**plan) for told in sweeps.values() for plan in told.plans or ()]
     known = [plan for plan in plans if plan is not None]
-    orders = [told["order"] for told in sweeps.values() if told["order"] is not None]
+    orders = [told.order for told in sweeps.values() if told.order is not None]
     if not orders:
         return composed(known, delta), COMPOSED
     if any(plan.adjacency != "add_remove" for plan in known):
@@ -89,14 +89,14 @@ def _together(statements: Sequence[Mapping[str, Any]], delta: float) -> tuple[fl
     return max(privacy_filter.spent(known, delta, order) for order in set(orders)), ADDED
 
 
-def _selected(statements: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _selected(statements: Sequence[Statement]) -> dict[str, Any]:
     """What the best costs: a number only where all of these are trials of one private selection."""
-    terms = [each.get("selection") for each in statements]
-    if None not in terms and len({each["search"] for each in terms if each is not None}) == 1:
-        void = any(each["void"] for each in statements)
+    terms = [each.selection for each in statements]
+    if None not in terms and len({each.search for each in terms if each is not None}) == 1:
+        void = any(each.void for each in statements)
         agreed = terms[0]
         assert agreed is not None
-        return {"selected": None if void else agreed["epsilon"], "selection": cost(agreed)}
+        return {"selected": None if void else agreed.epsilon, "selection": cost(agreed)}
     return {"selected": None, "selection": MIXED if any(terms) else SELECTED}
 
 
@@ -115,16 +115,16 @@ def composed(plans: Sequence[Plan], delta: float) -> float | None:
     return None if loss is None else float(loss.get_epsilon_for_delta(delta))
 
 
-def plan_of(statement: Mapping[str, Any]) -> Plan | None:
+def plan_of(statement: Statement) -> Plan | None:
     """The plan that a statement describes; None where it does not say enough."""
     stated = {
-        key: statement.get(key)
+        key: getattr(statement, key)
         for key in (
             "units", "sample_rate", "steps", "expected_batch_size", "max_grad_norm", "noise_multiplier",
             "clipping", "adjacency",
         )
     }  # fmt: skip
-    sampling = statement.get("sampling_run")
+    sampling = statement.sampling_run
     if sampling is None or None in stated.values():
         return None
-    return Plan(**stated, sampling=sampling)  # type: ignore[arg-type]
+    return Plan(**stated, sampling=sampling)

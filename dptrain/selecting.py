@@ -20,8 +20,9 @@ from typing import Any
 from dptrain import candidates, runs, sweep, terms
 from dptrain.chosen import kept_score
 from dptrain.config import parse
-from dptrain.contracts import ConfigError, DptrainError
+from dptrain.contracts import ConfigError, DptrainError, SelectionTerms
 from dptrain.privacy import selection
+from dptrain.privacy.written import part
 from dptrain.report.document import write_text
 from dptrain.training import checkpoint
 
@@ -33,7 +34,7 @@ UNPREDICTABLE = random.SystemRandom()
 
 def begin(
     folder: Path, values: Mapping[str, Any], *, swept: Sequence[str] = (), sweeper: str = "basic"
-) -> dict[str, Any]:
+) -> SelectionTerms:
     """The terms of a selection in this folder, its number of trials drawn unless it was before.
 
     `swept` are overrides with several values, `sweeper` what Hydra calls the one in charge. Raises
@@ -53,7 +54,7 @@ def begin(
         with sweep.noting(folder) as notes:
             noted = notes.setdefault("selection", {**fixed, "trials": draw_count(terms.count_of(config))})
     terms.refuse_changes(noted["asked"], values, f"sweep.resume={folder}")
-    agreed: dict[str, Any] = noted["terms"]
+    agreed: SelectionTerms = part(SelectionTerms, noted["terms"], f"{folder}: selection")
     return agreed
 
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from dptrain.attack_stage import Measured
 from dptrain.config import Config
-from dptrain.contracts import Briefing, Budget, Guarantee, Plan, Report, Splits
+from dptrain.contracts import Briefing, Budget, Guarantee, Plan, Report, Splits, Statement
 from dptrain.evidence.utility import majority_share
 from dptrain.models.frozen import split
 from dptrain.privacy.accountant import privacy_loss
@@ -81,7 +81,7 @@ def _remade(model: nn.Module, splits: Splits, copies: int, gib: float, dtype: to
         return remade(parts[0], splits, copies=copies, gib=gib, dtype=dtype)
 
 
-def compose(splits: Splits, guarantee: Guarantee, statement: Mapping[str, Any], **rest: Any) -> Report:
+def compose(splits: Splits, guarantee: Guarantee, statement: Statement, **rest: Any) -> Report:
     """The report of a training, of which nothing was measured yet."""
     return Report(
         data=describe(splits),
@@ -145,10 +145,12 @@ def metrics(report: Report) -> Iterator[tuple[str, float, int]]:
         yield "control/accuracy", report.control.accuracy.value, 0
         yield "control/auroc", report.control.auroc, 0
     yield "floor/accuracy", report.floor_accuracy, 0
-    for key in ("epsilon", "delta", "noise_multiplier", "mu"):
-        yield f"guarantee/{key}", float(report.guarantee[key]), 0
-    if "selection" in report.guarantee:
-        yield "guarantee/epsilon_if_selected", report.guarantee["selection"]["epsilon"], 0
+    stated = report.guarantee
+    yield "guarantee/epsilon", stated.epsilon, 0
+    yield "guarantee/delta", stated.delta, 0
+    yield "guarantee/noise_multiplier", stated.noise_multiplier or 0.0, 0
+    if stated.selection is not None:
+        yield "guarantee/epsilon_if_selected", stated.selection.epsilon, 0
     for step, epsilon in report.epsilon_by_step:
         yield "epsilon", epsilon, step
     for line in report.leakage:
@@ -177,8 +179,8 @@ def tags(report: Report) -> Mapping[str, str]:
         "data": report.data["name"],
         "data.source": report.data["source"],
         "mechanism": report.mechanism,
-        "unit": statement["unit"],
-        "guarantee": "void" if statement["void"] else "holds" if statement["private"] else "none",
-        "code_revision": statement["code_revision"] or "installed package",
+        "unit": statement.unit,
+        "guarantee": "void" if statement.void else "holds" if statement.private else "none",
+        "code_revision": statement.code_revision or "installed package",
         "confidential": sentences.confidential(report) or "nothing",
     }

@@ -14,6 +14,7 @@ from filelock import FileLock
 
 from dptrain import runs
 from dptrain.contracts import Plan
+from dptrain.privacy.written import from_json
 from dptrain.report.document import read_json, write_text
 from dptrain.searching import composed, plan_of
 
@@ -146,7 +147,7 @@ def _begun(folder: Path) -> list[Path]:
 def _plan_begun(job: Path) -> Plan | None:
     """The plan of a job that has begun; None where nothing is proved of it."""
     if (job / runs.REPORT).exists():
-        stated = read_json(job / runs.REPORT)["guarantee"]
-        return plan_of(stated) if stated["private"] and not stated["void"] else None
+        stated = from_json(read_json(job / runs.REPORT).get("guarantee"), f"{job / runs.REPORT}: guarantee")
+        return plan_of(stated) if stated.private and not stated.void else None
     plan = runs.recall(job, "begun")["plan"]
     return None if plan is None else Plan(**plan)

@@ -17,7 +17,6 @@ from dptrain.contracts import ConfigError, Streams
 from dptrain.pipeline import make_budget
 from dptrain.privacy import selection
 from dptrain.privacy.accountant import most_true_positives, privacy_loss
-from dptrain.privacy.guarantee import gaussian_mu
 
 ELSEWHERE = ("output", "resume", "threads", "device", "tracking")  # where and how it runs, not what
 
@@ -71,7 +70,6 @@ def agree(config: Config, values: Mapping[str, Any]) -> dict[str, Any]:
         "search": secrets.token_hex(8),  # tells one search from another, and nothing else
         "epsilon": epsilon,
         "delta": delta,
-        "mu": gaussian_mu(epsilon, delta),
         "tpr_at_fpr": {str(fpr): most_true_positives(loss, fpr) for fpr in (0.001, 0.01)},
         "epsilon_alone": max(float(privacy_loss(plan).get_epsilon_for_delta(delta)) for plan in plans),
         "unit": privacy.unit,

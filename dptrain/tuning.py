@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from dptrain import sweep
-from dptrain.contracts import ConfigError, Plan
+from dptrain.contracts import ConfigError, Plan, SweepTotal
 from dptrain.privacy import filter as privacy_filter
+from dptrain.privacy.written import part
 from dptrain.searching import composed
 
 
@@ -79,7 +80,7 @@ def reserve(folder: Path, job: str, plan: Plan | None, *, delta: float, max_epsi
         notes.setdefault("id", secrets.token_hex(8))  # tells one sweep from another, and nothing else
 
 
-def stated(job: Path, plan: Plan, delta: float) -> dict[str, Any]:
+def stated(job: Path, plan: Plan, delta: float) -> SweepTotal:
     """What a job's statement says of its sweep: what its models spend together, and how much of a limit.
 
     Together is no less than is counted: where results chose the trainings, the composition alone
@@ -88,7 +89,8 @@ def stated(job: Path, plan: Plan, delta: float) -> dict[str, Any]:
     together, limited = sweep.spent_together(job, plan, delta), told(job.parent)
     if limited:
         together["epsilon_together"] = max(together["epsilon_together"], limited["epsilon_counted"])
-    return {**together, **limited}
+    total: SweepTotal = part(SweepTotal, {**together, **limited}, f"{job.parent}: sweep")
+    return total
 
 
 def told(folder: Path) -> dict[str, Any]:

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dptrain.contracts import Interval, Leakage, Report, Utility
+from dptrain.contracts import Interval, Leakage, Report, Statement, Utility
 from dptrain.report.document import write_json
 
 BOUNDS = {0.5: 0.018, 1.0: 0.025, 2.0: 0.047, 4.0: 0.12, 8.0: 0.38}  # true positives at 1 % false positives
 NOISES = {0.5: 9.0, 1.0: 5.0, 2.0: 3.0, 4.0: 1.9, 8.0: 1.2}
 
 
-def statement(epsilon: float, *, units: int = 1000, **changes: Any) -> dict[str, Any]:
+def statement(epsilon: float, *, units: int = 1000, **changes: Any) -> Statement:
     """A privacy statement; infinite: not private."""
     private = math.isfinite(epsilon)
-    return {
+    values: dict[str, Any] = {
         "private": private,
-        "void": False,
-        "void_reason": None,
         "sentence": f"At most a factor of exp({epsilon:.2f})." if private else "Nothing is proved.",
         "unit": "record",
         "adjacency": "add_remove",
@@ -37,6 +36,7 @@ def statement(epsilon: float, *, units: int = 1000, **changes: Any) -> dict[str,
         "tpr_at_fpr": {"0.001": 0.01, "0.01": BOUNDS.get(epsilon, 0.05) if private else 1.0},
         **changes,
     }
+    return Statement(**values)
 
 
 def interval(value: float, half: float, *, most: float = 1.0) -> Interval:
@@ -112,7 +112,7 @@ def write_run(
         f"seed={seed}",
         *overrides,
     )
-    guarantee = {**statement(epsilon), **changes.pop("guarantee", {})}
+    guarantee = replace(statement(epsilon), **changes.pop("guarantee", {}))
     values: dict[str, Any] = {
         "recipe": "invented",
         "mechanism": "DPSGD" if private else "NonPrivate",

@@ -152,8 +152,8 @@ def test_a_limit_that_is_passed_ends_a_complete_run_with_its_own_code(
 
 def test_a_statement_tells_how_much_coins_decided(tmp_path: Path) -> None:
     report = carry_out(tmp_path, "attack=[reconstruction_transcript,audit_canaries,membership_loss]")
-    told = report["guarantee"]["decided_by_coins"]
-    assert told["planted_records"] == 3
+    told = report["guarantee"]["assignment"]
+    assert told["slots"] == 3
     assert told["probes"] == 240
     assert 80 < told["probes_trained_on"] < 160
     assert told["canaries"] // 4 < told["canaries_trained_on"] < told["canaries"]

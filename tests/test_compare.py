@@ -15,6 +15,7 @@ from dptrain import choosing, tracking
 from dptrain.compare import compare
 from dptrain.contracts import ConfigError, DataError, DptrainError
 from dptrain.gathering import Selection, from_metrics, gather
+from dptrain.privacy.written import from_json
 from dptrain.report.document import read_json
 from dptrain.report.points import HOLDS, MET, NONE, NOT_MET, UNDECIDED, VOID, Comparison
 from dptrain.searching import composed, plan_of, search_cost
@@ -119,7 +120,7 @@ def test_a_void_guarantee_bounds_nothing_and_stands_on_no_frontier(tmp_path):
             tmp_path / f"{seed}",
             seed=seed,
             accuracy=0.99,
-            guarantee={"void": True, "void_reason": "a public seed"},
+            guarantee={"void_reason": "a public seed"},
         )
         write_run(tmp_path / f"4-{seed}", epsilon=4.0, seed=seed)
     void, sound = compared(tmp_path).points
@@ -213,7 +214,7 @@ def test_a_report_alone_is_read_by_its_command(tmp_path):
 
 def test_all_models_together_cost_what_their_losses_compose_to(sweep):
     found = compared(sweep)
-    last = read_json(sweep / "8-3" / "report.json")["guarantee"]
+    last = from_json(read_json(sweep / "8-3" / "report.json")["guarantee"])
     others = Path(sweep).parent / "others"
     others.mkdir(exist_ok=True)
     for path in sweep.iterdir():
@@ -227,8 +228,8 @@ def test_all_models_together_cost_what_their_losses_compose_to(sweep):
 
 
 def test_what_the_composition_does_not_hold_is_said():
-    unknown = {key: value for key, value in statement(1.0).items() if key != "steps"}
-    cost = search_cost([statement(1.0), statement(2.0, void=True), statement(math.inf), unknown])
+    unknown = replace(statement(1.0), steps=None)
+    cost = search_cost([statement(1.0), statement(2.0, void_reason="a test"), statement(math.inf), unknown])
     assert cost.models == 1
     assert len(cost.left_out) == 3
     assert "1 model is void" in cost.left_out[0]
@@ -283,7 +284,7 @@ def test_few_seeds_decide_nothing_but_what_is_proved(tmp_path):
 
 def test_a_void_guarantee_meets_no_limit(tmp_path):
     for seed in (1, 2, 3):
-        write_run(tmp_path / f"{seed}", seed=seed, guarantee={"void": True, "void_reason": "a public seed"})
+        write_run(tmp_path / f"{seed}", seed=seed, guarantee={"void_reason": "a public seed"})
     (one,) = answered(compared(tmp_path), "accuracy>=.1").judged
     assert (one.outcome, one.basis) == (NOT_MET, "the guarantee is void")
 
@@ -384,7 +385,7 @@ def told_to_mlflow(seed: int) -> Tracked:
         utility=utility(0.85 + seed / 100, 0.03),
         control=utility(0.95, 0.02),
         floor_accuracy=0.2,
-        guarantee={**statement(2.0), "mu": 0.5},
+        guarantee=statement(2.0),
         epsilon_by_step=(),
         leakage=(*lines, replace(lines[0], interface="top_k", value=interval(0.51, 0.05))),
         seconds={},

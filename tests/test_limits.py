@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from comparisons import statement
 
 from dptrain import limits
 from dptrain.contracts import ConfigError, Interval, Leakage, LimitExceeded, Report, Utility
@@ -36,7 +37,7 @@ def report(tmp_path: Path) -> Report:
         utility=Utility(accuracy=Interval(value=0.8, low=0.7, high=0.9), auroc=0.85, loss=0.4, records=100),
         control=None,
         floor_accuracy=0.5,
-        guarantee={"epsilon": 3.0, "delta": 1e-5},
+        guarantee=statement(3.0, delta=1e-5),
         epsilon_by_step=(),
         holdout_by_step=(),
         tradeoff=(),
@@ -121,7 +122,9 @@ def test_attacks_by_query_count_on_what_is_given_away(report):
         replace(line("membership_loss", "auc", value), interface=interface)
         for interface, value in (("confidences", 0.8), ("labels_only", 0.55), ("top_1", 0.7))
     ]
-    shown = replace(report, leakage=tuple(lines), guarantee={**report.guarantee, "interface": "labels_only"})
+    shown = replace(
+        report, leakage=tuple(lines), guarantee=replace(report.guarantee, interface="labels_only")
+    )
     assert met(shown, "leakage.membership.auc > 0.6") is None
     assert "auc.labels_only.value=0.55" in met(shown, "leakage.membership.auc > 0.5")
     assert "auc.top_1.low=0.65 > 0.6" in met(shown, "leakage.membership.auc.top_1.low > 0.6")

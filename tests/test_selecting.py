@@ -28,6 +28,7 @@ from dptrain.config import parse
 from dptrain.contracts import BrokenGuarantee, ConfigError, DptrainError, Plan
 from dptrain.gathering import Selection
 from dptrain.privacy import selection
+from dptrain.privacy.written import to_json
 from dptrain.report.document import read_json
 from dptrain.report.statement import schema
 from dptrain.scene import Scene
@@ -133,7 +134,7 @@ def test_the_number_of_trials_is_drawn_once(begun: Path) -> None:
     before = (begun / sweep.NOTES).read_text()
     values = asked(begun.parent, f"sweep.resume={begun}", "threads=2").config
     again = selecting.begin(begun, {**values, "device": "mps"})  # which the trials' machine alone need have
-    assert again == noted(begun)["terms"]
+    assert to_json(again) == noted(begun)["terms"]
     assert (begun / sweep.NOTES).read_text() == before
     assert selecting.trials(str(begun)) == "1,2,3"
 
@@ -270,9 +271,9 @@ def test_other_records_or_another_plan_are_refused(begun: Path) -> None:
 def test_the_single_run_is_calibrated_from_the_selection_s_end(tmp_path: Path) -> None:
     words = ("sweep.selection_epsilon=4", "sweep.mean_runs=3", "sweep.candidates={training.steps:[2]}")
     agreed = selecting.begin(tmp_path / "a", asked(tmp_path, *words).config)
-    assert 3.97 < agreed["epsilon"] <= 4.0
+    assert 3.97 < agreed.epsilon <= 4.0
     single = noted(tmp_path / "a")["single_epsilon"]
-    assert agreed["epsilon_alone"] <= single < 3.0
+    assert agreed.epsilon_alone <= single < 3.0
     drawn = selecting.as_drawn(trial(tmp_path, 1, *words), tmp_path / "a")
     assert drawn.config["privacy"]["epsilon"] == single
     assert any(word.startswith("privacy.epsilon=") for word in drawn.drawn)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +12,10 @@ import pytest
 from support import QUICK, command, finish, order
 
 from dptrain import cli, pipeline, runs, sweep
-from dptrain.contracts import BrokenGuarantee, Context, DptrainError, Plan
+from dptrain.contracts import BrokenGuarantee, Budget, Context, DptrainError, Plan
 from dptrain.gathering import Selection, gather
+from dptrain.privacy.guarantee import NoGuarantee
+from dptrain.privacy.written import from_json, to_json
 from dptrain.report.document import read_json
 from dptrain.scene import Scene
 from dptrain.searching import composed, plan_of
@@ -115,11 +118,11 @@ def test_a_job_that_ends_while_another_is_at_work_counts_it(
     cli.main(asked(1), tmp_path / "sweep_a")
     found = {}
     for path in (tmp_path / "sweep_a").glob(f"*/{runs.REPORT}"):
-        found[runs.read(path.parent).config["seed"]] = read_json(path)["guarantee"]
+        found[runs.read(path.parent).config["seed"]] = from_json(read_json(path)["guarantee"])
     plans = [plan for each in found.values() if (plan := plan_of(each)) is not None]
-    both = composed(plans, found[1]["delta"])
-    assert [found[seed]["sweep"]["runs"] for seed in (1, 2)] == [2, 2]
-    assert [found[seed]["sweep"]["epsilon_together"] for seed in (1, 2)] == [both, both]
+    both = composed(plans, found[1].delta)
+    assert [found[seed].sweep.runs for seed in (1, 2)] == [2, 2]
+    assert [found[seed].sweep.epsilon_together for seed in (1, 2)] == [both, both]
 
 
 @pytest.mark.parametrize("name", ["epsilon", "model_size", "training_time", "defence", "private_selection"])
@@ -157,7 +160,9 @@ def test_jobs_that_never_began_are_missed(tmp_path: Path) -> None:
     runs.start(tmp_path / "a", order("seed=1"))
     sweep.note_failure(tmp_path, order("seed=3"), DptrainError("no data"), 2)
     assert sweep.never_begun(tmp_path) == {"seed=2": "it never began", "seed=3": "no data"}
-    (tmp_path / "a" / runs.REPORT).write_text('{"recipe": "quickstart", "guarantee": {}}')
+    stated = NoGuarantee(budget=Budget(epsilon=1.0, delta=1e-5)).statement()
+    report = {"recipe": "quickstart", "guarantee": to_json(stated)}
+    (tmp_path / "a" / runs.REPORT).write_text(json.dumps(report))
     found, missing = gather(Selection(folders=(tmp_path,)))
     assert [each.name for each in found] == ["a"]
     assert [(each.name, each.why) for each in missing] == [

@@ -6,7 +6,7 @@ Numbered as in the design: each was seen in an engine in wide use.
 import copy
 import json
 import math
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -15,14 +15,15 @@ from torch import nn
 
 from dptrain.assembly import assemble
 from dptrain.config import defaults, parse
-from dptrain.contracts import ConfigError, Records, Streams
+from dptrain.contracts import Budget, ConfigError, Records, Streams
 from dptrain.privacy import dpsgd
 from dptrain.privacy.accountant import privacy_loss
 from dptrain.privacy.dpsgd import ENGINES, make_engine
-from dptrain.privacy.guarantee import DPGuarantee
+from dptrain.privacy.guarantee import DPGuarantee, NoGuarantee
 from dptrain.privacy.layers import check_layers
 from dptrain.privacy.plan import Rates
 from dptrain.privacy.sampling import PoissonSampler
+from dptrain.privacy.written import to_json
 from dptrain.sweep import spent_together
 from dptrain.training import checkpoint
 from dptrain.training.mechanisms import DPSGD
@@ -96,8 +97,8 @@ def test_trap_2_shuffled_batches_are_not_reported_as_poisson(mlp, splits, settin
         settings = settings_of(rates={"sampling": sampling, "expected_batch_size": 6, "steps": 20})
         _, guarantee = DPSGD(settings=settings).fit(copy.deepcopy(mlp), splits, budget, context_of())
         statement = guarantee.statement()
-        assert statement["sampling_run"] == statement["sampling_assumed"] == sampling
-        return statement["epsilon"], guarantee.plan
+        assert statement.sampling_run == statement.sampling_assumed == sampling
+        return statement.epsilon, guarantee.plan
 
     amplified, _ = epsilon("poisson")
     shuffled, plan = epsilon("shuffle")
@@ -188,15 +189,15 @@ def test_trap_7_two_runs_of_one_seed_differ(models, splits, settings_of, context
 
     (first, statement), (second, _) = run(False), run(False)
     assert not torch.equal(first, second)
-    assert (statement["void"], statement["randomness"]["secret"]) == (False, True)
+    assert (statement.void, statement.randomness.secret) == (False, True)
 
 
 def test_trap_7_a_deterministic_run_is_void(mlp, splits, settings_of, context_of, budget):
     _, guarantee = DPSGD(settings=settings_of()).fit(mlp, splits, budget, context_of())
     statement = guarantee.statement()
-    assert statement["void"] is True
-    assert statement["sentence"].startswith("VOID: sampling and noise were drawn from the public seed")
-    assert statement["randomness"]["secret"] is False
+    assert statement.void is True
+    assert statement.sentence.startswith("VOID: sampling and noise were drawn from the public seed")
+    assert statement.randomness.secret is False
 
 
 def test_trap_7_the_state_of_the_secret_streams_is_not_told(
@@ -204,7 +205,7 @@ def test_trap_7_the_state_of_the_secret_streams_is_not_told(
 ):
     context = context_of(streams=Streams(seed=5), tracker=recorder)
     _, guarantee = DPSGD(settings=settings_of()).fit(mlp, splits, budget, context)
-    told = json.dumps(guarantee.statement()["randomness"])
+    told = json.dumps(guarantee.statement().randomness.source)
     assert not any(character.isdigit() for character in told)
 
 
@@ -216,7 +217,7 @@ def test_trap_8_nothing_about_the_training_records_is_logged_unasked(
         settings = settings_of(diagnostics=diagnostics)
         context = context_of(tracker=recorder)
         _, guarantee = DPSGD(settings=settings).fit(models["mlp"](), splits, budget, context)
-        said = " ".join(guarantee.statement()["outside_guarantee"])
+        said = " ".join(guarantee.statement().outside_guarantee)
         return {name for name, _, _ in recorder.metrics}, said
 
     names, said = run(diagnostics=False)
@@ -278,9 +279,16 @@ def test_trap_10_batch_norm_is_named_and_its_cure_too():
     assert isinstance(check_layers(model, replace_batch_norm=True).stem[1], nn.GroupNorm)
 
 
+FREE = Budget(epsilon=None, delta=1e-5, noise_multiplier=1.0)
+
+
+def guarantee_of(plan, **others):
+    return DPGuarantee(plan=plan, budget=FREE, **others)
+
+
 def write_report(folder, statement):
     folder.mkdir()
-    (folder / "report.json").write_text(json.dumps({"guarantee": statement}))
+    (folder / "report.json").write_text(json.dumps({"guarantee": to_json(statement)}))
 
 
 def test_trap_11_a_sweep_states_what_its_runs_spend_together(tmp_path, make_plan_of):
@@ -289,11 +297,9 @@ def test_trap_11_a_sweep_states_what_its_runs_spend_together(tmp_path, make_plan
         make_plan_of(sampling="shuffle", noise_multiplier=9.0),
     ]
     for number, plan in enumerate(others):
-        statement = {"private": True, "void": False, "sampling_run": plan.sampling, **asdict(plan)}
-        del statement["sampling"]
-        write_report(tmp_path / str(number), statement)
-    write_report(tmp_path / "twin", {"private": False, "void": False})
-    write_report(tmp_path / "void", {**statement, "void": True})
+        write_report(tmp_path / str(number), guarantee_of(plan).statement())
+    write_report(tmp_path / "twin", NoGuarantee(budget=FREE).statement())
+    write_report(tmp_path / "void", guarantee_of(plan, void="a test").statement())
     last = make_plan_of()
     found = spent_together(tmp_path / "last", last, 1e-5)
     loss = privacy_loss(last)
@@ -309,8 +315,7 @@ def test_trap_11_a_sweep_states_what_its_runs_spend_together(tmp_path, make_plan
 def test_trap_11_equal_runs_of_a_sweep_are_as_many_times_the_steps(tmp_path, make_plan_of):
     plan = make_plan_of(steps=200)
     for number in range(4):
-        statement = {"private": True, "void": False, "sampling_run": "poisson", **asdict(plan)}
-        write_report(tmp_path / str(number), statement)
+        write_report(tmp_path / str(number), guarantee_of(plan).statement())
     expected = privacy_loss(plan, 1000).get_epsilon_for_delta(1e-5)
     found = spent_together(tmp_path / "last", plan, 1e-5)
     assert found["epsilon_together"] == pytest.approx(expected, rel=1e-3)
@@ -318,7 +323,7 @@ def test_trap_11_equal_runs_of_a_sweep_are_as_many_times_the_steps(tmp_path, mak
 
 def test_trap_11_every_guarantee_warns_of_choosing_by_results(mlp, splits, settings_of, context_of, budget):
     _, guarantee = DPSGD(settings=settings_of()).fit(mlp, splits, budget, context_of())
-    assert any("Choosing among runs" in said for said in guarantee.statement()["outside_guarantee"])
+    assert any("Choosing among runs" in said for said in guarantee.statement().outside_guarantee)
 
 
 @pytest.mark.parametrize("sampling", ["weighted", "oversample", "balanced"])

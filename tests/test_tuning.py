@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
-from typing import Any
 
 import pytest
 from support import by_opacus
 
 from dptrain import sweep, tuning
-from dptrain.contracts import ConfigError, Plan
+from dptrain.contracts import Budget, ConfigError, Plan, Statement
 from dptrain.privacy.accountant import privacy_loss
+from dptrain.privacy.guarantee import DPGuarantee
 from dptrain.searching import composed, search_cost
 
 DELTA = 1e-5
@@ -123,28 +123,22 @@ def test_a_search_is_counted_by_a_filter_whose_order_is_fixed_first(
 
 
 def test_a_search_never_states_less_than_its_filter_proves(tmp_path: Path, plan: Plan) -> None:
-    assert tuning.stated(tmp_path / "a", plan, DELTA)["epsilon_together"] == pytest.approx(copies(plan, 1))
+    assert tuning.stated(tmp_path / "a", plan, DELTA).epsilon_together == pytest.approx(copies(plan, 1))
     tuning.begin(tmp_path, max_epsilon=8.0, direction="maximize")
     tuning.reserve(tmp_path, "a", plan, delta=DELTA, max_epsilon=8.0)
     found = tuning.stated(tmp_path / "a", plan, DELTA)
-    assert found["epsilon_together"] == found["epsilon_counted"] > copies(plan, 1)
+    assert found.epsilon_together == found.epsilon_counted > copies(plan, 1)
 
 
 # ---------------------------------------------------------------------- several on one page
 
 
-def statement_of(folder: Path, plan: Plan, job: str) -> dict[str, Any]:
+def statement_of(folder: Path, plan: Plan, job: str) -> Statement:
     """What the job of this name says of itself and its sweep when it has just trained."""
     tuning.reserve(folder, job, plan, delta=DELTA, max_epsilon=8.0)
-    return {
-        **asdict(plan),
-        "sampling_run": plan.sampling,
-        "private": True,
-        "void": False,
-        "epsilon": copies(plan, 1),
-        "delta": DELTA,
-        "sweep": tuning.stated(folder / job, plan, DELTA),
-    }
+    budget = Budget(epsilon=None, delta=DELTA, noise_multiplier=plan.noise_multiplier)
+    stated = DPGuarantee(plan=plan, budget=budget).statement()
+    return replace(stated, sweep=tuning.stated(folder / job, plan, DELTA))
 
 
 @pytest.mark.filterwarnings("ignore:Optimal order")
@@ -156,18 +150,16 @@ def test_two_searches_on_one_page_are_added_up(tmp_path: Path, make_plan_of: Cal
         stated += [statement_of(tmp_path / name, plan, job) for job in "ab"]
         tuning.reserve(tmp_path / name, "failed", plan, delta=DELTA, max_epsilon=8.0)
         stated.append(statement_of(tmp_path / name, plan, "c"))
-    orders = [each["sweep"]["order"] for each in stated]
+    orders = [each.sweep.order for each in stated]
     assert len(set(orders)) == 2
     found = search_cost(stated)
-    counted = [each["sweep"]["epsilon_counted"] for each in (stated[2], stated[5])]
+    counted = [each.sweep.epsilon_counted for each in (stated[2], stated[5])]
     by_each = [by_opacus([long] * 4 + [short] * 4, order) for order in set(orders)]
     assert found.together == pytest.approx(max(by_each), rel=1e-3)
     assert found.together is not None
     assert found.together > max(counted)
     assert "Rényi" in found.rule
-    alone = {
-        key: value for key, value in statement_of(tmp_path / "grid", long, "d").items() if key != "sweep"
-    }
+    alone = replace(statement_of(tmp_path / "grid", long, "d"), sweep=None)
     beside = search_cost([*stated, alone])
     by_each = [by_opacus([long] * 5 + [short] * 4, order) for order in set(orders)]
     assert beside.together == pytest.approx(max(by_each), rel=1e-3)
@@ -182,7 +174,7 @@ def test_an_order_that_results_of_another_search_may_have_chosen_lowers_nothing(
     plan = make_plan_of(steps=500, noise_multiplier=2.0, sample_rate=0.1)
     one = statement_of(tmp_path, plan, "a")
     stated = [
-        {**one, "sweep": {**one["sweep"], "id": str(order), "order": order, "plans": [asdict(plan)] * 4}}
+        replace(one, sweep=replace(one.sweep, id=str(order), order=order, plans=(asdict(plan),) * 4))
         for order in orders
     ]
     found = search_cost(stated)
@@ -193,8 +185,7 @@ def test_an_order_that_results_of_another_search_may_have_chosen_lowers_nothing(
 def test_beside_a_search_a_run_that_no_filter_covers_leaves_no_number(tmp_path: Path, plan: Plan) -> None:
     tuning.begin(tmp_path, max_epsilon=8.0, direction="maximize")
     searched = statement_of(tmp_path, plan, "a")
-    other = {**searched, "adjacency": "replace_one"}
-    del other["sweep"]
+    other = replace(searched, adjacency="replace_one", sweep=None)
     found = search_cost([searched, other])
     assert found.together is None
     assert "replace_one" in found.rule

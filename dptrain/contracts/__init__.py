@@ -31,10 +31,22 @@ from dptrain.contracts.randomness import Streams
 from dptrain.contracts.records import Canaries, Records, Sensitive, Splits
 from dptrain.contracts.release import Knowledge, Observation, Observer, Output, Queries, Release
 from dptrain.contracts.rows import Rows
+from dptrain.contracts.statement import (
+    Assignment,
+    Constants,
+    Hashes,
+    Randomness,
+    SelectionTerms,
+    Sensitivity,
+    Statement,
+    SweepTotal,
+    Trust,
+)
 from dptrain.contracts.targets import Shadow, Shadows, Slots, Targets
 from dptrain.contracts.training import Context, Mechanism, Progress, Tracker
 
 __all__ = [
+    "Assignment",
     "Attack",
     "Attributes",
     "Bets",
@@ -43,6 +55,7 @@ __all__ = [
     "Budget",
     "Canaries",
     "ConfigError",
+    "Constants",
     "Context",
     "DataError",
     "DptrainError",
@@ -51,6 +64,7 @@ __all__ = [
     "Gallery",
     "Guarantee",
     "Guesses",
+    "Hashes",
     "Images",
     "Interval",
     "Knowledge",
@@ -66,19 +80,25 @@ __all__ = [
     "Plan",
     "Progress",
     "Queries",
+    "Randomness",
     "Records",
     "Release",
     "Report",
     "Rows",
     "SamplingSeen",
     "Scores",
+    "SelectionTerms",
     "Sensitive",
+    "Sensitivity",
     "Shadow",
     "Shadows",
     "Slots",
     "Splits",
+    "Statement",
     "Streams",
+    "SweepTotal",
     "Targets",
     "Tracker",
+    "Trust",
     "Utility",
 ]

@@ -9,6 +9,7 @@ from typing import Any
 
 from dptrain.contracts.evidence import Exposed, Gallery, Interval, Leakage
 from dptrain.contracts.privacy import Plan
+from dptrain.contracts.statement import Statement
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +55,7 @@ class Report:
     utility: Utility
     control: Utility | None  # of the non-private twin
     floor_accuracy: float  # always naming the most frequent class
-    guarantee: Mapping[str, Any]  # Guarantee.statement()
+    guarantee: Statement
     epsilon_by_step: tuple[tuple[int, float], ...]  # empty: not private
     holdout_by_step: tuple[tuple[int, float, float], ...]  # step, accuracy, loss on held-out records
     tradeoff: tuple[tuple[float, float], ...]  # false-positive rate, most true positives

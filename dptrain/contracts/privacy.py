@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
+
+from dptrain.contracts.statement import Statement
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +73,7 @@ class Guarantee(Protocol):
 
     @property
     def mu(self) -> float:
-        """The Gaussian-DP parameter that describes the guarantee at the run's delta."""
+        """Parameter of the Gaussian mechanism with this epsilon and delta: a guess for planning only."""
         ...
 
     def tradeoff(self, alpha: float) -> float:
@@ -86,6 +88,6 @@ class Guarantee(Protocol):
         """Most often that any adversary names the record, when blind guessing succeeds at `base_rate`."""
         ...
 
-    def statement(self) -> dict[str, Any]:
-        """The guarantee in full: JSON-ready numbers and words."""
+    def statement(self) -> Statement:
+        """The guarantee in full: numbers and words."""
         ...

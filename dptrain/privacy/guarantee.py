@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import math
 import subprocess
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from riskcal.analysis import get_beta_from_pld
 from scipy.optimize import brentq
 from scipy.stats import norm
 
-from dptrain.contracts import Budget, Plan
+from dptrain.contracts import Budget, Plan, Randomness, Sensitivity, Statement, Trust
 from dptrain.privacy import accountant
 
 
@@ -38,11 +37,11 @@ def gaussian_mu(epsilon: float, delta: float) -> float:
     return float(brentq(lambda mu: gaussian_delta(mu, epsilon) - delta, *ends))
 
 
-OS_SEEDED: Mapping[str, Any] = {
-    "secret": True,
-    "cryptographic": False,
-    "source": "PyTorch generators (Mersenne Twister, Philox) seeded by the operating system",
-}
+OS_SEEDED = Randomness(
+    secret=True,
+    cryptographic=False,
+    source="PyTorch generators (Mersenne Twister, Philox) seeded by the operating system",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +53,8 @@ class DPGuarantee:
 
     plan: Plan
     budget: Budget
-    randomness: Mapping[str, Any] = field(default_factory=lambda: OS_SEEDED)
+    randomness: Randomness = OS_SEEDED
+    sensitivity: Sensitivity | None = None
     released: str = "the final weights; the guarantee covers every noisy step as well"
     outside: tuple[str, ...] = ()
     void: str | None = None
@@ -88,41 +88,42 @@ class DPGuarantee:
         """Hayes et al. 2023, Theorem 2: 1 - tradeoff(base rate), of this run's own distribution."""
         return accountant.most_true_positives(self.loss, base_rate)
 
-    def statement(self) -> dict[str, Any]:
+    def statement(self) -> Statement:
         plan, epsilon = self.plan, self.epsilon()
         tpr = {str(fpr): self.membership_tpr(fpr) for fpr in (0.001, 0.01)}
         checks = accountant.cross_checks(plan, self.delta)
         checks["riskcal_tpr_at_fpr_0.01"] = float(1.0 - get_beta_from_pld(self.loss, 0.01))
-        return {
-            "private": True,
-            "void": self.void is not None,
-            "void_reason": self.void,
-            "sentence": self._sentence(epsilon, tpr["0.01"]),
-            "released": self.released,
-            "unit": self.budget.unit,
-            "adjacency": plan.adjacency,
-            "units": plan.units,
-            "units_public": self.budget.units_public,
-            "epsilon": epsilon,
-            "delta": self.delta,
-            "noise_multiplier": plan.noise_multiplier,
-            "max_grad_norm": plan.max_grad_norm,
-            "sample_rate": plan.sample_rate,
-            "steps": plan.steps,
-            "expected_batch_size": plan.expected_batch_size,
-            "clipping": plan.clipping,
-            "sampling_run": plan.sampling,
-            "sampling_assumed": plan.sampling,
-            "accountant": accountant.NAME,
-            "cross_checks": checks,
-            "mu": self.mu,
-            "tpr_at_fpr": tpr,
-            "outside_guarantee": list(self.outside),
-            "randomness": dict(self.randomness),
-            "versions": library_versions(),
-            "code_revision": code_revision(),
-            "replayed_steps": self.replayed_steps,
-        }
+        return Statement(
+            private=True,
+            void_reason=self.void,
+            sentence=self._sentence(epsilon, tpr["0.01"]),
+            released=self.released,
+            unit=self.budget.unit,
+            adjacency=plan.adjacency,
+            units=plan.units,
+            units_public=self.budget.units_public,
+            epsilon=epsilon,
+            delta=self.delta,
+            noise_multiplier=plan.noise_multiplier,
+            max_grad_norm=plan.max_grad_norm,
+            sample_rate=plan.sample_rate,
+            steps=plan.steps,
+            expected_batch_size=plan.expected_batch_size,
+            clipping=plan.clipping,
+            sampling_run=plan.sampling,
+            sampling_assumed=plan.sampling,
+            accountant=accountant.NAME,
+            cross_checks=checks,
+            tpr_at_fpr=tpr,
+            sensitivity=self.sensitivity or Sensitivity(most=plan.sensitivity),
+            randomness=self.randomness,
+            trust=CENTRAL,
+            outside_guarantee=self.outside,
+            date=now(),
+            versions=library_versions(),
+            code_revision=code_revision(),
+            replayed_steps=self.replayed_steps,
+        )
 
     def _sentence(self, epsilon: float, tpr: float) -> str:
         if self.void is not None:
@@ -168,25 +169,38 @@ class NoGuarantee:
     def reconstruction_bound(self, base_rate: float) -> float:  # noqa: ARG002
         return 1.0
 
-    def statement(self) -> dict[str, Any]:
-        return {
-            "private": False,
-            "void": False,
-            "void_reason": None,
-            "sentence": self.sentence,
-            "released": "the final weights",
-            "unit": self.budget.unit,
-            "adjacency": self.budget.adjacency,
-            "epsilon": math.inf,
-            "delta": self.budget.delta,
-            "noise_multiplier": 0.0,
-            "accountant": "none",
-            "mu": math.inf,
-            "tpr_at_fpr": {"0.001": 1.0, "0.01": 1.0},
-            "outside_guarantee": list(self.outside),
-            "versions": library_versions(),
-            "code_revision": code_revision(),
-        }
+    def statement(self) -> Statement:
+        return Statement(
+            private=False,
+            sentence=self.sentence,
+            released="the final weights",
+            unit=self.budget.unit,
+            adjacency=self.budget.adjacency,
+            epsilon=math.inf,
+            delta=self.budget.delta,
+            noise_multiplier=0.0,
+            tpr_at_fpr={"0.001": 1.0, "0.01": 1.0},
+            outside_guarantee=self.outside,
+            date=now(),
+            versions=library_versions(),
+            code_revision=code_revision(),
+        )
+
+
+CENTRAL = Trust(
+    model="central curator",
+    sees_records="whoever trains: the computer that runs this program holds every record as it is",
+    trusted=(
+        "the computer that trained and everyone with access to it, its operating system and its random "
+        "numbers",
+        "the libraries and the code under the versions and hashes stated here",
+    ),
+)
+
+
+def now() -> str:
+    """The time, in UTC, to the second: 2026-01-31T12:00:00+00:00."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def library_versions() -> dict[str, str]:

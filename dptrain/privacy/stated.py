@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+
+from dptrain.contracts import Statement
+from dptrain.privacy.guarantee import gaussian_mu
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,23 +21,24 @@ class StatedGuarantee:
     bounds are never lower than the ones proved.
     """
 
-    stated: Mapping[str, Any]
+    stated: Statement
     tradeoff_points: Sequence[tuple[float, float]]
     curve: tuple[tuple[int, float], ...] = ()
 
     @property
     def delta(self) -> float:
-        return float(self.stated["delta"])
+        return self.stated.delta
 
     @property
     def mu(self) -> float:
-        return _number(self.stated["mu"])
+        """A guess for planning, from epsilon and delta; infinite where nothing is proved."""
+        return math.inf if math.isinf(self.stated.epsilon) else gaussian_mu(self.stated.epsilon, self.delta)
 
     def epsilon(self, delta: float | None = None) -> float:
         """The stated epsilon; raises ValueError for any delta but the stated one."""
         if delta is not None and delta != self.delta:
             raise ValueError(f"delta={delta} was not stated; the run states epsilon at delta={self.delta}")
-        return _number(self.stated["epsilon"])
+        return self.stated.epsilon
 
     def tradeoff(self, alpha: float) -> float:
         return 1.0 - self.membership_tpr(alpha)
@@ -57,11 +60,5 @@ class StatedGuarantee:
     def reconstruction_bound(self, base_rate: float) -> float:
         return self.membership_tpr(base_rate)
 
-    def statement(self) -> dict[str, Any]:
-        epsilon, mu = self.epsilon(), self.mu
-        return {**self.stated, "epsilon": epsilon, "mu": mu}
-
-
-def _number(value: float | None) -> float:
-    """A number as a report writes it, in which None stands for infinity."""
-    return math.inf if value is None else float(value)
+    def statement(self) -> Statement:
+        return self.stated

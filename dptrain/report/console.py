@@ -138,38 +138,37 @@ class Console:
     def report(self, report: Report, command: str = "mlflow ui") -> None:
         """The one table of a run, and where to read on; `command` shows the runs, if they are recorded."""
         width = min(self.out.width, WIDEST)
-        void = report.guarantee["void"]
+        void = report.guarantee.void
         if void:
-            alarm = f" VOID  {report.guarantee['void_reason']}. Nothing below is a privacy guarantee. "
+            alarm = f" VOID  {report.guarantee.void_reason}. Nothing below is a privacy guarantee. "
             self.out.print()
             self.out.print(Text(alarm, style="bold white on red"))
         self.out.print(_table(report, wide=width >= WIDE), width=width)
-        if (chosen := report.guarantee.get("interface", "weights")) != "weights":
+        if (chosen := report.guarantee.interface or "weights") != "weights":
             self._line(
                 f"[bold]given away[/bold]  {chosen.replace('_', ' ')}; attacks on weights and gradients "
                 "tell what would follow if more got out"
             )
         self._defences(report, width)
-        sentence = Text(report.guarantee["sentence"], style="bold red" if void else "")
+        sentence = Text(report.guarantee.sentence, style="bold red" if void else "")
         self.out.print(Padding(sentence, (0, 0, 1, 0)), width=width)
-        if "sweep" in report.guarantee:
-            together = report.guarantee["sweep"]
+        if (together := report.guarantee.sweep) is not None:
             self._line(
-                f"[bold]sweep[/bold]    {together['runs']} models so far; whoever sees them all, or picks "
-                f"one by its results, holds ε = {words.number(together['epsilon_together'])}"
+                f"[bold]sweep[/bold]    {together.runs} models so far; whoever sees them all, or picks "
+                f"one by its results, holds ε = {words.number(together.epsilon_together)}"
             )
-            if together["not_private"]:
-                self._line(f"         not private, or void, and not counted: {together['not_private']}")
-            if "max_epsilon" in together:
+            if together.not_private:
+                self._line(f"         not private, or void, and not counted: {together.not_private}")
+            if together.max_epsilon is not None and together.epsilon_counted is not None:
                 self._line(
-                    f"         trainings counted: {together['counted']}, ε = "
-                    f"{words.number(together['epsilon_counted'])} of at most {together['max_epsilon']:g}"
+                    f"         trainings counted: {together.counted}, ε = "
+                    f"{words.number(together.epsilon_counted)} of at most {together.max_epsilon:g}"
                 )
             self._line("")
-        if "selection" in report.guarantee and not void:
+        if report.guarantee.selection is not None and not void:
             self._line(
                 f"[bold]selection[/bold]  if it is selected, it holds "
-                f"ε = {words.number(report.guarantee['selection']['epsilon'])} to those who see nothing else"
+                f"ε = {words.number(report.guarantee.selection.epsilon)} to those who see nothing else"
             )
             self._line("")
         if report.leakage:
@@ -352,15 +351,15 @@ def _table(report: Report, *, wide: bool) -> Table:
 
     section("GUARANTEE")
     statement = report.guarantee
-    void = statement["void"]
-    epsilon = words.number(statement["epsilon"]) if words.is_private(statement) else "none"
+    void = statement.void
+    epsilon = words.number(statement.epsilon) if words.is_private(statement) else "none"
     add(
-        f"ε at δ = {statement['delta']:g}, per {statement['unit']}",
+        f"ε at δ = {statement.delta:g}, per {statement.unit}",
         floor=0.0,
         bound=_bound(epsilon, void),
         verdict=_standing(report),
     )
-    for rate, tpr in statement["tpr_at_fpr"].items():
+    for rate, tpr in statement.tpr_at_fpr.items():
         fpr = float(rate)
         add(f"membership TPR at FPR {words.percent(fpr)}", floor=fpr, bound=_bound(words.number(tpr), void))
 
@@ -385,7 +384,7 @@ def _table(report: Report, *, wide: bool) -> Table:
 
 def _standing(report: Report) -> Text:
     """What may be said of the guarantee, in a word or two."""
-    if report.guarantee["void"]:
+    if report.guarantee.void:
         return Text("VOID", style="bold white on red")
     if not words.is_private(report.guarantee):
         return Text("nothing is proved", style="yellow")

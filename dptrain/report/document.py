@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dptrain.contracts import Interval, Leakage, Report, Utility
-
-STATED = ("noise_multiplier", "sample_rate", "steps", "max_grad_norm", "expected_batch_size")
+from dptrain.privacy.written import to_json
 
 
 def as_json(report: Report) -> dict[str, Any]:
@@ -29,7 +28,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "utility": _utility(report.utility),
         "control": None if report.control is None else _utility(report.control),
         "floor_accuracy": report.floor_accuracy,
-        "guarantee": {**dict.fromkeys(STATED), **report.guarantee},
+        "guarantee": to_json(report.guarantee),
         "epsilon_by_step": report.epsilon_by_step,
         "holdout_by_step": report.holdout_by_step,
         "tradeoff": report.tradeoff,

@@ -73,7 +73,7 @@ def epsilon(report: Report) -> Figure:
     axes.set(xlim=(0, steps[-1]), ylim=(0, 1.15 * max(spent)))
     statement = report.guarantee
     budget = f"ε = {spent[-1]:.2f}"
-    if statement["void"]:
+    if statement.void:
         _stamp(axes)
     else:
         axes.annotate(
@@ -237,7 +237,7 @@ def class_inversion(report: Report) -> Figure:
 
 def _successes(report: Report, axes: Axes) -> None:
     """One row an attack: release and control with intervals, floor and bound as ticks."""
-    lines, void = bounded(report), report.guarantee["void"]
+    lines, void = bounded(report), report.guarantee.void
     for row, (line, bound) in enumerate(lines):
         axes.axhspan(row - 0.42, row + 0.42, color="#F6F6F6", linewidth=0, zorder=0)
         axes.plot([line.floor] * 2, [row - 0.34, row + 0.34], color=FLOOR, linewidth=2.2, zorder=2)
@@ -299,7 +299,7 @@ def _tradeoff(report: Report, axes: Axes, *, log: bool) -> None:
     """The most true positives of any membership test against its false positives."""
     start = SMALLEST_FPR if log else 0.0
     curve = np.array([point for point in report.tradeoff if point[0] >= start])
-    place = report.guarantee["tpr_at_fpr"]["0.01"]
+    place = report.guarantee.tpr_at_fpr["0.01"]
     axes.plot(curve[:, 0], curve[:, 1], color=RELEASE, linewidth=2)
     axes.plot(0.01, place, "o", color=RELEASE, markersize=6)
     axes.plot([start, 1.0], [start, 1.0], color=FLOOR, linewidth=1.5, linestyle=(0, (1, 1.5)))
@@ -308,7 +308,7 @@ def _tradeoff(report: Report, axes: Axes, *, log: bool) -> None:
     axes.set_aspect("equal")
     say = partial(axes.text, transform=axes.transAxes, fontsize=9, va="top")
     say(0.72, 0.62, "guessing", color=FLOOR, rotation=45, ha="center", rotation_mode="anchor")
-    if report.guarantee["void"]:
+    if report.guarantee.void:
         _stamp(axes)
     else:
         axes.fill_between(curve[:, 0], curve[:, 1], 1.0, color=BOUND, alpha=0.06, linewidth=0)

@@ -175,7 +175,7 @@ def _header(report: Report) -> Iterator[str]:
 
 def _verdict(report: Report) -> Iterator[str]:
     statement = report.guarantee
-    if statement["void"]:
+    if statement.void:
         yield f'<p class="alarm" role="note">{rich(sentences.void(statement))}</p>'
     yield f'<p class="lead">{rich(sentences.short(report))}</p>'
     yield from _key_figures(report)
@@ -187,7 +187,7 @@ def _verdict(report: Report) -> Iterator[str]:
     yield f"<p>{rich(sentences.attacks(report))}</p>"
     if report.leakage:
         yield '<ul class="told">'
-        yield from (_told(line, void=statement["void"]) for line in sentences.main_lines(report))
+        yield from (_told(line, void=statement.void) for line in sentences.main_lines(report))
         yield "</ul>"
     yield "<h3>What the model is worth</h3>"
     yield f"<p>{rich(sentences.worth(report))}</p>"
@@ -206,13 +206,13 @@ def _key_figures(report: Report) -> Iterator[str]:
     statement, accuracy = report.guarantee, report.utility.accuracy
     if sentences.holds(statement):
         proved = (
-            f"ε = {words.epsilon(statement['epsilon'])}",
-            f"δ = {statement['delta']:g}, per {statement['unit']}",
+            f"ε = {words.epsilon(statement.epsilon)}",
+            f"δ = {statement.delta:g}, per {statement.unit}",
         )
-        test = words.percent(statement["tpr_at_fpr"]["0.01"])
+        test = words.percent(statement.tpr_at_fpr["0.01"])
         found = test, "of the members: the most that any test finds, at 1 % false alarms"
     else:
-        proved = "void" if statement["void"] else "none", "no guarantee holds"
+        proved = "void" if statement.void else "none", "no guarantee holds"
         found = "no limit", "to what a membership test may find"
     worth = words.percent(accuracy.value), "of the test records are classified correctly"
     yield '<dl class="key">'

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-from dptrain.contracts import Report
+from dptrain.contracts import Report, Statement
 from dptrain.report import sentences, tables
 from dptrain.report.tables import Table
 
@@ -52,7 +51,7 @@ def _verdict(report: Report) -> Iterator[str]:
     statement = report.guarantee
     yield "## The verdict"
     yield ""
-    if statement["void"]:
+    if statement.void:
         yield f"> {sentences.void(statement)}"
         yield ""
     yield f"**In short.** {sentences.short(report)}"
@@ -64,7 +63,7 @@ def _verdict(report: Report) -> Iterator[str]:
     yield f"**What the attacks did.** {sentences.attacks(report)}"
     yield ""
     for line in sentences.main_lines(report):
-        yield f"- {sentences.told(line, void=statement['void'])}"
+        yield f"- {sentences.told(line, void=statement.void)}"
     if report.leakage:
         yield ""
     yield f"**What the model is worth.** {sentences.worth(report)}"
@@ -108,13 +107,13 @@ def _numbers(report: Report) -> Iterator[str]:
         yield ""
 
 
-def _statement(statement: Mapping[str, Any]) -> Iterator[str]:
+def _statement(statement: Statement) -> Iterator[str]:
     yield "## The privacy statement in full"
     yield ""
     yield from table(tables.statement(statement))
 
 
-def _limits(statement: Mapping[str, Any]) -> Iterator[str]:
+def _limits(statement: Statement) -> Iterator[str]:
     yield "## Assumptions, and what is outside the guarantee"
     yield ""
     for assumption in sentences.assumptions(statement):

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dptrain.contracts import Report
+from dptrain.contracts import Report, Statement
 from dptrain.report import selection, sentences, tables, words
 from dptrain.report.document import write_text
 from dptrain.report.markdown import table
@@ -52,8 +52,8 @@ def metadata(report: Report) -> dict[str, Any]:
     tags = [report.mechanism.lower()]
     if sentences.holds(statement):
         tags = ["differential-privacy", *tags]
-        said = f"Privacy budget at delta = {statement['delta']:g}, per {statement['unit']}"
-        metrics.append({"type": "epsilon", "name": said, "value": statement["epsilon"]})
+        said = f"Privacy budget at delta = {statement.delta:g}, per {statement.unit}"
+        metrics.append({"type": "epsilon", "name": said, "value": statement.epsilon})
     return {
         "license": "unknown",
         "library_name": "pytorch",
@@ -115,7 +115,7 @@ def _use(report: Report) -> Iterator[str]:
     if sentences.holds(report.guarantee):
         yield (
             "It is meant for use where the training records must stay confidential: "
-            f"{words.budget(report.guarantee)}, limits what anyone learns of one {report.guarantee['unit']}."
+            f"{words.budget(report.guarantee)}, limits what anyone learns of one {report.guarantee.unit}."
         )
     else:
         yield (
@@ -151,7 +151,7 @@ def _privacy(report: Report) -> Iterator[str]:
     statement = report.guarantee
     yield "## Privacy"
     yield ""
-    if statement["void"]:
+    if statement.void:
         yield f"> {sentences.void(statement)}"
         yield ""
     yield f"**{words.budget(statement)}.** {sentences.promise(statement)}"
@@ -163,7 +163,7 @@ def _privacy(report: Report) -> Iterator[str]:
     yield ""
     yield "The same for other programs: [statement.json](statement.json)."
     yield ""
-    if "selected_from" in statement:
+    if statement.selected_from is not None:
         return  # attacks were held against the bounds of a single training
     yield "### Measured leakage"
     yield ""
@@ -180,9 +180,9 @@ def _privacy(report: Report) -> Iterator[str]:
         yield ""
 
 
-def _counted(statement: Mapping[str, Any]) -> bool:
+def _counted(statement: Statement) -> bool:
     """Whether the number of training records may be told; without privacy there is nothing to keep."""
-    return bool(statement.get("units_public", True))
+    return statement.units_public
 
 
 def _limitations(report: Report) -> Iterator[str]:
@@ -201,14 +201,14 @@ def _limitations(report: Report) -> Iterator[str]:
 
 
 def _reproduce(report: Report) -> Iterator[str]:
-    revision = report.guarantee["code_revision"]
+    revision = report.guarantee.code_revision
     yield "## How to reproduce"
     yield ""
     yield "```bash"
     yield report.reproduce
     yield "```"
     yield ""
-    versions = ", ".join(f"{name} {version}" for name, version in report.guarantee["versions"].items())
+    versions = ", ".join(f"{name} {version}" for name, version in report.guarantee.versions.items())
     yield f"With {versions}" + (f"; code revision {revision}." if revision else ".")
     yield sentences.REPETITION
     yield ""

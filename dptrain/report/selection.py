@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from dptrain.contracts import Report
+from dptrain.contracts import Report, SelectionTerms, Statement
 
 DISTRIBUTIONS = {
     "geometric": "geometric",
@@ -33,41 +33,50 @@ def as_released(report: Report) -> Report:
     bounds of a single training.
     """
     stated = report.guarantee
-    if "selection" not in stated or stated["void"]:
+    terms = stated.selection
+    if terms is None or stated.void:
         return report
-    terms = stated["selection"]
-    kept = {key: value for key, value in stated.items() if key != "selection"}
-    proved = {key: terms[key] for key in ("epsilon", "delta", "mu", "tpr_at_fpr", "accountant", "sentence")}
-    guarantee = {**kept, **proved, "released": RELEASED, "cross_checks": {}, "selected_from": terms}
+    guarantee = replace(
+        stated,
+        epsilon=terms.epsilon,
+        delta=terms.delta,
+        tpr_at_fpr=terms.tpr_at_fpr,
+        accountant=terms.accountant,
+        sentence=terms.sentence,
+        released=RELEASED,
+        cross_checks={},
+        selection=None,
+        selected_from=terms,
+    )
     return replace(report, guarantee=guarantee, leakage=(), exposed=())
 
 
-def search(stated: Mapping[str, Any]) -> dict[str, Any]:
+def search(stated: Statement) -> dict[str, Any]:
     """How settings were chosen, for the statement: of a trial as it is released, nothing of a void one."""
-    terms, data = stated.get("selected_from"), stated.get("tuned_on")
-    if terms is not None or "selection" in stated:
+    terms, data = stated.selected_from, stated.tuned_on
+    if terms is not None or stated.selection is not None:
         kind = "private_selection"
     else:
         kind = "not_counted" if data is None else "public_data"
     return {
         "kind": kind,
         "tuned_on": data,
-        "selection": None if terms is None else {name: terms[name] for name in TERMS},
+        "selection": None if terms is None else {name: getattr(terms, name) for name in TERMS},
     }
 
 
-def agreed(terms: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def agreed(terms: SelectionTerms) -> Iterator[tuple[str, str]]:
     """What a selection is going to cost, in named lines, before its number of trials is drawn."""
     yield (
         "selection",
-        f"best of a random number of trainings by {terms['score']}, each drawn from {terms['candidates']} "
+        f"best of a random number of trainings by {terms.score}, each drawn from {terms.candidates} "
         f"candidates; {_number(terms)}",
     )
     yield (
         "",
-        f"those who see the selected model and nothing else hold ε = {terms['epsilon']:.2f} at "
-        f"δ = {terms['delta']:g}, per {terms['unit']}, whichever candidates are drawn "
-        f"(each training by itself: ε ≤ {terms['epsilon_alone']:.2f})",
+        f"those who see the selected model and nothing else hold ε = {terms.epsilon:.2f} at "
+        f"δ = {terms.delta:g}, per {terms.unit}, whichever candidates are drawn "
+        f"(each training by itself: ε ≤ {terms.epsilon_alone:.2f})",
     )
 
 
@@ -89,20 +98,20 @@ def selected(chosen: Mapping[str, Any] | None) -> Iterator[tuple[str, str]]:
     )
 
 
-def cost(terms: Mapping[str, Any]) -> str:
+def cost(terms: SelectionTerms) -> str:
     """What the selection's epsilon rests on, and for whom it holds."""
     return (
-        f"At δ = {terms['delta']:g}, for those who see the selected model and its settings, and nothing else "
-        f"of the search ({terms['theorem']}). Of the trainings {_number(terms)}; each drew its settings in "
-        f"secret from {terms['candidates']} candidates, and the best is chosen by {terms['score']}, on "
+        f"At δ = {terms.delta:g}, for those who see the selected model and its settings, and nothing else "
+        f"of the search ({terms.theorem}). Of the trainings {_number(terms)}; each drew its settings in "
+        f"secret from {terms.candidates} candidates, and the best is chosen by {terms.score}, on "
         "records of which no number here says anything."
     )
 
 
-def _number(terms: Mapping[str, Any]) -> str:
-    named = DISTRIBUTIONS[terms["distribution"]]
-    shape = f" of shape {terms['shape']:g}" if terms["distribution"] == "negative_binomial" else ""
+def _number(terms: SelectionTerms) -> str:
+    named = DISTRIBUTIONS[terms.distribution]
+    shape = f" of shape {terms.shape:g}" if terms.distribution == "negative_binomial" else ""
     return (
-        f"the number is secret, {named}{shape}, {terms['mean_runs']:g} on average and at most "
-        f"{terms['runs_99']} in 99 of 100 searches"
+        f"the number is secret, {named}{shape}, {terms.mean_runs:g} on average and at most "
+        f"{terms.runs_99} in 99 of 100 searches"
     )

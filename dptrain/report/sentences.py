@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
-from dptrain.contracts import Leakage, Report
+from dptrain.contracts import Leakage, Report, Statement
 from dptrain.report import defences, words
 
 BROKEN = "exceeds"  # the first words of verdicts
@@ -75,40 +74,40 @@ def short(report: Report) -> str:
     lines = main_lines(report)
     leaking = sum(begins(line, LEAKS) or begins(line, BROKEN) for line in lines)
     text += f" {leaking} of {len(lines)} measurements found leakage above the floor"
-    if words.is_private(statement) and not statement["void"]:
+    if words.is_private(statement) and not statement.void:
         broken = sum(begins(line, BROKEN) for line in lines)
         text += f", **{broken} of them more than is allowed**" if broken else ", none more than is allowed"
     return f"{text}."
 
 
-def void(statement: Mapping[str, Any]) -> str:
+def void(statement: Statement) -> str:
     """Why a void guarantee is one."""
-    return f"**VOID**: {statement['void_reason']}. This run proves nothing; do not rely on its epsilon."
+    return f"**VOID**: {statement.void_reason}. This run proves nothing; do not rely on its epsilon."
 
 
-def promise(statement: Mapping[str, Any]) -> str:
+def promise(statement: Statement) -> str:
     """What is promised, and what follows from it for membership tests."""
     if not holds(statement):
-        return str(statement["sentence"])
+        return statement.sentence
     tests = ", or more than ".join(
-        f"{words.percent(tpr)} of the {statement['unit']}s at {words.percent(float(fpr))} false alarms"
-        for fpr, tpr in statement["tpr_at_fpr"].items()
+        f"{words.percent(tpr)} of the {statement.unit}s at {words.percent(float(fpr))} false alarms"
+        for fpr, tpr in statement.tpr_at_fpr.items()
     )
     return (
-        f"{statement['sentence']} No membership test that could ever exist finds more than {tests}. "
+        f"{statement.sentence} No membership test that could ever exist finds more than {tests}. "
         "This is an upper bound. It holds against every adversary, "
         "with whatever knowledge and computing power, today and later."
     )
 
 
-def holds(statement: Mapping[str, Any]) -> bool:
+def holds(statement: Statement) -> bool:
     """Whether anything is promised to anybody."""
-    return words.is_private(statement) and not statement["void"]
+    return words.is_private(statement) and not statement.void
 
 
 def beneficiaries(report: Report, *, counted: bool = True) -> str:
     """To whom it is promised; their number is not told where it is not `counted`."""
-    unit = report.guarantee["unit"]
+    unit = report.guarantee.unit
     if not holds(report.guarantee):
         return "To nobody."
     number = f"{report.data['train']:,} " if counted else ""
@@ -175,7 +174,7 @@ def worth(report: Report) -> str:
 def next_steps(report: Report) -> Iterator[str]:
     """What the person who signs should do with this."""
     statement, lines = report.guarantee, main_lines(report)
-    if statement["void"]:
+    if statement.void:
         yield (
             "**Do not release this model as a private one.** Remove the reason why the guarantee is void, "
             "and train again."
@@ -256,38 +255,40 @@ def exposure(report: Report) -> str:
     )
 
 
-def assumptions(statement: Mapping[str, Any]) -> Iterator[str]:
+def assumptions(statement: Statement) -> Iterator[str]:
     """What the guarantee rests on."""
     if not words.is_private(statement):
         yield "None are needed: nothing is promised."
         return
-    unit = statement["unit"]
-    yield f"Two data sets are neighbours when one {unit} is {words.ADJACENCY[statement['adjacency']]}."
-    if statement["units_public"]:
+    unit = statement.unit
+    yield f"Two data sets are neighbours when one {unit} is {words.ADJACENCY[statement.adjacency]}."
+    if statement.units_public:
         yield f"The number of {unit}s is taken to be public."
-    yield f"Released: {statement['released']}. Nothing else of this run is covered, this report included."
-    ran, assumed = statement["sampling_run"], statement["sampling_assumed"]
+    yield f"Released: {statement.released}. Nothing else of this run is covered, this report included."
+    ran, assumed = statement.sampling_run, statement.sampling_assumed
     if ran == assumed:
         yield f"Batches were drawn by {ran} sampling, as the accountant assumes."
     else:
         yield f"Batches were drawn by {ran} sampling, accounted as {assumed} sampling."
-    randomness = statement["randomness"]
-    if not randomness["secret"]:
+    randomness = statement.randomness
+    if randomness is None:
+        pass  # a report of an older run, which does not say
+    elif not randomness.secret:
         yield "**The seed of noise and sampling is not secret.**"
-    elif randomness["cryptographic"]:
+    elif randomness.cryptographic:
         yield "The seed of noise and sampling is secret, and their generator is a cryptographic one."
     else:
         yield (
             f"The seed of noise and sampling is secret, but the generator is not a cryptographic one "
-            f"({randomness['source']}): it is taken to be as good as true randomness."
+            f"({randomness.source}): it is taken to be as good as true randomness."
         )
     yield "Noise is added in floating-point arithmetic, which is taken to be exact."
     yield "The computer that trained, and everyone with access to it, are trusted."
 
 
-def outside(statement: Mapping[str, Any]) -> list[str]:
+def outside(statement: Statement) -> list[str]:
     """What the guarantee does not cover."""
-    return list(statement["outside_guarantee"]) or ["nothing that this program knows of"]
+    return list(statement.outside_guarantee) or ["nothing that this program knows of"]
 
 
 def seconds(report: Report) -> str:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from dptrain.contracts import Report
+from dptrain.contracts import Report, Statement
+from dptrain.privacy.written import to_json
 from dptrain.report import selection, sentences, words
 from dptrain.report.document import write_text
 
-SCHEMA = "urn:dptrain:statement:1"
-VERSION = 1
+SCHEMA = "urn:dptrain:statement:2"
+VERSION = 2
 CONSTANTS = (
     "noise_multiplier", "max_grad_norm", "clipping", "sample_rate", "steps", "expected_batch_size",
     "sampling_run", "sampling_assumed",
@@ -28,28 +28,35 @@ def as_statement(report: Report) -> dict[str, Any]:
     """
     report = selection.as_released(report)
     stated = report.guarantee
-    public = bool(stated.get("units_public"))
+    public = stated.units_public
     return {
         "$schema": SCHEMA,
         "version": VERSION,
         "recipe": report.recipe,
         "data": str(report.data["name"]),
         "status": _status(stated),
-        "void_reason": stated["void_reason"] if stated["void"] else None,
-        "sentence": stated["sentence"],
-        "released": stated["released"],
-        "interface": stated.get("interface"),
-        "unit": stated["unit"],
-        "adjacency": stated["adjacency"],
+        "void_reason": stated.void_reason,
+        "sentence": stated.sentence,
+        "released": stated.released,
+        "interface": stated.interface,
+        "unit": stated.unit,
+        "adjacency": stated.adjacency,
         "units_public": public,
-        "units": stated.get("units") if public else None,
+        "units": stated.units if public else None,
         "proved": _proved(stated) if sentences.holds(stated) else None,
-        "mechanism": {"name": report.mechanism, **{name: stated.get(name) for name in CONSTANTS}},
+        "mechanism": {"name": report.mechanism, **{name: getattr(stated, name) for name in CONSTANTS}},
         "accountant": _accountant(stated),
         "search": selection.search(stated),
-        "outside_guarantee": list(stated["outside_guarantee"]),
-        "randomness": stated.get("randomness"),
-        "code": {"revision": stated["code_revision"], "versions": dict(stated["versions"])},
+        "outside_guarantee": list(stated.outside_guarantee),
+        "randomness": to_json(stated.randomness) if sentences.holds(stated) else None,
+        "sensitivity": to_json(stated.sensitivity),
+        "assignment": to_json(stated.assignment),
+        "trust": to_json(stated.trust),
+        "constants": to_json(stated.constants),
+        "public_data": list(stated.public_data),
+        "date": stated.date,
+        "hashes": to_json(stated.hashes),
+        "code": {"revision": stated.code_revision, "versions": dict(stated.versions)},
     }
 
 
@@ -66,27 +73,27 @@ def schema() -> dict[str, Any]:
     return document
 
 
-def _status(stated: Mapping[str, Any]) -> str:
-    if stated["void"]:
+def _status(stated: Statement) -> str:
+    if stated.void:
         return "void"
     return "holds" if words.is_private(stated) else "none"
 
 
-def _proved(stated: Mapping[str, Any]) -> dict[str, Any]:
+def _proved(stated: Statement) -> dict[str, Any]:
     return {
-        "epsilon": stated["epsilon"],
-        "delta": stated["delta"],
-        "mu": stated["mu"],
-        "tpr_at_fpr": [{"fpr": float(fpr), "tpr": tpr} for fpr, tpr in stated["tpr_at_fpr"].items()],
-        "cross_checks": dict(stated["cross_checks"]),
+        "epsilon": stated.epsilon,
+        "delta": stated.delta,
+        "delta_meaning": stated.delta_meaning,
+        "tpr_at_fpr": [{"fpr": float(fpr), "tpr": tpr} for fpr, tpr in stated.tpr_at_fpr.items()],
+        "cross_checks": dict(stated.cross_checks),
     }
 
 
-def _accountant(stated: Mapping[str, Any]) -> dict[str, str | None] | None:
+def _accountant(stated: Statement) -> dict[str, str | None] | None:
     """Name and version, from "dp-accounting PLD 0.6.0"; None where nothing was accounted for."""
     if not words.is_private(stated):
         return None
-    name, _, last = str(stated["accountant"]).rpartition(" ")
+    name, _, last = str(stated.accountant).rpartition(" ")
     if name and last[:1].isdigit():
         return {"name": name, "version": last}
-    return {"name": str(stated["accountant"]), "version": None}
+    return {"name": str(stated.accountant), "version": None}

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dptrain.contracts import Interval, Leakage, Report
+from dptrain.contracts import Interval, Leakage, Report, Statement
+from dptrain.privacy.written import to_json
 from dptrain.report import defences, words
 from dptrain.report.sentences import main_lines
 
@@ -42,7 +43,7 @@ def utility(report: Report) -> Table:
 
 def leakage(report: Report) -> Table:
     """Every main leakage line with all that is needed to read it."""
-    void = bool(report.guarantee["void"])
+    void = bool(report.guarantee.void)
     return Table(
         heads=("attack", "measured", "floor", "control", "bound", "limit", "trials", "verdict"),
         rows=tuple(_line(line, void=void) for line in main_lines(report)),
@@ -78,9 +79,9 @@ def output_defences(report: Report) -> Table | None:
     )
 
 
-def statement(stated: Mapping[str, Any]) -> Table:
+def statement(stated: Statement) -> Table:
     """The privacy statement, every term of it."""
-    rows = tuple((name.replace("_", " "), value) for name, value in _flat(stated) if value != "")
+    rows = tuple((name.replace("_", " "), value) for name, value in _flat(to_json(stated)) if value != "")
     return Table(heads=("term", "value"), rows=rows)
 
 
@@ -98,7 +99,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, st
         elif isinstance(value, list | tuple):
             yield name, "; ".join(str(item) for item in value)
         elif value is None:
-            yield name, "none"
+            continue  # a constant that this mechanism does not have
         elif isinstance(value, bool):
             yield name, "yes" if value else "no"
         elif isinstance(value, float):

@@ -9,10 +9,10 @@ from dptrain.report import words
 def spent(report: Report) -> str:
     """What the steps cost; the report must have epsilon by step."""
     statement = report.guarantee
-    if statement["void"]:
+    if statement.void:
         return "The guarantee is void"
     steps, epsilon = report.epsilon_by_step[-1]
-    return f"{steps:,} steps spend ε = {epsilon:.2f} at δ = {statement['delta']:g}, per {statement['unit']}"
+    return f"{steps:,} steps spend ε = {epsilon:.2f} at δ = {statement.delta:g}, per {statement.unit}"
 
 
 def utility(report: Report) -> str:
@@ -28,7 +28,7 @@ def utility(report: Report) -> str:
 def attacks(report: Report, lines: list[tuple[Leakage, float]]) -> str:
     """The best attack on single records, of these lines and bounds, and what is proved about it."""
     best, bound = max(lines, key=lambda pair: pair[0].value.value - pair[0].floor)
-    void = report.guarantee["void"]
+    void = report.guarantee.void
     if any(line.value.low > bound for line, bound in lines) and not void:
         return "An attack exceeds its bound:\nthe guarantee is broken"
     finding = f"Best attack on single records: {words.percent(best.value.value)}"
@@ -39,9 +39,9 @@ def attacks(report: Report, lines: list[tuple[Leakage, float]]) -> str:
 
 def tradeoff(report: Report) -> str:
     """What no membership test can do."""
-    if report.guarantee["void"]:
+    if report.guarantee.void:
         return "The guarantee is void:\nthis curve bounds nothing"
-    place = report.guarantee["tpr_at_fpr"]["0.01"]
+    place = report.guarantee.tpr_at_fpr["0.01"]
     return f"At 1 % false alarms, no test finds\nmore than {words.percent(place)} of the members"
 
 

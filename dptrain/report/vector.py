@@ -77,7 +77,7 @@ def drawings(report: Report) -> list[Drawing]:
 
 def epsilon(report: Report) -> Drawing:
     """What had been spent after each step."""
-    curve, void = report.epsilon_by_step, report.guarantee["void"]
+    curve, void = report.epsilon_by_step, report.guarantee.void
     steps, spent = curve[-1]
     panel = Panel(x=(0, steps), y=(0, 1.15 * max(value for _, value in curve)))
     panel.area(curve, 0.0, "fill release")
@@ -139,7 +139,7 @@ def utility(report: Report) -> Drawing:
 
 def attacks(report: Report) -> Drawing:
     """One row an attack on single records: release and twin with intervals, floor and bound."""
-    lines, void = bounded(report), bool(report.guarantee["void"])
+    lines, void = bounded(report), bool(report.guarantee.void)
     panel = Panel(x=(0, 1), y=(0, 1), left=10, right=14, top=0, height=ROW * len(lines) + 56, bottom=0)
     for row, (line, bound) in enumerate(lines):
         _track(panel, spoken(line), None if void else bound, top=float(ROW * row))
@@ -170,7 +170,7 @@ def tradeoff(report: Report) -> Drawing:
     curve = [point for point in report.tradeoff if point[0] >= SMALLEST_FPR]
     ends = (SMALLEST_FPR, 1.0)
     panel = Panel(x=ends, y=ends, log_x=True, log_y=True, height=360, left=66, right=26)
-    void, place = report.guarantee["void"], report.guarantee["tpr_at_fpr"]["0.01"]
+    void, place = report.guarantee.void, report.guarantee.tpr_at_fpr["0.01"]
     if not void:
         panel.area(curve, 1.0, "fill beyond")
     panel.axes("false alarms (false-positive rate)", "members found (true-positive rate)", name=words.percent)

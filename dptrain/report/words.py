@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
-from dptrain.contracts import Interval
+from dptrain.contracts import Interval, Statement
 
 NOT_PRIVATE = "none (not private)"
 NO_BOUND = "no bound"
@@ -65,21 +63,21 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def is_private(statement: Mapping[str, Any]) -> bool:
+def is_private(statement: Statement) -> bool:
     """Whether the statement promises anything at all, void or not."""
-    return math.isfinite(statement["epsilon"])
+    return math.isfinite(statement.epsilon)
 
 
-def budget(statement: Mapping[str, Any]) -> str:
+def budget(statement: Statement) -> str:
     """The guarantee in one line: ε = 3.00 at δ = 1e-05, per record."""
-    if statement["void"]:
+    if statement.void:
         return "VOID"
     if not is_private(statement):
         return NOT_PRIVATE
-    at = f"at δ = {statement['delta']:g}, per {statement['unit']}"
-    if "selection" in statement:
+    at = f"at δ = {statement.delta:g}, per {statement.unit}"
+    if statement.selection is not None:
         return (
-            f"ε = {epsilon(statement['selection']['epsilon'])} {at}, if its search selected it "
-            f"(this training by itself: ε = {epsilon(statement['epsilon'])})"
+            f"ε = {epsilon(statement.selection.epsilon)} {at}, if its search selected it "
+            f"(this training by itself: ε = {epsilon(statement.epsilon)})"
         )
-    return f"ε = {epsilon(statement['epsilon'])} {at}"
+    return f"ε = {epsilon(statement.epsilon)} {at}"

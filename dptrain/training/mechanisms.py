@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 import torch
@@ -86,7 +86,7 @@ class DPSGD:
         return release, DPGuarantee(
             plan=plan,
             budget=budget,
-            randomness={**OS_SEEDED, "secret": not deterministic},
+            randomness=replace(OS_SEEDED, secret=not deterministic),
             outside=_outside(self.settings),
             void="sampling and noise were drawn from the public seed (deterministic=true)"
             if deterministic

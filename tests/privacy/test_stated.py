@@ -12,7 +12,7 @@ import pytest
 from dptrain.contracts import Budget, Guarantee
 from dptrain.privacy.guarantee import DPGuarantee, NoGuarantee
 from dptrain.privacy.stated import StatedGuarantee
-from dptrain.report.document import _plain
+from dptrain.privacy.written import from_json, to_json
 from dptrain.summary import tradeoff
 
 
@@ -22,8 +22,8 @@ def proved(make_plan_of):
 
 
 def read_back(guarantee):
-    stated = json.loads(json.dumps(_plain(guarantee.statement())))
-    return StatedGuarantee(stated=stated, tradeoff_points=tradeoff(guarantee))
+    stated = json.loads(json.dumps(to_json(guarantee.statement())))
+    return StatedGuarantee(stated=from_json(stated), tradeoff_points=tradeoff(guarantee))
 
 
 def test_it_states_the_same(proved):
@@ -32,7 +32,7 @@ def test_it_states_the_same(proved):
     assert stated.epsilon() == pytest.approx(proved.epsilon())
     assert stated.mu == pytest.approx(proved.mu)
     assert stated.delta == proved.delta
-    assert stated.statement()["sentence"] == proved.statement()["sentence"]
+    assert stated.statement().sentence == proved.statement().sentence
 
 
 def test_its_bounds_enclose_those_that_were_proved(proved):

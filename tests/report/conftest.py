@@ -10,17 +10,30 @@ from typing import Any
 import pytest
 import torch
 
-from dptrain.contracts import Briefing, Gallery, Interval, Leakage, Plan, Report, Utility
+from dptrain.contracts import (
+    Assignment,
+    Briefing,
+    Constants,
+    Gallery,
+    Hashes,
+    Interval,
+    Leakage,
+    Plan,
+    Randomness,
+    Report,
+    Sensitivity,
+    Statement,
+    Utility,
+)
+from dptrain.privacy.guarantee import CENTRAL
 
 CLASSES = ("normal", "nodule", "effusion", "cardiomegaly", "infiltrate", "pneumothorax")
 torch.set_num_threads(1)
 
 
-def make_statement(**changes: Any) -> dict[str, Any]:
-    return {
+def make_statement(**changes: Any) -> Statement:
+    values: dict[str, Any] = {
         "private": True,
-        "void": False,
-        "void_reason": None,
         "sentence": "Whatever an adversary knows or computes, when one record is added or removed the "
         "probability of any outcome of this training changes by at most a factor of exp(3.00), but for a "
         "probability of 1e-05; so no test of whether a record was used finds more than 5.8% of them at 1% "
@@ -42,41 +55,42 @@ def make_statement(**changes: Any) -> dict[str, Any]:
         "sampling_assumed": "poisson",
         "accountant": "dp-accounting PLD 0.6.0",
         "cross_checks": {"opacus_rdp": 3.31, "opacus_prv": 3.0},
-        "mu": 0.752,
         "tpr_at_fpr": {"0.001": 0.0097, "0.01": 0.0578},
-        "outside_guarantee": [
+        "sensitivity": Sensitivity(most=1.0),
+        "outside_guarantee": (
             "accuracy and loss on 1000 held-out records at 12 steps, logged for the operator only",
             "the choice of hyper-parameters, which the recipe fixed before any private record was seen",
-        ],
-        "randomness": {
-            "secret": True,
-            "cryptographic": False,
-            "source": "torch Philox, seeded by the system",
-        },
+        ),
+        "randomness": Randomness(
+            secret=True, cryptographic=False, source="torch Philox, seeded by the system"
+        ),
+        "assignment": Assignment(probes=400, probes_trained_on=203),
+        "trust": CENTRAL,
+        "constants": Constants(from_units=("sample_rate",), bounds=(0.0, 1.0)),
+        "date": "2026-01-31T12:00:00+00:00",
+        "hashes": Hashes(
+            weights="a" * 64, code="b" * 64, config="c" * 64, model="dptrain.models.cnn.SmallCNN"
+        ),
         "versions": {"dptrain": "0.1.0", "torch": "2.14.1", "opacus": "1.5.4", "dp-accounting": "0.6.0"},
         "code_revision": "0123456789ab",
         **changes,
     }
+    return Statement(**values)
 
 
-NOT_PRIVATE: dict[str, Any] = {
-    "private": False,
-    "void": False,
-    "void_reason": None,
-    "sentence": "Nothing is proved: this model was trained without differential privacy.",
-    "released": "the final weights",
-    "unit": "record",
-    "adjacency": "add_remove",
-    "epsilon": math.inf,
-    "delta": 1e-5,
-    "noise_multiplier": 0.0,
-    "accountant": "none",
-    "mu": math.inf,
-    "tpr_at_fpr": {"0.001": 1.0, "0.01": 1.0},
-    "outside_guarantee": ["everything: this training is not private"],
-    "versions": {"torch": "2.14.1"},
-    "code_revision": None,
-}
+NOT_PRIVATE = Statement(
+    private=False,
+    sentence="Nothing is proved: this model was trained without differential privacy.",
+    released="the final weights",
+    unit="record",
+    adjacency="add_remove",
+    epsilon=math.inf,
+    delta=1e-5,
+    noise_multiplier=0.0,
+    tpr_at_fpr={"0.001": 1.0, "0.01": 1.0},
+    outside_guarantee=("everything: this training is not private",),
+    versions={"torch": "2.14.1"},
+)
 
 
 def make_gallery(channels: int = 1, size: int = 28) -> Gallery:
@@ -259,7 +273,7 @@ def void(report: Report) -> Report:
     return dataclasses.replace(
         report,
         guarantee=make_statement(
-            void=True, void_reason=reason, sentence=f"VOID: {reason}. No guarantee holds for this run."
+            void_reason=reason, sentence=f"VOID: {reason}. No guarantee holds for this run."
         ),
     )
 

@@ -63,7 +63,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
         folder / "void",
         epsilon=2.0,
         config={"deterministic": True},
-        guarantee={"void": True, "void_reason": "the noise was drawn from a public seed"},
+        guarantee={"void_reason": "the noise was drawn from a public seed"},
     )
     (write_run(folder / "lost", seed=7) / "report.json").unlink()
     return compared(folder)
@@ -147,7 +147,7 @@ def test_a_void_guarantee_has_no_bound_and_no_place_in_a_figure(mixed):
 
 
 def test_all_void_is_told_without_figures(tmp_path):
-    write_run(tmp_path / "a", guarantee={"void": True, "void_reason": "a public seed"})
+    write_run(tmp_path / "a", guarantee={"void_reason": "a public seed"})
     page = Outline(as_html(compared(tmp_path)))
     assert page.all("figure") == []
     assert "there is no frontier" in page.text

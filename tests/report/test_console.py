@@ -87,7 +87,7 @@ def test_the_report_holds_every_number_and_verdict(width: int, report: Report) -
     assert "leaks: above floor" in text
     assert "attack too weak to tell" in text
     assert "resisted:" in text
-    assert squeezed(report.guarantee["sentence"]) in text
+    assert squeezed(report.guarantee.sentence) in text
     assert "no ceiling" in text
     assert f"{report.folder / 'report.html'}" in text
     assert "keep it confidential" in text

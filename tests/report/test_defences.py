@@ -40,7 +40,7 @@ def defended(report: Report) -> Report:
     )
     return dataclasses.replace(
         report,
-        guarantee={**report.guarantee, "interface": "labels_only"},
+        guarantee=dataclasses.replace(report.guarantee, interface="labels_only"),
         leakage=(
             *report.leakage,
             line("confidences", 0.612),

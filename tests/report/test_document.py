@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from dptrain.contracts import Report
+from dptrain.privacy.written import from_json, to_json
 from dptrain.report.document import as_json, read_json, write_json
 
 
@@ -33,7 +34,8 @@ def test_every_number_is_there_and_is_a_number(report: Report) -> None:
         "records": 1000,
     }
     assert document["control"]["accuracy"] == 0.951
-    assert document["guarantee"] == dict(report.guarantee)
+    assert document["guarantee"] == to_json(report.guarantee)
+    assert from_json(document["guarantee"]) == report.guarantee
     assert document["epsilon_by_step"][-1] == [600, 3.0]
     line = document["leakage"][0]
     assert set(line) == {

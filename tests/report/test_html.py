@@ -76,7 +76,7 @@ def test_the_verdict_comes_first_and_every_section_is_named(full: Report) -> Non
     assert places == sorted(places)
     assert next(iter(SECTIONS)) == "verdict"
     text = Outline(page, VOID_TAGS).text
-    assert full.guarantee["sentence"] in text
+    assert full.guarantee.sentence in text
     assert "What to do next" in text
     assert "none more than is allowed" in text
     assert "labels only" in text
@@ -180,7 +180,13 @@ def test_nothing_from_outside_becomes_markup(full: Report) -> None:
         full,
         recipe=HOSTILE,
         data={**full.data, "name": HOSTILE, "source": HOSTILE},
-        guarantee={**full.guarantee, "sentence": HOSTILE, "outside_guarantee": [HOSTILE], HOSTILE: HOSTILE},
+        guarantee=dataclasses.replace(
+            full.guarantee,
+            sentence=HOSTILE,
+            outside_guarantee=(HOSTILE,),
+            versions={HOSTILE: HOSTILE},
+            interface=HOSTILE,
+        ),
         leakage=(line, dataclasses.replace(full.leakage[2], attack=HOSTILE), *full.leakage[3:]),
         queries={HOSTILE: full.queries["class_inversion_queries"]},
         seconds={HOSTILE: 1.0},

@@ -47,11 +47,11 @@ def test_privacy_is_told_in_words_and_numbers(report: Report) -> None:
     assert "differential-privacy" in front["tags"]
     assert front["model-index"][0]["results"][0]["metrics"][-1]["value"] == 3.0
     assert "**ε = 3.00 at δ = 1e-05, per record.**" in text
-    assert report.guarantee["sentence"] in text
+    assert report.guarantee.sentence in text
     assert "| reconstruction from gradients: record named among 8 | 0.293 [0.222, 0.373] |" in text
     assert "0.411" in text
     assert "leave this section out" in text
-    for item in report.guarantee["outside_guarantee"]:
+    for item in report.guarantee.outside_guarantee:
         assert f"- {item}" in text
 
 
@@ -72,7 +72,7 @@ def test_what_does_not_hold_is_not_advertised(which: str, request: pytest.Fixtur
 def test_a_secret_number_of_units_stays_secret(report: Report) -> None:
     assert "4,000" in as_model_card(report)
     secret = dataclasses.replace(
-        report, guarantee={**report.guarantee, "units_public": False}, reproduce="dptrain"
+        report, guarantee=dataclasses.replace(report.guarantee, units_public=False), reproduce="dptrain"
     )
     text = as_model_card(secret)
     assert "4,000" not in text

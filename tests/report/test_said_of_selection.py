@@ -11,7 +11,7 @@ import jsonschema
 import pytest
 
 from dptrain.chosen import as_trial, tuned_on_public
-from dptrain.contracts import Plan, Report
+from dptrain.contracts import Plan, Report, SelectionTerms, Statement
 from dptrain.privacy.guarantee import DPGuarantee
 from dptrain.report import sentences, words
 from dptrain.report.html import as_html
@@ -22,19 +22,22 @@ from dptrain.report.statement import as_statement, schema
 from dptrain.searching import search_cost
 from dptrain.training.mechanisms import CHOOSING
 
-TERMS: dict[str, Any] = {
-    "search": "a1", "epsilon": 5.06, "delta": 1e-5, "mu": 1.2, "tpr_at_fpr": {"0.001": 0.1, "0.01": 0.43},
+AGREED: dict[str, Any] = {
+    "search": "a1", "epsilon": 5.06, "delta": 1e-5, "tpr_at_fpr": {"0.001": 0.1, "0.01": 0.43},
     "epsilon_alone": 3.0, "unit": "record", "distribution": "geometric", "mean_runs": 10.0, "shape": 1.0,
     "runs_99": 44, "candidates": 36, "score": "holdout.accuracy",
     "theorem": "Papernot & Steinke 2022, Theorem 2", "accountant": "dp-accounting RDP 0.6.0",
     "sentence": "If this run is the one that its search selected, a factor of exp(5.06).",
 }  # fmt: skip
+TERMS = SelectionTerms(**AGREED)
 
 
 @pytest.fixture
 def plain(report: Report) -> Report:
     """A run that says that choosing is not counted."""
-    return dataclasses.replace(report, guarantee={**report.guarantee, "outside_guarantee": [CHOOSING, "b"]})
+    return dataclasses.replace(
+        report, guarantee=dataclasses.replace(report.guarantee, outside_guarantee=(CHOOSING, "b"))
+    )
 
 
 @pytest.fixture
@@ -72,10 +75,10 @@ def test_public_data_are_named_in_every_document(tuned: Report) -> None:
 def test_a_trial_is_released_under_the_selection_s_numbers_alone(trial: Report) -> None:
     document = validated(trial)
     assert document["proved"] == {
-        "epsilon": 5.06, "delta": 1e-5, "mu": 1.2, "cross_checks": {},
+        "epsilon": 5.06, "delta": 1e-5, "delta_meaning": None, "cross_checks": {},
         "tpr_at_fpr": [{"fpr": 0.001, "tpr": 0.1}, {"fpr": 0.01, "tpr": 0.43}],
     }  # fmt: skip
-    assert document["sentence"] == TERMS["sentence"]
+    assert document["sentence"] == TERMS.sentence
     assert document["accountant"] == {"name": "dp-accounting RDP", "version": "0.6.0"}
     assert "best of a random number of trainings" in document["released"]
     card = as_model_card(trial)
@@ -100,7 +103,7 @@ def test_the_team_s_report_of_a_trial_never_shows_the_single_epsilon_alone(trial
 
 
 def test_a_void_trial_proves_nothing(trial: Report) -> None:
-    void = {**trial.guarantee, "void": True, "void_reason": "no secret", "sentence": "VOID: no secret."}
+    void = dataclasses.replace(trial.guarantee, void_reason="no secret", sentence="VOID: no secret.")
     document = validated(dataclasses.replace(trial, guarantee=as_trial(void, TERMS)))
     assert document["proved"] is None
     assert document["search"]["kind"] == "private_selection"
@@ -127,12 +130,12 @@ def test_the_schema_refuses(plain: Report, changes: dict[str, Any], why: str) ->
 
 
 @pytest.fixture
-def stated(make_plan_of: Callable[..., Plan], budget: Any) -> dict[str, Any]:
+def stated(make_plan_of: Callable[..., Plan], budget: Any) -> Statement:
     return DPGuarantee(plan=make_plan_of(), budget=budget, outside=(CHOOSING,)).statement()
 
 
-def test_only_the_trials_of_one_selection_have_the_selection_s_price(stated: dict[str, Any]) -> None:
-    one, other = as_trial(stated, TERMS), as_trial(stated, {**TERMS, "search": "b2"})
+def test_only_the_trials_of_one_selection_have_the_selection_s_price(stated: Statement) -> None:
+    one, other = as_trial(stated, TERMS), as_trial(stated, dataclasses.replace(TERMS, search="b2"))
     assert search_cost([one, one]).selected == 5.06
     assert search_cost([one, one]).selection == cost(TERMS)
     for mixed in ([one, stated], [stated, one], [one, other]):
@@ -141,10 +144,10 @@ def test_only_the_trials_of_one_selection_have_the_selection_s_price(stated: dic
         assert "another choice" in found.selection
     assert search_cost([stated]).selected is None
     assert search_cost([stated]).selection.startswith("Not covered by the epsilon of the model alone")
-    assert search_cost([one, {**one, "void": True}]).selected is None
+    assert search_cost([one, dataclasses.replace(one, void_reason="no secret")]).selected is None
 
 
-def test_public_data_are_listed_and_cover_no_choice_made_here(stated: dict[str, Any]) -> None:
+def test_public_data_are_listed_and_cover_no_choice_made_here(stated: Statement) -> None:
     found = search_cost([tuned_on_public(stated, "PathMNIST"), tuned_on_public(stated, "PathMNIST"), stated])
     assert found.tuned_on == ("PathMNIST",)
     assert found.selected is None
@@ -156,7 +159,7 @@ def test_the_console_says_before_and_after_what_may_be_released() -> None:
     assert "at most 44 in 99 of 100 searches" in before
     assert "hold ε = 5.06 at δ = 1e-05, per record, whichever candidates are drawn" in before
     chosen = {
-        **TERMS,
+        **AGREED,
         "trial": "a_run",
         "settings": ["optimizer.lr=0.5"],
         "scored": 0.91,

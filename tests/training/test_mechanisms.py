@@ -92,8 +92,8 @@ def test_patients_are_the_units_where_asked(mlp, splits, settings_of, context_of
     grouped = replace(splits, group_ids=torch.arange(60) // 3)
     assert mechanism.plan(grouped, budget).units == 20
     _, guarantee = mechanism.fit(mlp, grouped, budget, context_of())
-    assert guarantee.statement()["unit"] == "patient"
-    assert guarantee.statement()["sample_rate"] == 0.25
+    assert guarantee.statement().unit == "patient"
+    assert guarantee.statement().sample_rate == 0.25
 
 
 def test_replacement_is_accounted_and_costs_more(splits, settings_of):
@@ -183,7 +183,7 @@ def test_frozen_weights_of_the_twin_do_not_decay(mlp, splits, settings_of, conte
 
 def test_what_lies_outside_is_said(mlp, splits, settings_of, context_of, budget):
     _, guarantee = DPSGD(settings=settings_of()).fit(mlp, splits, budget, context_of())
-    said = " ".join(guarantee.statement()["outside_guarantee"])
+    said = " ".join(guarantee.statement().outside_guarantee)
     for word in ("Holdout and test records", "Choosing among runs", "training records"):
         assert word in said
-    assert asdict(guarantee.plan)["steps"] == guarantee.statement()["steps"] == 8
+    assert asdict(guarantee.plan)["steps"] == guarantee.statement().steps == 8

@@ -4,6 +4,7 @@ Everything that crosses from one package to another is named here, so that the
 packages need not know each other. Imports torch and the standard library only.
 """
 
+from dptrain.contracts.assignment import keyed_uniform, seed_key, stable_ids
 from dptrain.contracts.errors import (
     BrokenGuarantee,
     ConfigError,
@@ -101,4 +102,7 @@ __all__ = [
     "Tracker",
     "Trust",
     "Utility",
+    "keyed_uniform",
+    "seed_key",
+    "stable_ids",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ class Records(Dataset):
         if self._rows.shape[0] != len(labels):
             raise DataError(f"{self._rows.shape[0]} inputs but {len(labels)} labels: give one label a record")
         self.labels = labels
-        self._hashed: hashlib._Hash | None = None
+        self._digests: Tensor | None = None
 
     @property
     def inputs(self) -> Tensor:
@@ -53,21 +53,24 @@ class Records(Dataset):
     def take(self, indices: Tensor) -> Records:
         """The records at these positions, in this order."""
         rows = self._rows
-        return Records(
-            rows.inputs[indices] if isinstance(rows, Held) else Chosen(rows, indices), self.labels[indices]
-        )
+        inputs = rows.inputs[indices] if isinstance(rows, Held) else Chosen(rows, indices)
+        digests = None if self._digests is None else self._digests[indices]
+        return Records(inputs, self.labels[indices])._known_as(digests)
 
     def and_more(self, more: Records) -> Records:
         """These records and, after them, those."""
-        return Records(join(self._rows, more._rows), torch.cat([self.labels, more.labels]))
+        both = self._digests, more._digests
+        digests = None if both[0] is None or both[1] is None else torch.cat([both[0], both[1]])
+        joined = Records(join(self._rows, more._rows), torch.cat([self.labels, more.labels]))
+        return joined._known_as(digests)
 
     def labelled(self, labels: Tensor) -> Records:
         """The same inputs under other labels (N,)."""
-        return Records(self._rows, labels)
+        return Records(self._rows, labels)._known_as(self._digests)
 
     def read(self) -> Records:
         """These records, in memory."""
-        return Records(self.inputs, self.labels)
+        return Records(self.inputs, self.labels)._known_as(self._digests)
 
     def batches(self, size: int = 1024) -> Iterator[Records]:
         """All of them in their order, `size` at a time, each batch in memory."""
@@ -75,15 +78,30 @@ class Records(Dataset):
             stop = min(start + size, len(self))
             yield Records(self._rows.read(torch.arange(start, stop)), self.labels[start:stop])
 
-    def hashed(self) -> hashlib._Hash:
-        """A SHA-256 that has taken in inputs and labels, the same wherever they are kept; reads them once."""
-        if self._hashed is None:
-            whole = hashlib.sha256()
+    def digests(self) -> Tensor:
+        """A digest of each record's inputs, bit for bit, without the label: (N, 2) int64.
+
+        The same wherever inputs are kept. Reads them once: what is taken from these records afterwards
+        knows its digests. Of ten million inputs, two share one with a chance of 1e-24.
+        """
+        if self._digests is None:
+            found = [torch.empty(0, 2, dtype=torch.int64)]
             for batch in self.batches():
-                whole.update(batch.inputs.contiguous().numpy().tobytes())
-            whole.update(self.labels.contiguous().numpy().tobytes())
-            self._hashed = whole
-        return self._hashed.copy()
+                rows = batch.inputs.flatten(1).contiguous().numpy()
+                words = b"".join(hashlib.blake2b(row, digest_size=16).digest() for row in rows)
+                found.append(torch.frombuffer(bytearray(words), dtype=torch.int64).view(-1, 2))
+            self._digests = torch.cat(found)
+        return self._digests
+
+    def hashed(self) -> hashlib._Hash:
+        """A SHA-256 that has taken in inputs and labels, in order, the same wherever they are kept."""
+        whole = hashlib.sha256(self.digests().contiguous().numpy().tobytes())
+        whole.update(self.labels.contiguous().numpy().tobytes())
+        return whole
+
+    def _known_as(self, digests: Tensor | None) -> Records:
+        self._digests = digests
+        return self
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,10 +148,14 @@ class Splits:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     class_prior: tuple[float, ...] | None = None  # declared class frequencies, where they are unequal
-    group_ids: Tensor | None = None  # of the training records; records of one patient share an id
+    # Of the training records; records of one patient share an id, which is the same whatever other records
+    # there are (`stable_ids` of names): by it, and the key, is decided what becomes of the patient.
+    group_ids: Tensor | None = None
     holdout_group_ids: Tensor | None = None  # of the held-out records, likewise; no patient is in both
     public: Records | None = None
     sensitive: tuple[Sensitive, ...] = ()  # of tables: the columns that attribute inference aims at
+    # By which units are assigned to parts, probes and slots; None: the key that the seed stands for.
+    key: bytes | None = field(default=None, repr=False)
 
     @property
     def shape(self) -> tuple[int, ...]:

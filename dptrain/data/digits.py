@@ -11,14 +11,14 @@ from sklearn.datasets import load_digits
 
 from dptrain.contracts import Splits
 from dptrain.data.checks import to_records
-from dptrain.data.splits import assemble, check_fractions, divide
+from dptrain.data.splits import assemble, assignment_key, check_fractions, divide
 
 BRIGHTEST = 16.0  # pixels count the inked ones among 4x4 of the scan
 
 
 @dataclass(frozen=True, kw_only=True)
 class Digits:
-    """1797 digits, (1, 8, 8), of ten classes, divided at random.
+    """1797 digits, (1, 8, 8), of ten classes, each assigned to its part by a keyed hash.
 
     Source: Alpaydin and Kaynak 1998, UCI, "Optical Recognition of Handwritten Digits" (its test part).
     """
@@ -27,6 +27,7 @@ class Digits:
     std: Sequence[float]
     holdout_fraction: float = 0.15
     test_fraction: float = 0.15
+    split_key: str | None = None
 
     def __post_init__(self) -> None:
         check_fractions(holdout_fraction=self.holdout_fraction, test_fraction=self.test_fraction)
@@ -40,8 +41,9 @@ class Digits:
             where="scikit-learn",
             num_classes=10,
         )
+        key = assignment_key(rng, self.split_key)
         train, holdout, test = divide(
-            torch.arange(len(records)), rng, holdout=self.holdout_fraction, test=self.test_fraction
+            records, None, key, holdout=self.holdout_fraction, test=self.test_fraction
         )
         return assemble(
             name="digits",
@@ -52,4 +54,5 @@ class Digits:
             classes=[str(digit) for digit in range(10)],
             mean=self.mean,
             std=self.std,
+            key=key,
         )

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dptrain.contracts import ConfigError, DataError, Records, Splits
 from dptrain.data.checks import convert
-from dptrain.data.splits import assemble, check_fractions, divide, number_groups
+from dptrain.data.splits import assemble, assignment_key, check_fractions, divide, number_groups
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
 PILLOW_MODES = {"grayscale": "L", "rgb": "RGB"}
@@ -27,8 +27,8 @@ WHITE_8_BIT, WHITE_16_BIT = 255.0, 65535.0
 class ImageFolder:
     """Image files of `root/<class>/`, or of `root/train/<class>/`, with `test` and `val` beside `train`.
 
-    A part without a folder is cut from the training images at random. Images are resized to
-    `size` (height, width in pixels) without keeping their proportions. `group_pattern`, matched
+    A part without a folder is cut from the training images, each by a keyed hash of itself. Images are
+    resized to `size` (height, width in pixels) without keeping their proportions. `group_pattern`, matched
     from the start of the file's name, captures whose image it is (`(patient\\d+)`); a patient is
     never divided. Classes are the folders' names, in order. `lazy` decodes images when they are
     needed, for more than memory holds; `workers` threads decode (default: one a processor).
@@ -45,6 +45,7 @@ class ImageFolder:
     class_prior: Sequence[float] | None = None
     lazy: bool = False
     workers: int | None = None
+    split_key: str | None = None
 
     def __post_init__(self) -> None:
         check_fractions(holdout_fraction=self.holdout_fraction, test_fraction=self.test_fraction)
@@ -71,7 +72,7 @@ class ImageFolder:
                 )
 
     def load(self, rng: torch.Generator) -> Splits:
-        root = Path(self.root).expanduser()
+        root, key = Path(self.root).expanduser(), assignment_key(rng, self.split_key)
         if not root.is_dir():
             raise DataError(f"data.root={root} is not a folder: name the folder that holds the class folders")
         parts = {part: root / part for part in ("train", "val", "test") if (root / part).is_dir()}
@@ -90,8 +91,9 @@ class ImageFolder:
         pool = records["train"]
         groups = number_groups(patients["train"]) if self.group_pattern else None
         train, holdout, test = divide(
-            torch.arange(len(pool)) if groups is None else groups,
-            rng,
+            pool,
+            groups,
+            key,
             holdout=0.0 if "val" in records else self.holdout_fraction,
             test=0.0 if "test" in records else self.test_fraction,
         )
@@ -108,6 +110,7 @@ class ImageFolder:
             class_prior=self.class_prior,
             group_ids=None if groups is None else groups[train],
             holdout_group_ids=self._held_out_groups(patients, groups, holdout),
+            key=key,
         )
 
     def _held_out_groups(

@@ -11,7 +11,7 @@ import torch
 from dptrain.contracts import ConfigError, DataError, Splits
 from dptrain.data.checks import to_records
 from dptrain.data.files import download, find, md5_of, read_npz
-from dptrain.data.splits import assemble
+from dptrain.data.splits import assemble, assignment_key
 
 ORGANS = (
     "bladder",
@@ -130,12 +130,13 @@ class MedMNIST:
     url: str | None = None
     md5: str | None = None
     class_prior: Sequence[float] | None = None
+    split_key: str | None = None
 
     def __post_init__(self) -> None:
         if self.name not in SETS:
             raise ConfigError(f"data.name={self.name} must be one of {', '.join(SETS)}")
 
-    def load(self, rng: torch.Generator) -> Splits:  # noqa: ARG002 - the division is the official one
+    def load(self, rng: torch.Generator) -> Splits:
         path = find(f"{self.name}.npz", root=self.root)
         if path is None:
             url = self.url or f"https://zenodo.org/records/10519652/files/{self.name}.npz?download=1"
@@ -148,6 +149,7 @@ class MedMNIST:
             for key in ("train_labels", "val_labels", "test_labels"):
                 arrays[key] = _any_finding(arrays[key], name=f"{key} of {path}")
         classes = SETS[self.name].classes
+        secret = assignment_key(rng, self.split_key)
         train, val, test = (
             to_records(
                 arrays[f"{part}_images"],
@@ -168,6 +170,7 @@ class MedMNIST:
             mean=self.mean,
             std=self.std,
             class_prior=self.class_prior,
+            key=secret,
         )
 
 

@@ -14,7 +14,7 @@ from dptrain.contracts import ConfigError, DataError, Records, Splits
 from dptrain.data.checks import same_count, to_inputs, to_records
 from dptrain.data.files import read_npz
 from dptrain.data.mapped import MappedImages, map_arrays
-from dptrain.data.splits import assemble, check_fractions, divide, number_groups
+from dptrain.data.splits import assemble, assignment_key, check_fractions, divide, number_groups
 
 REQUIRED = ("train_images", "train_labels")
 OPTIONAL = (
@@ -34,8 +34,8 @@ class Npz:
 
     Images are uint8, or floats in `bounds`. `val_...` (held out; must be drawn as the training
     records are) and `test_...` are optional: a part that the file lacks is cut from the training
-    records at random. `train_groups` (N,), numbers or names, say whose record each is; a patient
-    is never divided. `classes` names each label, for how many there are is public, not counted.
+    records, each by a keyed hash of itself. `train_groups` (N,), numbers or names, say whose record each
+    is; a patient is never divided. `classes` names each label, for how many there are is public, not counted.
     `lazy` leaves the images in the file, for more than memory holds; it must not be compressed.
     """
 
@@ -48,6 +48,7 @@ class Npz:
     test_fraction: float = 0.15
     class_prior: Sequence[float] | None = None
     lazy: bool = False
+    split_key: str | None = None
 
     def __post_init__(self) -> None:
         check_fractions(holdout_fraction=self.holdout_fraction, test_fraction=self.test_fraction)
@@ -61,7 +62,7 @@ class Npz:
             )
 
     def load(self, rng: torch.Generator) -> Splits:
-        path = Path(self.path).expanduser()
+        path, key = Path(self.path).expanduser(), assignment_key(rng, self.split_key)
         read = map_arrays if self.lazy or path.is_dir() else read_npz
         arrays = read(path, REQUIRED, OPTIONAL)
         given = {
@@ -72,8 +73,9 @@ class Npz:
         pool = given["train"]
         groups = _groups(arrays, given, path)
         indices = divide(
-            torch.arange(len(pool)) if groups is None else groups,
-            rng,
+            pool,
+            groups,
+            key,
             holdout=0.0 if "val" in given else self.holdout_fraction,
             test=0.0 if "test" in given else self.test_fraction,
         )
@@ -90,6 +92,7 @@ class Npz:
             class_prior=self.class_prior,
             group_ids=None if groups is None else groups[train],
             holdout_group_ids=None if groups is None else _held_out_groups(arrays, groups, holdout),
+            key=key,
         )
 
     def _records(self, arrays: Mapping[str, np.ndarray], part: str, path: Path) -> Records:

@@ -52,8 +52,8 @@ class ChestPhantom:
         train, holdout, test = (self._records(count, rng) for count in (self.train, self.holdout, self.test))
         several = self.records_per_patient > 1
 
-        def patients(count: int) -> Tensor | None:
-            return torch.arange(count) // self.records_per_patient if several else None
+        def patients(count: int, after: int = 0) -> Tensor | None:
+            return (after + torch.arange(count)) // self.records_per_patient if several else None
 
         return assemble(
             name="phantom",
@@ -65,7 +65,7 @@ class ChestPhantom:
             mean=self.mean,
             std=self.std,
             group_ids=patients(self.train),
-            holdout_group_ids=patients(self.holdout),
+            holdout_group_ids=patients(self.holdout, after=self.train),
         )
 
     def _records(self, count: int, rng: torch.Generator) -> Records:

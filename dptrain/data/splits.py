@@ -1,15 +1,29 @@
-"""Divides records into train, holdout and test, at random and never through a patient."""
+"""Divides records into train, holdout and test: each unit by a keyed hash, none divided."""
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dptrain.contracts import ConfigError, DataError, Records, Sensitive, Splits
+from dptrain.contracts import (
+    ConfigError,
+    DataError,
+    Records,
+    Sensitive,
+    Splits,
+    keyed_uniform,
+    seed_key,
+    stable_ids,
+)
 from dptrain.data.checks import constants, several_classes
+
+FEWEST_KEY_BYTES = 16
+PARTS = ("the training part", "the holdout", "the test part")
 
 
 def check_fractions(*, holdout_fraction: float, test_fraction: float) -> None:
@@ -25,43 +39,69 @@ def check_fractions(*, holdout_fraction: float, test_fraction: float) -> None:
 
 
 def number_groups(names: np.ndarray | Sequence[str]) -> Tensor:
-    """Group ids (N,) int64, numbered from 0, from one name or number a record."""
-    return torch.from_numpy(np.unique(np.asarray(names), return_inverse=True)[1].astype(np.int64).reshape(-1))
+    """Group ids (N,) int64, from one name or number a record; a group's id does not depend on the others."""
+    return stable_ids(np.asarray(names).tolist())
+
+
+def assignment_key(rng: torch.Generator, split_key: str | None) -> bytes:
+    """The key by which units are assigned: what the file `split_key` holds, or what the seed of `rng` gives.
+
+    The seed is public. Where a contributor could know it and choose a record that comes out as she wishes
+    (held out, or trained on for certain), name a file that she cannot read.
+    """
+    if split_key is None:
+        return seed_key(rng)
+    path = Path(split_key).expanduser()
+    try:
+        secret = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            f"data.split_key={split_key} cannot be read ({error.strerror}); name a file of random bytes: "
+            f"openssl rand -out {split_key} 32"
+        ) from error
+    if len(secret) < FEWEST_KEY_BYTES:
+        raise ConfigError(
+            f"data.split_key={split_key} holds {len(secret)} bytes, few enough to try; give it at least "
+            f"{FEWEST_KEY_BYTES} random ones: openssl rand -out {split_key} 32"
+        )
+    return hmac.digest(secret, str(rng.initial_seed()).encode(), "sha256")
 
 
 def divide(
-    groups: Tensor, rng: torch.Generator, *, holdout: float, test: float
+    records: Records, groups: Tensor | None, key: bytes, *, holdout: float, test: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Indices of the train, holdout and test records, each in random order.
+    """Indices of the train, holdout and test records.
 
-    `groups` (N,) says to which patient each record belongs (`torch.arange(N)`: each to its
-    own); `holdout` and `test` are fractions of the patients, 0 for a part not wanted. All
-    records of a patient go to the same part. Raises DataError if a wanted part stays empty.
-
-    >>> rng = torch.Generator().manual_seed(0)
-    >>> parts = divide(torch.tensor([0, 0, 1, 2, 3]), rng, holdout=0.25, test=0.25)
-    >>> sorted(torch.cat(parts).tolist())
-    [0, 1, 2, 3, 4]
+    `groups` (N,) says to which patient each record belongs (None: each is a unit of its own); `holdout`
+    and `test` are the chances of a patient to come to that part, 0 for a part not wanted. Each patient, or
+    record, is assigned by a hash of its group id, or of its inputs without the label, under `key`: what
+    other records there are makes no difference, so that files that differ in one unit give parts that
+    differ in that unit. Shares therefore vary a little, and copies of one input come to one part. Parts
+    are in an order of the same kind, which does not depend on the file's; if nothing is to be divided,
+    nothing is read, and the order is the file's. Raises DataError if a wanted part stays empty.
     """
-    unique, member_of = groups.unique(return_inverse=True)
-    count = len(unique)
-    held = _share(holdout, count)
-    tested = _share(test, count)
-    if held + tested >= count:
-        raise DataError(
-            f"{count} patients (or records) are too few to divide into train, {held} held out and {tested} "
-            f"for testing: add records, or lower data.holdout_fraction and data.test_fraction"
-        )
-    rank = torch.empty(count, dtype=torch.long)
-    rank[torch.randperm(count, generator=rng)] = torch.arange(count)
-    place = rank[member_of]
-    order = torch.randperm(len(groups), generator=rng)
+    if holdout == test == 0:
+        return torch.arange(len(records)), torch.empty(0, dtype=torch.long), torch.empty(0, dtype=torch.long)
+    units = records.digests() if groups is None else groups
+    place = keyed_uniform(key, "split", units)
+    # Copies of one input may have several labels.
+    order = torch.argsort(records.labels, stable=True)
+    order = order[torch.argsort(keyed_uniform(key, "order", units)[order], stable=True)]
     place = place[order]
-    return (
-        order[place >= held + tested],
-        order[place < held],
-        order[(place >= held) & (place < held + tested)],
+    parts = (
+        order[place >= holdout + test],
+        order[place < holdout],
+        order[(place >= holdout) & (place < holdout + test)],
     )
+    for name, share, part in zip(PARTS, (1.0, holdout, test), parts, strict=True):
+        if share > 0 and len(part) == 0:
+            count = len(units.unique(dim=0))
+            raise DataError(
+                f"{count} patients (or records that differ) are too few to divide: by chance none of them "
+                f"came to {name}; add records, choose another seed, or other shares (data.holdout_fraction "
+                "and data.test_fraction; of torchvision's sets data.holdout and data.records)"
+            )
+    return parts
 
 
 def assemble(
@@ -78,6 +118,7 @@ def assemble(
     group_ids: Tensor | None = None,
     holdout_group_ids: Tensor | None = None,
     sensitive: Sequence[Sensitive] = (),
+    key: bytes | None = None,
 ) -> Splits:
     """The Splits, with inputs in (0, 1), once its parts fit together.
 
@@ -108,6 +149,7 @@ def assemble(
         group_ids=group_ids,
         holdout_group_ids=holdout_group_ids,
         sensitive=tuple(sensitive),
+        key=key,
     )
 
 
@@ -121,8 +163,3 @@ def _frequencies(prior: Sequence[float] | None, *, classes: Sequence[str]) -> tu
             "one a class; or null"
         )
     return tuple(float(share) for share in prior)
-
-
-def _share(fraction: float, count: int) -> int:
-    """How many of `count` a fraction is; a fraction above zero is at least one."""
-    return max(1, round(fraction * count)) if fraction > 0 else 0

@@ -17,7 +17,7 @@ from dptrain.data.declare import PARTS, parse_schema
 from dptrain.data.files import cache_folder, local_folders, missing
 from dptrain.data.published import Published
 from dptrain.data.schema import Encoded, Schema
-from dptrain.data.splits import assemble, check_fractions, divide, number_groups
+from dptrain.data.splits import assemble, assignment_key, check_fractions, divide, number_groups
 
 SUFFIXES = (".csv", ".csv.gz", ".parquet")
 
@@ -30,7 +30,7 @@ class Tabular:
     of labels, `classes` its values in label order; `ignored` names columns that are not used.
     Attribute inference aims at the `sensitive` columns. Rows with the same `group` are one person's.
     `split` says by which column and values the table is divided already; otherwise, and for the
-    held-out rows it does not name, fractions of the persons (or rows) are drawn at random.
+    held-out rows it does not name, each person (or row) is assigned by a keyed hash.
 
     `path` is looked for in `root`, in the folder DPTRAIN_DATA, as it stands, and in `cache`; if it
     is nowhere, or null, `published` is read. Nothing is computed from the rows: mean and std
@@ -52,6 +52,7 @@ class Tabular:
     root: str | None = None
     cache: str | None = None
     published: Published | None = None
+    split_key: str | None = None
 
     def __post_init__(self) -> None:
         check_fractions(holdout_fraction=self.holdout_fraction, test_fraction=self.test_fraction)
@@ -86,14 +87,16 @@ class Tabular:
         table, source = self._table()
         rows = self.schema.encode(table, where=source)
         records = Records(rows.inputs, rows.labels)
-        groups = torch.arange(len(records)) if rows.groups is None else number_groups(rows.groups)
+        groups = None if rows.groups is None else number_groups(rows.groups)
+        key = assignment_key(rng, self.split_key)
         given = {part: torch.from_numpy(chosen) for part, chosen in self._given(rows, source).items()}
         pool = given.get("train", torch.arange(len(records)))
         train, holdout, test = (
             pool[chosen]
             for chosen in divide(
-                groups[pool],
-                rng,
+                records.take(pool),
+                None if groups is None else groups[pool],
+                key,
                 holdout=0.0 if "holdout" in given else self.holdout_fraction,
                 test=0.0 if "test" in given else self.test_fraction,
             )
@@ -108,9 +111,10 @@ class Tabular:
             mean=self.mean,
             std=self.std,
             class_prior=self.class_prior,
-            group_ids=None if rows.groups is None else groups[train],
-            holdout_group_ids=None if rows.groups is None else groups[given.get("holdout", holdout)],
+            group_ids=None if groups is None else groups[train],
+            holdout_group_ids=None if groups is None else groups[given.get("holdout", holdout)],
             sensitive=self.schema.targets,
+            key=key,
         )
 
     def _table(self) -> tuple[pd.DataFrame, str]:

@@ -15,7 +15,7 @@ from dptrain.contracts import ConfigError, DataError, Records, Splits
 from dptrain.data.checks import to_records
 from dptrain.data.files import cache_folder, local_folders, missing, read_npz
 from dptrain.data.idx import find_idx, read_idx
-from dptrain.data.splits import assemble, divide
+from dptrain.data.splits import assemble, assignment_key, divide
 
 TORCHVISION = {"mnist": datasets.MNIST, "fashion_mnist": datasets.FashionMNIST, "cifar10": datasets.CIFAR10}
 CLASSES = {
@@ -34,13 +34,17 @@ CLASSES = {
     ),
     "cifar10": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
 }
+RECORDS = {"mnist": 60_000, "fashion_mnist": 60_000, "cifar10": 50_000}  # in the training part, as published
 FOLDER = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "cifar10": "cifar-10-batches-py"}
 KEYS = ("train_images", "train_labels", "test_images", "test_labels")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TorchvisionSet:
-    """MNIST, FashionMNIST or CIFAR10; `holdout` records are cut from the training part at random.
+    """MNIST, FashionMNIST or CIFAR10; about `holdout` records are cut from the training part.
+
+    Each by a keyed hash of itself, with a chance of `holdout` in the declared number of training
+    `records` (null: as many as were published).
 
     `<name>.npz` (train_images, train_labels, test_images, test_labels), torchvision's own files or,
     in `root` alone, for nothing in them tells what they are of, plain idx files (also `.gz`), are
@@ -53,16 +57,24 @@ class TorchvisionSet:
     mean: Sequence[float]
     std: Sequence[float]
     holdout: int = 5000
+    records: int | None = None
+    split_key: str | None = None
     root: str | None = None
     cache: str | None = None
 
     def __post_init__(self) -> None:
         if self.name not in TORCHVISION:
             raise ConfigError(f"data.name={self.name} must be one of {', '.join(TORCHVISION)}")
-        if self.holdout < 1:
+        if not 1 <= self.holdout < self.declared:
             raise ConfigError(
-                f"data.holdout={self.holdout} must be a number of records, at least 1; try 5000"
+                f"data.holdout={self.holdout} must be a number of records, at least 1 and below the "
+                f"{self.declared} for training that data.records declares; try {self.declared // 10}"
             )
+
+    @property
+    def declared(self) -> int:
+        """The number of training records that is public."""
+        return RECORDS[self.name] if self.records is None else self.records
 
     def load(self, rng: torch.Generator) -> Splits:
         plain = None if self.root is None else find_idx(Path(self.root).expanduser())
@@ -71,9 +83,8 @@ class TorchvisionSet:
         else:
             source, arrays = f"{self.root}, idx files", {key: read_idx(path) for key, path in plain.items()}
         pool, test = (self._records(arrays, part, source) for part in ("train", "test"))
-        if self.holdout >= len(pool):
-            raise ConfigError(f"data.holdout={self.holdout} must be below the {len(pool)} training records")
-        train, holdout, _ = divide(torch.arange(len(pool)), rng, holdout=self.holdout / len(pool), test=0.0)
+        key = assignment_key(rng, self.split_key)
+        train, holdout, _ = divide(pool, None, key, holdout=self.holdout / self.declared, test=0.0)
         return assemble(
             name=self.name,
             source=source,
@@ -83,6 +94,7 @@ class TorchvisionSet:
             classes=CLASSES[self.name],
             mean=self.mean,
             std=self.std,
+            key=key,
         )
 
     def _folder(self) -> Path:

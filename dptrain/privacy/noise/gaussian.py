@@ -1,0 +1,44 @@
+"""Standard normal numbers from random 64-bit words, by inversion, in double precision."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+BODY = 2.0**-7  # the share of numbers that are far out, and take the careful way
+LEVELS = 14  # how often a word that is all zeros is followed by another: beyond, a double ends
+REACH = math.sqrt(2 * math.log(2) * (63 * (LEVELS + 1) - 53))  # standard deviations; numbers go beyond it too
+
+_MOST = 2**63 - 1
+
+
+def gaussian(words: Tensor, more: Callable[[int, int], Tensor]) -> Tensor:
+    """One standard normal number a word: int64 (n,) to float64 (n,), where the words are.
+
+    A word w stands for the interval (w, w + 1) / 2^63 of (-1, 1), and erfinv takes it to the normal. Far out,
+    where doubles near 1 are too coarse, the share beyond is taken instead, to as many more bits as it
+    needs, which `more(level, count)` gives: `count` words of a level that counts from 1.
+    """
+    numbers = words.to(torch.float64).mul_(2.0**-63)
+    far = (numbers.abs() > 1.0 - BODY).nonzero().squeeze(1)
+    numbers.erfinv_().mul_(math.sqrt(2.0))
+    if len(far):
+        numbers[far] = _far(words[far], more)
+    return numbers
+
+
+def _far(words: Tensor, more: Callable[[int, int], Tensor]) -> Tensor:
+    """Normal numbers beyond 2.66 standard deviations: the sign, and the share of both tails beyond, apart."""
+    negative = words < 0
+    beyond = torch.where(negative, words, ~words).bitwise_and_(_MOST).to(torch.float64)  # times 2^63
+    unit = 1.0
+    for level in range(1, LEVELS + 1):
+        unit *= 2.0**-63
+        beyond += more(level, len(words)).bitwise_and_(_MOST).to(torch.float64).mul_(unit)
+        if level < LEVELS and bool((beyond >= unit * 2.0**53).all()):  # 53 bits each: a double is full
+            break
+    size = torch.special.ndtri(beyond.clamp_(min=unit).mul_(2.0**-64)).neg_()
+    return torch.where(negative, -size, size)

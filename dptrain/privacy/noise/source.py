@@ -1,0 +1,113 @@
+"""Adds a step's noise to sums of gradients: from a chain of secret keys, block by block."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import struct
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from dptrain.privacy.noise import keys
+from dptrain.privacy.noise.gaussian import gaussian
+from dptrain.privacy.noise.grid import noisy_on_grid
+from dptrain.privacy.noise.keys import KeyChain
+
+BLOCK = 2**17  # coordinates that one address under a step's key provides for
+
+
+class Words(Protocol):
+    """Draws 64-bit words (count,), int64 over its whole range, from an address under a step's key."""
+
+    def __call__(self, key: bytes, count: int, *, block: int, level: int) -> Tensor: ...
+
+
+class DeviceWords:
+    """Words from a device's own generator (Philox on a GPU), seeded at each address by a 64-bit hash."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._generator = torch.Generator(device)
+
+    def __call__(self, key: bytes, count: int, *, block: int, level: int) -> Tensor:
+        digest = hmac.digest(key, struct.pack("<IQ", level, block), hashlib.sha256)
+        self._generator.manual_seed(int.from_bytes(digest[:8], "little", signed=True))
+        drawn = torch.empty(count, dtype=torch.int64, device=self._generator.device)
+        return drawn.random_(-(2**63), None, generator=self._generator)
+
+
+def on_cpu(device: torch.device, randomness: str) -> bool:
+    """Whether the noise of parameters on this device comes from the CPU's cryptographic generator.
+
+    `randomness` is `auto` or `cryptographic`. MPS knows no double precision, so its noise does too.
+    """
+    return randomness == "cryptographic" or device.type != "cuda"
+
+
+class NoiseSource:
+    """Adds Gaussian noise to sums of gradients; each `add` is one step, with a key of its own.
+
+    Coordinates are numbered over all tensors in their order, and each block of 2^17 of them has its own
+    address under the step's key: neither threads nor processes nor the order of calls matter.
+    """
+
+    def __init__(self, key: KeyChain | torch.Generator | bytes, *, words: Words = keys.words) -> None:
+        self._keys = KeyChain.of(key)
+        self._words = words
+
+    @classmethod
+    def on(cls, device: torch.device, key: bytes, *, randomness: str = "auto") -> NoiseSource:
+        """A source for parameters on this device; `randomness` is `auto` or `cryptographic`."""
+        return cls(key, words=keys.words if on_cpu(device, randomness) else DeviceWords(device))
+
+    def add(self, sums: list[Tensor], std: float) -> list[Tensor]:
+        """These sums with noise of this standard deviation, on its grid: contiguous, of the sums' dtype."""
+        key = self._keys.next()
+        noisy = [torch.empty_like(total, memory_format=torch.contiguous_format) for total in sums]
+        if std == 0.0:
+            for result, total in zip(noisy, sums, strict=True):
+                result.copy_(total)
+            return noisy
+        for block, (parts, results) in enumerate(zip(blocks(sums), blocks(noisy), strict=True)):
+            numbers = self.numbers(key, sum(map(len, parts)), block=block)
+            together = torch.cat([part.to(numbers) for part in parts])
+            rounded = noisy_on_grid(together, numbers, std)
+            for result, part in zip(results, rounded.split(list(map(len, parts))), strict=True):
+                result.copy_(part)
+        return noisy
+
+    def numbers(self, key: bytes, count: int, *, block: int) -> Tensor:
+        """Standard normal numbers (count,), float64: the first of this block under this step's key."""
+        return gaussian(
+            self._words(key, count, block=block, level=0),
+            lambda level, few: self._words(key, few, block=block, level=level),
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._keys.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._keys.load_state_dict(state)
+
+
+def blocks(tensors: list[Tensor], size: int = BLOCK) -> Iterator[list[Tensor]]:
+    """Flat views of the tensors' coordinates, in order, so many at a time.
+
+    >>> [[part.tolist() for part in block] for block in blocks([torch.arange(5), torch.arange(5, 7)], 3)]
+    [[[0, 1, 2]], [[3, 4], [5]], [[6]]]
+    """
+    block: list[Tensor] = []
+    room = size
+    for tensor in tensors:
+        flat = tensor.reshape(-1)
+        while len(flat):
+            block.append(flat[:room])
+            flat = flat[room:]
+            room -= len(block[-1])
+            if room == 0:
+                yield block
+                block, room = [], size
+    if block:
+        yield block

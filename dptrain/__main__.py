@@ -18,6 +18,7 @@ def main(config: DictConfig) -> float | None:
 
 def run() -> None:
     """The program; `main` is what a launcher carries to other processes."""
+    cli.check_start()
     try:
         main()
     except KeyboardInterrupt:  # while others work: a job at work here answers for itself

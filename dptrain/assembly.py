@@ -13,7 +13,7 @@ from torch import nn
 
 from dptrain.assets import build, factory
 from dptrain.config import Config, Release
-from dptrain.contracts import Attack, ConfigError, Knowledge, Mechanism, Output, Splits, Streams
+from dptrain.contracts import ACCESS, Attack, ConfigError, Knowledge, Mechanism, Output, Splits, Streams
 from dptrain.models.normalise import Normalise
 from dptrain.models.output import make_output
 from dptrain.privacy.plan import Rates
@@ -68,11 +68,17 @@ def assemble(config: Config) -> Parts:
         )
     )
     source = attempt(lambda: build("data", config.data))
-    mechanism = attempt(lambda: build("mechanism", config.mechanism, settings=settings))
+    mechanism = attempt(lambda: _mechanism(config.mechanism, settings))
     tracking = attempt(lambda: build("tracking", config.tracking))
     attacks = {
         name: attempt(partial(_attack, f"attack.{name}", node)) for name, node in config.attack.items()
     }
+    if mechanism is not None and config.task == "train":  # an audit leaves out what it cannot do
+        problems += [
+            _unoffered(name, attack, mechanism, config.mechanism["_target_"])
+            for name, attack in attacks.items()
+            if attack is not None and not offered(attack, mechanism)
+        ]
     if config.report.pdf and (why := pdf.missing()) is not None:
         problems.append(f"report.pdf=true {why}")
     if problems:
@@ -158,6 +164,36 @@ def _settings(config: Config) -> Settings:
         feature_cache_gib=training.feature_cache_gib,
         prefetch=training.prefetch,
     )
+
+
+def offered(attack: Attack, mechanism: Mechanism) -> bool:
+    """Whether a mechanism shows all that an attack must see of a model and of its training."""
+    return attack.needs & ACCESS <= mechanism.offers
+
+
+def _unoffered(name: str, attack: Attack, mechanism: Mechanism, target: str) -> str:
+    missing = _words((attack.needs & ACCESS) - mechanism.offers)
+    return (
+        f"attack={name} needs {missing}, which mechanism `{target}` does not offer (it offers "
+        f"{_words(mechanism.offers) or 'nothing'}); leave the attack out, or choose another mechanism"
+    )
+
+
+def _words(knowledge: frozenset[Knowledge]) -> str:
+    return ", ".join(sorted(each.value for each in knowledge))
+
+
+def _mechanism(node: dict[str, Any], settings: Settings | None) -> Mechanism:
+    mechanism: Mechanism = build("mechanism", node, settings=settings)
+    offers = getattr(mechanism, "offers", None)
+    if not isinstance(offers, frozenset) or not offers <= ACCESS:
+        raise ConfigError(
+            f"mechanism: `{node['_target_']}` does not say what it offers to attacks; give it "
+            "`offers: ClassVar = frozenset({Knowledge.WEIGHTS, Knowledge.CONFIDENCES, Knowledge.LABELS})`, "
+            "and Knowledge.TRANSCRIPT where it shows its steps to the observers (see "
+            "dptrain.contracts.Mechanism)"
+        )
+    return mechanism
 
 
 def _attack(key: str, node: dict[str, Any]) -> Attack:

@@ -13,6 +13,7 @@ from torch import nn
 from dptrain.coins import Coins
 from dptrain.contracts import (
     Attack,
+    BrokenGuarantee,
     Context,
     DptrainError,
     Exposed,
@@ -21,6 +22,7 @@ from dptrain.contracts import (
     Images,
     Knowledge,
     Leakage,
+    NotRun,
     Observation,
     Observer,
     Output,
@@ -33,23 +35,28 @@ from dptrain.contracts import (
     Targets,
 )
 from dptrain.evidence.membership import exposure
-from dptrain.judging import Court
+from dptrain.evidence.verdict import Shown
+from dptrain.failures import reason, said
+from dptrain.judging import Court, Judged
 
 UNTRAINED = 3  # models that a floor is averaged over: a single one may favour a class by chance
 FAINT = 1e-3  # how long the twin's canaries are beside the release's: without noise any length shows
 
 
 class Timed:
-    """An observer that knows how long it has looked, so that its time counts as the attack's.
+    """An observer that knows how long it has looked, and at how many steps.
 
-    One that fails looks no further, and its attack fails when its turn comes: what an attack makes
-    of the records must not decide whether a training ends well.
+    Its time counts as the attack's; an attack that was not shown every step cannot say that there was
+    nothing to see. One that fails looks no further, and its attack fails when its turn comes: what an
+    attack makes of the records must not decide whether a training ends well.
     """
 
     def __init__(self, observer: Observer) -> None:
         self.observer = observer
         self.seconds = 0.0
+        self.steps = 0  # different ones, in their order
         self.error: Exception | None = None
+        self._last = 0
 
     @property
     def transcript(self) -> Observer:
@@ -59,6 +66,8 @@ class Timed:
         return self.observer
 
     def observe(self, step: Observation) -> None:
+        if step.step > self._last:
+            self.steps, self._last = self.steps + 1, step.step
         if self.error is not None:
             return
         started = time.perf_counter()
@@ -69,11 +78,16 @@ class Timed:
         self.seconds += time.perf_counter() - started
 
     def state_dict(self) -> dict[str, Any]:
-        failed = None if self.error is None else f"{type(self.error).__name__}: {self.error}"
-        return {"seen": self.observer.state_dict(), "failed": failed}
+        return {
+            "seen": self.observer.state_dict(),
+            "steps": self.steps,
+            "last": self._last,
+            "failed": None if self.error is None else said(self.error),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.observer.load_state_dict(state["seen"])
+        self.steps, self._last = state["steps"], state["last"]
         if state["failed"] is not None:
             self.error = DptrainError(
                 f"an attack failed while it looked on, before this run was resumed ({state['failed']}), and "
@@ -88,12 +102,18 @@ class Subject:
     release: Release
     targets: Targets
     seen: dict[str, Timed] = field(default_factory=dict)
+    steps: int | None = None  # of its training; None: nobody says how many there were
     fit_seconds: float = 0.0  # with the attacks looking on
 
     @property
     def watched_seconds(self) -> float:
         """The share of `fit_seconds` that belongs to the attacks."""
         return sum(seen.seconds for seen in self.seen.values())
+
+    def shown(self, attack: str) -> Shown | None:
+        """How much of the training this attack saw; None where it does not look on."""
+        seen = self.seen.get(attack)
+        return None if seen is None else Shown(steps=seen.steps, of=self.steps)
 
     def as_seen_by(self, attack: str, output: Output | None) -> Release:
         """The release as an attack meets it: with what it saw of the training, through this interface."""
@@ -172,6 +192,7 @@ class Measured:
     gallery: Gallery | None = None
     queries: dict[str, tuple[tuple[int, float, float | None], ...]] = field(default_factory=dict)
     exposed: tuple[Exposed, ...] = ()
+    not_run: list[NotRun] = field(default_factory=list)
 
 
 def measure(
@@ -187,7 +208,8 @@ def measure(
     """Run each attack on all that it must be compared on, and have it judged; `show` announces each by name.
 
     Attacks by query meet the model through each of the `outputs`; those that hold the weights or
-    the noisy gradients meet it as it is.
+    the noisy gradients meet it as it is. The budget is spent by now: one that fails, or cannot be judged,
+    is reported as not run, and the others go on.
     """
     measured = Measured()
     scores: dict[str, Scores] = {}
@@ -196,29 +218,68 @@ def measure(
             interface = "" if not by_query(attack) else "confidences" if output is None else output.name
             title = f"attack: {name.replace('_', ' ')}"
             with show(title if output is None else f"{title}, {interface.replace('_', ' ')}"):
-
-                def run(
-                    target: Subject, name: str = name, attack: Attack = attack, output: Output | None = output
-                ) -> Findings:
-                    # The same stream each time: release and twin meet the very same attack.
-                    release = target.as_seen_by(name, output)
-                    targets = shown(target.targets, attack.needs)
-                    return attack.run(release, targets, streams.seeded(f"attack/{name}"))
-
-                found = run(subject)
-                control = None if twin is None else run(twin)
-                prior = floor(attack, found, subject, run)
-                judged = court.judge(name, found, control, prior, interface=interface)
+                try:
+                    found, judged = _tried(name, attack, subject, twin, court, streams, output, interface)
+                    if output is None and isinstance(found, Scores) and court.coins.drawing is not None:
+                        exposure({name: found}, court.coins.drawing)  # what cannot be listed is not judged
+                        scores[name] = found
+                except BrokenGuarantee:
+                    raise
+                except Exception as error:
+                    measured.not_run.append(NotRun(attack=name, interface=interface, reason=reason(error)))
+                    continue
             measured.leakage += judged.leakage
             measured.gallery = measured.gallery or judged.gallery
-            if output is None:
-                if judged.queries:
-                    measured.queries[name] = judged.queries
-                if isinstance(found, Scores):
-                    scores[name] = found
+            if output is None and judged.queries:
+                measured.queries[name] = judged.queries
     if scores and court.coins.drawing is not None:
         measured.exposed = exposure(scores, court.coins.drawing)
     return measured
+
+
+def _tried(
+    name: str,
+    attack: Attack,
+    subject: Subject,
+    twin: Subject | None,
+    court: Court,
+    streams: Streams,
+    output: Output | None,
+    interface: str,
+) -> tuple[Findings, Judged]:
+    """What one attack found in the release through one interface, and what the judge says of it."""
+
+    def run(target: Subject) -> Findings:
+        # The same stream each time: release and twin meet the very same attack.
+        release = target.as_seen_by(name, output)
+        targets = shown(target.targets, attack.needs)
+        return attack.run(release, targets, streams.seeded(f"attack/{name}"))
+
+    found = run(subject)
+    control, lost = _controlled(name, twin, run)
+    prior = floor(attack, found, subject, run)
+    judged = court.judge(name, found, control, prior, interface=interface, shown=subject.shown(name))
+    if lost:
+        told = [replace(line, notes=f"{line.notes}; {lost}".removeprefix("; ")) for line in judged.leakage]
+        judged = replace(judged, leakage=told)
+    return found, judged
+
+
+def _controlled(
+    name: str, twin: Subject | None, run: Callable[[Subject], Findings]
+) -> tuple[Findings | None, str]:
+    """What the attack finds in the twin, or None and why there is no control."""
+    if twin is None:
+        return None, ""
+    watched = twin.shown(name)
+    if watched is not None and not watched.whole:
+        return None, f"no control: of the twin, {watched}"
+    try:
+        return run(twin), ""
+    except BrokenGuarantee:
+        raise
+    except Exception as error:
+        return None, f"no control: on the twin, {reason(error)}"
 
 
 def shown(targets: Targets, needs: frozenset[Knowledge]) -> Targets:

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from dptrain import limits, runs, summary
-from dptrain.assembly import assemble, given_away, make_model
+from dptrain.assembly import Parts, assemble, given_away, make_model
 from dptrain.attack_stage import Subject
 from dptrain.cache import Cache
 from dptrain.coins import Coins, draw, sow_canaries, split_known
 from dptrain.config import Config, parse
 from dptrain.contracts import (
+    ACCESS,
     Attack,
     ConfigError,
     Context,
@@ -68,7 +69,7 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
     case = find(config, order.overrides)
     config = case.config
     parts = assemble(config)
-    parts = replace(parts, attacks=possible(parts.attacks, case, asked=_asked_for_attacks(order)))
+    parts = replace(parts, attacks=possible(parts, case, asked=_asked_for_attacks(order)))
     conditions = limits.parse(config.fail_if, parts.attacks)
     streams = Streams(config.seed, config.deterministic)
     splits = parts.source.load(streams.seeded("data"))
@@ -108,8 +109,9 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
             console=console,
         )
         subject = Subject(release=load(case.weights, model, device), targets=scene.stage.targets)
-        twin = scene.twin() if case.needs is not None else None
+        twin, lost = scene.control() if case.needs is not None else (None, ())
         measured = scene.attack(subject, twin, guarantee)
+        measured.not_run[:0] = lost
         if case.needs is None:
             measured.leakage = [_told_by_files(line) for line in measured.leakage]
         report = summary.compose(
@@ -210,7 +212,7 @@ def _refuse_changes(source: str, overrides: tuple[str, ...]) -> None:
         )
 
 
-def possible(attacks: dict[str, Attack], case: Case, *, asked: bool) -> dict[str, Attack]:
+def possible(parts: Parts, case: Case, *, asked: bool) -> dict[str, Attack]:
     """The attacks that can be made now; raises ConfigError where one that was asked for cannot be.
 
     Nobody kept the noisy gradients of a finished training, and slots, probes and canaries must have
@@ -221,10 +223,12 @@ def possible(attacks: dict[str, Attack], case: Case, *, asked: bool) -> dict[str
         decided = decided | {Knowledge.PROBES, Knowledge.ATTRIBUTES}
     by_coins = {Knowledge.SLOTS, Knowledge.PROBES, Knowledge.CANARIES, Knowledge.ATTRIBUTES}
     problems, kept = [], {}
-    for name, attack in attacks.items():
+    for name, attack in parts.attacks.items():
         missing = (attack.needs & by_coins) - decided | attack.needs & {Knowledge.TRANSCRIPT}
         if case.needs is None:
             missing |= attack.needs & {Knowledge.SHADOWS}  # nobody knows how it was trained
+        else:
+            missing |= (attack.needs & ACCESS) - parts.mechanism.offers
         if missing:
             what = ", ".join(sorted(need.value for need in missing))
             problems.append(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
@@ -38,6 +39,7 @@ def main(order: runs.Order, sweep_folder: Path | None) -> float | None:
     console = Console()
     folder: Path | None = None
     try:
+        machine.refuse_ranks(os.environ)
         config = parse(order.config)
         with nullcontext() if sweep_folder is None else sweep.alone(sweep_folder, order):
             trial = config.sweep.trial
@@ -76,6 +78,15 @@ def main(order: runs.Order, sweep_folder: Path | None) -> float | None:
     begun = folder is not None and (folder / runs.ORDER).exists()
     kept = kept_score(folder) if folder is not None and begun else None
     return -math.inf if kept is None else kept
+
+
+def check_start() -> None:
+    """Refuse what no run or sweep may begin under, before anything is composed; exits with 2."""
+    try:
+        machine.refuse_ranks(os.environ)
+    except DptrainError as error:
+        Console().error(error)
+        sys.exit(FAILED)
 
 
 def stopped(sweep_folder: Path | None) -> None:

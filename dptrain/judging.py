@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -13,6 +14,7 @@ from dptrain.config import Evidence
 from dptrain.contracts import (
     Attributes,
     Bets,
+    DataError,
     Findings,
     Gallery,
     Guarantee,
@@ -31,6 +33,7 @@ from dptrain.evidence.evaluator import Judge, load_judge, train_judge
 from dptrain.evidence.membership import judge_membership
 from dptrain.evidence.probes import Drawing
 from dptrain.evidence.reconstruction import judge_reconstruction
+from dptrain.evidence.verdict import Shown, as_shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,8 +77,27 @@ class Court:
         prior: Findings | None,
         *,
         interface: str,
+        shown: Shown | None = None,
     ) -> Judged:
-        """Judge what was found in the release, beside the twin (`control`) and untrained models (`prior`)."""
+        """Judge what was found in the release, beside the twin (`control`) and untrained models (`prior`).
+
+        `shown` is how much of the training the attack saw, if it looks on. Raises DataError where what was
+        measured is no number.
+        """
+        judged = self._judge(attack, found, control, prior, interface)
+        for line in judged.leakage:
+            if math.isnan(line.value.value):
+                raise DataError(f"{line.metric} is no number: the model's answers are not finite")
+        return replace(judged, leakage=[as_shown(line, shown) for line in judged.leakage])
+
+    def _judge(
+        self,
+        attack: str,
+        found: Findings,
+        control: Findings | None,
+        prior: Findings | None,
+        interface: str,
+    ) -> Judged:
         if isinstance(found, Guesses):
             line = self._reconstruction(attack, found, control, prior)
             return Judged(leakage=[replace(line, interface=interface)])

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from dptrain.contracts import ConfigError, Leakage, LimitExceeded, Report
+from dptrain.evidence.verdict import NOT_SHOWN
 
 OPERATORS: dict[str, Callable[[float, float], bool]] = {
     ">": operator.gt,
@@ -76,6 +77,9 @@ class Condition:
     def met(self, report: Report) -> Iterator[str]:
         """Where the report meets the condition, or cannot be compared with it, one sentence each."""
         compared = 0
+        for name, why in self._unknown(report):
+            compared += 1
+            yield f"{name} is not known: {why} (fail_if: {self.text})"
         for name, value, limit in self._compared(report):
             if value is None or limit is None or math.isnan(value):
                 continue
@@ -89,6 +93,27 @@ class Condition:
                 f"leakage lines are {there}"
             )
 
+    def _unknown(self, report: Report) -> Iterator[tuple[str, str]]:
+        """What the condition is about and nobody measured, and why: not run, or not shown the training."""
+        if not self.quantity.startswith("leakage."):
+            return
+        attack, metric, _ = self.parts()
+        for each in report.not_run:
+            if named(each.attack, attack) and (
+                each.interface in _given_away(report) or metric.endswith(f".{each.interface}")
+            ):
+                yield f"leakage.{each.attack}", f"the attack was not run: {each.reason}"
+        for line in report.leakage:
+            if self._means(line, report) and line.verdict.startswith(NOT_SHOWN):
+                yield f"leakage.{_full_name(line)}", line.verdict
+
+    def _means(self, line: Leakage, report: Report) -> bool:
+        """Whether the condition is about this line."""
+        attack, metric, _ = self.parts()
+        asked = metric == f"{line.metric}.{line.interface}"
+        meant = asked or (metric in ("", line.metric) and line.interface in _given_away(report))
+        return named(line.attack, attack) and meant
+
     def _limit_named(self, limit: float) -> str:
         return f"{limit:.4g}" if _is_number(self.limit) else f"{self.limit}={limit:.4g}"
 
@@ -96,13 +121,9 @@ class Condition:
         if not self.quantity.startswith("leakage."):
             yield self.quantity, _plain(report, self.quantity), float(self.limit)
             return
-        attack, metric, field = self.parts()
-        given_away = {"", (report.guarantee.interface or OPEN).replace("weights", OPEN)}
+        _, _, field = self.parts()
         for line in report.leakage:
-            if not named(line.attack, attack):
-                continue
-            asked = metric == f"{line.metric}.{line.interface}"
-            if asked or (metric in ("", line.metric) and line.interface in given_away):
+            if self._means(line, report) and not line.verdict.startswith(NOT_SHOWN):
                 limit = float(self.limit) if _is_number(self.limit) else _field(line, self.limit)
                 yield f"leakage.{_full_name(line)}.{field}", _field(line, field), limit
 
@@ -134,6 +155,11 @@ def check(conditions: Sequence[Condition], report: Report) -> None:
             "\n".join(met)
             + f"\nthe run is complete ({report.folder}); lower privacy.epsilon, or move the limit"
         )
+
+
+def _given_away(report: Report) -> set[str]:
+    """The interfaces that a condition is about where it names none."""
+    return {"", (report.guarantee.interface or OPEN).replace("weights", OPEN)}
 
 
 def _full_name(line: Leakage) -> str:

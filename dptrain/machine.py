@@ -4,12 +4,56 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Mapping
 
 import torch
+
+from dptrain.contracts import ConfigError
 
 # mallopt(3); the threshold is the largest that glibc takes, and trimming beyond 2 GiB as good as never.
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 LARGEST = {MMAP_THRESHOLD: 32 * 2**20, TRIM_THRESHOLD: 2**31 - 1}
+
+
+# By launcher of ranks: the variable that says how many processes it started for one and the same job. A
+# job of one task has 1 there; SLURM_NTASKS is set for a batch script too, which runs once, and is no sign.
+STARTED = {
+    "WORLD_SIZE": "torchrun",
+    "OMPI_COMM_WORLD_SIZE": "mpirun",
+    "PMI_SIZE": "mpirun",
+    "MV2_COMM_WORLD_SIZE": "mpirun",
+    "SLURM_STEP_NUM_TASKS": "srun",
+}
+PLACES = ("RANK", "LOCAL_RANK", "GROUP_RANK")  # above 0 only beside others
+
+
+def refuse_ranks(environment: Mapping[str, str]) -> None:
+    """Raise ConfigError where a launcher of ranks started this process as one of several.
+
+    Each would train a model of its own on the same records and claim the whole budget for it.
+
+    >>> refuse_ranks({"WORLD_SIZE": "1", "RANK": "0", "SLURM_NTASKS": "4"})
+    """
+    for name, launcher in STARTED.items():
+        if _number(environment, name) > 1:
+            raise ConfigError(
+                f"{name}={environment[name]}: {launcher} started dptrain {environment[name]} times for one "
+                f"run, and each process would train a model that claims the whole budget; start it once, "
+                f"without {launcher}"
+            )
+    for name in PLACES:
+        if _number(environment, name) > 0:
+            raise ConfigError(
+                f"{name}={environment[name]}: this process is one of several that were started for one run, "
+                "and each would train a model that claims the whole budget; start dptrain once, without a "
+                "launcher of ranks"
+            )
+
+
+def _number(environment: Mapping[str, str], name: str) -> int:
+    """A variable's whole number; 0 where it is not set or says something else."""
+    text = environment.get(name, "")
+    return int(text) if text.isdecimal() else 0
 
 
 def settle(threads: int | None) -> None:

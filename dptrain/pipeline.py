@@ -117,8 +117,9 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
             chosen.keep_score(report, config)
 
         trained = time.perf_counter()
-        twin = scene.twin()
+        twin, lost = scene.control()
         measured = scene.attack(subject, twin, guarantee)
+        measured.not_run[:0] = lost
         if order.sweep and plan is not None and config.sweep.trial is None:
             together = tuning.stated(folder, plan, budget.delta)
             report = replace(report, guarantee=replace(report.guarantee, sweep=together))

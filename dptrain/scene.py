@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from typing import Any
@@ -16,11 +17,31 @@ from dptrain.attack_stage import Measured, Stage, Subject, measure
 from dptrain.cache import Cache, content_key, without_privacy
 from dptrain.coins import Coins
 from dptrain.config import Config
-from dptrain.contracts import Budget, Context, Guarantee, Mechanism, Release, Splits, Streams, Utility
+from dptrain.contracts import (
+    Budget,
+    Context,
+    Guarantee,
+    Mechanism,
+    NotRun,
+    Release,
+    Splits,
+    Streams,
+    Utility,
+)
 from dptrain.evidence.utility import measure_utility
+from dptrain.failures import reason
 from dptrain.judging import Court
 from dptrain.report.console import Console
 from dptrain.shadows import ShadowTrainer
+
+
+class _NotKept(Exception):
+    """A twin that must not be kept for others, because an attack failed while it looked on."""
+
+    def __init__(self, made: dict[str, Any]) -> None:
+        super().__init__()
+        self.made = made
+
 
 SHAPES_A_TRAINING = ("model", "optimizer", "mechanism", "training", "privacy", "control")
 
@@ -64,25 +85,56 @@ class Scene:
         if mechanism is None:
             return None
         started = time.perf_counter()
-
-        def make() -> dict[str, Any]:
-            subject, _ = self._fit("train the twin", mechanism, self.faint, self.context)
-            return {
-                "weights": dict(subject.release.weights),
-                "seen": {name: seen.transcript.state_dict() for name, seen in subject.seen.items()},
-            }
-
-        kept = self.cache.get(self._twin_key(), make)
+        kept, failed = self._kept_twin(mechanism)
         seen = self.faint.observers()
-        for name, observer in seen.items():
-            observer.transcript.load_state_dict(kept["seen"][name])
+        for name, watching in seen.items():
+            if name in failed:
+                watching.error = failed[name]
+            else:
+                watching.load_state_dict(kept["seen"][name])
         release = Release(
             architecture=partial(copy.deepcopy, self.model),
             weights=kept["weights"],
             device=self.context.device,
         )
-        seconds = time.perf_counter() - started
-        return Subject(release=release, targets=self.faint.targets, seen=seen, fit_seconds=seconds)
+        return Subject(
+            release=release,
+            targets=self.faint.targets,
+            seen=seen,
+            steps=kept["steps"],
+            fit_seconds=time.perf_counter() - started,
+        )
+
+    def control(self) -> tuple[Subject | None, tuple[NotRun, ...]]:
+        """The twin that every attack is controlled by, or None and why there is none.
+
+        The budget is spent by now: a twin that cannot be trained must not keep the run from its end.
+        """
+        try:
+            return self.twin(), ()
+        except Exception as error:
+            return None, (NotRun(attack="control", reason=f"the non-private twin: {reason(error)}"),)
+
+    def _kept_twin(self, mechanism: Mechanism) -> tuple[Mapping[str, Any], dict[str, Exception]]:
+        """What is kept of a twin, and which attacks failed while they looked on: such a twin is not kept."""
+        failed: dict[str, Exception] = {}
+
+        def make() -> dict[str, Any]:
+            subject, _ = self._fit("train the twin", mechanism, self.faint, self.context)
+            failed.update({name: seen.error for name, seen in subject.seen.items() if seen.error is not None})
+            made = {
+                "weights": dict(subject.release.weights),
+                "seen": {name: seen.state_dict() for name, seen in subject.seen.items()},
+                "steps": subject.steps,
+            }
+            if failed:
+                raise _NotKept(made)
+            return made
+
+        try:
+            return self.cache.get(self._twin_key(), make), failed
+        except _NotKept as twin:
+            return twin.made, failed
 
     def attack(self, subject: Subject, twin: Subject | None, guarantee: Guarantee) -> Measured:
         """Every attack on the subject, beside the twin, through each interface; judged."""
@@ -116,8 +168,21 @@ class Scene:
             watched = replace(stage.watched(context, observers), progress=progress)
             release, guarantee = mechanism.fit(copy.deepcopy(self.model), self.splits, self.budget, watched)
         seconds = time.perf_counter() - started
-        subject = Subject(release=release, targets=stage.targets, seen=observers, fit_seconds=seconds)
+        subject = Subject(
+            release=release,
+            targets=stage.targets,
+            seen=observers,
+            steps=self._steps(mechanism, release),
+            fit_seconds=seconds,
+        )
         return subject, guarantee
+
+    def _steps(self, mechanism: Mechanism, release: Release) -> int | None:
+        """How many steps a training had: as planned, or as published of it; None where nobody says."""
+        plan = mechanism.plan(self.splits, self.budget)
+        if plan is not None:
+            return plan.steps
+        return release.published[-1][0] if release.published else None
 
     @cached_property
     def _shadows(self) -> ShadowTrainer:

@@ -105,6 +105,7 @@ def attacked(report: Report, measured: Measured, **rest: Any) -> Report:
         gallery=measured.gallery,
         queries=measured.queries,
         exposed=measured.exposed,
+        not_run=tuple(measured.not_run),
         **rest,
     )
 
@@ -183,4 +184,5 @@ def tags(report: Report) -> Mapping[str, str]:
         "guarantee": "void" if statement.void else "holds" if statement.private else "none",
         "code_revision": statement.code_revision or "installed package",
         "confidential": sentences.confidential(report) or "nothing",
+        **({"not_run": "; ".join(sentences.not_run(report))} if report.not_run else {}),
     }

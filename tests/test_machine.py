@@ -4,11 +4,14 @@ import ctypes
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
+from support import command, finish
 
-from dptrain import machine
+from dptrain import cli, machine
+from dptrain.contracts import ConfigError
 
 # Page faults of ten steps of training.
 STEPS = """
@@ -72,3 +75,48 @@ def test_threads_are_taken_as_asked() -> None:
         assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(before)
+
+
+# ------------------------------------------------------------------ launchers of ranks
+
+RANKS = [
+    {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"},
+    {"WORLD_SIZE": "8"},
+    {"RANK": "1"},
+    {"LOCAL_RANK": "1"},
+    {"OMPI_COMM_WORLD_SIZE": "4"},
+    {"PMI_SIZE": "2"},
+    {"SLURM_STEP_NUM_TASKS": "2", "SLURM_NTASKS": "2", "SLURM_PROCID": "0"},
+]
+ALONE = [
+    {},
+    {"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0"},  # torchrun with one process
+    {"WORLD_SIZE": "", "RANK": "captain"},
+    # a task of submitit's: one process of a job step; and a batch script, which runs once
+    {"SLURM_JOB_ID": "7", "SLURM_STEP_NUM_TASKS": "1", "SLURM_NTASKS": "1", "SLURM_PROCID": "0"},
+    {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4", "SLURM_CPUS_PER_TASK": "2"},
+    {"SLURM_ARRAY_TASK_COUNT": "9", "SLURM_ARRAY_TASK_ID": "3"},
+]
+
+
+@pytest.mark.parametrize("environment", RANKS, ids=str)
+def test_one_of_several_ranks_is_refused_with_the_cure(environment: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match="start") as caught:
+        machine.refuse_ranks(environment)
+    assert "claims the whole budget" in str(caught.value)
+    assert any(f"{name}={value}" in str(caught.value) for name, value in environment.items())
+
+
+@pytest.mark.parametrize("environment", ALONE, ids=str)
+def test_a_process_that_is_alone_is_not(environment: dict[str, str]) -> None:
+    machine.refuse_ranks(environment)
+
+
+@pytest.mark.parametrize("words", [(), ("-m", "seed=1,2"), ("task=audit", "release=latest")], ids=str)
+def test_nothing_begins_under_a_launcher_of_ranks(tmp_path: Path, words: tuple[str, ...]) -> None:
+    started = command(*words, cwd=tmp_path, env={**os.environ, "WORLD_SIZE": "2"})
+    code, _, err = finish(started)
+    assert code == cli.FAILED
+    assert err.startswith("error  WORLD_SIZE=2: torchrun started dptrain 2 times for one run")
+    assert "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []

@@ -13,7 +13,7 @@ from dptrain.contracts.errors import (
     LimitExceeded,
     OutOfQueries,
 )
-from dptrain.contracts.evidence import Exposed, Gallery, Interval, Leakage
+from dptrain.contracts.evidence import Exposed, Gallery, Interval, Leakage, NotRun
 from dptrain.contracts.findings import (
     Attack,
     Attributes,
@@ -30,7 +30,7 @@ from dptrain.contracts.outcome import Briefing, Report, Utility
 from dptrain.contracts.privacy import Budget, Guarantee, Plan
 from dptrain.contracts.randomness import Streams
 from dptrain.contracts.records import Canaries, Records, Sensitive, Splits
-from dptrain.contracts.release import Knowledge, Observation, Observer, Output, Queries, Release
+from dptrain.contracts.release import ACCESS, Knowledge, Observation, Observer, Output, Queries, Release
 from dptrain.contracts.rows import Rows
 from dptrain.contracts.statement import (
     Assignment,
@@ -47,6 +47,7 @@ from dptrain.contracts.targets import Shadow, Shadows, Slots, Targets
 from dptrain.contracts.training import Context, Mechanism, Progress, Tracker
 
 __all__ = [
+    "ACCESS",
     "Assignment",
     "Attack",
     "Attributes",
@@ -74,6 +75,7 @@ __all__ = [
     "MadeKernels",
     "Mechanism",
     "NoiseSeen",
+    "NotRun",
     "Observation",
     "Observer",
     "OutOfQueries",

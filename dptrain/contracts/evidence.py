@@ -42,6 +42,15 @@ class Leakage:
 
 
 @dataclass(frozen=True, kw_only=True)
+class NotRun:
+    """An attack that could not be judged, and why: nothing is known of what it would have found."""
+
+    attack: str
+    reason: str
+    interface: str = ""  # as of a leakage line
+
+
+@dataclass(frozen=True, kw_only=True)
 class Exposed:
     """How easily one training record is told from records that were not trained on.
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dptrain.contracts.evidence import Exposed, Gallery, Interval, Leakage
+from dptrain.contracts.evidence import Exposed, Gallery, Interval, Leakage, NotRun
 from dptrain.contracts.privacy import Plan
 from dptrain.contracts.statement import Statement
 
@@ -67,3 +67,4 @@ class Report:
     queries: Mapping[str, tuple[tuple[int, float, float | None], ...]] = field(default_factory=dict)
     # by attack: queries spent, success on the release, on the twin
     exposed: tuple[Exposed, ...] = ()  # the probes that were trained on, the easiest to recognise first
+    not_run: tuple[NotRun, ...] = ()  # attacks that could not be judged

@@ -28,6 +28,10 @@ class Knowledge(Enum):
     ATTRIBUTES = "attributes"  # all of the probes but one sensitive column
 
 
+# What is seen of a model and of its training: of these a mechanism says which it offers.
+ACCESS = frozenset({Knowledge.WEIGHTS, Knowledge.CONFIDENCES, Knowledge.LABELS, Knowledge.TRANSCRIPT})
+
+
 class Output(Protocol):
     """What a prediction interface tells of a model's confidences."""
 

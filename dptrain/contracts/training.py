@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from dptrain.contracts.privacy import Budget, Guarantee, Plan
 from dptrain.contracts.randomness import Streams
 from dptrain.contracts.records import Canaries, Splits
-from dptrain.contracts.release import Observer, Release
+from dptrain.contracts.release import Knowledge, Observer, Release
 
 
 class Tracker(Protocol):
@@ -54,7 +54,14 @@ class Context:
 
 
 class Mechanism(Protocol):
-    """A way to turn records into a release, and to prove something about it."""
+    """A way to turn records into a release, and to prove something about it.
+
+    `offers` says what can be seen of its models and trainings: some of ACCESS. One that offers the
+    TRANSCRIPT shows each of its steps to every observer of the context.
+    """
+
+    @property
+    def offers(self) -> frozenset[Knowledge]: ...
 
     def prepare(self, model: nn.Module) -> nn.Module:
         """The model as this mechanism can train it; raises ConfigError where it cannot."""

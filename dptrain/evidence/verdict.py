@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
-from dptrain.contracts import Interval
+from dataclasses import dataclass, replace
+
+from dptrain.contracts import Interval, Leakage
 
 BROKEN = "exceeds the bound: broken"
 LEAKS = "leaks: above floor"
 RESISTED = "resisted: not above floor, control is"
 TOO_WEAK = "attack too weak to tell"
 NO_CONTROL = "not above floor, no control"
+NOT_SHOWN = "not shown"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """How many steps of a training an attack was shown that should have seen them all."""
+
+    steps: int
+    of: int | None  # None: nobody says how many there were
+
+    @property
+    def whole(self) -> bool:
+        """Whether these are all."""
+        return self.steps > 0 if self.of is None else self.steps >= self.of
+
+    def __str__(self) -> str:
+        return f"the training showed {self.steps:,}{'' if self.of is None else f' of {self.of:,}'} steps"
 
 
 def verdict(*, value: Interval, floor: float, control: Interval | None, bound: float | None) -> str:
@@ -33,3 +52,16 @@ def reading(*, above_floor: bool, control_above_floor: bool | None) -> str:
     if control_above_floor is None:
         return NO_CONTROL
     return RESISTED if control_above_floor else TOO_WEAK
+
+
+def as_shown(line: Leakage, shown: Shown | None) -> Leakage:
+    """The line of an attack that looks on at a training, as far as it was shown its steps.
+
+    `shown` is None for attacks that do not look on. What was found in some of the steps was found. That
+    nothing was found there says nothing of the others, and of no step at all every finding is a guess.
+    """
+    if shown is None or shown.whole:
+        return line
+    if shown.steps and line.verdict.startswith((LEAKS, BROKEN)):
+        return replace(line, notes=f"{line.notes}; {shown}" if line.notes else str(shown))
+    return replace(line, verdict=f"{NOT_SHOWN}: {shown}")

@@ -19,7 +19,7 @@ from rich.text import Text
 
 from dptrain import contracts
 from dptrain.contracts import Briefing, DptrainError, Interval, Report
-from dptrain.report import defences, words
+from dptrain.report import defences, sentences, words
 
 WIDE = 112  # columns from which the verdict has a column of its own
 WIDEST = 132  # longer lines are hard to read
@@ -149,6 +149,10 @@ class Console:
                 f"[bold]given away[/bold]  {chosen.replace('_', ' ')}; attacks on weights and gradients "
                 "tell what would follow if more got out"
             )
+        for unjudged in sentences.not_run(report):
+            self.out.print(Text(f"NOT RUN  {unjudged}", style="bold yellow"), soft_wrap=True)
+        if report.not_run:
+            self.out.print()
         self._defences(report, width)
         sentence = Text(report.guarantee.sentence, style="bold red" if void else "")
         self.out.print(Padding(sentence, (0, 0, 1, 0)), width=width)

@@ -33,6 +33,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "holdout_by_step": report.holdout_by_step,
         "tradeoff": report.tradeoff,
         "leakage": [_leakage(line) for line in report.leakage],
+        "not_run": [asdict(each) for each in report.not_run],
         "queries": report.queries,
         "seconds": report.seconds,
         "folder": report.folder,

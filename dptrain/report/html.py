@@ -189,6 +189,11 @@ def _verdict(report: Report) -> Iterator[str]:
         yield '<ul class="told">'
         yield from (_told(line, void=statement.void) for line in sentences.main_lines(report))
         yield "</ul>"
+    if report.not_run:
+        yield '<ul class="told">'
+        for sentence in sentences.not_run(report):
+            yield f'<li><span class="badge unknown">Not run</span> <span>{escape(sentence)}</span></li>'
+        yield "</ul>"
     yield "<h3>What the model is worth</h3>"
     yield f"<p>{rich(sentences.worth(report))}</p>"
     yield "<h3>What to do next</h3>"

@@ -64,7 +64,9 @@ def _verdict(report: Report) -> Iterator[str]:
     yield ""
     for line in sentences.main_lines(report):
         yield f"- {sentences.told(line, void=statement.void)}"
-    if report.leakage:
+    for sentence in sentences.not_run(report):
+        yield f"- **Not run.** {sentence}"
+    if report.leakage or report.not_run:
         yield ""
     yield f"**What the model is worth.** {sentences.worth(report)}"
     yield ""

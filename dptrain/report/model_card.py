@@ -176,6 +176,8 @@ def _privacy(report: Report) -> Iterator[str]:
         )
         yield ""
         yield from table(tables.leakage(report))
+        for sentence in sentences.not_run(report):
+            yield f"- {sentence}"
         yield sentences.legend(report)
         yield ""
 

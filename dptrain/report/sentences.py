@@ -69,6 +69,12 @@ def short(report: Report) -> str:
     """The guarantee, and how many attacks saw something, in two sentences."""
     statement = report.guarantee
     text = f"Guarantee: {words.budget(statement)}."
+    if report.not_run:
+        text += (
+            f" **{len(report.not_run)} attacks were not run**, see below."
+            if len(report.not_run) > 1
+            else (" **One attack was not run**, see below.")
+        )
     if not report.leakage:
         return text
     lines = main_lines(report)
@@ -120,11 +126,21 @@ def beneficiaries(report: Report, *, counted: bool = True) -> str:
 def attacks(report: Report) -> str:
     """How measured leakage must be read."""
     if not report.leakage:
+        if report.not_run:
+            return "No attack could be judged, so nothing was measured."
         return "No attack was run, so nothing was measured."
     return (
         "Measured leakage is never a ceiling: a better attack may find more. Only a bound is proved, "
         "and where there is none, no theorem limits the metric."
     )
+
+
+def not_run(report: Report) -> Iterator[str]:
+    """The attacks that could not be judged, and why, one sentence each."""
+    for each in report.not_run:
+        name = each.attack.replace("_", " ")
+        met = "" if each.interface in ("", defences.OPEN) else f", {each.interface.replace('_', ' ')}"
+        yield f"{name}{met}: not run: {each.reason}"
 
 
 def told(line: Leakage, *, void: bool) -> str:

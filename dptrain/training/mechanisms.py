@@ -7,12 +7,24 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from dptrain.contracts import Budget, ConfigError, Context, DptrainError, Guarantee, Plan, Release, Splits
+from dptrain.contracts import (
+    ACCESS,
+    Budget,
+    ConfigError,
+    Context,
+    DptrainError,
+    Guarantee,
+    Knowledge,
+    Plan,
+    Release,
+    Splits,
+)
 from dptrain.privacy import accountant
 from dptrain.privacy.clipping import Clipper
 from dptrain.privacy.dpsgd import Engine, RecordGradients, check_choices, make_engine
@@ -38,6 +50,8 @@ CHOOSING = "Choosing among runs by their results spends privacy that this run's 
 @dataclass(frozen=True, kw_only=True)
 class DPSGD:
     """Differentially private stochastic gradient descent (Abadi et al. 2016), through Opacus."""
+
+    offers: ClassVar[frozenset[Knowledge]] = ACCESS
 
     settings: Settings
     max_grad_norm: float = 1.0
@@ -99,6 +113,8 @@ class DPSGD:
 @dataclass(frozen=True, kw_only=True)
 class NonPrivate:
     """The same training without clipping and without noise: the baseline, and the control of every attack."""
+
+    offers: ClassVar[frozenset[Knowledge]] = ACCESS
 
     settings: Settings
     replace_batch_norm: bool = False

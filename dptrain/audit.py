@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from dptrain import limits, runs, summary
+from dptrain import limits, preconditions, runs, summary
 from dptrain.assembly import Parts, assemble, given_away, make_model
 from dptrain.attack_stage import Subject
 from dptrain.cache import Cache
@@ -84,6 +84,7 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
     if case.needs is not None:
         plan = parts.mechanism.plan(splits, budget)
         coins = sow_canaries(coins, case.needs, model, plan, config.evidence, streams)
+    preconditions.check(parts, splits, coins, budget)
     device = choose_device(config.device)
 
     console.audit(case.name, case.weights, tuple(parts.attacks), folder)

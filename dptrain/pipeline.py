@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dptrain import chosen, family, limits, runs, summary, sweep, tuning
+from dptrain import chosen, family, limits, preconditions, runs, summary, sweep, tuning
 from dptrain import report as documents
 from dptrain.assembly import assemble, given_away, make_model
 from dptrain.attack_stage import Subject
@@ -48,6 +48,7 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
     plan = parts.mechanism.plan(splits, budget)
     chosen.refuse_uncovered(config, plan, coins.fingerprint(splits), folder)
     coins = sow_canaries(coins, parts.needs, model, plan, config.evidence, streams)
+    preconditions.check(parts, splits, coins, budget)
     device = choose_device(config.device)
 
     console.briefing(

@@ -56,6 +56,14 @@ class AttributeInference:
         if self.folds < 2:
             raise ConfigError(f"folds={self.folds} must be at least 2")
 
+    def check(self, targets: Targets) -> None:
+        """Raise ConfigError where there are too few background records for every fold to have one."""
+        if len(targets.background) < self.folds:
+            raise ConfigError(
+                f"folds={self.folds} is more than the {len(targets.background)} held-out records that are "
+                "left beside the probes; choose fewer folds, or hold out more records"
+            )
+
     def run(self, release: Release, targets: Targets, rng: torch.Generator) -> Attributes:
         queries, background = release.queries(), targets.background
         fold = torch.randperm(len(background), generator=rng) % self.folds

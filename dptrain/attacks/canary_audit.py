@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from dptrain.attacks.bets import check_guesses
+from dptrain.attacks.bets import check_guesses, check_number
 from dptrain.attacks.likelihood import sampled_at
 from dptrain.contracts import (
     Bets,
@@ -115,6 +115,11 @@ class CanaryAudit:
 
     def __post_init__(self) -> None:
         check_guesses(self.guesses)
+
+    def check(self, targets: Targets) -> None:
+        """Raise ConfigError where there are fewer canaries than bets."""
+        assert targets.canaries is not None
+        check_number(self.guesses, len(targets.canaries), "canaries")
 
     def watch(self, targets: Targets) -> CanaryLikelihoods:
         assert targets.canaries is not None

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from dptrain.attacks.bets import check_guesses
+from dptrain.attacks.bets import check_guesses, check_number
 from dptrain.attacks.likelihood import sampled_at
 from dptrain.contracts import Bets, ConfigError, Knowledge, Observation, Records, Release, Targets
 
@@ -79,6 +79,11 @@ class GradientAudit:
         check_guesses(self.guesses)
         if self.every < 1:
             raise ConfigError(f"every={self.every} must be a number of steps, 1 or more")
+
+    def check(self, targets: Targets) -> None:
+        """Raise ConfigError where there are fewer probes than bets."""
+        assert targets.probes is not None
+        check_number(self.guesses, len(targets.probes), "probes")
 
     def watch(self, targets: Targets) -> ProbeLikelihoods:
         assert targets.probes is not None

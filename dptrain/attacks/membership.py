@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from dptrain.attacks.bets import check_guesses
+from dptrain.attacks.bets import check_guesses, check_number
 from dptrain.attacks.reference import train_reference
 from dptrain.contracts import Bets, Knowledge, Records, Release, Scores, Targets
 
@@ -82,6 +82,11 @@ class LossBets:
 
     def __post_init__(self) -> None:
         check_guesses(self.guesses)
+
+    def check(self, targets: Targets) -> None:
+        """Raise ConfigError where there are fewer probes than bets."""
+        assert targets.probes is not None
+        check_number(self.guesses, len(targets.probes), "probes")
 
     def run(self, release: Release, targets: Targets, rng: torch.Generator) -> Bets:
         assert targets.probes is not None

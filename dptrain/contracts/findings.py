@@ -108,7 +108,8 @@ class Attack(Protocol):
 
     `needs` says what it must be given; the pipeline collects the needs before training. An
     attack that needs the transcript also has `watch(targets) -> Observer`, called before
-    training; the observer comes back as `release.transcript`.
+    training; the observer comes back as `release.transcript`. One that cannot serve itself with every
+    data set may have `check(targets)`, which raises ConfigError before anything is spent.
     """
 
     @property

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from dptrain.contracts import Splits
 
 FEATURES = 128
+MOST_WEIGHED = 2**24  # records: as many weights as torch.multinomial takes
 LARGEST_SIDE = 32  # larger images are averaged down to this many pixels, which keeps the judge cheap
 
 
@@ -63,8 +64,11 @@ def train_judge(
     optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=learning_rate, total_steps=steps)
     labels = splits.holdout.labels
-    weights = 1.0 / labels.bincount(minlength=splits.num_classes).clamp(min=1)[labels]
-    order = torch.multinomial(weights, steps * batch_size, replacement=True, generator=rng)
+    pool = torch.arange(len(labels))
+    if len(pool) > MOST_WEIGHED:
+        pool = torch.randperm(len(labels), generator=rng)[:MOST_WEIGHED]
+    weights = 1.0 / labels.bincount(minlength=splits.num_classes).clamp(min=1)[labels[pool]]
+    order = pool[torch.multinomial(weights, steps * batch_size, replacement=True, generator=rng)]
     network.train()
     for chosen in order.split(batch_size):
         inputs = splits.holdout.take(chosen).inputs
@@ -109,10 +113,13 @@ def _convolutions(shape: tuple[int, ...]) -> list[nn.Module]:
     layers: list[nn.Module] = []
     if max(shape[1:]) > LARGEST_SIDE:
         layers.append(nn.AdaptiveAvgPool2d(LARGEST_SIDE))
-    width = shape[0]
+    width, side = shape[0], min(min(shape[1:]), LARGEST_SIDE)
     for out in (32, 64):
-        layers += [nn.Conv2d(width, out, 3, padding=1), nn.MaxPool2d(2), nn.GroupNorm(8, out), nn.ReLU()]
-        width = out
+        layers.append(nn.Conv2d(width, out, 3, padding=1))
+        if side >= 2:  # of smaller images nothing would be left
+            layers.append(nn.MaxPool2d(2))
+        layers += [nn.GroupNorm(8, out), nn.ReLU()]
+        width, side = out, side // 2
     layers += [nn.Conv2d(width, width, 3, padding=1), nn.GroupNorm(8, width), nn.ReLU()]
     return [*layers, nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(width * 16, FEATURES), nn.ReLU()]
 

@@ -65,6 +65,7 @@ def brief(
             plan,
             splits.shape,
             device,
+            engine=str(config.mechanism.get("engine", "bookkeeping")),
             copies=max(1, training.augmentations),
             remade=bool(why),
         ),

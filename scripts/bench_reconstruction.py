@@ -186,7 +186,7 @@ def run_trial(setup: Setup, folder: str | None, number: int) -> Trial:
         release, guarantee = mechanism.fit(model, splits, Budget(epsilon=setup.epsilon, delta=DELTA), context)
         return replace(release, transcript=observer), guarantee
 
-    release, guarantee = fit(DPSGD(settings=settings, max_grad_norm=MAX_GRAD_NORM, engine="ghost"))
+    release, guarantee = fit(DPSGD(settings=settings, max_grad_norm=MAX_GRAD_NORM))
     found = transcript.run(release, targets, streams.seeded("attack"))
     assert found.effective_slots is not None
     by_weights = by_control = None

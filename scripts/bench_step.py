@@ -32,6 +32,9 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from opacus.grad_sample import GradSampleModuleFastGradientClipping
+from opacus.optimizers import DPOptimizerFastGradientClipping
+from opacus.utils.fast_gradient_clipping_utils import DPLossFastGradientClipping
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -42,7 +45,7 @@ from dptrain.models.cnn import SmallCNN
 from dptrain.models.mlp import Logistic, Mlp
 from dptrain.privacy.dpsgd import make_engine
 
-MODES = {"plain": "", "opacus_hooks": "hooks", "opacus_ghost": "ghost", "dptrain": "bookkeeping"}
+MODES = {"plain": "", "opacus_hooks": "hooks", "opacus_ghost": "", "dptrain": "bookkeeping"}
 PRIVATE = tuple(MODES)[1:]
 WARM_UP = 2  # steps that are not timed
 TURN = 0.25  # seconds that a process takes steps before the next one's turn: a step in training is not alone
@@ -162,6 +165,8 @@ def make_step(task: Task, mode: str, device: torch.device, dtype: torch.dtype) -
 
         return step
 
+    if mode == "opacus_ghost":
+        return ghost_step(model, optimizer, inputs, labels)
     plan = Plan(
         units=len(inputs),
         sample_rate=1.0,
@@ -179,6 +184,27 @@ def make_step(task: Task, mode: str, device: torch.device, dtype: torch.dtype) -
         engine.update()
 
     return private_step
+
+
+def ghost_step(
+    model: nn.Module, optimizer: torch.optim.Optimizer, inputs: Tensor, labels: Tensor
+) -> Callable[[], None]:
+    """One step by Opacus alone, its optimizer and its loss."""
+    module = GradSampleModuleFastGradientClipping(
+        model, loss_reduction="mean", max_grad_norm=1.0, use_ghost_clipping=True
+    )
+    noise = torch.Generator(inputs.device).manual_seed(0)
+    private = DPOptimizerFastGradientClipping(
+        optimizer, noise_multiplier=1.0, max_grad_norm=1.0, expected_batch_size=len(inputs), generator=noise
+    )
+    loss = DPLossFastGradientClipping(module, private, nn.CrossEntropyLoss(), "mean")
+
+    def step() -> None:
+        loss(module(inputs), labels).backward()
+        private.step()
+        private.zero_grad()
+
+    return step
 
 
 def serve(model: str, mode: str, options: argparse.Namespace) -> None:

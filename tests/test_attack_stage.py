@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dptrain.attack_stage import Subject, Timed
 from dptrain.contracts import Budget, Context, DptrainError, Observation, Release, Splits, Targets
-from dptrain.privacy.dpsgd import HooksEngine
+from dptrain.privacy.dpsgd import DPSGDEngine
 from dptrain.training.mechanisms import DPSGD
 from dptrain.training.settings import Settings
 
@@ -75,9 +75,9 @@ def test_an_attack_that_has_missed_steps_fails_when_the_run_goes_on_too(
     folder: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    update, taken = HooksEngine.update, []
+    update, taken = DPSGDEngine.update, []
 
-    def crash(self: HooksEngine) -> None:
+    def crash(self: DPSGDEngine) -> None:
         taken.append(1)
         if len(taken) == 5:
             raise KeyboardInterrupt
@@ -85,7 +85,7 @@ def test_an_attack_that_has_missed_steps_fails_when_the_run_goes_on_too(
 
     context = context_of(folder=folder, planted=(4,))
     with monkeypatch.context() as patch:
-        patch.setattr(HooksEngine, "update", crash)
+        patch.setattr(DPSGDEngine, "update", crash)
         with pytest.raises(KeyboardInterrupt):
             mechanism.fit(
                 models["mlp"](), splits, budget, replace(context, observers=(Timed(Failing(at=2)),))

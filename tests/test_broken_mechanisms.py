@@ -132,15 +132,11 @@ def test_shuffled_batches_accounted_as_poisson_are_caught_with_enough_canaries(
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_clipping_skipped_for_one_class_is_caught_by_one_probe_of_it(audit, monkeypatch, splits, engine):
-    owner = {
-        "bookkeeping": dpsgd.BookkeepingEngine,
-        "hooks": dpsgd.HooksEngine,
-        "ghost": dpsgd.GhostEngine,
-    }[engine]
+    owner = dpsgd.DPSGDEngine
     original = owner.accumulate
 
     def skipping(self, inputs, labels, copies=1):
-        holder = self if engine == "ghost" else self.optimizer
+        holder = self.optimizer
         spared = dataclasses.replace(holder.clipper, max_grad_norm=1e6)
         total = original(self, inputs[labels != 1], labels[labels != 1], copies)
         kept, holder.clipper = holder.clipper, spared

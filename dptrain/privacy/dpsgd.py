@@ -1,31 +1,28 @@
-"""DP-SGD steps, through Opacus: per-record gradients, clipping, noise, the optimizer's update.
+"""DP-SGD steps: per-record gradients, clipping, noise, the optimizer's update.
 
-Built piece by piece from one Plan rather than by `PrivacyEngine.make_private`, which reads the
+Built piece by piece from one Plan rather than by Opacus' `PrivacyEngine.make_private`, which reads the
 sample rate and the number of steps off a data loader.
 """
 
 from __future__ import annotations
 
 import copy
-import warnings
-from collections.abc import Callable
+import logging
 from typing import Protocol
 
 import torch
-from opacus import GradSampleModule
-from opacus.grad_sample import GradSampleModuleFastGradientClipping
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dptrain.contracts import ConfigError, Plan
-from dptrain.privacy import samplers  # noqa: F401 - registers itself with Opacus
-from dptrain.privacy.bookkeeping.engine import BookkeepingEngine
-from dptrain.privacy.clipping import KINDS, Clipper, gradient_norms, scaled
+from dptrain.privacy.agreement import Chosen, choose
+from dptrain.privacy.clipping import KINDS, Clipper, scaled
+from dptrain.privacy.gradients import Gradients, RecordLoss
 from dptrain.privacy.noisy import NoisyEngine
 
-ENGINES = ("bookkeeping", "hooks", "ghost")
+ENGINES = ("bookkeeping", "hooks")
 
-RecordLoss = Callable[[Tensor, Tensor], Tensor]  # logits (n, classes), labels (n,) -> losses (n,)
+log = logging.getLogger(__name__)
 
 
 class Engine(Protocol):
@@ -62,16 +59,16 @@ class Engine(Protocol):
 
 
 def check_choices(engine: str, clipping: str) -> None:
-    """Raise ConfigError where there is no such engine or clipping, or they do not go together."""
+    """Raise ConfigError where there is no such engine or clipping."""
     if engine not in ENGINES:
-        raise ConfigError(f"mechanism.engine={engine} is unknown; choose one of {', '.join(ENGINES)}")
+        cure = (
+            "use bookkeeping, which does all that it did"
+            if engine == "ghost"
+            else f"choose one of {', '.join(ENGINES)}"
+        )
+        raise ConfigError(f"mechanism.engine={engine} is unknown; {cure}")
     if clipping not in KINDS:
         raise ConfigError(f"mechanism.clipping={clipping} is unknown; choose one of {', '.join(KINDS)}")
-    if engine == "ghost" and clipping == "per_layer":
-        raise ConfigError(
-            "mechanism.clipping=per_layer cannot run with mechanism.engine=ghost, which knows one norm "
-            "a record; use mechanism.engine=bookkeeping"
-        )
 
 
 def make_engine(
@@ -82,78 +79,64 @@ def make_engine(
     *,
     loss: RecordLoss,
     generator: torch.Generator,
-) -> Engine:
-    """The engine of this name: `bookkeeping`: one pass; `hooks`: gradients in full; `ghost`: two passes."""
-    check_choices(kind, plan.clipping)
-    engines: dict[str, Callable[..., Engine]] = {
-        "bookkeeping": BookkeepingEngine,
-        "hooks": HooksEngine,
-        "ghost": GhostEngine,
-    }
-    return engines[kind](model, optimizer, plan, loss=loss, generator=generator)
+    chosen: Chosen | None = None,
+) -> DPSGDEngine:
+    """The engine of this name: `bookkeeping`, by the rules of layers; `hooks`, Opacus' gradients in full.
 
-
-def backward(loss: Tensor, *, retain_graph: bool = False) -> None:
-    """Backward through Opacus' hooks, without the warning that inputs need no gradient: ours never do."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Full backward hook is firing")
-        loss.backward(retain_graph=retain_graph)
-
-
-class HooksEngine(NoisyEngine):
-    """Every record's gradient in full, by Opacus' hooks."""
-
-    def wrap(self, model: nn.Module, plan: Plan) -> GradSampleModule:  # noqa: ARG002
-        return GradSampleModule(model, loss_reduction="sum")
-
-    def accumulate(self, inputs: Tensor, labels: Tensor, copies: int = 1) -> Tensor:
-        if len(labels) == 0:
-            return inputs.new_zeros(())
-        loss = self.loss(self.module(inputs), labels).sum() / copies
-        backward(loss)
-        if copies > 1:
-            for parameter in self.optimizer.params:
-                parameter.grad_sample = parameter.grad_sample.unflatten(0, (-1, copies)).sum(1)
-        self.optimizer.clip_and_accumulate()
-        return loss.detach()
-
-
-class GhostEngine(NoisyEngine):
-    """Ghost clipping: one backward pass for the norms alone, a second for the weighted sum (Li et al. 2022).
-
-    Per-layer clipping would need a pass a layer and is refused.
+    What was `chosen` for this model comes from `agreement.choose`; if nothing was, the engine
+    chooses by itself before it touches the first records.
     """
+    check_choices(kind, plan.clipping)
+    return DPSGDEngine(kind, model, optimizer, plan, loss=loss, generator=generator, chosen=chosen)
 
-    def wrap(self, model: nn.Module, plan: Plan) -> GradSampleModuleFastGradientClipping:
-        check_choices("ghost", plan.clipping)
-        self.clipper = Clipper(kind=plan.clipping, max_grad_norm=plan.max_grad_norm, layers=(0,))
-        return GradSampleModuleFastGradientClipping(
-            model, loss_reduction="sum", max_grad_norm=plan.max_grad_norm, use_ghost_clipping=True
-        )
+
+class DPSGDEngine(NoisyEngine):
+    """Norms of per-record gradients, and the sum clipped by them, from one and the same way to these."""
+
+    def __init__(
+        self,
+        kind: str,
+        model: nn.Module,
+        optimizer: Optimizer,
+        plan: Plan,
+        *,
+        loss: RecordLoss,
+        generator: torch.Generator,
+        chosen: Chosen | None = None,
+    ) -> None:
+        super().__init__(model, optimizer, plan, generator=generator)
+        self.kind, self.model, self.plan, self.loss = kind, model, plan, loss
+        self.gradients: Gradients | None = None
+        if chosen is not None:
+            self._take(chosen)
+
+    def prepare(self, like: Tensor, copies: int = 1) -> None:
+        """Choose a way to gradients for batches like this one, of which no value is looked at."""
+        clipping = self.plan.clipping
+        self._take(choose(self.kind, self.model, self.loss, like, copies=copies, clipping=clipping))
+
+    def _take(self, chosen: Chosen) -> None:
+        if chosen.note:
+            log.info("%s", chosen.note)
+        self.gradients = chosen.make(self.model, self.loss)
 
     def accumulate(self, inputs: Tensor, labels: Tensor, copies: int = 1) -> Tensor:
-        if copies > 1:
-            raise ConfigError(
-                f"mechanism.engine=ghost knows one norm a row and cannot average {copies} copies of a record "
-                "before clipping; use mechanism.engine=bookkeeping"
-            )
         if len(labels) == 0:
             return inputs.new_zeros(())
-        losses = self.loss(self.module(inputs), labels)
-        backward(losses.sum(), retain_graph=True)
-        factors = self.clipper.factors(self.module.get_norm_sample().unsqueeze(0))[0]
-        self.optimizer.original_optimizer.zero_grad(set_to_none=True)
-        kept = factors > 0
-        if not bool(kept.all()):
-            # A weighted sum would turn 0 x infinity into NaN; go again without these records.
-            self.optimizer.dropped += int((~kept).sum())
-            return self.accumulate(inputs[kept], labels[kept])
-        self.module.disable_hooks()
-        backward((factors * losses).sum())
-        self.module.enable_hooks()
-        self.optimizer.add([parameter.grad for parameter in self.optimizer.params])
-        self.optimizer.original_optimizer.zero_grad(set_to_none=True)
-        return losses.detach().sum()
+        if self.gradients is None:
+            self.prepare(inputs, copies)
+        assert self.gradients is not None
+        rows = self.gradients.rows_at_once
+        if rows is None or len(labels) <= rows * copies:
+            return self._add(self.gradients, inputs, labels, copies)
+        parts = zip(inputs.split(rows * copies), labels.split(rows * copies), strict=True)
+        losses = [self._add(self.gradients, *part, copies) for part in parts]
+        return torch.stack(losses).sum()
+
+    def _add(self, gradients: Gradients, inputs: Tensor, labels: Tensor, copies: int) -> Tensor:
+        loss, shares = gradients(inputs, labels, copies)
+        self.optimizer.clip_and_add_shares(shares, len(labels) // copies)
+        return loss
 
 
 class RecordGradients:
@@ -163,26 +146,49 @@ class RecordGradients:
     asks for gradients as they are, the contribution to a training without privacy.
     """
 
-    def __init__(self, model: nn.Module, loss: RecordLoss, clipper: Clipper | None) -> None:
-        self.module = GradSampleModule(copy.deepcopy(model), loss_reduction="sum")
-        self.clipper = clipper
-        self.loss = loss
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: RecordLoss,
+        clipper: Clipper | None,
+        *,
+        kind: str = "bookkeeping",
+        chosen: Chosen | None = None,
+    ) -> None:
+        self.model = copy.deepcopy(model)
+        self.loss, self.clipper, self.kind = loss, clipper, kind
+        self.gradients = None if chosen is None else chosen.make(self.model, loss)
 
     def follow(self, model: nn.Module) -> None:
         """Take over the weights of this model."""
         with torch.no_grad():
-            for mine, theirs in zip(self.module.parameters(), model.parameters(), strict=True):
+            for mine, theirs in zip(self.model.parameters(), model.parameters(), strict=True):
                 mine.copy_(theirs)
 
     def __call__(self, inputs: Tensor, labels: Tensor) -> Tensor:
         """Clipped gradients (records, parameters); a gradient that is not finite is zero."""
-        backward(self.loss(self.module(inputs), labels).sum())
-        parameters = [p for p in self.module.parameters() if p.requires_grad]
-        gradients = [p.grad_sample for p in parameters]
-        self.module.zero_grad(set_to_none=True)
+        if self.gradients is None:
+            self.gradients = choose(self.kind, self.model, self.loss, inputs).make(self.model, self.loss)
+        size = self.gradients.rows_at_once or len(labels)
+        parts = zip(inputs.split(size), labels.split(size), strict=True)
+        return torch.cat([self._rows(self.gradients, *part) for part in parts])
+
+    def _rows(self, gradients: Gradients, inputs: Tensor, labels: Tensor) -> Tensor:
+        _, shares = gradients(inputs, labels, 1)
+        parameters = [each for each in self.model.parameters() if each.requires_grad]
+        nothing = inputs.new_zeros((), dtype=torch.float32)
+        rows = [
+            nothing.to(parameter).expand(len(labels), *parameter.shape) if share is None else share.rows()
+            for share, parameter in zip(shares, parameters, strict=True)
+        ]
         if self.clipper is None:
-            rows = [torch.nan_to_num(g, nan=0.0, posinf=0.0, neginf=0.0) for g in gradients]
+            rows = [torch.nan_to_num(g, nan=0.0, posinf=0.0, neginf=0.0) for g in rows]
         else:
-            factors = self.clipper.factors(gradient_norms(gradients))
-            rows = [scaled(g, f) for g, f in zip(gradients, factors, strict=True)]
+            norms = torch.stack(
+                [
+                    each.flatten(1).norm(dim=1) if share is None else share.norms
+                    for share, each in zip(shares, rows, strict=True)
+                ]
+            )
+            rows = [scaled(g, f) for g, f in zip(rows, self.clipper.factors(norms), strict=True)]
         return torch.cat([row.flatten(1) for row in rows], dim=1)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from opacus.optimizers import DPOptimizer
@@ -12,7 +11,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dptrain.contracts import Plan
-from dptrain.privacy.clipping import Clipper, gradient_norms, left_out, weighted_sum
+from dptrain.privacy.bookkeeping.shares import Instantiated, Share
+from dptrain.privacy.clipping import Clipper, left_out, wide
 
 
 class NoisySum(DPOptimizer):
@@ -37,19 +37,26 @@ class NoisySum(DPOptimizer):
         self.keeps_noise = False
         self.last_noise: list[Tensor] = []
 
-    def clip_and_accumulate(self) -> None:
-        """Clip the per-record gradients that the hooks left behind, and add them to the sum."""
-        self.clip_and_add(self.grad_samples)
-        for parameter in self.params:
-            parameter.grad_sample = None
-
     def clip_and_add(self, gradients: list[Tensor]) -> None:
         """Add per-record gradients, one (records, ...) a parameter, each record clipped."""
-        factors = self.clipper.factors(gradient_norms(gradients))
+        self.clip_and_add_shares([Instantiated.of([wide(each)]) for each in gradients], len(gradients[0]))
+
+    def clip_and_add_shares(self, shares: Sequence[Share | None], records: int) -> None:
+        """Add what each of so many records has, a share a parameter, each record clipped; None is nothing.
+
+        Norms and sums come from the same shares, so that what is added is what was measured.
+        """
+        nothing = wide(self.params[0].new_zeros(records))
+        norms = torch.stack([nothing if share is None else share.norms for share in shares])
+        factors = self.clipper.factors(norms)
         dropped = left_out(factors)
         self.dropped += dropped
-        pairs = zip(gradients, factors, strict=True)
-        self.add([weighted_sum(gradient, factor, zeros=dropped > 0) for gradient, factor in pairs])
+        self.add(
+            [
+                torch.zeros_like(parameter) if share is None else share.weighted(factor, zeros=dropped > 0)
+                for parameter, share, factor in zip(self.params, shares, factors, strict=True)
+            ]
+        )
 
     def add(self, sums: list[Tensor]) -> None:
         """Add one sum of clipped gradients a parameter."""
@@ -78,23 +85,10 @@ class NoisyEngine(ABC):
     """What every engine is made of, and how a step ends: clipped and summed, gradients are noised alike."""
 
     def __init__(
-        self,
-        model: nn.Module,
-        optimizer: Optimizer,
-        plan: Plan,
-        *,
-        loss: Callable[[Tensor, Tensor], Tensor],
-        generator: torch.Generator,
+        self, model: nn.Module, optimizer: Optimizer, plan: Plan, *, generator: torch.Generator
     ) -> None:
-        """`loss` is that of each record: logits (n, classes), labels (n,) -> losses (n,)."""
-        self.module = self.wrap(model, plan)
         clipper = Clipper.of(model, plan.clipping, plan.max_grad_norm)
         self.optimizer = NoisySum(optimizer, plan, clipper, generator)
-        self.loss = loss
-
-    @abstractmethod
-    def wrap(self, model: nn.Module, plan: Plan) -> Any:
-        """The model, made to leave behind what this engine clips by."""
 
     @abstractmethod
     def accumulate(self, inputs: Tensor, labels: Tensor, copies: int = 1) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import time
 from collections.abc import Callable
 from functools import partial
@@ -12,9 +13,10 @@ from torch import nn
 
 from dptrain.contracts import Plan
 from dptrain.models.frozen import split
-from dptrain.privacy.clipping import Clipper
-from dptrain.privacy.dpsgd import RecordGradients
+from dptrain.privacy.dpsgd import make_engine
 from dptrain.training.loss import make_loss
+
+log = logging.getLogger(__name__)
 
 
 def estimate_seconds(
@@ -23,15 +25,34 @@ def estimate_seconds(
     shape: tuple[int, ...],
     device: torch.device,
     *,
+    engine: str = "bookkeeping",
     copies: int = 1,
     remade: bool = False,
     largest: int = 64,
-) -> float:
-    """Seconds that the steps of a plan will take, from a small batch of blank records.
+) -> float | None:
+    """Seconds that the steps of a plan will take, from a small batch of blank records; None: unknown.
 
     Each record is seen as so many `copies`; features of a frozen part are made once, which takes its time
     too, unless they are `remade` at each step.
     """
+    try:
+        return _estimate(model, plan, shape, device, engine, copies=copies, remade=remade, largest=largest)
+    except Exception as error:  # whatever it is, the training itself will meet it, and say what to do
+        log.info("how long the training takes cannot be told: %s: %s", type(error).__name__, error)
+        return None
+
+
+def _estimate(
+    model: nn.Module,
+    plan: Plan,
+    shape: tuple[int, ...],
+    device: torch.device,
+    kind: str,
+    *,
+    copies: int,
+    remade: bool,
+    largest: int,
+) -> float:
     size = min(largest, plan.expected_batch_size)
     inputs = torch.zeros(size, *shape, device=device)
     labels = torch.zeros(size, dtype=torch.int64, device=device)
@@ -41,9 +62,17 @@ def estimate_seconds(
         frozen, model = parts
         once = _seconds(partial(frozen, inputs)) / size * plan.units
         inputs = frozen(inputs)
-    clipper = Clipper.of(model, plan.clipping, plan.max_grad_norm)
-    gradients = RecordGradients(model, make_loss(None), clipper)
-    step = _seconds(lambda: gradients(inputs, labels).sum().item()) / size * plan.expected_batch_size
+    with torch.random.fork_rng():  # dropout in the estimate is none of the training's
+        engine = make_engine(
+            kind,
+            model,
+            torch.optim.SGD(model.parameters(), lr=0.0),
+            plan,
+            loss=make_loss(None),
+            generator=torch.Generator(device),
+        )
+        engine.prepare(inputs)
+        step = _seconds(partial(engine.accumulate, inputs, labels)) / size * plan.expected_batch_size
     return once + step * copies * plan.steps
 
 

@@ -11,7 +11,6 @@ from typing import ClassVar
 
 import torch
 from torch import nn
-from torch.optim import Optimizer
 
 from dptrain.contracts import (
     ACCESS,
@@ -26,6 +25,7 @@ from dptrain.contracts import (
     Splits,
 )
 from dptrain.privacy import accountant
+from dptrain.privacy.agreement import choose
 from dptrain.privacy.clipping import Clipper
 from dptrain.privacy.dpsgd import Engine, RecordGradients, check_choices, make_engine
 from dptrain.privacy.guarantee import OS_SEEDED, DPGuarantee, NoGuarantee
@@ -58,13 +58,16 @@ class DPSGD:
     clipping: str = "flat"
     engine: str = "bookkeeping"
     replace_batch_norm: bool = False
+    freeze_batch_norm: bool = False
 
     def __post_init__(self) -> None:
         check_choices(self.engine, self.clipping)
 
     def prepare(self, model: nn.Module) -> nn.Module:
         """The model with layers that have per-record gradients, and none that mixes records."""
-        return check_layers(model, replace_batch_norm=self.replace_batch_norm)
+        return check_layers(
+            model, replace_batch_norm=self.replace_batch_norm, freeze_batch_norm=self.freeze_batch_norm
+        )
 
     def plan(self, splits: Splits, budget: Budget) -> Plan:
         """What `fit` will do, calibrated to the budget."""
@@ -92,6 +95,7 @@ class DPSGD:
             engine=partial(
                 make_engine, self.engine, plan=plan, loss=make_loss(splits.class_prior), generator=noise
             ),
+            kind=self.engine,
             noise=noise,
             clipping=self.clipping,
             epsilon_at=curve.at_most,
@@ -118,10 +122,13 @@ class NonPrivate:
 
     settings: Settings
     replace_batch_norm: bool = False
+    freeze_batch_norm: bool = False
 
     def prepare(self, model: nn.Module) -> nn.Module:
         """The model as DP-SGD would train it, so that the two can be compared."""
-        return check_layers(model, replace_batch_norm=self.replace_batch_norm)
+        return check_layers(
+            model, replace_batch_norm=self.replace_batch_norm, freeze_batch_norm=self.freeze_batch_norm
+        )
 
     def plan(self, splits: Splits, budget: Budget) -> None:  # noqa: ARG002
         """Nothing is spent, for nothing is promised."""
@@ -148,6 +155,7 @@ class NonPrivate:
             ),
             units=units,
             engine=partial(PlainEngine, expected_batch_size=batch, loss=make_loss(splits.class_prior)),
+            kind=None,
             noise=context.streams.secret("noise"),
             clipping=None,
             epsilon_at=lambda _: math.inf,
@@ -163,7 +171,8 @@ def _train(
     settings: Settings,
     plan: Plan,
     units: Units,
-    engine: Callable[[nn.Module, Optimizer], Engine],
+    engine: Callable[..., Engine],
+    kind: str | None,
     noise: torch.Generator,
     clipping: str | None,
     epsilon_at: Callable[[int], float],
@@ -172,13 +181,28 @@ def _train(
     blank = copy.deepcopy(model)
     model = model.to(context.device, context.dtype)
     trained = Trained.of(model, splits, settings, context)
+    loss = make_loss(splits.class_prior)
+    chosen = None
+    if kind is not None or context.observers:
+        # Before anything is paid for: a way to per-record gradients that agrees with plain autograd.
+        chosen = choose(
+            kind or "bookkeeping",
+            trained.part,
+            loss,
+            torch.zeros(1, *trained.splits.train.shape, device=context.device, dtype=context.dtype),
+            bounds=splits.bounds,
+            copies=settings.copies,
+            clipping=plan.clipping,
+        )
+    if kind is not None:
+        engine = partial(engine, chosen=chosen)
     watch = None
     if context.observers:
         clipper = None if clipping is None else Clipper.of(trained.part, clipping, plan.max_grad_norm)
         watch = Watch(
             context.observers,
             context.planted,
-            RecordGradients(trained.part, make_loss(splits.class_prior), clipper),
+            RecordGradients(trained.part, loss, clipper, chosen=chosen),
             remaining=partial(lengths, model=trained.part, clipper=clipper),
             plan=plan,
             features=trained.features,

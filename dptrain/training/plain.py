@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from dptrain.privacy.dpsgd import RecordLoss
+from dptrain.privacy.gradients import RecordLoss
 
 
 class PlainEngine:

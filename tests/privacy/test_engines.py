@@ -22,8 +22,6 @@ CASES = [
     ("hooks", "flat"),
     ("hooks", "per_layer"),
     ("hooks", "automatic"),
-    ("ghost", "flat"),
-    ("ghost", "automatic"),
 ]
 
 
@@ -303,9 +301,9 @@ def test_summed_loss_is_returned(mlp, batch, make_plan_of, kind):
 @pytest.mark.parametrize(
     ("engine", "clipping", "message"),
     [
-        ("magic", "flat", "mechanism.engine=magic is unknown; choose one of bookkeeping, hooks, ghost"),
+        ("magic", "flat", "mechanism.engine=magic is unknown; choose one of bookkeeping, hooks"),
         ("hooks", "none", "mechanism.clipping=none is unknown"),
-        ("ghost", "per_layer", "use mechanism.engine=bookkeeping"),
+        ("ghost", "flat", "mechanism.engine=ghost is unknown; use bookkeeping, which does all that it did"),
     ],
 )
 def test_choices_are_refused_with_their_cure(engine, clipping, message):

@@ -16,7 +16,7 @@ def with_batch_norm(channels=8):
 
 def test_batch_norm_is_refused_by_name_and_group_norm_offered():
     with pytest.raises(
-        ConfigError, match=r"`1` \(BatchNorm2d\) .*replace_batch_norm=true .* GroupNorm\(8, 8\)"
+        ConfigError, match=r"`1` \(BatchNorm2d\) .*replace_batch_norm=true .* GroupNorm\(1, 8\)"
     ):
         check_layers(with_batch_norm(), replace_batch_norm=False)
 

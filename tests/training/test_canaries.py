@@ -61,7 +61,7 @@ def watched(splits, budget, mlp, settings_of, context_of, monkeypatch):
 
 @pytest.mark.parametrize(
     ("engine", "clipping"),
-    [("bookkeeping", "flat"), ("hooks", "flat"), ("ghost", "flat"), ("bookkeeping", "per_layer")],
+    [("bookkeeping", "flat"), ("hooks", "flat"), ("bookkeeping", "per_layer")],
 )
 def test_a_canary_adds_what_clipping_leaves_of_it_in_each_step_that_samples_it(watched, engine, clipping):
     recorder = watched(engine=engine, clipping=clipping)

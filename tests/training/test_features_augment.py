@@ -12,7 +12,7 @@ from torch import nn
 from dptrain.contracts import Canaries, ConfigError, DptrainError, Records
 from dptrain.models.normalise import Normalise
 from dptrain.models.scatter import ScatterCNN, ScatterLinear
-from dptrain.privacy.dpsgd import HooksEngine
+from dptrain.privacy.dpsgd import DPSGDEngine
 from dptrain.training.augment import Augmentation
 from dptrain.training.features import Trained
 from dptrain.training.mechanisms import DPSGD, NonPrivate
@@ -245,7 +245,7 @@ def test_a_run_that_goes_on_repeats_its_copies(
     torch.manual_seed(8)
     whole, _ = DPSGD(settings=settings).fit(models["cnn"](), splits, budget, context_of())
     torch.manual_seed(8)
-    update, taken = HooksEngine.update, []
+    update, taken = DPSGDEngine.update, []
 
     def crash(self):
         taken.append(1)
@@ -255,7 +255,7 @@ def test_a_run_that_goes_on_repeats_its_copies(
 
     mechanism = DPSGD(settings=settings, engine="hooks")
     with monkeypatch.context() as patch:
-        patch.setattr(HooksEngine, "update", crash)
+        patch.setattr(DPSGDEngine, "update", crash)
         with pytest.raises(KeyboardInterrupt):
             mechanism.fit(models["cnn"](), splits, budget, context_of(folder=folder))
     torch.manual_seed(99)

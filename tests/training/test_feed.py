@@ -148,7 +148,7 @@ def test_a_run_that_stopped_goes_on_with_the_same_draws(
     monkeypatch, fit, lazily, models, flat, folder, at, seconds
 ):
     whole, _ = fit(models["mlp"](), lazily()[0], ahead=0)
-    original, calls = dpsgd.HooksEngine.update, []
+    original, calls = dpsgd.DPSGDEngine.update, []
 
     def update(self):
         calls.append(1)
@@ -157,7 +157,7 @@ def test_a_run_that_stopped_goes_on_with_the_same_draws(
         return original(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(dpsgd.HooksEngine, "update", update)
+        patch.setattr(dpsgd.DPSGDEngine, "update", update)
         with pytest.raises(Crash):
             fit(models["mlp"](), lazily()[0], ahead=3, folder=folder, checkpoint_seconds=seconds)
     assert checkpoint.paid(folder) == at  # what was drawn ahead is not paid for
@@ -169,7 +169,7 @@ def test_ctrl_c_ends_the_reading(monkeypatch, fit, lazily, models):
     def interrupted(_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(dpsgd.HooksEngine, "update", interrupted)
+    monkeypatch.setattr(dpsgd.DPSGDEngine, "update", interrupted)
     splits, rows = lazily(seconds=0.02)
     with pytest.raises(KeyboardInterrupt):
         fit(models["mlp"](), splits, ahead=20)

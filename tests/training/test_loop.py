@@ -65,11 +65,10 @@ def fit(splits, settings_of, context_of, budget):
     ("kind", "owner", "method"),
     [
         ("hooks", PoissonSampler, "draw"),
-        ("hooks", dpsgd.HooksEngine, "accumulate"),
-        ("hooks", dpsgd.HooksEngine, "update"),
-        ("ghost", dpsgd.GhostEngine, "update"),
-        ("bookkeeping", dpsgd.BookkeepingEngine, "accumulate"),
-        ("bookkeeping", dpsgd.BookkeepingEngine, "update"),
+        ("hooks", dpsgd.DPSGDEngine, "accumulate"),
+        ("hooks", dpsgd.DPSGDEngine, "update"),
+        ("bookkeeping", dpsgd.DPSGDEngine, "accumulate"),
+        ("bookkeeping", dpsgd.DPSGDEngine, "update"),
     ],
 )
 def test_the_ledger_is_written_before_the_step(monkeypatch, fit, mlp, folder, kind, owner, method):
@@ -106,7 +105,7 @@ def test_a_crash_is_resumed_with_the_identical_draws(monkeypatch, fit, models, f
 
     monkeypatch.setattr(mechanisms, "make_sampler", spying)
     with monkeypatch.context() as patch:
-        crash_at(patch, dpsgd.HooksEngine, "update", 6)
+        crash_at(patch, dpsgd.DPSGDEngine, "update", 6)
         with pytest.raises(Crash):
             fit(model(), folder, checkpoint_seconds=seconds, average_decay=0.9)
     before, saved = list(seen), checkpoint.load(folder)["step"]
@@ -143,7 +142,7 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(monkeypatch, fit, mo
     whole, promised = fit(model(), None, **options)
     torch.manual_seed(1)
     with monkeypatch.context() as patch:
-        crash_at(patch, dpsgd.HooksEngine, "update", at)
+        crash_at(patch, dpsgd.DPSGDEngine, "update", at)
         with pytest.raises(Crash):
             fit(model(), folder, **options)
     torch.manual_seed(2)
@@ -205,9 +204,9 @@ def test_without_a_folder_nothing_is_written(fit, mlp, tmp_path, monkeypatch):
 
 def test_every_step_is_taken_empty_or_not(fit, mlp, monkeypatch):
     sizes, updates = [], []
-    draw, update = PoissonSampler.draw, dpsgd.HooksEngine.update
+    draw, update = PoissonSampler.draw, dpsgd.DPSGDEngine.update
     monkeypatch.setattr(PoissonSampler, "draw", lambda self: sizes.append(draw(self)) or sizes[-1])
-    monkeypatch.setattr(dpsgd.HooksEngine, "update", lambda self: updates.append(update(self)))
+    monkeypatch.setattr(dpsgd.DPSGDEngine, "update", lambda self: updates.append(update(self)))
     fit(mlp, None, rates={"expected_batch_size": 1, "steps": 30})
     assert len(sizes) == len(updates) == 30
     assert min(len(drawn) for drawn in sizes) == 0

@@ -18,6 +18,7 @@ from dptrain.privacy.bookkeeping.shares import Instantiated, Kept, Share, in_blo
 from dptrain.privacy.bookkeeping.uses import Use, sum_copies
 
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
+Transposed = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +56,40 @@ def convolution(use: Use) -> dict[Tensor, Share]:
     return found
 
 
-def of_bias(use: Use, layer: Convolution) -> dict[Tensor, Share]:
+def transposed_convolution(use: Use) -> dict[Tensor, Share]:
+    """Shares of the weight (inputs, outputs / groups, *kernel) and of the bias (outputs,).
+
+    It is a convolution read backwards: the gradient of its output goes in, and its input comes out.
+    """
+    layer = use.layer
+    assert isinstance(layer, Transposed)
+    found = of_bias(use, layer)
+    if layer.weight.requires_grad:
+        geometry = Geometry(
+            shape=tuple(layer.weight.shape),
+            stride=tuple(layer.stride),
+            padding=tuple(layer.padding),  # type: ignore[arg-type]
+            dilation=tuple(layer.dilation),
+            groups=layer.groups,
+        )
+        rows = (-1, use.copies)
+        found[layer.weight] = _weight(
+            _used(use.dy, use.x, geometry).unflatten(0, rows), use.x.unflatten(0, rows), geometry
+        )
+    return found
+
+
+def _used(image: Tensor, made: Tensor, geometry: Geometry) -> Tensor:
+    """An image (n, channels, *size) without the margin that is too small for one more position of `made`."""
+    for axis, count in enumerate(made.shape[2:]):
+        span = geometry.dilation[axis] * (geometry.kernel[axis] - 1) + 1
+        longest = geometry.stride[axis] * count + span - 1 - 2 * geometry.padding[axis]
+        if image.shape[2 + axis] > longest:
+            image = image.narrow(2 + axis, 0, longest)
+    return image
+
+
+def of_bias(use: Use, layer: Convolution | Transposed) -> dict[Tensor, Share]:
     """The share of the bias (outputs,), if there is one to train."""
     if layer.bias is None or not layer.bias.requires_grad:
         return {}

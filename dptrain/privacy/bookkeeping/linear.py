@@ -10,22 +10,41 @@ from torch import Tensor, nn
 from dptrain.privacy.bookkeeping import costs
 from dptrain.privacy.bookkeeping.gram import norms_from
 from dptrain.privacy.bookkeeping.products import weight_gradient
-from dptrain.privacy.bookkeeping.shares import Instantiated, Kept, Share, in_blocks, lengths
-from dptrain.privacy.bookkeeping.uses import Use
+from dptrain.privacy.bookkeeping.shares import Instantiated, Kept, Part, Share, in_blocks, lengths
+from dptrain.privacy.bookkeeping.uses import Rule, Use
 
 
 def linear(use: Use) -> dict[Tensor, Share]:
     """Shares of the weight (outputs, fan_in) and of the bias (outputs,)."""
     layer = use.layer
     assert isinstance(layer, nn.Linear)
+    return _shares(use, layer.weight, layer.bias)
+
+
+def linear_in(
+    weight: Tensor, bias: Tensor | None, *, outputs: slice | None = None, bias_outputs: slice | None = None
+) -> Rule:
+    """The rule of a product with some outputs of a weight and of a bias, whatever layer holds them."""
+
+    def rule(use: Use) -> dict[Tensor, Share]:
+        found = _shares(use, weight, bias)
+        for parameter, part in ((weight, outputs), (bias, bias_outputs)):
+            if part is not None and parameter in found:
+                found[parameter] = Part.of(found[parameter], part, len(parameter))
+        return found
+
+    return rule
+
+
+def _shares(use: Use, weight: Tensor, bias: Tensor | None) -> dict[Tensor, Share]:
     # Copies of a record are further positions: (records, positions, features)
     inputs = use.x.reshape(use.records, -1, use.x.shape[-1])
     grads = use.dy.reshape(use.records, -1, use.dy.shape[-1])
     found: dict[Tensor, Share] = {}
-    if layer.bias is not None and layer.bias.requires_grad:
-        found[layer.bias] = Instantiated.of([grads.sum(1) if grads.shape[1] > 1 else grads[:, 0]])
-    if layer.weight.requires_grad:
-        found[layer.weight] = _weight(inputs, grads, bias=found.get(layer.bias))
+    if bias is not None and bias.requires_grad:
+        found[bias] = Instantiated.of([grads.sum(1) if grads.shape[1] > 1 else grads[:, 0]])
+    if weight.requires_grad:
+        found[weight] = _weight(inputs, grads, bias=None if bias is None else found.get(bias))
     return found
 
 

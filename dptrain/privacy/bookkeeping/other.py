@@ -1,41 +1,50 @@
-"""Layers without a rule of ours: Opacus' own per-record gradients, in full."""
+"""Layers without a rule of ours: run once more, record by record, for gradients in full."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from opacus.grad_sample.functorch import ft_compute_per_sample_gradient, prepare_layer
+import torch
 from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
 
 from dptrain.privacy.bookkeeping.shares import Instantiated, Share
 from dptrain.privacy.bookkeeping.uses import Rule, Use, sum_copies
 from dptrain.privacy.clipping import wide
 
-log = logging.getLogger(__name__)
 
-Sampler = Callable[..., Mapping[Tensor, Tensor]]
+def in_full(layer: nn.Module, arguments: tuple[Any, ...], named: Mapping[str, Any], *, axis: int) -> Rule:
+    """The rule of a layer that was called with these arguments; records lie along `axis` of its output.
 
-
-def opacus_rule(layer: nn.Module, samplers: Mapping[Any, Sampler]) -> Rule:
-    """A rule from Opacus' sampler for this type of layer, or else from functorch."""
-    sampler = samplers.get(type(layer), ft_compute_per_sample_gradient)
-    if sampler is ft_compute_per_sample_gradient:
-        prepare_layer(layer)
+    Tensors as long as the output along that axis are taken apart by record. A layer that draws
+    random numbers would draw others than its forward pass did: functorch raises RuntimeError.
+    """
+    names = {name: each for name, each in layer.named_parameters() if each.requires_grad}
 
     def rule(use: Use) -> dict[Tensor, Share]:
-        rows = sampler(use.layer, list(use.inputs), use.grads)
+        rows = len(use.grads)
+
+        def apart(each: Any) -> bool:
+            return isinstance(each, Tensor) and each.dim() > axis and each.shape[axis] == rows
+
+        leaves, tree = torch.utils._pytree.tree_flatten((arguments, dict(named)))
+        leaves = [each.detach() if isinstance(each, Tensor) else each for each in leaves]
+        places = [position for position, each in enumerate(leaves) if apart(each)]
+
+        def product(values: dict[str, Tensor], own: list[Tensor], dy: Tensor) -> Tensor:
+            alone = list(leaves)
+            for position, each in zip(places, own, strict=True):
+                alone[position] = each.unsqueeze(axis)
+            given, keywords = torch.utils._pytree.tree_unflatten(alone, tree)
+            output = functional_call(layer, values, given, keywords)
+            return (output * dy.unsqueeze(axis)).sum()
+
+        values = {name: each.detach() for name, each in names.items()}
+        own = [leaves[position] for position in places]
+        found = vmap(grad(product), in_dims=(None, axis, 0))(values, own, use.grads)
         return {
-            parameter: Instantiated.of([sum_copies(wide(found), use.copies)])
-            for parameter, found in rows.items()
-            if parameter.requires_grad
+            names[name]: Instantiated.of([sum_copies(wide(each), use.copies)]) for name, each in found.items()
         }
 
     return rule
-
-
-def tell(names: Mapping[str, list[str]]) -> None:
-    """Say once which layers, by type, are formed in full."""
-    for kind, layers in names.items():
-        log.info("%s (%s): per-record gradients by Opacus, in full", kind, ", ".join(layers))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol
 
 import torch
@@ -138,3 +139,49 @@ class Looked:
     def rows(self) -> Tensor:
         table = self.values.new_zeros(self.records, *self.shape)
         return table.index_put((self.owners, self.places), self.values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """Gradients with respect to some entries along the first axis of a parameter; zero beside them.
+
+    `parts` maps where entries start to their shares; no two of them overlap.
+    """
+
+    parts: dict[int, Share]
+    ends: dict[int, int]
+    size: int
+
+    @classmethod
+    def of(cls, share: Share, where: slice, size: int) -> Part:
+        start, end, _ = where.indices(size)
+        return cls(parts={start: share}, ends={start: end}, size=size)
+
+    def beside(self, other: Share) -> Part | None:
+        """Both together, where they have no entry in common; None where they may."""
+        if not isinstance(other, Part):
+            return None
+        spans = sorted([*self.ends.items(), *other.ends.items()])
+        if any(start < end for (_, end), (start, _) in pairwise(spans)):
+            return None
+        return Part(parts=self.parts | other.parts, ends=self.ends | other.ends, size=self.size)
+
+    @property
+    def norms(self) -> Tensor:
+        return lengths(torch.stack([share.norms for share in self.parts.values()], dim=1))
+
+    def weighted(self, factors: Tensor, *, zeros: bool = True) -> Tensor:
+        found = {start: share.weighted(factors, zeros=zeros) for start, share in self.parts.items()}
+        return self._whole(found, 0)
+
+    def rows(self) -> Tensor:
+        return self._whole({start: share.rows() for start, share in self.parts.items()}, 1)
+
+    def _whole(self, found: dict[int, Tensor], axis: int) -> Tensor:
+        some = next(iter(found.values()))
+        shape = list(some.shape)
+        shape[axis] = self.size
+        whole = some.new_zeros(shape)
+        for start, each in found.items():
+            whole.narrow(axis, start, each.shape[axis]).copy_(each)
+        return whole

@@ -12,11 +12,16 @@ from dptrain.privacy.bookkeeping.shares import Share
 from dptrain.privacy.clipping import wide
 
 
+class NoRule(Exception):
+    """Shares cannot be told from what this layer took in and gave; another way to gradients must be found."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Use:
     """A layer, what went in, and the gradient of what came out.
 
-    The first axis is records * copies, the copies of one record side by side. `saved` are mean
+    The first axis is records * copies, the copies of one record side by side; positions that a
+    model has put on that axis beside them, record by record, count as copies. `saved` are mean
     and reciprocal standard deviation, where the layer left them behind.
     """
 

@@ -23,6 +23,7 @@ from dptrain.privacy.stilled import stilled
 log = logging.getLogger(__name__)
 
 ROWS = (2, 3)
+LARGE = 3_000_000  # parameters, beyond which fewer rows are compared
 LONGEST = 16  # a sequence, up to which as many rows as it is long are compared
 EXACT, ROUGH = 1e-6, 1e-2  # of the largest norm: in double precision, and in the model's own
 
@@ -55,7 +56,12 @@ def choose(
     the rules of layers to the whole model in full, by functorch or else row by row; `hooks` has Opacus' hooks
     and nothing else. Raises ConfigError that names what is wrong where no way is right.
     """
-    trial = _Trial(model, loss, like, bounds=bounds, copies=copies, clipping=clipping)
+    with stilled():
+        trial = _Trial(model, loss, like, bounds=bounds, copies=copies, clipping=clipping)
+        return _choose(kind, model, trial)
+
+
+def _choose(kind: str, model: nn.Module, trial: _Trial) -> Chosen:
     if kind == "hooks":
         if problem := trial.wrong(ByHooks):
             raise ConfigError(
@@ -100,6 +106,8 @@ class _Trial:
         clipping: str,
     ) -> None:
         self.loss, self.copies, self.clipping = loss, copies, clipping
+        small = sum(each.numel() for each in model.parameters()) <= LARGE
+        self.counts = ROWS if small else ROWS[:1]
         self.generator = torch.Generator().manual_seed(0)
         self.like, self.bounds = like, bounds
         self.vocabulary = min(
@@ -113,7 +121,7 @@ class _Trial:
         for dtype, tolerance in ((torch.float64, EXACT), (None, ROUGH)):
             self.model, self.tolerance = self._moved(model, dtype), tolerance
             try:
-                self.expected = {count: self._alone(count) for count in ROWS}
+                self.expected = {count: self._alone(count) for count in self.counts}
             except Exception as error:
                 if dtype is None:
                     raise ConfigError(
@@ -152,14 +160,13 @@ class _Trial:
         else:
             inputs = torch.randint(self.vocabulary, shape, generator=generator).to(self.like.dtype)
         inputs = inputs.to(self.like.device)
-        with torch.no_grad(), stilled():
+        with torch.no_grad():
             classes = self.model(inputs[:1]).shape[-1]
         labels = torch.arange(count).repeat_interleave(self.copies) % classes
         return inputs, labels.to(self.like.device)
 
     def _alone(self, count: int) -> list[Tensor]:
-        with stilled():
-            _, shares = OneByOne(self.model, self.loss)(*self.rows(count), self.copies)
+        _, shares = OneByOne(self.model, self.loss)(*self.rows(count), self.copies)
         return [share.rows() for share in shares if share is not None]
 
     def by_rules(self) -> tuple[Way | None, str]:
@@ -177,27 +184,28 @@ class _Trial:
             return None, f"{type(error).__name__}: {error}"
         way: Way = partial(ByRules, layout=layout)
         lengths = {extent for shape in shapes[1].values() if len(shape) == 3 for extent in shape[:2]}
-        more = tuple(sorted(each for each in lengths - set(ROWS) if 1 < each <= LONGEST))
+        more = tuple(sorted(each for each in lengths - set(ROWS) if 1 < each <= LONGEST))[-2:]
+        if self.counts != ROWS:
+            more = ()
         wrong = self.wrong(way, more)
         return (None, wrong) if wrong else (way, "")
 
     def _shapes(self, rules: ByRules, count: int) -> dict[tuple[str, int], torch.Size]:
         inputs, _ = self.rows(count)
-        with stilled(), rules.module.looking(len(inputs)) as tape:
+        with rules.module.looking(len(inputs)) as tape:
             rules.module(inputs)
         return tape.shapes
 
     def wrong(self, way: Way, more: tuple[int, ...] = ()) -> str:
         """What is wrong with this way, by name; empty where its gradients are those of rows alone."""
         try:
-            with stilled():
-                gradients = way(copy.deepcopy(self.model), self.loss)
-                for count in (*ROWS, *more):
-                    if count not in self.expected:
-                        self.expected[count] = self._alone(count)
-                    _, shares = gradients(*self.rows(count), self.copies)
-                    if problem := self._differs(shares, self.expected[count]):
-                        return problem
+            gradients = way(copy.deepcopy(self.model), self.loss)
+            for count in (*self.counts, *more):
+                if count not in self.expected:
+                    self.expected[count] = self._alone(count)
+                _, shares = gradients(*self.rows(count), self.copies)
+                if problem := self._differs(shares, self.expected[count]):
+                    return problem
         except NoRule as no_rule:
             return str(no_rule)
         except ConfigError as error:

@@ -21,7 +21,8 @@ def stilled() -> Iterator[None]:
     Draws of a distribution are its mean where that is known, else one half. The state of PyTorch's
     generators is left as it was.
     """
-    with torch.random.fork_rng(), sdpa_kernel(SDPBackend.MATH), _Constant():
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    with torch.random.fork_rng(devices), sdpa_kernel(SDPBackend.MATH), _Constant():
         yield
 
 

@@ -116,6 +116,6 @@ def test_the_plan_knows_copies_and_whether_features_are_made_once(
         folder=Path(),
         config=parse(order(*overrides).config),
     )
-    assert asked == {"copies": copies, "remade": bool(why)}
+    assert asked == {"engine": "bookkeeping", "copies": copies, "remade": bool(why)}
     assert why in found.features
     assert bool(found.features) == bool(why)

@@ -36,7 +36,9 @@ class Privacy:
         tuple[Share, Share] | None,
         Field(description="false and most true positives such as [0.01,0.05], with privacy.epsilon=null"),
     ] = None
-    delta: Annotated[Share | None, Field(description="a chance such as 1e-5; null: 1/units^1.1")] = None
+    delta: Annotated[
+        Share | None, Field(description="a chance such as 1e-5, below 1/units; null: 1/(10 units)")
+    ] = None
     unit: Annotated[Literal["record", "patient"], Field(description="record or patient")] = "record"
     adjacency: Annotated[
         Literal["add_remove", "replace_one"], Field(description="add_remove or replace_one")

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dptrain.contracts.rounding import rounded_up_to
 from dptrain.gathering import Found
 
 BUDGET = ("privacy.epsilon", "privacy.noise_multiplier", "mechanism")
@@ -52,7 +53,7 @@ def budget(run: Found) -> str:
     if math.isinf(proved):
         return "not private"
     asked = run.settings.get("privacy.epsilon", "None")
-    text = f"ε = {proved:.3g}" if asked == "None" else f"ε = {asked}"
+    text = f"ε = {rounded_up_to(proved, 3)}" if asked == "None" else f"ε = {asked}"
     return f"{text} (void)" if run.guarantee.void else text
 
 

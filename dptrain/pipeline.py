@@ -29,7 +29,8 @@ from dptrain.contracts import (
     Tracker,
 )
 from dptrain.evidence.verdict import BROKEN
-from dptrain.privacy.plan import default_delta
+from dptrain.privacy.guarantee import now
+from dptrain.privacy.plan import check_delta, default_delta
 from dptrain.report.console import Console
 from dptrain.scene import Scene
 from dptrain.tracking import PARENT, NullRun
@@ -101,7 +102,10 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
         subject, guarantee = scene.train(here)
         runs.keep_weights(folder, subject.release.weights)  # whatever becomes of the attacks
         statement = replace(
-            guarantee.statement(), interface=given_away(config.release), assignment=coins.told()
+            guarantee.statement(),
+            interface=given_away(config.release),
+            assignment=coins.told(),
+            date=runs.remember_once(folder, "trained", now()),
         )
         report = summary.compose(
             splits,
@@ -148,16 +152,21 @@ def make_budget(config: Config, splits: Splits) -> Budget:
     units = len(splits.train)
     if privacy.unit == "patient" and splits.group_ids is not None:
         units = len(splits.group_ids.unique())
-    declared = None not in (privacy.delta, training.sample_rate, training.expected_batch_size)
+    rate, batch = training.sample_rate, training.expected_batch_size
+    public, named = True, float(units)
+    if privacy.delta is not None and rate is not None and batch is not None:
+        public, named = False, batch / rate  # nothing is computed from their number: it is not told either
+    delta = default_delta(units) if privacy.delta is None else privacy.delta
+    check_delta(delta, named, privacy.unit)
     return Budget(
         epsilon=privacy.epsilon,
         noise_multiplier=privacy.noise_multiplier,
         advantage=privacy.advantage,
         tpr_at_fpr=privacy.tpr_at_fpr,
-        delta=default_delta(units) if privacy.delta is None else privacy.delta,
+        delta=delta,
         unit=privacy.unit,
         adjacency=privacy.adjacency,
-        units_public=not declared,
+        units_public=public,
     )
 
 
@@ -206,4 +215,4 @@ def refuse_broken(report: Report) -> None:
 def _breach(line: Leakage) -> str:
     """What shows that a guarantee is broken: what the judge saw, or a bound that was passed."""
     seen = [part.removeprefix("broken: ") for part in line.notes.split("; ") if part.startswith("broken: ")]
-    return "; ".join(seen) or f"at least {line.value.low:.3f}, is above the proved bound {line.bound:.3f}"
+    return "; ".join(seen) or f"at least {line.value.low:.3f}, is above the proved bound {line.bound:.6g}"

@@ -160,6 +160,14 @@ def remember(folder: Path, **facts: Any) -> None:
     _write(folder, {**json.loads((folder / ORDER).read_text()), **facts})
 
 
+def remember_once(folder: Path, name: str, fact: str) -> str:
+    """A fact as it was remembered first: a run that goes on keeps it."""
+    kept: str | None = recall(folder, name)
+    if kept is None:
+        remember(folder, **{name: fact})
+    return fact if kept is None else kept
+
+
 def remember_records(folder: Path, fingerprint: str) -> None:
     """Remember which records a run is trained on; raises ConfigError where a resumed run finds others."""
     before = recall(folder, "records")

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dptrain.contracts import Plan, Statement, SweepTotal
+from dptrain.contracts.rounding import rounded_up_to
 from dptrain.privacy import accountant
 from dptrain.privacy import filter as privacy_filter
 from dptrain.report.points import SearchCost
@@ -18,6 +19,10 @@ ADDED = "the Rényi divergences of all, added up, for results chose what was tra
 UNCOVERED = (
     "results chose what was trained next, and a model trained with privacy.adjacency=replace_one is among "
     "them, for which no sum is proved; compare it apart from the search"
+)
+TOO_LARGE = (
+    "no number is proved: delta {delta} is not below 1 / {units:,}, and to publish one of so many outright "
+    "would satisfy it; train with a smaller privacy.delta"
 )
 SELECTED = (
     "Not covered by the epsilon of the model alone. Of the training records, the composition covers it, "
@@ -47,6 +52,9 @@ def search_cost(statements: Sequence[Statement]) -> SearchCost:
         "recorded without a plan, and what that adds is not known here": len(private) - len(known),
     }
     together, rule = _together(private, delta)
+    units = max((each.units or 0 for each in private), default=0)
+    if delta * units >= 1.0:
+        together, rule = None, TOO_LARGE.format(delta=rounded_up_to(delta, 6), units=units)
     return SearchCost(
         alone=max((each.epsilon for each in private), default=math.inf),
         together=together,

@@ -14,6 +14,7 @@ from filelock import FileLock
 
 from dptrain import runs
 from dptrain.contracts import Plan
+from dptrain.privacy.plan import default_delta
 from dptrain.privacy.written import from_json
 from dptrain.report.document import read_json, write_text
 from dptrain.searching import composed, plan_of
@@ -122,6 +123,8 @@ def spent_together(job: Path, plan: Plan, delta: float) -> dict[str, Any]:
     """
     plans = [plan, *(_plan_begun(other) for other in _begun(job.parent) if other != job)]
     known = [each for each in plans if each is not None]
+    units = max(each.units for each in known)
+    delta = delta if delta * units < 1.0 else default_delta(units)  # others may train on more
     sentence = (
         "Whoever sees the models of this sweep so far, or chooses among them by their results, holds "
         "epsilon_together, not this run's epsilon."
@@ -133,6 +136,7 @@ def spent_together(job: Path, plan: Plan, delta: float) -> dict[str, Any]:
     return {
         "runs": len(plans),
         "epsilon_together": composed(known, delta),
+        "delta": delta,
         "not_private": uncounted,
         "sentence": sentence,
     }

@@ -14,9 +14,11 @@ from dptrain.assembly import assemble
 from dptrain.coins import draw
 from dptrain.config import Config
 from dptrain.contracts import ConfigError, Streams
+from dptrain.contracts.rounding import rounded_up, rounded_up_to
 from dptrain.pipeline import make_budget
 from dptrain.privacy import selection
 from dptrain.privacy.accountant import most_true_positives, privacy_loss
+from dptrain.privacy.guarantee import delta_meaning
 
 ELSEWHERE = ("output", "resume", "threads", "device", "tracking")  # where and how it runs, not what
 
@@ -58,7 +60,8 @@ def agree(config: Config, values: Mapping[str, Any]) -> dict[str, Any]:
     streams = Streams(config.seed, config.deterministic)
     splits, coins = draw(parts.source.load(streams.seeded("data")), parts.needs, config.evidence, streams)
     configs = candidates.configs(config, values, splits, streams)
-    count, delta = count_of(config), make_budget(config, splits).delta
+    count, budget = count_of(config), make_budget(config, splits)
+    delta = budget.delta
     target, single = config.sweep.selection_epsilon, None
     if target is not None:
         single = candidates.single_epsilon(configs, splits, count, delta, target)
@@ -66,6 +69,7 @@ def agree(config: Config, values: Mapping[str, Any]) -> dict[str, Any]:
     loss = selection.selected(selection.mixture(plans), count)
     epsilon = loss.get_epsilon_for_delta(delta)
     privacy, asked = config.privacy, config.sweep
+    meaning = delta_meaning(delta, privacy.unit, plans[0].units if budget.units_public else None)
     terms = {
         "search": secrets.token_hex(8),  # tells one search from another, and nothing else
         "epsilon": epsilon,
@@ -81,7 +85,7 @@ def agree(config: Config, values: Mapping[str, Any]) -> dict[str, Any]:
         "score": asked.score,
         "theorem": count.theorem,
         "accountant": selection.NAME,
-        "sentence": _sentence(epsilon, delta, privacy.unit, privacy.adjacency),
+        "sentence": _sentence(epsilon, delta, privacy.unit, privacy.adjacency, meaning),
     }
     return {
         "asked": told(values),
@@ -92,13 +96,13 @@ def agree(config: Config, values: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _sentence(epsilon: float, delta: float, unit: str, adjacency: str) -> str:
+def _sentence(epsilon: float, delta: float, unit: str, adjacency: str, meaning: str) -> str:
     change = {"add_remove": "added or removed", "replace_one": "replaced by any other"}[adjacency]
     return (
         "If this run is the one that its search selected, then to those who see the selected model, its "
         f"settings, and nothing else of the search: when one {unit} is {change}, the probability of any "
-        f"outcome of the whole search changes by at most a factor of exp({epsilon:.2f}), but for a "
-        f"probability of {delta:g}."
+        f"outcome of the whole search changes by at most a factor of exp({rounded_up(epsilon, 2)}), but for "
+        f"a probability of {rounded_up_to(delta, 6)}. {meaning}"
     )
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from dptrain import sweep
 from dptrain.contracts import ConfigError, Plan, SweepTotal
+from dptrain.contracts.rounding import rounded_up
 from dptrain.privacy import filter as privacy_filter
 from dptrain.privacy.written import part
 from dptrain.searching import composed
@@ -73,8 +74,8 @@ def reserve(folder: Path, job: str, plan: Plan | None, *, delta: float, max_epsi
             others = len(counted) - 1
             raise ConfigError(
                 f"sweep.max_epsilon={limit:g}: this training would bring the sweep, of which {others} "
-                f"{'training is' if others == 1 else 'trainings are'} counted, to epsilon {total:.2f}; it is "
-                "not begun. Ask for fewer or cheaper trainings, or allow more"
+                f"{'training is' if others == 1 else 'trainings are'} counted, to epsilon "
+                f"{rounded_up(total, 2)}; it is not begun. Ask for fewer or cheaper trainings, or allow more"
             )
         notes |= {"spent": counted, "limit": limit}
         notes.setdefault("id", secrets.token_hex(8))  # tells one sweep from another, and nothing else

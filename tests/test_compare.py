@@ -425,3 +425,9 @@ def test_runs_without_reports_are_compared_by_what_is_known(monkeypatch):
     assert "3 models are recorded without a plan" in found.cost.left_out[0]
     outcomes = [each.outcome for each in answered(found, "accuracy>=.8", "membership.bound<=.1").judged]
     assert outcomes == [MET, UNDECIDED]
+
+
+def test_a_delta_of_one_over_the_units_composes_to_no_number():
+    found = search_cost([statement(1.0, units=10_000), statement(2.0, units=9_000)])
+    assert found.together is None
+    assert "delta 0.0001 is not below 1 / 10,000" in found.rule

@@ -26,6 +26,7 @@ from dptrain import assets, candidates, chosen, cli, pipeline, runs, selecting, 
 from dptrain.compare import compare
 from dptrain.config import parse
 from dptrain.contracts import BrokenGuarantee, ConfigError, DptrainError, Plan
+from dptrain.contracts.rounding import rounded_up
 from dptrain.gathering import Selection
 from dptrain.privacy import selection
 from dptrain.privacy.written import to_json
@@ -147,8 +148,15 @@ def test_one_trial_is_done_once_however_it_is_asked_for(begun: Path) -> None:
         assert {path.name for path in (begun / ".locks").iterdir()} == held
 
 
+TERMS = {
+    "search": "a", "epsilon": 5.0, "delta": 1e-5, "tpr_at_fpr": {"0.01": 0.4}, "epsilon_alone": 3.0,
+    "unit": "record", "distribution": "geometric", "mean_runs": 10.0, "shape": 1.0, "runs_99": 44,
+    "candidates": 8, "score": "holdout.accuracy", "theorem": "t", "accountant": "a", "sentence": "s",
+}  # fmt: skip
+
+
 def test_two_searches_draw_two_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(terms, "agree", lambda _, values: {"asked": terms.told(values), "terms": {}})
+    monkeypatch.setattr(terms, "agree", lambda _, values: {"asked": terms.told(values), "terms": TERMS})
     values = asked(tmp_path).config
     drawn = set()
     for number in range(12):
@@ -314,14 +322,16 @@ def test_a_trial_states_both_guarantees_and_that_it_must_stay(done: Path) -> Non
     agreed, statement = noted(done)["terms"], read_json(path / runs.REPORT)["guarantee"]
     assert statement["selection"] == agreed
     assert statement["epsilon"] <= 3.0 < agreed["epsilon"]
-    assert f"exp({agreed['epsilon']:.2f})" in statement["sentence"]
+    assert f"exp({rounded_up(agreed['epsilon'], 2)})" in statement["sentence"]
     outside = " ".join(statement["outside_guarantee"])
     assert "Choosing among runs" not in outside
     for said in ("must not leave the team", "their runs in MLflow", "on held-out records"):
         assert said in outside
     page = (path / "report.md").read_text()
-    assert f"ε = {agreed['epsilon']:.2f} at δ = 0.0001, per record, if its search selected it" in page
-    assert "sweep" not in statement, (
+    assert (
+        f"ε = {rounded_up(agreed['epsilon'], 2)} at δ = 0.0001, per record, if its search selected it" in page
+    )
+    assert statement["sweep"] is None, (
         "the composition is for those who see all, and stands on the sweep's page"
     )
 

@@ -194,3 +194,15 @@ def test_a_sweep_ends_where_its_jobs_could_not_run(
     runs.start(tmp_path / "a", asked)
     cli.conclude(tmp_path)
     assert capsys.readouterr().err == ""
+
+
+def test_together_a_sweep_is_stated_at_a_delta_that_all_its_data_allow(
+    tmp_path: Path, make_plan_of: Callable[..., Plan]
+) -> None:
+    runs.start(tmp_path / "large", order("data=large"))
+    sweep.note_begun(tmp_path / "large", make_plan_of(units=60_000))
+    small = make_plan_of(units=1000)
+    found = sweep.spent_together(tmp_path / "small", small, 1e-4)
+    assert found["delta"] == 1e-6
+    assert found["epsilon_together"] == composed([small, make_plan_of(units=60_000)], 1e-6)
+    assert sweep.spent_together(tmp_path / "small", small, 1e-5)["delta"] == 1e-5

@@ -114,6 +114,7 @@ class SweepTotal:
     epsilon_together: float
     not_private: int
     sentence: str
+    delta: float | None = None  # at which they spend it; None: the run's own
     max_epsilon: float | None = None
     epsilon_counted: float | None = None
     counted: int | None = None

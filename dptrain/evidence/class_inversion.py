@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dptrain.contracts import DataError, Gallery, Guarantee, Images, Interval, Leakage, Splits
+from dptrain.contracts.rounding import rounded_up_to
 from dptrain.evidence.evaluator import Judge
 from dptrain.evidence.intervals import detection_limit, proportion
 from dptrain.evidence.near_members import Space, near_members
@@ -138,7 +139,7 @@ def _share(judge: Judge, images: Images) -> float:
 
 
 def _epsilon(guarantee: Guarantee) -> str:
-    return f"epsilon = {guarantee.epsilon():.3g} at delta = {guarantee.delta:.1g}"
+    return f"epsilon = {rounded_up_to(guarantee.epsilon(), 3)} at delta = {rounded_up_to(guarantee.delta, 1)}"
 
 
 def _class_means(splits: Splits) -> Tensor:

@@ -15,6 +15,7 @@ from scipy.optimize import brentq
 from scipy.stats import norm
 
 from dptrain.contracts import Budget, Plan, Randomness, Sensitivity, Statement, Trust
+from dptrain.contracts.rounding import percent_up, rounded_up, rounded_up_to
 from dptrain.privacy import accountant
 
 
@@ -102,6 +103,7 @@ class DPGuarantee:
             adjacency=plan.adjacency,
             units=plan.units,
             units_public=self.budget.units_public,
+            delta_meaning=self._delta_meaning,
             epsilon=epsilon,
             delta=self.delta,
             noise_multiplier=plan.noise_multiplier,
@@ -132,12 +134,18 @@ class DPGuarantee:
             "add_remove": f"one {self.budget.unit} is added or removed",
             "replace_one": f"one {self.budget.unit} is replaced by any other",
         }[self.plan.adjacency]
+        delta, unit = rounded_up_to(self.delta, 6), self.budget.unit
         return (
             f"Whatever an adversary knows or computes, when {change} the probability of any outcome of "
-            f"this training changes by at most a factor of exp({epsilon:.2f}), but for a probability of "
-            f"{self.delta:g}; so no test of whether a {self.budget.unit} was used finds more than "
-            f"{tpr:.1%} of them at 1% false alarms."
+            f"this training changes by at most a factor of exp({rounded_up(epsilon, 2)}), but for a "
+            f"probability of {delta}; so no test of whether a {unit} was used finds more than "
+            f"{percent_up(tpr)}% of them at 1% false alarms. {self._delta_meaning}"
         )
+
+    @property
+    def _delta_meaning(self) -> str:
+        units = self.plan.units if self.budget.units_public else None
+        return delta_meaning(self.delta, self.budget.unit, units)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,6 +209,29 @@ CENTRAL = Trust(
 def now() -> str:
     """The time, in UTC, to the second: 2026-01-31T12:00:00+00:00."""
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def delta_meaning(delta: float, unit: str, units: int | None) -> str:
+    """What a delta allows for so many units (None: their number is secret), in words.
+
+    A pair (epsilon, delta) is a bound by epsilon but for an event of probability delta, for each unit
+    (Dwork & Roth 2014, Lemma 3.17); expectations add up, whatever the events have to do with each other.
+
+    >>> delta_meaning(4e-05, "record", 1258).partition(", so ")[2]
+    'at most 0.051 failures are expected among all of them.'
+    """
+    said = rounded_up_to(delta, 6)
+    fails = f"the bound by epsilon may fail with a probability of up to {said}"
+    if units is None:
+        return (
+            f"Delta {said}: for each {unit} {fails}; times the number of {unit}s, that is the most failures "
+            "that are expected among all of them."
+        )
+    expected = rounded_up_to(units * delta, 2)
+    return (
+        f"Delta {said} for {units:,} {unit}s: for each of them {fails}, so at most {expected} failures are "
+        "expected among all of them."
+    )
 
 
 def library_versions() -> dict[str, str]:

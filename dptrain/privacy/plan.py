@@ -62,14 +62,27 @@ class Rates:
 
 
 def default_delta(units: int) -> float:
-    """1 / units^1.1, rounded down to one digit, so that it stays below one over the data's size.
+    """1 / (10 units), rounded down to one digit: at most a tenth of a failure is expected among all units.
 
-    >>> default_delta(60000)
-    5e-06
+    >>> default_delta(60000), default_delta(1000)
+    (1e-06, 0.0001)
     """
-    delta = units**-1.1
-    digit = 10.0 ** math.floor(math.log10(delta))
-    return float(f"{math.floor(delta / digit) * digit:.0e}")
+    places = len(str(10 * units))
+    digit = 10**places // (10 * units)  # in whole numbers: a quotient of fractions may round the wrong way
+    return float(f"1e{1 - places}") if digit == 10 else float(f"{digit}e-{places}")
+
+
+def check_delta(delta: float, units: float, unit: str = "record") -> None:
+    """Raise ConfigError where delta is not below 1 / units, whose number is public or declared.
+
+    At 1 / units a mechanism that publishes one unit, chosen by chance, satisfies it: nobody is promised
+    anything (Dwork & Roth 2014, section 2.3).
+    """
+    if not delta * units < 1.0:
+        raise ConfigError(
+            f"privacy.delta={delta:g} is not below 1 / {units:,.0f} for {units:,.0f} {unit}s: to publish one "
+            f"of them outright would satisfy it; choose at most {default_delta(math.ceil(units)):g}"
+        )
 
 
 def make_plan(
@@ -86,6 +99,7 @@ def make_plan(
     target, never above it.
     """
     sample_rate, steps, batch = rates.resolve(units)
+    check_delta(budget.delta, units if budget.units_public else batch / sample_rate, budget.unit)
     plan = Plan(
         units=units,
         sample_rate=sample_rate,

@@ -12,6 +12,7 @@ from typing import Any
 
 from dptrain.report import comparison_tables as tables
 from dptrain.report import comparison_words as said
+from dptrain.report import words
 from dptrain.report.comparison_figures import frontier, leakage, utility
 from dptrain.report.html import POLICY, listed, page, rich, table
 from dptrain.report.points import VOID, Comparison
@@ -116,7 +117,7 @@ def _key_figures(comparison: Comparison) -> Iterator[str]:
     if chosen is None:
         return
     value, _, around = said.ends(chosen.accuracy).partition(" [")
-    unit = f"δ = {chosen.delta:g}, per {comparison.unit}; each model alone"
+    unit = f"δ = {words.delta(chosen.delta)}, per {comparison.unit}; each model alone"
     cards = {
         "Guarantee": (f"ε = {said.epsilon(chosen)}", unit),
         "Membership": (said.membership(chosen), "the most that any test finds, at 1 % false alarms"),

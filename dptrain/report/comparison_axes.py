@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from dptrain.contracts.rounding import rounded_up_to
 from dptrain.evidence.repeats import Spread
 from dptrain.report import words
 from dptrain.report.points import Point
@@ -42,7 +43,9 @@ def places(points: Sequence[Point]) -> Places:
             return 0.98
         return 0.05 + (most - 0.05) * (math.log(max(epsilon, LEAST)) - low) / (high - low)
 
-    named = {f"{epsilon:.3g}": place(epsilon) for epsilon in finite} | ({"∞": 0.98} if endless else {})
+    named = {rounded_up_to(epsilon, 3): place(epsilon) for epsilon in finite} | (
+        {"∞": 0.98} if endless else {}
+    )
     return Places(
         by_point={point.label: place(point.epsilon) for point in points},
         ticks=tuple((at, text) for text, at in named.items()),

@@ -93,7 +93,7 @@ def _leakage(points: Sequence[Point], key: tuple[str, str, str], name: str) -> D
         else:
             for place, bound in curve:
                 draw_tick(panel, place, bound, "line bound")
-        labels.append((curve[-1][1], "bound", f"bound {words.number(curve[-1][1])}"))
+        labels.append((curve[-1][1], "bound", f"bound {words.at_most(curve[-1][1])}"))
     by_point = {point.label: line for point, line in lines}
     every = _series([point for point, _ in lines], joined=at.joined)
     for series in every:
@@ -184,7 +184,8 @@ def frontier(comparison: Comparison) -> Drawing | None:
         place = (x - 10, height + 4) if turned else (x + 14, height + 4)
         panel.text(place, clip(point.label, 24), "name second", anchor="end" if turned else "start")
     told = "; ".join(
-        f"{point.label}: accuracy {ends(point.accuracy)} at a bound of {words.percent(bounds[point.label])}"
+        f"{point.label}: accuracy {ends(point.accuracy)} at a bound of "
+        f"{words.percent_at_most(bounds[point.label])}"
         + (", on the frontier" if point.pareto else ", beaten by another")
         for point in points
     )

@@ -121,7 +121,7 @@ def guarantees(comparison: Comparison) -> Table:
             (
                 point.label,
                 epsilon(point),
-                "" if point.status == VOID or math.isinf(point.epsilon) else f"{point.delta:g}",
+                "" if point.status == VOID or math.isinf(point.epsilon) else words.delta(point.delta),
                 "" if point.noise_multiplier is None else _range(point.noise_multiplier),
                 membership(point),
                 comparison.unit,
@@ -141,17 +141,18 @@ def search(comparison: Comparison) -> Table:
         rows=(
             (
                 "one model, fixed beforehand",
-                "none is private" if math.isinf(cost.alone) else f"ε ≤ {cost.alone:.2f}",
-                f"At δ = {cost.delta:g}, for those who see that model and nothing else of the search.",
+                "none is private" if math.isinf(cost.alone) else f"ε ≤ {words.epsilon(cost.alone)}",
+                f"At δ = {words.delta(cost.delta)}, for those who see that model and nothing else of the "
+                "search.",
             ),
             (
                 f"all {cost.models} models",
                 composed(comparison),
-                f"At δ = {cost.delta:g}, for those who see every model: {cost.rule}.",
+                f"At δ = {words.delta(cost.delta)}, for those who see every model: {cost.rule}.",
             ),
             (
                 "the best one, selected",
-                "no number" if cost.selected is None else f"ε = {cost.selected:.2f}",
+                "no number" if cost.selected is None else f"ε = {words.epsilon(cost.selected)}",
                 cost.selection,
             ),
             *(

@@ -83,7 +83,7 @@ def epsilon(point: Point) -> str:
     """What is proved of each model of a point."""
     if point.status == VOID:
         return "void"
-    return "∞ (not private)" if math.isinf(point.epsilon) else f"{point.epsilon:.2f}"
+    return "∞ (not private)" if math.isinf(point.epsilon) else words.epsilon(point.epsilon)
 
 
 def membership(point: Point) -> str:
@@ -92,14 +92,15 @@ def membership(point: Point) -> str:
         return "void"
     if point.membership_bound is None:
         return "not recorded"
-    return "none (not private)" if not point.private else words.percent(point.membership_bound)
+    return "none (not private)" if not point.private else words.percent_at_most(point.membership_bound)
 
 
 def judged(found: Judged) -> str:
     """What came of a limit at a point, and the number that decided it."""
     if found.used is None or found.outcome == UNDECIDED or found.basis == "the guarantee is void":
         return f"{found.outcome} [{found.basis}]"
-    used = "∞" if math.isinf(found.used) else f"{found.used:.3f}"
+    at_most = "<" in found.limit  # then an upper end or a bound decided, and is not told smaller than it is
+    used = words.at_most(found.used) if at_most else words.number(found.used)
     return f"{found.outcome}: {used} [{found.basis}]"
 
 
@@ -156,7 +157,7 @@ def _listed(names: list[str]) -> str:
 def composed(comparison: Comparison) -> str:
     """Epsilon of all models together."""
     together = comparison.cost.together
-    return "not known" if together is None else f"ε = {together:.2f}"
+    return "not known" if together is None else f"ε = {words.epsilon(together)}"
 
 
 def methods(comparison: Comparison) -> Iterator[str]:

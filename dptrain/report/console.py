@@ -74,7 +74,7 @@ class Console:
         start, taken, last = time.monotonic(), 0, 0.0
 
         def note(epsilon: float) -> str:
-            return f"ε {epsilon:.2f}" if 0 <= epsilon < float("inf") else "not private"
+            return f"ε {words.epsilon(epsilon)}" if 0 <= epsilon < float("inf") else "not private"
 
         if self.draws:
             columns = (
@@ -159,20 +159,20 @@ class Console:
         if (together := report.guarantee.sweep) is not None:
             self._line(
                 f"[bold]sweep[/bold]    {together.runs} models so far; whoever sees them all, or picks "
-                f"one by its results, holds ε = {words.number(together.epsilon_together)}"
+                f"one by its results, holds ε = {words.at_most(together.epsilon_together)}"
             )
             if together.not_private:
                 self._line(f"         not private, or void, and not counted: {together.not_private}")
             if together.max_epsilon is not None and together.epsilon_counted is not None:
                 self._line(
                     f"         trainings counted: {together.counted}, ε = "
-                    f"{words.number(together.epsilon_counted)} of at most {together.max_epsilon:g}"
+                    f"{words.at_most(together.epsilon_counted)} of at most {together.max_epsilon:g}"
                 )
             self._line("")
         if report.guarantee.selection is not None and not void:
             self._line(
                 f"[bold]selection[/bold]  if it is selected, it holds "
-                f"ε = {words.number(report.guarantee.selection.epsilon)} to those who see nothing else"
+                f"ε = {words.at_most(report.guarantee.selection.epsilon)} to those who see nothing else"
             )
             self._line("")
         if report.leakage:
@@ -272,8 +272,8 @@ def _plan(briefing: Briefing) -> Iterator[tuple[str, str | Text]]:
         yield (
             "guarantee",
             Text.assemble(
-                (f"ε = {briefing.epsilon:.2f}", "bold cyan"),
-                f" at δ = {briefing.delta:g}, per {briefing.unit}",
+                (f"ε = {words.epsilon(briefing.epsilon)}", "bold cyan"),
+                f" at δ = {words.delta(briefing.delta)}, per {briefing.unit}",
             ),
         )
         yield "", f"one {briefing.unit} {words.ADJACENCY[plan.adjacency]}"
@@ -356,16 +356,16 @@ def _table(report: Report, *, wide: bool) -> Table:
     section("GUARANTEE")
     statement = report.guarantee
     void = statement.void
-    epsilon = words.number(statement.epsilon) if words.is_private(statement) else "none"
+    epsilon = words.at_most(statement.epsilon) if words.is_private(statement) else "none"
     add(
-        f"ε at δ = {statement.delta:g}, per {statement.unit}",
+        f"ε at δ = {words.delta(statement.delta)}, per {statement.unit}",
         floor=0.0,
         bound=_bound(epsilon, void),
         verdict=_standing(report),
     )
     for rate, tpr in statement.tpr_at_fpr.items():
         fpr = float(rate)
-        add(f"membership TPR at FPR {words.percent(fpr)}", floor=fpr, bound=_bound(words.number(tpr), void))
+        add(f"membership TPR at FPR {words.percent(fpr)}", floor=fpr, bound=_bound(words.at_most(tpr), void))
 
     if report.leakage:
         table.add_row()
@@ -379,7 +379,7 @@ def _table(report: Report, *, wide: bool) -> Table:
             control=line.control,
             bound=Text(words.NO_BOUND, style="dim")
             if line.bound is None
-            else _bound(words.number(line.bound), void),
+            else _bound(words.at_most(line.bound), void),
             limit=line.detection_limit,
             verdict=Text(line.verdict, style=TONE.get(line.verdict.split()[0].rstrip(":"), "")),
         )

@@ -72,7 +72,7 @@ def epsilon(report: Report) -> Figure:
     axes.plot(steps[-1], spent[-1], "o", color=RELEASE, markersize=6, clip_on=False)
     axes.set(xlim=(0, steps[-1]), ylim=(0, 1.15 * max(spent)))
     statement = report.guarantee
-    budget = f"ε = {spent[-1]:.2f}"
+    budget = f"ε = {words.epsilon(spent[-1])}"
     if statement.void:
         _stamp(axes)
     else:

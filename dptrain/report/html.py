@@ -212,9 +212,9 @@ def _key_figures(report: Report) -> Iterator[str]:
     if sentences.holds(statement):
         proved = (
             f"ε = {words.epsilon(statement.epsilon)}",
-            f"δ = {statement.delta:g}, per {statement.unit}",
+            f"δ = {words.delta(statement.delta)}, per {statement.unit}",
         )
-        test = words.percent(statement.tpr_at_fpr["0.01"])
+        test = words.percent_at_most(statement.tpr_at_fpr["0.01"])
         found = test, "of the members: the most that any test finds, at 1 % false alarms"
     else:
         proved = "void" if statement.void else "none", "no guarantee holds"

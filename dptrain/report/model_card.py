@@ -52,7 +52,7 @@ def metadata(report: Report) -> dict[str, Any]:
     tags = [report.mechanism.lower()]
     if sentences.holds(statement):
         tags = ["differential-privacy", *tags]
-        said = f"Privacy budget at delta = {statement.delta:g}, per {statement.unit}"
+        said = f"Privacy budget at delta = {words.delta(statement.delta)}, per {statement.unit}"
         metrics.append({"type": "epsilon", "name": said, "value": statement.epsilon})
     return {
         "license": "unknown",

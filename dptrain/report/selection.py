@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from dptrain.contracts import Report, SelectionTerms, Statement
+from dptrain.report import words
 
 DISTRIBUTIONS = {
     "geometric": "geometric",
@@ -74,9 +75,9 @@ def agreed(terms: SelectionTerms) -> Iterator[tuple[str, str]]:
     )
     yield (
         "",
-        f"those who see the selected model and nothing else hold ε = {terms.epsilon:.2f} at "
-        f"δ = {terms.delta:g}, per {terms.unit}, whichever candidates are drawn "
-        f"(each training by itself: ε ≤ {terms.epsilon_alone:.2f})",
+        f"those who see the selected model and nothing else hold ε = {words.epsilon(terms.epsilon)} at "
+        f"δ = {words.delta(terms.delta)}, per {terms.unit}, whichever candidates are drawn "
+        f"(each training by itself: ε ≤ {words.epsilon(terms.epsilon_alone)})",
     )
 
 
@@ -94,16 +95,16 @@ def selected(chosen: Mapping[str, Any] | None) -> Iterator[tuple[str, str]]:
     yield (
         "",
         f"release the folder {chosen['release']}/ and nothing else of this sweep: "
-        f"ε = {chosen['epsilon']:.2f} at δ = {chosen['delta']:g}, per {chosen['unit']}",
+        f"ε = {words.epsilon(chosen['epsilon'])} at δ = {words.delta(chosen['delta'])}, per {chosen['unit']}",
     )
 
 
 def cost(terms: SelectionTerms) -> str:
     """What the selection's epsilon rests on, and for whom it holds."""
     return (
-        f"At δ = {terms.delta:g}, for those who see the selected model and its settings, and nothing else "
-        f"of the search ({terms.theorem}). Of the trainings {_number(terms)}; each drew its settings in "
-        f"secret from {terms.candidates} candidates, and the best is chosen by {terms.score}, on "
+        f"At δ = {words.delta(terms.delta)}, for those who see the selected model and its settings, and "
+        f"nothing else of the search ({terms.theorem}). Of the trainings {_number(terms)}; each drew its "
+        f"settings in secret from {terms.candidates} candidates, and the best is chosen by {terms.score}, on "
         "records of which no number here says anything."
     )
 

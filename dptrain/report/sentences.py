@@ -96,7 +96,7 @@ def promise(statement: Statement) -> str:
     if not holds(statement):
         return statement.sentence
     tests = ", or more than ".join(
-        f"{words.percent(tpr)} of the {statement.unit}s at {words.percent(float(fpr))} false alarms"
+        f"{words.percent_at_most(tpr)} of the {statement.unit}s at {words.percent(float(fpr))} false alarms"
         for fpr, tpr in statement.tpr_at_fpr.items()
     )
     return (
@@ -157,7 +157,7 @@ def told(line: Leakage, *, void: bool) -> str:
         return text
     if line.bound is None:
         return f"{text} No theorem bounds this."
-    return f"{text} The guarantee allows at most {words.number(line.bound)}."
+    return f"{text} The guarantee allows at most {words.at_most(line.bound)}."
 
 
 def meaning(verdict: str) -> str:

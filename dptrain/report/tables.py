@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from dptrain.contracts import Interval, Leakage, Report, Statement
+from dptrain.contracts.rounding import rounded_up_to
 from dptrain.privacy.written import to_json
 from dptrain.report import defences, words
 from dptrain.report.sentences import main_lines
@@ -81,7 +83,11 @@ def output_defences(report: Report) -> Table | None:
 
 def statement(stated: Statement) -> Table:
     """The privacy statement, every term of it."""
-    rows = tuple((name.replace("_", " "), value) for name, value in _flat(to_json(stated)) if value != "")
+    rows = tuple(
+        (name.replace("_", " "), value)
+        for name, value in _flat({**to_json(stated), "epsilon": stated.epsilon})
+        if value != ""
+    )
     return Table(heads=("term", "value"), rows=rows)
 
 
@@ -103,6 +109,11 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, st
         elif isinstance(value, bool):
             yield name, "yes" if value else "no"
         elif isinstance(value, float):
-            yield name, "∞" if value == float("inf") else f"{value:.6g}"
+            if math.isinf(value):
+                yield name, "∞"
+            elif any(word in name for word in ("epsilon", "delta", "tpr")):  # what is proved
+                yield name, rounded_up_to(value, 6)
+            else:
+                yield name, f"{value:.6g}"
         else:
             yield name, str(value)

@@ -12,7 +12,8 @@ def spent(report: Report) -> str:
     if statement.void:
         return "The guarantee is void"
     steps, epsilon = report.epsilon_by_step[-1]
-    return f"{steps:,} steps spend ε = {epsilon:.2f} at δ = {statement.delta:g}, per {statement.unit}"
+    at = f"at δ = {words.delta(statement.delta)}, per {statement.unit}"
+    return f"{steps:,} steps spend ε = {words.epsilon(epsilon)} {at}"
 
 
 def utility(report: Report) -> str:
@@ -33,7 +34,7 @@ def attacks(report: Report, lines: list[tuple[Leakage, float]]) -> str:
         return "An attack exceeds its bound:\nthe guarantee is broken"
     finding = f"Best attack on single records: {words.percent(best.value.value)}"
     if words.is_private(report.guarantee) and not void:
-        return f"{finding}\nno attack's true rate can exceed {words.percent(bound)}"
+        return f"{finding}\nno attack's true rate can exceed {words.percent_at_most(bound)}"
     return f"{finding}\nand nothing is proved"
 
 
@@ -42,7 +43,7 @@ def tradeoff(report: Report) -> str:
     if report.guarantee.void:
         return "The guarantee is void:\nthis curve bounds nothing"
     place = report.guarantee.tpr_at_fpr["0.01"]
-    return f"At 1 % false alarms, no test finds\nmore than {words.percent(place)} of the members"
+    return f"At 1 % false alarms, no test finds\nmore than {words.percent_at_most(place)} of the members"
 
 
 def queries(report: Report) -> str:

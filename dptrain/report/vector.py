@@ -88,14 +88,15 @@ def epsilon(report: Report) -> Drawing:
         panel.stamp()
     else:
         place = panel.across(steps) - 10, panel.down(spent) - 10
-        panel.text(place, f"ε = {spent:.2f}", "name release", anchor="end")
+        panel.text(place, f"ε = {words.epsilon(spent)}", "name release", anchor="end")
     return Drawing(
         name="epsilon",
         title=titles.spent(report),
         caption=CAPTIONS["epsilon"],
         summary="The guarantee is void, so this curve means nothing."
         if void
-        else f"The curve rises from 0 to ε = {spent:.2f} after {steps:,} steps, fastest in the beginning.",
+        else f"The curve rises from 0 to ε = {words.epsilon(spent)} after {steps:,} steps, "
+        "fastest in the beginning.",
         panel=panel,
     )
 
@@ -154,7 +155,7 @@ def attacks(report: Report) -> Drawing:
         said = spoken(line)
         text = f"{said.attack}, {said.metric}: {tell(line.value)}, floor {line.floor:.3f}"
         text += "" if line.control is None else f", twin {line.control.value:.3f}"
-        told.append(text if void else f"{text}, bound {bound:.3f}")
+        told.append(text if void else f"{text}, bound {words.at_most(bound)}")
     return Drawing(
         name="attacks",
         title=titles.attacks(report, lines).replace("\n", "; "),
@@ -183,14 +184,14 @@ def tradeoff(report: Report) -> Drawing:
     else:
         panel.text((panel.left + 12, panel.top + 22), "impossible", "name quiet")
         beside = panel.across(0.01) - 9, panel.down(place) - 7
-        panel.text(beside, f"at most {words.percent(place)}", "name release", anchor="end")
+        panel.text(beside, f"at most {words.percent_at_most(place)}", "name release", anchor="end")
     return Drawing(
         name="tradeoff",
         title=titles.tradeoff(report).replace("\n", " "),
         caption="The most that any membership test can do.",
         summary="The guarantee is void, so this curve bounds nothing."
         if void
-        else f"At 1 % false alarms no test finds more than {words.percent(place)} of the members; "
+        else f"At 1 % false alarms no test finds more than {words.percent_at_most(place)} of the members; "
         "guessing finds 1 %.",
         panel=panel,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from dptrain.contracts import Interval, Statement
+from dptrain.contracts.rounding import percent_up, rounded_up, rounded_up_to
 
 NOT_PRIVATE = "none (not private)"
 NO_BOUND = "no bound"
@@ -29,8 +30,19 @@ def interval(value: Interval) -> str:
     return f"[{number(value.low)}, {number(value.high)}]"
 
 
+def at_most(value: float) -> str:
+    """A bound in as many digits as `number` gives, rounded up.
+
+    >>> at_most(0.0578001), at_most(3.0), at_most(41.62)
+    ('0.058', '3.000', '41.7')
+    """
+    if not math.isfinite(value):
+        return number(value)
+    return rounded_up(value, 3) if value < 10 else f"{float(rounded_up(value, 1)):,.1f}"
+
+
 def bound(value: float | None) -> str:
-    return NO_BOUND if value is None else number(value)
+    return NO_BOUND if value is None else at_most(value)
 
 
 def percent(rate: float) -> str:
@@ -42,9 +54,27 @@ def percent(rate: float) -> str:
     return f"{100 * rate:.3g} %"
 
 
+def percent_at_most(rate: float) -> str:
+    """A bound on a rate in percent, to three digits at most, rounded up.
+
+    >>> percent_at_most(0.0742), percent_at_most(0.0742001)
+    ('7.42 %', '7.43 %')
+    """
+    return f"{percent_up(rate)} %"
+
+
 def epsilon(value: float) -> str:
-    """Two decimals, or that there is none."""
-    return NOT_PRIVATE if math.isinf(value) else f"{value:.2f}"
+    """Two decimals, rounded up, or that there is none."""
+    return NOT_PRIVATE if math.isinf(value) else rounded_up(value, 2)
+
+
+def delta(value: float) -> str:
+    """As many digits as it takes, six at most, rounded up.
+
+    >>> delta(1e-5), delta(0.00012345678)
+    ('1e-05', '0.000123457')
+    """
+    return rounded_up_to(value, 6)
 
 
 def duration(seconds: float) -> str:
@@ -74,7 +104,7 @@ def budget(statement: Statement) -> str:
         return "VOID"
     if not is_private(statement):
         return NOT_PRIVATE
-    at = f"at δ = {statement.delta:g}, per {statement.unit}"
+    at = f"at δ = {delta(statement.delta)}, per {statement.unit}"
     if statement.selection is not None:
         return (
             f"ε = {epsilon(statement.selection.epsilon)} {at}, if its search selected it "

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from fractions import Fraction
 
 import pytest
 from hypothesis import given, settings
@@ -12,7 +13,7 @@ from dptrain.contracts import Budget, ConfigError, Plan
 from dptrain.privacy import plan as planning
 from dptrain.privacy.accountant import privacy_loss
 from dptrain.privacy.guarantee import DPGuarantee
-from dptrain.privacy.plan import Rates, default_delta, make_plan
+from dptrain.privacy.plan import Rates, check_delta, default_delta, make_plan
 
 
 def plan_for(epsilon, rates, units, **changes):
@@ -83,9 +84,9 @@ def test_a_batch_larger_than_the_data_is_refused():
 @pytest.mark.parametrize("units", [2, 10, 100, 999, 60_000, 10**9])
 def test_default_delta_is_below_one_over_the_units(units):
     delta = default_delta(units)
-    assert 0.0 < delta <= units**-1.1 < 1 / units
-    assert delta > 0.5 * units**-1.1
-    assert f"{delta:.0e}" == f"{delta:.17e}"[0] + f"{delta:.0e}"[1:]
+    assert 0.0 < delta * units <= 0.1 * (1 + 1e-12), "a tenth of a failure among all, at most"
+    assert delta * units > 0.05
+    assert delta == float(f"{delta:.0e}"), "one digit"
 
 
 @settings(max_examples=6, deadline=None)
@@ -183,3 +184,36 @@ def test_an_epsilon_that_protects_nobody_is_refused_at_once():
             max_grad_norm=1.0,
             clipping="flat",
         )
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"epsilon": 3.0},
+        {"epsilon": None, "noise_multiplier": 1.0},
+        {"epsilon": None, "advantage": 0.1},
+        {"epsilon": None, "tpr_at_fpr": (0.01, 0.05)},
+    ],
+    ids=["epsilon", "noise", "advantage", "attack rate"],
+)
+@pytest.mark.parametrize("delta", [0.001, 0.0011, 0.5])
+def test_a_delta_of_one_over_the_units_is_refused_of_every_budget(asked, delta):
+    rates = Rates(expected_batch_size=100, steps=3)
+    with pytest.raises(ConfigError, match=rf"privacy\.delta={delta:g} .*1,000 records.*at most 0\.0001"):
+        make_plan(Budget(delta=delta, **asked), rates, 1000, max_grad_norm=1.0, clipping="flat")
+
+
+def test_where_the_number_of_units_is_secret_the_declared_constants_stand_for_it():
+    rates = Rates(expected_batch_size=100, sample_rate=0.1, steps=3)
+    budget = Budget(epsilon=None, noise_multiplier=1.0, delta=0.0009, units_public=False)
+    for units in (900, 5000):
+        assert make_plan(budget, rates, units, max_grad_norm=1.0, clipping="flat").units == units
+    with pytest.raises(ConfigError, match="for 1,000 records"):
+        make_plan(replace(budget, delta=0.001), rates, 900, max_grad_norm=1.0, clipping="flat")
+
+
+@given(st.integers(1, 10**12))
+def test_the_default_delta_of_any_number_of_units(units):
+    delta = default_delta(units)
+    assert Fraction(f"{delta:.0e}") * 10 * units <= 1 < Fraction(f"{delta:.0e}") * 20 * units
+    check_delta(delta, units)

@@ -20,6 +20,7 @@ from outline import Outline
 
 from dptrain import choosing
 from dptrain.compare import compare
+from dptrain.contracts.rounding import rounded_up
 from dptrain.gathering import Selection
 from dptrain.report import comparison_figures as figures
 from dptrain.report import comparison_tables as tables
@@ -156,7 +157,7 @@ def test_all_void_is_told_without_figures(tmp_path):
 def test_the_search_is_told_three_ways(sweep):
     text = Outline(as_html(sweep)).text
     assert "ε ≤ 8.00" in text
-    assert f"All {sweep.cost.models} modelsε = {sweep.cost.together:.2f}" in text
+    assert f"All {sweep.cost.models} modelsε = {rounded_up(sweep.cost.together, 2)}" in text
     assert "The best one, selectedno number" in text
 
 

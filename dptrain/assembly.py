@@ -118,7 +118,7 @@ def make_model(config: Config, mechanism: Mechanism | None, splits: Splits, stre
             f"model: `{config.model['_target_']}` returns shape {made} for two inputs; it must return logits "
             f"(2, {splits.num_classes}), one a class of data `{splits.name}`"
         )
-    return model if mechanism is None else mechanism.prepare(model)
+    return model if mechanism is None else mechanism.prepare(model, splits)
 
 
 def make_outputs(release: Release) -> tuple[Output | None, ...]:

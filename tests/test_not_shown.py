@@ -70,7 +70,7 @@ class Unspoken:
 
     settings: object
 
-    def prepare(self, model):
+    def prepare(self, model, splits):
         return model
 
     def plan(self, splits, budget):

@@ -63,8 +63,12 @@ class Mechanism(Protocol):
     @property
     def offers(self) -> frozenset[Knowledge]: ...
 
-    def prepare(self, model: nn.Module) -> nn.Module:
-        """The model as this mechanism can train it; raises ConfigError where it cannot."""
+    def prepare(self, model: nn.Module, splits: Splits) -> nn.Module:
+        """The model as this mechanism can train it on such records; raises ConfigError where it cannot.
+
+        Called before anything is spent or written, and again by `fit`. It looks at no record: `splits` says
+        what inputs are like.
+        """
         ...
 
     def plan(self, splits: Splits, budget: Budget) -> Plan | None:

@@ -22,6 +22,7 @@ from dptrain.contracts import (
     Knowledge,
     Plan,
     Release,
+    Sensitivity,
     Splits,
 )
 from dptrain.privacy import accountant
@@ -29,6 +30,7 @@ from dptrain.privacy.agreement import choose
 from dptrain.privacy.clipping import Clipper
 from dptrain.privacy.dpsgd import Engine, RecordGradients, check_choices, make_engine
 from dptrain.privacy.guarantee import OS_SEEDED, DPGuarantee, NoGuarantee
+from dptrain.privacy.independence import TESTED
 from dptrain.privacy.layers import check_layers
 from dptrain.privacy.plan import make_plan
 from dptrain.privacy.sampling import Units, make_sampler
@@ -43,6 +45,7 @@ from dptrain.training.observe import Watch
 from dptrain.training.plain import PlainEngine
 from dptrain.training.schedule import make_schedule
 from dptrain.training.settings import Settings
+from dptrain.training.tested import refuse_dependence, refuse_dependent_release
 
 CHOOSING = "Choosing among runs by their results spends privacy that this run's epsilon does not count."
 
@@ -63,11 +66,13 @@ class DPSGD:
     def __post_init__(self) -> None:
         check_choices(self.engine, self.clipping)
 
-    def prepare(self, model: nn.Module) -> nn.Module:
-        """The model with layers that have per-record gradients, and none that mixes records."""
-        return check_layers(
+    def prepare(self, model: nn.Module, splits: Splits) -> nn.Module:
+        """The model with layers that have per-record gradients, found to treat each record by itself."""
+        prepared = check_layers(
             model, replace_batch_norm=self.replace_batch_norm, freeze_batch_norm=self.freeze_batch_norm
         )
+        refuse_dependence(prepared, splits, self.settings)
+        return prepared
 
     def plan(self, splits: Splits, budget: Budget) -> Plan:
         """What `fit` will do, calibrated to the budget."""
@@ -86,7 +91,7 @@ class DPSGD:
         curve = accountant.Curve(plan, budget.delta)
         noise = context.streams.secret("noise", context.device)
         release, replayed = _train(
-            self.prepare(model),
+            self.prepare(model, splits),
             splits,
             context,
             settings=self.settings,
@@ -100,10 +105,16 @@ class DPSGD:
             clipping=self.clipping,
             epsilon_at=curve.at_most,
         )
+        refuse_dependent_release(release, splits)
         deterministic = context.streams.deterministic
         return release, DPGuarantee(
             plan=plan,
             budget=budget,
+            sensitivity=Sensitivity(
+                most=plan.sensitivity,
+                records=1,
+                independence=TESTED,
+            ),
             randomness=replace(OS_SEEDED, secret=not deterministic),
             outside=_outside(self.settings),
             void="sampling and noise were drawn from the public seed (deterministic=true)"
@@ -124,7 +135,7 @@ class NonPrivate:
     replace_batch_norm: bool = False
     freeze_batch_norm: bool = False
 
-    def prepare(self, model: nn.Module) -> nn.Module:
+    def prepare(self, model: nn.Module, splits: Splits) -> nn.Module:  # noqa: ARG002
         """The model as DP-SGD would train it, so that the two can be compared."""
         return check_layers(
             model, replace_batch_norm=self.replace_batch_norm, freeze_batch_norm=self.freeze_batch_norm
@@ -140,7 +151,7 @@ class NonPrivate:
         units = _units(splits, budget)
         sample_rate, steps, batch = self.settings.rates.resolve(len(units))
         release, _ = _train(
-            self.prepare(model),
+            self.prepare(model, splits),
             splits,
             context,
             settings=self.settings,

@@ -134,7 +134,7 @@ class Counting(nn.Module):
 
 
 def test_a_buffer_that_gathers_records_is_never_released(splits, settings_of, context_of, budget):
-    with pytest.raises(ConfigError, match="buffer `seen` changed while training"):
+    with pytest.raises(ConfigError, match="a call changes `seen` of Counting"):
         DPSGD(settings=settings_of()).fit(Counting(), splits, budget, context_of())
 
 

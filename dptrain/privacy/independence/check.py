@@ -1,0 +1,188 @@
+"""The tests themselves, and what is said of a model that fails one."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from dptrain.privacy.independence.bench import (
+    AT_INPUT,
+    OTHER_START,
+    Answers,
+    Bench,
+    CannotRun,
+    RecordLoss,
+    open_bench,
+)
+from dptrain.privacy.independence.compare import differing, differs, tolerances
+from dptrain.privacy.independence.locate import first_module
+from dptrain.privacy.independence.state import State, changed, copied, state_of, weights_of
+
+TESTED = "tested, not proved"
+
+REMEMBERED = (
+    "so it remembers records beside the noise; keep nothing on modules from one call to the next, and no "
+    "running statistics"
+)
+
+
+ROW_BY_ROW = (
+    "compute what it needs of each record by itself: statistics by LayerNorm or GroupNorm, softmax over the "
+    "last axis, nothing across the first"
+)
+
+
+def find_dependence(
+    model: nn.Module,
+    *,
+    shape: tuple[int, ...],
+    bounds: tuple[float, float],
+    classes: int,
+    loss: RecordLoss,
+    subject: str = "model",
+) -> str | None:
+    """What makes one record's gradient depend on other records, with its cure; None if nothing was found.
+
+    The model is not touched. `shape` and `bounds` are those of one input.
+    """
+    try:
+        fresh = copy.deepcopy(model).cpu().train()
+    except Exception as error:
+        return (
+            f"{subject}: it cannot be copied, and so not tested ({type(error).__name__}: {error}); keep no "
+            "locks, files or tensors of a calculation on its modules"
+        )
+    found = _renormalises(fresh)
+    if found is None:
+        try:
+            found = _find(open_bench(fresh, shape, bounds, classes, loss))
+        except CannotRun as failure:
+            found = (
+                f"it fails on made-up inputs within the data's bounds, in {failure}, and training meets "
+                "batches of every size; make it take any such input, and leave the first axis to the records"
+            )
+    return None if found is None else f"{subject}: {found}"
+
+
+def _find(bench: Bench) -> str | None:
+    def enlarge(model: nn.Module) -> None:
+        for parameter in _trained(model):
+            parameter.mul_(8.0)
+
+    def move(model: nn.Module) -> None:
+        """As training will: a branch whose last weights begin at zero hides what lies before them."""
+        rng = torch.Generator().manual_seed(12)
+        for parameter in _trained(model):
+            size = float(parameter.std()) if parameter.numel() > 1 else 0.0
+            noise = torch.randn(parameter.shape, generator=rng, dtype=torch.float64)
+            parameter.add_((0.2 * (size or 0.2) * noise).to(parameter))
+
+    found = _remembers(bench.copied(), bench.copied())
+    found = found or _remembers(bench.copied(enlarge), bench.copied(enlarge))
+    found = found or _mixes(bench.copied())
+    return found or _mixes(replace(bench.copied(move), start=OTHER_START))
+
+
+def _trained(model: nn.Module) -> Iterator[nn.Parameter]:
+    return (parameter for parameter in model.parameters() if parameter.requires_grad)
+
+
+def _renormalises(model: nn.Module) -> str | None:
+    for name, layer in model.named_modules():
+        if isinstance(layer, nn.Embedding | nn.EmbeddingBag) and layer.max_norm is not None:
+            return (
+                f"`{name}` ({type(layer).__name__}) with max_norm={layer.max_norm:g} rescales the weights "
+                "that a record uses, beside the noise, so that they tell who used them; build it without "
+                "max_norm"
+            )
+    return None
+
+
+def _remembers(one: Bench, other: Bench) -> str | None:
+    """Whether two copies of a model hold and answer the same, whatever they are called with and when."""
+    first, second = (0, 1, 2, 3, 4), (5, 6, *one.rows.extreme[:1])
+    untouched = copied(weights_of(one.model))
+    answers: dict[tuple[int, ...], Answers] = {}
+    after: dict[tuple[int, ...], State] = {}  # what was held after the first call with these rows
+    for bench, rows in ((one, first), (other, second)):
+        answers[rows] = bench.ask(rows, gradients=True)
+        after[rows] = copied(state_of(bench.model))
+        if (path := changed(untouched, weights_of(bench.model), tensors=True)) is not None:
+            return _kept(bench.model, path)
+    warm = after[first]  # a call may make what it needs once, but of no rows in particular
+    if (path := changed(warm, after[second], tensors=True)) is not None:
+        return _kept(one.model, path)
+    for bench, rows in ((one, first), (one, second), (one, first), (other, first), (other, second)):
+        again = bench.ask(rows, gradients=True)
+        state = state_of(bench.model)
+        path = changed(warm, state, tensors=True) or changed(after[rows], state, tensors=False)
+        if path is not None:
+            return _kept(bench.model, path)
+        allowed = tolerances(again, double=one.double)
+        before = answers[rows]
+        if differs(before, again, allowed) or differing(before.gradients, again.gradients, allowed[1]):
+            return f"asked the same again, with other rows in between, it answers differently, {REMEMBERED}"
+    return None
+
+
+def _kept(model: nn.Module, path: str) -> str:
+    """What is said of a value that a call has changed."""
+    modules = dict(model.named_modules())
+    owner = path
+    while owner and owner not in modules:
+        owner = owner.rpartition(".")[0]
+    kind = type(modules[owner]).__name__
+    named = f"`{owner}` ({kind})" if owner else kind
+    return f"a call changes `{path}` of {named}, {REMEMBERED}"
+
+
+def _mixes(bench: Bench) -> str | None:
+    """Whether what comes of a row depends on what the other rows are, or whether there are any."""
+    alone = [bench.ask([row], gradients=True) for row in (0, 1, 2)]
+    three = bench.ask([0, 1, 2], gradients=True)
+    base = bench.ask([0, 1, 2, 3, 4])
+    allowed = tolerances(three, double=bench.double)
+    extreme, poison = bench.rows.extreme, bench.rows.poison
+    batches = [
+        [2, 0, 1],
+        [1, 5, 6, 7, 0],
+        [0, 0, 1, 1, 0],
+        [0, *extreme, 1],
+        [0, *poison, 1],
+        [1, *bench.rows.more[2:], 0],
+    ]
+    added = {
+        name: torch.stack([answers.gradients[name] for answers in alone]).sum(0) for name in three.gradients
+    }
+    names = differing(added, three.gradients, allowed[1])
+    for answers in (*alone, three, *(bench.ask(batch) for batch in batches)):
+        if (what := differs(base, answers, allowed)) is not None:
+            if what == AT_INPUT and names:
+                what = f"gradient of `{names[-1]}`"  # nearer to where it begins
+            return _mixed(bench, what, base.rows, answers.rows, allowed[0])
+    return _mixed(bench, f"gradient of `{names[-1]}`", base.rows, [0, 1, 2], allowed[0]) if names else None
+
+
+def _mixed(bench: Bench, what: str, one: Sequence[int], other: Sequence[int], tolerance: float) -> str:
+    """Where it begins, that no influence can be bounded, and what to do."""
+    # In some batches a forward pass shows nothing, as of the first row of a sequence of records.
+    places = (first_module(bench, one, batch, tolerance) for batch in (other, [2, 0, 1], [4, 3, 2, 1, 0]))
+    name = next((place for place in places if place is not None), None)
+    where, cure = f"the {what}", ROW_BY_ROW
+    if name is not None:
+        module = bench.model.get_submodule(name)
+        kind = type(module).__name__
+        where = f"what `{name}` ({kind}) makes" if name else f"what {kind} makes"
+        cure = "build it with batch_first=True" if _time_first(module) else ROW_BY_ROW
+    return (
+        f"{where} of one record depends on the other records of its batch, so no record's influence can be "
+        f"bounded; {cure}"
+    )
+
+
+def _time_first(module: nn.Module) -> bool:
+    return getattr(module, "batch_first", True) is False

@@ -1,0 +1,69 @@
+"""What is tried out of a model before it is trained, and again before it is released."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from dptrain.contracts import BrokenGuarantee, ConfigError, Release, Splits
+from dptrain.privacy.independence import NOTE, find_dependence, fingerprint
+from dptrain.training.augment import Augmentation
+from dptrain.training.loss import make_loss
+from dptrain.training.settings import Settings
+
+
+def refuse_dependence(model: nn.Module, splits: Splits, settings: Settings) -> None:
+    """Raise ConfigError where model, loss or augmentation mix records or remember them, naming where.
+
+    A model that was found to be in order carries a note of it, good for as long as nothing about it changes.
+    """
+    subject = fingerprint(model, (splits.shape, splits.bounds, splits.class_prior, settings.augmentation))
+    if vars(model).pop(NOTE, None) == subject:
+        return
+    found = _find(model, splits)
+    if found is None and settings.augmentation is not None:
+        found = find_dependence(
+            Copies(settings.augmentation),
+            shape=splits.shape,
+            bounds=splits.bounds,
+            classes=splits.num_classes,
+            loss=lambda made, _: made.flatten(1).sum(1),
+            subject=f"training.augmentations={settings.augmentation.copies}",
+        )
+    if found is not None:
+        raise ConfigError(found)
+    setattr(model, NOTE, subject)
+
+
+def refuse_dependent_release(release: Release, splits: Splits) -> None:
+    """Raise BrokenGuarantee where the trained weights make a model mix records that its first ones did not.
+
+    Its noise is paid for, but what it was trained by is not what was accounted: nothing is released.
+    """
+    model = release.architecture()
+    model.load_state_dict(dict(release.weights))
+    if (found := _find(model, splits)) is not None:
+        raise BrokenGuarantee(
+            f"{found}. This shows with the trained weights only, so the training was not as private as its "
+            "guarantee says, and the model is not released"
+        )
+
+
+def _find(model: nn.Module, splits: Splits) -> str | None:
+    return find_dependence(
+        model,
+        shape=splits.shape,
+        bounds=splits.bounds,
+        classes=splits.num_classes,
+        loss=make_loss(splits.class_prior),
+    )
+
+
+class Copies(nn.Module):
+    """The copies of each record, (n, copies, ...)."""
+
+    def __init__(self, augmentation: Augmentation) -> None:
+        super().__init__()
+        self.augmentation = augmentation
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.augmentation(inputs).unflatten(0, (len(inputs), self.augmentation.copies))

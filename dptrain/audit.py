@@ -15,7 +15,7 @@ from dptrain import limits, preconditions, runs, summary
 from dptrain.assembly import Parts, assemble, given_away, make_model
 from dptrain.attack_stage import Subject
 from dptrain.cache import Cache
-from dptrain.coins import Coins, draw, sow_canaries, split_known
+from dptrain.coins import Coins, declared_units, draw, sow_canaries, split_known
 from dptrain.config import Config, parse
 from dptrain.contracts import (
     ACCESS,
@@ -76,7 +76,7 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
     if case.needs is None:
         splits, coins = split_known(splits, config.evidence, streams)
     else:
-        splits, coins = draw(splits, case.needs, config.evidence, streams)
+        splits, coins = draw(splits, case.needs, config.evidence, streams, declared_units(config.training))
     _check_records(case, coins, splits)
     model = make_model(config, parts.mechanism if case.needs is not None else None, splits, streams)
     budget = make_budget(config, splits)

@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from dptrain.config import Evidence
-from dptrain.contracts import Assignment, ConfigError, Knowledge, Plan, Splits, Streams
+from dptrain.config import Evidence, Training
+from dptrain.contracts import Assignment, ConfigError, Knowledge, Plan, Splits, Streams, seed_key
 from dptrain.evidence.canaries import Sowing, sow
-from dptrain.evidence.probes import FEWEST, Drawing, draw_probes, known_members
+from dptrain.evidence.probes import FEWEST, Drawing, draw_probes, known_members, public_count
 from dptrain.evidence.slots import Planting, plant
 
 MOST = 3  # training records there must be to each probe: about half of the probes stay out of the training
@@ -22,6 +22,10 @@ class Coins:
     planting: Planting | None = None
     drawing: Drawing | None = None
     sowing: Sowing | None = None
+    assigned: bool = False  # by hashes of each unit; else files say who was trained on
+    probes_expected: int | None = None
+    slots_asked: tuple[int, int] | tuple[None, None] = (None, None)  # and candidates of each
+    count_public: bool = False  # chances come of the number of units, to two binary digits
 
     def fingerprint(self, splits: Splits) -> str:
         """A hash of the training records and the probes: an audit must find the very same ones."""
@@ -32,52 +36,92 @@ class Coins:
         return digest.hexdigest()[:32]
 
     def told(self) -> Assignment:
-        """How much of the training coins decided: what one must know to read its utility."""
-        drawing, sowing = self.drawing, self.sowing
+        """How much of the training a random choice decided: what one must know to read its utility.
+
+        Of probes and slots the numbers that were asked for, since how many came to be depends on the records.
+        """
+        probes, (slots, candidates), sowing = self.probes_expected, self.slots_asked, self.sowing
         return Assignment(
-            slots=None if self.planting is None else len(self.planting.truth),
-            probes=None if drawing is None else len(drawing.members),
-            probes_trained_on=None if drawing is None else int(drawing.members.sum()),
+            slots=slots,
+            candidates=candidates,
+            probes=probes,
+            probes_trained_on=None if probes is None else probes // 2,
             canaries=None if sowing is None else len(sowing.members),
             canaries_trained_on=None if sowing is None else int(sowing.members.sum()),
+            change=self._change(),
         )
+
+    def _change(self) -> str | None:
+        """How one unit more or less changes what is trained on; None where files say who was."""
+        if not self.assigned:
+            return None
+        alone = "One unit more or less in the data changes the set that is trained on by that unit alone"
+        if self.slots_asked[0] is not None:
+            alone += (
+                ", but for a held-out unit that is planted in a slot: another then takes its place there, "
+                "and to it and to that one the guarantee is the one for two units"
+            )
+        if self.count_public:
+            alone += (
+                ". The chances of becoming a probe are computed from the numbers of units, rounded to two "
+                "binary digits, which are public thereby"
+            )
+        return f"{alone}."
 
 
 def draw(
-    splits: Splits, needs: frozenset[Knowledge], evidence: Evidence, streams: Streams
+    splits: Splits,
+    needs: frozenset[Knowledge],
+    evidence: Evidence,
+    streams: Streams,
+    units: int | None = None,
 ) -> tuple[Splits, Coins]:
-    """The records, with probes and slots among those to train on, as far as attacks need them."""
-    planting = drawing = None
+    """The records, with probes and slots among those to train on, as far as attacks need them.
+
+    `units` is the declared number of training units, None: nobody declared one. Whom a record is assigned
+    to is decided by hashes of it under the data's key, or else one that the seed stands for.
+    """
+    planting = drawing = expected = None
+    key = splits.key or seed_key(streams.seeded("assignment"))
     if Knowledge.ATTRIBUTES in needs and not splits.sensitive:
         raise ConfigError(
             f"attack=attribute_inference needs a sensitive column, and data `{splits.name}` declares none; "
             "give data.sensitive, or leave the attack out"
         )
-    probes = min(evidence.probes, len(splits.train) // MOST)
-    if needs & {Knowledge.PROBES, Knowledge.ATTRIBUTES} and probes < min(FEWEST, evidence.probes):
-        raise ConfigError(
-            f"{len(splits.train)} training records are too few for membership attacks and audits of records, "
-            f"which need {MOST * FEWEST}; leave those attacks out, or add records"
-        )
     slots = evidence.slots * evidence.candidates if Knowledge.SLOTS in needs else 0
     if needs & {Knowledge.PROBES, Knowledge.ATTRIBUTES}:
+        most = (public_count(len(splits.train)) if units is None else units) // MOST
+        if most < min(FEWEST, evidence.probes):
+            raise ConfigError(
+                f"{len(splits.train)} training records are too few for membership attacks and audits of "
+                f"records, which need {MOST * FEWEST}; leave those attacks out, or add records"
+            )
+        expected = min(evidence.probes, most)
         splits, drawing = draw_probes(
             splits,
-            probes=probes,
+            probes=expected,
             mislabelled=evidence.mislabelled,
             spare=2 * slots,  # held-out records, of which slots may take half
-            rng=streams.seeded("probes"),
-            coins=streams.seeded("coins of the probes"),
+            key=key,
+            units=units,
         )
     if slots:
-        splits, planting = plant(
-            splits,
-            slots=evidence.slots,
-            candidates=evidence.candidates,
-            rng=streams.seeded("candidates"),
-            coins=streams.seeded("coins"),
-        )
-    return splits, Coins(planting=planting, drawing=drawing)
+        splits, planting = plant(splits, slots=evidence.slots, candidates=evidence.candidates, key=key)
+    return splits, Coins(
+        planting=planting,
+        drawing=drawing,
+        assigned=True,
+        probes_expected=expected,
+        slots_asked=(evidence.slots, evidence.candidates) if slots else (None, None),
+        count_public=drawing is not None,
+    )
+
+
+def declared_units(training: Training) -> int | None:
+    """The number of training units that the configuration declares by a batch's size and rate, if it does."""
+    if training.sample_rate is None or training.expected_batch_size is None:
+        return None
+    return max(1, round(training.expected_batch_size / training.sample_rate))
 
 
 def split_known(splits: Splits, evidence: Evidence, streams: Streams) -> tuple[Splits, Coins]:

@@ -15,7 +15,7 @@ from dptrain import report as documents
 from dptrain.assembly import assemble, given_away, make_model
 from dptrain.attack_stage import Subject
 from dptrain.cache import Cache
-from dptrain.coins import draw, sow_canaries
+from dptrain.coins import declared_units, draw, sow_canaries
 from dptrain.config import Config
 from dptrain.contracts import (
     BrokenGuarantee,
@@ -43,7 +43,9 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
     parts = assemble(config)
     conditions = limits.parse(config.fail_if, parts.attacks)
     streams = Streams(config.seed, config.deterministic)
-    splits, coins = draw(parts.source.load(streams.seeded("data")), parts.needs, config.evidence, streams)
+    splits = parts.source.load(streams.seeded("data"))
+    units = declared_units(config.training)
+    splits, coins = draw(splits, parts.needs, config.evidence, streams, units)
     model = make_model(config, parts.mechanism, splits, streams)
     budget = make_budget(config, splits)
     plan = parts.mechanism.plan(splits, budget)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from dptrain.attack_stage import reinitialise
 from dptrain.cache import Cache, content_key, fingerprint, without_privacy
 from dptrain.contracts import Budget, Context, Mechanism, Progress, Records, Release, Shadow, Splits, Streams
+from dptrain.evidence.held_out import fresh_ids
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +86,7 @@ class ShadowTrainer:
         half = self.probes.take(members.nonzero().squeeze(1))
         groups = self.known.group_ids
         if groups is not None:
-            groups = torch.cat([groups, groups.max() + 1 + torch.arange(len(half))])
+            groups = torch.cat([groups, fresh_ids(groups, len(half))])
         splits = replace(self.known, train=self.known.train.and_more(half), group_ids=groups)
         # Draws of its own: the target's are secret, and a deterministic run must not repeat them.
         streams = Streams(self.context.streams.seed + 1 + number, self.context.streams.deterministic)

@@ -11,7 +11,7 @@ from typing import Any
 
 from dptrain import candidates
 from dptrain.assembly import assemble
-from dptrain.coins import draw
+from dptrain.coins import declared_units, draw
 from dptrain.config import Config
 from dptrain.contracts import ConfigError, Streams
 from dptrain.contracts.rounding import rounded_up, rounded_up_to
@@ -58,7 +58,9 @@ def agree(config: Config, values: Mapping[str, Any]) -> dict[str, Any]:
     """What is fixed before anything is drawn: the plans of all candidates, and what the selection proves."""
     parts = assemble(config)
     streams = Streams(config.seed, config.deterministic)
-    splits, coins = draw(parts.source.load(streams.seeded("data")), parts.needs, config.evidence, streams)
+    splits = parts.source.load(streams.seeded("data"))
+    units = declared_units(config.training)
+    splits, coins = draw(splits, parts.needs, config.evidence, streams, units)
     configs = candidates.configs(config, values, splits, streams)
     count, budget = count_of(config), make_budget(config, splits)
     delta = budget.delta

@@ -44,6 +44,7 @@ from dptrain.contracts import (
     Guarantee,
     Mechanism,
     Release,
+    Slots,
     Splits,
     Streams,
     Targets,
@@ -51,7 +52,7 @@ from dptrain.contracts import (
 from dptrain.data.files import find
 from dptrain.data.vision import TorchvisionSet
 from dptrain.evidence.intervals import clopper_pearson, proportion
-from dptrain.evidence.slots import Planting, plant
+from dptrain.evidence.slots import Planting
 from dptrain.models.normalise import Normalise
 from dptrain.privacy.guarantee import DPGuarantee
 from dptrain.privacy.plan import Rates
@@ -145,9 +146,21 @@ def draw(everyone: Splits, setup: Setup, streams: Streams) -> tuple[Splits, Plan
     known = torch.randperm(len(everyone.train), generator=rng)[:KNOWN]
     others = torch.randperm(len(everyone.test), generator=rng)
     wanted = max(setup.slots * setup.candidates + BACKGROUND, 2 * setup.slots * setup.candidates)
-    splits = replace(everyone, train=everyone.train.take(known), holdout=everyone.test.take(others[:wanted]))
-    return plant(
-        splits, slots=setup.slots, candidates=setup.candidates, rng=rng, coins=streams.secret("coins")
+    # Not by hashes of the records, as in a run: where trials share theirs, the truth alone is drawn anew.
+    table = others[: setup.slots * setup.candidates].view(setup.slots, setup.candidates)
+    truth = torch.randint(setup.candidates, (setup.slots,), generator=streams.secret("coins"))
+    shown = everyone.test.take(table.flatten())
+    slots = Slots(
+        inputs=shown.inputs.view(*table.shape, *everyone.shape), labels=shown.labels.view(table.shape)
+    )
+    planted = everyone.test.take(table[torch.arange(setup.slots), truth])
+    return (
+        replace(
+            everyone,
+            train=everyone.train.take(known).and_more(planted),
+            holdout=everyone.test.take(others[table.numel() : wanted]),
+        ),
+        Planting(slots=slots, truth=truth, positions=tuple(range(KNOWN, KNOWN + setup.slots))),
     )
 
 

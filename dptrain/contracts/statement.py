@@ -39,12 +39,16 @@ class Sensitivity:
 
 @dataclass(frozen=True, kw_only=True)
 class Assignment:
-    """How much of the training a secret random choice decided, for the attacks; None: not used."""
+    """How much of the training a secret random choice decided, for the attacks; None: not used.
 
-    slots: int | None = None
+    Of slots and probes the numbers that are constants of the configuration: how many there came to be is
+    a property of the records.
+    """
+
+    slots: int | None = None  # at most
     candidates: int | None = None  # of each slot, one of which is trained on
-    probes: int | None = None
-    probes_trained_on: int | None = None
+    probes: int | None = None  # expected
+    probes_trained_on: int | None = None  # expected
     canaries: int | None = None
     canaries_trained_on: int | None = None
     change: str | None = None  # how one unit more or less changes the set that is trained on

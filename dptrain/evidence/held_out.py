@@ -1,4 +1,4 @@
-"""Held-out records that are put into a training: one of each patient at most, none of theirs stays."""
+"""Held-out units that are put into a training: one record of a patient at most, none of theirs stays."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dptrain.contracts import ConfigError, Splits
+from dptrain.contracts import ConfigError, Records, Splits, keyed_uniform
 
 
-def groups_of(splits: Splits) -> Tensor:
-    """Whose each held-out record is, (records,); where records are not grouped, each is its own.
+def held_out_units(splits: Splits) -> Tensor:
+    """What each held-out record is known by: group ids (records,), or digests (records, 2).
 
     Raises ConfigError where training records are grouped and held-out ones are not: a patient
     with two of them could come to count as two.
     """
     if splits.group_ids is None:
-        return torch.arange(len(splits.holdout))
+        return splits.holdout.digests()
     if splits.holdout_group_ids is None:
         raise ConfigError(
             f"data `{splits.name}` groups its training records but not the held-out ones; give "
@@ -26,25 +26,46 @@ def groups_of(splits: Splits) -> Tensor:
     return splits.holdout_group_ids
 
 
-def one_of_each(places: Tensor, groups: Tensor) -> Tensor:
-    """Of these held-out places the first of each group, in their order.
+def one_of_each(splits: Splits, key: bytes) -> tuple[Tensor, Tensor]:
+    """A held-out record of each unit, by its place, and the number of the unit of each held-out record.
 
-    >>> one_of_each(torch.tensor([3, 0, 2]), torch.tensor([7, 8, 9, 7])).tolist()
-    [3, 2]
+    Of a patient's records the one whose keyed hash is least: what other patients there are, and where
+    the record stands, makes no difference.
     """
-    first: dict[int, int] = {}
-    for place, group in zip(places.tolist(), groups[places].tolist(), strict=True):
-        first.setdefault(group, place)
-    return torch.tensor(list(first.values()), dtype=torch.int64)
+    known_by = held_out_units(splits)
+    unit_of = first_word(known_by).unique(return_inverse=True)[1]
+    order = torch.arange(len(unit_of))
+    if splits.group_ids is not None:
+        chance = keyed_uniform(key, "record of a patient", splits.holdout.digests())
+        order = torch.argsort(chance, stable=True)
+    rank = torch.empty_like(order)
+    rank[order] = torch.arange(len(order))
+    units = int(unit_of.max()) + 1 if len(unit_of) else 0
+    least = torch.full((units,), len(order)).scatter_reduce(0, unit_of, rank, "amin")
+    return order[least], unit_of
 
 
-def remaining(taken: Tensor, groups: Tensor) -> Tensor:
-    """The held-out places of groups that none of the taken places belongs to, in order.
+def once(splits: Splits) -> tuple[Tensor, Tensor]:
+    """Whether the inputs of each training, and each held-out, record occur once in all of the data: bool."""
+    digests = [first_word(part.digests()) for part in (splits.train, splits.holdout, splits.test)]
+    _, which, times = torch.cat(digests).unique(return_inverse=True, return_counts=True)
+    train, holdout, _ = (times[which] == 1).split([len(part) for part in digests])
+    return train, holdout
 
-    >>> remaining(torch.tensor([0]), torch.tensor([7, 8, 7])).tolist()
-    [1]
+
+def first_word(known_by: Tensor) -> Tensor:
+    """Group ids, or the first half of digests (N, 2): (N,) int64; two of 10^7 share one by chance 3e-6."""
+    return known_by if known_by.dim() == 1 else known_by[:, 0]
+
+
+def fresh_ids(groups: Tensor, count: int) -> Tensor:
+    """Group ids that none of these groups has: (count,) int64.
+
+    >>> fresh_ids(torch.tensor([1, 2**62]), 3).tolist()
+    [0, 2, 3]
     """
-    return (~torch.isin(groups, groups[taken])).nonzero().flatten()
+    free = torch.arange(len(groups) + count)
+    return free[~torch.isin(free, groups)][:count]
 
 
 def keep_held_out(splits: Splits, places: Tensor) -> dict[str, Any]:
@@ -54,3 +75,11 @@ def keep_held_out(splits: Splits, places: Tensor) -> dict[str, Any]:
         "holdout": splits.holdout.take(places),
         "holdout_group_ids": None if groups is None else groups[places],
     }
+
+
+def train_on(splits: Splits, records: Records) -> dict[str, Any]:
+    """What changes in the splits when these are trained on too, each as a unit of its own."""
+    groups = splits.group_ids
+    if groups is not None:
+        groups = torch.cat([groups, fresh_ids(groups, len(records))])
+    return {"train": splits.train.and_more(records), "group_ids": groups}

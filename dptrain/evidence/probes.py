@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
-from hashlib import blake2b
 
 import torch
 from torch import Tensor
 
-from dptrain.contracts import ConfigError, Records, Splits
-from dptrain.evidence.held_out import groups_of, keep_held_out, one_of_each, remaining
+from dptrain.contracts import ConfigError, Records, Splits, keyed_uniform
+from dptrain.evidence.held_out import held_out_units, keep_held_out, once, one_of_each, train_on
 
 FEWEST = 20  # probes; from fewer, no attack could be told from guessing
 
@@ -38,46 +38,120 @@ def draw_probes(
     splits: Splits,
     *,
     probes: int,
-    rng: torch.Generator,
-    coins: torch.Generator,
+    key: bytes,
     mislabelled: float = 0.0,
     spare: int = 0,
+    units: int | None = None,
 ) -> tuple[Splits, Drawing]:
     """Take probes out of training and held-out records; those that a fair coin picks are trained on.
 
-    Half are drawn from the held-out records (at most half of those, and so that `spare` are
-    left), the rest from the training records; where records of one patient share a group, all
-    are drawn from the held-out ones, one of a patient, whose other records leave the data. A
-    record that occurs twice anywhere is never drawn: its double would be a member or a stranger
-    in its stead. A share `mislabelled` gets another class's label. Members follow the remaining
-    training records. `rng` chooses probes and labels, `coins` the members. Draw before slots are
-    planted: the positions of training records change here. Draws fewer probes than asked for
-    where there are no more; raises ConfigError below 20.
-    """
-    train, holdout = _choose(splits, probes, spare, rng)
-    drawn, origin, _ = _shuffled(splits, train, holdout, rng)
-    labels, wrong = _mislabel(drawn.labels, mislabelled, splits.num_classes, rng)
-    drawn = drawn.labelled(labels)
-    members = torch.randint(2, (len(drawn),), generator=coins).bool()
+    About `probes` are drawn, each record by a keyed hash of its inputs and with a chance that is constant
+    (`chances`): whether it is a probe, whether it is trained on, and under which label, does not depend on
+    what other records there are. Half come from the held-out records (at most half of those, and so that
+    about `spare` are left), the rest from the training records; where records of one patient share a
+    group, all come from the held-out ones, a record of each patient by a hash of the patient's id, whose
+    other records leave the data. A share `mislabelled` gets another class's label. A record that
+    occurs twice anywhere follows its coin as well, but is left out of the drawing, and so of all that is
+    scored: its double would be a member or a stranger in its stead.
 
-    rest = _others(len(splits.train), train)
-    trained = int(members.sum())
+    Members follow the remaining training records. Draw before slots are planted: the positions of
+    training records change here. `units` is the declared number of training units, None: the number that
+    there are, to two binary digits. Raises ConfigError if fewer than 20 can be scored.
+    """
+    grouped = splits.group_ids is not None
+    places, _ = one_of_each(splits, key)
+    chance = chances(splits, probes, held_out=len(places), spare=spare, units=units)
+    known_by = held_out_units(splits)
+    probed = keyed_uniform(key, "probe", known_by) < chance.holdout
+    # Of a patient one record; of records, that are each a unit, every copy.
+    of_holdout = (places[probed[places]] if grouped else probed.nonzero().flatten()).sort().values
+    of_train = torch.empty(0, dtype=torch.int64)
+    ids = known_by[of_holdout]
+    if not grouped:
+        known = splits.train.digests()
+        of_train = (keyed_uniform(key, "probe", known) < chance.train).nonzero().flatten()
+        ids = torch.cat([known[of_train], ids])
+    order = torch.argsort(keyed_uniform(key, "order of the probes", ids))
+    ids = ids[order]
+    drawn = splits.train.take(of_train).and_more(splits.holdout.take(of_holdout)).take(order).read()
+    single = torch.cat([flags[at] for flags, at in zip(once(splits), (of_train, of_holdout), strict=True)])
+    single = single[order]
+    _require_enough(probes, int(single.sum()), len(single))
+
+    wrong = keyed_uniform(key, "mislabelled", ids) < mislabelled
+    away = 1 + (keyed_uniform(key, "wrong label", ids) * (splits.num_classes - 1)).long()
+    drawn = drawn.labelled(torch.where(wrong, (drawn.labels + away) % splits.num_classes, drawn.labels))
+    members = keyed_uniform(key, "member", ids) < 0.5
+
+    rest = _others(len(splits.train), of_train)
     groups = splits.group_ids
-    if groups is not None:
-        groups = torch.cat([groups[rest], groups.max() + 1 + torch.arange(trained)])
+    remaining = replace(
+        splits, train=splits.train.take(rest), group_ids=None if groups is None else groups[rest]
+    )
+    trained = torch.cat([(members & ~single).nonzero().flatten(), (members & single).nonzero().flatten()])
+    start = len(rest) + int((members & ~single).sum())
     after = replace(
-        splits,
-        train=splits.train.take(rest).and_more(drawn.take(members.nonzero().flatten())),
-        group_ids=groups,
-        **keep_held_out(splits, remaining(holdout, groups_of(splits))),
+        remaining,
+        **train_on(remaining, drawn.take(trained)),
+        **keep_held_out(splits, (~probed).nonzero().flatten()),
     )
+    origin = [f"train {place}" for place in of_train.tolist()]
+    origin += [f"holdout {place}" for place in of_holdout.tolist()]
+    scored = single.nonzero().flatten()
     return after, Drawing(
-        probes=drawn,
-        members=members,
-        positions=tuple(range(len(rest), len(rest) + trained)),
-        mislabelled=wrong,
-        origin=origin,
+        probes=drawn.take(scored),
+        members=members[scored],
+        positions=tuple(range(start, len(after.train))),
+        mislabelled=wrong[scored],
+        origin=tuple(origin[place] for place in order[scored].tolist()),
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chances:
+    """With what chance a record becomes a probe: constants of a training, whatever single records it has."""
+
+    train: float
+    holdout: float
+
+
+def chances(
+    splits: Splits, probes: int, *, held_out: int, spare: int = 0, units: int | None = None
+) -> Chances:
+    """The chances by which about `probes` are drawn, from public numbers alone.
+
+    Those are the declared number of training `units`, or else the number of training records to two
+    binary digits, and likewise the number of `held_out` units. Raises ConfigError where more than half
+    of the training records would be probes.
+    """
+    trained_on = public_count(len(splits.train)) if units is None else units
+    others = public_count(held_out)
+    # Counts may be a fifth below what is public of them.
+    most = min(0.5, max(0.0, 1.0 - spare / (0.8 * others)))
+    grouped = splits.group_ids is not None
+    holdout = min(most, (probes if grouped else probes / 2) / others)
+    train = 0.0 if grouped else (probes - holdout * others) / trained_on
+    if train > 0.5:
+        raise ConfigError(
+            f"evidence.probes={probes} would take about {round(train * trained_on)} of about {trained_on} "
+            f"training records, more than half; choose at most {int(trained_on / 2 + holdout * others)}"
+        )
+    return Chances(train=train, holdout=holdout)
+
+
+def public_count(count: int) -> int:
+    """A count rounded to two binary digits (1, 2, 3, 4, 6, 8, 12, ...): one that is told as public.
+
+    Another record changes it at few counts only, and the chances that are computed from it with it.
+
+    >>> [public_count(count) for count in (1, 5, 60, 443, 444, 1258)]
+    [1, 6, 64, 384, 512, 1536]
+    """
+    if count < 2:
+        return max(1, count)
+    power = 1 << (count.bit_length() - 1)
+    steps = (power, power + power // 2, 2 * power)
+    return min(steps, key=lambda step: abs(math.log(count / step)))
 
 
 def known_members(splits: Splits, *, probes: int, rng: torch.Generator) -> tuple[Drawing, Records]:
@@ -86,9 +160,9 @@ def known_members(splits: Splits, *, probes: int, rng: torch.Generator) -> tuple
     No coin decided: as many of its training records as of the held-out ones (at most half of
     those) are drawn, none of which occurs twice. Raises ConfigError below 20.
     """
-    train, holdout = _without_double(splits)
+    train, holdout = (single.nonzero().flatten() for single in once(splits))
     each = min(probes // 2, len(train), len(holdout), len(splits.holdout) // 2)
-    _require_enough(probes, each, each)
+    _require_enough(probes, 2 * each, 2 * each)
     train, holdout = _some(train, each, rng), _some(holdout, each, rng)
     drawn, origin, order = _shuffled(splits, train, holdout, rng)
     members = order < each
@@ -104,32 +178,12 @@ def known_members(splits: Splits, *, probes: int, rng: torch.Generator) -> tuple
     )
 
 
-def _choose(splits: Splits, probes: int, spare: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Places of the probes among the training and among the held-out records, at random."""
-    train, holdout = _without_double(splits)
-    grouped = splits.group_ids is not None
-    groups = groups_of(splits)
-    holdout = one_of_each(_some(holdout, len(holdout), rng), groups)
-    owners = len(groups.unique())
-    most = min(owners // 2, max(0, owners - spare), len(holdout))
-    from_holdout = min(probes if grouped else -(-probes // 2), most)
-    from_train = 0 if grouped else min(probes - from_holdout, len(train))
-    half = len(splits.train) // 2
-    if from_train > half:
+def _require_enough(probes: int, scored: int, drawn: int) -> None:
+    if scored < FEWEST:
+        cure = "choose more" if probes < 2 * FEWEST else "hold out more records"
         raise ConfigError(
-            f"evidence.probes={probes} would take {from_train} of the {len(splits.train)} training records, "
-            f"more than half; choose at most {half + min(half, most)}"
-        )
-    _require_enough(probes, from_train, from_holdout)
-    return _some(train, from_train, rng), holdout[:from_holdout]
-
-
-def _require_enough(probes: int, from_train: int, from_holdout: int) -> None:
-    if from_train + from_holdout < FEWEST:
-        cure = "choose more" if probes < FEWEST else "hold out more records"
-        raise ConfigError(
-            f"evidence.probes={probes}: {from_holdout} held-out and {from_train} training records can be "
-            f"probes, fewer than {FEWEST} together; {cure}"
+            f"evidence.probes={probes}: {drawn} records came to be probes, of which {scored} occur once, "
+            f"fewer than {FEWEST}; {cure}"
         )
 
 
@@ -146,36 +200,6 @@ def _shuffled(
     origin += [f"holdout {place}" for place in holdout.tolist()]
     drawn = splits.train.take(train).and_more(splits.holdout.take(holdout)).take(order).read()
     return drawn, tuple(origin[place] for place in order.tolist()), order
-
-
-def _without_double(splits: Splits) -> tuple[Tensor, Tensor]:
-    """Places of the training and of the held-out records whose inputs occur once in all of the data."""
-    digests = [_digests(part) for part in (splits.train, splits.holdout, splits.test)]
-    _, which, times = torch.cat(digests).unique(return_inverse=True, return_counts=True)
-    once = (times[which] == 1).split([len(part) for part in digests])
-    return once[0].nonzero().flatten(), once[1].nonzero().flatten()
-
-
-def _digests(records: Records) -> Tensor:
-    """A number for each record's inputs, bit for bit: (records,) int64.
-
-    Of ten million records, two that differ share one with a chance of 3e-6, and are then not drawn.
-    """
-    found = [torch.empty(0, dtype=torch.int64)]
-    for batch in records.batches():
-        rows = batch.inputs.flatten(1).contiguous().numpy()
-        digests = b"".join(blake2b(row, digest_size=8).digest() for row in rows)
-        found.append(torch.frombuffer(bytearray(digests), dtype=torch.int64))
-    return torch.cat(found)
-
-
-def _mislabel(labels: Tensor, share: float, classes: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Give this share of the labels another class each; the labels, and which are wrong: (probes,) bool."""
-    chosen = torch.randperm(len(labels), generator=rng)[: round(share * len(labels))]
-    wrong = torch.zeros(len(labels), dtype=torch.bool)
-    wrong[chosen] = True
-    away = torch.randint(1, classes, (len(labels),), generator=rng)
-    return torch.where(wrong, (labels + away) % classes, labels), wrong
 
 
 def _others(count: int, chosen: Tensor) -> Tensor:

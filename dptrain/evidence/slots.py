@@ -1,4 +1,4 @@
-"""Planting records by a coin, before training, so that a reconstruction can be counted right or wrong."""
+"""Planting records by a secret choice, before training, so that a reconstruction can be judged."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from dptrain.contracts import ConfigError, Slots, Splits
-from dptrain.evidence.held_out import groups_of, keep_held_out, one_of_each, remaining
+from dptrain.contracts import ConfigError, Slots, Splits, keyed_uniform
+from dptrain.evidence.held_out import held_out_units, keep_held_out, once, one_of_each, train_on
+
+ROOM = 1.5  # held-out units there must be to each candidate: with fewer, many slots would lack some
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,40 +22,74 @@ class Planting:
     positions: tuple[int, ...]  # its index among the training records
 
 
-def plant(
-    splits: Splits, *, slots: int, candidates: int, rng: torch.Generator, coins: torch.Generator
-) -> tuple[Splits, Planting]:
-    """Move one of `candidates` held-out records of each slot, by a fair coin, into the training set.
+def plant(splits: Splits, *, slots: int, candidates: int, key: bytes) -> tuple[Splits, Planting]:
+    """Move one held-out record of each slot into the training set, and show it among `candidates`.
 
-    Candidates are drawn from the held-out records, which are drawn like those trained on, at most
-    one of a patient; all of them, with the rest of their patients' records, leave the held-out
-    set, so that no other test mistakes a planted record for a stranger. `rng` chooses candidates,
-    `coins` the one that is planted; no attack is shown them.
+    Every held-out unit (a patient, of whom one record takes part, or else a record) falls into one of the
+    slots, and of a slot that holds enough of them the unit is planted whose hash is least: all by keyed
+    hashes of the unit alone. So one unit more or less changes what is trained on by the one that is
+    planted, and by the one whose place it takes, at most. The others that are shown beside it are the
+    first in another such order: given the candidates, each is equally likely to be the planted one.
+    All candidates, with the rest of their patients' records, leave the held-out set, so that no other
+    test mistakes a planted record for a stranger.
+
+    A slot that holds too few units is left out. One whose planted record occurs twice in the data
+    is trained on, but not shown, for its double could stand in for it. Raises ConfigError if that
+    leaves fewer than half of the slots.
     """
-    groups = groups_of(splits)
-    order = one_of_each(torch.randperm(len(splits.holdout), generator=rng), groups)
+    units, unit_of = one_of_each(splits, key)
     needed = slots * candidates
-    if needed > len(order) // 2:
+    if ROOM * needed > len(units):
         raise ConfigError(
-            f"evidence.slots={slots} with evidence.candidates={candidates} needs {needed} held-out records, "
-            f"more than half of the {len(order)} there are (one of each patient); choose fewer of either"
+            f"evidence.slots={slots} with evidence.candidates={candidates} needs {needed} held-out records "
+            f"and half as many to spare, but there are {len(units)} (one of each patient); choose fewer of "
+            "either"
         )
-    chosen = order[:needed].view(slots, candidates)
-    truth = torch.randint(candidates, (slots,), generator=coins)
-    planted = splits.holdout.take(chosen[torch.arange(slots), truth]).read()
-    start = len(splits.train)
-    trained_groups = splits.group_ids
-    if trained_groups is not None:
-        # Each planted record is a unit of its own, and no other record of its patient is trained on.
-        trained_groups = torch.cat([trained_groups, trained_groups.max() + 1 + torch.arange(slots)])
-    shown = splits.holdout.take(chosen.flatten()).inputs
-    public = Slots(inputs=shown.view(slots, candidates, *splits.shape), labels=splits.holdout.labels[chosen])
+    known_by = held_out_units(splits)[units]
+    slot_of = (keyed_uniform(key, "slot", known_by) * slots).long()
+    planted_first = torch.argsort(keyed_uniform(key, "planted", known_by))
+    shown_first = torch.argsort(keyed_uniform(key, "candidate", known_by))
+    place = keyed_uniform(key, "place of a candidate", known_by)
+    single = once(splits)[1][units]
+
+    chosen: list[Tensor] = []
+    truth: list[int] = []
+    hidden: list[int] = []
+    for slot in range(slots):
+        mine = planted_first[slot_of[planted_first] == slot]
+        if len(mine) < candidates:
+            continue
+        planted = mine[0]
+        others = shown_first[(slot_of[shown_first] == slot) & single[shown_first] & (shown_first != planted)]
+        shown = torch.cat([planted[None], others[: candidates - 1]])
+        if not single[planted] or len(shown) < candidates:
+            hidden.append(int(planted))
+            continue
+        shown = shown[torch.argsort(place[shown])]
+        chosen.append(shown)
+        truth.append(int((shown == planted).nonzero()))
+    if 2 * len(chosen) < slots or not chosen:
+        raise ConfigError(
+            f"evidence.slots={slots} with evidence.candidates={candidates}: by chance {len(chosen)} slots "
+            f"hold enough of the {len(units)} held-out records (one of each patient) that occur once; choose "
+            "fewer of either, or hold out more records"
+        )
+    table, answer = torch.stack(chosen), torch.tensor(truth)
+    planted_units = torch.cat(
+        [torch.tensor(hidden, dtype=torch.int64), table[torch.arange(len(table)), answer]]
+    )
+    start = len(splits.train) + len(hidden)
+    shown_records = splits.holdout.take(units[table.flatten()]).read()
+    public = Slots(
+        inputs=shown_records.inputs.view(*table.shape, *splits.shape),
+        labels=shown_records.labels.view(table.shape),
+    )
+    left = ~torch.isin(unit_of, torch.cat([planted_units, table.flatten()]))
     return (
         replace(
             splits,
-            train=splits.train.and_more(planted),
-            group_ids=trained_groups,
-            **keep_held_out(splits, remaining(chosen.flatten(), groups)),
+            **train_on(splits, splits.holdout.take(units[planted_units]).read()),
+            **keep_held_out(splits, left.nonzero().flatten()),
         ),
-        Planting(slots=public, truth=truth, positions=tuple(range(start, start + slots))),
+        Planting(slots=public, truth=answer, positions=tuple(range(start, start + len(table)))),
     )

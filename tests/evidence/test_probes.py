@@ -4,19 +4,33 @@ from dataclasses import replace
 
 import pytest
 import torch
-from scipy.stats import binomtest, chisquare
+from scipy.stats import binomtest, chi2_contingency, chisquare
 
-from dptrain.contracts import ConfigError, Records
-from dptrain.evidence.probes import draw_probes, known_members
+from dptrain.contracts import ConfigError, Records, seed_key
+from dptrain.evidence.probes import chances, draw_probes, known_members, public_count
 from dptrain.evidence.slots import plant
 
 
-def drawn(splits, seed=0, probes=30, **options):
+def key(seed):
+    return seed_key(torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture
+def splits(splits, rng):
+    """With four times as many records to train on, and as many held out, none alike."""
+
+    def more(records, times):
+        chosen = records.take(torch.arange(times * len(records)) % len(records))
+        return Records(chosen.inputs * torch.rand(len(chosen), 1, 1, 1, generator=rng), chosen.labels)
+
+    return replace(splits, train=more(splits.train, 4), holdout=more(splits.holdout, 4))
+
+
+def drawn(splits, seed=0, probes=60, **options):
     return draw_probes(
         splits,
         probes=probes,
-        rng=torch.Generator().manual_seed(seed),
-        coins=torch.Generator().manual_seed(1000 + seed),
+        key=key(seed),
         **options,
     )
 
@@ -39,7 +53,7 @@ def test_members_are_trained_on_where_it_says_so_and_nobody_else_is(splits):
 def test_everything_else_stays_in_order_and_nothing_is_lost(splits):
     after, drawing = drawn(splits)
     chosen = set(rows(drawing.probes))
-    assert len(chosen) == 30
+    assert 20 <= len(chosen) <= 100
     left = [row for row in rows(splits.train) if row not in chosen]
     assert rows(after.train)[: len(left)] == left
     assert rows(after.holdout) == [row for row in rows(splits.holdout) if row not in chosen]
@@ -48,7 +62,7 @@ def test_everything_else_stays_in_order_and_nothing_is_lost(splits):
 
 def test_a_person_can_find_each_record_again(splits):
     _, drawing = drawn(splits, mislabelled=0.5)
-    assert len(set(drawing.origin)) == 30
+    assert len(set(drawing.origin)) == len(drawing.members)
     for number, place in enumerate(drawing.origin):
         split, index = place.split()
         source = getattr(splits, split)
@@ -56,16 +70,20 @@ def test_a_person_can_find_each_record_again(splits):
         assert (drawing.probes.labels[number] != source.labels[int(index)]) == drawing.mislabelled[number]
 
 
-def test_half_are_held_out_records_as_long_as_half_of_those_remain(splits):
+def test_about_half_are_held_out_records_as_long_as_half_of_those_remain(splits):
     def origins(probes):
-        _, drawing = drawn(splits, probes=probes)
-        return sum(place.startswith("holdout") for place in drawing.origin), len(drawing.origin)
+        places = [place for seed in range(40) for place in drawn(splits, seed, probes)[1].origin]
+        return sum(place.startswith("holdout") for place in places) / 40, len(places) / 40
 
-    assert origins(30) == (15, 30)
-    assert origins(48) == (20, 48)  # of 40 held out
+    held_out, together = origins(60)  # of 160 and 240, which 192 and 256 stand for
+    assert held_out == pytest.approx(30 * 160 / 192, abs=3)
+    assert together == pytest.approx(30 * 160 / 192 + 30 * 240 / 256, abs=4)
+    held_out, together = origins(220)
+    assert held_out == pytest.approx(80, abs=3)
+    assert together == pytest.approx(80 + 124 * 240 / 256, abs=5)
 
 
-def test_a_record_with_a_double_is_never_a_probe(splits):
+def test_a_record_with_a_double_follows_its_coin_and_is_not_scored(splits):
     """Doubles of one in another, within one, and whatever their labels say."""
     train, holdout, test = (part.inputs.clone() for part in (splits.train, splits.holdout, splits.test))
     train[1] = train[0]
@@ -79,63 +97,71 @@ def test_a_record_with_a_double_is_never_a_probe(splits):
         holdout=Records(holdout, splits.holdout.labels),
         test=Records(test, (splits.test.labels + 1) % 3),
     )
-    ever = {place for seed in range(60) for place in drawn(doubled, seed)[1].origin}
+    ever, times = set(), []
+    for seed in range(60):
+        after, drawing = drawn(doubled, seed, 110)
+        ever |= set(drawing.origin)
+        times.append(rows(after.train).count(tuple(train[0].flatten().tolist())))
+        trained = after.train.take(torch.tensor(drawing.positions))
+        assert rows(trained) == rows(drawing.probes.take(drawing.members.nonzero().flatten()))
     assert ever.isdisjoint(doubles)
-    assert len(ever) == 60 + 40 - len(doubles)  # and everybody else may be
+    assert len(ever) > 0.99 * (240 + 160 - len(doubles))  # and everybody else may be
+    assert set(times) == {0, 2}  # both copies, or neither
+    assert 2 <= times.count(0) <= 14  # a chance of .21 to be drawn, half of those stay out
 
 
 def test_the_coin_is_fair_whatever_the_record(splits):
-    members, held_out = [], []
+    members, held_out, pairs = [], [], []
     for seed in range(300):
         _, drawing = drawn(splits, seed)
         members.append(drawing.members)
         held_out.append(torch.tensor([place.startswith("holdout") for place in drawing.origin]))
+        pairs.append(drawing.members[:2].long() @ torch.tensor([2, 1]))
     coins, origin = torch.cat(members), torch.cat(held_out)
     for group in (coins[origin], coins[~origin]):
         assert binomtest(int(group.sum()), len(group)).pvalue > 1e-3
-    pairs = torch.stack(members)[:, :2].long() @ torch.tensor([2, 1])
-    assert chisquare(torch.bincount(pairs, minlength=4).numpy()).pvalue > 1e-3
+    assert chisquare(torch.bincount(torch.stack(pairs), minlength=4).numpy()).pvalue > 1e-3
 
 
-def test_the_coin_and_the_choice_know_nothing_of_each_other(splits):
-    def draw(rng, coins):
-        return draw_probes(
-            splits,
-            probes=30,
-            mislabelled=0.2,
-            rng=torch.Generator().manual_seed(rng),
-            coins=torch.Generator().manual_seed(coins),
-        )[1]
-
-    one, other_choice, other_coins = draw(1, 1), draw(2, 1), draw(1, 2)
-    assert torch.equal(one.members, other_choice.members)
-    assert one.origin != other_choice.origin
-    assert not torch.equal(one.members, other_coins.members)
-    assert one.origin == other_coins.origin
-    assert torch.equal(one.probes.labels, other_coins.probes.labels)
+def test_the_coin_is_independent_of_the_choice_the_label_and_the_place_in_line(splits):
+    tables = torch.zeros(3, 2, 2)
+    for seed in range(200):
+        _, drawing = drawn(splits, seed, mislabelled=0.5)
+        half = torch.arange(len(drawing.members)) < len(drawing.members) // 2
+        early = torch.tensor([int(place.split()[1]) < 80 for place in drawing.origin])
+        for number, other in enumerate((drawing.mislabelled, half, early)):
+            for one in (False, True):
+                for two in (False, True):
+                    tables[number, int(one), int(two)] += int(
+                        ((drawing.members == one) & (other == two)).sum()
+                    )
+    for table in tables:
+        assert chi2_contingency(table.numpy()).pvalue > 1e-3
 
 
-def test_wrong_labels_are_as_many_as_asked_for_and_any_other_class(splits):
+def test_wrong_labels_are_about_as_many_as_asked_for_and_any_other_class(splits):
     away = torch.zeros(3, dtype=torch.int64)
+    wrong = []
     for seed in range(100):
         _, drawing = drawn(splits, seed, mislabelled=0.5)
-        assert int(drawing.mislabelled.sum()) == 15
+        wrong.append(drawing.mislabelled)
         for number in drawing.mislabelled.nonzero().flatten().tolist():
             split, index = drawing.origin[number].split()
             right = getattr(splits, split).labels[int(index)]
             away[(drawing.probes.labels[number] - right) % 3] += 1
+    assert binomtest(int(torch.cat(wrong).sum()), len(torch.cat(wrong))).pvalue > 1e-3
     assert away[0] == 0
     assert chisquare(away[1:].numpy()).pvalue > 1e-3
 
 
 def test_patients_are_left_whole_and_each_probe_is_one_of_its_own(splits):
-    grouped = replace(splits, group_ids=torch.arange(60) // 3, holdout_group_ids=torch.arange(40))
-    after, drawing = drawn(grouped, probes=40)
-    assert len(drawing.origin) == 20  # half of those held out
+    grouped = replace(splits, group_ids=torch.arange(240) // 3, holdout_group_ids=1000 + torch.arange(160))
+    after, drawing = drawn(grouped, probes=200)
+    assert 50 < len(drawing.origin) < 110  # half of those held out
     assert all(place.startswith("holdout") for place in drawing.origin)
-    assert torch.equal(after.train.inputs[:60], splits.train.inputs)
+    assert torch.equal(after.train.inputs[:240], splits.train.inputs)
     assert after.group_ids is not None
-    assert torch.equal(after.group_ids[:60], grouped.group_ids)
+    assert torch.equal(after.group_ids[:240], grouped.group_ids)
     assert len(after.group_ids) == len(after.train)
     for position in drawing.positions:
         assert (after.group_ids == after.group_ids[position]).sum() == 1
@@ -143,25 +169,22 @@ def test_patients_are_left_whole_and_each_probe_is_one_of_its_own(splits):
 
 def test_no_patient_becomes_two_units_nor_stays_half_held_out(splits):
     """A patient with several held-out records, each planted as a unit of its own, would be protected less."""
-    owners = torch.arange(200) // 4
-    many = replace(
-        splits,
-        holdout=splits.holdout.take(torch.arange(200) % 40),
-        group_ids=torch.arange(60),
-        holdout_group_ids=owners,
-    )
-    many.holdout.inputs.add_(torch.rand(many.holdout.inputs.shape) * 1e-3)  # no two alike
-    after, drawing = drawn(many, probes=40)
+    owners = torch.arange(160) // 2
+    many = replace(splits, group_ids=torch.arange(240), holdout_group_ids=owners)
+    after, drawing = drawn(many, probes=60)
     taken = [owners[int(place.split()[1])].item() for place in drawing.origin]
-    assert len(taken) == len(set(taken)) == 25
+    assert len(taken) == len(set(taken)) > 20
     assert after.holdout_group_ids is not None
     assert not set(after.holdout_group_ids.tolist()) & set(taken)
-    assert len(after.holdout) == len(after.holdout_group_ids) == 100
+    assert len(after.holdout) == len(after.holdout_group_ids) == 160 - 2 * len(taken)
+    moved = torch.randperm(160, generator=torch.Generator().manual_seed(1))
+    other = replace(many, holdout=many.holdout.take(moved), holdout_group_ids=owners[moved])
+    assert rows(drawn(other, probes=60)[1].probes) == rows(drawing.probes)
 
 
 def test_held_out_records_of_unknown_patients_are_not_planted(splits):
     with pytest.raises(ConfigError, match=r"Splits\.holdout_group_ids"):
-        drawn(replace(splits, group_ids=torch.arange(60)), probes=40)
+        drawn(replace(splits, group_ids=torch.arange(240)), probes=40)
 
 
 def few(splits, train, holdout):
@@ -173,46 +196,49 @@ def few(splits, train, holdout):
 
 
 def test_the_training_set_is_not_taken_apart_and_the_cure_works(splits):
-    with pytest.raises(ConfigError, match=r"evidence\.probes=60 .* 40 of the 60 .* choose at most 50"):
-        drawn(splits, probes=60)
-    assert len(drawn(splits, probes=50)[1].origin) == 50
-    with pytest.raises(ConfigError, match=r"24 of the 24 .* choose at most 24"):
-        drawn(few(splits, 24, 40), probes=60)
-    assert len(drawn(few(splits, 24, 40), probes=24)[1].origin) == 24
+    with pytest.raises(ConfigError, match=r"evidence\.probes=400 .* about 304 of about 256 .* at most 224"):
+        drawn(splits, probes=400)
+    assert chances(splits, 224, held_out=160).train == pytest.approx(0.5)
+    assert len(drawn(splits, probes=224)[1].origin) > 150
 
 
-@pytest.mark.parametrize(("probes", "cure"), [(19, "choose more"), (30, "hold out more records")])
+@pytest.mark.parametrize(("probes", "cure"), [(24, "choose more"), (60, "hold out more records")])
 def test_too_few_probes_are_refused(splits, probes, cure):
-    grouped = replace(few(splits, 60, 39), group_ids=torch.arange(60), holdout_group_ids=torch.arange(39))
-    with pytest.raises(ConfigError, match=rf"evidence\.probes={probes}: 19 held-out .*; {cure}"):
+    small = few(splits, 240, 20)
+    grouped = replace(small, group_ids=torch.arange(240), holdout_group_ids=torch.arange(20))
+    with pytest.raises(ConfigError, match=rf"evidence\.probes={probes}: .* fewer than 20; {cure}"):
         drawn(grouped, probes=probes)
 
 
 def test_held_out_records_are_spared_for_others(splits):
-    after, drawing = drawn(splits, spare=36)
-    assert sum(place.startswith("holdout") for place in drawing.origin) == 4
-    assert len(drawing.origin) == 30
-    assert len(after.holdout) == 36
-    assert len(drawn(splits, spare=99)[0].holdout) == 40
+    """Of 160, which 192 stand for: as many are left as there may be at least of those."""
+    left = [len(drawn(splits, seed, spare=140)[0].holdout) for seed in range(40)]
+    assert 160 * 140 / (0.8 * 192) - 4 < sum(left) / 40 < 160
+    assert len(drawn(splits, spare=170)[0].holdout) == 160
+    assert len(drawn(splits, spare=170)[1].origin) > 30
+
+
+def test_chances_depend_on_declared_units_or_on_two_digits_of_how_many_there_are(splits):
+    declared = chances(splits, 60, held_out=160, units=300)
+    assert declared == chances(few(splits, 100, 160), 60, held_out=160, units=300)
+    assert declared.train == pytest.approx(30 / 300)
+    assert chances(splits, 60, held_out=160) == chances(few(splits, 239, 159), 60, held_out=159)
+    changes = sum(public_count(count) != public_count(count + 1) for count in range(64, 1024))
+    assert changes == 8  # twice while it doubles
+    assert all(0.8 < count / public_count(count) < 1.25 for count in range(6, 5000))
 
 
 def test_who_knows_all_but_the_probes_knows_the_rest_and_the_slots(splits):
-    grouped = replace(splits, group_ids=torch.arange(60) // 3, holdout_group_ids=torch.arange(40))
+    grouped = replace(splits, group_ids=torch.arange(240) // 3, holdout_group_ids=torch.arange(160))
     after, drawing = drawn(grouped)
-    planted, planting = plant(
-        after,
-        slots=2,
-        candidates=3,
-        rng=torch.Generator().manual_seed(0),
-        coins=torch.Generator().manual_seed(0),
-    )
+    planted, planting = plant(after, slots=2, candidates=3, key=key(0))
     known = drawing.known(planted)
     assert set(rows(known.train)).isdisjoint(rows(drawing.probes))
     slots = planted.train.take(torch.tensor(planting.positions))
     assert rows(known.train) == [*rows(splits.train), *rows(slots)]
     assert known.group_ids is not None
-    assert torch.equal(known.group_ids[:60], grouped.group_ids)
-    assert len(known.group_ids) == len(known.train) == 62
+    assert torch.equal(known.group_ids[:240], grouped.group_ids)
+    assert len(known.group_ids) == len(known.train) == 242
 
 
 def test_of_a_model_from_elsewhere_members_are_what_it_was_trained_on(splits):
@@ -225,7 +251,7 @@ def test_of_a_model_from_elsewhere_members_are_what_it_was_trained_on(splits):
     assert [place.startswith("train") for place in drawing.origin] == drawing.members.tolist()
     outside = rows(drawing.probes.take((~drawing.members).nonzero().flatten()))
     assert rows(left) == [row for row in rows(splits.holdout) if row not in outside]
-    assert len(left) == 25
+    assert len(left) == 145
     assert not drawing.mislabelled.any()
     members = torch.stack(
         [
@@ -240,8 +266,10 @@ def test_of_a_model_from_elsewhere_a_double_is_no_probe_either(splits):
     train = splits.train.inputs.clone()
     train[:20] = splits.holdout.inputs[:20]
     doubled = replace(splits, train=Records(train, splits.train.labels))
-    drawing, _ = known_members(doubled, probes=200, rng=torch.Generator().manual_seed(0))
-    assert len(drawing.origin) == 40
+    drawing, _ = known_members(doubled, probes=400, rng=torch.Generator().manual_seed(0))
+    assert len(drawing.origin) == 160
     assert all(int(place.split()[1]) >= 20 for place in drawing.origin)
-    with pytest.raises(ConfigError, match=r"evidence\.probes=18: 9 held-out and 9 training .*; choose more"):
+    with pytest.raises(
+        ConfigError, match=r"evidence\.probes=18: 18 records came to be probes.*; choose more"
+    ):
         known_members(splits, probes=18, rng=torch.Generator())

@@ -1,4 +1,4 @@
-"""Records are planted by a fair coin, where they are said to be, and leave no double behind."""
+"""Records are planted by a fair choice, where they are said to be, and leave no double behind."""
 
 from dataclasses import replace
 
@@ -6,18 +6,22 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from dptrain.contracts import ConfigError
+from dptrain.contracts import ConfigError, Records, seed_key
 from dptrain.evidence.slots import plant
 
 
 def planted(splits, seed=0, slots=4, candidates=5):
     return plant(
-        splits,
-        slots=slots,
-        candidates=candidates,
-        rng=torch.Generator().manual_seed(seed),
-        coins=torch.Generator().manual_seed(1000 + seed),
+        splits, slots=slots, candidates=candidates, key=seed_key(torch.Generator().manual_seed(seed))
     )
+
+
+@pytest.fixture
+def splits(splits, rng):
+    """With twice as many held-out records, none alike."""
+    more = splits.holdout.take(torch.arange(40))
+    more = Records(more.inputs * torch.rand(40, 1, 8, 8, generator=rng), more.labels)
+    return replace(splits, holdout=splits.holdout.and_more(more))
 
 
 def rows(records):
@@ -57,52 +61,100 @@ def test_a_candidate_that_was_not_chosen_is_not_trained_on(splits):
             assert (image in trained) == (candidate == planting.truth[slot])
 
 
-def test_the_coin_is_fair_and_the_slots_independent(splits):
+def test_the_choice_is_fair_and_the_slots_independent(splits):
     truth = torch.stack([planted(splits, seed)[1].truth for seed in range(500)])
     assert chisquare(torch.bincount(truth.flatten(), minlength=5).numpy()).pvalue > 1e-3
     pairs = truth[:, 0] * 5 + truth[:, 1]
     assert chisquare(torch.bincount(pairs, minlength=25).numpy()).pvalue > 1e-3
 
 
-def test_the_coin_does_not_depend_on_the_choice_of_candidates(splits):
-    def truth(seed):
-        return plant(
-            splits,
-            slots=4,
-            candidates=5,
-            rng=torch.Generator().manual_seed(seed),
-            coins=torch.Generator().manual_seed(3),
-        )[1].truth
-
-    assert torch.equal(truth(1), truth(2))
+def test_given_the_candidates_each_is_as_likely_the_planted_one(splits):
+    """Whatever the candidates: the two that are shown, of five records, tell nothing of which it is."""
+    few = replace(splits, holdout=splits.holdout.take(torch.arange(5)))
+    names = {tuple(image.flatten().tolist()): place for place, image in enumerate(few.holdout.inputs)}
+    counts = torch.zeros(5, 5, 5)  # by the two that are shown, and the one of them that was planted
+    for seed in range(3000):
+        _, planting = planted(few, seed, slots=1, candidates=2)
+        shown = [names[tuple(image.flatten().tolist())] for image in planting.slots.inputs[0]]
+        low, high = sorted(shown)
+        counts[low, high, shown[int(planting.truth)]] += 1
+    for low in range(5):
+        for high in range(low + 1, 5):
+            assert chisquare(counts[low, high, [low, high]].numpy()).pvalue > 1e-4
+    pairs = counts.sum(2).flatten()
+    assert chisquare(pairs[pairs > 0].numpy()).pvalue > 1e-4
 
 
 def test_each_planted_record_is_a_patient_of_its_own(splits):
-    after, planting = planted(
-        replace(splits, group_ids=torch.arange(60) // 3, holdout_group_ids=torch.arange(40))
-    )
-    assert after.group_ids is not None
-    assert len(after.group_ids) == 64
-    for position in planting.positions:
-        assert (after.group_ids == after.group_ids[position]).sum() == 1
+    for offset in (0, 2**63 - 100):  # a data class of one's own may number them as it likes
+        grouped = replace(
+            splits, group_ids=offset + torch.arange(60) // 3, holdout_group_ids=torch.arange(80)
+        )
+        after, planting = planted(grouped)
+        assert after.group_ids is not None
+        assert len(after.group_ids) == 64
+        assert torch.equal(after.group_ids[:60], grouped.group_ids)
+        for position in planting.positions:
+            assert (after.group_ids == after.group_ids[position]).sum() == 1
 
 
 def test_candidates_are_of_patients_of_their_own(splits):
-    owners = torch.arange(40) // 2
-    after, planting = planted(
-        replace(splits, group_ids=torch.arange(60), holdout_group_ids=owners), slots=2, candidates=4
-    )
+    owners = torch.arange(80) // 2
+    grouped = replace(splits, group_ids=torch.arange(60), holdout_group_ids=owners)
+    after, planting = planted(grouped, slots=2, candidates=4)
     candidates = planting.slots.inputs.flatten(0, 1)
     places = [
-        next(place for place in range(40) if torch.equal(splits.holdout.inputs[place], candidate))
+        next(place for place in range(80) if torch.equal(splits.holdout.inputs[place], candidate))
         for candidate in candidates
     ]
     taken = owners[places].tolist()
     assert len(taken) == len(set(taken))
     assert after.holdout_group_ids is not None
     assert not set(after.holdout_group_ids.tolist()) & set(taken)
+    moved = torch.randperm(80, generator=torch.Generator().manual_seed(1))
+    other, again = planted(
+        replace(grouped, holdout=grouped.holdout.take(moved), holdout_group_ids=owners[moved]),
+        slots=2,
+        candidates=4,
+    )
+    assert torch.equal(again.slots.inputs, planting.slots.inputs)
+    assert torch.equal(again.truth, planting.truth)
+    assert rows(other.train.inputs) == rows(after.train.inputs)
+
+
+def test_a_record_with_a_double_may_be_trained_on_but_is_not_shown(splits):
+    """Held out twice, or in the training or test part as well: 20 of the 80."""
+    inputs = splits.holdout.inputs.clone()
+    inputs[:10] = splits.train.inputs[:10]
+    inputs[10:15] = splits.test.inputs[:5]
+    inputs[15:20] = inputs[20:25]
+    doubled = replace(splits, holdout=Records(inputs, splits.holdout.labels))
+    doubles, hidden = rows(inputs[:25]), 0
+    for seed in range(40):
+        try:
+            after, planting = planted(doubled, seed)
+        except ConfigError:  # three slots or more must be hidden
+            hidden += 3
+            continue
+        assert not rows(planting.slots.inputs.flatten(0, 1)) & doubles
+        assert len(after.train) == 64
+        hidden += 4 - len(planting.positions)
+        for slot, position in enumerate(planting.positions):
+            chosen = planting.slots.inputs[slot, planting.truth[slot]]
+            assert torch.equal(after.train.inputs[position], chosen)
+        assert not rows(after.train.inputs[60:]) & rows(after.holdout.inputs)  # no copy is a stranger
+    assert 20 < hidden < 70  # of 160; 20 of the 75 that differ have a double
 
 
 def test_too_many_candidates_are_refused_with_the_cure(splits):
-    with pytest.raises(ConfigError, match=r"evidence\.slots=7 .* needs 21 held-out records.* choose fewer"):
-        planted(splits, slots=7, candidates=3)
+    with pytest.raises(ConfigError, match=r"evidence\.slots=18 .* needs 54 held-out records.* choose fewer"):
+        planted(splits, slots=18, candidates=3)
+
+
+def test_slots_that_happen_to_be_short_are_left_out_unless_they_are_many(splits):
+    counts = [len(planted(splits, seed, slots=17, candidates=3)[1].truth) for seed in range(20)]
+    assert 9 <= min(counts) <= max(counts) <= 17
+    alike = Records(splits.holdout.inputs[:1].expand(80, -1, -1, -1), splits.holdout.labels)
+    grouped = replace(splits, holdout=alike, group_ids=torch.arange(60), holdout_group_ids=torch.arange(80))
+    with pytest.raises(ConfigError, match=r"by chance 0 slots hold enough .* occur once; choose fewer"):
+        planted(grouped)

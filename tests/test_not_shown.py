@@ -199,7 +199,7 @@ def test_an_attack_that_fails_is_a_line_and_the_others_go_on(
     for path in folder.rglob("*"):
         if path.is_file() and path.suffix in (".md", ".html", ".json"):
             assert "Jane Roe" not in path.read_text()
-            assert "record 4711" not in path.read_text()
+            assert "at 4711" not in path.read_text()
     for name in ("report.md", "report.html"):
         assert "crashing: not run: ValueError" in (folder / name).read_text()
 

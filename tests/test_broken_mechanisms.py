@@ -18,6 +18,7 @@ from dptrain.evidence.canaries import Sowing
 from dptrain.evidence.verdict import BROKEN
 from dptrain.privacy import dpsgd, noisy
 from dptrain.privacy.dpsgd import ENGINES
+from dptrain.privacy.noise.source import NoiseSource
 from dptrain.privacy.sampling import ShuffleSampler
 from dptrain.training import mechanisms
 from dptrain.training.mechanisms import DPSGD, NonPrivate
@@ -107,7 +108,7 @@ def test_a_repeated_seed_is_caught_with_two_canaries(audit, monkeypatch, canarie
     original = noisy.NoisySum.release
 
     def repeated(self):
-        self.generator.manual_seed(5)
+        self.source = NoiseSource(bytes(32))
         original(self)
 
     monkeypatch.setattr(noisy.NoisySum, "release", repeated)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from dataclasses import dataclass
 
 import torch
+
+KEY_BYTES = 32
 
 
 @dataclass(frozen=True)
@@ -13,13 +16,14 @@ class Streams:
     """Where every random number comes from.
 
     Model initialisation, data generation and attacks draw from `seeded` streams, one a
-    purpose, reproducible from the public seed. Sampling and noise draw from `secret`
-    streams, seeded by the operating system; a `deterministic` run (for tests) derives those
-    from the public seed too, and its guarantee is void.
+    purpose, reproducible from the public seed. Sampling, noise, masks and augmentation draw from
+    generators with a `secret` key from the operating system; a `deterministic` run (for tests) derives
+    those from the public seed too, and its guarantee is void.
     """
 
     seed: int
     deterministic: bool = False
+    randomness: str = "auto"  # of noise on a GPU: its own generator, or `cryptographic`: the CPU's
 
     def seeded(self, purpose: str) -> torch.Generator:
         """A CPU generator that depends on the public seed and the purpose alone."""
@@ -27,31 +31,14 @@ class Streams:
         generator.manual_seed(_mix(self.seed, purpose))
         return generator
 
-    def secret(self, purpose: str, device: torch.device | str = "cpu") -> torch.Generator:
-        """A generator whose seed nobody knows, unless the run is deterministic."""
-        generator = torch.Generator(device=device)
+    def secret(self, purpose: str) -> bytes:
+        """256 bits that nobody knows, new at each call, unless the run is deterministic."""
         if self.deterministic:
-            generator.manual_seed(_mix(self.seed, purpose))
-            return generator
-        generator.manual_seed(secrets.randbits(63))
-        if generator.device.type == "cpu":
-            _fill_mersenne_twister(generator)
-        return generator
-
-
-def _fill_mersenne_twister(generator: torch.Generator) -> None:
-    """Fill all 624 words from the operating system: `manual_seed` keeps 32 bits, few enough to try."""
-    words = 624
-    state = generator.get_state()
-    drawn = torch.frombuffer(bytearray(secrets.token_bytes(4 * words)), dtype=torch.uint32)
-    # A seed, two counters and a position come first (24 bytes), then one 64-bit integer a word.
-    state[24 : 24 + 8 * words] = drawn.to(torch.int64).view(torch.uint8)
-    generator.set_state(state)
+            return hashlib.sha256(f"secret/{self.seed}/{purpose}".encode()).digest()
+        return secrets.token_bytes(KEY_BYTES)
 
 
 def _mix(seed: int, purpose: str) -> int:
     """Derive a 63-bit seed from a seed and a word."""
-    import hashlib
-
     digest = hashlib.sha256(f"{seed}/{purpose}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1

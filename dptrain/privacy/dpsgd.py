@@ -18,6 +18,7 @@ from dptrain.contracts import ConfigError, Plan
 from dptrain.privacy.agreement import Chosen, choose
 from dptrain.privacy.clipping import KINDS, Clipper, scaled
 from dptrain.privacy.gradients import Gradients, RecordLoss
+from dptrain.privacy.noise.source import NoiseSource
 from dptrain.privacy.noisy import NoisyEngine
 
 ENGINES = ("bookkeeping", "hooks")
@@ -78,7 +79,7 @@ def make_engine(
     plan: Plan,
     *,
     loss: RecordLoss,
-    generator: torch.Generator,
+    generator: NoiseSource | torch.Generator,
     chosen: Chosen | None = None,
 ) -> DPSGDEngine:
     """The engine of this name: `bookkeeping`, by the rules of layers; `hooks`, Opacus' gradients in full.
@@ -101,7 +102,7 @@ class DPSGDEngine(NoisyEngine):
         plan: Plan,
         *,
         loss: RecordLoss,
-        generator: torch.Generator,
+        generator: NoiseSource | torch.Generator,
         chosen: Chosen | None = None,
     ) -> None:
         super().__init__(model, optimizer, plan, generator=generator)

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from dptrain.contracts import Plan
 from dptrain.privacy.bookkeeping.shares import Instantiated, Share
 from dptrain.privacy.clipping import Clipper, left_out, wide
+from dptrain.privacy.noise.source import NoiseSource
 
 
 class NoisySum(DPOptimizer):
@@ -22,16 +23,14 @@ class NoisySum(DPOptimizer):
     of the training records is.
     """
 
-    def __init__(
-        self, optimizer: Optimizer, plan: Plan, clipper: Clipper, generator: torch.Generator
-    ) -> None:
+    def __init__(self, optimizer: Optimizer, plan: Plan, clipper: Clipper, generator: NoiseSource) -> None:
         super().__init__(
             optimizer,
             noise_multiplier=plan.noise_multiplier,
             max_grad_norm=plan.max_grad_norm,
             expected_batch_size=plan.expected_batch_size,
-            generator=generator,
         )
+        self.source = generator
         self.clipper = clipper
         self.dropped = 0
         self.keeps_noise = False
@@ -67,14 +66,24 @@ class NoisySum(DPOptimizer):
             else:
                 parameter.summed_grad += total
 
+    def add_noise(self) -> None:
+        """Gradients become the sums with noise, in place of Opacus' noise of float32 that ends at 5.77."""
+        sums = [parameter.summed_grad for parameter in self.params]
+        noisy = self.source.add(sums, self.noise_multiplier * self.max_grad_norm)
+        for parameter, gradient in zip(self.params, noisy, strict=True):
+            parameter.grad = gradient
+
     def release(self) -> None:
         """Add noise, divide by the plan's constant, update the weights; an empty batch is noise alone."""
         for parameter in self.params:
             if parameter.summed_grad is None:
                 parameter.summed_grad = torch.zeros_like(parameter)
         self.add_noise()
-        if self.keeps_noise:  # measured, not remembered: what was added, whatever was meant to be
-            self.last_noise = [parameter.grad - parameter.summed_grad for parameter in self.params]
+        if self.keeps_noise:  # measured, not remembered: what was added, rounding and all
+            self.last_noise = [
+                (parameter.grad.double() - parameter.summed_grad.double()).to(parameter.dtype)
+                for parameter in self.params
+            ]
         for parameter in self.params:
             parameter.grad /= self.expected_batch_size
         self.original_optimizer.step()
@@ -85,10 +94,15 @@ class NoisyEngine(ABC):
     """What every engine is made of, and how a step ends: clipped and summed, gradients are noised alike."""
 
     def __init__(
-        self, model: nn.Module, optimizer: Optimizer, plan: Plan, *, generator: torch.Generator
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        plan: Plan,
+        *,
+        generator: NoiseSource | torch.Generator,
     ) -> None:
         clipper = Clipper.of(model, plan.clipping, plan.max_grad_norm)
-        self.optimizer = NoisySum(optimizer, plan, clipper, generator)
+        self.optimizer = NoisySum(optimizer, plan, clipper, NoiseSource.of(generator))
 
     @abstractmethod
     def accumulate(self, inputs: Tensor, labels: Tensor, copies: int = 1) -> Tensor:

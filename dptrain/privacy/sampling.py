@@ -9,9 +9,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from dptrain.contracts import DptrainError, Plan
-
-DRAWN_BY = "gaps"  # changes when one generator state comes to mean other draws
+from dptrain.contracts import Plan
+from dptrain.privacy.noise.keys import KeyChain, Stream
 
 
 class Sampler(Protocol):
@@ -24,11 +23,11 @@ class Sampler(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
-def make_sampler(plan: Plan, units: Units, generator: torch.Generator) -> PoissonSampler | ShuffleSampler:
+def make_sampler(plan: Plan, units: Units, key: bytes) -> PoissonSampler | ShuffleSampler:
     """The sampler that this plan accounts for."""
     if plan.sampling == "poisson":
-        return PoissonSampler(plan, units, generator)
-    return ShuffleSampler(plan, units, generator)
+        return PoissonSampler(plan, units, key)
+    return ShuffleSampler(plan, units, key)
 
 
 class Units:
@@ -62,15 +61,15 @@ class Units:
             more._set_sizes(torch.cat([self.sizes, torch.ones(count, dtype=torch.int64)]))
         return more
 
-    def pick(self, units: Tensor, generator: torch.Generator) -> Tensor:
+    def pick(self, units: Tensor, stream: Stream) -> Tensor:
         """One record index for each of these units."""
         if self.order is None:
             return units
-        chances = torch.rand(len(units), dtype=torch.float64, generator=generator)
+        chances = stream.uniform(len(units))
         return self.order[self.starts[units] + (chances * self.sizes[units]).long()]
 
 
-def poisson(count: int, rate: float, generator: torch.Generator) -> Tensor:
+def poisson(count: int, rate: float, stream: Stream) -> Tensor:
     """Which of `count` units take part, each independently with probability `rate`: in order, int64.
 
     Costs as much as units are drawn, not as there are: what is drawn is how many units are passed
@@ -80,14 +79,14 @@ def poisson(count: int, rate: float, generator: torch.Generator) -> Tensor:
     one in 2^52 exceeds: uniform numbers have 106 bits, so that their logarithm is off by at most
     2^-52, and by 2^-51 of itself. At a rate of 1e-4 the factor is 1 to nine digits.
 
-    >>> poisson(4, 1.0, torch.Generator().manual_seed(0)).tolist()
+    >>> poisson(4, 1.0, Stream(bytes(32))).tolist()
     [0, 1, 2, 3]
     """
     found, start = [torch.empty(0, dtype=torch.int64)], 0
     while start < count:
         expected = rate * (count - start)
         most = math.ceil(expected + 6 * math.sqrt(expected)) + 8  # short once in 1e9
-        coarse, fine = torch.rand(2, most, dtype=torch.float64, generator=generator)
+        coarse, fine = stream.uniform(2, most)
         passed = passed_over(coarse + fine * 2.0**-53, rate).clamp_(max=count).long()
         places = start - 1 + (passed + 1).cumsum(0)
         found.append(places[: int(torch.searchsorted(places, count))])
@@ -108,28 +107,20 @@ def passed_over(uniform: Tensor, rate: float) -> Tensor:
 class PoissonSampler:
     """Each unit takes part in each step independently with probability `sample_rate`; a step may be empty."""
 
-    def __init__(self, plan: Plan, units: Units, generator: torch.Generator) -> None:
+    def __init__(self, plan: Plan, units: Units, key: bytes) -> None:
         self.sample_rate = plan.sample_rate
         self.units = units
-        self.generator = generator
+        self.keys = KeyChain(key)
 
     def draw(self) -> Tensor:
-        return self.units.pick(poisson(len(self.units), self.sample_rate, self.generator), self.generator)
+        stream = Stream(self.keys.next())
+        return self.units.pick(poisson(len(self.units), self.sample_rate, stream), stream)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"generator": self.generator.get_state(), "drawn_by": DRAWN_BY}
+        return self.keys.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take this state; raises DptrainError where it would foretell other draws than it once did.
-
-        A step repeated with the same noise but other records would give the noise away.
-        """
-        if state.get("drawn_by") != DRAWN_BY:
-            raise DptrainError(
-                "resume: this run's batches were drawn by another version of dptrain, and its steps cannot "
-                "be repeated with the same draws by this one; resume it with that version, or start a new run"
-            )
-        self.generator.set_state(state["generator"])
+        self.keys.load_state_dict(state)
 
 
 class ShuffleSampler:
@@ -139,29 +130,30 @@ class ShuffleSampler:
     would hold at the noise levels in use (Chua et al. 2024, "How Private are DP-SGD Implementations?").
     """
 
-    def __init__(self, plan: Plan, units: Units, generator: torch.Generator) -> None:
+    def __init__(self, plan: Plan, units: Units, key: bytes) -> None:
         self.batch = plan.expected_batch_size
         self.batches = math.ceil(len(units) / self.batch)
         self.units = units
-        self.generator = generator
+        self.keys = KeyChain(key)
         self.order = torch.empty(0, dtype=torch.int64)
         self.position = self.batches
 
     def draw(self) -> Tensor:
+        stream = Stream(self.keys.next())
         if self.position == self.batches:
-            self.order = torch.randperm(len(self.units), generator=self.generator)
+            self.order = stream.permutation(len(self.units))
             self.position = 0
         start = self.position * self.batch
         self.position += 1
-        return self.units.pick(self.order[start : start + self.batch], self.generator)
+        return self.units.pick(self.order[start : start + self.batch], stream)
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "generator": self.generator.get_state(),
+            **self.keys.state_dict(),
             "order": self.order,
             "position": self.position,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.generator.set_state(state["generator"])
+        self.keys.load_state_dict(state)
         self.order, self.position = state["order"], state["position"]

@@ -18,8 +18,8 @@ class Augmentation:
     A record's contribution is the mean over its copies, clipped: its influence is bounded as before, and the
     guarantee is the same (De et al. 2022, "Unlocking high-accuracy differentially private image
     classification through scale", section 3.2: augmentation multiplicity). What a shift moves in from beyond
-    the border is the image's reflection. The draws come from PyTorch's own generator, whose state a
-    checkpoint keeps; they are no secret that the guarantee rests on.
+    the border is the image's reflection. The draws come from PyTorch's default generator, whose state
+    is secret while a batch is computed (`masks.py`): which copy is drawn depends on where a record stands.
     """
 
     copies: int

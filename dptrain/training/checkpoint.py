@@ -1,6 +1,6 @@
 """What a killed run needs to go on exactly where it was, and the record of what it has paid.
 
-A checkpoint holds the state of the secret generators, so that steps that were paid for but
+A checkpoint holds the secret keys of the steps to come, so that steps that were paid for but
 lost are repeated with the *same* draws, which reveals nothing new and costs nothing more. Whoever reads a
 checkpoint can undo the noise: it is private to its owner (mode 0600), never logged, and
 removed when the run is complete.

@@ -15,10 +15,12 @@ from torch.optim.swa_utils import AveragedModel
 
 from dptrain.contracts import Context, DptrainError, Knowledge, Plan, Records, Splits
 from dptrain.privacy.dpsgd import Engine
+from dptrain.privacy.noise.source import NoiseSource
 from dptrain.training import checkpoint
 from dptrain.training.augment import Augmentation
 from dptrain.training.canaries import gradients
 from dptrain.training.feed import Drawn, Feed
+from dptrain.training.masks import Masks
 from dptrain.training.observe import Shares, Watch
 from dptrain.training.settings import Settings
 
@@ -33,7 +35,8 @@ class Session:
     schedule: LambdaLR
     average: AveragedModel | None
     feed: Feed
-    noise: torch.Generator
+    noise: NoiseSource | None  # None: a training without noise
+    masks: Masks
     context: Context
     made_by: str = ""  # a hash of what makes the features that the model is trained on; empty: of records
     step: int = 0
@@ -55,12 +58,13 @@ class Session:
             "schedule": self.schedule.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
             "sampler": self.feed.state_dict(),
-            "noise": self.noise.get_state(),
-            "masks": _mask_states(self.context.device),
+            "noise": None if self.noise is None else self.noise.state_dict(),
+            "masks": self.masks.state_dict(),
             "observers": [observer.state_dict() for observer in self.context.observers],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.feed.load_state_dict(state["sampler"], step=state["step"])  # refuses draws of another version
         self.step = state["step"]
         self.history = [tuple(entry) for entry in state["history"]]
         self.model.load_state_dict(state["model"])
@@ -68,9 +72,9 @@ class Session:
         self.schedule.load_state_dict(state["schedule"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
-        self.feed.load_state_dict(state["sampler"], step=self.step)
-        self.noise.set_state(state["noise"])
-        _set_mask_states(self.context.device, state["masks"])
+        if self.noise is not None:
+            self.noise.load_state_dict(state["noise"])
+        self.masks.load_state_dict(state["masks"])
         for observer, seen in zip(self.context.observers, state["observers"], strict=True):
             observer.load_state_dict(seen)
 
@@ -95,13 +99,15 @@ def train(
         step = session.step + 1
         keeper.pay(step, epsilon_at(step))
         drawn = session.feed.draw()
+        session.masks.next_step()
         session.model.train()
         loss, shares = _accumulate(session, engine, drawn, settings.augmentation)
         if watch is not None:
             watch.before(session.model)
         engine.update()
         if watch is not None:
-            watch.after(step, drawn.sampled, records, engine.noise(), shares)
+            with session.masks.drawing():
+                watch.after(step, drawn.sampled, records, engine.noise(), shares)
         session.schedule.step()
         if session.average is not None:
             session.average.update_parameters(session.model)
@@ -136,10 +142,12 @@ def _accumulate(
         for part in parts:
             batch = session.feed.read(part)
             inputs, labels = batch.inputs.to(context.device, context.dtype), batch.labels.to(context.device)
-            if augment is None:
-                loss = loss + engine.accumulate(inputs, labels)
-            else:
-                loss = loss + _augmented(engine, augment, inputs, labels, _watched(part, context), shares)
+            with session.masks.drawing():
+                if augment is None:
+                    loss = loss + engine.accumulate(inputs, labels)
+                else:
+                    watched = _watched(part, context)
+                    loss = loss + _augmented(engine, augment, inputs, labels, watched, shares)
 
     add(*drawn.ordinary)
     if drawn.probes:
@@ -180,18 +188,6 @@ def _augmented(
             loss = loss + engine.accumulate(copies[row], labels[row], augment.copies)
             shares.planted[index] = engine.total() - before
     return loss
-
-
-def _mask_states(device: torch.device) -> list[torch.Tensor]:
-    """States of PyTorch's own generators, which dropout draws from: a repeated step must repeat its masks."""
-    states = [torch.get_rng_state()]
-    return states if device.type == "cpu" else [*states, torch.get_device_module(device).get_rng_state()]
-
-
-def _set_mask_states(device: torch.device, states: list[torch.Tensor]) -> None:
-    torch.set_rng_state(states[0])
-    for state in states[1:]:
-        torch.get_device_module(device).set_rng_state(state)
 
 
 class _Keeper:

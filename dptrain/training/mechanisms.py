@@ -32,6 +32,7 @@ from dptrain.privacy.dpsgd import Engine, RecordGradients, check_choices, make_e
 from dptrain.privacy.guarantee import OS_SEEDED, DPGuarantee, NoGuarantee
 from dptrain.privacy.independence import TESTED
 from dptrain.privacy.layers import check_layers
+from dptrain.privacy.noise.source import NoiseSource
 from dptrain.privacy.plan import make_plan
 from dptrain.privacy.sampling import Units, make_sampler
 from dptrain.training import checkpoint
@@ -41,6 +42,7 @@ from dptrain.training.features import Trained
 from dptrain.training.feed import Feed
 from dptrain.training.loop import Session, train
 from dptrain.training.loss import make_loss
+from dptrain.training.masks import Masks
 from dptrain.training.observe import Watch
 from dptrain.training.plain import PlainEngine
 from dptrain.training.schedule import make_schedule
@@ -89,7 +91,9 @@ class DPSGD:
     ) -> tuple[Release, Guarantee]:
         plan = self.plan(splits, budget)
         curve = accountant.Curve(plan, budget.delta)
-        noise = context.streams.secret("noise", context.device)
+        noise = NoiseSource.on(
+            context.device, context.streams.secret("noise"), randomness=context.streams.randomness
+        )
         release, replayed = _train(
             self.prepare(model, splits),
             splits,
@@ -167,7 +171,7 @@ class NonPrivate:
             units=units,
             engine=partial(PlainEngine, expected_batch_size=batch, loss=make_loss(splits.class_prior)),
             kind=None,
-            noise=context.streams.secret("noise"),
+            noise=None,
             clipping=None,
             epsilon_at=lambda _: math.inf,
         )
@@ -184,7 +188,7 @@ def _train(
     units: Units,
     engine: Callable[..., Engine],
     kind: str | None,
-    noise: torch.Generator,
+    noise: NoiseSource | None,
     clipping: str | None,
     epsilon_at: Callable[[int], float],
 ) -> tuple[Release, int]:
@@ -241,6 +245,7 @@ def _train(
             ahead=settings.prefetch,
         ),
         noise=noise,
+        masks=Masks(context.streams.secret("masks"), context.device),
         context=context,
         made_by=trained.made_by,
     )

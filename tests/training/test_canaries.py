@@ -10,6 +10,7 @@ import torch
 
 from dptrain.contracts import Canaries, Knowledge
 from dptrain.privacy.clipping import Clipper
+from dptrain.privacy.noise.keys import Stream
 from dptrain.privacy.noisy import NoisySum
 from dptrain.privacy.sampling import Units
 from dptrain.training.canaries import gradients, lengths
@@ -105,5 +106,5 @@ def test_gradients_come_in_parts_and_lengths_know_the_layer(mlp, monkeypatch):
 def test_units_get_more_of_one_record_each():
     units = Units(5, torch.tensor([0, 0, 1, 1, 1])).and_more(2)
     assert len(units) == 4
-    picked = units.pick(torch.tensor([2, 3]), torch.Generator())
+    picked = units.pick(torch.tensor([2, 3]), Stream(bytes(32)))
     assert picked.tolist() == [5, 6]

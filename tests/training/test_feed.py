@@ -19,6 +19,7 @@ from dptrain.training.feed import Drawn, Feed
 from dptrain.training.mechanisms import DPSGD, NonPrivate
 
 STEPS = 8
+KEY = bytes(32)
 HOOKS = partial(DPSGD, engine="hooks")
 
 
@@ -95,7 +96,7 @@ def test_a_state_is_the_one_before_what_was_drawn_and_not_taken(make_plan_of, la
     plan = make_plan_of(sample_rate=0.2)
 
     def feed_of(seed, step=0, state=None):
-        sampler = PoissonSampler(plan, Units(60), torch.Generator().manual_seed(seed))
+        sampler = PoissonSampler(plan, Units(60), bytes([seed]) * 32)
         feed = Feed(sampler, records, steps=STEPS, size=4, probed=(1, 2, 3), ahead=ahead)
         if state is not None:
             feed.load_state_dict(state, step=step)
@@ -128,7 +129,7 @@ def test_shuffled_batches_are_drawn_again_likewise(make_plan_of, lazily):
     records = lazily()[0].train
 
     def feed_of(seed):
-        sampler = ShuffleSampler(plan, Units(60), torch.Generator().manual_seed(seed))
+        sampler = ShuffleSampler(plan, Units(60), bytes([seed]) * 32)
         return Feed(sampler, records, steps=30, size=7, ahead=4)
 
     with feed_of(1) as feed:
@@ -187,7 +188,7 @@ def test_what_cannot_be_read_is_said_where_it_is_needed(fit, lazily, models):
 
 def test_no_more_is_drawn_than_there_are_steps_nor_read_than_was_asked_for(make_plan_of, lazily):
     splits, rows = lazily()
-    sampler = PoissonSampler(make_plan_of(sample_rate=0.5), Units(60), torch.Generator().manual_seed(1))
+    sampler = PoissonSampler(make_plan_of(sample_rate=0.5), Units(60), KEY)
     draws, draw = [], sampler.draw
     sampler.draw = lambda: draws.append(draw()) or draws[-1]
     with Feed(sampler, splits.train, steps=3, size=5, ahead=4) as feed:
@@ -204,7 +205,7 @@ def test_no_more_is_drawn_than_there_are_steps_nor_read_than_was_asked_for(make_
 
 
 def test_empty_steps_are_steps(make_plan_of, lazily):
-    sampler = PoissonSampler(make_plan_of(sample_rate=1e-9), Units(60), torch.Generator().manual_seed(1))
+    sampler = PoissonSampler(make_plan_of(sample_rate=1e-9), Units(60), KEY)
     with Feed(sampler, lazily()[0].train, steps=50, size=5, ahead=4) as feed:
         assert [len(feed.draw().sampled) for _ in range(50)] == [0] * 50
 
@@ -212,7 +213,7 @@ def test_empty_steps_are_steps(make_plan_of, lazily):
 def test_reading_takes_no_time_beside_computing(make_plan_of, lazily):
     def seconds(ahead: int) -> float:
         splits, _ = lazily(seconds=0.01)
-        sampler = PoissonSampler(make_plan_of(sample_rate=0.5), Units(60), torch.Generator().manual_seed(1))
+        sampler = PoissonSampler(make_plan_of(sample_rate=0.5), Units(60), KEY)
         with Feed(sampler, splits.train, steps=6, size=10, ahead=ahead) as feed:
             started = time.perf_counter()
             for _ in range(6):
@@ -238,7 +239,7 @@ def test_draws_are_divided_by_kind_and_all_there(rng):
 
 @pytest.mark.parametrize("ahead", [0, 3])
 def test_probes_take_turns_at_being_first(make_plan_of, lazily, ahead):
-    sampler = PoissonSampler(make_plan_of(sample_rate=1.0), Units(60), torch.Generator())
+    sampler = PoissonSampler(make_plan_of(sample_rate=1.0), Units(60), KEY)
     with Feed(sampler, lazily()[0].train, steps=9, size=9, probed=(4, 9, 30), ahead=ahead) as feed:
         feed.load_state_dict(sampler.state_dict(), step=2)
         first = []

@@ -12,10 +12,10 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 from torch import Tensor
 
 from dptrain.contracts import DptrainError
+from dptrain.contracts.randomness import KEY_BYTES
 
 GENERATOR = "ChaCha20 (RFC 8439), keyed by the operating system"
 DRAWN_BY = "ChaCha20, a key a step"  # changes when one state comes to mean other draws
-KEY_BYTES = 32
 MOST_WORDS = 2**35  # of one block and level: 2^32 states of the cipher's counter, 64 bytes each
 
 _zeros = memoryview(b"")
@@ -38,6 +38,12 @@ def words(key: bytes, count: int, *, block: int, level: int = 0) -> Tensor:
     return drawn
 
 
+def key_from(generator: torch.Generator) -> bytes:
+    """A key from a generator of PyTorch's, for tests and benchmarks: as secret as that is."""
+    drawn = torch.randint(256, (KEY_BYTES,), generator=generator, device=generator.device)
+    return bytes(drawn.tolist())
+
+
 class KeyChain:
     """A secret key that a one-way function (HMAC-SHA256) moves on at each step, which draws from its own.
 
@@ -49,16 +55,6 @@ class KeyChain:
         assert len(key) == KEY_BYTES
         self._key = key
         self.step = 0
-
-    @classmethod
-    def of(cls, source: KeyChain | torch.Generator | bytes) -> KeyChain:
-        """A chain from a secret key; for tests and benchmarks also from a generator of PyTorch's."""
-        if isinstance(source, KeyChain):
-            return source
-        if isinstance(source, torch.Generator):
-            drawn = torch.randint(256, (KEY_BYTES,), generator=source, device=source.device)
-            source = bytes(drawn.tolist())
-        return cls(source)
 
     def next(self) -> bytes:
         """The key of this step's draws; the chain moves on and forgets."""

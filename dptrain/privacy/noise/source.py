@@ -53,14 +53,19 @@ class NoiseSource:
     address under the step's key: neither threads nor processes nor the order of calls matter.
     """
 
-    def __init__(self, key: KeyChain | torch.Generator | bytes, *, words: Words = keys.words) -> None:
-        self._keys = KeyChain.of(key)
+    def __init__(self, key: bytes, *, words: Words = keys.words) -> None:
+        self._keys = KeyChain(key)
         self._words = words
 
     @classmethod
     def on(cls, device: torch.device, key: bytes, *, randomness: str = "auto") -> NoiseSource:
         """A source for parameters on this device; `randomness` is `auto` or `cryptographic`."""
         return cls(key, words=keys.words if on_cpu(device, randomness) else DeviceWords(device))
+
+    @classmethod
+    def of(cls, source: NoiseSource | torch.Generator) -> NoiseSource:
+        """This source; for tests and benchmarks also one with a key from a generator of PyTorch's."""
+        return source if isinstance(source, NoiseSource) else cls(keys.key_from(source))
 
     def add(self, sums: list[Tensor], std: float) -> list[Tensor]:
         """These sums with noise of this standard deviation, on its grid: contiguous, of the sums' dtype."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+
 import hydra
 from omegaconf import DictConfig
 
 from dptrain import assets, cli
+from dptrain.redaction import withheld_arguments
 
 assets.register()
 
@@ -19,6 +22,8 @@ def main(config: DictConfig) -> float | None:
 def run() -> None:
     """The program; `main` is what a launcher carries to other processes."""
     cli.check_start()
+    # Hydra writes what it is asked for into files, and launchers hand it on: secrets go another way.
+    sys.argv[1:] = withheld_arguments(sys.argv[1:])
     try:
         main()
     except KeyboardInterrupt:  # while others work: a job at work here answers for itself

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,10 +18,11 @@ from hydra.errors import HydraException, InstantiationException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from dptrain.config import defaults
 from dptrain.contracts import ConfigError, DptrainError
+from dptrain.redaction import withheld
 from dptrain.runs import Order
 
 
@@ -71,6 +72,7 @@ class SweepStart(Callback):
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         from dptrain import cli, sweep  # which know what follows, and import much
 
+        _withhold(config)
         if config.sweep.candidates:
             cli.begin_selection(
                 Path(config.hydra.sweep.dir),
@@ -87,6 +89,30 @@ class SweepStart(Callback):
             with suppress(HydraException):  # which the sweeper, asked next, explains by itself
                 sweep.expect(Path(config.hydra.sweep.dir), _jobs(config.hydra))
         SweepStart.folder = Path(config.hydra.sweep.dir)  # now that there is something to go on with
+
+
+def _withhold(config: DictConfig) -> None:
+    """Take secrets out of what Hydra is about to write down as the configuration of a sweep, in place."""
+    raw = OmegaConf.to_container(
+        OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    )
+    assert isinstance(raw, dict)
+    before, after = dict(_leaves(raw)), dict(_leaves(withheld(raw)))
+    with read_write(config), open_dict(config):
+        for key in (key for key in before if before[key] != after[key]):
+            OmegaConf.update(config, key, after[key])
+
+
+def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """The texts of nested mappings and lists, by dotted key."""
+    if isinstance(node, dict):
+        for name, item in node.items():
+            yield from _leaves(item, f"{key}.{name}" if key else str(name))
+    elif isinstance(node, list):
+        for place, item in enumerate(node):
+            yield from _leaves(item, f"{key}.{place}")
+    elif isinstance(node, str):
+        yield key, node
 
 
 def _swept(overrides: Iterable[str]) -> tuple[str, ...]:
@@ -111,7 +137,7 @@ class SweepEnd(Callback):
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         from dptrain import cli  # which knows what follows, and imports much
 
-        cli.conclude(Path(config.hydra.sweep.dir))
+        cli.conclude(Path(config.hydra.sweep.dir), _plain(config.tracking))
 
 
 def register() -> None:

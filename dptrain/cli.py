@@ -18,6 +18,7 @@ from dptrain.compare import compare
 from dptrain.config import Config, parse
 from dptrain.contracts import BrokenGuarantee, ConfigError, DptrainError, LimitExceeded
 from dptrain.gathering import Selection
+from dptrain.redaction import cleansed, given_again, redact, revealed
 from dptrain.report import comparison
 from dptrain.report import selection as said
 from dptrain.report.comparison_console import show
@@ -38,6 +39,7 @@ def main(order: runs.Order, sweep_folder: Path | None) -> float | None:
     """
     console = Console()
     folder: Path | None = None
+    order = runs.without_secrets(order)
     try:
         machine.refuse_ranks(os.environ)
         config = parse(order.config)
@@ -62,6 +64,7 @@ def main(order: runs.Order, sweep_folder: Path | None) -> float | None:
             sys.exit(code)
         _note_failure(sweep_folder, order, folder, error, code)  # the other jobs go on
     except Exception as error:
+        cleansed(error)
         if sweep_folder is None:
             raise
         traceback.print_exc()  # not foreseen: whoever wrote the part that failed will want to know where
@@ -122,7 +125,7 @@ def _note_failure(
     """Remember a failure with the sweep, and with the job as far as it got."""
     sweep.note_failure(sweep_folder, order, error, code)
     if folder is not None and (folder / runs.ORDER).exists():
-        runs.remember(folder, error=str(error))
+        runs.remember(folder, error=redact(str(error)))
 
 
 def begin_search(sweep_folder: Path, sought: Mapping[str, Any], direction: str | None) -> None:
@@ -154,8 +157,11 @@ def begin_selection(
         sys.exit(0)
 
 
-def conclude(sweep_folder: Path) -> None:
-    """Compare the jobs of a sweep that is done; exits with the gravest code of those that failed."""
+def conclude(sweep_folder: Path, tracking: Mapping[str, Any] | None = None) -> None:
+    """Compare the jobs of a sweep that is done; exits with the gravest code of those that failed.
+
+    `tracking` is where they were recorded, as configured; None: as the first of them remembers it.
+    """
     console = Console()
     notes = sweep.read_notes(sweep_folder)
     found, files = None, []
@@ -177,7 +183,7 @@ def conclude(sweep_folder: Path) -> None:
                 files.append(paper)
         except DptrainError as error:
             console.error(error)
-    _hand_to_the_parent(sweep_folder, found, files, console)
+    _hand_to_the_parent(sweep_folder, tracking, found, files, console)
     failed = notes.get("failed", {})
     if "selection" in notes:
         _select(sweep_folder, console, broken=any(each["code"] == BROKEN for each in failed.values()))
@@ -202,7 +208,11 @@ def _select(sweep_folder: Path, console: Console, *, broken: bool) -> None:
 
 
 def _hand_to_the_parent(
-    sweep_folder: Path, found: Comparison | None, files: Sequence[Path], console: Console
+    sweep_folder: Path,
+    tracking: Mapping[str, Any] | None,
+    found: Comparison | None,
+    files: Sequence[Path],
+    console: Console,
 ) -> None:
     """Put the comparison where the family of runs is recorded."""
     jobs = sweep.jobs(sweep_folder)
@@ -211,8 +221,9 @@ def _hand_to_the_parent(
     _, order = jobs[0]
     try:
         # Not parsed: what the jobs ran on, such as device=cuda, need not be on this machine.
-        tracking = build("tracking", order.config["tracking"])
-        family.conclude(tracking, sweep_folder, found, files)
+        node = order.config["tracking"] if tracking is None else dict(tracking)
+        recorded = build("tracking", revealed(node, "tracking"))
+        family.conclude(recorded, sweep_folder, found, files)
     except DptrainError as error:
         console.error(error)
 
@@ -224,11 +235,19 @@ def _code(error: DptrainError) -> int:
 
 
 def _resumed(config: Config, order: runs.Order) -> tuple[Path, runs.Order]:
-    """The folder and the original order; a resumed run is the run it was, so nothing may be overridden."""
-    others = [o for o in order.overrides if o.partition("=")[0] not in ("resume", "output")]
+    """The folder and the original order; a resumed run is the run it was, so nothing may be overridden.
+
+    Secrets that no file keeps may be given again.
+    """
+    folder, before = runs.find(str(config.resume), Path(config.output))
+    others = [
+        o
+        for o in order.overrides
+        if o.partition("=")[0] not in ("resume", "output") and not given_again(before.config, o)
+    ]
     if others:
         raise ConfigError(
             f"resume={config.resume} continues a run as it was started; leave out {' '.join(others)}, "
             "or start a new run"
         )
-    return runs.find(str(config.resume), Path(config.output))
+    return folder, before

@@ -10,6 +10,7 @@ import torch
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from dptrain.contracts import ConfigError
+from dptrain.redaction import masked_keys, revealed
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -253,7 +254,7 @@ def parse(values: Mapping[str, Any]) -> Config:
     """The configuration in these values; raises one ConfigError that names everything wrong with them."""
     problems: list[str] = []
     config = None
-    values = _with_release(values)
+    values = revealed(_with_release(values))
     try:
         config = TypeAdapter(Config).validate_python(values)
     except ValidationError as error:
@@ -263,6 +264,11 @@ def parse(values: Mapping[str, Any]) -> Config:
     problems += _component_problems(values)
     problems += _task_problems(values)
     problems += _sweep_problems(values)
+    problems += [
+        f"{key}={value}: no file keeps its secret; give it again, {key}=..., as it was given before"
+        for key, value in masked_keys(values)
+        if key != "tracking.uri"  # which may find it elsewhere, or not be needed
+    ]
     if config is not None and config.device in ("cuda", "mps") and not _available(config.device):
         problems.append(f"device={config.device} is not available on this machine; use device=auto")
     if problems or config is None:

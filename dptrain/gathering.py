@@ -12,6 +12,7 @@ from typing import Any
 from dptrain import runs, sweep, tracking
 from dptrain.contracts import DataError, Statement
 from dptrain.privacy.written import from_json
+from dptrain.redaction import redacted
 from dptrain.report.document import read_json
 from dptrain.report.points import Missing
 from dptrain.tracking import Tracked, flatten
@@ -92,12 +93,12 @@ def _in_folders(folders: Sequence[Path]) -> Iterator[Found | Missing]:
 def _in_folder(folder: Path) -> Found | Missing:
     order: dict[str, Any] = {}
     if (folder / runs.ORDER).is_file():
-        order = json.loads((folder / runs.ORDER).read_text())
+        order = redacted(json.loads((folder / runs.ORDER).read_text()))
     if not (folder / runs.REPORT).is_file():
         why = order.get("error") or order.get("failed") or "it was stopped or failed; it has no report.json"
         return Missing(name=folder.name, why=f"unfinished: {why}")
     try:
-        report = {**read_json(folder / runs.REPORT), "folder": str(folder)}
+        report = {**redacted(read_json(folder / runs.REPORT)), "folder": str(folder)}
     except json.JSONDecodeError as error:
         return Missing(name=folder.name, why=f"its report.json cannot be read ({error})")
     if order.get("config", {}).get("task", "train") != "train":
@@ -190,7 +191,7 @@ def _in_mlflow(selection: Selection) -> Iterator[Found | Missing]:
 
 
 def _tracked(run: Tracked) -> Found | Missing:
-    report = run.report if run.report is not None else from_metrics(run)
+    report = redacted(run.report) if run.report is not None else from_metrics(run)
     if report is None:
         return Missing(name=run.name, why="MLflow holds neither its report nor its accuracy and guarantee")
     words = report.get("reproduce", "").split()[3:]

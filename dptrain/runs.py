@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from dptrain.contracts import ConfigError, DptrainError
+from dptrain.redaction import withheld, withheld_arguments
 from dptrain.report.document import whole, write_text
 from dptrain.training import checkpoint
 
@@ -42,10 +43,21 @@ class Order:
         return " ".join(["python -m dptrain", *words])
 
 
+def without_secrets(order: Order) -> Order:
+    """The order as it may be written and shown; its secrets are kept for this process, for its components."""
+    return replace(
+        order,
+        overrides=tuple(withheld_arguments(order.overrides)),
+        config=withheld(order.config),
+        drawn=tuple(withheld_arguments(order.drawn)),
+    )
+
+
 def start(folder: Path, order: Order) -> None:
     """Make the run folder and write the order into it; a resumed run keeps what its folder remembers."""
     if (folder / ORDER).exists():
         return
+    order = without_secrets(order)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _write(folder, {**order.__dict__, "overrides": list(order.overrides), "drawn": list(order.drawn)})
@@ -125,12 +137,14 @@ def find(resume: str, output: Path) -> tuple[Path, Order]:
 def read(folder: Path) -> Order:
     """What a run folder was asked for."""
     order = json.loads((folder / ORDER).read_text())
-    return Order(
-        recipe=order["recipe"],
-        overrides=tuple(order["overrides"]),
-        config=order["config"],
-        sweep=order["sweep"],
-        drawn=tuple(order.get("drawn", ())),
+    return without_secrets(  # which earlier versions wrote down
+        Order(
+            recipe=order["recipe"],
+            overrides=tuple(order["overrides"]),
+            config=order["config"],
+            sweep=order["sweep"],
+            drawn=tuple(order.get("drawn", ())),
+        )
     )
 
 

@@ -18,6 +18,7 @@ from dptrain.contracts import Briefing, Budget, Guarantee, Plan, Report, Splits,
 from dptrain.evidence.utility import majority_share
 from dptrain.models.frozen import split
 from dptrain.privacy.accountant import privacy_loss
+from dptrain.redaction import redacted
 from dptrain.report import sentences
 from dptrain.tracking import NOTE
 from dptrain.training.estimate import estimate_seconds
@@ -84,7 +85,7 @@ def _remade(model: nn.Module, splits: Splits, copies: int, gib: float, dtype: to
 
 def compose(splits: Splits, guarantee: Guarantee, statement: Statement, **rest: Any) -> Report:
     """The report of a training, of which nothing was measured yet."""
-    return Report(
+    report = Report(
         data=describe(splits),
         floor_accuracy=majority_share(splits.test),
         guarantee=statement,
@@ -96,19 +97,24 @@ def compose(splits: Splits, guarantee: Guarantee, statement: Statement, **rest: 
         seconds={},
         **rest,
     )
+    cleaned: Report = redacted(report)
+    return cleaned
 
 
 def attacked(report: Report, measured: Measured, **rest: Any) -> Report:
     """The report with what attacks have measured."""
-    return replace(
-        report,
-        leakage=tuple(measured.leakage),
-        gallery=measured.gallery,
-        queries=measured.queries,
-        exposed=measured.exposed,
-        not_run=tuple(measured.not_run),
-        **rest,
+    cleaned: Report = redacted(
+        replace(
+            report,
+            leakage=tuple(measured.leakage),
+            gallery=measured.gallery,
+            queries=measured.queries,
+            exposed=measured.exposed,
+            not_run=tuple(measured.not_run),
+            **rest,
+        )
     )
+    return cleaned
 
 
 def describe(splits: Splits) -> dict[str, Any]:

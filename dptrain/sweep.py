@@ -16,6 +16,7 @@ from dptrain import runs
 from dptrain.contracts import Plan
 from dptrain.privacy.plan import default_delta
 from dptrain.privacy.written import from_json
+from dptrain.redaction import redact
 from dptrain.report.document import read_json, write_text
 from dptrain.searching import composed, plan_of
 
@@ -60,7 +61,7 @@ def never_begun(folder: Path) -> dict[str, str]:
 def note_failure(folder: Path, order: runs.Order, error: Exception, code: int) -> None:
     """Remember that a job failed, so that the others go on and the sweep says so in the end."""
     with noting(folder) as notes:
-        failure = {"error": str(error), "code": code, "asked": _words(order.overrides)}
+        failure = {"error": redact(str(error)), "code": code, "asked": _words(order.overrides)}
         notes["failed"] = {**notes.get("failed", {}), told(order.overrides): failure}
 
 
@@ -107,7 +108,7 @@ def told(overrides: Sequence[str]) -> str:
 
 
 def _words(overrides: Sequence[str]) -> tuple[str, ...]:
-    return tuple(sorted(o for o in overrides if o.partition("=")[0] not in NOT_OF_THE_JOB))
+    return tuple(sorted(redact(o) for o in overrides if o.partition("=")[0] not in NOT_OF_THE_JOB))
 
 
 def note_begun(folder: Path, plan: Plan | None) -> None:

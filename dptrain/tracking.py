@@ -25,6 +25,7 @@ from filelock import FileLock
 from torch import Tensor, nn
 
 from dptrain.contracts import DptrainError
+from dptrain.redaction import MASK, redact, redacted
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -95,7 +96,8 @@ class MLflow:
         uri = self.uri or os.environ.get("MLFLOW_TRACKING_URI")
         if uri is None:
             return "mlflow ui"
-        return uri if _is_server(uri) else f"mlflow ui --backend-store-uri {uri}"
+        shown = redact(uri)
+        return shown.replace(f"{MASK}@", "") if _is_server(uri) else f"mlflow ui --backend-store-uri {shown}"
 
     @contextmanager
     def open(self, name: str, folder: Path, resume_id: str | None = None) -> Iterator[MLflowRun]:
@@ -104,7 +106,7 @@ class MLflow:
         Raises DptrainError, within seconds, where the store or the run to resume cannot be had.
         """
         mlflow = _import()
-        uri = self.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+        uri = _complete(self.uri or os.environ.get("MLFLOW_TRACKING_URI") or _default())
         with _quietly():
             try:
                 with _impatiently(), _alone_with(uri):
@@ -116,7 +118,7 @@ class MLflow:
                 raise
             except Exception as error:
                 raise DptrainError(
-                    f"tracking.uri={uri} cannot be used ({_first_line(error)}); start the server or "
+                    f"tracking.uri={redact(uri)} cannot be used ({_first_line(error)}); start the server or "
                     "correct the address, or run with tracking=none"
                 ) from error
             run.tags({"folder": str(folder)})
@@ -135,8 +137,8 @@ class MLflow:
         experiment = client.get_experiment_by_name(self.experiment)
         if experiment is not None and experiment.lifecycle_stage == "deleted":
             raise DptrainError(
-                f"tracking.experiment={self.experiment} was deleted in {uri}; name another, or restore it "
-                f"with `mlflow experiments restore --experiment-id {experiment.experiment_id}`"
+                f"tracking.experiment={self.experiment} was deleted in {redact(uri)}; name another, or "
+                f"restore it with `mlflow experiments restore --experiment-id {experiment.experiment_id}`"
             )
         identity = experiment.experiment_id if experiment else self._new_experiment(client)
         created = client.create_run(identity, run_name=name, tags={"mlflow.source.name": "dptrain"})
@@ -165,7 +167,7 @@ class MLflow:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
             raise DptrainError(
-                f"tracking.uri={uri} does not hold run {run_id}, which this checkpoint belongs to; "
+                f"tracking.uri={redact(uri)} does not hold run {run_id}, which this checkpoint belongs to; "
                 "give the uri that the run was started with, or run with tracking=none"
             ) from error
         return MLflowRun(client, uri, found)
@@ -196,7 +198,7 @@ class MLflowRun:
 
         new = [
             Param(key, str(value))
-            for name, value in flatten(values).items()
+            for name, value in flatten(redacted(values)).items()
             if value is not None and (key := UNNAMEABLE.sub("_", name)) not in self._recorded
         ]
         self._recorded.update(param.key for param in new)
@@ -208,7 +210,7 @@ class MLflowRun:
         """Set tags; later values replace earlier ones."""
         from mlflow.entities import RunTag
 
-        tags = [RunTag(key, str(value)) for key, value in values.items()]
+        tags = [RunTag(key, redact(str(value))) for key, value in values.items()]
         with self._storing():
             for start in range(0, len(tags), BATCH):
                 self._client.log_batch(self.run_id, tags=tags[start : start + BATCH])
@@ -303,7 +305,7 @@ class MLflowRun:
                 yield
             except (MlflowException, OSError) as error:
                 raise DptrainError(
-                    f"tracking.uri={self._uri} stopped taking records of run {self.run_id} "
+                    f"tracking.uri={redact(self._uri)} stopped taking records of run {self.run_id} "
                     f"({_first_line(error)}); bring it back and resume the run, or run with tracking=none"
                 ) from error
 
@@ -335,7 +337,7 @@ def read_runs(
     or a run cannot be had.
     """
     mlflow = _import()
-    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+    uri = _complete(uri or os.environ.get("MLFLOW_TRACKING_URI") or _default())
     with _quietly(), _impatiently():
         try:
             client = mlflow.MlflowClient(tracking_uri=uri)
@@ -345,7 +347,7 @@ def read_runs(
                 known = {each.name: each.experiment_id for each in client.search_experiments()}
                 if experiment not in known:
                     raise DptrainError(
-                        f"tracking.experiment={experiment} is not in {uri}; it holds "
+                        f"tracking.experiment={experiment} is not in {redact(uri)}; it holds "
                         f"{', '.join(known) or 'none'}"
                     )
                 for tag in wanted:
@@ -359,8 +361,8 @@ def read_runs(
             raise
         except Exception as error:
             raise DptrainError(
-                f"tracking.uri={uri} cannot be read ({_first_line(error)}); start the server, or correct "
-                "the address or the ids"
+                f"tracking.uri={redact(uri)} cannot be read ({_first_line(error)}); start the server, or "
+                "correct the address or the ids"
             ) from error
 
 
@@ -437,6 +439,27 @@ def _alone_with(uri: str) -> FileLock:
     return FileLock(Path(gettempdir()) / f"dptrain-{name}.lock")
 
 
+def _default() -> str:
+    return f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+
+
+def _complete(uri: str) -> str:
+    """The address with its secret; of a server, one without where MLflow finds that in the environment.
+
+    Raises DptrainError where it has none: a resumed run has it from no file.
+    """
+    if MASK not in uri:
+        return uri
+    with_password = {"MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"} <= os.environ.keys()
+    if _is_server(uri) and f"{MASK}@" in uri and (with_password or "MLFLOW_TRACKING_TOKEN" in os.environ):
+        return uri.replace(f"{MASK}@", "")
+    elsewhere = " (or set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD)" if _is_server(uri) else ""
+    raise DptrainError(
+        f"tracking.uri={uri}: no file keeps its secret; give tracking.uri again as it was given{elsewhere}, "
+        "or start anew with tracking=none"
+    )
+
+
 def _is_server(uri: str) -> bool:
     return uri.startswith(("http://", "https://"))
 
@@ -498,5 +521,5 @@ def _environment(**values: str) -> Iterator[None]:
 
 
 def _first_line(error: Exception) -> str:
-    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    line = redact((str(error).strip().splitlines() or [type(error).__name__])[0])
     return line if len(line) <= 160 else f"{line[:160]}…"

@@ -24,6 +24,7 @@ from dptrain import choosing
 from dptrain.compare import compare
 from dptrain.contracts import DptrainError
 from dptrain.gathering import Selection
+from dptrain.redaction import redact
 from dptrain.report import comparison as page
 from dptrain.report.comparison_console import show
 from dptrain.report.console import Console
@@ -48,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
         found = compare(
             selection,
             confidence=options.confidence,
-            command=shlex.join(["python", "scripts/compare.py", *words]),
+            command=redact(shlex.join(["python", "scripts/compare.py", *words])),
         )
         if options.limit:
             answer = choosing.choose(choosing.parse(options.limit, found), found)

@@ -15,6 +15,7 @@ FILES = sorted(path for path in ROOT.rglob("*.py") if "_assets" not in path.part
 # A package sees those of lower rank only; equals do not see each other.
 RANK = {
     "contracts": 0,
+    "redaction": 0,
     "data": 1,
     "models": 1,
     "privacy": 1,

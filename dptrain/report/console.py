@@ -19,6 +19,7 @@ from rich.text import Text
 
 from dptrain import contracts
 from dptrain.contracts import Briefing, DptrainError, Interval, Report
+from dptrain.redaction import redact
 from dptrain.report import defences, sentences, words
 
 WIDE = 112  # columns from which the verdict has a column of its own
@@ -234,6 +235,7 @@ class Console:
 
     def note(self, name: str, text: str) -> None:
         """A line with its name in front."""
+        text = redact(text)
         self._line(f"[bold]{name}[/bold]  {text}" if name else f"          {text}")
 
     def page(self, path: Path) -> None:
@@ -254,7 +256,7 @@ class Console:
 
     def error(self, error: DptrainError) -> None:
         """What is wrong and what cures it, on the error stream."""
-        first, *more = str(error).splitlines()
+        first, *more = redact(str(error)).splitlines() or [type(error).__name__]
         self.errors.print(Text.assemble(("error  ", "bold red"), first), soft_wrap=True)
         for line in more:
             self.errors.print(Text(f"       {line}"), soft_wrap=True)

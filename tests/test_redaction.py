@@ -1,0 +1,285 @@
+"""Passwords, tokens and keys: in no file, on no console, in no error, and yet where they are needed."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from mlflow_pages import serve
+from support import QUICK, command, finish, order
+
+from dptrain import cli, redaction, runs
+from dptrain.contracts import DptrainError
+from dptrain.redaction import MASK, VARIABLE, given_again, masked_keys, redact, redacted, revealed, withheld
+from dptrain.tracking import MLflow, failure
+
+SECRET = "S3cretPw-7f"
+LETTERS = st.characters(min_codepoint=33, max_codepoint=126, exclude_characters="'\"<>@/\\ ")
+PASSWORDS = st.text(LETTERS, min_size=6, max_size=20).filter(lambda text: any(c.isdigit() for c in text))
+SMALL = ("attack=[]", "control.enabled=false", *QUICK, "threads=1")
+
+
+@pytest.fixture(autouse=True)
+def nothing_kept() -> Iterator[None]:
+    """What a test gave is forgotten after it."""
+    before = os.environ.pop(VARIABLE, None)
+    yield
+    os.environ.pop(VARIABLE, None)
+    if before is not None:
+        os.environ[VARIABLE] = before
+
+
+# ------------------------------------------------------------------ what is a secret
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("http://me:hush1@host:5000", "http://***@host:5000"),
+        ("https://ghp_token@host/x", "https://***@host/x"),
+        ("http://me:p@ss/w@host/db", "http://***@host/db"),
+        ("postgresql://u:p@h:5432/db?sslmode=require", "postgresql://***@h:5432/db?sslmode=require"),
+        ("http://h/?sig=a%20b&x=1;token=c", "http://h/?sig=***&x=1;token=***"),
+        ("tracking.uri=http://a:b@h1,http://c:d@h2", "tracking.uri=http://***@h1,http://***@h2"),
+        ("+data.api_key=sk-123", "+data.api_key=***"),
+        ("data={path: x, password: hunter2}", "data={path: x, password: ***}"),
+        ("{'token': 'x y'}", "{'token': ***}"),
+        ("Authorization: Basic bWU6aHVzaA==", "Authorization: Basic ***"),
+    ],
+)
+def test_a_secret_is_struck_out(text: str, shown: str) -> None:
+    assert redact(text) == shown
+    assert redact(shown) == shown, "and stays so"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "sqlite:////home/me@x/mlflow.db",
+        "http://host:5000/path?x=a@b",
+        "file:///a@b",
+        "data.split_key=/secrets/split.key",
+        "model.pad_token=0 model.max_tokens=8 tokenizer=bert",
+        "The seed of noise and sampling is secret, and their generator is a cryptographic one.",
+        "| randomness: secret | yes |",
+        "python -m dptrain recipe=medical_cnn privacy.epsilon=3 data.classes=[a,b]",
+    ],
+)
+def test_what_is_no_secret_is_left_as_it_is(text: str) -> None:
+    assert redact(text) == text
+
+
+@given(user=st.text(LETTERS.filter(lambda c: c not in "/?#:"), max_size=8), password=PASSWORDS)
+def test_no_password_of_any_uri_is_left(user: str, password: str) -> None:
+    for form in (password, quote(password, safe="")):
+        for scheme in ("http", "postgresql+psycopg2"):
+            uri = f"{scheme}://{user}:{form}@host.example:5000/db"
+            if not form[0].isdigit():  # http://host:80/… is a port
+                assert form not in redact(f"tracking.uri={uri} cannot be used (at {uri})")
+
+
+@given(password=PASSWORDS.filter(lambda text: not text[0].isdigit()))
+def test_what_is_withheld_is_found_where_it_is_used_and_nowhere_else(password: str) -> None:
+    values = {"tracking": {"uri": f"http://me:{password}@h"}, "data": {"token": password, "list": ["a", 1]}}
+    masked = withheld(values)
+    assert password not in json.dumps(masked)
+    assert revealed(masked) == values
+    assert [key for key, _ in masked_keys(masked)] == ["tracking.uri", "data.token"]
+    assert list(masked_keys(revealed(masked))) == []
+    # known from now on, it is struck out wherever it stands
+    assert password not in redact(f"password authentication failed: >{password}<")
+    os.environ.pop(VARIABLE)
+    assert revealed(masked) == masked
+
+
+def test_secrets_of_the_environment_are_struck_out_and_other_variables_are_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("MLFLOW_TRACKING_PASSWORD", "AWS_SECRET_ACCESS_KEY", "MY_TOKEN", "DB_PASS"):
+        monkeypatch.setenv(name, f"{SECRET}{name[0]}")
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "accuracy")
+    monkeypatch.setenv("SOME_KEY", "test")
+    monkeypatch.setenv("DATABASE_URL", f"postgresql://me:{SECRET}x@h/db")
+    said = redact("".join(f"<{SECRET}{letter}>" for letter in "MADx"))
+    assert said == f"<{MASK}><{MASK}><{MASK}><{MASK}>"[: len(said)]
+    assert SECRET not in said
+    assert redact("test accuracy") == "test accuracy"
+
+
+def test_a_secret_given_again_changes_nothing_else() -> None:
+    stored = withheld({"tracking": {"uri": "http://me:hush1@h"}, "seed": 0})
+    assert given_again(stored, redact("tracking.uri=http://me:hush2@h"))
+    assert not given_again(stored, redact("tracking.uri=http://me:hush2@elsewhere"))
+    assert not given_again(stored, "seed=0")
+
+
+def test_values_of_every_kind_are_cleaned_and_numbers_are_left() -> None:
+    found = redacted({"a": ["http://u:pw12@h", 1.5], "password": "x", "n": {"secret": True}, "t": (1, 2)})
+    assert found == {"a": ["http://***@h", 1.5], "password": MASK, "n": {"secret": True}, "t": (1, 2)}
+
+
+def test_an_exception_and_what_it_comes_from_are_cleansed() -> None:
+    error = ValueError(f"no http://me:{SECRET}@h")
+    error.__cause__ = OSError(2, f"http://me:{SECRET}@h")
+    cleansed = redaction.cleansed(error)
+    assert SECRET not in str(cleansed) + str(cleansed.__cause__)
+
+
+def test_the_command_of_a_server_has_no_userinfo() -> None:
+    assert MLflow(uri=f"http://me:{SECRET}@h:5000").command == "http://h:5000"
+    assert SECRET not in MLflow(uri=f"postgresql://me:{SECRET}@h/db").command
+    assert SECRET not in json.dumps(failure(redact(f"http://me:{SECRET}@h")))
+
+
+# ------------------------------------------------------------------ runs
+
+
+def holding(folder: Path, secret: str = SECRET) -> list[Path]:
+    """The files below a folder, databases and pickles too, that hold a secret."""
+    held = [path for path in folder.rglob("*") if path.is_file() and secret.encode() in path.read_bytes()]
+    for path in folder.rglob("*.db"):
+        with sqlite3.connect(path) as store:
+            held += [path] if any(secret in line for line in store.iterdump()) else []
+    return held
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """host:port of a tracking server, and the folder where it keeps all it is told."""
+    top = tmp_path_factory.mktemp("server")
+    with serve(f"sqlite:///{top}/store.db", top / "server.log") as address:
+        yield address.removeprefix("http://").rstrip("/"), top
+
+
+def unfinish(folder: Path) -> None:
+    """As if the run had been killed before its first step."""
+    for name in ("report.json", "ledger.json"):
+        (folder / name).unlink()
+
+
+def clean() -> dict[str, str]:
+    return {key: value for key, value in os.environ.items() if key != VARIABLE}
+
+
+def test_a_run_a_failed_one_and_a_resumed_one_leave_no_secret(
+    tmp_path: Path, server: tuple[str, Path]
+) -> None:
+    address, kept = server
+    uri = f"tracking.uri=http://user:{SECRET}@{address}"
+    code, out, err = finish(command(uri, *SMALL, cwd=tmp_path, env=clean()))
+    assert code == 0, err
+    assert SECRET not in out + err
+    (folder,) = (tmp_path / "runs").glob("*quickstart")
+    assert f"tracking.uri=http://{MASK}@{address}" in (folder / "report.md").read_text()
+    assert holding(tmp_path) == []
+    assert holding(kept) == []
+
+    # stopped, and gone on with: the secret is asked for again, and taken from either place
+    unfinish(folder)
+    code, out, err = finish(command("resume=latest", cwd=tmp_path, env=clean()))
+    assert code == cli.FAILED
+    assert f"tracking.uri=http://{MASK}@{address}: no file keeps its secret; give tracking.uri again" in err
+    code, out, err = finish(command("resume=latest", uri, cwd=tmp_path, env=clean()))
+    assert code == 0, err
+    assert SECRET not in out + err
+    unfinish(folder)
+    known = {"MLFLOW_TRACKING_USERNAME": "user", "MLFLOW_TRACKING_PASSWORD": SECRET}
+    code, out, err = finish(command("resume=latest", cwd=tmp_path, env={**clean(), **known}))
+    assert code == 0, err
+    assert holding(tmp_path) == []
+    assert holding(kept) == []
+
+
+def test_a_sweep_leaves_none(tmp_path: Path, server: tuple[str, Path]) -> None:
+    address, kept = server
+    uri = f"tracking.uri=http://user:{SECRET}@{address}"
+    asked = ("-m", "privacy.epsilon=1,3", "optimizer.lr=0.1", uri, *SMALL)
+    code, out, err = finish(command(*asked, cwd=tmp_path, env=clean()))
+    assert code == 0, err
+    assert SECRET not in out + err
+    (folder,) = (tmp_path / "runs").glob("sweep_*")
+    assert (folder / "multirun.yaml").exists()
+    assert (folder / "comparison.html").exists()
+    assert holding(tmp_path) == []
+    assert holding(kept) == []
+    again = command(*asked, f"sweep.resume={folder}", cwd=tmp_path, env=clean())
+    code, out, err = finish(again)
+    assert code == 0, err
+    assert out.count("there already") == 2, "jobs are found by their words, the secret aside"
+    assert holding(tmp_path) == []
+
+
+def test_secrets_of_a_yaml_file_stay_there(tmp_path: Path) -> None:
+    (tmp_path / "own" / "tracking").mkdir(parents=True)
+    (tmp_path / "own" / "tracking" / "closed.yaml").write_text(
+        f"_target_: dptrain.tracking.MLflow\nuri: http://user:{SECRET}@127.0.0.1:9\n"
+    )
+    for words in ((), ("-m", "seed=1,2")):
+        started = command("--config-dir=own", *words, "tracking=closed", *SMALL, cwd=tmp_path, env=clean())
+        code, out, err = finish(started)
+        assert code == cli.FAILED
+        assert SECRET not in out + err
+        assert f"tracking.uri=http://{MASK}@127.0.0.1:9 cannot be used" in err
+    assert holding(tmp_path) == [tmp_path / "own" / "tracking" / "closed.yaml"]
+
+
+def test_a_server_that_cannot_be_reached_is_told_without_the_secret(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = order(f"tracking.uri=http://user:{SECRET}@127.0.0.1:9", f"output={tmp_path}/runs", *SMALL)
+    with pytest.raises(SystemExit) as caught:
+        cli.main(asked, None)
+    said = capsys.readouterr()
+    assert caught.value.code == cli.FAILED
+    assert "cannot be used" in said.err
+    assert SECRET not in said.out + said.err
+    assert holding(tmp_path) == []
+
+
+def test_an_audit_leaves_none(tmp_path: Path, server: tuple[str, Path]) -> None:
+    address, kept = server
+    uri = f"tracking.uri=http://user:{SECRET}@{address}"
+    attack = "attack=[membership_loss]"
+    small = tuple(each for each in SMALL if not each.startswith("attack"))
+    code, _, err = finish(command(attack, *small, uri, cwd=tmp_path, env=clean()))
+    assert code == 0, err
+    audited = command("task=audit", "release=latest", attack, uri, cwd=tmp_path, env=clean())
+    code, out, err = finish(audited)
+    assert code == 0, err
+    assert SECRET not in out + err
+    assert holding(tmp_path) == []
+    assert holding(kept) == []
+
+
+def test_an_exception_that_nobody_foresaw_is_cleansed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object) -> None:
+        raise RuntimeError(f"cannot connect to http://user:{SECRET}@h")
+
+    monkeypatch.setattr(cli, "_carry_out", failing)
+    with pytest.raises(RuntimeError) as caught:
+        cli.main(order("tracking=none", f"output={tmp_path}/runs", *SMALL), None)
+    assert SECRET not in str(caught.value)
+
+
+def test_an_order_of_an_earlier_version_is_read_without_its_secret(tmp_path: Path) -> None:
+    asked = order(f"tracking.uri=http://user:{SECRET}@h")
+    (tmp_path / runs.ORDER).write_text(
+        json.dumps({**asked.__dict__, "overrides": list(asked.overrides), "drawn": []})
+    )
+    found = runs.read(tmp_path)
+    assert SECRET not in repr(found)
+    assert revealed(found.config)["tracking"]["uri"] == f"http://user:{SECRET}@h"
+
+
+def test_a_masked_value_that_nobody_can_fill_is_refused() -> None:
+    with pytest.raises(DptrainError, match=r"data.root=\*\*\*@x: no file keeps its secret"):
+        cli.parse({**order(*SMALL).config, "data": {"_target_": "x.Y", "root": f"{MASK}@x"}})

@@ -120,9 +120,10 @@ def test_a_job_that_ends_while_another_is_at_work_counts_it(
     for path in (tmp_path / "sweep_a").glob(f"*/{runs.REPORT}"):
         found[runs.read(path.parent).config["seed"]] = from_json(read_json(path)["guarantee"])
     plans = [plan for each in found.values() if (plan := plan_of(each)) is not None]
-    both = composed(plans, found[1].delta)
     assert [found[seed].sweep.runs for seed in (1, 2)] == [2, 2]
-    assert [found[seed].sweep.epsilon_together for seed in (1, 2)] == [both, both]
+    for seed in (1, 2):  # which differ in how many records they train on, and so in delta
+        both = composed(plans, found[seed].delta)
+        assert found[seed].sweep.epsilon_together == pytest.approx(both, rel=1e-9)
 
 
 @pytest.mark.parametrize("name", ["epsilon", "model_size", "training_time", "defence", "private_selection"])
@@ -199,7 +200,7 @@ def test_a_sweep_ends_where_its_jobs_could_not_run(
 def test_together_a_sweep_is_stated_at_a_delta_that_all_its_data_allow(
     tmp_path: Path, make_plan_of: Callable[..., Plan]
 ) -> None:
-    runs.start(tmp_path / "large", order("data=large"))
+    runs.start(tmp_path / "large", order("seed=2"))
     sweep.note_begun(tmp_path / "large", make_plan_of(units=60_000))
     small = make_plan_of(units=1000)
     found = sweep.spent_together(tmp_path / "small", small, 1e-4)

@@ -11,7 +11,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from dptrain import audit, family, machine, pipeline, runs, selecting, sweep, tuning
+from dptrain import audit, family, machine, pipeline, runs, selecting, sweep, tuning, verify
 from dptrain.assets import build
 from dptrain.chosen import kept_score
 from dptrain.compare import compare
@@ -32,7 +32,7 @@ CONFIDENCE = 0.95  # of the intervals over the seeds of a sweep
 
 
 def main(order: runs.Order, sweep_folder: Path | None) -> float | None:
-    """Carry out an order; exits with 2 on errors, 3 on a broken guarantee, 4 on `fail_if`, 130 on Ctrl-C.
+    """Carry out an order; exits with 2 on errors, 3 on what is broken, 4 on `fail_if`, 130 on Ctrl-C.
 
     Returns what a search looks at: its job's `sweep.score`, larger is better; minus infinity if its
     training failed.
@@ -43,6 +43,9 @@ def main(order: runs.Order, sweep_folder: Path | None) -> float | None:
     try:
         machine.refuse_ranks(os.environ)
         config = parse(order.config)
+        if config.task == "verify":
+            _verify(config, console)
+            return None
         with nullcontext() if sweep_folder is None else sweep.alone(sweep_folder, order):
             trial = config.sweep.trial
             if trial is not None and (why := selecting.barred(sweep_folder, order, trial)) is not None:
@@ -90,6 +93,14 @@ def check_start() -> None:
     except DptrainError as error:
         Console().error(error)
         sys.exit(FAILED)
+
+
+def _verify(config: Config, console: Console) -> None:
+    """Check a release against its statement; exits with 3 where anything does not match."""
+    folder, checks = verify.run(config)
+    console.verified(folder, [(each.name, each.holds, each.said) for each in checks])
+    if any(each.holds is False for each in checks):
+        sys.exit(BROKEN)
 
 
 def stopped(sweep_folder: Path | None) -> None:

@@ -138,7 +138,8 @@ class Release:
         list[Outputs], Field(description="a list such as [top_k,labels_only] that attacks by query meet too")
     ] = field(default_factory=list)
     source: Annotated[
-        str | None, Field(description="with task=audit: a run folder, a run id, or a file of weights")
+        str | None,
+        Field(description="with task=audit or verify: a run folder or id; or weights to audit"),
     ] = None
 
 
@@ -209,8 +210,11 @@ class Config:
     __pydantic_config__ = FORBID
 
     task: Annotated[
-        Literal["train", "audit"],
-        Field(description="train, or audit: attack the model that release=... names, without training it"),
+        Literal["train", "audit", "verify"],
+        Field(
+            description="train; or, of what release=... names, audit: attack it without training it, or "
+            "verify: check it against its statement"
+        ),
     ] = "train"
     seed: Annotated[int, Field(ge=0, description="a whole number such as 0")] = 0
     deterministic: Annotated[
@@ -286,8 +290,13 @@ def _task_problems(values: Mapping[str, Any]) -> list[str]:
     source = _section(values, "release").get("source")
     if values.get("task") == "audit" and source is None:
         return ["task=audit needs a model: give release=PATH, a run folder or run id of dptrain, or weights"]
-    if values.get("task") != "audit" and source is not None:
-        return [f"release={source} names a model to attack; add task=audit, or leave it out to train one"]
+    if values.get("task") == "verify" and source is None:
+        return ["task=verify needs a release: give release=PATH, a folder with its statement, or a run id"]
+    if values.get("task") not in ("audit", "verify") and source is not None:
+        return [
+            f"release={source} names a model to attack; add task=audit, or task=verify to check it against "
+            "its statement, or leave it out to train one"
+        ]
     return []
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from dptrain import chosen, family, limits, preconditions, runs, summary, sweep, tuning
+from dptrain import binding, chosen, family, limits, preconditions, runs, summary, sweep, tuning
 from dptrain import report as documents
 from dptrain.assembly import assemble, given_away, make_model
 from dptrain.attack_stage import Subject
@@ -52,6 +54,7 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
     chosen.refuse_uncovered(config, plan, coins.fingerprint(splits), folder)
     coins = sow_canaries(coins, parts.needs, model, plan, config.evidence, streams)
     preconditions.check(parts, splits, coins, budget)
+    begun = begin_with(folder, model, config, splits)
     device = choose_device(config.device)
 
     console.briefing(
@@ -74,6 +77,7 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
     runs.start(folder, order)
     name = family.job_name(order.overrides, folder.name) if order.sweep else folder.name
     with parts.tracking.open(name, folder, runs.recall(folder, "tracked_as")) as tracker:
+        runs.remember(folder, begun_with=begun)
         runs.remember_records(folder, coins.fingerprint(splits))
         runs.remember(folder, tracked_as=tracker.run_id)
         if order.sweep:
@@ -108,6 +112,11 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
             interface=given_away(config.release),
             assignment=coins.told(),
             date=runs.remember_once(folder, "trained", now()),
+            constants=summary.constants(config, splits, units_public=budget.units_public),
+            public_data=summary.public_data(config, splits),
+            hashes=binding.hashes(
+                subject.release.weights, summary.model_name(model), begun["model code"], config
+            ),
         )
         report = summary.compose(
             splits,
@@ -146,6 +155,16 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
         refuse_broken(report)
         limits.check(conditions, report)
     return report
+
+
+def begin_with(folder: Path, model: nn.Module, config: Config, splits: Splits) -> dict[str, Any]:
+    """What the run is begun with, digested; raises ConfigError where it goes on and something is changed."""
+    before = runs.recall(folder, "begun_with") if (folder / runs.ORDER).exists() else None
+    salt = secrets.token_hex(16) if before is None else before["salt"]
+    now = binding.begun_with(model, config, splits.group_ids, salt)
+    if before is not None:
+        runs.refuse_changed(folder, binding.changed(before, now))
+    return {**now, "salt": salt}
 
 
 def make_budget(config: Config, splits: Splits) -> Budget:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -180,6 +180,15 @@ def remember_once(folder: Path, name: str, fact: str) -> str:
     if kept is None:
         remember(folder, **{name: fact})
     return fact if kept is None else kept
+
+
+def refuse_changed(folder: Path, changed: Iterable[str]) -> None:
+    """Raise ConfigError where a run that goes on finds other things than it was begun with."""
+    if named := ", ".join(changed):
+        raise ConfigError(
+            f"resume={folder}: changed since it was begun: {named}; resume it with what it was begun with, "
+            "or start a new run"
+        )
 
 
 def remember_records(folder: Path, fingerprint: str) -> None:

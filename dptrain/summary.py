@@ -14,7 +14,7 @@ from torch import nn
 
 from dptrain.attack_stage import Measured
 from dptrain.config import Config
-from dptrain.contracts import Briefing, Budget, Guarantee, Plan, Report, Splits, Statement
+from dptrain.contracts import Briefing, Budget, Constants, Guarantee, Plan, Report, Splits, Statement
 from dptrain.evidence.utility import majority_share
 from dptrain.models.frozen import split
 from dptrain.privacy.accountant import privacy_loss
@@ -24,6 +24,7 @@ from dptrain.tracking import NOTE
 from dptrain.training.estimate import estimate_seconds
 from dptrain.training.features import remade
 
+CONSTANTS = ("sample_rate", "expected_batch_size", "steps", "noise_multiplier", "max_grad_norm", "delta")
 PLACES = ("output", "report", "resume", "sweep", "tracking")  # keys of where a run is put, not what it is
 
 
@@ -128,6 +129,44 @@ def describe(splits: Splits) -> dict[str, Any]:
         "classes": splits.num_classes,
         "images": len(splits.shape) == 3,
     }
+
+
+def model_name(model: nn.Module) -> str:
+    """The class of a model behind its normalisation: my_nets.Net."""
+    kind = type(model.get_submodule("network"))
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def constants(config: Config, splits: Splits, *, units_public: bool) -> Constants:
+    """The numbers that a training uses as if they were public, and where they come from."""
+    training, privacy = config.training, config.privacy
+    computed = []
+    if training.sample_rate is None:  # then it is the batch size over the number of units
+        computed += ["sample_rate"]
+        computed += ["steps"] if training.steps is None else []
+        computed += ["noise_multiplier"] if privacy.noise_multiplier is None else []
+    if training.expected_batch_size is None:
+        computed.append("expected_batch_size")
+    if privacy.delta is None:
+        computed.append("delta")
+    return Constants(
+        declared=tuple(name for name in CONSTANTS if name not in computed),
+        from_units=tuple(computed) if units_public else (),
+        class_prior=splits.class_prior,
+        mean=splits.mean,
+        std=splits.std,
+        bounds=splits.bounds,
+    )
+
+
+def public_data(config: Config, splits: Splits) -> tuple[str, ...]:
+    """Data that are taken to be public and that the model or its settings come of."""
+    named = []
+    if config.privacy.tuned_on is not None:
+        named.append(f"{config.privacy.tuned_on}, on which the settings were chosen, as is declared")
+    if splits.public is not None:
+        named.append(f"{len(splits.public):,} records that the data set `{splits.name}` declares public")
+    return tuple(named)
 
 
 def tradeoff(guarantee: Guarantee) -> tuple[tuple[float, float], ...]:

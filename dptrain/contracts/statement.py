@@ -86,7 +86,8 @@ class Hashes:
     code: str | None = None
     config: str | None = None
     model: str | None = None  # the class, such as my_nets.Net
-    modules: Mapping[str, str] = field(default_factory=dict)  # of the user's, by name
+    modules: Mapping[str, str] = field(default_factory=dict)  # of the user's and of dptrain.models, by name
+    sections: Mapping[str, str] = field(default_factory=dict)  # of the configuration, by name
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -202,6 +202,7 @@ CENTRAL = Trust(
         "the computer that trained and everyone with access to it, its operating system and its random "
         "numbers",
         "the libraries and the code under the versions and hashes stated here",
+        "the initial weights and the frozen parts of the model come of no record of these data",
     ),
 )
 

@@ -229,6 +229,27 @@ class Console:
         if command:
             yield "compare", command
 
+    def verified(self, folder: Path, checks: Sequence[tuple[str, bool | None, str]]) -> None:
+        """What came of checking a release against its statement: name, whether it holds, and why."""
+        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+        table.add_column(Text("VERIFIED", style="bold cyan"), no_wrap=True)
+        table.add_column("", no_wrap=True)
+        table.add_column("", overflow="fold")
+        marks = {
+            True: ("holds", "green"),
+            False: ("DOES NOT MATCH", "bold red"),
+            None: ("open", "dim"),
+        }
+        for name, holds, said in checks:
+            word, style = marks[holds]
+            table.add_row(Text(name), Text(word, style=style), Text(said))
+        self.out.print(table, width=min(self.out.width, WIDEST))
+        wrong = [name for name, holds, _ in checks if holds is False]
+        if wrong:
+            self._line(f"[bold red]not as its statement says[/bold red]  {', '.join(wrong)}: {_near(folder)}")
+        else:
+            self._line(f"[green]as its statement says[/green]  {_near(folder)}")
+
     def there_already(self, folder: Path) -> None:
         """A job of a sweep that was finished before."""
         self._line(f"[dim]there already[/dim]  {_near(folder)}")

@@ -137,7 +137,7 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
                 **scene.cache.seconds,
             },
         )
-        record(report, tracker, pdf=config.report.pdf)
+        record(report, tracker, config.report)
         console.report(report, parts.tracking.command)
         refuse_broken(report)
         limits.check(conditions, report)

@@ -188,6 +188,7 @@ def _lines(runs: Sequence[Found], confidence: float, *, void: bool) -> Iterator[
             control=over_seeds("control"),
             bound=None if void else _most([line["bound"] for line in lines]),
             verdicts={verdict: verdicts.count(verdict) for verdict in dict.fromkeys(verdicts)},
+            fpr=_most([line.get("details", {}).get("fpr_upper") for line in lines]),
         )
 
 

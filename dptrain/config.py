@@ -201,6 +201,10 @@ class Documents:
     pdf: Annotated[
         bool, Field(description="true or false; true writes report.pdf too, which needs the extra `pdf`")
     ] = False
+    card_measured: Annotated[
+        bool,
+        Field(description="true or false; true puts what attacks measured of training records on the card"),
+    ] = False
 
 
 @dataclass(frozen=True, kw_only=True)

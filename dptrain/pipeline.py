@@ -18,7 +18,7 @@ from dptrain.assembly import assemble, given_away, make_model
 from dptrain.attack_stage import Subject
 from dptrain.cache import Cache
 from dptrain.coins import declared_units, draw, sow_canaries
-from dptrain.config import Config
+from dptrain.config import Config, Documents
 from dptrain.contracts import (
     BrokenGuarantee,
     Budget,
@@ -150,7 +150,7 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
                 **scene.cache.seconds,
             },
         )
-        publish(report, subject, torch.zeros(2, *splits.shape), tracker, pdf=config.report.pdf)
+        publish(report, subject, torch.zeros(2, *splits.shape), tracker, config.report)
         console.report(report, parts.tracking.command)
         refuse_broken(report)
         limits.check(conditions, report)
@@ -200,20 +200,18 @@ def choose_device(name: str) -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def publish(
-    report: Report, subject: Subject, example: Tensor, tracker: Tracker, *, pdf: bool = False
-) -> None:
+def publish(report: Report, subject: Subject, example: Tensor, tracker: Tracker, wanted: Documents) -> None:
     """Write the report into the run folder, and hand it and the model to the tracker.
 
     `example` shows the tracker what inputs look like and must not be a record.
     """
-    record(report, tracker, pdf=pdf)
+    record(report, tracker, wanted)
     tracker.model(subject.release.build().cpu(), example)
 
 
-def record(report: Report, tracker: Tracker, *, pdf: bool = False) -> None:
+def record(report: Report, tracker: Tracker, wanted: Documents) -> None:
     """Write the report into the run folder, and hand it to the tracker."""
-    written = documents.write(report, pdf=pdf)
+    written = documents.write(report, pdf=wanted.pdf, card_measured=wanted.card_measured)
     checkpoint.remove(report.folder)  # the run is complete, whatever becomes of its record elsewhere
     for path in written:
         tracker.artifact(path, "report")

@@ -16,6 +16,7 @@ from dptrain.attack_stage import Measured
 from dptrain.config import Config
 from dptrain.contracts import Briefing, Budget, Constants, Guarantee, Plan, Report, Splits, Statement
 from dptrain.evidence.utility import majority_share
+from dptrain.evidence.verdict import of_void
 from dptrain.models.frozen import split
 from dptrain.privacy.accountant import privacy_loss
 from dptrain.redaction import redacted
@@ -107,7 +108,7 @@ def attacked(report: Report, measured: Measured, **rest: Any) -> Report:
     cleaned: Report = redacted(
         replace(
             report,
-            leakage=tuple(measured.leakage),
+            leakage=tuple(map(of_void, measured.leakage) if report.guarantee.void else measured.leakage),
             gallery=measured.gallery,
             queries=measured.queries,
             exposed=measured.exposed,

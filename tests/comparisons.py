@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dptrain.contracts import Interval, Leakage, Report, Statement, Utility
+from dptrain.evidence.verdict import WITHIN
 from dptrain.report.document import write_json
 
 BOUNDS = {0.5: 0.018, 1.0: 0.025, 2.0: 0.047, 4.0: 0.12, 8.0: 0.38}  # true positives at 1 % false positives
@@ -49,7 +50,11 @@ def utility(accuracy: float, half: float) -> Utility:
 
 def leakage(auc: float, tpr: float, certified: float, epsilon: float) -> tuple[Leakage, ...]:
     bound = BOUNDS.get(epsilon, 0.05)
-    shared: dict[str, Any] = {"detection_limit": 0.97, "trials": 240, "verdict": "leaks: above floor"}
+    shared: dict[str, Any] = {
+        "detection_limit": 0.97,
+        "trials": 240,
+        "verdict": WITHIN,
+    }
     return (
         Leakage(
             attack="membership_loss",

@@ -23,7 +23,7 @@ def line(attack, metric, value, *, bound=None, control=None):
         control=control,
         bound=bound,
         detection_limit=0.9,
-        verdict="leaks: above floor",
+        verdict="leakage detected, within the guarantee",
         trials=100,
     )
 

@@ -6,6 +6,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from mlflow_pages import serve
 from support import QUICK, command, finish, order
 
-from dptrain import cli, redaction, runs
+from dptrain import cli, redaction, runs, sweep, tracking
 from dptrain.contracts import DptrainError
 from dptrain.redaction import MASK, VARIABLE, given_again, masked_keys, redact, redacted, revealed, withheld
 from dptrain.tracking import MLflow, failure
@@ -168,33 +169,50 @@ def clean() -> dict[str, str]:
     return {key: value for key, value in os.environ.items() if key != VARIABLE}
 
 
-def test_a_run_a_failed_one_and_a_resumed_one_leave_no_secret(
-    tmp_path: Path, server: tuple[str, Path]
-) -> None:
-    address, kept = server
-    uri = f"tracking.uri=http://user:{SECRET}@{address}"
-    code, out, err = finish(command(uri, *SMALL, cwd=tmp_path, env=clean()))
+@pytest.fixture(scope="module")
+def tracked_run(server: tuple[str, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A run that was tracked with a password in the address: the folder it was started in, what it said."""
+    top = tmp_path_factory.mktemp("tracked")
+    asked = (f"tracking.uri=http://user:{SECRET}@{server[0]}", *SMALL, "report.card_measured=true")
+    code, out, err = finish(command(*asked, cwd=top, env=clean()))
     assert code == 0, err
-    assert SECRET not in out + err
-    (folder,) = (tmp_path / "runs").glob("*quickstart")
+    return top, out + err
+
+
+def test_a_run_leaves_no_secret(tracked_run: tuple[Path, str], server: tuple[str, Path]) -> None:
+    top, said = tracked_run
+    address, kept = server
+    assert SECRET not in said
+    assert f"http://{address}" in said, "where to look at it"
+    (folder,) = (top / "runs").glob("*quickstart")
     assert f"tracking.uri=http://{MASK}@{address}" in (folder / "report.md").read_text()
-    assert holding(tmp_path) == []
+    assert holding(top) == []
     assert holding(kept) == []
 
-    # stopped, and gone on with: the secret is asked for again, and taken from either place
-    unfinish(folder)
-    code, out, err = finish(command("resume=latest", cwd=tmp_path, env=clean()))
+
+def test_a_resumed_run_asks_for_the_secret_again(
+    tracked_run: tuple[Path, str], server: tuple[str, Path]
+) -> None:
+    top, _ = tracked_run
+    unfinish(next((top / "runs").glob("*quickstart")))
+    code, out, err = finish(command("resume=latest", cwd=top, env=clean()))
     assert code == cli.FAILED
-    assert f"tracking.uri=http://{MASK}@{address}: no file keeps its secret; give tracking.uri again" in err
-    code, out, err = finish(command("resume=latest", uri, cwd=tmp_path, env=clean()))
+    assert f"tracking.uri=http://{MASK}@{server[0]}: no file keeps its secret; give tracking.uri again" in err
+    uri = f"tracking.uri=http://user:{SECRET}@{server[0]}"
+    code, out, err = finish(command("resume=latest", uri, cwd=top, env=clean()))
     assert code == 0, err
     assert SECRET not in out + err
-    unfinish(folder)
-    known = {"MLFLOW_TRACKING_USERNAME": "user", "MLFLOW_TRACKING_PASSWORD": SECRET}
-    code, out, err = finish(command("resume=latest", cwd=tmp_path, env={**clean(), **known}))
-    assert code == 0, err
-    assert holding(tmp_path) == []
-    assert holding(kept) == []
+    assert holding(top) == []
+
+
+def test_a_server_s_password_is_taken_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DptrainError, match="set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"):
+        tracking._complete(f"http://{MASK}@h:5000")
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "user")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", SECRET)
+    assert tracking._complete(f"http://{MASK}@h:5000") == "http://h:5000"
+    with pytest.raises(DptrainError, match=r"postgresql://\*\*\*@h/db: no file keeps its secret"):
+        tracking._complete(f"postgresql://{MASK}@h/db")
 
 
 def test_a_sweep_leaves_none(tmp_path: Path, server: tuple[str, Path]) -> None:
@@ -209,11 +227,11 @@ def test_a_sweep_leaves_none(tmp_path: Path, server: tuple[str, Path]) -> None:
     assert (folder / "comparison.html").exists()
     assert holding(tmp_path) == []
     assert holding(kept) == []
-    again = command(*asked, f"sweep.resume={folder}", cwd=tmp_path, env=clean())
-    code, out, err = finish(again)
-    assert code == 0, err
-    assert out.count("there already") == 2, "jobs are found by their words, the secret aside"
-    assert holding(tmp_path) == []
+    begun = [job for _, job in sweep.jobs(folder)]
+    assert len(begun) == 2
+    for job in begun:  # found by its words, the secret aside
+        asked_for = tuple(each.replace(MASK, f"user:{SECRET}") for each in job.overrides)
+        assert sweep.find(folder, replace(job, overrides=asked_for)) is not None
 
 
 def test_secrets_of_a_yaml_file_stay_there(tmp_path: Path) -> None:
@@ -243,17 +261,21 @@ def test_a_server_that_cannot_be_reached_is_told_without_the_secret(
     assert holding(tmp_path) == []
 
 
-def test_an_audit_leaves_none(tmp_path: Path, server: tuple[str, Path]) -> None:
+def test_an_audit_leaves_none(
+    tmp_path: Path,
+    server: tuple[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     address, kept = server
     uri = f"tracking.uri=http://user:{SECRET}@{address}"
     attack = "attack=[membership_loss]"
+    monkeypatch.chdir(tmp_path)
     small = tuple(each for each in SMALL if not each.startswith("attack"))
-    code, _, err = finish(command(attack, *small, uri, cwd=tmp_path, env=clean()))
-    assert code == 0, err
-    audited = command("task=audit", "release=latest", attack, uri, cwd=tmp_path, env=clean())
-    code, out, err = finish(audited)
-    assert code == 0, err
-    assert SECRET not in out + err
+    cli.main(order(attack, *small, "tracking=none"), None)
+    cli.main(order("task=audit", "release=latest", attack, uri), None)
+    said = capsys.readouterr()
+    assert SECRET not in said.out + said.err
     assert holding(tmp_path) == []
     assert holding(kept) == []
 

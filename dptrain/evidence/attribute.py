@@ -118,6 +118,7 @@ def _on_members(
             control_above_floor=(
                 None if control is None or control_others is None else control.low > control_others.high
             ),
+            bounded=bound is not None,
         )
     details = {
         "members": float(members.sum()),

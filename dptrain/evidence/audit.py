@@ -70,7 +70,7 @@ def judge_audit(
     checks = _checks(released, control, members) if private else {}
     alarms = _alarms(p_value, checks, confidence)
     # What is proved is a curve, and the certificate is within the Gaussian family: the curve decides.
-    found = verdict(value=value, floor=0.0, control=twin, bound=None)
+    found = verdict(value=value, floor=0.0, control=twin, bound=math.inf if private else None)
     return Leakage(
         attack=attack,
         metric="certified_epsilon",

@@ -12,7 +12,7 @@ from dptrain.contracts.rounding import rounded_up_to
 from dptrain.evidence.evaluator import Judge
 from dptrain.evidence.intervals import detection_limit, proportion
 from dptrain.evidence.near_members import Space, near_members
-from dptrain.evidence.verdict import LEAKS, TOO_WEAK, verdict
+from dptrain.evidence.verdict import TOO_WEAK, UNBOUNDED, verdict
 
 
 def judge_class_inversion(
@@ -105,11 +105,13 @@ def _recognised(
     limit = detection_limit(classes, confidence)
     word = verdict(value=value, floor=floor, control=twin, bound=None)
     explained = {
-        LEAKS: f"{LEAKS}; recovers what the class looks like (a property of the population, not of a record)",
-        TOO_WEAK: f"{TOO_WEAK}: {classes} classes could certify {limit:.0%}, the floor is {floor:.0%}"
-        if limit <= floor
-        else f"{TOO_WEAK}: the control is not recognised either",
+        UNBOUNDED: (
+            f"{UNBOUNDED}; recovers what the class looks like (a property of the population, not of a record)"
+        ),
     }
+    if limit <= floor:
+        could = f"{classes} classes could certify {limit:.0%}"
+        explained[TOO_WEAK] = f"{TOO_WEAK}: {could}, the floor is {floor:.0%}"
     return Leakage(
         attack="class_inversion",
         metric="evaluator_accuracy",

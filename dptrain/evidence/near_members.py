@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from dptrain.contracts import Images, Interval, Leakage, Splits
 from dptrain.evidence.intervals import detection_limit, permutation_p_value, proportion
-from dptrain.evidence.verdict import LEAKS, NO_CONTROL, RESISTED, TOO_WEAK, reading
+from dptrain.evidence.verdict import NO_CONTROL, RESISTED, TOO_WEAK, UNBOUNDED, reading
 
 COMPONENTS = 64
 LARGEST_SIDE = 32  # larger images are averaged down to this many pixels before they are compared
@@ -86,10 +86,11 @@ def near_members(
     word = reading(
         above_floor=value.p_value <= level,
         control_above_floor=None if twin is None else twin.p_value <= level,
+        bounded=False,
     )
     same = f"not nearer to members than to held-out records (p = {value.p_value:.2g})"
     explained = {
-        LEAKS: f"{LEAKS}; nearer to members than to held-out records (p = {value.p_value:.2g})",
+        UNBOUNDED: f"{UNBOUNDED}; nearer to members than to held-out records (p = {value.p_value:.2g})",
         RESISTED: f"resisted: {same}, the control is",
         TOO_WEAK: f"{TOO_WEAK}: {same}, nor is the control",
         NO_CONTROL: f"{same}, no control",

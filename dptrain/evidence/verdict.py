@@ -7,7 +7,10 @@ from dataclasses import dataclass, replace
 from dptrain.contracts import Interval, Leakage
 
 BROKEN = "exceeds the bound: broken"
-LEAKS = "leaks: above floor"
+LEAKS = "leakage detected"  # the first words; what follows says how it stands with the guarantee
+WITHIN = f"{LEAKS}, within the guarantee"
+UNBOUNDED = f"{LEAKS}; no theorem bounds it"
+OF_VOID = f"{LEAKS}; the guarantee is void"
 RESISTED = "resisted: not above floor, control is"
 TOO_WEAK = "attack too weak to tell"
 NO_CONTROL = "not above floor, no control"
@@ -42,13 +45,17 @@ def verdict(*, value: Interval, floor: float, control: Interval | None, bound: f
     return reading(
         above_floor=value.low > floor,
         control_above_floor=None if control is None else control.low > floor,
+        bounded=bound is not None,
     )
 
 
-def reading(*, above_floor: bool, control_above_floor: bool | None) -> str:
-    """The same rule for tests that decide in their own way, by a p-value say; None: no control."""
+def reading(*, above_floor: bool, control_above_floor: bool | None, bounded: bool) -> str:
+    """The same rule for tests that decide in their own way, by a p-value say; None: no control.
+
+    `bounded` is whether the guarantee speaks of what was measured, and is not exceeded.
+    """
     if above_floor:
-        return LEAKS
+        return WITHIN if bounded else UNBOUNDED
     if control_above_floor is None:
         return NO_CONTROL
     return RESISTED if control_above_floor else TOO_WEAK
@@ -65,3 +72,30 @@ def as_shown(line: Leakage, shown: Shown | None) -> Leakage:
     if shown.steps and line.verdict.startswith((LEAKS, BROKEN)):
         return replace(line, notes=f"{line.notes}; {shown}" if line.notes else str(shown))
     return replace(line, verdict=f"{NOT_SHOWN}: {shown}")
+
+
+def kind(verdict: str) -> str:
+    """Which of the verdicts a text is, whatever reason follows.
+
+    BROKEN, LEAKS, RESISTED, TOO_WEAK, NOT_SHOWN or NO_CONTROL; of any other text, itself.
+
+    >>> kind("attack too weak to tell: 10 classes could certify 69 %") == TOO_WEAK
+    True
+    """
+    for begins, found in (
+        ("exceeds", BROKEN),
+        ("leak", LEAKS),  # "leaks: above floor" in reports of earlier versions
+        ("resisted", RESISTED),
+        ("attack", TOO_WEAK),
+        (NOT_SHOWN, NOT_SHOWN),
+    ):
+        if verdict.startswith(begins):
+            return found
+    return NO_CONTROL if verdict.endswith("no control") else verdict
+
+
+def of_void(line: Leakage) -> Leakage:
+    """The line beside a guarantee that does not hold, within which nothing can be."""
+    if not line.verdict.startswith(WITHIN):
+        return line
+    return replace(line, verdict=line.verdict.replace(WITHIN, OF_VOID, 1))

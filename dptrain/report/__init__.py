@@ -15,9 +15,10 @@ from dptrain.report.pdf import write_pdf
 from dptrain.report.statement import write_statement
 
 
-def write(report: Report, *, pdf: bool = False) -> list[Path]:
+def write(report: Report, *, pdf: bool = False, card_measured: bool = False) -> list[Path]:
     """Write the report as report.html, report.md, figures/ and report.json into its folder, and what may be
-    published of it as statement.json and model_card.md; returns their paths. With `pdf`, report.pdf too.
+    published of it as statement.json and model_card.md; returns their paths. With `pdf`, report.pdf too;
+    with `card_measured` the model card tells what attacks measured.
 
     The numbers come last, so that a folder that holds report.json holds all the rest.
     """
@@ -26,7 +27,7 @@ def write(report: Report, *, pdf: bool = False) -> list[Path]:
     figures = write_figures(report, folder / "figures")
     write_markdown(report, text, figures)
     write_html(report, page)
-    published = write_published(report)
+    published = write_published(report, card_measured=card_measured)
     exposure = [folder / "exposure.csv"] if report.exposed else []
     for path in exposure:
         write_exposure(report, path)
@@ -37,9 +38,9 @@ def write(report: Report, *, pdf: bool = False) -> list[Path]:
     return [numbers, page, *paper, text, *published, *exposure, *figures]
 
 
-def write_published(report: Report) -> list[Path]:
+def write_published(report: Report, *, card_measured: bool = False) -> list[Path]:
     """Write what may be published of a report, its statement and its model card; returns their paths."""
     statement, card = report.folder / "statement.json", report.folder / "model_card.md"
     write_statement(report, statement)
-    write_model_card(report, card)
+    write_model_card(report, card, measured=card_measured)
     return [statement, card]

@@ -103,7 +103,7 @@ def leakage(comparison: Comparison) -> Table:
 
 def _line(point: Point, line: Line) -> tuple[str, ...]:
     return (
-        metric_name(line.attack, line.metric, line.interface),
+        metric_name(line.attack, line.metric, line.interface, line.fpr),
         point.label,
         ends(line.measured),
         "" if line.floor is None else words.number(line.floor),

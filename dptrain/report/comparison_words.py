@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator
 
 from dptrain.evidence.repeats import FEWEST, Paired, Spread
 from dptrain.report import words
+from dptrain.report.leakage_words import spoken_metric
 from dptrain.report.points import UNDECIDED, VOID, Comparison, Judged, Point
 from dptrain.report.selection import TEAM_ONLY
-from dptrain.report.sentences import METRICS
 
 CONSERVATIVE = (
     "A measured quantity is held against its limit by the worse of two ends: of the interval over seeds, "
@@ -68,13 +67,9 @@ def p_value(found: Paired) -> str:
     return "< 0.001" if found.p_value < 0.001 else f"{found.p_value:.3f}"
 
 
-def metric_name(attack: str, metric: str, interface: str = "") -> str:
-    """An attack and its metric as a person says them."""
-    rate = re.fullmatch(r"tpr_at_fpr_([\d.]+)", metric)
-    if rate:
-        spoken = f"true positives at {words.percent(float(rate[1]))} false alarms"
-    else:
-        spoken = METRICS.get(metric, metric.replace("_", " "))
+def metric_name(attack: str, metric: str, interface: str = "", fpr: float | None = None) -> str:
+    """An attack and its metric as a person says them; `fpr`: the false-positive rate that bounds hold at."""
+    spoken = spoken_metric(metric, fpr)
     met = f" ({interface.replace('_', ' ')})" if interface not in ("", "confidences") else ""
     return f"{attack.replace('_', ' ')}: {spoken}{met}"
 

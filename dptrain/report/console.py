@@ -18,14 +18,16 @@ from rich.table import Table
 from rich.text import Text
 
 from dptrain import contracts
-from dptrain.contracts import Briefing, DptrainError, Interval, Report
+from dptrain.contracts import Briefing, DptrainError, Interval, Leakage, Report
+from dptrain.evidence.verdict import BROKEN, LEAKS, NOT_SHOWN, RESISTED, kind
 from dptrain.redaction import redact
 from dptrain.report import defences, sentences, words
+from dptrain.report.leakage_words import named
 
 WIDE = 112  # columns from which the verdict has a column of its own
 WIDEST = 132  # longer lines are hard to read
 MILESTONES = 10  # lines of progress, where there is no terminal to draw a bar in
-TONE = {"leaks": "yellow", "exceeds": "bold red", "resisted": "green"}  # by a verdict's first word
+TONE = {LEAKS: "yellow", BROKEN: "bold red", RESISTED: "green", NOT_SHOWN: "bold yellow"}
 
 LEGEND = (
     "floor: the same attack without the model. control: the same attack on the twin trained without "
@@ -396,7 +398,7 @@ def _table(report: Report, *, wide: bool) -> Table:
     for line in filter(defences.shown, report.leakage):
         add(
             line.attack,
-            line.metric,
+            _detail(line, void=void),
             measured=_measured(line.value, "bold"),
             floor=line.floor,
             control=line.control,
@@ -404,9 +406,15 @@ def _table(report: Report, *, wide: bool) -> Table:
             if line.bound is None
             else _bound(words.at_most(line.bound), void),
             limit=line.detection_limit,
-            verdict=Text(line.verdict, style=TONE.get(line.verdict.split()[0].rstrip(":"), "")),
+            verdict=Text(line.verdict, style=TONE.get(kind(line.verdict), "")),
         )
     return table
+
+
+def _detail(line: Leakage, *, void: bool) -> str:
+    """A line's metric, and what explains a value above its bound."""
+    chance = not void and line.bound is not None and line.value.low <= line.bound < line.value.value
+    return f"{named(line)}; compatible with its bound: the interval reaches below" if chance else named(line)
 
 
 def _standing(report: Report) -> Text:

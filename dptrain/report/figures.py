@@ -19,6 +19,7 @@ from torch import Tensor
 
 from dptrain.contracts import Interval, Leakage, Report
 from dptrain.report import defences, titles, words
+from dptrain.report.leakage_words import metric
 
 # After Okabe and Ito 2008, "Color Universal Design": told apart by every kind of colour vision.
 RELEASE, CONTROL, FLOOR, BOUND = "#0072B2", "#D55E00", "#8C8C8C", "#1A1A1A"
@@ -283,7 +284,7 @@ def _successes(report: Report, axes: Axes) -> None:
         labelcolor=INK,
     )
     axes.set(yticks=range(len(lines)), ylim=(len(lines) - 0.45, -0.55), xlim=(-0.02, 1.03))
-    axes.set_yticklabels(["\n".join(_spoken(line.attack) + _spoken(line.metric)) for line, _ in lines])
+    axes.set_yticklabels(["\n".join(_spoken(line.attack) + _spoken(metric(line))) for line, _ in lines])
     _label(axes, title=titles.attacks(report, lines), x="success rate", y="")
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)

@@ -9,9 +9,11 @@ from html import escape
 from pathlib import Path
 
 from dptrain.contracts import Leakage, Report
+from dptrain.evidence.verdict import BROKEN, LEAKS, NOT_SHOWN, RESISTED, TOO_WEAK, kind
 from dptrain.report import sentences, tables, words
 from dptrain.report.gallery import POLICY as PICTURES
 from dptrain.report.gallery import gallery_table
+from dptrain.report.leakage_words import spoken, told
 from dptrain.report.tables import Table
 from dptrain.report.vector import Drawing, drawings, style
 
@@ -25,14 +27,20 @@ SECTIONS = {
     "limits": "Assumptions, and what is outside the guarantee",
     "reproduce": "How to reproduce",
 }
-TONES = {"leaks": "leaks", "exceeds": "broken", "resisted": "resisted"}  # by a verdict's first word
-STATED = {"leaks": "Leaks", "exceeds": "Broken", "resisted": "Resisted", "attack": "Cannot tell"}
+TONES = {LEAKS: "leaks", BROKEN: "broken", RESISTED: "resisted"}
+STATED = {
+    LEAKS: "Leakage detected",
+    BROKEN: "Broken",
+    RESISTED: "Resisted",
+    TOO_WEAK: "Cannot tell",
+    NOT_SHOWN: "Not shown",
+}
 
 
 def as_html(report: Report) -> str:
     """The whole page, for the owner of the records: where there is a gallery, it shows some of them."""
     drawn = drawings(report)
-    report = replace(report, leakage=tuple(sentences.spoken(line) for line in report.leakage))
+    report = replace(report, leakage=tuple(spoken(line) for line in report.leakage))
     body = {
         "verdict": _verdict(report),
         "numbers": _numbers(report),
@@ -201,9 +209,9 @@ def _verdict(report: Report) -> Iterator[str]:
 
 
 def _told(line: Leakage, *, void: bool) -> str:
-    first = line.verdict.split()[0].rstrip(":")
-    badge = f'<span class="badge {TONES.get(first, "unknown")}">{STATED.get(first, "No control")}</span>'
-    return f"<li>{badge} <span>{rich(sentences.told(line, void=void))}</span></li>"
+    found = kind(line.verdict)
+    badge = f'<span class="badge {TONES.get(found, "unknown")}">{STATED.get(found, "No control")}</span>'
+    return f"<li>{badge} <span>{rich(told(line, void=void))}</span></li>"
 
 
 def _key_figures(report: Report) -> Iterator[str]:

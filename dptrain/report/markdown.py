@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from dptrain.contracts import Report, Statement
 from dptrain.report import sentences, tables
+from dptrain.report.leakage_words import named, told
 from dptrain.report.tables import Table
 
 CONFIDENTIAL = "class_inversion.png"
@@ -63,7 +65,7 @@ def _verdict(report: Report) -> Iterator[str]:
     yield f"**What the attacks did.** {sentences.attacks(report)}"
     yield ""
     for line in sentences.main_lines(report):
-        yield f"- {sentences.told(line, void=statement.void)}"
+        yield f"- {told(replace(line, metric=named(line)), void=statement.void)}"
     for sentence in sentences.not_run(report):
         yield f"- **Not run.** {sentence}"
     if report.leakage or report.not_run:
@@ -95,7 +97,7 @@ def _numbers(report: Report) -> Iterator[str]:
     for line in sentences.main_lines(report):
         remarks = sentences.remarks(line)
         if remarks:
-            yield f"- {line.attack}, {line.metric}: {remarks}."
+            yield f"- {line.attack}, {named(line)}: {remarks}."
     yield ""
     compared = tables.output_defences(report)
     if compared is not None:

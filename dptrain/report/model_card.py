@@ -15,8 +15,12 @@ from dptrain.report.document import write_text
 from dptrain.report.markdown import table
 
 
-def as_model_card(report: Report) -> str:
-    """The card, for those who are given the model; it tells no more of the records than it must."""
+def as_model_card(report: Report, *, measured: bool = False) -> str:
+    """The card, for those who are given the model; it tells no more of the records than it must.
+
+    What attacks measured was computed from training records, outside the guarantee, and is on it only where
+    that is asked for.
+    """
     report = selection.as_released(report)
     return "\n".join(
         [
@@ -29,16 +33,16 @@ def as_model_card(report: Report) -> str:
             *_use(report),
             *_data(report),
             *_evaluation(report),
-            *_privacy(report),
+            *_privacy(report, measured=measured),
             *_limitations(report),
             *_reproduce(report),
         ]
     )
 
 
-def write_model_card(report: Report, path: Path) -> None:
+def write_model_card(report: Report, path: Path, *, measured: bool = False) -> None:
     """Write the card, in UTF-8."""
-    write_text(as_model_card(report), path)
+    write_text(as_model_card(report, measured=measured), path)
 
 
 def metadata(report: Report) -> dict[str, Any]:
@@ -147,7 +151,7 @@ def _evaluation(report: Report) -> Iterator[str]:
     yield from table(tables.utility(alone))
 
 
-def _privacy(report: Report) -> Iterator[str]:
+def _privacy(report: Report, *, measured: bool) -> Iterator[str]:
     statement = report.guarantee
     yield "## Privacy"
     yield ""
@@ -163,7 +167,7 @@ def _privacy(report: Report) -> Iterator[str]:
     yield ""
     yield "The same for other programs: [statement.json](statement.json)."
     yield ""
-    if statement.selected_from is not None:
+    if not measured or statement.selected_from is not None:
         return  # attacks were held against the bounds of a single training
     yield "### Measured leakage"
     yield ""
@@ -171,8 +175,8 @@ def _privacy(report: Report) -> Iterator[str]:
     yield ""
     if report.leakage:
         yield (
-            "These numbers were made from training records, and the guarantee does not cover them: leave "
-            "this section out of what is published where that matters."
+            "These numbers were made from training records, and the guarantee does not cover them; this "
+            "section is here because `report.card_measured=true` asked for it."
         )
         yield ""
         yield from table(tables.leakage(report))

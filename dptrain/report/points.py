@@ -31,6 +31,7 @@ class Line:
     control: Spread | None
     bound: float | None
     verdicts: Mapping[str, int]  # how many runs ended with which
+    fpr: float | None = None  # of true positives: the largest false-positive rate that a run's bound holds at
 
     @property
     def key(self) -> tuple[str, str, str]:

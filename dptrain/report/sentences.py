@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
-from dataclasses import replace
 
 from dptrain.contracts import Leakage, Report, Statement
+from dptrain.evidence.verdict import BROKEN, LEAKS, NOT_SHOWN, TOO_WEAK, kind
 from dptrain.report import defences, words
 
-BROKEN = "exceeds"  # the first words of verdicts
-LEAKS = "leaks"
-WEAK = "attack"
-METRICS = {
-    "auc": "AUC",
-    "certified_epsilon": "certified ε",
-    "evaluator_accuracy": "recognised by another model",
-    "nearest_is_member": "nearest to a member",
-    "success": "records named",
-}
 CAPTIONS = {
     "epsilon": "What had been spent after each step.",
     "utility": "Accuracy on held-out records during training, and on the test records in the end.",
@@ -47,19 +36,9 @@ def main_lines(report: Report) -> list[Leakage]:
     return [line for line in report.leakage if defences.shown(line)]
 
 
-def begins(line: Leakage, word: str) -> bool:
-    """Whether a line's verdict is of this kind."""
-    return line.verdict.startswith(word)
-
-
-def spoken(line: Leakage) -> Leakage:
-    """The same line, its attack and metric named as a person says them."""
-    rate = re.fullmatch(r"tpr_at_fpr_([\d.]+)", line.metric)
-    if rate:
-        metric = f"true positives at {words.percent(float(rate[1]))} false alarms"
-    else:
-        metric = METRICS.get(line.metric, line.metric.replace("_", " "))
-    return replace(line, attack=line.attack.replace("_", " "), metric=metric)
+def found(line: Leakage, *kinds: str) -> bool:
+    """Whether a line's verdict is of one of these kinds."""
+    return kind(line.verdict) in kinds
 
 
 # ---------------------------------------------------------------------- the verdict
@@ -78,10 +57,10 @@ def short(report: Report) -> str:
     if not report.leakage:
         return text
     lines = main_lines(report)
-    leaking = sum(begins(line, LEAKS) or begins(line, BROKEN) for line in lines)
+    leaking = sum(found(line, LEAKS, BROKEN) for line in lines)
     text += f" {leaking} of {len(lines)} measurements found leakage above the floor"
     if words.is_private(statement) and not statement.void:
-        broken = sum(begins(line, BROKEN) for line in lines)
+        broken = sum(found(line, BROKEN) for line in lines)
         text += f", **{broken} of them more than is allowed**" if broken else ", none more than is allowed"
     return f"{text}."
 
@@ -143,37 +122,6 @@ def not_run(report: Report) -> Iterator[str]:
         yield f"{name}{met}: not run: {each.reason}"
 
 
-def told(line: Leakage, *, void: bool) -> str:
-    """One leakage line as a sentence or two."""
-    low_high = words.interval(line.value)
-    text = (
-        f"**{line.attack}**, {line.metric}: {words.number(line.value.value)} {low_high}, "
-        f"where {words.number(line.floor)} is reached without the model"
-    )
-    if line.control is not None:
-        text += f" and {words.number(line.control.value)} against the non-private twin"
-    text += f". {meaning(line.verdict)}"
-    if void:
-        return text
-    if line.bound is None:
-        return f"{text} No theorem bounds this."
-    return f"{text} The guarantee allows at most {words.at_most(line.bound)}."
-
-
-def meaning(verdict: str) -> str:
-    """What follows from a verdict, by its first word."""
-    explained = {
-        "leaks": "The release leaks: the attack did better than without the model.",
-        "resisted": "The attack works on the twin, and found nothing here above the floor.",
-        "attack": "The attack is too weak to tell: it found nothing on the twin either. This is no evidence "
-        "of privacy.",
-        "not": "It found nothing above the floor; with no control, one cannot know whether it could have.",
-        "exceeds": "**More than the guarantee allows: the implementation is broken. Do not release this "
-        "model.**",
-    }
-    return explained.get(verdict.split()[0].rstrip(":"), f"{verdict}.")
-
-
 def worth(report: Report) -> str:
     """What the model is able to do, beside the floor and the twin."""
     accuracy = report.utility.accuracy
@@ -195,7 +143,7 @@ def next_steps(report: Report) -> Iterator[str]:
             "**Do not release this model as a private one.** Remove the reason why the guarantee is void, "
             "and train again."
         )
-    elif any(begins(line, BROKEN) for line in lines):
+    elif any(found(line, BROKEN) for line in lines):
         yield (
             "**Do not release this model.** An attack did better than the proof allows, so the program does "
             "not do what was proved. Keep this run's folder, and have the implementation examined."
@@ -211,11 +159,11 @@ def next_steps(report: Report) -> Iterator[str]:
             "by what is proved: what was measured is no ceiling."
         )
         yield "Read what is outside the guarantee, below: whatever else is published is not covered by it."
-    weak = sum(begins(line, WEAK) for line in lines)
+    weak = sum(found(line, TOO_WEAK, NOT_SHOWN) for line in lines)
     if weak:
         yield (
-            f"Count {weak} of {len(lines)} measurements as no evidence: those attacks were too weak to tell. "
-            "With more trials they may see something."
+            f"Count {weak} of {len(lines)} measurements as no evidence: those attacks were too weak to tell, "
+            "or were not shown the training. With more trials they may see something."
         )
     if not report.leakage:
         yield "Run the attacks before deciding: nothing was measured."

@@ -11,6 +11,7 @@ from dptrain.contracts import Interval, Leakage, Report, Statement
 from dptrain.contracts.rounding import rounded_up_to
 from dptrain.privacy.written import to_json
 from dptrain.report import defences, words
+from dptrain.report.leakage_words import named
 from dptrain.report.sentences import main_lines
 
 
@@ -55,8 +56,8 @@ def leakage(report: Report) -> Table:
 
 def _line(line: Leakage, *, void: bool) -> tuple[str, ...]:
     return (
-        f"{line.attack}: {line.metric}",
-        with_interval(line.value),
+        f"{line.attack}: {named(line)}",
+        with_interval(line.value) + ("" if void else _explained(line)),
         words.number(line.floor),
         "none" if line.control is None else with_interval(line.control),
         "void" if void and line.bound is not None else words.bound(line.bound),
@@ -64,6 +65,13 @@ def _line(line: Leakage, *, void: bool) -> tuple[str, ...]:
         f"{line.trials:,}",
         line.verdict,
     )
+
+
+def _explained(line: Leakage) -> str:
+    """What follows a value above its bound, but not by more than chance."""
+    if line.bound is None or not line.value.low <= line.bound < line.value.value:
+        return ""
+    return f", compatible with the bound of {words.at_most(line.bound)}"
 
 
 def output_defences(report: Report) -> Table | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dptrain.contracts import Leakage, Report
 from dptrain.report import words
+from dptrain.report.leakage_words import compatible
 
 
 def spent(report: Report) -> str:
@@ -32,7 +33,9 @@ def attacks(report: Report, lines: list[tuple[Leakage, float]]) -> str:
     void = report.guarantee.void
     if any(line.value.low > bound for line, bound in lines) and not void:
         return "An attack exceeds its bound:\nthe guarantee is broken"
-    finding = f"Best attack on single records: {words.percent(best.value.value)}"
+    chance = "" if void else compatible(best.value, bound)
+    ends = f" [{100 * best.value.low:.1f}, {100 * best.value.high:.1f}]" if chance else ""
+    finding = f"Best attack on single records: {words.percent(best.value.value)}{ends}{chance}"
     if words.is_private(report.guarantee) and not void:
         return f"{finding}\nno attack's true rate can exceed {words.percent_at_most(bound)}"
     return f"{finding}\nand nothing is proved"

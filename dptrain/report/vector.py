@@ -11,7 +11,8 @@ from importlib.resources import files
 from dptrain.contracts import Interval, Leakage, Report
 from dptrain.report import titles, words
 from dptrain.report.figures import SMALLEST_FPR, bounded
-from dptrain.report.sentences import CAPTIONS, spoken
+from dptrain.report.leakage_words import compatible, spoken
+from dptrain.report.sentences import CAPTIONS
 from dptrain.report.svg import WIDTH, Panel
 
 ROW = 64  # height of an attack in the figure of attacks
@@ -155,7 +156,7 @@ def attacks(report: Report) -> Drawing:
         said = spoken(line)
         text = f"{said.attack}, {said.metric}: {tell(line.value)}, floor {line.floor:.3f}"
         text += "" if line.control is None else f", twin {line.control.value:.3f}"
-        told.append(text if void else f"{text}, bound {words.at_most(bound)}")
+        told.append(text if void else f"{text}, bound {words.at_most(bound)}{compatible(line.value, bound)}")
     return Drawing(
         name="attacks",
         title=titles.attacks(report, lines).replace("\n", "; "),

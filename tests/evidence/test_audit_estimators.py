@@ -25,7 +25,7 @@ from dptrain.evidence.one_run import (
     rejects_f,
     steinke_p_value,
 )
-from dptrain.evidence.verdict import BROKEN, LEAKS, NO_CONTROL, RESISTED, TOO_WEAK
+from dptrain.evidence.verdict import BROKEN, NO_CONTROL, RESISTED, TOO_WEAK, UNBOUNDED, WITHIN
 
 DELTA = 1e-5
 
@@ -320,7 +320,7 @@ def told(members, mu, rng):
 
 def test_a_mechanism_that_leaks_what_it_may_leaks_and_is_not_broken(members, rng):
     found = judge(members, told(members, 1.0, rng), rng)
-    assert found.verdict == LEAKS
+    assert found.verdict == WITHIN
     assert 0 < found.value.low == found.value.value < found.bound == pytest.approx(4.377, abs=0.001)
     assert found.value.high == math.inf
     assert (found.metric, found.floor, found.interface) == ("certified_epsilon", 0.0, "labels")
@@ -347,8 +347,8 @@ def test_more_leakage_than_the_guarantee_allows_is_broken(members, rng):
 
 def test_a_curve_that_is_rejected_is_broken_where_the_epsilon_is_not(members, rng, monkeypatch):
     quiet = told(members, 0.5, rng)
-    assert judge(members, quiet, rng).verdict == LEAKS
-    for p_value, verdict in {0.024: BROKEN, 0.026: LEAKS}.items():
+    assert judge(members, quiet, rng).verdict == WITHIN
+    for p_value, verdict in {0.024: BROKEN, 0.026: WITHIN}.items():
         monkeypatch.setattr(audit, "p_value_f", lambda *_, p=p_value: p)
         assert judge(members, quiet, rng).verdict == verdict
 
@@ -378,7 +378,7 @@ def test_the_control_says_whether_the_attack_could_see(members, rng):
 def test_where_nothing_is_proved_there_is_no_bound(members, rng):
     found = judge(members, told(members, 8.0, rng), rng, mu=math.inf, on=Knowledge.PROBES)
     assert found.bound is None
-    assert found.verdict == LEAKS
+    assert found.verdict == UNBOUNDED
     assert found.trials == planned_guesses(10.0, 400, 0.95)
     assert found.details["p_value_of_guarantee"] == 1.0
     assert "natural records" in found.notes

@@ -13,7 +13,7 @@ from dptrain.contracts import Budget, Plan, Records, Scores
 from dptrain.evidence.intervals import clopper_pearson
 from dptrain.evidence.membership import auc, auc_bound, caught, delong, exposure, judge_membership
 from dptrain.evidence.probes import Drawing
-from dptrain.evidence.verdict import BROKEN, LEAKS, NO_CONTROL, RESISTED, TOO_WEAK
+from dptrain.evidence.verdict import BROKEN, NO_CONTROL, RESISTED, TOO_WEAK, UNBOUNDED, WITHIN
 from dptrain.privacy.guarantee import DPGuarantee, NoGuarantee
 
 NORMAL = NormalDist()  # quicker than scipy's, one number at a time
@@ -194,7 +194,7 @@ def count_verdicts(rng, trials, probes, guarantee, mu, wanted, digits=None):
 @pytest.mark.parametrize("digits", [None, 1])
 def test_scores_that_know_nothing_seldom_raise_an_alarm(rng, digits):
     nothing = NoGuarantee(budget=Budget(epsilon=None, delta=1e-5))
-    alarms = count_verdicts(rng, 400, 2200, nothing, 0.0, LEAKS, digits)
+    alarms = count_verdicts(rng, 400, 2200, nothing, 0.0, UNBOUNDED, digits)
     for metric in METRICS:
         assert binomtest(alarms[metric], 400, 0.05, alternative="greater").pvalue > 0.01, metric
 
@@ -210,7 +210,7 @@ def test_a_plan_without_sampling_is_bounded_as_the_gaussian_is(rng, gaussian_of)
     exact, closed = judge(scores, members, gaussian_of(1.0)), judge(scores, members, Gaussian(1.0))
     for one, other in zip(exact, closed, strict=True):
         assert one.bound == pytest.approx(other.bound, abs=5e-3)
-        assert one.verdict == other.verdict == LEAKS
+        assert one.verdict == other.verdict == WITHIN
 
 
 def scored(rng, mu, probes=2200):
@@ -246,7 +246,7 @@ def test_a_zero_is_read_beside_the_twin(rng):
     assert {line.verdict for line in judge(scores, members, nothing)} == {NO_CONTROL}
     assert {line.verdict for line in judge(scores, members, nothing, control=scores)} == {TOO_WEAK}
     assert {line.verdict for line in judge(scores, members, nothing, control=strong)} == {RESISTED}
-    assert {line.verdict for line in judge(strong, members, Gaussian(4.0), control=strong)} == {LEAKS}
+    assert {line.verdict for line in judge(strong, members, Gaussian(4.0), control=strong)} == {WITHIN}
 
 
 def test_a_rate_that_the_non_members_cannot_resolve_is_left_out(rng):
@@ -267,7 +267,7 @@ def test_without_a_guarantee_there_is_no_bound(rng):
     for line in judge(scores, members, NoGuarantee(budget=Budget(epsilon=None, delta=1e-5))):
         assert line.bound is None
         assert "bound_at_fpr_asked" not in line.details
-        assert line.verdict == LEAKS
+        assert line.verdict == UNBOUNDED
         assert line.interface == "as is"
 
 

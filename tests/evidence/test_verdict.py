@@ -5,7 +5,16 @@ import itertools
 import pytest
 
 from dptrain.contracts import Interval
-from dptrain.evidence.verdict import BROKEN, LEAKS, NO_CONTROL, RESISTED, TOO_WEAK, reading, verdict
+from dptrain.evidence.verdict import (
+    BROKEN,
+    NO_CONTROL,
+    RESISTED,
+    TOO_WEAK,
+    UNBOUNDED,
+    WITHIN,
+    reading,
+    verdict,
+)
 
 FLOOR, BOUND = 0.5, 0.8
 LOWS = {"below": 0.4, "at the floor": 0.5, "above": 0.6, "at the bound": 0.8, "over": 0.9}
@@ -28,7 +37,7 @@ def test_every_case(value, control, bound):
     if value == "over" and bound is not None:
         expected = BROKEN
     elif value in {"above", "at the bound", "over"}:
-        expected = LEAKS
+        expected = UNBOUNDED if bound is None else WITHIN
     elif control is None:
         expected = NO_CONTROL
     elif control in {"below", "at the floor"}:
@@ -48,4 +57,4 @@ def test_a_bound_below_the_floor_still_breaks():
 
 def test_no_verdict_says_private():
     for above, control in itertools.product((True, False), (True, False, None)):
-        assert "private" not in reading(above_floor=above, control_above_floor=control)
+        assert "private" not in reading(above_floor=above, control_above_floor=control, bounded=True)

@@ -84,7 +84,7 @@ def test_the_report_holds_every_number_and_verdict(width: int, report: Report) -
         assert f"{line.detection_limit:.3f}" in text
     assert text.count("no bound ") == 2
     assert text.count("0.411") == 2
-    assert "leaks: above floor" in text
+    assert "leakage detected" in text
     assert "attack too weak to tell" in text
     assert "resisted:" in text
     assert squeezed(report.guarantee.sentence) in text

@@ -24,7 +24,7 @@ def line(interface: str, value: float, metric: str = "auc", attack: str = "membe
         control=Interval(value=0.71, low=0.6, high=0.8),
         bound=0.73,
         detection_limit=0.96,
-        verdict="leaks: above floor",
+        verdict="leakage detected, within the guarantee",
         trials=400,
         interface=interface,
     )

@@ -19,6 +19,7 @@ from PIL import Image
 from dptrain.contracts import Exposed, Gallery, Interval, Leakage, Report
 from dptrain.report import sentences, tables
 from dptrain.report.html import SECTIONS, as_html, rich, write_html
+from dptrain.report.leakage_words import spoken
 from dptrain.report.vector import style
 
 HOSTILE = "<script>document.title = 'run'</script>\"'&"
@@ -41,7 +42,7 @@ def queried(interface: str) -> Leakage:
         control=Interval(value=0.4, low=0.3, high=0.5),
         bound=0.1,
         detection_limit=0.96,
-        verdict="leaks: above floor",
+        verdict="leakage detected, within the guarantee",
         trials=400,
         interface=interface,
     )
@@ -85,8 +86,8 @@ def test_the_verdict_comes_first_and_every_section_is_named(full: Report) -> Non
 
 def test_every_number_of_the_tables_is_there(full: Report) -> None:
     text = Outline(as_html(full), VOID_TAGS).text
-    spoken = dataclasses.replace(full, leakage=tuple(map(sentences.spoken, full.leakage)))
-    for table in (tables.utility(full), tables.leakage(spoken), tables.statement(full.guarantee)):
+    said = dataclasses.replace(full, leakage=tuple(map(spoken, full.leakage)))
+    for table in (tables.utility(full), tables.leakage(said), tables.statement(full.guarantee)):
         for row in table.rows:
             for cell in row:
                 assert " ".join(cell.split()) in text

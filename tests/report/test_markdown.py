@@ -10,8 +10,8 @@ import pytest
 from dptrain.contracts import Interval, Report
 from dptrain.privacy.written import to_json
 from dptrain.report import write
+from dptrain.report.leakage_words import told
 from dptrain.report.markdown import as_markdown, write_markdown
-from dptrain.report.sentences import told
 
 
 def test_the_verdict_comes_before_the_numbers(report: Report) -> None:

@@ -48,11 +48,18 @@ def test_privacy_is_told_in_words_and_numbers(report: Report) -> None:
     assert front["model-index"][0]["results"][0]["metrics"][-1]["value"] == 3.0
     assert "**ε = 3.00 at δ = 1e-05, per record.**" in text
     assert report.guarantee.sentence in text
-    assert "| reconstruction from gradients: record named among 8 | 0.293 [0.222, 0.373] |" in text
-    assert "0.411" in text
-    assert "leave this section out" in text
     for item in report.guarantee.outside_guarantee:
         assert f"- {item}" in text
+
+
+def test_what_attacks_measured_of_training_records_is_on_it_only_where_asked_for(report: Report) -> None:
+    card, asked = as_model_card(report), as_model_card(report, measured=True)
+    line = "| reconstruction from gradients: record named among 8 | 0.293 [0.222, 0.373] |"
+    assert line in asked
+    assert "0.411" in asked
+    assert "`report.card_measured=true` asked for it" in asked
+    for told in ("Measured", "reconstruction", "0.293", "0.411", "attack"):
+        assert told not in card[card.index("## Intended use") : card.index("## Limitations")]
 
 
 @pytest.mark.parametrize("which", ["bare", "void"])

@@ -1,0 +1,164 @@
+"""One leakage line in words, made from the numbers that stand on it, so that the two never disagree."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+from dptrain.contracts import Interval, Leakage
+from dptrain.evidence.verdict import (
+    BROKEN,
+    LEAKS,
+    NO_CONTROL,
+    NOT_SHOWN,
+    OF_VOID,
+    RESISTED,
+    TOO_WEAK,
+    UNBOUNDED,
+    WITHIN,
+    kind,
+)
+from dptrain.report import words
+
+METRICS = {
+    "auc": "AUC",
+    "certified_epsilon": "certified ε",
+    "evaluator_accuracy": "recognised by another model",
+    "nearest_is_member": "nearest to a member",
+    "success": "records named",
+}
+# Verdicts without a reason of their own: theirs is read off the numbers.
+BARE = (BROKEN, WITHIN, UNBOUNDED, OF_VOID, RESISTED, TOO_WEAK, NO_CONTROL)
+
+
+def spoken(line: Leakage) -> Leakage:
+    """The same line, its attack and metric named as a person says them."""
+    return replace(line, attack=line.attack.replace("_", " "), metric=metric(line))
+
+
+def metric(line: Leakage) -> str:
+    """A metric as a person says it; true positives at the false-positive rate that floor and bound hold at.
+
+    That is the largest that the attack's threshold may have on records that did not set it, and not the
+    one that was asked for.
+    """
+    return spoken_metric(line.metric, line.details.get("fpr_upper"))
+
+
+def spoken_metric(name: str, fpr: float | None = None) -> str:
+    """The same of a metric's name, and the false-positive rate that its bound holds at, where it is known."""
+    asked = re.fullmatch(r"tpr_at_fpr_([\d.]+)", name)
+    if asked is None:
+        return METRICS.get(name, name.replace("_", " "))
+    if fpr is None:
+        return f"true positives at {words.percent(float(asked[1]))} false alarms asked for"
+    return f"true positives at up to {words.percent_at_most(fpr)} false alarms"
+
+
+def named(line: Leakage) -> str:
+    """A metric by the name that other programs know it by, and the false-positive rate that it is read at."""
+    fpr = line.details.get("fpr_upper")
+    if fpr is None or not line.metric.startswith("tpr_at_fpr_"):
+        return line.metric
+    return f"TPR at FPR up to {words.percent_at_most(fpr)} ({line.metric})"
+
+
+def told(line: Leakage, *, void: bool) -> str:
+    """One leakage line as a sentence or two."""
+    text = (
+        f"**{line.attack}**, {line.metric}: {_number(line.value)}, "
+        f"where {words.number(line.floor)} is reached without the model"
+    )
+    if line.control is not None:
+        text += f" and {_number(line.control)} against the non-private twin"
+    text += f". {meaning(line)}"
+    if void:
+        return text
+    if line.bound is None:
+        return text if UNBOUNDED in line.verdict else f"{text} No theorem bounds this."
+    text = f"{text} The guarantee allows at most {words.at_most(line.bound)}"
+    standing = beside_bound(line)
+    return f"{text}; {standing}." if standing else f"{text}."
+
+
+def meaning(line: Leakage) -> str:
+    """What follows from a line's verdict, and why: its own reason, or the one that its numbers give."""
+    found, own = kind(line.verdict), reason(line.verdict)
+    if found == BROKEN:
+        return "**More than the guarantee allows: the implementation is broken. Do not release this model.**"
+    if found == LEAKS:
+        return f"{_sentence(line.verdict)} The attack did better than without the model."
+    if found == NOT_SHOWN:
+        return f"{_sentence(line.verdict)} What it would have found in the rest, nobody knows."
+    if found == RESISTED:
+        if own:
+            return f"Resisted: {own}."
+        return (
+            f"The attack works on the twin; here its interval does not lie above {_threshold(line)}, so that "
+            "no leakage is shown."
+        )
+    if found == TOO_WEAK:
+        return f"The attack is too weak to tell: {own or weakness(line)}. This is no evidence of privacy."
+    if found == NO_CONTROL:
+        nothing = own or f"its interval does not lie above {_threshold(line)}"
+        return _sentence(f"{nothing}; with no control, one cannot know whether it could have")
+    return f"{line.verdict}."
+
+
+def reason(verdict: str) -> str:
+    """A verdict's own reason; empty where it gives none."""
+    if verdict in BARE:
+        return ""
+    if kind(verdict) == NO_CONTROL:
+        return verdict.removesuffix(", no control")
+    return verdict.partition(": ")[2]
+
+
+def weakness(line: Leakage) -> str:
+    """Why a line that is called too weak is: too few trials, or a control that does not stand out."""
+    if line.detection_limit <= line.floor:
+        return (
+            f"in {line.trials:,} trials even an attack that is always right certifies "
+            f"{words.number(line.detection_limit)} at most, and {words.number(line.floor)} is reached "
+            "without the model"
+        )
+    if line.control is None:
+        return "there is no control"
+    return f"its control, {_number(line.control)}, does not lie above {_threshold(line, control=True)}"
+
+
+def beside_bound(line: Leakage) -> str:
+    """How a measured value above its bound can be right; empty where it is not above, or is a breach."""
+    if line.bound is None or not line.value.value > line.bound or kind(line.verdict) == BROKEN:
+        return ""
+    if line.value.low <= line.bound:
+        return "what was measured is compatible with that, for its interval reaches down to it"
+    return "what was certified is within one family of curves, and the proved curve, which decides, allows it"
+
+
+def compatible(value: Interval, bound: float | None) -> str:
+    """What follows a value in percent that is above its bound, but not by more than chance; else nothing.
+
+    >>> compatible(Interval(value=0.417, low=0.199, high=0.661), 0.3935)
+    ', compatible with the bound of 39.4 %'
+    """
+    if bound is None or not value.low <= bound < value.value:
+        return ""
+    return f", compatible with the bound of {words.percent_at_most(bound)}"
+
+
+def _threshold(line: Leakage, *, control: bool = False) -> str:
+    """What an interval must lie above to be called leakage."""
+    name = "control_non_member_accuracy_high" if control else "non_member_accuracy_high"
+    if (most := line.details.get(name)) is not None:
+        whose = "its own" if control else "the"
+        return f"the {words.number(most)} that {whose} non-members may reach"
+    return f"the {words.number(line.floor)} that is reached without the model"
+
+
+def _number(value: Interval) -> str:
+    return f"{words.number(value.value)} {words.interval(value)}"
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."

@@ -31,6 +31,7 @@ from dptrain.contracts import (
     Splits,
     Streams,
 )
+from dptrain.evidence.copies import count_copies
 from dptrain.pipeline import (
     choose_device,
     make_budget,
@@ -60,7 +61,6 @@ class Case:
     weights: Path
     needs: frozenset[Knowledge] | None  # what coins decided in its training; None: it is not one of ours
     guarantee: Guarantee | None
-    records: str | None  # fingerprint of what it was trained on
 
 
 def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Report:
@@ -73,6 +73,7 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
     conditions = limits.parse(config.fail_if, parts.attacks)
     streams = Streams(config.seed, config.deterministic)
     splits = parts.source.load(streams.seeded("data"))
+    copies = count_copies(splits)
     if case.needs is None:
         splits, coins = split_known(splits, config.evidence, streams)
     else:
@@ -117,6 +118,7 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
             measured.leakage = [_told_by_files(line) for line in measured.leakage]
         report = summary.compose(
             splits,
+            copies,
             guarantee,
             replace(guarantee.statement(), interface=given_away(config.release)),
             recipe=f"audit of {case.name}",
@@ -153,7 +155,7 @@ def find(config: Config, overrides: tuple[str, ...]) -> Case:
     assert source is not None
     path = Path(source)
     if path.is_file():
-        return Case(name=path.name, config=config, weights=path, needs=None, guarantee=None, records=None)
+        return Case(name=path.name, config=config, weights=path, needs=None, guarantee=None)
     folder = path if (path / runs.ORDER).is_file() else runs.named(source, Path(config.output))
     if folder is None:
         raise ConfigError(
@@ -194,7 +196,6 @@ def find(config: Config, overrides: tuple[str, ...]) -> Case:
             tradeoff_points=[(rate, most) for rate, most in report["tradeoff"]],
             curve=tuple((step, epsilon) for step, epsilon in report["epsilon_by_step"]),
         ),
-        records=runs.recall(folder, "records"),
     )
 
 
@@ -270,12 +271,15 @@ def load(weights: Path, model: nn.Module, device: torch.device) -> Release:
 
 
 def _check_records(case: Case, coins: Coins, splits: Splits) -> None:
-    if case.needs and case.records is None:
+    if case.needs is None:
+        return
+    same = runs.same_records(case.weights.parent, coins.fingerprint(splits))
+    if case.needs and same is None:
         raise ConfigError(
             f"release={case.name} does not tell which records and coins it was trained with, so no attack on "
             "single records could be judged; train it again with this version"
         )
-    if case.records is not None and case.records != coins.fingerprint(splits):
+    if same is False:
         raise ConfigError(
             f"release={case.name} was trained on other records, or other coins, than are found now: the data "
             "or the version of dptrain has changed; audit it with those it was trained with"

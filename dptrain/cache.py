@@ -18,6 +18,7 @@ from filelock import FileLock
 from torch import Tensor
 
 import dptrain
+from dptrain.keyed import keyed
 from dptrain.privacy.guarantee import library_versions
 
 # What a training without privacy does not read of the configuration: a sweep over these shares its results.
@@ -33,7 +34,8 @@ KINDS = ("twin", "evaluator", "shadow")
 class Cache:
     """A folder of results. They were made from the records, so each is readable by its owner only.
 
-    `seconds` is how long this process took to make results of each kind; what is found costs nothing.
+    A result's name is a hash of its key, which tells of records, under a secret of the folder. `seconds`
+    is how long this process took to make results of each kind; what is found costs nothing.
     """
 
     folder: Path
@@ -48,23 +50,25 @@ class Cache:
         Tensors, numbers, texts, and dictionaries and tuples of them. A second process that asks for
         the same waits for the first, and takes what that one made.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.folder / f"{key}.lock"):
-            if key not in self:
+        path = self._path(key)
+        with FileLock(path.with_suffix(".lock")):
+            if not path.exists():
                 started = time.perf_counter()
-                self._keep(key, make())
+                _keep(path, make())
                 self.seconds[key.partition("_")[0]] += time.perf_counter() - started
-            kept: Mapping[str, Any] = torch.load(self._path(key), weights_only=True)
+            kept: Mapping[str, Any] = torch.load(path, weights_only=True)
             return kept
 
-    def _keep(self, key: str, made: Mapping[str, Any]) -> None:
-        draft = self.folder / f".{key}.{os.getpid()}"
-        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            torch.save(dict(made), file)
-        draft.replace(self._path(key))
-
     def _path(self, key: str) -> Path:
-        return self.folder / f"{key}.pt"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return self.folder / f"{key.partition('_')[0]}_{keyed(self.folder, key)}.pt"
+
+
+def _keep(path: Path, made: Mapping[str, Any]) -> None:
+    draft = path.with_name(f".{path.stem}.{os.getpid()}")
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        torch.save(dict(made), file)
+    draft.replace(path)
 
 
 def content_key(kind: str, told: Iterable[Any], tensors: Iterable[Tensor], recipe: Mapping[str, Any]) -> str:

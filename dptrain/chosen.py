@@ -12,6 +12,7 @@ from dptrain import report as documents
 from dptrain import runs, sweep
 from dptrain.config import Config
 from dptrain.contracts import ConfigError, DptrainError, Plan, Report, SelectionTerms, Statement
+from dptrain.keyed import keyed
 from dptrain.privacy.written import part
 from dptrain.report.document import as_json
 from dptrain.training.mechanisms import CHOOSING
@@ -27,7 +28,7 @@ def refuse_uncovered(config: Config, plan: Plan | None, records: str, folder: Pa
             f"sweep.trial={config.sweep.trial}: its plan ({plan}) is none of those that the selection's "
             "epsilon was computed for; go on with the data and the versions that the sweep was begun with"
         )
-    if records != noted["records"]:
+    if keyed(folder.parent, records) != noted["records"]:
         raise DptrainError(
             f"sweep.trial={config.sweep.trial}: the training records are others than the sweep was begun "
             "with; go on with the same data, or start a new sweep"

@@ -30,6 +30,7 @@ from dptrain.contracts import (
     Streams,
     Tracker,
 )
+from dptrain.evidence.copies import count_copies
 from dptrain.evidence.verdict import BROKEN
 from dptrain.privacy.guarantee import now
 from dptrain.privacy.plan import check_delta, default_delta
@@ -46,6 +47,7 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
     conditions = limits.parse(config.fail_if, parts.attacks)
     streams = Streams(config.seed, config.deterministic)
     splits = parts.source.load(streams.seeded("data"))
+    copies = count_copies(splits)
     units = declared_units(config.training)
     splits, coins = draw(splits, parts.needs, config.evidence, streams, units)
     model = make_model(config, parts.mechanism, splits, streams)
@@ -69,6 +71,7 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
             device=device,
             folder=folder,
             config=config,
+            copies=copies,
         )
     )
     if order.sweep:
@@ -120,6 +123,7 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
         )
         report = summary.compose(
             splits,
+            copies,
             guarantee,
             chosen.how_chosen(statement, config, folder),
             recipe=order.recipe,

@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from dptrain.contracts import ConfigError, DptrainError
+from dptrain.keyed import SECRET, keyed
 from dptrain.redaction import withheld, withheld_arguments
 from dptrain.report.document import whole, write_text
 from dptrain.training import checkpoint
@@ -192,7 +193,11 @@ def refuse_changed(folder: Path, changed: Iterable[str]) -> None:
 
 
 def remember_records(folder: Path, fingerprint: str) -> None:
-    """Remember which records a run is trained on; raises ConfigError where a resumed run finds others."""
+    """Remember which records a run is trained on; raises ConfigError where a resumed run finds others.
+
+    What is kept is a hash under a secret of the folder.
+    """
+    fingerprint = keyed(folder, fingerprint)
     before = recall(folder, "records")
     if before is not None and before != fingerprint:
         raise ConfigError(
@@ -200,6 +205,12 @@ def remember_records(folder: Path, fingerprint: str) -> None:
             "with the data and the version of dptrain that it was begun with, or start a new run"
         )
     remember(folder, records=fingerprint)
+
+
+def same_records(folder: Path, fingerprint: str) -> bool | None:
+    """Whether a run was trained on these records; None where its folder does not tell, or not its secret."""
+    told = recall(folder, "records")
+    return None if told is None or not (folder / SECRET).exists() else told == keyed(folder, fingerprint)
 
 
 def recall(folder: Path, fact: str) -> Any:

@@ -21,6 +21,7 @@ from dptrain import candidates, runs, sweep, terms
 from dptrain.chosen import kept_score
 from dptrain.config import parse
 from dptrain.contracts import ConfigError, DptrainError, SelectionTerms
+from dptrain.keyed import keyed
 from dptrain.privacy import selection
 from dptrain.privacy.written import part
 from dptrain.report.document import write_text
@@ -52,6 +53,7 @@ def begin(
             )
         fixed = terms.agree(config, values)
         with sweep.noting(folder) as notes:
+            fixed["records"] = keyed(folder, fixed["records"])
             noted = notes.setdefault("selection", {**fixed, "trials": draw_count(terms.count_of(config))})
     terms.refuse_changes(noted["asked"], values, f"sweep.resume={folder}")
     agreed: SelectionTerms = part(SelectionTerms, noted["terms"], f"{folder}: selection")

@@ -41,6 +41,7 @@ def brief(
     device: torch.device,
     folder: Path,
     config: Config,
+    copies: Mapping[str, int],
 ) -> Briefing:
     """What is about to be spent, on what, and how long it will take."""
     training, dtype = config.training, getattr(torch, config.dtype)
@@ -73,6 +74,7 @@ def brief(
             remade=bool(why),
         ),
         folder=folder,
+        copies=sentences.copies(copies),
     )
 
 
@@ -85,10 +87,12 @@ def _remade(model: nn.Module, splits: Splits, copies: int, gib: float, dtype: to
         return remade(parts[0], splits, copies=copies, gib=gib, dtype=dtype)
 
 
-def compose(splits: Splits, guarantee: Guarantee, statement: Statement, **rest: Any) -> Report:
+def compose(
+    splits: Splits, copies: Mapping[str, int], guarantee: Guarantee, statement: Statement, **rest: Any
+) -> Report:
     """The report of a training, of which nothing was measured yet."""
     report = Report(
-        data=describe(splits),
+        data={**describe(splits), "copies": dict(copies)},
         floor_accuracy=majority_share(splits.test),
         guarantee=statement,
         epsilon_by_step=guarantee.curve,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import json
 from pathlib import Path
 
@@ -12,6 +14,10 @@ from support import QUICK, QUICK_ATTACKS, order
 from torch import nn
 
 from dptrain import cli, runs
+from dptrain.assembly import assemble
+from dptrain.coins import draw
+from dptrain.config import parse
+from dptrain.contracts import Streams
 from dptrain.models.mlp import Mlp
 from dptrain.report.document import read_json
 
@@ -83,7 +89,7 @@ def test_other_records_than_those_trained_on_are_refused(trained, tmp_path, caps
     told = json.loads((trained / runs.ORDER).read_text())
     copy = tmp_path / "copy"
     copy.mkdir()
-    for name in ("weights.pt", "report.json"):
+    for name in ("weights.pt", "report.json", ".secret"):
         (copy / name).write_bytes((trained / name).read_bytes())
     told["config"]["seed"] = 5
     (copy / runs.ORDER).write_text(json.dumps(told))
@@ -118,6 +124,31 @@ def test_a_run_that_does_not_tell_its_records_is_refused(trained, tmp_path, caps
         (copy / name).write_bytes((trained / name).read_bytes())
     del told["records"]
     (copy / runs.ORDER).write_text(json.dumps(told))
+    said = refused(capsys, tmp_path / "out", "task=audit", f"release={copy}", BY_QUERY)
+    assert "does not tell which records" in said
+
+
+def test_what_a_run_keeps_of_its_records_confirms_none_without_its_secret(trained, tmp_path, capsys):
+    """An unkeyed hash of the training set tells whoever knows the others if a record was among them."""
+    kept = json.loads((trained / runs.ORDER).read_text())["records"]
+    secret = trained / ".secret"
+    assert secret.stat().st_mode & 0o777 == 0o600
+    config = parse(runs.read(trained).config)
+    parts, streams = assemble(config), Streams(config.seed)
+    splits, coins = draw(parts.source.load(streams.seeded("data")), parts.needs, config.evidence, streams)
+    fingerprint = coins.fingerprint(splits)
+    assert runs.same_records(trained, fingerprint)
+    assert not runs.same_records(trained, fingerprint[::-1])
+    assert kept == hmac.new(secret.read_bytes(), fingerprint.encode(), "sha256").hexdigest()[:40]
+    assert kept != hashlib.sha256(fingerprint.encode()).hexdigest()[:40]
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for name in ("weights.pt", "report.json", runs.ORDER):
+        (copy / name).write_bytes((trained / name).read_bytes())
+    for path in trained.rglob("*"):
+        if path.is_file():
+            assert fingerprint.encode() not in path.read_bytes()
+            assert path == secret or secret.read_bytes() not in path.read_bytes()
     said = refused(capsys, tmp_path / "out", "task=audit", f"release={copy}", BY_QUERY)
     assert "does not tell which records" in said
 

@@ -27,7 +27,16 @@ def test_what_was_made_is_found_again(cache: Cache) -> None:
         found = cache.get("twin_1", make)
         assert torch.equal(found["weights"]["a"], torch.ones(2))
         assert found["seen"] == (1, "poisson", None)
-    assert (cache.folder / "twin_1.pt").stat().st_mode & 0o777 == 0o600
+    (kept,) = cache.folder.glob("twin_*.pt")
+    assert kept.stat().st_mode & 0o777 == (cache.folder / ".secret").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_name_tells_nothing_to_whoever_lacks_the_folder_s_secret(tmp_path: Path) -> None:
+    for name in "ab":
+        Cache(tmp_path / name).get("twin_1", dict)
+    first, second = ({path.name for path in (tmp_path / name).glob("twin_*.pt")} for name in "ab")
+    assert first.isdisjoint(second)
+    assert "twin_1.pt" not in first
 
 
 def test_a_maker_that_fails_leaves_nothing(cache: Cache) -> None:

@@ -25,7 +25,7 @@ from support import QUICK, command, finish, order
 from dptrain import assets, candidates, chosen, cli, pipeline, runs, selecting, sweep, terms, tuning
 from dptrain.compare import compare
 from dptrain.config import parse
-from dptrain.contracts import BrokenGuarantee, ConfigError, DptrainError, Plan
+from dptrain.contracts import BrokenGuarantee, ConfigError, DptrainError, Plan, Streams
 from dptrain.contracts.rounding import rounded_up
 from dptrain.gathering import Selection
 from dptrain.privacy import selection
@@ -265,10 +265,17 @@ def test_a_number_drawn_later_or_on_other_terms_is_refused(begun: Path, tmp_path
 
 
 def test_other_records_or_another_plan_are_refused(begun: Path) -> None:
+    from dptrain.assets import build
     from dptrain.chosen import refuse_uncovered
+    from dptrain.coins import draw
 
     config = parse(trial(begun.parent, 1).config)
-    plan, records = Plan(**noted(begun)["plans"][0]), noted(begun)["records"]
+    plan = Plan(**noted(begun)["plans"][0])
+    streams = Streams(config.seed)
+    loaded = build("data", config.data).load(streams.seeded("data"))
+    splits, coins = draw(loaded, pipeline.assemble(config).needs, config.evidence, streams)
+    records = coins.fingerprint(splits)
+    assert records not in noted(begun)["records"]  # a hash of its own would confirm them
     refuse_uncovered(config, plan, records, begun / "one")
     with pytest.raises(DptrainError, match="its plan"):
         refuse_uncovered(config, replace(plan, steps=41), records, begun / "one")

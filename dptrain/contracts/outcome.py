@@ -42,6 +42,7 @@ class Briefing:
     attacks: tuple[str, ...]
     seconds: float | None  # estimated training time
     folder: Path
+    copies: str = ""  # that records occur several times, for their owner; empty: none does
     features: str = ""  # why those of a frozen part are made anew at each step; empty: they are not
 
 
@@ -51,7 +52,7 @@ class Report:
 
     recipe: str
     mechanism: str
-    data: Mapping[str, Any]  # name, source, train, holdout, test (counts), classes (count)
+    data: Mapping[str, Any]  # name, source, train, holdout, test (counts), classes (count), copies
     utility: Utility
     control: Utility | None  # of the non-private twin
     floor_accuracy: float  # always naming the most frequent class

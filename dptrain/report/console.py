@@ -309,6 +309,8 @@ def _plan(briefing: Briefing) -> Iterator[tuple[str, str | Text]]:
     yield "", ""
     yield "data", briefing.data
     yield "", f"{briefing.train:,} to train on, {briefing.holdout:,} held out, {briefing.test:,} to test on"
+    if briefing.copies:
+        yield "warning", briefing.copies
     yield "model", f"{briefing.model}, {briefing.parameters:,} parameters, on {briefing.device}"
     if briefing.features:
         yield "", f"its frozen features are made anew at each step: {briefing.features}"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from dptrain.contracts import Leakage, Report, Statement
 from dptrain.evidence.verdict import BROKEN, LEAKS, NOT_SHOWN, TOO_WEAK, kind
 from dptrain.report import defences, words
 
+COPIES = {"train": "training records", "holdout": "held-out records", "test": "test records"}
 CAPTIONS = {
     "epsilon": "What had been spent after each step.",
     "utility": "Accuracy on held-out records during training, and on the test records in the end.",
@@ -188,9 +189,24 @@ def confidential(report: Report) -> str:
 def data(report: Report) -> str:
     """Which records there were."""
     facts = report.data
+    doubled = copies(facts.get("copies", {}))  # an older run did not count them
     return (
         f"Data: {facts['name']} ({facts['source']}); {facts['train']:,} records to train on, "
         f"{facts['holdout']:,} held out, {facts['test']:,} to test on, {facts['classes']} classes."
+        f"{' ' * bool(doubled)}{doubled}"
+    )
+
+
+def copies(counts: Mapping[str, int]) -> str:
+    """How often records occur several times, and what that means for what is proved; empty: none does."""
+    found = [f"{counts[part]:,} {what}" for part, what in COPIES.items() if counts.get(part)]
+    if not found:
+        return ""
+    *others, last = found
+    listed = f"{', '.join(others)} and {last}" if others else last
+    return (
+        f"{listed} have exactly the inputs of another training record: the guarantee is for each copy by "
+        "itself, and what is measured on copies of training records flatters."
     )
 
 

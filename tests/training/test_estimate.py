@@ -115,6 +115,7 @@ def test_the_plan_knows_copies_and_whether_features_are_made_once(
         device=CPU,
         folder=Path(),
         config=parse(order(*overrides).config),
+        copies={},
     )
     assert asked == {"engine": "bookkeeping", "copies": copies, "remade": bool(why)}
     assert why in found.features

@@ -1,0 +1,34 @@
+"""Keyed hashes of records: without the key, a hash would confirm a record to whoever knows the others."""
+
+from __future__ import annotations
+
+import hmac
+import os
+import secrets
+from pathlib import Path
+
+from filelock import FileLock
+
+SECRET = ".secret"  # in the folder that a hash is kept in
+
+
+def keyed(folder: Path, text: str) -> str:
+    """HMAC-SHA256 of this text under the secret of a folder: 40 hexadecimal digits.
+
+    The secret is made when it is first needed, is readable by its owner only, and never leaves the folder.
+    """
+    path = folder / SECRET
+    if not path.exists():
+        _make(path)
+    return hmac.new(path.read_bytes(), text.encode(), "sha256").hexdigest()[:40]
+
+
+def _make(path: Path) -> None:
+    """Write a secret, whole, of which no second process makes another."""
+    with FileLock(path.with_name(f"{SECRET}.lock")):
+        if path.exists():
+            return
+        draft = path.with_name(f"{SECRET}.{os.getpid()}")
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            file.write(secrets.token_bytes(32))
+        draft.replace(path)

@@ -107,7 +107,8 @@ def draw(
         )
     if slots:
         splits, planting = plant(splits, slots=evidence.slots, candidates=evidence.candidates, key=key)
-    return splits, Coins(
+    # Whoever held the key could tell who was assigned to what: it goes no further.
+    return replace(splits, key=None), Coins(
         planting=planting,
         drawing=drawing,
         assigned=True,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -214,6 +214,20 @@ def test_every_third_unit_of_a_file(tmp_path):
     assert max(changes) <= 2
     assert changes[1] > 30
     assert changes[2] <= SMALL.slots
+
+
+def test_a_secret_key_decides_of_parts_and_probes_and_goes_no_further(tmp_path):
+    """Under a key that contributors do not know, the seed tells nothing; nothing that trains is given it."""
+    file, found = drawn(4, 240, copies=False, each=1), []
+    for secret in (b"\x01" * 32, b"\x02" * 32):
+        (tmp_path / "key").write_bytes(secret)
+        source = replace(
+            as_npz(file, tmp_path, official=True, grouped=False), split_key=str(tmp_path / "key")
+        )
+        rows, splits = trained_on(source, PROBES, seed=4)
+        assert splits.key is None
+        found.append(rows)
+    assert ((found[0] - found[1]) + (found[1] - found[0])).total() > 20
 
 
 def test_a_division_by_position_is_found_out(tmp_path, monkeypatch):

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
-from mixing_models import MIXING, REMEMBERING
 from opacus.layers import DPGRU, DPLSTM, DPMultiheadAttention
 from support import order
 from torch import nn
@@ -30,6 +29,7 @@ from dptrain.training.tested import refuse_dependence, refuse_dependent_release
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 from layer_models import CASES, VOCABULARY
+from mixing_models import MIXING, REMEMBERING
 
 
 def find(model, shape=(8,), *, loss=None, bounds=(0.0, 1.0), classes=3):

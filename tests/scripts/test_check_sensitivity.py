@@ -1,0 +1,71 @@
+"""The check of sensitivities: it refuses what mixes, and sees a norm that is too small and a divisor that leaks."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from support import script
+
+from dptrain.privacy.clipping import Clipper
+from dptrain.privacy.noisy import NoisySum
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
+check = script("check_sensitivity")
+import replay as trainings
+
+
+def subject(name: str):
+    return next(each for each in check.subjects(quick=True) if each.name == name)
+
+
+@pytest.mark.parametrize("mode", check.MODES)
+def test_an_accepted_model_moves_the_sum_by_the_claim_at_most(mode) -> None:
+    assert check.refusal(subject("SmallCNN")) is None
+    assert 0.5 < check.worst_change(subject("SmallCNN"), *mode) <= 1.0
+
+
+def test_a_model_that_mixes_is_refused_and_would_move_the_sum_by_more() -> None:
+    mixing = subject("mixing: centred")
+    assert "depends on the other records" in check.refusal(mixing)
+    assert check.worst_change(mixing, "flat", "record", 1) > 1.05
+
+
+def test_a_norm_that_is_too_small_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    factors = Clipper.factors
+    monkeypatch.setattr(Clipper, "factors", lambda self, norms: factors(self, 0.9 * norms))
+    assert check.worst_change(subject("Mlp"), "flat", "record", 1) > 1.05
+
+
+def test_a_whole_training_differs_in_its_sums_alone() -> None:
+    found = trainings.replay("flat clipping")
+    assert found["worst_ratio"] <= 1.0
+    assert found["all_else_invariant"]
+
+
+def test_a_divisor_that_counts_the_records_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    release = NoisySum.release
+
+    def leaking(self: NoisySum) -> None:
+        self.expected_batch_size = 20 + float(
+            torch.cat([p.summed_grad.flatten() for p in self.params]).norm()
+        )
+        release(self)
+
+    monkeypatch.setattr(NoisySum, "release", leaking)
+    assert not trainings.replay("flat clipping")["all_else_invariant"]
+
+
+def test_copies_that_are_clipped_each_for_itself_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = check.make_engine
+
+    def apart(*arguments, **options):
+        made = engine(*arguments, **options)
+        accumulate = made.accumulate
+        made.accumulate = lambda inputs, labels, copies=1: accumulate(inputs, labels, 1)
+        return made
+
+    monkeypatch.setattr(check, "make_engine", apart)
+    assert check.worst_change(subject("Mlp"), "flat", "group", 2) > 1.05

@@ -1,4 +1,4 @@
-"""The check of sensitivities refuses what mixes, and sees small norms, divisors that leak, copies clipped apart."""
+"""The check of sensitivities refuses what mixes, and sees small norms, leaking divisors, copies apart."""
 
 from __future__ import annotations
 

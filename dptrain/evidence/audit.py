@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
-from scipy.stats import chi2
+from scipy.signal import fftconvolve
+from scipy.stats import binom, chi2
 from torch import Tensor
 
 from dptrain.contracts import (
@@ -30,6 +32,7 @@ from dptrain.evidence.verdict import BROKEN, verdict
 
 UNPROVED_MU = 10.0  # what bets are planned for where nothing is proved
 ALARM = 1e-6  # a p-value of noise or batches below this is no accident
+BINS = 2**14  # of a sum of squares, up to the one that was seen
 ROUNDING = 1e-3  # relative, of sums in single precision
 
 _ON = {Knowledge.PROBES: "natural records", Knowledge.CANARIES: "canaries"}
@@ -134,15 +137,35 @@ def noise_p_values(noise: NoiseSeen) -> dict[str, float]:
 def sampling_p_value(sampling: SamplingSeen, members: Tensor) -> float:
     """How probable it is that Poisson sampling uses the members so evenly.
 
-    Their counts are binomial, and the sum of their standardised squares close to chi-square;
-    batches dealt from a shuffled deck give every member the same count, give or take one.
+    Batches dealt from a shuffled deck give every member the same count, give or take one. Counts are
+    binomial; the sum of their squared deviations is compared with its own distribution, convolved
+    exactly but for rounding squares down, which errs upwards: few members that happen to meet
+    the expected count are no sign of anything, as chi-square would have it.
     """
     counts = sampling.counts[members].double()
     expected = sampling.steps * sampling.sample_rate
     spread = expected * (1 - sampling.sample_rate)
     if expected < 1.0 or spread == 0.0 or len(counts) == 0:
         return 1.0  # so rare that chi-square is no match, and that nobody could tell
-    return float(chi2.cdf(float((counts - expected).square().sum()) / spread, len(counts)))
+    times = np.arange(sampling.steps + 1)
+    seen = float((counts - expected).square().sum())
+    unit = max(seen, expected) / BINS
+    squares = np.floor((times - expected) ** 2 / unit)
+    near = squares <= seen / unit  # who is farther off alone is farther off together
+    odds = binom.pmf(times[near], sampling.steps, sampling.sample_rate)
+    one = np.bincount(squares[near].astype(int), odds, minlength=BINS + 1)
+    return float(min(1.0, _convolved(one, len(counts))[: int(seen / unit) + 1].sum()))
+
+
+def _convolved(odds: np.ndarray, count: int) -> np.ndarray:
+    """The distribution of the sum of `count` numbers with these odds, as far as the odds go."""
+    together = np.zeros_like(odds)
+    together[0] = 1.0
+    while count:
+        if count % 2:
+            together = np.clip(fftconvolve(together, odds)[: len(odds)], 0.0, None)
+        odds, count = np.clip(fftconvolve(odds, odds)[: len(odds)], 0.0, None), count // 2
+    return together
 
 
 def _checks(released: Bets, control: Bets | None, members: Tensor) -> dict[str, float]:

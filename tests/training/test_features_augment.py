@@ -153,7 +153,7 @@ class Onlooker:
 @pytest.mark.parametrize("cache", [CACHED, {}])
 def test_observers_see_what_the_engine_added(cache, splits, settings_of, context_of, budget) -> None:
     onlooker = Onlooker(splits.train.take(torch.tensor([9])))
-    context = context_of(streams=Streams(seed=8, deterministic=True), planted=(4, 9), observers=(onlooker,))
+    context = context_of(streams=Streams(seed=11, deterministic=True), planted=(4, 9), observers=(onlooker,))
     DPSGD(settings=settings_of(**cache)).fit(scattered(), splits, budget, context)
     seen = 0
     for view, noise, own in zip(onlooker.views, onlooker.noises, onlooker.own, strict=True):
@@ -210,7 +210,7 @@ def test_copies_that_do_not_move_change_nothing(
 def test_a_record_of_many_copies_is_bounded_as_one(cnn, splits, settings_of, context_of, budget) -> None:
     """What the engine adds of a planted record, read off the sum, is no longer than the clipping norm."""
     onlooker = Onlooker(splits.train.take(torch.tensor([9])))
-    context = context_of(streams=Streams(seed=8, deterministic=True), planted=(4, 9), observers=(onlooker,))
+    context = context_of(streams=Streams(seed=11, deterministic=True), planted=(4, 9), observers=(onlooker,))
     settings = settings_of(augmentation=Augmentation(copies=4, shift=2), rates={"steps": 30})
     DPSGD(settings=settings, max_grad_norm=0.05).fit(cnn, splits, budget, context)
     added = torch.stack(onlooker.views) - torch.stack(onlooker.noises)

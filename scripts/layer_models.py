@@ -510,7 +510,7 @@ def _unusual() -> Iterator[LayerModel]:
         ),
         "child's weight through F.linear": (
             lambda: Net(
-                lambda net, x: net.head(20 * F.linear(torch.tanh(net.first(x)), net.first.weight)),
+                lambda net, x: net.head(2 * F.linear(torch.tanh(net.first(x)), net.first.weight)),
                 first=nn.Linear(8, 8),
                 head=linear(),
             ),

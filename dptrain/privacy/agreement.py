@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -56,9 +57,11 @@ def choose(
     the rules of layers to the whole model in full, by functorch or else row by row; `hooks` has Opacus' hooks
     and nothing else. Raises ConfigError that names what is wrong where no way is right.
     """
-    with stilled():
+    with torch.random.fork_rng(range(torch.cuda.device_count()) if like.is_cuda else ()):
         trial = _Trial(model, loss, like, bounds=bounds, copies=copies, clipping=clipping)
-        return _choose(kind, model, trial)
+        # Watching every operation takes its time, which a model that draws nothing need not.
+        with stilled() if trial.draws else nullcontext():
+            return _choose(kind, model, trial)
 
 
 def _choose(kind: str, model: nn.Module, trial: _Trial) -> Chosen:
@@ -81,15 +84,15 @@ def _choose(kind: str, model: nn.Module, trial: _Trial) -> Chosen:
 
 
 def _strange(model: nn.Module) -> str:
-    """The layers that Opacus' hooks do not know, or whose work in place they cannot stand."""
-    known = GradSampleModule.GRAD_SAMPLERS
-    named = [
-        f"`{name}` ({type(layer).__name__}{', in place' if getattr(layer, 'inplace', False) else ''})"
-        for name, layer in model.named_modules()
-        if getattr(layer, "inplace", False)
-        or (type(layer) not in known and any(p.requires_grad for p in layer.parameters(recurse=False)))
-    ]
-    return f", which holds {', '.join(named)}" if named else ""
+    """The layers that Opacus' hooks do not know, or whose work in place they cannot stand; else all layers."""
+    known, strange, usual = GradSampleModule.GRAD_SAMPLERS, [], []
+    for name, layer in model.named_modules():
+        in_place = bool(getattr(layer, "inplace", False))
+        trains = any(parameter.requires_grad for parameter in layer.parameters(recurse=False))
+        if in_place or trains:
+            named = f"`{name}` ({type(layer).__name__}{', in place' if in_place else ''})"
+            (strange if in_place or type(layer) not in known else usual).append(named)
+    return f", which holds {', '.join((strange or usual)[:8])}"
 
 
 class _Trial:
@@ -121,7 +124,12 @@ class _Trial:
         for dtype, tolerance in ((torch.float64, EXACT), (None, ROUGH)):
             self.model, self.tolerance = self._moved(model, dtype), tolerance
             try:
-                self.expected = {count: self._alone(count) for count in self.counts}
+                with stilled() as drawn:
+                    inputs, _ = self.rows(1)
+                    self.model(inputs)
+                self.draws = bool(drawn)
+                with stilled() if drawn else nullcontext():
+                    self.expected = {count: self._alone(count) for count in self.counts}
             except Exception as error:
                 if dtype is None:
                     raise ConfigError(
@@ -183,10 +191,11 @@ class _Trial:
         except Exception as error:
             return None, f"{type(error).__name__}: {error}"
         way: Way = partial(ByRules, layout=layout)
+        # Where records may lie on another axis than the first: as many of them as a sequence is long.
         lengths = {extent for shape in shapes[1].values() if len(shape) == 3 for extent in shape[:2]}
-        more = tuple(sorted(each for each in lengths - set(ROWS) if 1 < each <= LONGEST))[-2:]
-        if self.counts != ROWS:
-            more = ()
+        fit = [each for each in lengths - set(ROWS) if 1 < each <= LONGEST]
+        apart = bool(layout.axes) or rules.module.reads_sequences
+        more = (max(fit),) if fit and apart and self.counts == ROWS else ()
         wrong = self.wrong(way, more)
         return (None, wrong) if wrong else (way, "")
 

@@ -14,6 +14,7 @@ from torch.func import functional_call, grad_and_value, vmap
 from dptrain.contracts import ConfigError
 from dptrain.privacy import samplers  # noqa: F401 - registers itself with Opacus
 from dptrain.privacy.bookkeeping.module import BookkeepingModule
+from dptrain.privacy.bookkeeping.other import without_vmap_warning
 from dptrain.privacy.bookkeeping.shares import Instantiated, Share
 from dptrain.privacy.bookkeeping.tape import Layout
 from dptrain.privacy.bookkeeping.uses import NoRule, sum_copies
@@ -82,7 +83,8 @@ class InFull:
         values = {name: parameter.detach() for name, parameter in self.parameters.items()}
         apart = [each.unflatten(0, (-1, copies)) for each in (inputs, labels)]
         each_record = vmap(grad_and_value(one), in_dims=(None, 0, 0), randomness="different")
-        found, losses = each_record(values, *apart)
+        with without_vmap_warning():
+            found, losses = each_record(values, *apart)
         return losses.sum(), [Instantiated.of([wide(found[name])]) for name in self.parameters]
 
 

@@ -68,8 +68,6 @@ def embedding(layer: nn.Embedding, inputs: list[Tensor], grads: Tensor) -> Mappi
 @register_grad_sampler(nn.EmbeddingBag)
 def bag(layer: nn.EmbeddingBag, inputs: list[Tensor], grads: Tensor) -> Mapping[Tensor, Tensor]:
     """Gradients of the table (n, entries, width), a bag a record, each entry as heavy as the others."""
-    if layer.mode == "max":
-        raise NotImplementedError("EmbeddingBag(mode='max')")
     if inputs[0].dim() == 2:
         entries = list(inputs[0])
     else:
@@ -77,10 +75,23 @@ def bag(layer: nn.EmbeddingBag, inputs: list[Tensor], grads: Tensor) -> Mapping[
         entries = list(inputs[0].tensor_split(starts[1:].cpu()))
     rows = []
     for places, found in zip(entries, grads, strict=True):
+        if layer.mode == "max":
+            rows.append(_largest(layer, places, found))
+            continue
         counted = len(places) if layer.padding_idx is None else int((places != layer.padding_idx).sum())
         share = found / max(1, counted) if layer.mode == "mean" else found
         rows.append(_table(layer, places, share.expand(len(places), -1)))
     return {layer.weight: torch.stack(rows)}
+
+
+def _largest(layer: nn.EmbeddingBag, places: Tensor, grads: Tensor) -> Tensor:
+    """The table's gradient by one bag, which goes to the row that was the largest, in each coordinate."""
+    table = torch.zeros(layer.weight.shape, dtype=grads.dtype, device=grads.device)
+    kept = places if layer.padding_idx is None else places[places != layer.padding_idx]
+    if len(kept):
+        largest = kept[layer.weight.detach()[kept].argmax(0)]
+        table[largest, torch.arange(len(grads), device=grads.device)] = grads
+    return table
 
 
 def _table(layer: nn.Embedding | nn.EmbeddingBag, places: Tensor, grads: Tensor) -> Tensor:

@@ -15,24 +15,31 @@ aten = torch.ops.aten
 
 
 @contextmanager
-def stilled() -> Iterator[None]:
+def stilled() -> Iterator[list[str]]:
     """Inside of the `with`, every random draw is a constant: dropout keeps everything as it is.
+
+    The names of what would have drawn gather in the list that it gives.
 
     Draws of a distribution are its mean where that is known, else one half. The state of PyTorch's
     generators is left as it was.
     """
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    with torch.random.fork_rng(devices), sdpa_kernel(SDPBackend.MATH), _Constant():
-        yield
+    with torch.random.fork_rng(devices), sdpa_kernel(SDPBackend.MATH), _Constant() as mode:
+        yield mode.seen
 
 
 class _Constant(TorchDispatchMode):
     """Fills what random operations return; what draws is marked as such by PyTorch itself."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         found = func(*args, **(kwargs or {}))
         if torch.Tag.nondeterministic_seeded not in func.tags:
             return found
+        self.seen.append(str(func))
         if func is aten.native_dropout.default:
             # Its backward pass takes the mask, and scales by what was kept.
             scale = 1 / (1 - args[1]) if args[1] < 1 and args[2] is not False else 1.0

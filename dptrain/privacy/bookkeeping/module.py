@@ -88,6 +88,11 @@ class BookkeepingModule(nn.Module):
             self._watch(layer)
         setattr(model, HOOKED, self._hooks)
 
+    @property
+    def reads_sequences(self) -> bool:
+        """Whether some layer takes more than one axis for what may be the records'."""
+        return bool(self._forwards or self.in_full)
+
     def _watch(self, layer: nn.Module) -> None:
         if type(layer) in FORWARDS and "forward" not in vars(layer):
             self._forwards.append(layer)

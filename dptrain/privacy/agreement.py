@@ -84,8 +84,10 @@ def _choose(kind: str, model: nn.Module, trial: _Trial) -> Chosen:
 
 
 def _strange(model: nn.Module) -> str:
-    """The layers that Opacus' hooks do not know, or whose work in place they cannot stand; else all layers."""
-    known, strange, usual = GradSampleModule.GRAD_SAMPLERS, [], []
+    """The layers that Opacus' hooks do not know, or whose work in place they cannot stand; else all."""
+    known = GradSampleModule.GRAD_SAMPLERS
+    strange: list[str] = []
+    usual: list[str] = []
     for name, layer in model.named_modules():
         in_place = bool(getattr(layer, "inplace", False))
         trains = any(parameter.requires_grad for parameter in layer.parameters(recurse=False))

@@ -47,6 +47,7 @@ def test_no_command_is_left_untested() -> None:
         'python scripts/compare.py runs --limit "accuracy>=.85" --limit "membership.bound<=.1"',
         # tests/scripts/test_compare_script.py runs it
         "python scripts/bench_scale.py --figure scale.png",  # tests/scripts/test_bench_scale.py runs it
+        "python scripts/check_sensitivity.py --json",  # tests/scripts/test_check_sensitivity.py runs it
         "python scripts/bench_step.py --json",  # tests/scripts/test_bench_step.py runs it
         "python scripts/bench_accuracy.py --write README.md",  # tests/scripts/test_bench_accuracy.py runs it
         "python scripts/ablation.py --seeds 2 --write README.md",  # and this one
@@ -71,13 +72,13 @@ def test_a_run_works_as_written(line: str, tmp_path: Path) -> None:
     smaller = (*QUICK, "tracking=none", "control.enabled=false")
     if "attack=" not in line:
         smaller += ("attack=[reconstruction_transcript]",)
-    before = 0
+    before, jobs = 0, 1
     if "release=latest" in line:
         run("python -m dptrain attack=[membership_loss]", *smaller, cwd=tmp_path)
         before, smaller = 1, ("tracking=none", "control.enabled=false")  # the rest is as it was trained
+        jobs = 0 if "task=verify" in line else 1
     if "release=mine.pt" in line:
         write_a_model_and_its_records(tmp_path)
-    jobs = 1
     if " -m recipe" in line:
         jobs = 3
     if "+sweep=epsilon" in line:

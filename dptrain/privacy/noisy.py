@@ -58,20 +58,24 @@ class NoisySum(DPOptimizer):
         )
 
     def add(self, sums: list[Tensor]) -> None:
-        """Add one sum of clipped gradients a parameter."""
+        """Add one sum of clipped gradients a parameter, of several in double precision where there is any.
+
+        A sum of many batches in single precision would be off by what rounding takes of each.
+        """
         for parameter, total in zip(self.params, sums, strict=True):
-            total = total.to(parameter.dtype)
             if parameter.summed_grad is None:
-                parameter.summed_grad = total
+                parameter.summed_grad = wide(total)
+            elif parameter.device.type == "mps":
+                parameter.summed_grad = parameter.summed_grad + total
             else:
-                parameter.summed_grad += total
+                parameter.summed_grad = parameter.summed_grad.double() + total
 
     def add_noise(self) -> None:
         """Gradients become the sums with noise, in place of Opacus' noise of float32 that ends at 5.77."""
         sums = [parameter.summed_grad for parameter in self.params]
         noisy = self.source.add(sums, self.noise_multiplier * self.max_grad_norm)
         for parameter, gradient in zip(self.params, noisy, strict=True):
-            parameter.grad = gradient
+            parameter.grad = gradient.to(parameter.dtype)
 
     def release(self) -> None:
         """Add noise, divide by the plan's constant, update the weights; an empty batch is noise alone."""
@@ -101,7 +105,7 @@ class NoisyEngine(ABC):
         *,
         generator: NoiseSource | torch.Generator,
     ) -> None:
-        clipper = Clipper.of(model, plan.clipping, plan.max_grad_norm)
+        clipper = Clipper.by(plan, model)
         self.optimizer = NoisySum(optimizer, plan, clipper, NoiseSource.of(generator))
 
     @abstractmethod
@@ -114,7 +118,7 @@ class NoisyEngine(ABC):
     def total(self) -> Tensor:
         return torch.cat(
             [
-                (torch.zeros_like(p) if p.summed_grad is None else p.summed_grad).flatten()
+                (torch.zeros_like(p) if p.summed_grad is None else p.summed_grad.to(p.dtype)).flatten()
                 for p in self.optimizer.params
             ]
         )

@@ -213,7 +213,7 @@ def _train(
         engine = partial(engine, chosen=chosen)
     watch = None
     if context.observers:
-        clipper = None if clipping is None else Clipper.of(trained.part, clipping, plan.max_grad_norm)
+        clipper = None if clipping is None else Clipper.by(plan, trained.part)
         watch = Watch(
             context.observers,
             context.planted,

@@ -92,7 +92,7 @@ def slow_sum(model, plan, inputs, labels, copies=1):
         found = torch.autograd.grad(loss, parameters, allow_unused=True)
         rows.append([torch.zeros_like(p) if g is None else g for g, p in zip(found, parameters, strict=True)])
     gradients = [torch.stack(column) for column in zip(*rows, strict=True)]
-    clipper = Clipper.of(model, plan.clipping, plan.max_grad_norm)
+    clipper = Clipper.by(plan, model)
     factors = clipper.factors(gradient_norms(gradients))
     return torch.cat([scaled(g, f).sum(0).flatten() for g, f in zip(gradients, factors, strict=True)])
 

@@ -155,7 +155,10 @@ def _weight(inputs: Tensor, grads: Tensor, geometry: Geometry) -> Share:
     if way == costs.KEEP:
         return Instantiated.of(formed)
     if way == costs.TWICE:
-        norms = [lengths(block) for block in formed]
+        # Formed once more for the sum, in another order: what cancels may be rounded to something else. The
+        # terms' lengths are at most (Cauchy-Schwarz) those of all that is seen times those of all gradients.
+        added = math.sqrt(math.prod(geometry.kernel)) * lengths(inputs) * lengths(grads)
+        norms = [norms_from(torch.cat([lengths(block) for block in formed]).square(), added)]
     else:
         blocks = in_blocks(seen**2 * geometry.groups, inputs, grads)
         norms = [_gram_norms(x, dy, geometry) for x, dy in blocks]

@@ -60,7 +60,10 @@ def _weight(inputs: Tensor, grads: Tensor, *, bias: Share | None) -> Share:
     if way == costs.KEEP:
         return Instantiated.of(formed)
     if way == costs.TWICE:
-        return keep(norms=torch.cat([lengths(block) for block in formed]))
+        # Formed once more for the sum, in another order: what cancels may be rounded to something else.
+        return keep(
+            norms=norms_from(torch.cat([lengths(block) for block in formed]).square(), _added(inputs, grads))
+        )
     blocks = in_blocks(positions**2, inputs, grads)
     return keep(norms=torch.cat([_gram_norms(x, dy) for x, dy in blocks]))
 
@@ -69,8 +72,13 @@ def _gram_norms(inputs: Tensor, grads: Tensor) -> Tensor:
     """|sum_t dy_t x_t^T|^2 = sum_{t,s} <x_t, x_s> <dy_t, dy_s>."""
     products = torch.bmm(inputs, inputs.transpose(1, 2))
     products *= torch.bmm(grads, grads.transpose(1, 2))
-    added = torch.linalg.vector_norm(inputs, dim=2) * torch.linalg.vector_norm(grads, dim=2)
-    return norms_from(products.flatten(1).sum(1), added.sum(1))
+    return norms_from(products.flatten(1).sum(1), _added(inputs, grads))
+
+
+def _added(inputs: Tensor, grads: Tensor) -> Tensor:
+    """Sum over positions of the lengths of what is added up: (records,)."""
+    lengths_there = torch.linalg.vector_norm(inputs, dim=2) * torch.linalg.vector_norm(grads, dim=2)
+    return lengths_there.sum(1)
 
 
 def _form(inputs: Tensor, grads: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ class Recorder:
 
 def no_noise(optimizer):
     for parameter in optimizer.params:
-        parameter.grad = parameter.summed_grad.clone()
+        parameter.grad = parameter.summed_grad.clone().to(parameter.dtype).to(parameter.dtype)
 
 
 @pytest.fixture
@@ -100,7 +100,9 @@ def test_gradients_come_in_parts_and_lengths_know_the_layer(mlp, monkeypatch):
     flat = torch.cat([torch.cat([piece.flatten(1) for piece in part], dim=1) for part in parts])
     assert flat.nonzero().tolist() == [[0, 3], [1, 64 * 12 + 1], [2, PARAMETERS - 2]]
     clipper = Clipper.of(mlp, "per_layer", 1.0)
-    torch.testing.assert_close(lengths(canaries, mlp, clipper), torch.full((3,), 0.5**0.5 * (1 - clipper.margin)))
+    torch.testing.assert_close(
+        lengths(canaries, mlp, clipper), torch.full((3,), 0.5**0.5 * (1 - clipper.margin))
+    )
 
 
 def test_units_get_more_of_one_record_each():

@@ -225,7 +225,7 @@ def measure(
                         scores[name] = found
                 except BrokenGuarantee:
                     raise
-                except Exception as error:
+                except (Exception, SystemExit) as error:
                     measured.not_run.append(NotRun(attack=name, interface=interface, reason=reason(error)))
                     continue
             measured.leakage += judged.leakage
@@ -278,7 +278,7 @@ def _controlled(
         return run(twin), ""
     except BrokenGuarantee:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return None, f"no control: on the twin, {reason(error)}"
 
 

@@ -92,6 +92,44 @@ class Crashing:
         if not self.undefined:
             raise ValueError("cannot use record 'Jane Roe' of [0.125, 0.250] at 4711")
         return Scores(scores=torch.full((len(targets.probes),), torch.nan))
+
+
+class ShortSighted:
+    """Fails where there is no noise."""
+
+    def __init__(self):
+        self.steps = 0
+
+    def observe(self, step):
+        self.steps += 1
+        if step.noise_std == 0:
+            raise IndexError("of a record")
+
+    def state_dict(self):
+        return {"steps": self.steps}
+
+    def load_state_dict(self, state):
+        self.steps = state["steps"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watching:
+    needs: ClassVar = frozenset({Knowledge.TRANSCRIPT, Knowledge.PROBES})
+
+    def watch(self, targets):
+        return ShortSighted()
+
+    def run(self, release, targets, rng):
+        assert release.transcript.steps == 3
+        return Scores(scores=torch.arange(float(len(targets.probes))))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leaving:
+    needs: ClassVar = frozenset({Knowledge.CONFIDENCES, Knowledge.PROBES})
+
+    def run(self, release, targets, rng):
+        raise SystemExit(0)
 '''
 
 
@@ -104,6 +142,8 @@ def parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "mechanism/half_blind.yaml": "_target_: odd_parts.HalfBlind\n",
         "mechanism/closed.yaml": "_target_: odd_parts.Closed\n",
         "mechanism/unspoken.yaml": "_target_: odd_parts.Unspoken\n",
+        "attack/watching.yaml": "# @package attack.watching\n_target_: odd_parts.Watching\n",
+        "attack/leaving.yaml": "# @package attack.leaving\n_target_: odd_parts.Leaving\n",
         "attack/crashing.yaml": "# @package attack.crashing\n_target_: odd_parts.Crashing\n",
         "attack/undefined.yaml": (
             "# @package attack.undefined\n_target_: odd_parts.Crashing\nundefined: true\n"
@@ -252,3 +292,17 @@ def test_a_twin_that_cannot_be_trained_takes_the_control_and_no_more(tmp_path: P
     assert report["leakage"]
     assert all(line["control"] is None for line in report["leakage"])
     assert json.loads((folder / "ledger.json").read_text())["steps"] == 3
+
+
+def test_an_attack_that_fails_over_the_twin_has_no_control_and_one_that_leaves_is_not_run(
+    tmp_path: Path, parts: Path
+) -> None:
+    report, _ = carry_out(tmp_path, parts, "attack=[watching,leaving]")
+    lines = [line for line in report["leakage"] if line["attack"] == "watching"]
+    assert lines
+    for line in lines:
+        assert line["control"] is None
+        assert "no control: on the twin, IndexError: of a record" in line["notes"]
+    assert [each["attack"] for each in report["not_run"]] == ["leaving"]
+    assert report["control"] is not None, "the twin was trained, and what it can do is told"
+    assert not list((tmp_path / "runs").glob("cache/twin_*.pt")), "and is not kept, as others need it whole"

@@ -105,6 +105,11 @@ def meaning(line: Leakage) -> str:
     return f"{line.verdict}."
 
 
+def judged(line: Leakage) -> str:
+    """A line's verdict with its reason, where that is read off the numbers."""
+    return f"{line.verdict}: {weakness(line)}" if line.verdict == TOO_WEAK else line.verdict
+
+
 def reason(verdict: str) -> str:
     """A verdict's own reason; empty where it gives none."""
     if verdict in BARE:

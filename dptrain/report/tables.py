@@ -11,7 +11,7 @@ from dptrain.contracts import Interval, Leakage, Report, Statement
 from dptrain.contracts.rounding import rounded_up_to
 from dptrain.privacy.written import to_json
 from dptrain.report import defences, words
-from dptrain.report.leakage_words import named
+from dptrain.report.leakage_words import judged, named
 from dptrain.report.sentences import main_lines
 
 
@@ -63,7 +63,7 @@ def _line(line: Leakage, *, void: bool) -> tuple[str, ...]:
         "void" if void and line.bound is not None else words.bound(line.bound),
         words.number(line.detection_limit),
         f"{line.trials:,}",
-        line.verdict,
+        judged(line),
     )
 
 

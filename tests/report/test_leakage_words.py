@@ -171,3 +171,10 @@ def test_every_kind_is_told_from_every_other() -> None:
         assert kind(word) == word
     assert kind(WITHIN) == kind(UNBOUNDED) == kind("leaks: above floor") == LEAKS
     assert kind("of another kind") == "of another kind"
+
+
+@given(line=lines())
+def test_every_verdict_of_the_table_that_is_too_weak_says_why(line: Leakage) -> None:
+    cell = row_of(line, void=False)[-1]
+    assert cell == line.verdict or (cell.startswith(f"{TOO_WEAK}: ") and kind(line.verdict) == TOO_WEAK)
+    assert cell != TOO_WEAK

@@ -6,7 +6,6 @@ import ast
 import hashlib
 import importlib.util
 import json
-import re
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,12 +21,12 @@ import dptrain
 from dptrain.config import Config
 from dptrain.contracts import Hashes
 from dptrain.privacy.guarantee import library_versions
+from dptrain.redaction import redacted
 
 # Where a run is put, what it may use of a machine, what may be done with what it finds: not what it trains.
 ELSEWHERE = (
     "device", "fail_if", "output", "release", "report", "resume", "sweep", "task", "threads", "tracking",
 )  # fmt: skip
-SECRET = re.compile(r"passw|secret|token|credential|api_?key", re.IGNORECASE)
 PACKAGE = Path(dptrain.__file__).resolve().parent
 INSTALLED = ("site-packages", "dist-packages")
 STANDARD = tuple(
@@ -55,13 +54,7 @@ def weights_digest(weights: Mapping[str, Tensor]) -> str:
 def config_digests(config: Config) -> dict[str, str]:
     """A digest of each section that has a say in a training, without secrets."""
     values = {name: value for name, value in asdict(config).items() if name not in ELSEWHERE}
-    return {name: _digest(_without_secrets(value)) for name, value in values.items()}
-
-
-def _without_secrets(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _without_secrets(item) for key, item in value.items() if not SECRET.search(str(key))}
-    return [_without_secrets(item) for item in value] if isinstance(value, list | tuple) else value
+    return {name: _digest(redacted(value)) for name, value in values.items()}
 
 
 def model_code(model: nn.Module) -> dict[str, str]:

@@ -258,8 +258,11 @@ def defaults() -> dict[str, Any]:
     return {name: value for name, value in asdict(Config()).items() if value != {}}
 
 
-def parse(values: Mapping[str, Any]) -> Config:
-    """The configuration in these values; raises one ConfigError that names everything wrong with them."""
+def parse(values: Mapping[str, Any], *, complete: bool = True) -> Config:
+    """The configuration in these values; raises one ConfigError that names everything wrong with them.
+
+    Secrets that no file keeps must have been given to this process, unless it need not be `complete`.
+    """
     problems: list[str] = []
     config = None
     values = revealed(_with_release(values))
@@ -275,7 +278,7 @@ def parse(values: Mapping[str, Any]) -> Config:
     problems += [
         f"{key}={value}: no file keeps its secret; give it again, {key}=..., as it was given before"
         for key, value in masked_keys(values)
-        if key != "tracking.uri"  # which may find it elsewhere, or not be needed
+        if complete and key != "tracking.uri"  # which may find it elsewhere, or not be needed
     ]
     if config is not None and config.device in ("cuda", "mps") and not _available(config.device):
         problems.append(f"device={config.device} is not available on this machine; use device=auto")

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 ROWS = (2, 3)
 LARGE = 3_000_000  # parameters, beyond which fewer rows are compared
 LONGEST = 16  # a sequence, up to which as many rows as it is long are compared
-EXACT, ROUGH = 1e-6, 1e-2  # of the largest norm: in double precision, and in the model's own
+EXACT, ROUGH = 1e-6, 1e-3  # of the largest norm: in double precision, and in the model's own
 
 CURE = "; use mechanism.engine=bookkeeping"
 

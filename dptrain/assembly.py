@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import traceback
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -13,7 +15,19 @@ from torch import nn
 
 from dptrain.assets import build, factory
 from dptrain.config import Config, Release
-from dptrain.contracts import ACCESS, Attack, ConfigError, Knowledge, Mechanism, Output, Splits, Streams
+from dptrain.contracts import (
+    ACCESS,
+    Attack,
+    ConfigError,
+    DataError,
+    DptrainError,
+    Knowledge,
+    Mechanism,
+    Output,
+    Splits,
+    Streams,
+)
+from dptrain.data.accepted import check_splits
 from dptrain.models.normalise import Normalise
 from dptrain.models.output import make_output
 from dptrain.privacy.plan import Rates
@@ -93,6 +107,29 @@ def assemble(config: Config) -> Parts:
         attacks=attacks,
         tracking=tracking,
     )
+
+
+def load_splits(source: Source, streams: Streams) -> Splits:
+    """The records of a source; raises DataError where they are not as the contract has them.
+
+    Sources of ours have looked at each value themselves, as they read it.
+    """
+    kind = type(source)
+    ours = kind.__module__.startswith("dptrain.data.")
+    try:
+        splits = source.load(streams.seeded("data"))
+    except (DptrainError, KeyboardInterrupt, MemoryError):
+        raise
+    except Exception as error:
+        if ours:
+            raise
+        # Its text may quote a record: the user finds it with the place.
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        raise DataError(
+            f"data: `{kind.__module__}.{kind.__qualname__}`.load failed ({type(error).__name__} at "
+            f"{Path(frame.filename).name}:{frame.lineno}); correct it, or its arguments beside data._target_"
+        ) from error
+    return check_splits(splits, source=f"{kind.__module__}.{kind.__qualname__}", values=not ours)
 
 
 def make_model(config: Config, mechanism: Mechanism | None, splits: Splits, streams: Streams) -> nn.Module:

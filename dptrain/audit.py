@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dptrain import limits, preconditions, runs, summary
-from dptrain.assembly import Parts, assemble, given_away, make_model
+from dptrain.assembly import Parts, assemble, given_away, load_splits, make_model
 from dptrain.attack_stage import Subject
 from dptrain.cache import Cache
 from dptrain.coins import Coins, declared_units, draw, sow_canaries, split_known
@@ -72,7 +72,7 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
     parts = replace(parts, attacks=possible(parts, case, asked=_asked_for_attacks(order)))
     conditions = limits.parse(config.fail_if, parts.attacks)
     streams = Streams(config.seed, config.deterministic)
-    splits = parts.source.load(streams.seeded("data"))
+    splits = load_splits(parts.source, streams)
     copies = count_copies(splits)
     if case.needs is None:
         splits, coins = split_known(splits, config.evidence, streams)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from dptrain import binding, chosen, family, limits, preconditions, runs, summary, sweep, tuning
 from dptrain import report as documents
-from dptrain.assembly import assemble, given_away, make_model
+from dptrain.assembly import assemble, given_away, load_splits, make_model
 from dptrain.attack_stage import Subject
 from dptrain.cache import Cache
 from dptrain.coins import declared_units, draw, sow_canaries
@@ -46,7 +46,7 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
     parts = assemble(config)
     conditions = limits.parse(config.fail_if, parts.attacks)
     streams = Streams(config.seed, config.deterministic)
-    splits = parts.source.load(streams.seeded("data"))
+    splits = load_splits(parts.source, streams)
     copies = count_copies(splits)
     units = declared_units(config.training)
     splits, coins = draw(splits, parts.needs, config.evidence, streams, units)

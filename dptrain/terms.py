@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 from dptrain import candidates
-from dptrain.assembly import assemble
+from dptrain.assembly import assemble, load_splits
 from dptrain.coins import declared_units, draw
 from dptrain.config import Config
 from dptrain.contracts import ConfigError, Streams
@@ -58,7 +58,7 @@ def agree(config: Config, values: Mapping[str, Any]) -> dict[str, Any]:
     """What is fixed before anything is drawn: the plans of all candidates, and what the selection proves."""
     parts = assemble(config)
     streams = Streams(config.seed, config.deterministic)
-    splits = parts.source.load(streams.seeded("data"))
+    splits = load_splits(parts.source, streams)
     units = declared_units(config.training)
     splits, coins = draw(splits, parts.needs, config.evidence, streams, units)
     configs = candidates.configs(config, values, splits, streams)

@@ -90,8 +90,8 @@ def to_labels(labels: np.ndarray, *, name: str, num_classes: int) -> Tensor:
     if wrong.any():
         record = int(wrong.argmax())
         raise DataError(
-            f"record {record} of {name} is {labels[record]}, outside 0 ... {num_classes - 1}: "
-            f"correct the label, or name one class for each label"
+            f"the label of record {record} of {name} lies outside 0 ... {num_classes - 1}: correct it, or "
+            "name one class for each label"
         )
     return torch.from_numpy(labels)
 
@@ -108,9 +108,8 @@ def several_classes(records: Records, *, name: str, classes: Sequence[str]) -> N
     """Raises DataError if all these records are of one class, so that nothing can be learned or scored."""
     present = records.labels.unique().tolist()
     if len(present) < 2:
-        only = f"{present[0]} ({classes[present[0]]})"
         raise DataError(
-            f"the {len(records)} {name} records are all of class {only}: "
+            f"the {len(records)} {name} records are all of one of the {len(classes)} classes: "
             f"add records of another class, or divide the records otherwise"
         )
 
@@ -143,8 +142,7 @@ def _refuse_unbounded(images: np.ndarray, *, first: int, name: str, bounds: tupl
     beyond = (flat < low) | (flat > high)
     if beyond.any():
         record = int(beyond.any(axis=1).argmax())
-        value = flat[record][beyond[record]][0]
         raise DataError(
-            f"record {first + record} of {name} holds {value:g}, outside the declared bounds "
+            f"record {first + record} of {name} holds a value outside the declared bounds "
             f"({low:g}, {high:g}): rescale the images, or declare their true range in data.bounds"
         )

@@ -208,9 +208,12 @@ def _files(folder: Path, classes: Sequence[str]) -> list[tuple[Path, int]]:
 
 def _refuse_shared(patients: dict[str, list[str]], root: Path) -> None:
     for first, second in (("train", "val"), ("train", "test"), ("val", "test")):
-        shared = sorted(set(patients.get(first, [])) & set(patients.get(second, [])))
-        if shared:
+        one, other = patients.get(first, []), patients.get(second, [])
+        if shared := set(one) & set(other):
+            pair = (one, other)
+            places = [next(at for at, name in enumerate(each, 1) if name in shared) for each in pair]
             raise DataError(
-                f"{shared[0]} has images in both {root / first} and {root / second}: "
-                f"keep all images of a patient in one folder"
+                f"{len(shared)} patients have images in both {root / first} and {root / second} (the first "
+                f"are files {places[0]} and {places[1]}, in order of class and name): keep all images of a "
+                "patient in one folder"
             )

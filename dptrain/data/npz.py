@@ -129,12 +129,11 @@ def _groups(arrays: Mapping[str, np.ndarray], given: Mapping[str, Records], path
             )
         same_count(names, given[part].labels, name=f"{part}_groups of {path}", other=f"{part}_labels")
     for first, second in (("train", "val"), ("train", "test"), ("val", "test")):
-        shared = sorted(
-            set(named.get(first, np.array([])).tolist()) & set(named.get(second, np.array([])).tolist())
-        )
-        if shared:
+        one, other = (named.get(part, np.array([])).tolist() for part in (first, second))
+        if shared := set(one) & set(other):
+            places = [next(at for at, name in enumerate(each) if name in shared) for each in (one, other)]
             raise DataError(
-                f"patient {shared[0]} is in both {first}_groups and {second}_groups of {path}: "
-                f"keep all records of a patient in one part"
+                f"{len(shared)} patients are in both {first}_groups and {second}_groups of {path}, first at "
+                f"records {places[0]} and {places[1]}: keep all records of a patient in one part"
             )
     return number_groups(named["train"]) if "train" in named else None

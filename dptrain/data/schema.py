@@ -116,9 +116,8 @@ class _Violations:
         for rows, what in found:
             self._count += int(rows.sum())
             for row in np.flatnonzero(rows)[:LISTED].tolist():
-                cell = "" if "empty" in what else f"={self._table[column].iloc[row]}"
                 place = f"{self._table.index.name or 'row'} {self._table.index[row]}"
-                self._cells.append((row, f"{place}: {column}{cell} {what}"))
+                self._cells.append((row, f"{place}: {column} {what}"))  # and not what it holds
 
     def refuse(self) -> None:
         """Raise the DataError that lists them, if there are any."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -145,8 +146,9 @@ class Tabular:
                 )
             others = np.delete(np.arange(len(rows.parts)), chosen)
             if rows.groups is not None and (shared := set(rows.groups[chosen]) & set(rows.groups[others])):
+                row = next(int(row) for row in chosen if rows.groups[row] in shared)
                 raise DataError(
-                    f"{self.group}={min(shared)} is in the {part} part of {source} and in another: "
+                    f"the {self.group} of row {row + 1} of {source} is in the {part} part and in another: "
                     f"keep all rows of a person in one part, or set data.split=null"
                 )
         return given
@@ -165,12 +167,18 @@ def read_table(path: Path) -> pd.DataFrame:
             table = _read_csv(path)
     except (OSError, EOFError, ValueError) as error:  # pandas' and pyarrow's own are ValueErrors
         raise DataError(
-            f"{path} cannot be read ({' '.join(str(error).split())}): save it as CSV (UTF-8, one header "
-            f"line, commas) or as Parquet"
+            f"{path} cannot be read ({_reason(error)}): save it as CSV (UTF-8, one header line, commas) or "
+            "as Parquet"
         ) from error
     if table.empty:
         raise DataError(f"{path} holds no rows: give it at least one below the header")
     return table
+
+
+def _reason(error: Exception) -> str:
+    """Why a table cannot be read, and where; without the reader's own text, which may quote cells."""
+    line = re.search(r"\b(?:line|row)\W{0,2}(\d+)|position (\d+)", str(error))
+    return f"{type(error).__name__}{f', near {line[0]}' if line else ''}"
 
 
 def _read_csv(path: Path) -> pd.DataFrame:

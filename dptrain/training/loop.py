@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
-from dptrain.contracts import Context, DptrainError, Knowledge, Plan, Records, Splits
+from dptrain.contracts import ConfigError, Context, DptrainError, Knowledge, Plan, Records, Splits
 from dptrain.privacy.dpsgd import Engine
 from dptrain.privacy.noise.source import NoiseSource
 from dptrain.training import checkpoint
@@ -41,6 +41,19 @@ class Session:
     made_by: str = ""  # a hash of what makes the features that the model is trained on; empty: of records
     step: int = 0
     history: list[tuple[int, float, float]] = field(default_factory=list)  # step, accuracy, loss
+    buffers: dict[str, Tensor] = field(default_factory=dict)  # of the model, as it came
+
+    def __post_init__(self) -> None:
+        self.buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
+
+    def check_buffers(self) -> None:
+        """Refuse a model that has gathered statistics of the records in its buffers, beside the noise."""
+        for name, buffer in self.model.named_buffers():
+            if name not in self.buffers or not torch.equal(self.buffers[name], buffer):
+                raise ConfigError(
+                    f"model: buffer `{name}` changed while training, so records reached it without noise; "
+                    "use layers that keep no running statistics"
+                )
 
     @property
     def released(self) -> nn.Module:
@@ -51,6 +64,8 @@ class Session:
         return {
             "plan": asdict(self.plan),
             "made_by": self.made_by,
+            "optimizer_class": f"{type(self.optimizer).__module__}.{type(self.optimizer).__qualname__}",
+            "optimizer_arguments": {name: repr(value) for name, value in self.optimizer.defaults.items()},
             "step": self.step,
             "history": self.history,
             "model": self.model.state_dict(),
@@ -119,6 +134,7 @@ def train(
                 step,
             )
         if step in evaluate_at:
+            session.check_buffers()  # before anything that depends on them is published
             accuracy, held_out = evaluate(session.released, splits.holdout, context)
             session.history.append((step, accuracy, held_out))
             context.tracker.metric("holdout/accuracy", accuracy, step)

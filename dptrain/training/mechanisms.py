@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -297,8 +298,30 @@ def _resume(session: Session) -> int:
             "head knows no other features; resume it on the machine, the device and the library versions "
             "that it was begun with, or start a new run"
         )
+    _refuse_others(folder, state, session.state_dict())
     session.load_state_dict(state)
     return max(0, paid - session.step)
+
+
+def _refuse_others(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise DptrainError where a checkpoint is of a model of other shapes, or of another optimizer."""
+    shapes, found = (
+        {name: tuple(value.shape) for name, value in each["model"].items()} for each in (before, now)
+    )
+    other = [
+        f"`{name}` {shapes.get(name, 'absent')} is now {found.get(name, 'absent')}"
+        for name in {**shapes, **found}
+        if shapes.get(name) != found.get(name)
+    ]
+    for key in ("optimizer_class", "optimizer_arguments"):
+        if before.get(key, now[key]) != now[key]:
+            other.append(f"{key.replace('_', ' ')} {before[key]} is now {now[key]}")
+    if other:
+        more = f"; and {len(other) - 3} more" if len(other) > 3 else ""
+        raise DptrainError(
+            f"resume={folder}: it was begun with another model or optimizer ({'; '.join(other[:3])}{more}); "
+            "resume it with those that it was begun with, or start a new run"
+        )
 
 
 def _check_buffers(before: nn.Module, after: nn.Module) -> None:

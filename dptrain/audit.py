@@ -71,7 +71,7 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
     parts = assemble(config)
     parts = replace(parts, attacks=possible(parts, case, asked=_asked_for_attacks(order)))
     conditions = limits.parse(config.fail_if, parts.attacks)
-    streams = Streams(config.seed, config.deterministic)
+    streams = Streams(config.seed, config.deterministic, config.privacy.randomness)
     splits = load_splits(parts.source, streams)
     copies = count_copies(splits)
     if case.needs is None:

@@ -45,6 +45,10 @@ class Privacy:
         Literal["add_remove", "replace_one"], Field(description="add_remove or replace_one")
     ] = "add_remove"
     accountant: Annotated[str, Field(description="pld")] = "pld"
+    randomness: Annotated[
+        Literal["auto", "cryptographic"],
+        Field(description="auto or cryptographic; cryptographic draws a GPU's noise on the CPU"),
+    ] = "auto"
     tuned_on: Annotated[
         str | None,
         Field(min_length=1, description='public data, such as "PathMNIST", all else was tuned on; or null'),

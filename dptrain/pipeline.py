@@ -45,7 +45,7 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
     started = time.perf_counter()
     parts = assemble(config)
     conditions = limits.parse(config.fail_if, parts.attacks)
-    streams = Streams(config.seed, config.deterministic)
+    streams = Streams(config.seed, config.deterministic, config.privacy.randomness)
     splits = load_splits(parts.source, streams)
     copies = count_copies(splits)
     units = declared_units(config.training)

@@ -25,7 +25,6 @@ from dptrain.contracts import (
     NotRun,
     Release,
     Splits,
-    Streams,
     Utility,
 )
 from dptrain.evidence.utility import measure_utility
@@ -196,7 +195,7 @@ class Scene:
             known=self.splits if drawing is None else drawing.known(self.splits),
             probes=self.splits.holdout if drawing is None else drawing.probes,
             budget=self.budget,
-            context=replace(self.context, streams=Streams(own.initial_seed(), streams.deterministic)),
+            context=replace(self.context, streams=replace(streams, seed=own.initial_seed())),
             recipe=self._recipe,
             cache=self.cache,
             show=self.console.training,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from dptrain.attack_stage import reinitialise
 from dptrain.cache import Cache, content_key, fingerprint, without_privacy
-from dptrain.contracts import Budget, Context, Mechanism, Progress, Records, Release, Shadow, Splits, Streams
+from dptrain.contracts import Budget, Context, Mechanism, Progress, Records, Release, Shadow, Splits
 from dptrain.evidence.held_out import fresh_ids
 
 
@@ -89,7 +89,7 @@ class ShadowTrainer:
             groups = torch.cat([groups, fresh_ids(groups, len(half))])
         splits = replace(self.known, train=self.known.train.and_more(half), group_ids=groups)
         # Draws of its own: the target's are secret, and a deterministic run must not repeat them.
-        streams = Streams(self.context.streams.seed + 1 + number, self.context.streams.deterministic)
+        streams = replace(self.context.streams, seed=self.context.streams.seed + 1 + number)
         context = replace(self.context, streams=streams, progress=progress)
         release, _ = self._mechanism(private).fit(self._initial(number), splits, self.budget, context)
         return release.weights

@@ -57,7 +57,7 @@ def refuse_changes(asked: Mapping[str, Any], values: Mapping[str, Any], where: s
 def agree(config: Config, values: Mapping[str, Any]) -> dict[str, Any]:
     """What is fixed before anything is drawn: the plans of all candidates, and what the selection proves."""
     parts = assemble(config)
-    streams = Streams(config.seed, config.deterministic)
+    streams = Streams(config.seed, config.deterministic, config.privacy.randomness)
     splits = load_splits(parts.source, streams)
     units = declared_units(config.training)
     splits, coins = draw(splits, parts.needs, config.evidence, streams, units)

@@ -12,7 +12,7 @@ class Randomness:
     """Where noise, samples and masks draw their numbers, what that costs, and what stays an assumption.
 
     `epsilon` and `delta` are what the generator's reach, its resolution and the grid cost; they are part
-    of the statement's own. Lengths are in standard deviations of the noise.
+    of the statement's own. Lengths are in standard deviations of the noise, `draws` counts its numbers.
     """
 
     secret: bool
@@ -20,6 +20,7 @@ class Randomness:
     source: str
     generator: str | None = None
     reach: float | None = None  # the largest draw that can occur
+    draws: int | None = None
     grid: float | None = None  # step of the public grid that noisy sums are rounded to
     epsilon: float = 0.0
     delta: float = 0.0

@@ -20,6 +20,7 @@ from dp_accounting.pld import privacy_loss_distribution as pld
 from opacus.accountants import PRVAccountant, RDPAccountant
 
 from dptrain.contracts import ConfigError, Plan
+from dptrain.privacy.noise.cost import stated_epsilon
 
 NAME = f"dp-accounting PLD {version('dp-accounting')}"
 PrivacyLoss: TypeAlias = pld.PrivacyLossDistribution
@@ -161,6 +162,7 @@ class Curve:
     plan: Plan
     delta: float
     anchors: int = 12
+    parameters: int = 0  # whose noise costs what `noise.cost` says
 
     @property
     def points(self) -> tuple[tuple[int, float], ...]:
@@ -177,4 +179,7 @@ def _points(curve: Curve) -> tuple[tuple[int, float], ...]:
     fractions = np.linspace(1 / curve.anchors, 1.0, curve.anchors) ** 2
     steps = sorted({max(1, round(curve.plan.steps * fraction)) for fraction in fractions})
     losses = ((step, privacy_loss(curve.plan, step)) for step in steps)
-    return (0, 0.0), *((step, float(loss.get_epsilon_for_delta(curve.delta))) for step, loss in losses)
+    spent = (
+        (step, stated_epsilon(loss, step * curve.parameters, delta=curve.delta)) for step, loss in losses
+    )
+    return (0, 0.0), *spent

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import version
@@ -17,6 +17,7 @@ from scipy.stats import norm
 from dptrain.contracts import Budget, Plan, Randomness, Sensitivity, Statement, Trust
 from dptrain.contracts.rounding import percent_up, rounded_up, rounded_up_to
 from dptrain.privacy import accountant
+from dptrain.privacy.noise.cost import Cost, cost, stated_epsilon
 
 
 def gaussian_delta(mu: float, epsilon: float) -> float:
@@ -72,7 +73,18 @@ class DPGuarantee:
         return accountant.privacy_loss(self.plan)
 
     def epsilon(self, delta: float | None = None) -> float:
-        return float(self.loss.get_epsilon_for_delta(self.delta if delta is None else delta))
+        """Epsilon at this delta (default: the budget's), with what the noise costs."""
+        return stated_epsilon(self.loss, self._draws, delta=self.delta if delta is None else delta)
+
+    @property
+    def _draws(self) -> int:
+        return self.randomness.draws or 0
+
+    @cached_property
+    def cost(self) -> Cost:
+        """What the noise, only nearly Gaussian, costs at the budget's delta."""
+        ideal = float(self.loss.get_epsilon_for_delta(self.delta))
+        return cost(self._draws, epsilon=ideal, delta=self.delta)
 
     @cached_property
     def mu(self) -> float:
@@ -80,14 +92,17 @@ class DPGuarantee:
         return gaussian_mu(self.epsilon(), self.delta)
 
     def tradeoff(self, alpha: float) -> float:
-        return 1.0 - accountant.most_true_positives(self.loss, alpha)
+        return 1.0 - self.membership_tpr(alpha)
 
     def membership_tpr(self, fpr: float) -> float:
-        return accountant.most_true_positives(self.loss, fpr)
+        """Most true positives at this rate, through what ideal noise would allow of it."""
+        factor, beyond = math.exp(self.cost.ratio), self.cost.beyond
+        ideal = accountant.most_true_positives(self.loss, factor * fpr + beyond)
+        return min(1.0, factor * ideal + beyond)
 
     def reconstruction_bound(self, base_rate: float) -> float:
         """Hayes et al. 2023, Theorem 2: 1 - tradeoff(base rate), of this run's own distribution."""
-        return accountant.most_true_positives(self.loss, base_rate)
+        return self.membership_tpr(base_rate)
 
     def statement(self) -> Statement:
         plan, epsilon = self.plan, self.epsilon()
@@ -118,7 +133,7 @@ class DPGuarantee:
             cross_checks=checks,
             tpr_at_fpr=tpr,
             sensitivity=self.sensitivity or Sensitivity(most=plan.sensitivity),
-            randomness=self.randomness,
+            randomness=replace(self.randomness, epsilon=self.cost.epsilon, delta=self.cost.delta),
             trust=CENTRAL,
             outside_guarantee=self.outside,
             date=now(),

@@ -11,6 +11,7 @@ from scipy.optimize import brentq
 
 from dptrain.contracts import Budget, ConfigError, Plan
 from dptrain.privacy.accountant import MOST_LOSS, PrivacyLoss, most_true_positives, privacy_loss
+from dptrain.privacy.noise.cost import ROOM
 
 MOST_NOISE = 1e4
 MOST_EPSILON = 500.0
@@ -139,13 +140,13 @@ class Target:
         return None
 
     def spent(self, loss: PrivacyLoss) -> float:
-        """How much of it this privacy loss costs.
+        """How much of it this privacy loss costs, where part of delta is left for the noise.
 
         An advantage is the total variation, delta at epsilon 0 (Kaissis et al. 2024; Kulynych et
         al. 2024, "Attack-Aware Noise Calibration for Differential Privacy").
         """
         if self.key == "epsilon":
-            return float(loss.get_epsilon_for_delta(self.at))
+            return float(loss.get_epsilon_for_delta(self.at * (1.0 - ROOM)))
         if self.key == "advantage":
             return float(loss.get_delta_for_epsilon(0.0))
         return most_true_positives(loss, self.at)
@@ -153,7 +154,10 @@ class Target:
 
 @lru_cache(maxsize=16)
 def calibrate(plan: Plan, target: Target) -> float:
-    """Least noise multiplier (to 0.01 %) with which the plan costs at most its target."""
+    """Least noise multiplier (to 0.01 %) with which the plan costs at most its target.
+
+    A part of it, ROOM, is left for what the noise itself costs, which only the number of parameters tells.
+    """
 
     if target.key == "epsilon" and target.most > MOST_EPSILON:
         raise ConfigError(
@@ -169,7 +173,7 @@ def calibrate(plan: Plan, target: Target) -> float:
             spent = target.spent(privacy_loss(noisy))
         except ConfigError:  # so little noise that losses are too large to be composed
             return math.log(MOST_LOSS / target.most)
-        return math.log(max(spent, 1e-3 * target.most) / target.most)
+        return math.log(max(spent, 1e-3 * target.most) / (target.most * (1.0 - ROOM)))
 
     low, high = _bracket(excess)
     if high is None:

@@ -30,10 +30,12 @@ from dptrain.privacy import accountant
 from dptrain.privacy.agreement import choose
 from dptrain.privacy.clipping import Clipper
 from dptrain.privacy.dpsgd import Engine, RecordGradients, check_choices, make_engine
-from dptrain.privacy.guarantee import OS_SEEDED, DPGuarantee, NoGuarantee
+from dptrain.privacy.guarantee import DPGuarantee, NoGuarantee
 from dptrain.privacy.independence import TESTED
 from dptrain.privacy.layers import check_layers
-from dptrain.privacy.noise.source import NoiseSource
+from dptrain.privacy.noise.cost import refuse_costly
+from dptrain.privacy.noise.source import NoiseSource, on_cpu
+from dptrain.privacy.noise.told import randomness
 from dptrain.privacy.plan import make_plan
 from dptrain.privacy.sampling import Units, make_sampler
 from dptrain.training import checkpoint
@@ -91,12 +93,15 @@ class DPSGD:
         self, model: nn.Module, splits: Splits, budget: Budget, context: Context
     ) -> tuple[Release, Guarantee]:
         plan = self.plan(splits, budget)
-        curve = accountant.Curve(plan, budget.delta)
+        prepared = self.prepare(model, splits)
+        parameters = sum(p.numel() for p in prepared.parameters() if p.requires_grad)
+        curve = accountant.Curve(plan, budget.delta, parameters=parameters)
+        refuse_costly(plan, parameters * plan.steps, epsilon=curve.points[-1][1], delta=budget.delta)
         noise = NoiseSource.on(
             context.device, context.streams.secret("noise"), randomness=context.streams.randomness
         )
         release, replayed = _train(
-            self.prepare(model, splits),
+            prepared,
             splits,
             context,
             settings=self.settings,
@@ -120,7 +125,12 @@ class DPSGD:
                 records=1,
                 independence=TESTED,
             ),
-            randomness=replace(OS_SEEDED, secret=not deterministic),
+            randomness=randomness(
+                plan,
+                parameters * plan.steps,
+                on_cpu=on_cpu(context.device, context.streams.randomness),
+                secret=not deterministic,
+            ),
             outside=_outside(self.settings),
             void="sampling and noise were drawn from the public seed (deterministic=true)"
             if deterministic

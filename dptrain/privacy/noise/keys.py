@@ -14,7 +14,7 @@ from torch import Tensor
 from dptrain.contracts import DptrainError
 from dptrain.contracts.randomness import KEY_BYTES
 
-GENERATOR = "ChaCha20 (RFC 8439), keyed by the operating system"
+GENERATOR = "ChaCha20 (RFC 8439)"
 DRAWN_BY = "ChaCha20, a key a step"  # changes when one state comes to mean other draws
 MOST_WORDS = 2**35  # of one block and level: 2^32 states of the cipher's counter, 64 bytes each
 

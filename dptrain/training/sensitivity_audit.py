@@ -53,7 +53,9 @@ class Found:
 class SensitivityAudit:
     """Looks on at steps that nobody can foretell."""
 
-    def __init__(self, plan: Plan, made_up: Records | None, *, size: int, key: bytes, folder: Path | None) -> None:
+    def __init__(
+        self, plan: Plan, made_up: Records | None, *, size: int, key: bytes, folder: Path | None
+    ) -> None:
         """`made_up` are inputs as the trained part takes them; `size` is that of a physical batch."""
         self.claim = plan.max_grad_norm
         self.made_up, self.size, self.folder = made_up, size, folder
@@ -167,8 +169,12 @@ class SensitivityAudit:
         measured = {"longest_over_claim": found.longest, "gap_over_claim": found.gap}
         of_records = {**known["of_records"], str(step): measured}
         content = {"audit": "held" if held else "BROKEN", "of_rows_that_are_no_record": self.ratio}
-        note = "Norms of records' gradients: for the owner of the data alone, and not covered by the guarantee."
-        checkpoint.write(path, json.dumps({**content, "note": note, "of_records": of_records}, indent=1).encode())
+        note = (
+            "Norms of records' gradients: for the owner of the data alone, and not covered by the guarantee."
+        )
+        checkpoint.write(
+            path, json.dumps({**content, "note": note, "of_records": of_records}, indent=1).encode()
+        )
 
 
 def _reason(found: Found, ours: Found | None, *, kept: bool) -> str:

@@ -271,8 +271,9 @@ def _controlled(
     """What the attack finds in the twin, or None and why there is no control."""
     if twin is None:
         return None, ""
-    watched = twin.shown(name)
-    if watched is not None and not watched.whole:
+    watched, seen = twin.shown(name), twin.seen.get(name)
+    failed = seen is not None and seen.error is not None  # which the attack tells by itself
+    if watched is not None and not watched.whole and not failed:
         return None, f"no control: of the twin, {watched}"
     try:
         return run(twin), ""

@@ -261,8 +261,11 @@ def test_an_empty_batch_takes_a_noisy_step(mlp, make_plan_of, kind):
     engine = engine_of(kind, mlp, make_plan_of(), lr=1.0)
     assert engine.accumulate(torch.zeros(0, 1, 8, 8), torch.zeros(0, dtype=torch.int64)) == 0.0
     engine.update()
-    for a, b in zip(before.parameters(), mlp.parameters(), strict=True):
-        assert (a != b).float().mean() > 0.99
+    moved = torch.cat(
+        [(a != b).flatten() for a, b in zip(before.parameters(), mlp.parameters(), strict=True)]
+    )
+    # On a grid of a 64th of its spread, noise is exactly zero once in 160 times.
+    assert moved.float().mean() > 1 - 2 / 160
 
 
 @pytest.mark.parametrize("kind", ENGINES)

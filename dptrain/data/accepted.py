@@ -104,11 +104,9 @@ def _values(name: str, records: Records, bounds: tuple[float, float]) -> Iterato
     slack, first = SLACK * (high - low), 0
     for batch in records.batches():
         inputs = batch.inputs
-        if not inputs.is_floating_point() or tuple(inputs.shape[1:]) != tuple(records.shape):
-            yield (
-                f"inputs of {name} are {inputs.dtype} of shape {tuple(inputs.shape[1:])}; give floating-point "
-                f"ones of shape {tuple(records.shape)}, as the records declare"
-            )
+        if not inputs.is_floating_point() or inputs.shape[1:] != torch.Size(records.shape):
+            shape = tuple(inputs.shape[1:])
+            yield f"inputs of {name} are {inputs.dtype}, {shape}; give floats of shape {tuple(records.shape)}"
             return
         flat = inputs.flatten(1)
         for wrong, rule in (

@@ -175,8 +175,14 @@ def read_table(path: Path) -> pd.DataFrame:
     return table
 
 
+class Surplus(ValueError):
+    """More cells in a row than names in the header."""
+
+
 def _reason(error: Exception) -> str:
     """Why a table cannot be read, and where; without the reader's own text, which may quote cells."""
+    if isinstance(error, Surplus):
+        return str(error)
     line = re.search(r"\b(?:line|row)\W{0,2}(\d+)|position (\d+)", str(error))
     return f"{type(error).__name__}{f', near {line[0]}' if line else ''}"
 
@@ -191,7 +197,7 @@ def _read_csv(path: Path) -> pd.DataFrame:
         encoding="utf-8-sig",
     )
     if not isinstance(table.index, pd.RangeIndex):  # pandas takes a surplus first column for names of rows
-        raise ValueError("rows have more cells than the header has names")
+        raise Surplus("rows have more cells than the header has names")
     # A quoted cell may hold line ends, so that a row takes several lines.
     ends = sum((table[name].str.count("\n").fillna(0) for name in table), start=np.zeros(len(table)))
     taken = 1 + np.asarray(ends, dtype=np.int64)

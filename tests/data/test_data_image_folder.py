@@ -80,7 +80,7 @@ def test_a_patient_in_both_train_and_test(tmp_path: Path) -> None:
         for name in ("a", "b"):
             for i in range(first, first + 6):
                 picture(tmp_path / part / name / f"{name}{i}_scan.png", 100)
-    with pytest.raises(DataError, match=r"a5 has images in both .*train and .*test"):
+    with pytest.raises(DataError, match=r"2 patients have images in both .*train and .*test \(the first are"):
         load(tmp_path, group_pattern=r"(\w\d+)_")
 
 

@@ -77,10 +77,16 @@ def extended(**arrays: np.ndarray) -> dict[str, np.ndarray]:
             extended(train_images=np.full((60, 6, 5), np.nan)),
             "record 0 of train_images of .*own.npz holds NaN",
         ),
-        (extended(train_images=np.full((60, 6, 5), 2.0)), "holds 2, outside the declared bounds"),
+        (extended(train_images=np.full((60, 6, 5), 2.0)), "holds a value outside the declared bounds"),
         (extended(train_labels=np.arange(59) % 2), "has 60 records but train_labels has 59"),
-        (extended(train_labels=np.zeros(60, int)), r"the \d+ training records are all of class 0 \(well\)"),
-        (extended(train_labels=np.full(60, 7)), "record 0 of train_labels of .* is 7, outside 0 ... 1"),
+        (
+            extended(train_labels=np.zeros(60, int)),
+            r"the \d+ training records are all of one of the 2 classes",
+        ),
+        (
+            extended(train_labels=np.full(60, 7)),
+            "label of record 0 of train_labels of .* lies outside 0 ... 1",
+        ),
         (extended(test_images=own(8)["train_images"]), "lacks test_labels: save images and labels"),
         (extended(train_groups=np.arange(3)), "train_groups of .* has 3 records but train_labels has 60"),
         (extended(train_groups=np.zeros((60, 2))), r"train_groups of .* is float64 of shape \(60, 2\)"),
@@ -91,7 +97,7 @@ def extended(**arrays: np.ndarray) -> dict[str, np.ndarray]:
                 test_images=own(2)["train_images"],
                 test_labels=own(2)["train_labels"],
             ),
-            "patient 8 is in both train_groups and test_groups",
+            "1 patients are in both train_groups and test_groups of .*, first at records 8 and 1",
         ),
     ],
 )

@@ -133,14 +133,14 @@ def test_every_violation_is_told_with_line_and_column(tmp_path: Path) -> None:
     told = str(caught.value)
     for words in (
         "people.csv is not as data.columns",
-        "line 2: age=101 is outside the declared bounds [0, 100]",
-        "line 3: age=old is not a finite number",
+        "line 2: age is outside the declared bounds [0, 100]",
+        "line 3: age is not a finite number",
         "line 4: age is empty",
-        "line 4: sex=X is none of the declared categories (F, M, ?)",
-        "line 5: income=inf is not a finite number",
-        "line 6: ill=perhaps is none of the declared categories (no, yes)",
-        "line 7: sex= F is none",
-        "line 7: income=nan is not a finite number",
+        "line 4: sex is none of the declared categories (F, M, ?)",
+        "line 5: income is not a finite number",
+        "line 6: ill is none of the declared categories (no, yes)",
+        "line 7: sex is none",
+        "line 7: income is not a finite number",
         "line 7: ill is empty",
         "clip: true",
     ):
@@ -153,7 +153,7 @@ def test_many_violations_are_counted(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         load(table(tmp_path, lines))
     assert str(caught.value).count("line ") == 20
-    assert "line 11: sex=X" in str(caught.value)
+    assert "line 11: sex is none" in str(caught.value)
     assert "and 80 more" in str(caught.value)
 
 
@@ -172,7 +172,7 @@ def test_lines_are_those_of_the_file(tmp_path: Path) -> None:
     lines[1] = '"11",M,1,no'
     path = table(tmp_path, [f'{line},"a note\nof two lines"' for line in lines], "age,sex,income,ill,note")
     path.write_text(path.read_text().replace("13,F", "999,F") + "\n\n")  # blank lines at the end are no rows
-    with pytest.raises(DataError, match=r"line 8: age=999"):
+    with pytest.raises(DataError, match=r"line 8: age is outside"):
         load(path, ignored=["note"])
     blank = table(tmp_path, [*rows(3), "", *rows(6)])
     with pytest.raises(DataError, match="line 5: age is empty"):
@@ -205,7 +205,7 @@ def test_a_declared_division_is_kept(tmp_path: Path) -> None:
     assert len(two.train) + len(two.holdout) == 40
     assert 2 <= len(two.holdout) <= 18
     assert len(two.test) == 20
-    with pytest.raises(DataError, match=r"line 4: part=c is none of the declared categories \(a, b\)"):
+    with pytest.raises(DataError, match=r"line 4: part is none of the declared categories \(a, b\)"):
         load(table(tmp_path, lines, "age,sex,income,ill,part"), split=part | {"holdout": None})
     with pytest.raises(DataError, match=r"data.split.holdout=d occurs in no row"):
         load(
@@ -217,7 +217,7 @@ def test_a_declared_division_is_kept(tmp_path: Path) -> None:
 def test_a_person_in_two_declared_parts_is_refused(tmp_path: Path) -> None:
     lines = [f"{line},{'ab'[i % 2]},p{i // 2}" for i, line in enumerate(rows(40))]
     path = table(tmp_path, lines, "age,sex,income,ill,part,person")
-    with pytest.raises(DataError, match=r"person=p0 is in the train part of .* and in another"):
+    with pytest.raises(DataError, match=r"the person of row 1 of .* is in the train part and in another"):
         load(path, split={"column": "part", "train": "a", "test": "b"}, group="person")
 
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from dptrain.contracts import Budget, ConfigError, Mechanism, Release
+from dptrain.contracts import Budget, ConfigError, DptrainError, Mechanism, Release
 from dptrain.privacy.accountant import privacy_loss
 from dptrain.privacy.dpsgd import ENGINES
+from dptrain.training import checkpoint
 from dptrain.training.mechanisms import DPSGD, NonPrivate
 
 
@@ -136,6 +137,38 @@ class Counting(nn.Module):
 def test_a_buffer_that_gathers_records_is_never_released(splits, settings_of, context_of, budget):
     with pytest.raises(ConfigError, match="a call changes `seen` of Counting"):
         DPSGD(settings=settings_of()).fit(Counting(), splits, budget, context_of())
+
+
+def test_a_buffer_is_looked_at_before_anything_that_it_shaped_is_published(
+    splits, settings_of, context_of, budget, recorder
+):
+    context = context_of(tracker=recorder)
+    with pytest.raises(ConfigError, match="buffer `seen` changed while training"):
+        NonPrivate(settings=settings_of()).fit(Counting(), splits, budget, context)
+    assert recorder.metrics == []
+
+
+def test_another_optimizer_or_shape_than_the_checkpoint_s_is_a_sentence(
+    models, splits, settings_of, context_of, budget, folder, monkeypatch
+):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    mechanism = DPSGD(settings=settings_of(checkpoint_seconds=0.0))
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "pay", stop)
+        with pytest.raises(KeyboardInterrupt):
+            mechanism.fit(models["mlp"](), splits, budget, context_of(folder=folder))
+    state = checkpoint.load(folder)
+    assert state is not None
+    name = next(iter(state["model"]))
+    for key, value, said in (
+        ("optimizer_class", "torch.optim.adam.Adam", "optimizer class torch.optim.adam.Adam is now"),
+        ("model", {**state["model"], name: torch.zeros(3, 3)}, rf"`{name}` \(3, 3\) is now"),
+    ):
+        checkpoint.save({**state, key: value}, folder)
+        with pytest.raises(DptrainError, match=said):
+            mechanism.fit(models["mlp"](), splits, budget, context_of(folder=folder))
 
 
 def test_unknown_engine_is_refused_before_anything_is_trained(settings_of):

@@ -1,0 +1,134 @@
+"""A run that goes on finds everything as it was, or names what is changed and trains nothing."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support import QUICK, order
+
+from dptrain import cli, runs
+from dptrain.training import checkpoint
+
+PARTS = {
+    "own_net.py": "from torch import nn\n\nclass Net(nn.Sequential):\n"
+    "    def __init__(self, shape, num_classes):\n"
+    "        super().__init__(nn.Flatten(), nn.Linear(36, 32), nn.Tanh(), nn.Linear(32, num_classes))\n",
+    "own_step.py": "import torch\n\nclass Step(torch.optim.SGD):\n"
+    "    def __init__(self, params, lr=0.5):\n        super().__init__(params, lr=lr)\n",
+    "own_data.py": "from dptrain.data.npz import Npz\n\nclass Data(Npz):\n    '''Ours.'''\n",
+    "conf/model/own.yaml": "_target_: own_net.Net\n",
+    "conf/optimizer/own.yaml": "_target_: own_step.Step\n_partial_: true\n",
+}
+WORDS = (
+    *QUICK, "training.steps=6", "training.expected_batch_size=40", "training.checkpoint_seconds=0",
+    "tracking=none", "attack=[]", "control.enabled=false", "data=npz", "data._target_=own_data.Data",
+    "data.classes=[a,b]", "model=own", "optimizer=own", "privacy.unit=patient",
+)  # fmt: skip
+
+
+def make_data(path: Path, shift: int = 0) -> None:
+    rng = np.random.default_rng(0)
+    labels = np.arange(240) % 2
+    images = (rng.random((240, 6, 6)) * 100 + labels[:, None, None] * 100).astype(np.uint8)
+    np.savez(path, train_images=images, train_labels=labels, train_groups=np.arange(240) // 2 + shift)
+
+
+@pytest.fixture
+def stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A run of the user's own parts that was interrupted in its fourth step."""
+    for name, text in PARTS.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    make_data(tmp_path / "data.npz")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    pay = checkpoint.pay
+
+    def interrupted(folder: Path, *, steps: int, epsilon: float) -> None:
+        if steps == 4:
+            raise KeyboardInterrupt
+        pay(folder, steps=steps, epsilon=epsilon)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, "pay", interrupted)
+        asked = (*WORDS, f"data.path={tmp_path}/data.npz", f"output={tmp_path}/runs")
+        with pytest.raises(SystemExit) as caught:
+            cli.main(order(*asked, config_dir=tmp_path / "conf"), None)
+        assert caught.value.code == 130
+    forget()
+    (written,) = (tmp_path / "runs").glob(f"*/{checkpoint.CHECKPOINT}")
+    yield written.parent
+    forget()
+
+
+def forget() -> None:
+    """Let the user's modules be imported anew, as another process does."""
+    for name in ("own_net", "own_step", "own_data"):
+        sys.modules.pop(name, None)
+    importlib.invalidate_caches()
+
+
+def replaced(name: str, before: str, after: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        path = folder / name
+        text = path.read_text()
+        assert before in text
+        path.write_text(text.replace(before, after))
+
+    return change
+
+
+def edited(folder: Path) -> None:
+    (path,) = (folder / "runs").glob(f"*/{runs.ORDER}")
+    told = json.loads(path.read_text())
+    told["config"]["optimizer"]["lr"] = 0.25
+    path.write_text(json.dumps(told))
+
+
+def other_library(folder: Path) -> None:
+    (path,) = (folder / "runs").glob(f"*/{runs.ORDER}")
+    told = json.loads(path.read_text())
+    told["begun_with"]["versions"]["torch"] = "1.0"
+    path.write_text(json.dumps(told))
+
+
+def test_unchanged_it_goes_on(stopped: Path) -> None:
+    cli.main(order(f"resume={stopped}"), None)
+    assert (stopped / runs.REPORT).exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (replaced("own_net.py", "Tanh", "ReLU"), "model code (own_net)"),
+        (replaced("own_net.py", "32", "33"), "model (network.1.bias, network.1.weight"),
+        (replaced("own_step.py", "lr=0.5", "lr=0.4"), "optimizer code (own_step)"),
+        (replaced("own_data.py", "Ours", "Theirs"), "data code (own_data)"),
+        (lambda folder: make_data(folder / "data.npz", shift=1000), "group ids"),
+        (edited, "configuration (optimizer)"),
+        (other_library, "versions (torch)"),
+    ],
+    ids=["activation", "width", "optimizer code", "data code", "groups", "arguments", "library"],
+)
+def test_what_is_changed_is_named(
+    stopped: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    change: Callable[[Path], None],
+    named: str,
+) -> None:
+    change(tmp_path)
+    before = (stopped / checkpoint.CHECKPOINT).read_bytes()
+    with pytest.raises(SystemExit) as caught:
+        cli.main(order(f"resume={stopped}"), None)
+    assert caught.value.code == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "changed since it was begun" in said
+    assert named in said
+    assert (stopped / checkpoint.CHECKPOINT).read_bytes() == before, "nothing is trained, nothing lost"
+    assert checkpoint.paid(stopped) == 3

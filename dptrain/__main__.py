@@ -22,6 +22,7 @@ def main(config: DictConfig) -> float | None:
 def run() -> None:
     """The program; `main` is what a launcher carries to other processes."""
     cli.check_start()
+    cli.refuse_several(assets.several(sys.argv[1:]))
     # Hydra writes what it is asked for into files, and launchers hand it on: secrets go another way.
     sys.argv[1:] = withheld_arguments(sys.argv[1:])
     try:

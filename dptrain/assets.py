@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
@@ -120,6 +120,23 @@ def _swept(overrides: Iterable[str]) -> tuple[str, ...]:
     parsed = OverridesParser.create().parse_overrides(list(overrides))
     named = (each for each in parsed if each.is_sweep_override() or each.key_or_group == "sweep.trial")
     return tuple(each.input_line or each.key_or_group for each in named)
+
+
+def several(arguments: Sequence[str]) -> list[str]:
+    """Words of a command line that give several values, where no sweep (`-m`) is asked for.
+
+    >>> several(["privacy.epsilon=3,0", "seed=1"]), several(["-m", "privacy.epsilon=1,3"])
+    (['privacy.epsilon=3,0'], [])
+    """
+    if {"-m", "--multirun"} & set(arguments):
+        return []
+    parser, found = OverridesParser.create(), []
+    for word in arguments:
+        if "=" not in word or word.startswith("-"):
+            continue
+        with suppress(HydraException):  # which Hydra, asked next, explains by itself
+            found += [word for each in parser.parse_overrides([word]) if each.is_sweep_override()]
+    return found
 
 
 def _jobs(hydra: DictConfig) -> list[list[str]]:

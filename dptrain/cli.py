@@ -95,6 +95,17 @@ def check_start() -> None:
         sys.exit(FAILED)
 
 
+def refuse_several(words: Sequence[str]) -> None:
+    """Exit with 2 where a single run is given several values for a key."""
+    if words:
+        error = ConfigError(
+            f"{' and '.join(words)}: several values for one run; give one (decimals have a point: 3.0), or "
+            "add -m to run with each"
+        )
+        Console().error(error)
+        sys.exit(FAILED)
+
+
 def _verify(config: Config, console: Console) -> None:
     """Check a release against its statement; exits with 3 where anything does not match."""
     folder, checks = verify.run(config)

@@ -483,3 +483,22 @@ def test_a_run_that_is_at_work_is_not_gone_on_with(
         assert not (folder / runs.REPORT).exists()
     cli.main(asked, None)
     assert (folder / runs.REPORT).exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("privacy.epsilon=3,0",), "privacy.epsilon=3,0: several values for one run"),
+        (("privacy.delta=1/N",), "privacy.delta=1/N should be a valid number"),
+        (("privacy.delta=0.01",), "privacy.delta=0.01 is not below 1 / "),
+        (("privacy.epsilon=null", "privacy.advantage=0.1", "privacy.delta=0.01"), "is not below 1 / "),
+    ],
+)
+def test_a_budget_that_means_nothing_is_one_sentence(
+    tmp_path: Path, words: tuple[str, ...], says: str
+) -> None:
+    code, _, err = finish(command(*words, "tracking=none", "attack=[]", cwd=tmp_path))
+    assert code == cli.FAILED
+    assert says in " ".join(err.split())
+    assert err.count("error") == 1
+    assert "Traceback" not in err

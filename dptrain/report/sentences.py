@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from dptrain.contracts import Leakage, Report, Statement
+from dptrain.contracts import Leakage, Randomness, Report, Statement
+from dptrain.contracts.rounding import rounded_up, rounded_up_to
 from dptrain.evidence.verdict import BROKEN, LEAKS, NOT_SHOWN, TOO_WEAK, kind
 from dptrain.report import defences, words
 
@@ -262,8 +263,64 @@ def assumptions(statement: Statement) -> Iterator[str]:
             f"The seed of noise and sampling is secret, but the generator is not a cryptographic one "
             f"({randomness.source}): it is taken to be as good as true randomness."
         )
-    yield "Noise is added in floating-point arithmetic, which is taken to be exact."
-    yield "The computer that trained, and everyone with access to it, are trusted."
+    yield from _noise(randomness)
+    yield from _contribution(statement)
+    yield from _declared(statement)
+    if statement.trust is None:
+        yield "The computer that trained, and everyone with access to it, are trusted."
+    else:
+        yield f"Trust model: {statement.trust.model}. Records are seen by {statement.trust.sees_records}."
+        yield f"Believed without proof: {'; '.join(statement.trust.trusted)}."
+    if statement.hashes is not None and statement.hashes.weights is not None:
+        yield (
+            f"This is said of the weights whose SHA-256 begins {statement.hashes.weights[:16]}"
+            + (f", on {statement.date}" if statement.date else "")
+            + "; `python -m dptrain task=verify release=FOLDER` checks it."
+        )
+
+
+def _noise(randomness: Randomness | None) -> Iterator[str]:
+    """What the noise is taken to be, and what it costs that it is only nearly Gaussian."""
+    if randomness is None or not randomness.assumptions:
+        yield "Noise is added in floating-point arithmetic, which is taken to be exact."
+        return
+    yield from (f"{each[0].upper()}{each[1:].rstrip('.')}." for each in randomness.assumptions)
+    if randomness.epsilon or randomness.delta:
+        yield (
+            f"That the noise is only nearly Gaussian costs {rounded_up_to(randomness.epsilon, 2)} of ε and "
+            f"{rounded_up_to(randomness.delta, 2)} of δ, which are part of what is stated."
+        )
+
+
+def _contribution(statement: Statement) -> Iterator[str]:
+    """How much one unit may add, and how it changes the set that is trained on."""
+    found, unit = statement.sensitivity, statement.unit
+    if found is not None and found.most is not None:
+        used = "" if found.records is None else f", by {found.records} of its records at most"
+        yield (
+            f"One {unit} moves a step's sum of gradients by at most {rounded_up_to(found.most, 6)}{used}. "
+            f"That the rows of a batch do not depend on each other: {found.independence}."
+        )
+        if found.audit is not None:
+            ratio = "" if found.ratio is None else f" (largest ratio {rounded_up(found.ratio, 4)})"
+            yield f"Tried on the engine and model in use, on rows that are no record: {found.audit}{ratio}."
+    if statement.assignment is not None and statement.assignment.change is not None:
+        yield f"The set that is trained on: {statement.assignment.change.rstrip('.')}."
+
+
+def _declared(statement: Statement) -> Iterator[str]:
+    """Which constants count as public, and which data."""
+    found = statement.constants
+    if found is not None:
+        declared = ", ".join(found.declared).replace("_", " ")
+        yield (
+            f"Declared, and taken to depend on no record: {declared}; mean, standard deviation and bounds of "
+            "inputs" + (", class frequencies." if found.class_prior is not None else ".")
+        )
+        if found.from_units:
+            named = ", ".join(found.from_units).replace("_", " ")
+            yield f"Computed from the number of {statement.unit}s: {named}."
+    yield from (f"Taken to be public: {each}." for each in statement.public_data)
 
 
 def outside(statement: Statement) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml as reader
 
-from dptrain.contracts import Report
+from dptrain.contracts import Assignment, Constants, Randomness, Report, Sensitivity
 from dptrain.report.model_card import as_model_card, metadata, write_model_card, yaml
 
 SECTIONS = (
@@ -121,3 +121,39 @@ def test_the_folder_is_made(report: Report, tmp_path: Path) -> None:
     path = tmp_path / "new" / "model_card.md"
     write_model_card(report, path)
     assert path.read_text(encoding="utf-8") == as_model_card(report)
+
+
+def test_what_the_guarantee_rests_on_is_said_in_words(report: Report) -> None:
+    told = dataclasses.replace(
+        report.guarantee,
+        sensitivity=Sensitivity(
+            most=1.0, records=1, independence="tested, not proved", audit="held", ratio=0.99991
+        ),
+        randomness=Randomness(
+            secret=True,
+            cryptographic=True,
+            source="s",
+            epsilon=1.01e-6,
+            delta=2e-12,
+            assumptions=("the cipher is good",),
+        ),
+        assignment=Assignment(probes=40, change="by it and its replacement at most"),
+        constants=Constants(declared=("max_grad_norm",), from_units=("sample_rate",), class_prior=(0.5, 0.5)),
+        public_data=("PathMNIST",),
+    )
+    card = as_model_card(dataclasses.replace(report, guarantee=told))
+    for said in (
+        "One record moves a step's sum of gradients by at most 1, by 1 of its records at most",
+        "do not depend on each other: tested, not proved",
+        "on rows that are no record: held (largest ratio 1.0000)",
+        "The cipher is good.",
+        "costs 1.1e-06 of ε and 2e-12 of δ, which are part of what is stated",
+        "by it and its replacement at most",
+        "taken to depend on no record: max grad norm; mean, standard deviation and bounds of inputs, class",
+        "Computed from the number of records: sample rate.",
+        "Taken to be public: PathMNIST.",
+        "Trust model: central curator",
+        "the initial weights and the frozen parts of the model come of no record of these data",
+        "SHA-256 begins aaaaaaaaaaaaaaaa, on 2026-01-31",
+    ):
+        assert said in card, said

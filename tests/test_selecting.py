@@ -22,7 +22,7 @@ from omegaconf import OmegaConf
 from scipy.stats import chisquare
 from support import QUICK, command, finish, order
 
-from dptrain import assets, candidates, chosen, cli, pipeline, runs, selecting, sweep, terms, tuning
+from dptrain import assets, candidates, chosen, cli, keyed, pipeline, runs, selecting, sweep, terms, tuning
 from dptrain.compare import compare
 from dptrain.config import parse
 from dptrain.contracts import BrokenGuarantee, ConfigError, DptrainError, Plan, Streams
@@ -61,6 +61,7 @@ def noted(folder: Path) -> dict[str, Any]:
 def agreed(folder: Path, begun: Path, *, trials: int) -> Path:
     """A sweep's new folder with the terms of one that has begun, and so many trials drawn."""
     folder.mkdir()
+    (folder / keyed.SECRET).write_bytes((begun / keyed.SECRET).read_bytes())
     (folder / sweep.NOTES).write_text(json.dumps({"selection": {**noted(begun), "trials": trials}}))
     return folder
 

@@ -84,7 +84,7 @@ class Loss(Protocol):
 
 
 def stated_epsilon(loss: Loss, draws: int, *, delta: float) -> float:
-    """Epsilon at this delta with the noise that is drawn, of a mechanism whose loss is this with ideal noise."""
+    """Epsilon at this delta with noise as it is drawn, of what has this loss with ideal noise."""
     ideal = float(loss.get_epsilon_for_delta(delta))
     spent = cost(draws, epsilon=ideal, delta=delta)
     return float(loss.get_epsilon_for_delta(delta - spent.delta)) + spent.epsilon if spent.epsilon else ideal
@@ -99,6 +99,6 @@ def refuse_costly(plan: Plan, draws: int, *, epsilon: float, delta: float) -> No
     raise ConfigError(
         f"privacy.epsilon={epsilon:.3g} at privacy.delta={delta:.3g} in {plan.steps} steps of "
         f"{draws // plan.steps} parameters: that so many numbers are rounded may cost an epsilon "
-        f"of {spent.epsilon:.2g} and a delta of {spent.delta:.2g}, more than {ROOM:g} of these; take fewer steps "
-        "or a smaller model, or allow more"
+        f"of {spent.epsilon:.2g} and a delta of {spent.delta:.2g}, more than {ROOM:g} of these; take fewer "
+        "steps or a smaller model, or allow more"
     )

@@ -41,8 +41,8 @@ def assumptions(*, on_cpu: bool) -> tuple[str, ...]:
         cipher,
         "Double-precision arithmetic rounds as IEEE 754 says, and the libraries' inverse error and normal "
         "functions are taken to be right to 2^-50 of their value: the noise's cost is bounded under this.",
-        "Poisson sampling keeps to its rate within 2^-43 over the rate, relative, which is taken to be exact.",
+        "Poisson sampling keeps to its rate within 2^-43 over the rate, relative: taken to be exact.",
         "Dropout masks and augmentations are part of the secret: with their draws known, one record changes "
-        "those of all others. PyTorch's default generators draw them, from states that secret words fill anew "
-        "at each step. Draws of a model's own from Python, NumPy or other generators are not covered.",
+        "those of all others. PyTorch's default generators draw them, from states that secret words fill "
+        "anew at each step. Draws of a model's own from Python, NumPy or other generators are not covered.",
     )

@@ -281,15 +281,16 @@ def assumptions(statement: Statement) -> Iterator[str]:
 
 def _noise(randomness: Randomness | None) -> Iterator[str]:
     """What the noise is taken to be, and what it costs that it is only nearly Gaussian."""
-    if randomness is None or not randomness.assumptions:
+    if randomness is None or randomness.grid is None:
         yield "Noise is added in floating-point arithmetic, which is taken to be exact."
         return
+    yield (
+        f"Sum and noise are rounded to one public grid, {randomness.grid:.2g} standard deviations of the "
+        "noise wide. That noise is Gaussian only nearly costs at most "
+        f"{rounded_up_to(randomness.epsilon, 2)} of epsilon and {rounded_up_to(randomness.delta, 2)} of "
+        "delta, which are counted."
+    )
     yield from (f"{each[0].upper()}{each[1:].rstrip('.')}." for each in randomness.assumptions)
-    if randomness.epsilon or randomness.delta:
-        yield (
-            f"That the noise is only nearly Gaussian costs {rounded_up_to(randomness.epsilon, 2)} of ε and "
-            f"{rounded_up_to(randomness.delta, 2)} of δ, which are part of what is stated."
-        )
 
 
 def _contribution(statement: Statement) -> Iterator[str]:

@@ -20,7 +20,7 @@ at both ends, so that the logarithm of their ratio is at most (1 + exp(t h + h^2
 <= 2.81 * 2^-49 * 128 (t + 2.1) < 2^-40.5 (t + 2.1), for t up to 36.
 
 All of them. Given all outcomes before it, each of the n logarithms has a variance of at most
-v = 2^-81 E(|Z| + 2.2)^2 < 2^-77.8 and a mean of at most v (a divergence is at most that of chi-square), and
+v = 2^-81 E(|Z| + 2.2)^2 < 2^-77.7 and a mean of at most v (a divergence is at most that of chi-square), and
 is at most m = 2^-40.5 * 38. By Freedman's inequality (1975), but for a probability of d their sum is at most
 a = n v + sqrt(2 n v log(1/d)) + 2 m log(1/d) / 3. So P_actual <= e^a P_ideal + d1 and
 P_ideal <= e^a P_actual + d1 for any event, with d1 = d + n 2^-892, and through neighbouring data D and D',
@@ -39,7 +39,7 @@ from dptrain.contracts import ConfigError, Plan
 ROOM = 5e-4  # of epsilon and of delta, that calibration leaves and that a plan's noise may cost at most
 LEAST_EPSILON = 1e-3  # below, the room is that of this one
 
-_VARIANCE = 2.0**-77.8
+_VARIANCE = 2.0**-77.7
 _MOST = 2.0**-40.5 * 38
 _LOG_BEYOND = -892 * math.log(2.0)
 

@@ -6,7 +6,7 @@ Numbered as in the design: each was seen in an engine in wide use.
 import copy
 import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 
 import pytest
@@ -21,6 +21,7 @@ from dptrain.privacy.accountant import privacy_loss
 from dptrain.privacy.dpsgd import ENGINES, make_engine
 from dptrain.privacy.guarantee import DPGuarantee, NoGuarantee
 from dptrain.privacy.layers import check_layers
+from dptrain.privacy.noise.keys import KeyChain
 from dptrain.privacy.plan import Rates
 from dptrain.privacy.sampling import PoissonSampler
 from dptrain.privacy.written import to_json
@@ -200,13 +201,22 @@ def test_trap_7_a_deterministic_run_is_void(mlp, splits, settings_of, context_of
     assert statement.randomness.secret is False
 
 
-def test_trap_7_the_state_of_the_secret_streams_is_not_told(
-    mlp, splits, settings_of, context_of, budget, recorder
+def test_trap_7_no_key_of_the_secret_streams_is_told(
+    mlp, splits, settings_of, context_of, budget, recorder, folder, monkeypatch
 ):
-    context = context_of(streams=Streams(seed=5), tracker=recorder)
+    """Nor kept: of all keys, a checkpoint holds those of the steps to come."""
+    used = []
+    draw = KeyChain.next
+    monkeypatch.setattr(KeyChain, "next", lambda self: used.append(self._key) or draw(self))
+    context = context_of(streams=Streams(seed=5), tracker=recorder, folder=folder)
     _, guarantee = DPSGD(settings=settings_of()).fit(mlp, splits, budget, context)
-    told = json.dumps(guarantee.statement().randomness.source)
-    assert not any(character.isdigit() for character in told)
+    told = json.dumps(asdict(guarantee.statement()), default=str)
+    kept = (folder / checkpoint.CHECKPOINT).read_bytes()
+    assert len(set(used)) >= 3 * guarantee.plan.steps  # of noise, samples and masks
+    for key in used:
+        assert key.hex() not in told
+        assert key.hex().encode() not in kept
+        assert key not in kept
 
 
 def test_trap_8_nothing_about_the_training_records_is_logged_unasked(

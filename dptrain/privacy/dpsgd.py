@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 import torch
@@ -44,6 +45,10 @@ class Engine(Protocol):
 
     def total(self) -> Tensor:
         """The sum of clipped gradients so far, without noise, which is private: (parameters,)."""
+        ...
+
+    def aside(self) -> AbstractContextManager[None]:
+        """Within, another sum, which is empty at first; afterwards the sum is what it was before."""
         ...
 
     def update(self) -> None:

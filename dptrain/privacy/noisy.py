@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from opacus.optimizers import DPOptimizer
@@ -122,6 +123,18 @@ class NoisyEngine(ABC):
                 for p in self.optimizer.params
             ]
         )
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        sums, dropped = [parameter.summed_grad for parameter in self.optimizer.params], self.optimizer.dropped
+        for parameter in self.optimizer.params:
+            parameter.summed_grad = None
+        try:
+            yield
+        finally:
+            self.optimizer.dropped = dropped
+            for parameter, held in zip(self.optimizer.params, sums, strict=True):
+                parameter.summed_grad = held
 
     def update(self) -> None:
         self.optimizer.release()

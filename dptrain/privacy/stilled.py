@@ -28,6 +28,16 @@ def stilled() -> Iterator[list[str]]:
         yield mode.seen
 
 
+class Noticed(TorchDispatchMode):
+    """Whether anything random happens inside."""
+
+    random = False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.random |= torch.Tag.nondeterministic_seeded in func.tags
+        return func(*args, **(kwargs or {}))
+
+
 class _Constant(TorchDispatchMode):
     """Fills what random operations return; what draws is marked as such by PyTorch itself."""
 

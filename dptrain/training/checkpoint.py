@@ -29,7 +29,7 @@ def save(state: dict[str, Any], folder: Path) -> None:
     # In memory first: on a full disk torch.save would fail with an error of its own that names no cause.
     content = io.BytesIO()
     torch.save(state, content)
-    _replace(folder / CHECKPOINT, content.getbuffer())
+    write(folder / CHECKPOINT, content.getbuffer())
 
 
 def load(folder: Path) -> dict[str, Any] | None:
@@ -57,7 +57,7 @@ def remove(folder: Path) -> None:
 def pay(folder: Path, *, steps: int, epsilon: float) -> None:
     """Record that `steps` steps are paid for, before the last of them is taken."""
     entry = json.dumps({"steps": steps, "epsilon": epsilon if math.isfinite(epsilon) else None}).encode()
-    _replace(folder / LEDGER, entry, durable=False)
+    write(folder / LEDGER, entry, durable=False)
 
 
 def paid(folder: Path) -> int:
@@ -74,7 +74,7 @@ def paid(folder: Path) -> int:
         ) from error
 
 
-def _replace(path: Path, content: bytes | memoryview, *, durable: bool = True) -> None:
+def write(path: Path, content: bytes | memoryview, *, durable: bool = True) -> None:
     """Write a file beside `path` and move it there; a full disk leaves the old file whole."""
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mode 0600
     try:

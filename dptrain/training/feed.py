@@ -73,7 +73,8 @@ class Feed:
     ) -> None:
         """`steps` are all there will be, `size` the most records of a physical batch."""
         self._sampler, self._records = sampler, records
-        self._divide = partial(Drawn.of, records=len(records), probed=probed, size=size)
+        self._divide = partial(Drawn.of, records=len(records), probed=probed)
+        self._size = size
         self._step, self._steps = 0, steps  # drawn so far; to be drawn in all
         self._ahead = 0 if records.in_memory else ahead
         self._drawn: deque[tuple[Drawn, dict[str, Any]]] = deque()  # not taken yet; the state before each
@@ -97,10 +98,18 @@ class Feed:
         self._read_ahead()
         return drawn
 
+    def divided(self, units: Tensor, size: int) -> Drawn:
+        """Such units as if a step had drawn them, in physical batches of this size."""
+        return self._divide(units, step=0, size=size)
+
+    def look(self, batch: Tensor) -> Records:
+        """These records, in memory, whatever is read ahead."""
+        return self._records.take(batch).read()
+
     def read(self, batch: Tensor) -> Records:
         """These records, in memory: the next physical batch of the step that was drawn last."""
         if self._ahead == 0:
-            return self._records.take(batch).read()
+            return self.look(batch)
         expected, reading = self._reading.popleft()
         assert expected is batch, "batches are asked for in another order than they were drawn in"
         read = reading.result()
@@ -119,7 +128,7 @@ class Feed:
 
     def _draw(self) -> None:
         before = self._sampler.state_dict()
-        drawn = self._divide(self._sampler.draw(), step=self._step)
+        drawn = self._divide(self._sampler.draw(), step=self._step, size=self._size)
         self._step += 1
         self._drawn.append((drawn, before))
         if self._ahead:

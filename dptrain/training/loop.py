@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from dptrain.training.canaries import gradients
 from dptrain.training.feed import Drawn, Feed
 from dptrain.training.masks import Masks
 from dptrain.training.observe import Shares, Watch
+from dptrain.training.sensitivity_audit import Read, SensitivityAudit
 from dptrain.training.settings import Settings
 
 
@@ -38,6 +40,7 @@ class Session:
     noise: NoiseSource | None  # None: a training without noise
     masks: Masks
     context: Context
+    audit: SensitivityAudit | None = None
     made_by: str = ""  # a hash of what makes the features that the model is trained on; empty: of records
     step: int = 0
     history: list[tuple[int, float, float]] = field(default_factory=list)  # step, accuracy, loss
@@ -75,6 +78,7 @@ class Session:
             "sampler": self.feed.state_dict(),
             "noise": None if self.noise is None else self.noise.state_dict(),
             "masks": self.masks.state_dict(),
+            "audit": None if self.audit is None else self.audit.state_dict(),
             "observers": [observer.state_dict() for observer in self.context.observers],
         }
 
@@ -90,6 +94,8 @@ class Session:
         if self.noise is not None:
             self.noise.load_state_dict(state["noise"])
         self.masks.load_state_dict(state["masks"])
+        if self.audit is not None and state["audit"] is not None:
+            self.audit.load_state_dict(state["audit"])
         for observer, seen in zip(self.context.observers, state["observers"], strict=True):
             observer.load_state_dict(seen)
 
@@ -105,7 +111,8 @@ def train(
     watch: Watch | None,
 ) -> None:
     """Take every step that is left, paying for each before it is taken."""
-    context, records = session.context, splits.train
+    context, records, audit = session.context, splits.train, session.audit
+    accumulate = partial(_accumulate, engine=engine, augment=settings.augmentation)
     keeper = _Keeper(session, settings.checkpoint_seconds)
     evaluate_at = _evenly(steps, settings.evaluations)
     if watch is not None:
@@ -116,7 +123,9 @@ def train(
         drawn = session.feed.draw()
         session.masks.next_step()
         session.model.train()
-        loss, shares = _accumulate(session, engine, drawn, settings.augmentation)
+        if audit is not None and audit.due(step):
+            audit.look(step, drawn, session, engine, accumulate)
+        loss, shares = accumulate(session, drawn, session.feed.read)
         if watch is not None:
             watch.before(session.model)
         engine.update()
@@ -146,7 +155,7 @@ def train(
 
 
 def _accumulate(
-    session: Session, engine: Engine, drawn: Drawn, augment: Augmentation | None
+    session: Session, drawn: Drawn, read: Read, *, engine: Engine, augment: Augmentation | None
 ) -> tuple[Tensor, Shares]:
     """Add up a logical batch in physical ones; its summed loss, and what probes and canaries added."""
     context = session.context
@@ -156,7 +165,7 @@ def _accumulate(
     def add(*parts: Tensor) -> None:
         nonlocal loss
         for part in parts:
-            batch = session.feed.read(part)
+            batch = read(part)
             inputs, labels = batch.inputs.to(context.device, context.dtype), batch.labels.to(context.device)
             with session.masks.drawing():
                 if augment is None:

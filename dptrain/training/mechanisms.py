@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dptrain.contracts import (
     ACCESS,
@@ -22,6 +22,7 @@ from dptrain.contracts import (
     Guarantee,
     Knowledge,
     Plan,
+    Records,
     Release,
     Sensitivity,
     Splits,
@@ -31,13 +32,14 @@ from dptrain.privacy.agreement import choose
 from dptrain.privacy.clipping import Clipper
 from dptrain.privacy.dpsgd import Engine, RecordGradients, check_choices, make_engine
 from dptrain.privacy.guarantee import DPGuarantee, NoGuarantee
-from dptrain.privacy.independence import TESTED
+from dptrain.privacy.independence import TESTED, make_rows
 from dptrain.privacy.layers import check_layers
 from dptrain.privacy.noise.cost import refuse_costly
 from dptrain.privacy.noise.source import NoiseSource, on_cpu
 from dptrain.privacy.noise.told import randomness
 from dptrain.privacy.plan import make_plan
 from dptrain.privacy.sampling import Units, make_sampler
+from dptrain.privacy.stilled import stilled
 from dptrain.training import checkpoint
 from dptrain.training.average import make_average
 from dptrain.training.canaries import lengths
@@ -49,6 +51,7 @@ from dptrain.training.masks import Masks
 from dptrain.training.observe import Watch
 from dptrain.training.plain import PlainEngine
 from dptrain.training.schedule import make_schedule
+from dptrain.training.sensitivity_audit import SensitivityAudit
 from dptrain.training.settings import Settings
 from dptrain.training.tested import refuse_dependence, refuse_dependent_release
 
@@ -67,6 +70,7 @@ class DPSGD:
     engine: str = "bookkeeping"
     replace_batch_norm: bool = False
     freeze_batch_norm: bool = False
+    audit_sensitivity: bool = True
 
     def __post_init__(self) -> None:
         check_choices(self.engine, self.clipping)
@@ -100,7 +104,7 @@ class DPSGD:
         noise = NoiseSource.on(
             context.device, context.streams.secret("noise"), randomness=context.streams.randomness
         )
-        release, replayed = _train(
+        release, session, replayed = _train(
             prepared,
             splits,
             context,
@@ -114,16 +118,16 @@ class DPSGD:
             noise=noise,
             clipping=self.clipping,
             epsilon_at=curve.at_most,
+            audit_sensitivity=self.audit_sensitivity,
         )
         refuse_dependent_release(release, splits)
         deterministic = context.streams.deterministic
         return release, DPGuarantee(
             plan=plan,
             budget=budget,
-            sensitivity=Sensitivity(
-                most=plan.sensitivity,
-                records=1,
-                independence=TESTED,
+            sensitivity=replace(
+                Sensitivity(most=plan.sensitivity, records=1, independence=TESTED),
+                **({} if session.audit is None else session.audit.told()),
             ),
             randomness=randomness(
                 plan,
@@ -165,7 +169,7 @@ class NonPrivate:
     ) -> tuple[Release, Guarantee]:
         units = _units(splits, budget)
         sample_rate, steps, batch = self.settings.rates.resolve(len(units))
-        release, _ = _train(
+        release, _, _ = _train(
             self.prepare(model, splits),
             splits,
             context,
@@ -202,7 +206,8 @@ def _train(
     noise: NoiseSource | None,
     clipping: str | None,
     epsilon_at: Callable[[int], float],
-) -> tuple[Release, int]:
+    audit_sensitivity: bool = False,
+) -> tuple[Release, Session, int]:
     """Train by this plan, from the folder's checkpoint if it has one; also the number of steps repeated."""
     blank = copy.deepcopy(model)
     model = model.to(context.device, context.dtype)
@@ -235,6 +240,16 @@ def _train(
         )
     average = make_average(trained.part, settings.average_decay) if settings.average_decay > 0 else None
     optimizer = settings.optimizer(trained.part.parameters())
+    size = max(1, settings.physical_batch_size // settings.copies)
+    audit = None
+    if audit_sensitivity:
+        audit = SensitivityAudit(
+            plan,
+            _made_up(trained, splits, context),
+            size=size,
+            key=context.streams.secret("audit"),
+            folder=context.folder,
+        )
     session = Session(
         plan=plan,
         model=trained.part,
@@ -252,12 +267,13 @@ def _train(
             trained.splits.train,
             steps=plan.steps,
             probed=context.probed,
-            size=max(1, settings.physical_batch_size // settings.copies),
+            size=size,
             ahead=settings.prefetch,
         ),
         noise=noise,
         masks=Masks(context.streams.secret("masks"), context.device),
         context=context,
+        audit=audit,
         made_by=trained.made_by,
     )
     replayed = _resume(session)
@@ -278,7 +294,29 @@ def _train(
         published=tuple(session.history),
         device=context.device,
     )
-    return release, replayed
+    return release, session, replayed
+
+
+def _made_up(trained: Trained, splits: Splits, context: Context) -> Records | None:
+    """Rows that are no record, extreme ones too, as the trained part takes them; None where it takes none."""
+    part = copy.deepcopy(trained.part)
+
+    def taken(rows: Tensor) -> Tensor:
+        return trained.features(rows.to(context.device, context.dtype))
+
+    def usable(row: Tensor) -> bool:
+        try:
+            with torch.no_grad(), stilled():
+                part(taken(row))
+        except Exception:
+            return False
+        return True
+
+    for whole in (False, True):
+        rows = make_rows(splits.shape, splits.bounds, splits.num_classes, more=0, whole=whole, usable=usable)
+        if rows is not None:
+            return Records(torch.cat([taken(row).cpu() for row in rows.inputs.split(1)]), rows.labels)
+    return None
 
 
 def _resume(session: Session) -> int:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -36,6 +39,16 @@ class PlainEngine:
         return torch.cat(
             [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in self._trained]
         )
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        sums = [parameter.grad for parameter in self._trained]
+        self.optimizer.zero_grad(set_to_none=True)
+        try:
+            yield
+        finally:
+            for parameter, held in zip(self._trained, sums, strict=True):
+                parameter.grad = held
 
     @property
     def _trained(self) -> list[nn.Parameter]:

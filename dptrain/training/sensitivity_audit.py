@@ -13,33 +13,39 @@ import copy
 import json
 import random
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from dptrain.contracts import BrokenGuarantee, Plan, Records, Sensitivity
+from dptrain.contracts import BrokenGuarantee, Plan, Records
 from dptrain.privacy.dpsgd import Engine
-from dptrain.privacy.independence import TESTED, changed, copied, state_of
-from dptrain.privacy.stilled import stilled
+from dptrain.privacy.independence import changed, copied, state_of
+from dptrain.privacy.stilled import Noticed, stilled
 from dptrain.training import checkpoint
 from dptrain.training.feed import Drawn
 
+if TYPE_CHECKING:
+    from dptrain.training.loop import Session
+
+HELD, BROKEN = "held", "BROKEN"
 FILE = "sensitivity.json"  # for the data's owner alone
 STEPS, FEW_STEPS = 3, 30  # how many steps are looked at; in a training of few, one
-# Of the claim, for each unit of a batch: what rounding may make of a sum in single precision before it is
-# computed again in double; in double; and where a model knows no double precision, of the root of their number.
+# What rounding may make of a sum, of the claim for each unit of a batch: in single precision, beyond which it
+# is computed again in double; in double. And of the root of their number, where there is no double precision.
 SINGLE, DOUBLE, ROUGH = 1e-5, 1e-9, 0.1
 
-Accumulate = Callable[[Drawn, Callable[[Tensor], Records]], None]
+Read = Callable[[Tensor], Records]
+Accumulate = Callable[["Session", Drawn, Read], object]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """Of one batch, over the claim: the longest single contribution, and what their sum lacks or has too much."""
+    """Of one batch, over the claim: the longest contribution, and how far they are from adding up."""
 
     longest: float
     gap: float
@@ -56,109 +62,107 @@ class SensitivityAudit:
     def __init__(
         self, plan: Plan, made_up: Records | None, *, size: int, key: bytes, folder: Path | None
     ) -> None:
-        """`made_up` are inputs as the trained part takes them; `size` is that of a physical batch."""
+        """`made_up` are rows as the trained part takes them, `size` is that of a physical batch."""
         self.claim = plan.max_grad_norm
         self.made_up, self.size, self.folder = made_up, size, folder
+        self.random = random.Random(key)
         count = STEPS if plan.steps >= FEW_STEPS else 1
-        self.steps = sorted(random.Random(key).sample(range(1, plan.steps + 1), min(count, plan.steps)))
-        self.records: dict[int, Found] = {}  # private, as gradients of records are
-        self.ratio: float | None = None
-        if folder is not None and (folder / FILE).exists():
-            _refuse_if_broken(folder / FILE)
+        self.steps = sorted(self.random.sample(range(1, plan.steps + 1), count))
+        self.looked: list[int] = []
+        self.ratio: float | None = None  # of rows that are no record
+        _refuse_if_broken(folder)
 
     def due(self, step: int) -> bool:
         return step in self.steps
 
-    def look(self, step: int, drawn: Drawn, accumulate: Accumulate, engine: Engine, session: Any) -> None:
+    def look(self, step: int, drawn: Drawn, session: Session, engine: Engine, accumulate: Accumulate) -> None:
         """Audit this step's units before they are added up; raises BrokenGuarantee.
 
-        `accumulate` adds up units as the loop does; `session` has the feed and the model.
+        `accumulate` adds up what is drawn as the loop does.
         """
         before = copied(state_of(session.model))
-        units = drawn.sampled[torch.randperm(len(drawn.sampled))[: self.size].sort().values]
+        some = sorted(self.random.sample(range(len(drawn.sampled)), min(len(drawn.sampled), self.size)))
+        measure = partial(self._measure, session, engine, accumulate)
         feed = session.feed
-        with _undisturbed():
-            found = self._measure(
-                units, feed.divided, lambda drawn: accumulate(drawn, feed.look), engine, session.model
+        found = measure(drawn.sampled[some], feed.divided, feed.look)
+        ours = None
+        if (rows := self.made_up) is not None:
+            ours = measure(
+                torch.arange(len(rows)),
+                partial(Drawn.of, step=0, records=len(rows), probed=()),
+                lambda part: rows.take(part),
             )
-            ours = None if self.made_up is None else self._measure_made_up(accumulate, engine, session.model)
-        self.records[step] = found
-        if ours is not None:
             self.ratio = max(self.ratio or 0.0, ours.longest)
         kept = changed(before, state_of(session.model), tensors=True) is None
         held = found.held and (ours is None or ours.held) and kept
+        self.looked.append(step)
         self._write(step, found, held=held)
         if not held:
             raise BrokenGuarantee(
-                f"mechanism.audit_sensitivity: BROKEN at step {step}: {_reason(found, ours, kept=kept)}, so the "
-                "training is not as private as its guarantee says. Nothing is released; report the run "
-                "to the maintainers, or to whoever wrote the model"
+                f"mechanism.audit_sensitivity: {BROKEN} at step {step}: {_reason(found, ours, kept=kept)}, "
+                "so the training is not as private as its guarantee says. Nothing is released; report the "
+                "run to the maintainers, or to whoever wrote the model"
             )
 
-    def stated(self, plan: Plan) -> Sensitivity:
-        """What may be told of it."""
-        return Sensitivity(
-            most=plan.sensitivity,
-            records=1,
-            independence=TESTED,
-            audit="held" if self.records else None,
-            ratio=self.ratio,
-        )
+    def told(self) -> dict[str, Any]:
+        """What may be published of it."""
+        return {"audit": HELD if self.looked else None, "ratio": self.ratio}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"steps": self.steps, "ratio": self.ratio, "looked": sorted(self.records)}
+        return {"steps": self.steps, "looked": self.looked, "ratio": self.ratio}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.steps, self.ratio = state["steps"], state["ratio"]
-        self.records = {step: Found(longest=0.0, gap=0.0, most=0.0) for step in state["looked"]}
-
-    def _measure_made_up(self, accumulate: Accumulate, engine: Engine, model: nn.Module) -> Found:
-        made_up = self.made_up
-        assert made_up is not None
-
-        def divided(rows: Tensor, size: int) -> Drawn:
-            return Drawn.of(rows, step=0, records=len(made_up), probed=(), size=size)
-
-        def add(drawn: Drawn) -> None:
-            accumulate(drawn, lambda part: made_up.take(part).read())
-
-        return self._measure(torch.arange(len(made_up)), divided, add, engine, model)
+        self.steps, self.looked, self.ratio = state["steps"], state["looked"], state["ratio"]
 
     def _measure(
         self,
-        units: Tensor,
-        divided: Callable[[Tensor, int], Drawn],
-        add: Callable[[Drawn], None],
+        session: Session,
         engine: Engine,
-        model: nn.Module,
+        accumulate: Accumulate,
+        units: Tensor,
+        divided: Callable[..., Drawn],
+        read: Read,
     ) -> Found:
-        def summed(some: Tensor, size: int) -> Tensor:
-            with engine.aside(), stilled():
-                add(divided(some, size))
-                return engine.total().double() if engine.total().device.type != "mps" else engine.total()
+        """What these units add one by one, and together."""
 
-        def found(allowed: float) -> Found:
-            """In one batch of its full size, and in batches of half of it."""
-            wholes = [summed(units, size) for size in {self.size, max(1, (len(units) + 1) // 2)}]
-            alone, longest = torch.zeros_like(wholes[0]), 0.0
+        def summed(some: Tensor, size: int, dtype: torch.dtype) -> Tensor:
+            aside = replace(
+                session, masks=copy.copy(session.masks), context=replace(session.context, dtype=dtype)
+            )
+            with engine.aside():
+                accumulate(aside, divided(some, size=size), read)
+                total = engine.total()
+            return total if total.device.type == "mps" else total.double()
+
+        def found(dtype: torch.dtype, allowed: float) -> Found:
+            """In physical batches of the full size, and in such of half of these units."""
+            sizes = {self.size, max(1, (len(units) + 1) // 2)}
+            together = [summed(units, size, dtype) for size in sizes]
+            added, longest = torch.zeros_like(together[0]), 0.0
             for unit in units.split(1):
-                share = summed(unit, self.size)
+                share = summed(unit, self.size, dtype)
                 longest = max(longest, float(share.norm()))
-                alone += share
-            gap = max(float((whole - alone).norm()) for whole in wholes)
+                added += share
+            gap = max(float((each - added).norm()) for each in together)
             return Found(longest=longest / self.claim, gap=gap / self.claim, most=allowed)
 
         if len(units) == 0:
             return Found(longest=0.0, gap=0.0, most=0.0)
-        plainly = found(SINGLE * len(units))
+        with Noticed() as noticed:
+            summed(units[:1], self.size, session.context.dtype)
+        still = (
+            stilled if noticed.random else nullcontext
+        )  # it looks at every operation, which takes its time
+        with still():
+            plainly = found(session.context.dtype, SINGLE * len(units))
         if plainly.held or plainly.longest > 1.0:
             return plainly
-        # Rounding can push a value over a kink, or choose among equals; in double precision it hardly does.
+        # Rounding can push a value over a kink; in double precision it hardly does, and mixing stays.
         try:
-            with in_double(model):
-                return found(DOUBLE * len(units))
-        except Exception:  # a model with numbers of its own that stay in single precision
-            return Found(longest=plainly.longest, gap=plainly.gap, most=ROUGH * len(units) ** 0.5)
+            with still(), in_double(session.model):
+                return found(torch.float64, DOUBLE * len(units))
+        except (RuntimeError, TypeError):  # numbers of a model's own that stay in single precision, or MPS
+            return replace(plainly, most=ROUGH * len(units) ** 0.5)
 
     def _write(self, step: int, found: Found, *, held: bool) -> None:
         """Keep for the owner what was measured on records."""
@@ -168,7 +172,7 @@ class SensitivityAudit:
         known = json.loads(path.read_text()) if path.exists() else {"of_records": {}}
         measured = {"longest_over_claim": found.longest, "gap_over_claim": found.gap}
         of_records = {**known["of_records"], str(step): measured}
-        content = {"audit": "held" if held else "BROKEN", "of_rows_that_are_no_record": self.ratio}
+        content = {"audit": HELD if held else BROKEN, "of_rows_that_are_no_record": self.ratio}
         note = (
             "Norms of records' gradients: for the owner of the data alone, and not covered by the guarantee."
         )
@@ -188,20 +192,13 @@ def _reason(found: Found, ours: Found | None, *, kept: bool) -> str:
     return "what units add together is not the sum of what each adds alone"
 
 
-def _refuse_if_broken(path: Path) -> None:
-    if json.loads(path.read_text())["audit"] == "BROKEN":
+def _refuse_if_broken(folder: Path | None) -> None:
+    path = None if folder is None else folder / FILE
+    if path is not None and path.exists() and json.loads(path.read_text())["audit"] == BROKEN:
         raise BrokenGuarantee(
-            f"resume={path.parent}: its audit of sensitivity was BROKEN, so nothing of it may be released; "
+            f"resume={folder}: its audit of sensitivity was BROKEN, so nothing of it may be released; "
             "start a new run"
         )
-
-
-@contextmanager
-def _undisturbed() -> Iterator[None]:
-    """PyTorch's generators are afterwards as they were."""
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    with torch.random.fork_rng(devices):
-        yield
 
 
 @contextmanager
@@ -225,11 +222,3 @@ def in_double(model: nn.Module) -> Iterator[None]:
             parameter.data = data
         for module, name, buffer in buffers:
             module._buffers[name] = buffer
-
-
-def made_up_rows(rows: Records, features: Callable[[Tensor], Tensor]) -> Records:
-    """Rows as the trained part of a model takes them."""
-    return Records(torch.cat([features(row) for row in rows.inputs.split(1)]), rows.labels)
-
-
-__all__ = ["SensitivityAudit", "copy", "in_double", "made_up_rows"]

@@ -7,6 +7,16 @@ dependence that none of these rows brings out is not seen.
 """
 
 from dptrain.privacy.independence.check import TESTED, find_dependence
-from dptrain.privacy.independence.state import NOTE, fingerprint
+from dptrain.privacy.independence.rows import make_rows
+from dptrain.privacy.independence.state import NOTE, changed, copied, fingerprint, state_of
 
-__all__ = ["NOTE", "TESTED", "find_dependence", "fingerprint"]
+__all__ = [
+    "NOTE",
+    "TESTED",
+    "changed",
+    "copied",
+    "find_dependence",
+    "fingerprint",
+    "make_rows",
+    "state_of",
+]

@@ -121,13 +121,13 @@ class DPSGD:
             audit_sensitivity=self.audit_sensitivity,
         )
         refuse_dependent_release(release, splits)
+        audit, ratio = (None, None) if session.audit is None else session.audit.told()
         deterministic = context.streams.deterministic
         return release, DPGuarantee(
             plan=plan,
             budget=budget,
-            sensitivity=replace(
-                Sensitivity(most=plan.sensitivity, records=1, independence=TESTED),
-                **({} if session.audit is None else session.audit.told()),
+            sensitivity=Sensitivity(
+                most=plan.sensitivity, records=1, independence=TESTED, audit=audit, ratio=ratio
             ),
             randomness=randomness(
                 plan,

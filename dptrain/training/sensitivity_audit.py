@@ -104,9 +104,9 @@ class SensitivityAudit:
                 "run to the maintainers, or to whoever wrote the model"
             )
 
-    def told(self) -> dict[str, Any]:
-        """What may be published of it."""
-        return {"audit": HELD if self.looked else None, "ratio": self.ratio}
+    def told(self) -> tuple[str | None, float | None]:
+        """What may be published: whether it held, and the largest ratio of rows that are no record."""
+        return HELD if self.looked else None, self.ratio
 
     def state_dict(self) -> dict[str, Any]:
         return {"steps": self.steps, "looked": self.looked, "ratio": self.ratio}

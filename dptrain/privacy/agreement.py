@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import torch
 from opacus import GradSampleModule
 from torch import Tensor, nn
@@ -162,13 +163,15 @@ class _Trial:
     def rows(self, count: int) -> tuple[Tensor, Tensor]:
         """Inputs and labels of so many records, `copies` of each side by side."""
         shape = (count * self.copies, *self.like.shape[1:])
-        generator = torch.Generator().manual_seed(count)
+        generator = np.random.default_rng(
+            count
+        )  # not PyTorch's, whose draws are constants where all is stilled
         if self.like.is_floating_point():
             low, high = self.bounds
-            inputs = low + (high - low) * torch.rand(shape, generator=generator)
+            inputs = low + (high - low) * torch.from_numpy(generator.random(shape))
             inputs = inputs.to(next(iter(trained(self.model).values())).dtype)
         else:
-            inputs = torch.randint(self.vocabulary, shape, generator=generator).to(self.like.dtype)
+            inputs = torch.from_numpy(generator.integers(self.vocabulary, size=shape)).to(self.like.dtype)
         inputs = inputs.to(self.like.device)
         with torch.no_grad():
             classes = self.model(inputs[:1]).shape[-1]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dptrain.privacy.bookkeeping import costs
-from dptrain.privacy.bookkeeping.gram import norms_from
+from dptrain.privacy.bookkeeping.gram import norms_from, norms_of_formed
 from dptrain.privacy.bookkeeping.shares import Instantiated, Kept, Share, in_blocks, lengths
 from dptrain.privacy.bookkeeping.uses import Use, sum_copies
 
@@ -155,10 +155,9 @@ def _weight(inputs: Tensor, grads: Tensor, geometry: Geometry) -> Share:
     if way == costs.KEEP:
         return Instantiated.of(formed)
     if way == costs.TWICE:
-        # Formed once more for the sum, in another order: what cancels may be rounded to something else. The
-        # terms' lengths are at most (Cauchy-Schwarz) those of all that is seen times those of all gradients.
+        # The terms' lengths are at most (Cauchy-Schwarz) those of all that is seen times those of all gradients.
         added = math.sqrt(math.prod(geometry.kernel)) * lengths(inputs) * lengths(grads)
-        norms = [norms_from(torch.cat([lengths(block) for block in formed]).square(), added)]
+        norms = [norms_of_formed(torch.cat([lengths(block) for block in formed]), added)]
     else:
         blocks = in_blocks(seen**2 * geometry.groups, inputs, grads)
         norms = [_gram_norms(x, dy, geometry) for x, dy in blocks]

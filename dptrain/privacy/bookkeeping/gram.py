@@ -14,3 +14,14 @@ def norms_from(products: Tensor, lengths: Tensor) -> Tensor:
     """
     slack = 4 * torch.finfo(products.dtype).eps * lengths.square()
     return (products + slack).clamp(min=0).sqrt()
+
+
+def norms_of_formed(norms: Tensor, lengths: Tensor) -> Tensor:
+    """Norms (records,) of gradients that are formed once to be measured and once more, otherwise, to be added.
+
+    `lengths` are, for each record, the sum of the lengths of what was added up, L. Where its parts cancel,
+    a gradient is rounding alone, and the other order of sums may round it to something longer: by k eps L,
+    k of a few. Measured as the root of norm^2 + (256 eps L)^2, what is added passes what was measured
+    by at most the root of 1 + (k / 256)^2 times: 2^-13 for a k of 4. Others change by nothing that shows.
+    """
+    return torch.hypot(norms, 256 * torch.finfo(norms.dtype).eps * lengths)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dptrain.privacy.bookkeeping import costs
-from dptrain.privacy.bookkeeping.gram import norms_from
+from dptrain.privacy.bookkeeping.gram import norms_from, norms_of_formed
 from dptrain.privacy.bookkeeping.products import weight_gradient
 from dptrain.privacy.bookkeeping.shares import Instantiated, Kept, Part, Share, in_blocks, lengths
 from dptrain.privacy.bookkeeping.uses import Rule, Use
@@ -60,10 +60,8 @@ def _weight(inputs: Tensor, grads: Tensor, *, bias: Share | None) -> Share:
     if way == costs.KEEP:
         return Instantiated.of(formed)
     if way == costs.TWICE:
-        # Formed once more for the sum, in another order: what cancels may be rounded to something else.
-        return keep(
-            norms=norms_from(torch.cat([lengths(block) for block in formed]).square(), _added(inputs, grads))
-        )
+        norms = torch.cat([lengths(block) for block in formed])
+        return keep(norms=norms_of_formed(norms, _added(inputs, grads)))
     blocks = in_blocks(positions**2, inputs, grads)
     return keep(norms=torch.cat([_gram_norms(x, dy) for x, dy in blocks]))
 

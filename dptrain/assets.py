@@ -122,13 +122,16 @@ def _swept(overrides: Iterable[str]) -> tuple[str, ...]:
     return tuple(each.input_line or each.key_or_group for each in named)
 
 
+SWEEPS = ("+sweep=", "++sweep=", "hydra.mode=MULTIRUN")  # words that make of a run a sweep
+
+
 def several(arguments: Sequence[str]) -> list[str]:
-    """Words of a command line that give several values, where no sweep (`-m`) is asked for.
+    """Words of a command line that give several values, where no sweep (`-m`, `+sweep=`) is asked for.
 
     >>> several(["privacy.epsilon=3,0", "seed=1"]), several(["-m", "privacy.epsilon=1,3"])
     (['privacy.epsilon=3,0'], [])
     """
-    if {"-m", "--multirun"} & set(arguments):
+    if {"-m", "--multirun"} & set(arguments) or any(word.startswith(SWEEPS) for word in arguments):
         return []
     parser, found = OverridesParser.create(), []
     for word in arguments:

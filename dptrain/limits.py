@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from dptrain.contracts import ConfigError, Leakage, LimitExceeded, Report
+from dptrain.contracts.rounding import rounded_up_to
 from dptrain.evidence.verdict import NOT_SHOWN
 
 OPERATORS: dict[str, Callable[[float, float], bool]] = {
@@ -85,7 +86,12 @@ class Condition:
                 continue
             compared += 1
             if OPERATORS[self.compare](value, limit):
-                yield f"{name}={value:.4g} {self.compare} {self._limit_named(limit)} (fail_if: {self.text})"
+                said = (
+                    rounded_up_to(value, 4)
+                    if name == "epsilon" or name.endswith(".bound")
+                    else f"{value:.4g}"
+                )
+                yield f"{name}={said} {self.compare} {self._limit_named(limit)} (fail_if: {self.text})"
         if not compared:
             there = ", ".join(sorted({_full_name(line) for line in report.leakage})) or "none"
             yield (

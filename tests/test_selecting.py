@@ -157,7 +157,11 @@ TERMS = {
 
 
 def test_two_searches_draw_two_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(terms, "agree", lambda _, values: {"asked": terms.told(values), "terms": TERMS})
+    monkeypatch.setattr(
+        terms,
+        "agree",
+        lambda _, values: {"asked": terms.told(values), "terms": TERMS, "records": "of a test"},
+    )
     values = asked(tmp_path).config
     drawn = set()
     for number in range(12):

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from dptrain.privacy.bookkeeping import products
 from dptrain.privacy.dpsgd import make_engine
+from dptrain.training.loss import make_loss
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="PyTorch without oneDNN")
 
@@ -116,9 +117,14 @@ def test_gradients_that_lie_in_memory_as_they_may(make_plan_of, after):
 
 @pytest.mark.usefixtures("counted")
 def test_layers_are_left_as_they_were_even_if_a_pass_fails(make_plan_of):
-    model = Texts()
+    model, plan, labels = Texts(), make_plan_of(), torch.zeros(2, dtype=torch.int64)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    engine = make_engine(
+        "bookkeeping", model, optimizer, plan, loss=make_loss(None), generator=torch.Generator()
+    )
+    engine.accumulate(torch.randn(2, 7, 5), labels)
     with pytest.raises(RuntimeError, match="shape"):
-        total("bookkeeping", model, make_plan_of(), torch.randn(2, 7, 6), torch.zeros(2, dtype=torch.int64))
+        engine.accumulate(torch.randn(2, 7, 6), labels)
     assert all("forward" not in vars(layer) for layer in model.modules())
 
 

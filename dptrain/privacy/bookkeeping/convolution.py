@@ -155,7 +155,7 @@ def _weight(inputs: Tensor, grads: Tensor, geometry: Geometry) -> Share:
     if way == costs.KEEP:
         return Instantiated.of(formed)
     if way == costs.TWICE:
-        # The terms' lengths are at most (Cauchy-Schwarz) those of all that is seen times those of all gradients.
+        # The terms' lengths are at most (Cauchy-Schwarz) those of all inputs times those of all gradients.
         added = math.sqrt(math.prod(geometry.kernel)) * lengths(inputs) * lengths(grads)
         norms = [norms_of_formed(torch.cat([lengths(block) for block in formed]), added)]
     else:

@@ -17,7 +17,7 @@ def norms_from(products: Tensor, lengths: Tensor) -> Tensor:
 
 
 def norms_of_formed(norms: Tensor, lengths: Tensor) -> Tensor:
-    """Norms (records,) of gradients that are formed once to be measured and once more, otherwise, to be added.
+    """Norms (records,) of gradients that are formed once to be measured, once more to be added.
 
     `lengths` are, for each record, the sum of the lengths of what was added up, L. Where its parts cancel,
     a gradient is rounding alone, and the other order of sums may round it to something longer: by k eps L,

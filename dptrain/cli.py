@@ -272,4 +272,5 @@ def _resumed(config: Config, order: runs.Order) -> tuple[Path, runs.Order]:
             f"resume={config.resume} continues a run as it was started; leave out {' '.join(others)}, "
             "or start a new run"
         )
+    runs.refuse_complete(str(config.resume), folder)
     return folder, before

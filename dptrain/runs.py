@@ -122,17 +122,21 @@ def keep_weights(folder: Path, weights: Mapping[str, Tensor]) -> None:
 
 
 def find(resume: str, output: Path) -> tuple[Path, Order]:
-    """The folder to resume, named or the latest that is not complete, and its order."""
+    """The run folder of this name, or the latest that is not complete, and its order."""
     folder = _latest(output) if resume == "latest" else Path(resume)
     if not (folder / ORDER).is_file():
         raise ConfigError(
             f"resume={resume}: {folder} is no run folder (it holds no {ORDER}); give the folder that the run "
             "named when it was stopped, or resume=latest"
         )
+    return folder, read(folder)
+
+
+def refuse_complete(resume: str, folder: Path) -> None:
+    """Raise ConfigError where the run in this folder has nothing left to do."""
     if (folder / REPORT).exists():
         checkpoint.remove(folder)  # a run killed in its last moment may have left it
         raise ConfigError(f"resume={resume}: {folder} is complete; its report is {folder / 'report.md'}")
-    return folder, read(folder)
 
 
 def read(folder: Path) -> Order:

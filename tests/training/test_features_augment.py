@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from dptrain.training.features import Trained
 from dptrain.training.mechanisms import DPSGD, NonPrivate
 
 CACHED = {"feature_cache_gib": 1.0}
+UNAUDITED = partial(DPSGD, audit_sensitivity=False)  # which makes features of its own rows
 
 
 def scattered(kind=ScatterLinear) -> nn.Module:
@@ -61,7 +63,7 @@ def test_features_are_made_once_where_they_fit(splits, settings_of, context_of, 
         model = scattered()
         features = model[1].features
         features.register_forward_hook(lambda module, *_: seen.append(module is features))
-        DPSGD(settings=settings).fit(model, splits, budget, context_of())
+        UNAUDITED(settings=settings).fit(model, splits, budget, context_of())
         return sum(seen)  # and not what copies make of rows that are no record
 
     assert calls(settings_of(**CACHED)) == 5  # sizes, thrice; training records; held-out records
@@ -77,11 +79,15 @@ def test_too_many_features_are_made_anew(splits, settings_of, context_of) -> Non
 
 
 def made(model: nn.Module) -> list[int]:
-    """How many records this model's frozen part makes features of, at each call; blank ones apart."""
+    """How many records this model's frozen part (no copy of it) makes features of; blank ones apart."""
     seen: list[int] = []
-    model[1].features.register_forward_hook(
-        lambda _, inputs, __: seen.append(len(inputs[0])) if inputs[0].std() > 0 else None
-    )
+    features = model[1].features
+
+    def count(module: nn.Module, inputs: tuple[torch.Tensor], _: torch.Tensor) -> None:
+        if module is features and inputs[0].std() > 0:
+            seen.append(len(inputs[0]))
+
+    features.register_forward_hook(count)
     return seen
 
 
@@ -94,7 +100,7 @@ def test_another_training_makes_features_of_other_records_alone(
     context = context_of(features={})
     model, other = scattered(), scattered()
     counted, again = made(model), made(other)
-    DPSGD(settings=settings).fit(model, splits, budget, context)
+    UNAUDITED(settings=settings).fit(model, splits, budget, context)
     shared, _ = NonPrivate(settings=settings).fit(other, others, budget, context)
     assert counted == [60, 40]
     assert again == [6], "known records and held-out ones were met before"
@@ -116,7 +122,7 @@ def test_features_are_not_shared_where_they_differ_or_do_not_fit(
     gib = 1.5 * one * 100 / 2**30 if changed == "memory" else 1.0
     context = context_of(features=kept, dtype=torch.float64 if changed == "dtype" else torch.float32)
     counted = made(model)
-    DPSGD(settings=settings_of(feature_cache_gib=gib)).fit(model, splits, budget, context)
+    UNAUDITED(settings=settings_of(feature_cache_gib=gib)).fit(model, splits, budget, context)
     assert counted == [60, 40]
     assert len(kept) == (met if changed == "memory" else 2 * met)
 

@@ -48,6 +48,7 @@ def test_no_command_is_left_untested() -> None:
         # tests/scripts/test_compare_script.py runs it
         "python scripts/bench_scale.py --figure scale.png",  # tests/scripts/test_bench_scale.py runs it
         "python scripts/check_sensitivity.py --json",  # tests/scripts/test_check_sensitivity.py runs it
+        "python scripts/check_noise.py --json",  # tests/scripts/test_check_noise.py runs it
         "python scripts/bench_step.py --json",  # tests/scripts/test_bench_step.py runs it
         "python scripts/bench_accuracy.py --write README.md",  # tests/scripts/test_bench_accuracy.py runs it
         "python scripts/ablation.py --seeds 2 --write README.md",  # and this one

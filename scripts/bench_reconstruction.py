@@ -29,6 +29,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from itertools import chain
 
+import numpy as np
 import torch
 from scipy.integrate import quad
 from scipy.stats import chi2, norm
@@ -148,7 +149,8 @@ def draw(everyone: Splits, setup: Setup, streams: Streams) -> tuple[Splits, Plan
     wanted = max(setup.slots * setup.candidates + BACKGROUND, 2 * setup.slots * setup.candidates)
     # Not by hashes of the records, as in a run: where trials share theirs, the truth alone is drawn anew.
     table = others[: setup.slots * setup.candidates].view(setup.slots, setup.candidates)
-    truth = torch.randint(setup.candidates, (setup.slots,), generator=streams.secret("coins"))
+    coins = np.random.default_rng(list(streams.secret("coins")))
+    truth = torch.from_numpy(coins.integers(setup.candidates, size=setup.slots))
     shown = everyone.test.take(table.flatten())
     slots = Slots(
         inputs=shown.inputs.view(*table.shape, *everyone.shape), labels=shown.labels.view(table.shape)

@@ -33,6 +33,7 @@ from dptrain.data.mapped import MappedImages
 from dptrain.models.cnn import SmallCNN
 from dptrain.models.mlp import Mlp
 from dptrain.privacy import accountant
+from dptrain.privacy.noise.keys import Stream
 from dptrain.privacy.plan import Rates, Target, calibrate
 from dptrain.privacy.sampling import poisson
 from dptrain.report.figures import CONTROL, DPI, FAINT, FLOOR, INK, RELEASE
@@ -108,10 +109,10 @@ def seconds_of(work: Callable[[], object], repeats: int) -> float:
 
 def of_records(folder: Path, steps: int) -> dict[int, Row]:
     """By the number of records: drawing a batch, drawing it with a coin for each record, a whole step."""
-    rng, found = torch.Generator().manual_seed(0), {}
+    rng, stream, found = torch.Generator().manual_seed(0), Stream(bytes(32)), {}
     for count in RECORDS:
         rate = BATCH / count
-        draw = partial(poisson, count, rate, rng)
+        draw = partial(poisson, count, rate, stream)
 
         def coins(count: int = count, rate: float = rate) -> object:
             return (torch.rand(count, dtype=torch.float64, generator=rng) < rate).nonzero()

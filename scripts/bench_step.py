@@ -26,6 +26,7 @@ import statistics
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -190,6 +191,8 @@ def ghost_step(
     model: nn.Module, optimizer: torch.optim.Optimizer, inputs: Tensor, labels: Tensor
 ) -> Callable[[], None]:
     """One step by Opacus alone, its optimizer and its loss."""
+    # Opacus' hooks are not meant for the inputs' own gradients, of which PyTorch warns.
+    warnings.filterwarnings("ignore", message="Full backward hook is firing")
     module = GradSampleModuleFastGradientClipping(
         model, loss_reduction="mean", max_grad_norm=1.0, use_ghost_clipping=True
     )

@@ -22,7 +22,7 @@ def test_the_last_line_holds_every_measured_number(script, capsys, monkeypatch) 
     assert list(found["gaussian"]) == ["0.5", "1", "2", "4"]
     for line in found["gaussian"].values():
         assert line["steinke"] <= line["certified"] < line["theory"]
-    assert found["dirac"]["theory"] == pytest.approx(2.0, abs=1e-3)
+    assert found["dirac"]["theory"] == pytest.approx(2.0, abs=2e-3)  # less what noise may cost
     assert 0.55 < found["dirac"]["certified_mean"] < 1.2
     assert set(found["false_alarm"]) >= {
         "steinke",

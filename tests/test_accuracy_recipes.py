@@ -19,7 +19,8 @@ from dptrain.models.frozen import split
 RECIPES = ("mnist_scatter", "fashion_scatter", "cifar10_scatter", "cifar10_wrn", "medical_scatter")
 SHAPES = {"mnist": (28, 28), "cifar10": (32, 32, 3), "pneumoniamnist": (28, 28)}
 FEWER = ("model.patches=20", "model.components=50")  # of CIFAR-10's, which take a minute to find
-SMALLER = ("attack=[]", "control.enabled=false", "tracking=none", "training.evaluations=1", "data.holdout=40")
+FEW = ("data.records=200", "data.holdout=40")
+SMALLER = ("attack=[]", "control.enabled=false", "tracking=none", "training.evaluations=1", *FEW)
 
 
 def stand_in(name: str, folder: Path) -> None:
@@ -67,7 +68,7 @@ def test_a_recipe_promises_what_it_says(recipe: str, tmp_path: Path, monkeypatch
     idx_files(tmp_path)
     small = [
         "training.expected_batch_size=20",
-        *(() if recipe == "medical_scatter" else ("data.holdout=40",)),
+        *(() if recipe == "medical_scatter" else FEW),
         *(FEWER if recipe == "cifar10_scatter" else ()),
     ]
     root = ["data.root=" + str(tmp_path)] if recipe == "fashion_scatter" else []

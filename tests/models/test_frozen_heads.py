@@ -15,6 +15,7 @@ from dptrain.models.normalise import Normalise
 from dptrain.models.scatter import ScatterCNN, ScatterLinear
 from dptrain.models.standardised import StandardisedConv2d
 from dptrain.models.wide_resnet import WideResNet
+from dptrain.privacy.clipping import MARGIN, MARGIN_A_RECORD
 from dptrain.privacy.dpsgd import ENGINES, make_engine
 
 SHAPE = (1, 16, 16)
@@ -117,10 +118,11 @@ def test_every_engine_sums_the_clipped_gradients_of_single_records(name, engine,
     labels = torch.randint(3, (5,), generator=rng)
     parameters = list(network.parameters())
     total = torch.zeros(sum(parameter.numel() for parameter in parameters))
+    limit = 0.5 * (1 - MARGIN - 5 * MARGIN_A_RECORD)
     for one in range(5):
         loss = cross_entropy(network(inputs[one : one + 1]), labels[one : one + 1])
         gradient = torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters)])
-        total += gradient * (0.5 / (gradient.norm() + 1e-6)).clamp(max=1.0)
+        total += gradient * (limit / (gradient.norm() + 1e-6)).clamp(max=1.0)
     plan = Plan(
         units=10, sample_rate=0.5, steps=1, expected_batch_size=5, max_grad_norm=0.5, noise_multiplier=1.0
     )

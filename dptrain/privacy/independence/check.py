@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import torch
+from opacus.layers import DPMultiheadAttention
 from torch import nn
 
 from dptrain.privacy.independence.bench import (
@@ -177,7 +178,10 @@ def _mixed(bench: Bench, what: str, one: Sequence[int], other: Sequence[int], to
         module = bench.model.get_submodule(name)
         kind = type(module).__name__
         where = f"what `{name}` ({kind}) makes" if name else f"what {kind} makes"
-        cure = "build it with batch_first=True" if _time_first(module) else ROW_BY_ROW
+        if isinstance(module, DPMultiheadAttention):  # whose batch_first=True is no attention
+            cure = "use nn.MultiheadAttention with batch_first=True, which trains as it is"
+        elif _time_first(module):
+            cure = "build it with batch_first=True"
     return (
         f"{where} of one record depends on the other records of its batch, so no record's influence can be "
         f"bounded; {cure}"

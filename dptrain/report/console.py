@@ -228,6 +228,8 @@ class Console:
             yield "", "[yellow]exposure.csv names training records: keep it confidential[/yellow]"
         if report.gallery is not None:
             yield "", "[yellow]class_inversion.png shows training records: keep it confidential[/yellow]"
+        if sentences.audited(report):
+            yield "", "[yellow]sensitivity.json measures training records: keep it confidential[/yellow]"
         if command:
             yield "compare", command
 

@@ -177,11 +177,18 @@ def next_steps(report: Report) -> Iterator[str]:
 
 
 def confidential(report: Report) -> str:
-    """The files that show or name training records; empty where none does."""
+    """The files that show, name or measure single training records; empty where none does."""
     shown = ["report.html (or .pdf)", "class_inversion.png"] if report.gallery is not None else []
     named = ["exposure.csv"] if report.exposed else []
-    *others, last = [*shown, *named] or [""]
+    measured = ["sensitivity.json"] if audited(report) else []
+    *others, last = [*shown, *named, *measured] or [""]
     return f"{', '.join(others)} and {last}" if others else last
+
+
+def audited(report: Report) -> bool:
+    """Whether sensitivity.json holds how long single records' gradients were."""
+    sensitivity = report.guarantee.sensitivity
+    return sensitivity is not None and sensitivity.audit is not None
 
 
 # ---------------------------------------------------------------------- beside the numbers

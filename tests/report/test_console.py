@@ -8,7 +8,8 @@ import io
 import pytest
 import rich.console
 
-from dptrain.contracts import Briefing, DptrainError, Report
+from dptrain.contracts import Briefing, DptrainError, Report, Sensitivity
+from dptrain.report import sentences
 from dptrain.report.console import Console
 
 
@@ -69,6 +70,19 @@ def test_a_briefing_without_privacy_says_so(briefing: Briefing) -> None:
     console.briefing(dataclasses.replace(briefing, plan=None, epsilon=float("inf"), attacks=(), seconds=None))
     assert "none (not private)" in out.getvalue()
     assert "inf" not in out.getvalue()
+
+
+@pytest.mark.parametrize("audit", [None, "held"])
+def test_norms_of_single_records_are_for_their_owner_alone(audit: str | None, report: Report) -> None:
+    measured = dataclasses.replace(
+        report,
+        guarantee=dataclasses.replace(report.guarantee, sensitivity=Sensitivity(most=1.0, audit=audit)),
+    )
+    console, out, _ = make_console()
+    console.report(measured)
+    told = "sensitivity.json measures training records: keep it confidential"
+    assert (told in squeezed(out.getvalue())) == (audit == "held")
+    assert ("sensitivity.json" in sentences.confidential(measured)) == (audit == "held")
 
 
 @pytest.mark.parametrize("width", [80, 120])

@@ -112,6 +112,22 @@ def test_a_stream_asks_every_time_for_new_words() -> None:
     assert sorted(Stream(KEY).permutation(100).tolist()) == list(range(100))
 
 
+@pytest.mark.parametrize("count", [keys.SHARED - 1, keys.SHARED, keys.SHARED + 13, 4 * keys.SHARED])
+def test_many_words_are_the_same_however_many_threads_draw_them(count: int) -> None:
+    before = torch.get_num_threads()
+    try:
+        found = []
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            found.append(words(KEY, count, block=7, level=1))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(*found)
+    place = count // 2 // 8 * 8  # a state of the cipher near the middle
+    state = chacha20_block(KEY, place // 8, struct.pack("<IQ", 1, 7))
+    assert found[1][place : place + 8].numpy().tobytes() == state
+
+
 class Script:
     """Hands out words that were thought out in advance."""
 

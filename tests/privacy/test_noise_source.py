@@ -15,7 +15,7 @@ from dptrain.privacy.noise import keys
 from dptrain.privacy.noise.gaussian import BODY, LEVELS, REACH, gaussian
 from dptrain.privacy.noise.grid import FINENESS, LARGEST, grid_step, noisy_on_grid
 from dptrain.privacy.noise.keys import KeyChain, Stream, words
-from dptrain.privacy.noise.source import BLOCK, DeviceWords, NoiseSource, blocks, on_cpu
+from dptrain.privacy.noise.source import BLOCK, DeviceWords, NoiseSource, on_cpu
 
 KEY = bytes(range(32))
 ADDRESS = st.tuples(st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1))  # level, block
@@ -327,11 +327,3 @@ def test_rounding_adds_no_more_than_is_said() -> None:
     rounded = noisy_on_grid(torch.full_like(drawn, 0.3), drawn, 1.0) - 0.3
     assert float((rounded - drawn).var()) == pytest.approx(grid_step(1.0) ** 2 / 12, rel=0.01)
     assert grid_step(1.0) ** 2 / 12 < 2.1e-5
-
-
-@given(st.lists(st.integers(0, 40), max_size=8), st.integers(1, 50))
-def test_blocks_cover_every_coordinate_once_and_in_order(sizes, size) -> None:
-    tensors = list(torch.arange(sum(sizes)).split(sizes)) if sizes else []
-    found = [torch.cat(parts).tolist() for parts in blocks(tensors, size)]
-    assert [len(block) for block in found[:-1]] == [size] * (len(found) - 1)
-    assert [number for block in found for number in block] == list(range(sum(sizes)))

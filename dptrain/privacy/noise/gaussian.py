@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 BODY = 2.0**-7  # the share of numbers that are far out, and take the careful way
@@ -23,7 +24,7 @@ def gaussian(words: Tensor, more: Callable[[int, int], Tensor]) -> Tensor:
     where doubles near 1 are too coarse, the share beyond is taken instead, to as many more bits as it
     needs, which `more(level, count)` gives: `count` words of a level that counts from 1.
     """
-    if words.device.type == "cpu":  # NumPy is quicker at both of these
+    if words.device.type == "cpu":  # NumPy's calls cost less than PyTorch's
         shares = np.multiply(words.numpy(), 2.0**-63)
         numbers, far = torch.from_numpy(shares), torch.from_numpy(np.flatnonzero(np.abs(shares) > 1.0 - BODY))
     else:
@@ -31,19 +32,20 @@ def gaussian(words: Tensor, more: Callable[[int, int], Tensor]) -> Tensor:
         far = (numbers.abs() > 1.0 - BODY).nonzero().squeeze(1)
     numbers.erfinv_().mul_(math.sqrt(2.0))
     if len(far):
-        numbers[far] = _far(words[far], more)
+        found = _far(words[far].cpu().numpy(), lambda level, count: more(level, count).cpu().numpy())
+        numbers[far] = torch.from_numpy(found).to(numbers.device)
     return numbers
 
 
-def _far(words: Tensor, more: Callable[[int, int], Tensor]) -> Tensor:
+def _far(words: NDArray[np.int64], more: Callable[[int, int], NDArray[np.int64]]) -> NDArray[np.float64]:
     """Normal numbers beyond 2.66 standard deviations: the sign, and the share of both tails beyond, apart."""
     negative = words < 0
-    beyond = torch.where(negative, words, ~words).bitwise_and_(_MOST).to(torch.float64)  # times 2^63
+    beyond = (np.where(negative, words, ~words) & _MOST).astype(np.float64)  # times 2^63
     unit = 1.0
     for level in range(1, LEVELS + 1):
         unit *= 2.0**-63
-        beyond += more(level, len(words)).bitwise_and_(_MOST).to(torch.float64).mul_(unit)
-        if level < LEVELS and bool((beyond >= unit * 2.0**53).all()):  # 53 bits each: a double is full
+        beyond += (more(level, len(words)) & _MOST) * unit
+        if level < LEVELS and beyond.min() >= unit * 2.0**53:  # 53 bits each: a double is full
             break
-    size = torch.special.ndtri(beyond.clamp_(min=unit).mul_(2.0**-64)).neg_()
-    return torch.where(negative, -size, size)
+    size = torch.special.ndtri(torch.from_numpy(np.maximum(beyond, unit) * 2.0**-64)).numpy()
+    return np.where(negative, size, -size)

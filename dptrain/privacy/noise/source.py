@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import struct
-from collections.abc import Iterator
 from typing import Any, Protocol
 
 import torch
@@ -70,18 +69,13 @@ class NoiseSource:
     def add(self, sums: list[Tensor], std: float) -> list[Tensor]:
         """These sums with noise of this standard deviation, on its grid: contiguous, of the sums' dtype."""
         key = self._keys.next()
-        noisy = [torch.empty_like(total, memory_format=torch.contiguous_format) for total in sums]
-        if std == 0.0:
-            for result, total in zip(noisy, sums, strict=True):
-                result.copy_(total)
-            return noisy
-        for block, (parts, results) in enumerate(zip(blocks(sums), blocks(noisy), strict=True)):
-            numbers = self.numbers(key, sum(map(len, parts)), block=block)
-            together = torch.cat([part.to(numbers) for part in parts])
-            rounded = noisy_on_grid(together, numbers, std)
-            for result, part in zip(results, rounded.split(list(map(len, parts))), strict=True):
-                result.copy_(part)
-        return noisy
+        flat = torch.cat([total.reshape(-1) for total in sums])
+        if std > 0.0:
+            for block, part in enumerate(flat.split(BLOCK)):
+                numbers = self.numbers(key, len(part), block=block)
+                part.copy_(noisy_on_grid(part.to(numbers), numbers, std))
+        parts = flat.split([total.numel() for total in sums])
+        return [part.view(total.shape).to(total.dtype) for part, total in zip(parts, sums, strict=True)]
 
     def numbers(self, key: bytes, count: int, *, block: int) -> Tensor:
         """Standard normal numbers (count,), float64: the first of this block under this step's key."""
@@ -95,24 +89,3 @@ class NoiseSource:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._keys.load_state_dict(state)
-
-
-def blocks(tensors: list[Tensor], size: int = BLOCK) -> Iterator[list[Tensor]]:
-    """Flat views of the tensors' coordinates, in order, so many at a time.
-
-    >>> [[part.tolist() for part in block] for block in blocks([torch.arange(5), torch.arange(5, 7)], 3)]
-    [[[0, 1, 2]], [[3, 4], [5]], [[6]]]
-    """
-    block: list[Tensor] = []
-    room = size
-    for tensor in tensors:
-        flat = tensor.reshape(-1)
-        while len(flat):
-            block.append(flat[:room])
-            flat = flat[room:]
-            room -= len(block[-1])
-            if room == 0:
-                yield block
-                block, room = [], size
-    if block:
-        yield block

@@ -29,7 +29,6 @@ from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from itertools import chain
 
-import numpy as np
 import torch
 from scipy.integrate import quad
 from scipy.stats import chi2, norm
@@ -56,6 +55,7 @@ from dptrain.evidence.intervals import clopper_pearson, proportion
 from dptrain.evidence.slots import Planting
 from dptrain.models.normalise import Normalise
 from dptrain.privacy.guarantee import DPGuarantee
+from dptrain.privacy.noise.keys import Stream
 from dptrain.privacy.plan import Rates
 from dptrain.tracking import NullRun
 from dptrain.training.mechanisms import DPSGD, NonPrivate
@@ -149,8 +149,7 @@ def draw(everyone: Splits, setup: Setup, streams: Streams) -> tuple[Splits, Plan
     wanted = max(setup.slots * setup.candidates + BACKGROUND, 2 * setup.slots * setup.candidates)
     # Not by hashes of the records, as in a run: where trials share theirs, the truth alone is drawn anew.
     table = others[: setup.slots * setup.candidates].view(setup.slots, setup.candidates)
-    coins = np.random.default_rng(list(streams.secret("coins")))
-    truth = torch.from_numpy(coins.integers(setup.candidates, size=setup.slots))
+    truth = Stream(streams.secret("coins")).words(setup.slots) % setup.candidates
     shown = everyone.test.take(table.flatten())
     slots = Slots(
         inputs=shown.inputs.view(*table.shape, *everyone.shape), labels=shown.labels.view(table.shape)

@@ -112,8 +112,8 @@ def test_a_stream_asks_every_time_for_new_words() -> None:
     assert sorted(Stream(KEY).permutation(100).tolist()) == list(range(100))
 
 
-@pytest.mark.parametrize("count", [keys.SHARED - 1, keys.SHARED, keys.SHARED + 13, 4 * keys.SHARED])
-def test_many_words_are_the_same_however_many_threads_draw_them(count: int) -> None:
+@pytest.mark.parametrize("count", [2**15 - 1, 2**15, 2**15 + 13, 2**17])
+def test_many_words_are_the_same_however_many_threads_there_are(count: int) -> None:
     before = torch.get_num_threads()
     try:
         found = []

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import os
 import struct
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from typing import Any
 
 import torch
@@ -19,8 +16,6 @@ from dptrain.contracts.randomness import KEY_BYTES
 
 GENERATOR = "ChaCha20 (RFC 8439)"
 DRAWN_BY = "ChaCha20, a key a step"  # changes when one state comes to mean other draws
-WORDS_A_STATE = 8
-SHARED = 2**15  # so many words, and two threads share them
 MOST_WORDS = 2**35  # of one block and level: 2^32 states of the cipher's counter, 64 bytes each
 
 _zeros = memoryview(b"")
@@ -36,34 +31,11 @@ def words(key: bytes, count: int, *, block: int, level: int = 0) -> Tensor:
     assert 0 <= count <= MOST_WORDS, "the cipher's counter would begin again"
     if len(_zeros) < 8 * count:
         _zeros = memoryview(bytes(8 * count))
-    zeros, drawn = _zeros, torch.empty(count, dtype=torch.int64)
-    if count == 0:
-        return drawn
-    stream = drawn.numpy().data.cast("B")
-
-    def fill(start: int, stop: int) -> None:
-        """These words, the first of which begins a state of the cipher's counter."""
-        nonce = struct.pack("<IIQ", start // WORDS_A_STATE, level, block)
-        cipher = Cipher(algorithms.ChaCha20(key, nonce), mode=None)
-        cipher.encryptor().update_into(zeros[: 8 * (stop - start)], stream[8 * start : 8 * stop])
-
-    half = count // (2 * WORDS_A_STATE) * WORDS_A_STATE
-    if count >= SHARED and torch.get_num_threads() > 1:
-        other = _helper().submit(fill, half, count)
-        fill(0, half)
-        other.result()
-    else:
-        fill(0, count)
+    drawn = torch.empty(count, dtype=torch.int64)
+    if count:
+        cipher = Cipher(algorithms.ChaCha20(key, struct.pack("<IIQ", 0, level, block)), mode=None)
+        cipher.encryptor().update_into(_zeros[: 8 * count], drawn.numpy().data.cast("B"))
     return drawn
-
-
-@cache
-def _helper() -> ThreadPoolExecutor:
-    """A thread that draws the second half of many words: the cipher lets go of the interpreter."""
-    return ThreadPoolExecutor(1, thread_name_prefix="noise")
-
-
-os.register_at_fork(after_in_child=_helper.cache_clear)  # where its thread is not
 
 
 def key_from(generator: torch.Generator) -> bytes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
 from pathlib import Path
@@ -30,6 +32,17 @@ def accounting_remembered() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(accountant, "privacy_loss", lru_cache(maxsize=256)(accountant.privacy_loss))
         yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def modules_forgotten() -> Iterator[None]:
+    """What a file of tests imported from temporary folders is forgotten: the next may use its names again."""
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) - before:
+        source = getattr(sys.modules[name], "__file__", None)
+        if source and Path(source).is_relative_to(tempfile.gettempdir()):
+            del sys.modules[name]
 
 
 def _plan(**changes: Any) -> Plan:

@@ -39,8 +39,6 @@ def user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     sys.path.insert(0, str(folder))
     yield folder
     sys.path.remove(str(folder))
-    for name in ("my_nets", "my_parts"):
-        sys.modules.pop(name, None)
 
 
 @pytest.fixture(scope="module")

@@ -50,15 +50,15 @@ CELLS = 2**16  # of equal probability
 THRESHOLDS = (
     1.0,
     2.0,
-    2.66,
     3.0,
     4.0,
     4.5,
+    4.62,
     5.0,
     5.5,
     5.768,
     6.0,
-)  # standard deviations; 2.66: where tails begin
+)  # standard deviations; 4.62: where tails begin
 UNLIKELY = 1e-6  # of all tests of a source together: below, its numbers are not Gaussian
 OPACUS_REACH = math.sqrt(48 * math.log(2))  # Box and Muller's, of uniform numbers of 24 bits
 CHUNKS = 64  # that the draws are divided into, each with a key of its own

@@ -6,9 +6,10 @@ number to each coordinate of the sum and rounds to the grid, which is post-proce
 the actual one is that of `source`, whose random words are taken to be independent and uniform.
 
 One number. A word and those after it are the leading bits of a real uniform number, from which an ideal
-normal Z follows. The actual number differs from Z by at most eta(Z) = 2^-49 (|Z| + 2):
+normal Z follows. The actual number differs from Z by at most
+eta(Z) = 2^-49 (|Z| + 2), and 2^-53.6 exp(Z^2 / 2) more up to 4.63, where the tail begins:
 - erfinv and ndtri, with the square root of 2, are right to 2^-50 of the number (assumed, and tested);
-- up to 2.66 the argument x of erfinv is off by at most 2^-54 + 2^-63, which moves Z by at most 2^-48.5, as
+- up to 4.63 the argument x of erfinv is off by at most 2^-54 + 2^-63, which moves Z by that times
   dZ/dx = sqrt(pi / 2) exp(Z^2 / 2); beyond, the share of the tail is off by at most 2^-52 of itself, which
   moves Z by less than 2^-52;
 - scaling, and the addition to the rest of the sum (at most h / 2), round by at most 2^-51 |Z| + 2^-53 h.
@@ -16,12 +17,12 @@ Beyond REACH (35 deviations) nothing is claimed: its share, 2^-892 of the number
 
 One cell of the grid. Whatever the rest of the sum is, an outcome is an interval of width h whose nearer end
 lies t from 0. Its actual probability lies between the ideal ones of the interval drawn in and let out by eta
-at both ends, so that the logarithm of their ratio is at most (1 + exp(t h + h^2)) eta(t + h) / h
-<= 2.81 * 2^-49 * 128 (t + 2.1) < 2^-40.5 (t + 2.1), for t up to 36.
+at both ends, so that the logarithm of their ratio is at most (1 + exp(t h + h^2)) eta(t + h) / h, which is
+at most 2^-40.5 (t + 2.1) for t up to 36, and up to 4.63 in addition 2^-45.4 exp((t + h)^2 / 2).
 
 All of them. Given all outcomes before it, each of the n logarithms has a variance of at most
-v = 2^-81 E(|Z| + 2.2)^2 < 2^-77.7 and a mean of at most v (a divergence is at most that of chi-square), and
-is at most m = 2^-40.5 * 38. By Freedman's inequality (1975), but for a probability of d their sum is at most
+v = 2 (2^-81 E(|Z| + 2.2)^2 + 2^-90.8 E exp((|Z| + 2 h)^2) [|Z| < 4.65]) < 2^-75.4 and a mean of at most v (a
+divergence is at most that of chi-square), and is at most m = 2^-29.4, which is reached where the tail begins. By Freedman's inequality (1975), but for a probability of d their sum is at most
 a = n v + sqrt(2 n v log(1/d)) + 2 m log(1/d) / 3. So P_actual <= e^a P_ideal + d1 and
 P_ideal <= e^a P_actual + d1 for any event, with d1 = d + n 2^-892, and through neighbouring data D and D',
 P_actual(D) <= e^a (e^epsilon (e^a P_actual(D') + d1) + delta) + d1. That is (epsilon + 2 a,
@@ -39,8 +40,8 @@ from dptrain.contracts import ConfigError, Plan
 ROOM = 5e-4  # of epsilon and of delta, that calibration leaves and that a plan's noise may cost at most
 LEAST_EPSILON = 1e-3  # below, the room is that of this one
 
-_VARIANCE = 2.0**-77.7
-_MOST = 2.0**-40.5 * 38
+_VARIANCE = 2.0**-75.4
+_MOST = 2.0**-29.4
 _LOG_BEYOND = -892 * math.log(2.0)
 
 

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-BODY = 2.0**-7  # the share of numbers that are far out, and take the careful way
+TAIL = 2.0**-18  # the share of numbers that are far out (beyond 4.62), and take the careful way
 LEVELS = 14  # how often a word that is all zeros is followed by another: beyond, a double ends
 REACH = math.sqrt(2 * math.log(2) * (63 * (LEVELS + 1) - 53))  # standard deviations; numbers go beyond it too
 
@@ -25,11 +25,11 @@ def gaussian(words: Tensor, more: Callable[[int, int], Tensor]) -> Tensor:
     needs, which `more(level, count)` gives: `count` words of a level that counts from 1.
     """
     if words.device.type == "cpu":  # NumPy's calls cost less than PyTorch's
-        shares = np.multiply(words.numpy(), 2.0**-63)
-        numbers, far = torch.from_numpy(shares), torch.from_numpy(np.flatnonzero(np.abs(shares) > 1.0 - BODY))
+        numbers = torch.from_numpy(np.multiply(words.numpy(), 2.0**-63))
     else:
         numbers = words.to(torch.float64).mul_(2.0**-63)
-        far = (numbers.abs() > 1.0 - BODY).nonzero().squeeze(1)
+    low, high = numbers.aminmax() if len(numbers) else (0.0, 0.0)
+    far = (numbers.abs() > 1.0 - TAIL).nonzero().squeeze(1) if max(-low, high) > 1.0 - TAIL else ()
     numbers.erfinv_().mul_(math.sqrt(2.0))
     if len(far):
         found = _far(words[far].cpu().numpy(), lambda level, count: more(level, count).cpu().numpy())
@@ -38,7 +38,7 @@ def gaussian(words: Tensor, more: Callable[[int, int], Tensor]) -> Tensor:
 
 
 def _far(words: NDArray[np.int64], more: Callable[[int, int], NDArray[np.int64]]) -> NDArray[np.float64]:
-    """Normal numbers beyond 2.66 standard deviations: the sign, and the share of both tails beyond, apart."""
+    """Normal numbers of the tails: the sign, and the share of both tails beyond, apart."""
     negative = words < 0
     beyond = (np.where(negative, words, ~words) & _MOST).astype(np.float64)  # times 2^63
     unit = 1.0

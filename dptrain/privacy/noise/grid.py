@@ -32,6 +32,9 @@ def noisy_on_grid(sums: Tensor, numbers: Tensor, std: float) -> Tensor:
     """
     step = grid_step(std)
     sums.mul_(1.0 / step)
-    sums.nan_to_num_(nan=0.0, posinf=LARGEST, neginf=-LARGEST).clamp_(-LARGEST, LARGEST)
+    if len(sums):
+        low, high = sums.aminmax()  # no number, if one is none
+        if not (low >= -LARGEST and high <= LARGEST):
+            sums.nan_to_num_(nan=0.0, posinf=LARGEST, neginf=-LARGEST).clamp_(-LARGEST, LARGEST)
     whole = sums.round()
     return sums.sub_(whole).add_(numbers, alpha=std / step).round_().add_(whole).mul_(step)

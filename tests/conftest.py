@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
 from pathlib import Path
@@ -35,13 +34,13 @@ def accounting_remembered() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True, scope="module")
-def modules_forgotten() -> Iterator[None]:
+def modules_forgotten(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """What a file of tests imported from temporary folders is forgotten: the next may use its names again."""
     before = set(sys.modules)
     yield
     for name in set(sys.modules) - before:
         source = getattr(sys.modules[name], "__file__", None)
-        if source and Path(source).is_relative_to(tempfile.gettempdir()):
+        if source and Path(source).is_relative_to(tmp_path_factory.getbasetemp()):
             del sys.modules[name]
 
 

@@ -38,7 +38,7 @@ def test_the_libraries_are_as_right_as_is_assumed(far: bool) -> None:
             shares = 2.0 ** -(6 + 900 * torch.rand(300, generator=rng, dtype=torch.float64))
             found = -torch.special.ndtri(shares / 2)
         else:
-            arguments = torch.rand(300, generator=rng, dtype=torch.float64) 
+            arguments = torch.rand(300, generator=rng, dtype=torch.float64)
             arguments = torch.cat([arguments, 1 - 2.0 ** -(18 * arguments)])
             found = arguments.erfinv() * math.sqrt(2.0)
         for place, number in enumerate(found.tolist()):

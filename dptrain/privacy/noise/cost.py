@@ -22,7 +22,8 @@ at most 2^-40.5 (t + 2.1) for t up to 36, and up to 4.63 in addition 2^-45.4 exp
 
 All of them. Given all outcomes before it, each of the n logarithms has a variance of at most
 v = 2 (2^-81 E(|Z| + 2.2)^2 + 2^-90.8 E exp((|Z| + 2 h)^2) [|Z| < 4.65]) < 2^-75.4 and a mean of at most v (a
-divergence is at most that of chi-square), and is at most m = 2^-29.4, which is reached where the tail begins. By Freedman's inequality (1975), but for a probability of d their sum is at most
+divergence is at most that of chi-square), and is at most m = 2^-29.4, which is reached where the tail
+begins. By Freedman's inequality (1975), but for a probability of d their sum is at most
 a = n v + sqrt(2 n v log(1/d)) + 2 m log(1/d) / 3. So P_actual <= e^a P_ideal + d1 and
 P_ideal <= e^a P_actual + d1 for any event, with d1 = d + n 2^-892, and through neighbouring data D and D',
 P_actual(D) <= e^a (e^epsilon (e^a P_actual(D') + d1) + delta) + d1. That is (epsilon + 2 a,

@@ -55,10 +55,10 @@ from dptrain.evidence.one_run import (
     p_value_f,
     planned_guesses,
 )
+from dptrain.mechanisms.dpsgd import DPSGD
 from dptrain.privacy.guarantee import DPGuarantee
 from dptrain.privacy.plan import Rates, make_plan
 from dptrain.tracking import NullRun
-from dptrain.training.mechanisms import DPSGD
 from dptrain.training.settings import Settings
 
 CONFIDENCE, LEVEL = 0.95, 0.05

@@ -53,12 +53,13 @@ from dptrain.data.files import find
 from dptrain.data.vision import TorchvisionSet
 from dptrain.evidence.intervals import clopper_pearson, proportion
 from dptrain.evidence.slots import Planting
+from dptrain.mechanisms.dpsgd import DPSGD
+from dptrain.mechanisms.non_private import NonPrivate
 from dptrain.models.normalise import Normalise
 from dptrain.privacy.guarantee import DPGuarantee
 from dptrain.privacy.noise.keys import Stream
 from dptrain.privacy.plan import Rates
 from dptrain.tracking import NullRun
-from dptrain.training.mechanisms import DPSGD, NonPrivate
 from dptrain.training.settings import Settings
 
 DELTA = 1e-5

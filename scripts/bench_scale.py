@@ -30,6 +30,8 @@ from torch import nn
 
 from dptrain.contracts import Budget, Context, Plan, Records, Splits, Streams
 from dptrain.data.mapped import MappedImages
+from dptrain.mechanisms.dpsgd import DPSGD
+from dptrain.mechanisms.non_private import NonPrivate
 from dptrain.models.cnn import SmallCNN
 from dptrain.models.mlp import Mlp
 from dptrain.privacy import accountant
@@ -38,7 +40,6 @@ from dptrain.privacy.plan import Rates, Target, calibrate
 from dptrain.privacy.sampling import poisson
 from dptrain.report.figures import CONTROL, DPI, FAINT, FLOOR, INK, RELEASE
 from dptrain.tracking import NullRun
-from dptrain.training.mechanisms import DPSGD, NonPrivate
 from dptrain.training.settings import Settings
 
 RECORDS = (10**4, 10**5, 10**6, 10**7)

@@ -10,10 +10,10 @@ dptrain       mechanism.engine=bookkeeping: one pass for the gradients of layer 
 
 The processes take turns of a quarter of a second or of one step, and each private turn is compared with the
 plain turn just before it: the speed shown is the median over pairs. Each mode runs as its users run it,
-which for dptrain means that freed memory is kept for the next step (`dptrain/machine.py`) and that threads
-wait for each other as `dptrain/__init__.py` says; with --alike they do in every mode. Memory is the highest
-resident memory of a process (on a GPU: allocated by PyTorch) over that of the plain one. Noise and update are
-part of every private step.
+which for dptrain means that freed memory is kept for the next step (`dptrain/cli/process.py`) and that
+threads wait for each other as `dptrain/__init__.py` says; with --alike they do in every mode. Memory is the
+highest resident memory of a process (on a GPU: allocated by PyTorch) over that of the plain one. Noise and
+update are part of every private step.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dptrain import WAITING
+from dptrain.cli.process import keep_freed_memory
 from dptrain.contracts import Plan
-from dptrain.machine import keep_freed_memory
 from dptrain.models.cnn import SmallCNN
 from dptrain.models.mlp import Logistic, Mlp
 from dptrain.privacy.dpsgd import make_engine

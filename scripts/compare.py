@@ -20,10 +20,10 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from dptrain import choosing
-from dptrain.compare import compare
+from dptrain.comparison import choose
+from dptrain.comparison.compare import compare
+from dptrain.comparison.gather import Selection
 from dptrain.contracts import DptrainError
-from dptrain.gathering import Selection
 from dptrain.redaction import redact
 from dptrain.report import comparison as page
 from dptrain.report.comparison_console import show
@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
             command=redact(shlex.join(["python", "scripts/compare.py", *words])),
         )
         if options.limit:
-            answer = choosing.choose(choosing.parse(options.limit, found), found)
+            answer = choose.choose(choose.parse(options.limit, found), found)
             found = replace(found, answer=answer)
         page.write_html(found, path)
     except (DptrainError, OSError) as error:

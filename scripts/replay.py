@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from dptrain.contracts import Budget, Context, Records, Splits, Streams
+from dptrain.mechanisms.dpsgd import DPSGD
 from dptrain.models.frozen import FrozenFeatures
 from dptrain.privacy.noise.source import NoiseSource
 from dptrain.privacy.plan import Rates
@@ -27,7 +28,6 @@ from dptrain.privacy.sampling import PoissonSampler, ShuffleSampler
 from dptrain.privacy.stilled import stilled
 from dptrain.tracking import NullRun
 from dptrain.training.augment import Augmentation
-from dptrain.training.mechanisms import DPSGD
 from dptrain.training.settings import Settings
 
 RECORDS, STEPS = 60, 8

@@ -15,9 +15,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from opacus.accountants.analysis import rdp
 
-from dptrain import assets
+from dptrain.cli.hydra import folder, register
 from dptrain.contracts import Plan
-from dptrain.runs import Order
+from dptrain.runs.folder import Order
 
 # Enough of everything to pass through every stage, and no more.
 QUICK = (
@@ -38,9 +38,9 @@ QUICK_ATTACKS = (
 
 def order(*overrides: str, recipe: str = "quickstart", config_dir: Path | None = None) -> Order:
     """What `python -m dptrain recipe=... overrides` asks for."""
-    assets.register()
+    register()
     extra = [f"hydra.searchpath=[file://{config_dir}]"] if config_dir else []
-    with initialize_config_dir(str(assets.folder("conf")), version_base="1.3"):
+    with initialize_config_dir(str(folder("conf")), version_base="1.3"):
         config = compose("config", overrides=[*extra, f"recipe={recipe}", *overrides])
     values: Any = OmegaConf.to_container(config, resolve=True)
     return Order(recipe=recipe, overrides=overrides, config=values)

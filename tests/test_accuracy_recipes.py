@@ -10,8 +10,9 @@ import pytest
 import torch
 from support import order
 
-from dptrain import cli
-from dptrain.assembly import assemble, make_model
+from dptrain.assembly.components import assemble
+from dptrain.assembly.model import make_model
+from dptrain.cli import main as cli
 from dptrain.config import parse
 from dptrain.contracts import Budget, Streams
 from dptrain.models.frozen import split

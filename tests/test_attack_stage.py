@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dptrain.attack_stage import Subject, Timed
 from dptrain.contracts import Budget, Context, DptrainError, Observation, Release, Splits, Targets
+from dptrain.evaluation.stage import Subject, Timed
+from dptrain.mechanisms.dpsgd import DPSGD
 from dptrain.privacy.dpsgd import DPSGDEngine
-from dptrain.training.mechanisms import DPSGD
 from dptrain.training.settings import Settings
 
 

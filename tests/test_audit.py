@@ -13,13 +13,14 @@ import torch
 from support import QUICK, QUICK_ATTACKS, order
 from torch import nn
 
-from dptrain import cli, runs
-from dptrain.assembly import assemble
-from dptrain.coins import draw
+from dptrain.assembly.components import assemble
+from dptrain.cli import main as cli
 from dptrain.config import parse
 from dptrain.contracts import Streams
+from dptrain.evaluation.assignment import draw
 from dptrain.models.mlp import Mlp
 from dptrain.report.document import read_json
+from dptrain.runs import folder as runs
 
 BY_QUERY = "attack=[membership_loss,audit_losses]"
 

@@ -16,12 +16,13 @@ from dptrain.contracts import Budget, Canaries, Streams, Targets
 from dptrain.evidence.audit import judge_audit
 from dptrain.evidence.canaries import Sowing
 from dptrain.evidence.verdict import BROKEN
+from dptrain.mechanisms.dpsgd import DPSGD
+from dptrain.mechanisms.non_private import NonPrivate
 from dptrain.privacy import dpsgd, noisy
 from dptrain.privacy.dpsgd import ENGINES
 from dptrain.privacy.noise.source import NoiseSource
 from dptrain.privacy.sampling import ShuffleSampler
-from dptrain.training import mechanisms
-from dptrain.training.mechanisms import DPSGD, NonPrivate
+from dptrain.training import fit
 
 STEPS, PROBES = 60, 30
 RATES = {"steps": STEPS, "sample_rate": 0.1, "expected_batch_size": 20}
@@ -125,7 +126,7 @@ def test_shuffled_batches_accounted_as_poisson_are_caught_with_enough_canaries(
         batch = round(plan.sample_rate * len(units))
         return ShuffleSampler(dataclasses.replace(plan, expected_batch_size=batch), units, generator)
 
-    monkeypatch.setattr(mechanisms, "make_sampler", shuffled)
+    monkeypatch.setattr(fit, "make_sampler", shuffled)
     line = audit(canaries)
     assert ("more even than Poisson" in line.notes) == caught
     assert (line.verdict == BROKEN) == caught

@@ -10,9 +10,9 @@ import pytest
 import torch
 from support import QUICK, QUICK_ATTACKS, order
 
-from dptrain import cli
-from dptrain.cache import Cache, content_key, without_privacy
+from dptrain.cli import main as cli
 from dptrain.report.document import read_json
+from dptrain.runs.cache import Cache, content_key, without_privacy
 
 
 @pytest.fixture

@@ -14,9 +14,10 @@ import pytest
 import torch
 from support import QUICK, QUICK_ATTACKS, command, finish, order
 
-from dptrain import cli, runs
+from dptrain.cli import main as cli
 from dptrain.privacy.plan import default_delta
 from dptrain.report.document import read_json
+from dptrain.runs import folder as runs
 
 
 def carry_out(tmp_path: Path, *overrides: str, **options: Any) -> dict[str, Any]:
@@ -207,7 +208,7 @@ def test_everything_that_cannot_be_built_is_said_at_once(
     )
     assert "data._target_=no.such.Data cannot be found" in said
     assert "optimizer._target_=none.Such cannot be found" in said
-    assert "mechanism: `dptrain.training.mechanisms.DPSGD` cannot be made" in said
+    assert "mechanism: `dptrain.mechanisms.dpsgd.DPSGD` cannot be made" in said
     assert "Traceback" not in said
 
 
@@ -257,7 +258,8 @@ from torch import nn
 
 from dptrain.contracts import Guesses, Knowledge, Records, Splits
 from dptrain.privacy.guarantee import DPGuarantee
-from dptrain.training.mechanisms import DPSGD, NonPrivate
+from dptrain.mechanisms.dpsgd import DPSGD
+from dptrain.mechanisms.non_private import NonPrivate
 
 
 class MyNet(nn.Sequential):

@@ -11,16 +11,17 @@ from types import SimpleNamespace
 import pytest
 from comparisons import interval, leakage, statement, utility, write_run, write_sweep
 
-from dptrain import choosing, tracking
-from dptrain.compare import compare
+from dptrain import tracking
+from dptrain.comparison import choose
+from dptrain.comparison.compare import compare
+from dptrain.comparison.gather import Selection, from_metrics, gather
 from dptrain.contracts import ConfigError, DataError, DptrainError
-from dptrain.gathering import Selection, from_metrics, gather
+from dptrain.pipeline.summary import metrics as metrics_of
 from dptrain.privacy.written import from_json
 from dptrain.report.document import read_json
 from dptrain.report.points import HOLDS, MET, NONE, NOT_MET, UNDECIDED, VOID, Comparison
-from dptrain.searching import composed, plan_of, search_cost
-from dptrain.summary import metrics as metrics_of
-from dptrain.sweep import spent_together
+from dptrain.sweep.cost import composed, plan_of, search_cost
+from dptrain.sweep.state import spent_together
 from dptrain.tracking import MLflow, Tracked
 
 
@@ -29,7 +30,7 @@ def compared(*folders: Path, confidence: float = 0.95, **selected) -> Comparison
 
 
 def answered(comparison: Comparison, *limits: str):
-    return choosing.choose(choosing.parse(limits, comparison), comparison)
+    return choose.choose(choose.parse(limits, comparison), comparison)
 
 
 @pytest.fixture(scope="module")
@@ -258,8 +259,8 @@ def test_limits_are_held_against_the_conservative_end(sweep):
     low = min(point.accuracy.interval.low, point.accuracy_ends[0])
     assert low < point.accuracy.centre
     for limit, outcome in ((low - 1e-6, MET), (low + 1e-6, NOT_MET), (point.accuracy.centre, NOT_MET)):
-        (condition,) = choosing.parse([f"accuracy>={limit:.8f}"], found)
-        assert choosing.judge(condition, point).outcome == outcome
+        (condition,) = choose.parse([f"accuracy>={limit:.8f}"], found)
+        assert choose.judge(condition, point).outcome == outcome
 
 
 def test_the_wider_of_seeds_and_trials_decides(tmp_path):
@@ -308,7 +309,7 @@ def test_what_no_theorem_bounds_meets_no_limit_on_its_bound(sweep):
 )
 def test_limits_that_cannot_be_meant_are_refused(sweep, text, said):
     with pytest.raises(ConfigError, match=said):
-        choosing.parse([text], compared(sweep))
+        choose.parse([text], compared(sweep))
 
 
 # ---------------------------------------------------------------------- MLflow

@@ -12,13 +12,15 @@ from typing import Any
 import pytest
 from comparisons import write_sweep
 
-from dptrain import family, runs, sweep
-from dptrain.compare import compare
+from dptrain.comparison.compare import compare
+from dptrain.comparison.gather import Selection
 from dptrain.contracts import DptrainError
-from dptrain.gathering import Selection
 from dptrain.report.comparison import write_html
 from dptrain.report.comparison_files import by_point, write_files
 from dptrain.report.points import NONE, Comparison
+from dptrain.runs import folder as runs
+from dptrain.sweep import state as sweeps
+from dptrain.sweep import tracking as sweep_tracking
 from dptrain.tracking import NOTE, PARENT, MLflow, NoTracking
 
 
@@ -36,13 +38,13 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path, Compa
     top = tmp_path_factory.mktemp("family")
     folder = write_sweep(top / "sweep", epsilons=(1.0, 8.0))
     tracking = MLflow(uri=f"sqlite:///{top / 'mlflow.db'}")
-    parent = sweep.family(folder, lambda: family.begin(tracking, folder))
+    parent = sweeps.family(folder, lambda: sweep_tracking.begin(tracking, folder))
     for job in sorted(folder.glob("*/run.json")):
         order = runs.read(job.parent)
-        with tracking.open(family.job_name(order.overrides, "job"), job.parent) as child:
+        with tracking.open(sweep_tracking.job_name(order.overrides, "job"), job.parent) as child:
             child.tags({PARENT: str(parent)})
         runs.remember(job.parent, tracked_as=child.run_id)
-    sweep.note_failure(folder, failing("privacy.epsilon=-1", "seed=2"), DptrainError("must be above 0"), 2)
+    sweeps.note_failure(folder, failing("privacy.epsilon=-1", "seed=2"), DptrainError("must be above 0"), 2)
     import mlflow
 
     client = mlflow.MlflowClient(f"sqlite:///{top / 'mlflow.db'}")
@@ -50,8 +52,8 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path, Compa
     found, page = compared(folder), folder / "comparison.html"
     write_html(found, page)
     files = [page, *write_files(found, folder)]
-    family.conclude(tracking, folder, found, files)
-    family.conclude(tracking, folder, found, files)  # of a sweep that was resumed
+    sweep_tracking.conclude(tracking, folder, found, files)
+    sweep_tracking.conclude(tracking, folder, found, files)  # of a sweep that was resumed
     return client, folder, found
 
 
@@ -59,7 +61,7 @@ def test_a_family_has_every_job_and_those_that_failed_their_error(
     recorded: tuple[Any, Path, Comparison],
 ) -> None:
     client, folder, _ = recorded
-    parent = sweep.read_notes(folder)["parent"]
+    parent = sweeps.read_notes(folder)["parent"]
     found = client.search_runs([client.get_experiment_by_name("dptrain").experiment_id])
     children = {run.info.run_name: run for run in found if run.data.tags.get("mlflow.parentRunId") == parent}
     assert len(found) == 8
@@ -72,7 +74,7 @@ def test_a_family_has_every_job_and_those_that_failed_their_error(
 
 def test_the_parent_says_by_itself_what_came_of_it(recorded: tuple[Any, Path, Comparison]) -> None:
     client, folder, found = recorded
-    run = client.get_run(sweep.read_notes(folder)["parent"])
+    run = client.get_run(sweeps.read_notes(folder)["parent"])
     assert run.info.status == "FAILED"
     assert run.data.tags["jobs.finished"] == "6"
     assert run.data.tags["failed.1"] == "epsilon=-1 seed=2: must be above 0"
@@ -121,12 +123,15 @@ def test_points_without_a_guarantee_have_no_number_for_it(recorded: tuple[Any, P
 
 
 def test_nothing_is_recorded_where_nothing_is(tmp_path: Path) -> None:
-    assert sweep.family(tmp_path, lambda: family.begin(NoTracking(), tmp_path)) is None
-    family.conclude(NoTracking(), tmp_path, None, [])
+    assert sweeps.family(tmp_path, lambda: sweep_tracking.begin(NoTracking(), tmp_path)) is None
+    sweep_tracking.conclude(NoTracking(), tmp_path, None, [])
 
 
 def test_the_name_of_a_job_is_short() -> None:
-    assert family.job_name(["recipe=a", "+sweep=epsilon", "output=x", "tracking=none"], "folder") == "folder"
-    long = family.job_name([f"model.width={'9' * 300}"], "folder")
-    assert len(long) == family.LONGEST
+    assert (
+        sweep_tracking.job_name(["recipe=a", "+sweep=epsilon", "output=x", "tracking=none"], "folder")
+        == "folder"
+    )
+    long = sweep_tracking.job_name([f"model.width={'9' * 300}"], "folder")
+    assert len(long) == sweep_tracking.LONGEST
     assert long.endswith("…")

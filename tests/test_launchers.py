@@ -15,8 +15,11 @@ import pytest
 import yaml
 from support import QUICK, command, finish, order
 
-from dptrain import cli, runs, sweep, tracking
+from dptrain import tracking
+from dptrain.cli import main as cli
 from dptrain.report.document import read_json
+from dptrain.runs import folder as runs
+from dptrain.sweep import state as sweeps
 
 SMALL = ("attack=[]", "control.enabled=false", "tracking=none", *QUICK)
 COUNTING = """
@@ -72,7 +75,7 @@ def test_a_job_that_fails_stops_no_other_and_is_noted(swept: tuple[Path, int, st
     folder, code, said = swept
     assert code == cli.CRASHED
     assert len(list(folder.glob("*/report.json"))) == 2, said
-    failed = sweep.read_notes(folder)["failed"]
+    failed = sweeps.read_notes(folder)["failed"]
     assert len(failed) == 2
     assert all("Invalid learning rate: -1" in failure["error"] for failure in failed.values())
 
@@ -103,7 +106,7 @@ def test_the_jobs_divide_the_cores(swept: tuple[Path, int, str]) -> None:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what MLflow stands on
 def test_writers_side_by_side_make_one_family(swept: tuple[Path, int, str]) -> None:
     folder = swept[0]
-    parent = sweep.read_notes(folder)["parent"]
+    parent = sweeps.read_notes(folder)["parent"]
     children = tracking.read_runs(f"sqlite:///{folder.parents[1] / 'mlflow.db'}", parents=[parent])
     assert sorted(run.status for run in children) == ["FAILED", "FAILED", "FINISHED", "FINISHED"]
 
@@ -124,7 +127,7 @@ def test_an_interrupted_sweep_says_how_it_goes_on(tmp_path: Path) -> None:
     # By the sweep, and not by each job: joblib kills those that are still at their last words.
     assert f"go on with the same command and sweep.resume=runs/{folder.name}\n" in err
     assert "Traceback" not in err
-    assert len(sweep.jobs(folder)) == 2
+    assert len(sweeps.jobs(folder)) == 2
 
 
 # ------------------------------------------------------------------ Slurm, by its local twin
@@ -225,7 +228,7 @@ def test_what_is_being_done_is_not_done_twice(tmp_path: Path) -> None:
 
     def work() -> None:
         nonlocal at_work, most
-        with sweep.alone(tmp_path, asked):
+        with sweeps.alone(tmp_path, asked):
             at_work += 1
             most = max(most, at_work)
             time.sleep(0.02)
@@ -249,7 +252,7 @@ def test_one_process_at_a_time_begins_with_a_store(tmp_path: Path) -> None:
 
     begin()  # what takes long is done the first time
     begun.clear()
-    with tracking._alone_with(uri):
+    with tracking.connection.alone_with(uri):
         thread = threading.Thread(target=begin)
         thread.start()
         assert not begun.wait(1.0)

@@ -1,18 +1,22 @@
-"""Who may import whom: the layers of the house, read off the source."""
+"""Who may import whom: the ranks of the rooms, no circles, and libraries that one room alone knows."""
 
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
-
-import pytest
 
 import dptrain
 
 ROOT = Path(dptrain.__file__).parent
-FILES = sorted(path for path in ROOT.rglob("*.py") if "_assets" not in path.parts)
+FILES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted(ROOT.rglob("*.py"))
+    if "_assets" not in path.parts
+}
 
-# A package sees those of lower rank only; equals do not see each other.
+# A room sees rooms of lower rank and itself; equals never meet. Every module of dptrain belongs to one.
 RANK = {
     "contracts": 0,
     "redaction": 0,
@@ -21,19 +25,28 @@ RANK = {
     "privacy": 1,
     "attacks": 1,
     "evidence": 1,
-    "training": 2,
-    "report": 2,
-    "tracking": 2,
-    "config": 2,
+    "tracking": 1,
+    "config": 1,
+    "training": 3,
+    "report": 3,
+    "runs": 4,
+    "mechanisms": 4,
+    "assembly": 5,
+    "evaluation": 7,
+    "sweep": 8,
+    "pipeline": 9,
+    "comparison": 9,
+    "cli": 10,
+    "__init__": 11,
+    "__main__": 11,
 }
-TOP = 3  # pipeline and what it is made of
 
-# Libraries that one place alone may know.
+# Libraries that these rooms alone may know.
 ONLY = {
     "opacus": {"privacy"},
     "mlflow": {"tracking"},
-    "hydra": {"__main__", "assets"},
-    "omegaconf": {"__main__", "assets"},
+    "hydra": {"__main__", "cli", "assembly"},
+    "omegaconf": {"__main__", "cli"},
     "dp_accounting": {"privacy"},
     "riskcal": {"privacy"},
     "pydantic": {"config"},
@@ -48,50 +61,73 @@ CONTRACTS_MAY_IMPORT = {
 }  # fmt: skip
 
 
-def part(path: Path) -> str:
-    """The package or module of dptrain that a file belongs to."""
-    return path.relative_to(ROOT).with_suffix("").parts[0]
-
-
-def imports(path: Path) -> set[str]:
-    """Full names of everything that a file imports, wherever in it."""
-    found = set()
+def imports(path: Path) -> Iterator[str]:
+    """Full names of everything that a file imports, wherever in it, inside functions too."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path} imports relatively"
-            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def modules(path: Path) -> set[str]:
+    """The modules of dptrain that a file imports, by their names below it; `__init__` is dptrain itself."""
+    found = set()
+    for name in imports(path):
+        head, _, name = name.partition(".")
+        if head == "dptrain":
+            while name and name not in FILES:
+                name = name.rpartition(".")[0]
+            found.add(name or "__init__")
     return found
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_a_file_sees_lower_layers_only(path: Path) -> None:
-    mine = part(path)
-    for name in imports(path):
-        if not name.startswith("dptrain."):
-            continue
-        theirs = name.split(".")[1]
-        if theirs == mine:
-            continue
-        assert RANK.get(theirs, TOP) < RANK.get(mine, TOP) or RANK.get(mine, TOP) == TOP, (
-            f"{mine} must not import {theirs}"
-        )
+def room(module: str) -> str:
+    return module.partition(".")[0]
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_a_library_is_known_to_its_own_place_only(path: Path) -> None:
-    for name in imports(path):
-        library = name.split(".")[0]
-        assert part(path) in ONLY.get(library, {part(path)}), f"{part(path)} must not import {library}"
+def test_every_module_belongs_to_a_room_with_a_rank() -> None:
+    assert {room(module) for module in FILES} == set(RANK)
+
+
+def test_rooms_see_rooms_of_lower_rank_only() -> None:
+    wrong = [
+        f"{mine} imports {theirs}"
+        for mine, path in FILES.items()
+        for theirs in modules(path)
+        if room(theirs) != room(mine) and RANK[room(theirs)] >= RANK[room(mine)]
+    ]
+    assert wrong == []
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    # A package's front imports what it shows: within it, modules are imported by their own names.
+    graph = {mine: modules(path) - {mine} for mine, path in FILES.items()}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        raise AssertionError(" -> ".join(error.args[1])) from None
+
+
+def test_a_library_is_known_to_its_own_rooms_only() -> None:
+    wrong = [
+        f"{mine} imports {name}"
+        for mine, path in FILES.items()
+        for name in imports(path)
+        if room(mine) not in ONLY.get(name.partition(".")[0], {room(mine)})
+    ]
+    assert wrong == []
 
 
 def test_contracts_need_torch_and_the_standard_library_only() -> None:
-    for path in (ROOT / "contracts").glob("*.py"):
-        assert {name.split(".")[0] for name in imports(path)} <= {*CONTRACTS_MAY_IMPORT, "dptrain"}, path
+    for module, path in FILES.items():
+        if room(module) == "contracts":
+            assert {name.partition(".")[0] for name in imports(path)} <= {*CONTRACTS_MAY_IMPORT, "dptrain"}, (
+                path
+            )
 
 
-def test_nothing_below_the_pipeline_sees_a_DictConfig() -> None:
-    for path in FILES:
-        if part(path) not in {"__main__", "assets"}:
-            assert "DictConfig" not in path.read_text(), path
+def test_nothing_below_the_command_line_sees_a_DictConfig() -> None:
+    for module, path in FILES.items():
+        assert room(module) in {"__main__", "cli"} or "DictConfig" not in path.read_text(), path

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from comparisons import statement
 
-from dptrain import limits
 from dptrain.contracts import ConfigError, Interval, Leakage, LimitExceeded, Report, Utility
+from dptrain.evidence import criteria
 
 ATTACKS = ("membership_loss", "membership_lira", "audit_canaries")
 
@@ -55,7 +55,7 @@ def report(tmp_path: Path) -> Report:
 
 def met(report, *texts):
     try:
-        limits.check(limits.parse(texts, ATTACKS), report)
+        criteria.check(criteria.parse(texts, ATTACKS), report)
     except LimitExceeded as error:
         return str(error)
     return None
@@ -145,5 +145,5 @@ def test_attacks_by_query_count_on_what_is_given_away(report):
 )
 def test_what_cannot_be_meant_is_refused_before_training(text, why):
     with pytest.raises(ConfigError, match=r"fail_if") as error:
-        limits.parse([text, "accuracy < 0.1"], ATTACKS)
+        criteria.parse([text, "accuracy < 0.1"], ATTACKS)
     assert why in str(error.value)

@@ -10,13 +10,14 @@ import pytest
 import torch
 from support import command, finish
 
-from dptrain import cli, machine
+from dptrain.cli import main as cli
+from dptrain.cli import process
 from dptrain.contracts import ConfigError
 
 # Page faults of ten steps of training.
 STEPS = """
 import resource, sys, torch
-from dptrain import machine
+from dptrain.cli import process
 from dptrain.models.cnn import SmallCNN
 print(machine.keep_freed_memory() if sys.argv[1] == "keep" else None)
 torch.set_num_threads(1)
@@ -63,15 +64,15 @@ def test_without_it_every_step_asks_for_its_pages_anew() -> None:
 @pytest.mark.parametrize("name", ["MALLOC_ARENA_MAX", "GLIBC_TUNABLES"])
 def test_what_the_environment_says_of_the_allocator_stays(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, "1")
-    assert not machine.keep_freed_memory()
+    assert not process.keep_freed_memory()
 
 
 def test_threads_are_taken_as_asked() -> None:
     before = torch.get_num_threads()
     try:
-        machine.settle(1)
+        process.settle(1)
         assert torch.get_num_threads() == 1
-        machine.settle(None)
+        process.settle(None)
         assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(before)
@@ -102,14 +103,14 @@ ALONE = [
 @pytest.mark.parametrize("environment", RANKS, ids=str)
 def test_one_of_several_ranks_is_refused_with_the_cure(environment: dict[str, str]) -> None:
     with pytest.raises(ConfigError, match="start") as caught:
-        machine.refuse_ranks(environment)
+        process.refuse_ranks(environment)
     assert "claims the whole budget" in str(caught.value)
     assert any(f"{name}={value}" in str(caught.value) for name, value in environment.items())
 
 
 @pytest.mark.parametrize("environment", ALONE, ids=str)
 def test_a_process_that_is_alone_is_not(environment: dict[str, str]) -> None:
-    machine.refuse_ranks(environment)
+    process.refuse_ranks(environment)
 
 
 @pytest.mark.parametrize("words", [(), ("-m", "seed=1,2"), ("task=audit", "release=latest")], ids=str)

@@ -13,11 +13,14 @@ from mlflow_pages import choose, press, serve, show, show_comparison, show_runs,
 from support import order
 from test_family import compared, failing
 
-from dptrain import family, runs, summary, sweep
 from dptrain.config import parse
 from dptrain.contracts import DptrainError
+from dptrain.pipeline import summary
 from dptrain.report.comparison_files import write_files
 from dptrain.report.document import read_json
+from dptrain.runs import folder as runs
+from dptrain.sweep import state as sweeps
+from dptrain.sweep import tracking as sweep_tracking
 from dptrain.tracking import PARENT, MLflow
 
 pytestmark = [
@@ -41,7 +44,7 @@ def record(tracking: MLflow, folder: Path, parent: str) -> None:
     """The job in this folder as the pipeline records one: what was asked for, and numbers of its report."""
     asked = runs.read(folder)
     words = [each for each in asked.overrides if each.startswith(("privacy", "seed"))]
-    with tracking.open(family.job_name(words, "job"), folder) as child:
+    with tracking.open(sweep_tracking.job_name(words, "job"), folder) as child:
         child.tags({PARENT: parent})
         child.params(summary.params(parse(order(*words).config), "quickstart"))
         report = read_json(folder / runs.REPORT)
@@ -62,12 +65,12 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
     folder = write_sweep(top / "sweep", seeds=2, epsilons=(1.0, 8.0))
     uri = f"sqlite:///{top / 'mlflow.db'}"
     tracking = MLflow(uri=uri)
-    parent = str(sweep.family(folder, lambda: family.begin(tracking, folder)))
+    parent = str(sweeps.family(folder, lambda: sweep_tracking.begin(tracking, folder)))
     for job in sorted(folder.glob("*/run.json")):
         record(tracking, job.parent, parent)
-    sweep.note_failure(folder, failing("privacy.epsilon=-1"), DptrainError("must be above 0"), 2)
+    sweeps.note_failure(folder, failing("privacy.epsilon=-1"), DptrainError("must be above 0"), 2)
     found = compared(folder)
-    family.conclude(tracking, folder, found, write_files(found, folder))
+    sweep_tracking.conclude(tracking, folder, found, write_files(found, folder))
     client = mlflow.MlflowClient(uri)
     experiment = client.get_experiment_by_name("dptrain")
     assert experiment is not None

@@ -16,13 +16,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dptrain.coins import draw
 from dptrain.config import Evidence
 from dptrain.contracts import ConfigError, Knowledge, Splits, Streams
 from dptrain.data import splits as division
 from dptrain.data.image_folder import ImageFolder
 from dptrain.data.npz import Npz
 from dptrain.data.tabular import Tabular
+from dptrain.evaluation.assignment import draw
 from dptrain.evidence import probes as probing
 
 PROBES, SLOTS = frozenset({Knowledge.PROBES}), frozenset({Knowledge.SLOTS})

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from support import QUICK, order
 
-from dptrain import cli
-from dptrain.assembly import assemble
+from dptrain.assembly.components import assemble
+from dptrain.cli import main as cli
 from dptrain.config import parse
 from dptrain.contracts import ConfigError
 from dptrain.report.document import read_json
@@ -22,7 +22,7 @@ from typing import ClassVar
 import torch
 
 from dptrain.contracts import Knowledge, Scores
-from dptrain.training.mechanisms import DPSGD
+from dptrain.mechanisms.dpsgd import DPSGD
 
 SEEN_BY_ALL = frozenset({Knowledge.WEIGHTS, Knowledge.CONFIDENCES, Knowledge.LABELS})
 

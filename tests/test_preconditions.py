@@ -10,8 +10,7 @@ import pytest
 import torch
 from support import QUICK, order
 
-from dptrain import cli, preconditions
-from dptrain.assembly import Parts
+from dptrain.assembly.components import Parts
 from dptrain.attacks.attribute_inference import AttributeInference
 from dptrain.attacks.canary_audit import CanaryAudit
 from dptrain.attacks.class_inversion import ClassInversion
@@ -19,14 +18,17 @@ from dptrain.attacks.gradient_audit import GradientAudit
 from dptrain.attacks.lira import Lira
 from dptrain.attacks.membership import LossBets, LossThreshold
 from dptrain.attacks.rmia import Rmia
-from dptrain.coins import Coins
+from dptrain.cli import main as cli
 from dptrain.contracts import Budget, Canaries, ConfigError, Records, Splits
+from dptrain.evaluation import preconditions
+from dptrain.evaluation.assignment import Coins
 from dptrain.evidence.canaries import Sowing
 from dptrain.evidence.evaluator import train_judge
 from dptrain.evidence.probes import Drawing
 from dptrain.evidence.utility import measure_utility
+from dptrain.mechanisms.dpsgd import DPSGD
+from dptrain.mechanisms.non_private import NonPrivate
 from dptrain.tracking import NoTracking
-from dptrain.training.mechanisms import DPSGD, NonPrivate
 
 BUDGET = Budget(epsilon=None, delta=1e-5, noise_multiplier=1.0)
 

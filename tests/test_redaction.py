@@ -16,10 +16,13 @@ from hypothesis import strategies as st
 from mlflow_pages import serve
 from support import QUICK, command, finish, order
 
-from dptrain import cli, redaction, runs, sweep, tracking
+from dptrain import redaction
+from dptrain.cli import main as cli
 from dptrain.contracts import DptrainError
 from dptrain.redaction import MASK, VARIABLE, given_again, masked_keys, redact, redacted, revealed, withheld
-from dptrain.tracking import MLflow, failure
+from dptrain.runs import folder as runs
+from dptrain.sweep import state as sweeps
+from dptrain.tracking import MLflow, connection, failure
 
 SECRET = "S3cretPw-7f"
 LETTERS = st.characters(min_codepoint=33, max_codepoint=126, exclude_characters="'\"<>@/\\ ")
@@ -207,12 +210,12 @@ def test_a_resumed_run_asks_for_the_secret_again(
 
 def test_a_server_s_password_is_taken_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DptrainError, match="set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"):
-        tracking._complete(f"http://{MASK}@h:5000")
+        connection.complete(f"http://{MASK}@h:5000")
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "user")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", SECRET)
-    assert tracking._complete(f"http://{MASK}@h:5000") == "http://h:5000"
+    assert connection.complete(f"http://{MASK}@h:5000") == "http://h:5000"
     with pytest.raises(DptrainError, match=r"postgresql://\*\*\*@h/db: no file keeps its secret"):
-        tracking._complete(f"postgresql://{MASK}@h/db")
+        connection.complete(f"postgresql://{MASK}@h/db")
 
 
 def test_a_sweep_leaves_none(tmp_path: Path, server: tuple[str, Path]) -> None:
@@ -227,11 +230,11 @@ def test_a_sweep_leaves_none(tmp_path: Path, server: tuple[str, Path]) -> None:
     assert (folder / "comparison.html").exists()
     assert holding(tmp_path) == []
     assert holding(kept) == []
-    begun = [job for _, job in sweep.jobs(folder)]
+    begun = [job for _, job in sweeps.jobs(folder)]
     assert len(begun) == 2
     for job in begun:  # found by its words, the secret aside
         asked_for = tuple(each.replace(MASK, f"user:{SECRET}") for each in job.overrides)
-        assert sweep.find(folder, replace(job, overrides=asked_for)) is not None
+        assert sweeps.find(folder, replace(job, overrides=asked_for)) is not None
 
 
 def test_secrets_of_a_yaml_file_stay_there(tmp_path: Path) -> None:

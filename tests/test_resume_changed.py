@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from support import QUICK, order
 
-from dptrain import cli, runs
+from dptrain.cli import main as cli
+from dptrain.runs import folder as runs
 from dptrain.training import checkpoint
 
 PARTS = {

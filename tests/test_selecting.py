@@ -22,17 +22,25 @@ from omegaconf import OmegaConf
 from scipy.stats import chisquare
 from support import QUICK, command, finish, order
 
-from dptrain import assets, candidates, chosen, cli, keyed, pipeline, runs, selecting, sweep, terms, tuning
-from dptrain.compare import compare
+from dptrain.cli import hydra as hydra_cli
+from dptrain.cli import main as cli
+from dptrain.comparison.compare import compare
+from dptrain.comparison.gather import Selection
 from dptrain.config import parse
 from dptrain.contracts import BrokenGuarantee, ConfigError, DptrainError, Plan, Streams
 from dptrain.contracts.rounding import rounded_up
-from dptrain.gathering import Selection
+from dptrain.pipeline import train
+from dptrain.pipeline.experiment import Scene
 from dptrain.privacy import selection
 from dptrain.privacy.written import to_json
 from dptrain.report.document import read_json
 from dptrain.report.statement import schema
-from dptrain.scene import Scene
+from dptrain.runs import folder as runs
+from dptrain.runs import keyed
+from dptrain.sweep import budget as sweep_budget
+from dptrain.sweep import score
+from dptrain.sweep import state as sweeps
+from dptrain.sweep.selection import candidates, terms, trials
 from dptrain.training import checkpoint, loop
 
 QUICKLY = (
@@ -54,7 +62,7 @@ def trial(output: Path, number: int, *overrides: str) -> runs.Order:
 
 
 def noted(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = sweep.read_notes(folder)["selection"]
+    found: dict[str, Any] = sweeps.read_notes(folder)["selection"]
     return found
 
 
@@ -62,14 +70,14 @@ def agreed(folder: Path, begun: Path, *, trials: int) -> Path:
     """A sweep's new folder with the terms of one that has begun, and so many trials drawn."""
     folder.mkdir()
     (folder / keyed.SECRET).write_bytes((begun / keyed.SECRET).read_bytes())
-    (folder / sweep.NOTES).write_text(json.dumps({"selection": {**noted(begun), "trials": trials}}))
+    (folder / sweeps.NOTES).write_text(json.dumps({"selection": {**noted(begun), "trials": trials}}))
     return folder
 
 
 @pytest.fixture
 def fixed_number(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Decide how many trials are drawn."""
-    return lambda number: monkeypatch.setattr(selecting, "draw_count", lambda _: number)
+    return lambda number: monkeypatch.setattr(trials, "draw_count", lambda _: number)
 
 
 @pytest.fixture(scope="module")
@@ -77,8 +85,8 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sweep whose number of trials is drawn, and three it is."""
     folder = tmp_path_factory.mktemp("begun") / "sweep_a"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(selecting, "draw_count", lambda _: TRIALS)
-        selecting.begin(folder, asked(folder.parent).config)
+        patch.setattr(trials, "draw_count", lambda _: TRIALS)
+        trials.begin(folder, asked(folder.parent).config)
     return folder
 
 
@@ -86,7 +94,7 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def done(begun: Path) -> Path:
     """The same with its trials done: the second fails in its training, the third was killed before."""
     output = begun.parent
-    killed = selecting.as_drawn(trial(output, 3), begun, choose=lambda values: values[0])
+    killed = trials.as_drawn(trial(output, 3), begun, choose=lambda values: values[0])
     runs.start(begun / "killed", killed)
     with pytest.MonkeyPatch.context() as patch:
         cli.main(trial(output, 1), begun)
@@ -133,19 +141,19 @@ def test_the_terms_cover_every_candidate_and_are_known_before_any_is_drawn(begun
 
 
 def test_the_number_of_trials_is_drawn_once(begun: Path) -> None:
-    before = (begun / sweep.NOTES).read_text()
+    before = (begun / sweeps.NOTES).read_text()
     values = asked(begun.parent, f"sweep.resume={begun}", "threads=2").config
-    again = selecting.begin(begun, {**values, "device": "mps"})  # which the trials' machine alone need have
+    again = trials.begin(begun, {**values, "device": "mps"})  # which the trials' machine alone need have
     assert to_json(again) == noted(begun)["terms"]
-    assert (begun / sweep.NOTES).read_text() == before
-    assert selecting.trials(str(begun)) == "1,2,3"
+    assert (begun / sweeps.NOTES).read_text() == before
+    assert trials.trials(str(begun)) == "1,2,3"
 
 
 def test_one_trial_is_done_once_however_it_is_asked_for(begun: Path) -> None:
     one, same = trial(begun.parent, 1), trial(begun.parent, 1, "threads=2")
-    with sweep.alone(begun, one):
+    with sweeps.alone(begun, one):
         held = {path.name for path in (begun / ".locks").iterdir()}
-    with sweep.alone(begun, same):
+    with sweeps.alone(begun, same):
         assert {path.name for path in (begun / ".locks").iterdir()} == held
 
 
@@ -165,16 +173,16 @@ def test_two_searches_draw_two_numbers(tmp_path: Path, monkeypatch: pytest.Monke
     values = asked(tmp_path).config
     drawn = set()
     for number in range(12):
-        selecting.begin(tmp_path / str(number), values)
+        trials.begin(tmp_path / str(number), values)
         drawn.add(noted(tmp_path / str(number))["trials"])
     assert len(drawn) > 1  # all alike once in 1e10
-    assert isinstance(selecting.UNPREDICTABLE, random.SystemRandom)
+    assert isinstance(trials.UNPREDICTABLE, random.SystemRandom)
 
 
 def test_numbers_of_trials_follow_what_was_asked_for(tmp_path: Path) -> None:
     config = parse(asked(tmp_path, "sweep.distribution=logarithmic", "sweep.mean_runs=4").config)
     count, uniform = terms.count_of(config), random.Random(2).random
-    drawn = Counter(selecting.draw_count(count, uniform) for _ in range(3000))
+    drawn = Counter(trials.draw_count(count, uniform) for _ in range(3000))
     gamma = count.success
     chances = [(1 - gamma) ** runs / (runs * math.log(1 / gamma)) for runs in range(1, 9)]
     observed = [*(drawn[runs] for runs in range(1, 9)), sum(n for runs, n in drawn.items() if runs > 8)]
@@ -190,10 +198,10 @@ def test_candidates_are_drawn_uniformly_and_independently(tmp_path: Path) -> Non
 
 
 def test_candidates_come_from_the_operating_system(begun: Path) -> None:
-    for function in (candidates.draw_settings, selecting.as_drawn):
+    for function in (candidates.draw_settings, trials.as_drawn):
         assert inspect.signature(function).parameters["choose"].default is secrets.choice
     same = trial(begun.parent, 1)
-    assert len({selecting.as_drawn(same, begun).drawn for _ in range(40)}) > 1
+    assert len({trials.as_drawn(same, begun).drawn for _ in range(40)}) > 1
 
 
 @pytest.mark.parametrize(
@@ -242,43 +250,43 @@ def test_candidates_that_cannot_run_are_refused_before_any_is_drawn(
     else:
         values = asked(tmp_path, *overrides).config
     with pytest.raises(ConfigError, match=said):
-        selecting.begin(tmp_path / "sweep_a", values)
+        trials.begin(tmp_path / "sweep_a", values)
     assert not (tmp_path / "sweep_a").exists()
 
 
 def test_nothing_but_trials_may_be_swept_and_none_chosen_by_results(tmp_path: Path) -> None:
     values = asked(tmp_path).config
     with pytest.raises(ConfigError, match="seed=1,2: a private selection runs nothing but its trials"):
-        selecting.begin(tmp_path / "a", values, swept=("seed=1,2",))
+        trials.begin(tmp_path / "a", values, swept=("seed=1,2",))
     with pytest.raises(ConfigError, match="hydra/sweeper=optuna"):
-        selecting.begin(tmp_path / "a", values, sweeper="optuna")
+        trials.begin(tmp_path / "a", values, sweeper="optuna")
 
 
 def test_a_number_drawn_later_or_on_other_terms_is_refused(begun: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="drawn after looking at trials protects nothing"):
-        selecting.begin(tmp_path, asked(tmp_path, f"sweep.resume={tmp_path}").config)
+        trials.begin(tmp_path, asked(tmp_path, f"sweep.resume={tmp_path}").config)
     resumed = f"sweep.resume={begun}"
     for change in ("sweep.mean_runs=20", "optimizer.momentum=0", "sweep.candidates={optimizer.lr:[9]}"):
         with pytest.raises(ConfigError, match=re.escape(change.partition("=")[0])):
-            selecting.begin(begun, asked(begun.parent, resumed, change).config)
+            trials.begin(begun, asked(begun.parent, resumed, change).config)
     with pytest.raises(ConfigError, match=r"optimizer\.momentum is not as the selection was begun with"):
-        selecting.barred(begun, trial(begun.parent, 1, "optimizer.momentum=0"), 1)
+        trials.barred(begun, trial(begun.parent, 1, "optimizer.momentum=0"), 1)
     with pytest.raises(ConfigError, match="trials are numbered by"):
-        selecting.barred(begun, trial(begun.parent, 4), 4)
+        trials.barred(begun, trial(begun.parent, 4), 4)
     with pytest.raises(ConfigError, match="trials are numbered by"):
-        selecting.barred(None, trial(begun.parent, 1), 1)
+        trials.barred(None, trial(begun.parent, 1), 1)
 
 
 def test_other_records_or_another_plan_are_refused(begun: Path) -> None:
-    from dptrain.assets import build
-    from dptrain.chosen import refuse_uncovered
-    from dptrain.coins import draw
+    from dptrain.assembly.build import build
+    from dptrain.evaluation.assignment import draw
+    from dptrain.sweep.score import refuse_uncovered
 
     config = parse(trial(begun.parent, 1).config)
     plan = Plan(**noted(begun)["plans"][0])
     streams = Streams(config.seed)
     loaded = build("data", config.data).load(streams.seeded("data"))
-    splits, coins = draw(loaded, pipeline.assemble(config).needs, config.evidence, streams)
+    splits, coins = draw(loaded, train.assemble(config).needs, config.evidence, streams)
     records = coins.fingerprint(splits)
     assert records not in noted(begun)["records"]  # a hash of its own would confirm them
     refuse_uncovered(config, plan, records, begun / "one")
@@ -290,11 +298,11 @@ def test_other_records_or_another_plan_are_refused(begun: Path) -> None:
 
 def test_the_single_run_is_calibrated_from_the_selection_s_end(tmp_path: Path) -> None:
     words = ("sweep.selection_epsilon=4", "sweep.mean_runs=3", "sweep.candidates={training.steps:[2]}")
-    agreed = selecting.begin(tmp_path / "a", asked(tmp_path, *words).config)
+    agreed = trials.begin(tmp_path / "a", asked(tmp_path, *words).config)
     assert 3.97 < agreed.epsilon <= 4.0
     single = noted(tmp_path / "a")["single_epsilon"]
     assert agreed.epsilon_alone <= single < 3.0
-    drawn = selecting.as_drawn(trial(tmp_path, 1, *words), tmp_path / "a")
+    drawn = trials.as_drawn(trial(tmp_path, 1, *words), tmp_path / "a")
     assert drawn.config["privacy"]["epsilon"] == single
     assert any(word.startswith("privacy.epsilon=") for word in drawn.drawn)
 
@@ -310,23 +318,23 @@ def test_a_killed_trial_goes_on_with_the_candidate_it_had(done: Path) -> None:
 
 
 def test_a_training_that_failed_is_not_tried_again(done: Path) -> None:
-    assert selecting.failures(done) == {2}
+    assert trials.failures(done) == {2}
     assert len(folders(done)) == len(list(done.glob(f"*/{runs.ORDER}"))) == TRIALS
     assert not (folders(done)[2] / runs.REPORT).exists()
-    assert "not tried again" in str(selecting.barred(done, trial(done.parent, 2), 2))
+    assert "not tried again" in str(trials.barred(done, trial(done.parent, 2), 2))
 
 
 def test_a_trial_that_failed_before_it_began_is_tried_again(begun: Path, tmp_path: Path) -> None:
     folder = tmp_path / "sweep_a"
     folder.mkdir()
-    (folder / sweep.NOTES).write_text(json.dumps({"selection": noted(begun)}))
+    (folder / sweeps.NOTES).write_text(json.dumps({"selection": noted(begun)}))
     one = trial(begun.parent, 1)
     runs.start(folder / "one", one)
-    sweep.note_failure(folder, one, DptrainError("no data"), 2)
+    sweeps.note_failure(folder, one, DptrainError("no data"), 2)
     with pytest.raises(DptrainError, match="3 of the trials are missing"):
-        selecting.conclude(folder)
-    assert selecting.barred(folder, one, 1) is None
-    assert sweep.read_notes(folder)["failed"] == {}
+        trials.conclude(folder)
+    assert trials.barred(folder, one, 1) is None
+    assert sweeps.read_notes(folder)["failed"] == {}
 
 
 def test_a_trial_states_both_guarantees_and_that_it_must_stay(done: Path) -> None:
@@ -352,7 +360,7 @@ def test_a_trial_states_both_guarantees_and_that_it_must_stay(done: Path) -> Non
 
 
 def test_the_best_trial_is_released_under_the_selection_s_epsilon(done: Path) -> None:
-    selected = json.loads((done / selecting.SELECTED).read_text())
+    selected = json.loads((done / trials.SELECTED).read_text())
     scores = {
         number: read_json(path / runs.REPORT)["holdout_by_step"][-1][1]
         for number, path in folders(done).items()
@@ -401,23 +409,23 @@ def test_the_best_score_wins_the_first_of_equals_and_none_of_none(
     tmp_path: Path, accuracies: tuple[float | None, ...], best: int | None
 ) -> None:
     noted = {"trials": len(accuracies), "terms": {"score": "holdout.accuracy"}}
-    (tmp_path / sweep.NOTES).write_text(json.dumps({"selection": noted}))
+    (tmp_path / sweeps.NOTES).write_text(json.dumps({"selection": noted}))
     for number, accuracy in enumerate(accuracies, 1):
         path = tmp_path / f"run_{number}"
         runs.start(path, runs.Order(recipe="x", overrides=(), config={"sweep": {"trial": number}}))
         report = {"holdout_by_step": [[1, 0.99, 0.1], [2, accuracy, 0.5]]}
-        runs.remember(path, score=chosen.score(report, "holdout.accuracy"))
-        for name in selecting.RELEASED:
+        runs.remember(path, score=score.score(report, "holdout.accuracy"))
+        for name in trials.RELEASED:
             (path / name).write_text(str(number))
-    found = selecting.conclude(tmp_path)
+    found = trials.conclude(tmp_path)
     assert (None if found is None else found["trial"]) == (None if best is None else f"run_{best}")
-    assert (tmp_path / selecting.SELECTED).exists()
+    assert (tmp_path / trials.SELECTED).exists()
 
 
 def test_a_loss_is_better_when_smaller_and_a_number_that_is_none_the_worst() -> None:
     report = {"holdout_by_step": [[1, 0.5, 2.0]], "utility": {"accuracy": 0.6, "auroc": 0.8, "loss": None}}
     found = {
-        name: chosen.score(report, name)
+        name: score.score(report, name)
         for name in ("holdout.accuracy", "holdout.loss", "test.accuracy", "test.auroc", "test.loss")
     }
     assert found == {
@@ -434,7 +442,7 @@ def conclude(folder: Path) -> dict[str, Any]:
     with pytest.raises(SystemExit) as caught:
         cli.conclude(folder)
     assert caught.value.code in (cli.CRASHED, cli.BROKEN)
-    selected: dict[str, Any] = json.loads((folder / selecting.SELECTED).read_text())
+    selected: dict[str, Any] = json.loads((folder / trials.SELECTED).read_text())
     return selected
 
 
@@ -443,9 +451,9 @@ def crashed(begun: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two trials done; the attacks on the better one crashed."""
     folder = agreed(tmp_path_factory.mktemp("crashed") / "sweep_a", begun, trials=2)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(chosen, "score", lambda *_: 0.5)
+        patch.setattr(score, "score", lambda *_: 0.5)
         cli.main(trial(folder.parent, 1), folder)
-        patch.setattr(chosen, "score", lambda *_: 0.75)
+        patch.setattr(score, "score", lambda *_: 0.75)
 
         def crash(*_: Any) -> None:
             raise IndexError("of a record")
@@ -458,13 +466,13 @@ def crashed(begun: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_trial_whose_attacks_crash_is_scored_by_its_training(crashed: Path) -> None:
     path = folders(crashed)[2]
     assert not (path / runs.REPORT).exists()
-    assert "of a record" in str(sweep.read_notes(crashed)["failed"])
-    assert selecting.failures(crashed) == set()
-    assert chosen.kept_score(path) == 0.75
+    assert "of a record" in str(sweeps.read_notes(crashed)["failed"])
+    assert trials.failures(crashed) == set()
+    assert score.kept_score(path) == 0.75
     selected = conclude(crashed)
     assert (selected["trial"], selected["scored"]) == (path.name, 0.75)
     released = {each.name: each.read_bytes() for each in (crashed / "selected").iterdir()}
-    assert released == {name: (path / name).read_bytes() for name in selecting.RELEASED}
+    assert released == {name: (path / name).read_bytes() for name in trials.RELEASED}
     statement = json.loads(released["statement.json"])
     jsonschema.validate(statement, schema())
     assert statement["proved"]["epsilon"] == noted(crashed)["terms"]["epsilon"]
@@ -477,13 +485,13 @@ def test_what_is_released_does_not_tell_whether_attacks_crashed(
     released = {each.name: each.read_bytes() for each in (crashed / "selected").iterdir()}
     state = checkpoint.load(path)
     assert state is not None
-    monkeypatch.setattr(chosen, "score", lambda *_: 0.25)  # of a metric that another machine rounds otherwise
+    monkeypatch.setattr(score, "score", lambda *_: 0.25)  # of a metric that another machine rounds otherwise
     cli.main(trial(crashed.parent, 2), crashed)
     assert (path / runs.REPORT).exists()
-    assert sweep.read_notes(crashed)["failed"] == {}
-    assert chosen.kept_score(path) == 0.75
+    assert sweeps.read_notes(crashed)["failed"] == {}
+    assert score.kept_score(path) == 0.75
     cli.conclude(crashed)
-    assert json.loads((crashed / selecting.SELECTED).read_text()) == before
+    assert json.loads((crashed / trials.SELECTED).read_text()) == before
     again = {each.name: each.read_bytes() for each in (crashed / "selected").iterdir()}
     assert {name: again[name] for name in ("statement.json", "model_card.md")} == {
         name: released[name] for name in ("statement.json", "model_card.md")
@@ -499,15 +507,15 @@ def test_a_trial_that_is_killed_before_its_score_is_kept_is_missing(begun: Path,
         def kill(*_: Any) -> None:
             raise KeyboardInterrupt
 
-        patch.setattr(chosen, "keep_score", kill)
+        patch.setattr(score, "keep_score", kill)
         with pytest.raises(SystemExit):
             cli.main(trial(tmp_path, 1), folder)
     weights = torch.load(folders(folder)[1] / runs.WEIGHTS, weights_only=True)
     with pytest.raises(DptrainError, match="1 of the trials are missing"):
-        selecting.conclude(folder)
+        trials.conclude(folder)
     cli.main(trial(tmp_path, 1), folder)
     report = read_json(folders(folder)[1] / runs.REPORT)
-    assert chosen.kept_score(folders(folder)[1]) == report["holdout_by_step"][-1][1]
+    assert score.kept_score(folders(folder)[1]) == report["holdout_by_step"][-1][1]
     again = torch.load(folders(folder)[1] / runs.WEIGHTS, weights_only=True)
     assert all(torch.equal(weights[name], again[name]) for name in weights)
 
@@ -519,7 +527,7 @@ def test_a_broken_guarantee_stays_with_its_trial(begun: Path, tmp_path: Path) ->
         def broken(_: object) -> None:
             raise BrokenGuarantee("more than is proved")
 
-        patch.setattr(pipeline, "refuse_broken", broken)
+        patch.setattr(train, "refuse_broken", broken)
         for _ in range(2):  # the second finds the report of the first
             cli.main(trial(tmp_path, 1), folder)
             with pytest.raises(SystemExit) as caught:
@@ -531,7 +539,7 @@ def test_a_broken_guarantee_stays_with_its_trial(begun: Path, tmp_path: Path) ->
 def test_a_search_is_told_the_score_of_a_training_whose_attacks_crash(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tuning.begin(tmp_path / "sweep_a", max_epsilon=8.0, direction="maximize")
+    sweep_budget.begin(tmp_path / "sweep_a", max_epsilon=8.0, direction="maximize")
 
     def crash(*_: Any) -> None:
         raise IndexError("of a record")
@@ -540,7 +548,7 @@ def test_a_search_is_told_the_score_of_a_training_whose_attacks_crash(
     words = ("tracking=none", *QUICK, "attack=[]", "control.enabled=false", "threads=1", f"output={tmp_path}")
     told = cli.main(replace(order(*words, "privacy.epsilon=1"), sweep=True), tmp_path / "sweep_a")
     (path,) = (each.parent for each in tmp_path.glob(f"sweep_a/*/{runs.ORDER}"))
-    assert told == chosen.kept_score(path)
+    assert told == score.kept_score(path)
     assert told is not None
     assert 0 < told <= 1
     monkeypatch.setattr(loop, "_check_finite", crash)
@@ -596,7 +604,7 @@ def test_no_trial_at_all_is_an_outcome(
         cli.begin_selection(tmp_path / "sweep_a", words.config, swept=(), sweeper="basic")
     assert caught.value.code == 0
     assert "selected  none" in capsys.readouterr().out
-    assert json.loads((tmp_path / "sweep_a" / selecting.SELECTED).read_text())["trial"] is None
+    assert json.loads((tmp_path / "sweep_a" / trials.SELECTED).read_text())["trial"] is None
     assert noted(tmp_path / "sweep_a")["terms"]["theorem"].endswith("Theorem 6")
 
 
@@ -607,7 +615,7 @@ def test_a_selection_that_was_stopped_before_its_number_was_drawn_is_not_to_be_g
         raise KeyboardInterrupt
 
     monkeypatch.setattr(cli, "begin_selection", interrupted)
-    monkeypatch.setattr(assets.SweepStart, "folder", None)
+    monkeypatch.setattr(hydra_cli.SweepStart, "folder", None)
     config = OmegaConf.create(
         {
             "sweep": {"candidates": {"optimizer.lr": [1, 2]}},
@@ -619,5 +627,5 @@ def test_a_selection_that_was_stopped_before_its_number_was_drawn_is_not_to_be_g
         }
     )
     with pytest.raises(KeyboardInterrupt):
-        assets.SweepStart().on_multirun_start(config)
-    assert assets.SweepStart.folder is None
+        hydra_cli.SweepStart().on_multirun_start(config)
+    assert hydra_cli.SweepStart.folder is None

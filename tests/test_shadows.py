@@ -10,14 +10,15 @@ import pytest
 import torch
 from torch import nn
 
-from dptrain import cache
-from dptrain.cache import Cache
 from dptrain.contracts import Budget, Records
+from dptrain.evaluation.shadows import ShadowTrainer
+from dptrain.mechanisms.dpsgd import DPSGD
+from dptrain.mechanisms.non_private import NonPrivate
 from dptrain.models.frozen import FrozenFeatures
 from dptrain.models.normalise import Normalise
 from dptrain.models.scatter import ScatterLinear
-from dptrain.shadows import ShadowTrainer
-from dptrain.training.mechanisms import DPSGD, NonPrivate
+from dptrain.runs import cache
+from dptrain.runs.cache import Cache
 
 
 class Spy:

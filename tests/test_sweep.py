@@ -11,14 +11,17 @@ from typing import Any
 import pytest
 from support import QUICK, command, finish, order
 
-from dptrain import cli, pipeline, runs, sweep
+from dptrain.cli import main as cli
+from dptrain.comparison.gather import Selection, gather
 from dptrain.contracts import BrokenGuarantee, Budget, Context, DptrainError, Plan
-from dptrain.gathering import Selection, gather
+from dptrain.pipeline import train
+from dptrain.pipeline.experiment import Scene
 from dptrain.privacy.guarantee import NoGuarantee
 from dptrain.privacy.written import from_json, to_json
 from dptrain.report.document import read_json
-from dptrain.scene import Scene
-from dptrain.searching import composed, plan_of
+from dptrain.runs import folder as runs
+from dptrain.sweep import state as sweeps
+from dptrain.sweep.cost import composed, plan_of
 
 JOBS = (
     "-m", "privacy.epsilon=1,3", "optimizer.lr=0.1,-1", "attack=[membership_loss]", "threads=1", *QUICK,
@@ -38,12 +41,12 @@ def test_the_other_jobs_go_on_past_one_that_fails(swept: tuple[Path, int, str]) 
     folder, code, _ = swept
     assert code != 0
     assert len(list(folder.glob("*/report.json"))) == 2
-    failed = sweep.read_notes(folder)["failed"]
+    failed = sweeps.read_notes(folder)["failed"]
     assert len(failed) == 2
     assert all("Invalid learning rate: -1" in failure["error"] for failure in failed.values())
-    assert set(failed) < set(sweep.read_notes(folder)["asked"])
-    assert len(sweep.read_notes(folder)["asked"]) == 4
-    assert sweep.never_begun(folder) == {}
+    assert set(failed) < set(sweeps.read_notes(folder)["asked"])
+    assert len(sweeps.read_notes(folder)["asked"]) == 4
+    assert sweeps.never_begun(folder) == {}
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what MLflow stands on
@@ -55,7 +58,7 @@ def test_the_runs_are_a_family_in_mlflow(swept: tuple[Path, int, str]) -> None:
     experiment = client.get_experiment_by_name("dptrain")
     assert experiment is not None
     found = client.search_runs([experiment.experiment_id])
-    parent = sweep.read_notes(folder)["parent"]
+    parent = sweeps.read_notes(folder)["parent"]
     children = [run for run in found if run.data.tags.get("mlflow.parentRunId") == parent]
     assert sorted(run.info.status for run in children) == ["FAILED", "FAILED", "FINISHED", "FINISHED"]
     above = next(run for run in found if run.info.run_id == parent)
@@ -90,12 +93,12 @@ def test_jobs_that_have_begun_count_whether_they_finish_or_not(
     plan = make_plan_of(steps=100)
     for name, spends in (("at_work", plan), ("failed", plan), ("not_private", None)):
         runs.start(tmp_path / name, order())
-        sweep.note_begun(tmp_path / name, spends)
+        sweeps.note_begun(tmp_path / name, spends)
     runs.remember(tmp_path / "failed", error="the disk is full")
     runs.start(tmp_path / "waiting", order())
     runs.start(tmp_path / "mine", order())
-    sweep.note_begun(tmp_path / "mine", plan)
-    found = sweep.spent_together(tmp_path / "mine", plan, 1e-5)
+    sweeps.note_begun(tmp_path / "mine", plan)
+    found = sweeps.spent_together(tmp_path / "mine", plan, 1e-5)
     assert found["epsilon_together"] == composed([plan] * 3, 1e-5)
     assert (found["runs"], found["not_private"]) == (4, 1)
 
@@ -143,24 +146,24 @@ def test_a_sweep_ends_with_one_page_that_names_what_is_missing(swept: tuple[Path
 def test_a_job_is_found_by_its_words_in_any_order(tmp_path: Path) -> None:
     one = order("privacy.epsilon=1", "seed=2")
     runs.start(tmp_path / "a", one)
-    assert sweep.find(tmp_path, order("seed=2", "privacy.epsilon=1", f"output={tmp_path}")) == tmp_path / "a"
-    assert sweep.find(tmp_path, order("seed=3", "privacy.epsilon=1")) is None
+    assert sweeps.find(tmp_path, order("seed=2", "privacy.epsilon=1", f"output={tmp_path}")) == tmp_path / "a"
+    assert sweeps.find(tmp_path, order("seed=3", "privacy.epsilon=1")) is None
 
 
 def test_a_failure_is_remembered_until_it_is_tried_again(tmp_path: Path) -> None:
     asked = order("seed=2")
-    sweep.note_failure(tmp_path, asked, DptrainError("no"), 2)
-    assert list(sweep.read_notes(tmp_path)["failed"]) == ["seed=2"]
-    sweep.forget_failure(tmp_path, asked)
-    assert sweep.read_notes(tmp_path)["failed"] == {}
+    sweeps.note_failure(tmp_path, asked, DptrainError("no"), 2)
+    assert list(sweeps.read_notes(tmp_path)["failed"]) == ["seed=2"]
+    sweeps.forget_failure(tmp_path, asked)
+    assert sweeps.read_notes(tmp_path)["failed"] == {}
 
 
 def test_jobs_that_never_began_are_missed(tmp_path: Path) -> None:
-    sweep.expect(tmp_path, [["seed=1"], ["seed=2"]])
-    sweep.expect(tmp_path, [["seed=2", f"sweep.resume={tmp_path}"], ["seed=3"]])
+    sweeps.expect(tmp_path, [["seed=1"], ["seed=2"]])
+    sweeps.expect(tmp_path, [["seed=2", f"sweep.resume={tmp_path}"], ["seed=3"]])
     runs.start(tmp_path / "a", order("seed=1"))
-    sweep.note_failure(tmp_path, order("seed=3"), DptrainError("no data"), 2)
-    assert sweep.never_begun(tmp_path) == {"seed=2": "it never began", "seed=3": "no data"}
+    sweeps.note_failure(tmp_path, order("seed=3"), DptrainError("no data"), 2)
+    assert sweeps.never_begun(tmp_path) == {"seed=2": "it never began", "seed=3": "no data"}
     stated = NoGuarantee(budget=Budget(epsilon=1.0, delta=1e-5)).statement()
     report = {"recipe": "quickstart", "guarantee": to_json(stated)}
     (tmp_path / "a" / runs.REPORT).write_text(json.dumps(report))
@@ -178,7 +181,7 @@ def test_a_broken_guarantee_is_not_forgotten_when_the_sweep_goes_on(
     def broken(_: object) -> None:
         raise BrokenGuarantee("more than is proved")
 
-    monkeypatch.setattr(pipeline, "refuse_broken", broken)
+    monkeypatch.setattr(train, "refuse_broken", broken)
     asked = order("tracking=none", *QUICK, "attack=[]", "control.enabled=false", f"output={tmp_path}")
     for _ in range(2):  # the second finds the report of the first
         cli.main(asked, tmp_path / "sweep_a")
@@ -201,9 +204,9 @@ def test_together_a_sweep_is_stated_at_a_delta_that_all_its_data_allow(
     tmp_path: Path, make_plan_of: Callable[..., Plan]
 ) -> None:
     runs.start(tmp_path / "large", order("seed=2"))
-    sweep.note_begun(tmp_path / "large", make_plan_of(units=60_000))
+    sweeps.note_begun(tmp_path / "large", make_plan_of(units=60_000))
     small = make_plan_of(units=1000)
-    found = sweep.spent_together(tmp_path / "small", small, 1e-4)
+    found = sweeps.spent_together(tmp_path / "small", small, 1e-4)
     assert found["delta"] == 1e-6
     assert found["epsilon_together"] == composed([small, make_plan_of(units=60_000)], 1e-6)
-    assert sweep.spent_together(tmp_path / "small", small, 1e-5)["delta"] == 1e-5
+    assert sweeps.spent_together(tmp_path / "small", small, 1e-5)["delta"] == 1e-5

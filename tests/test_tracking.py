@@ -16,9 +16,9 @@ import torch
 from support import order
 from torch import Tensor, nn
 
-from dptrain import summary
 from dptrain.config import parse
 from dptrain.contracts import DptrainError, Tracker
+from dptrain.pipeline import summary
 from dptrain.tracking import NOTE, MLflow, MLflowRun, NoTracking, flatten
 
 torch.set_num_threads(1)

@@ -13,9 +13,10 @@ import pytest
 import torch
 from torch import nn
 
-from dptrain.assembly import assemble
+from dptrain.assembly.components import assemble
 from dptrain.config import defaults, parse
 from dptrain.contracts import Budget, ConfigError, Records, Streams
+from dptrain.mechanisms.dpsgd import DPSGD
 from dptrain.privacy import dpsgd
 from dptrain.privacy.accountant import privacy_loss
 from dptrain.privacy.dpsgd import ENGINES, make_engine
@@ -25,9 +26,8 @@ from dptrain.privacy.noise.keys import KeyChain
 from dptrain.privacy.plan import Rates
 from dptrain.privacy.sampling import PoissonSampler
 from dptrain.privacy.written import to_json
-from dptrain.sweep import spent_together
+from dptrain.sweep.state import spent_together
 from dptrain.training import checkpoint
-from dptrain.training.mechanisms import DPSGD
 
 
 @pytest.fixture

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 from support import by_opacus
 
-from dptrain import sweep, tuning
 from dptrain.contracts import Budget, ConfigError, Plan, Statement
 from dptrain.privacy.accountant import privacy_loss
 from dptrain.privacy.guarantee import DPGuarantee
-from dptrain.searching import composed, search_cost
+from dptrain.sweep import budget as sweep_budget
+from dptrain.sweep import state as sweeps
+from dptrain.sweep.cost import composed, search_cost
 
 DELTA = 1e-5
 
@@ -33,7 +34,7 @@ def copies(plan: Plan, count: int) -> float:
 def admits(folder: Path, plan: Plan, limit: float | None, job: str, delta: float = DELTA) -> bool:
     """Whether a job may begin."""
     try:
-        tuning.reserve(folder, job, plan, delta=delta, max_epsilon=limit)
+        sweep_budget.reserve(folder, job, plan, delta=delta, max_epsilon=limit)
     except ConfigError:
         return False
     return True
@@ -41,13 +42,13 @@ def admits(folder: Path, plan: Plan, limit: float | None, job: str, delta: float
 
 def test_a_sweep_without_a_limit_counts_nothing(tmp_path: Path, plan: Plan) -> None:
     assert admits(tmp_path, plan, None, "a")
-    assert tuning.told(tmp_path) == {}
+    assert sweep_budget.told(tmp_path) == {}
 
 
 def test_a_grid_is_composed_and_ends_at_its_limit(tmp_path: Path, plan: Plan) -> None:
     limit = copies(plan, 3) + 1e-6
     assert [admits(tmp_path, plan, limit, job) for job in "abcd"] == [True, True, True, False]
-    told = tuning.told(tmp_path)
+    told = sweep_budget.told(tmp_path)
     assert told["counted"] == 3
     assert told["epsilon_counted"] == pytest.approx(copies(plan, 3))
     assert told["max_epsilon"] == limit
@@ -72,12 +73,12 @@ def test_a_cheaper_job_may_still_fit(tmp_path: Path, plan: Plan, make_plan_of: C
 def test_the_total_holds_at_the_smallest_delta_of_any_job(tmp_path: Path, plan: Plan) -> None:
     assert admits(tmp_path, plan, 100.0, "a", delta=1e-7)
     assert admits(tmp_path, plan, 100.0, "b", delta=1e-3)
-    assert tuning.told(tmp_path)["epsilon_counted"] == composed([plan, plan], 1e-7)
+    assert sweep_budget.told(tmp_path)["epsilon_counted"] == composed([plan, plan], 1e-7)
 
 
 def test_a_training_without_privacy_fits_nowhere(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="stays within no epsilon"):
-        tuning.reserve(tmp_path, "a", None, delta=DELTA, max_epsilon=8.0)
+        sweep_budget.reserve(tmp_path, "a", None, delta=DELTA, max_epsilon=8.0)
 
 
 def test_jobs_side_by_side_count_each_other(tmp_path: Path, plan: Plan) -> None:
@@ -89,33 +90,33 @@ def test_jobs_side_by_side_count_each_other(tmp_path: Path, plan: Plan) -> None:
 
 def test_a_search_states_its_total_and_looks_for_the_best(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"sweep.max_epsilon=null: .* such as sweep.max_epsilon=8"):
-        tuning.begin(tmp_path, max_epsilon=None, direction="maximize")
+        sweep_budget.begin(tmp_path, max_epsilon=None, direction="maximize")
     with pytest.raises(ConfigError, match="direction=maximize"):
-        tuning.begin(tmp_path, max_epsilon=8.0, direction="minimize")
+        sweep_budget.begin(tmp_path, max_epsilon=8.0, direction="minimize")
     assert not list(tmp_path.iterdir())
-    assert not tuning.searching(tmp_path)
-    tuning.begin(tmp_path, max_epsilon=8.0, direction="maximize")
-    assert tuning.searching(tmp_path)
+    assert not sweep_budget.searching(tmp_path)
+    sweep_budget.begin(tmp_path, max_epsilon=8.0, direction="maximize")
+    assert sweep_budget.searching(tmp_path)
 
 
 def test_results_do_not_change_what_a_search_may_spend(tmp_path: Path, plan: Plan) -> None:
-    tuning.begin(tmp_path, max_epsilon=2.0, direction="maximize")
+    sweep_budget.begin(tmp_path, max_epsilon=2.0, direction="maximize")
     with pytest.raises(ConfigError, match="begun with 2"):
-        tuning.begin(tmp_path, max_epsilon=9.0, direction="maximize")
+        sweep_budget.begin(tmp_path, max_epsilon=9.0, direction="maximize")
     for job in "abcdefgh":
         admits(tmp_path, plan, 99.0, job)  # nor does a job's own word
-    assert 0 < tuning.told(tmp_path)["epsilon_counted"] <= 2.0
+    assert 0 < sweep_budget.told(tmp_path)["epsilon_counted"] <= 2.0
 
 
 def test_a_search_is_counted_by_a_filter_whose_order_is_fixed_first(
     tmp_path: Path, plan: Plan, make_plan_of: Callable[..., Plan]
 ) -> None:
-    tuning.begin(tmp_path, max_epsilon=8.0, direction="maximize")
-    tuning.reserve(tmp_path, "a", plan, delta=DELTA, max_epsilon=8.0)
-    order = sweep.read_notes(tmp_path)["search"]["order"]
-    tuning.reserve(tmp_path, "b", make_plan_of(steps=500), delta=DELTA, max_epsilon=8.0)
-    assert sweep.read_notes(tmp_path)["search"]["order"] == order
-    told = tuning.told(tmp_path)
+    sweep_budget.begin(tmp_path, max_epsilon=8.0, direction="maximize")
+    sweep_budget.reserve(tmp_path, "a", plan, delta=DELTA, max_epsilon=8.0)
+    order = sweeps.read_notes(tmp_path)["search"]["order"]
+    sweep_budget.reserve(tmp_path, "b", make_plan_of(steps=500), delta=DELTA, max_epsilon=8.0)
+    assert sweeps.read_notes(tmp_path)["search"]["order"] == order
+    told = sweep_budget.told(tmp_path)
     assert "filter" in told["rule"]
     both = composed([plan, make_plan_of(steps=500)], DELTA)
     assert both is not None
@@ -123,10 +124,10 @@ def test_a_search_is_counted_by_a_filter_whose_order_is_fixed_first(
 
 
 def test_a_search_never_states_less_than_its_filter_proves(tmp_path: Path, plan: Plan) -> None:
-    assert tuning.stated(tmp_path / "a", plan, DELTA).epsilon_together == pytest.approx(copies(plan, 1))
-    tuning.begin(tmp_path, max_epsilon=8.0, direction="maximize")
-    tuning.reserve(tmp_path, "a", plan, delta=DELTA, max_epsilon=8.0)
-    found = tuning.stated(tmp_path / "a", plan, DELTA)
+    assert sweep_budget.stated(tmp_path / "a", plan, DELTA).epsilon_together == pytest.approx(copies(plan, 1))
+    sweep_budget.begin(tmp_path, max_epsilon=8.0, direction="maximize")
+    sweep_budget.reserve(tmp_path, "a", plan, delta=DELTA, max_epsilon=8.0)
+    found = sweep_budget.stated(tmp_path / "a", plan, DELTA)
     assert found.epsilon_together == found.epsilon_counted > copies(plan, 1)
 
 
@@ -135,10 +136,10 @@ def test_a_search_never_states_less_than_its_filter_proves(tmp_path: Path, plan:
 
 def statement_of(folder: Path, plan: Plan, job: str) -> Statement:
     """What the job of this name says of itself and its sweep when it has just trained."""
-    tuning.reserve(folder, job, plan, delta=DELTA, max_epsilon=8.0)
+    sweep_budget.reserve(folder, job, plan, delta=DELTA, max_epsilon=8.0)
     budget = Budget(epsilon=None, delta=DELTA, noise_multiplier=plan.noise_multiplier)
     stated = DPGuarantee(plan=plan, budget=budget).statement()
-    return replace(stated, sweep=tuning.stated(folder / job, plan, DELTA))
+    return replace(stated, sweep=sweep_budget.stated(folder / job, plan, DELTA))
 
 
 @pytest.mark.filterwarnings("ignore:Optimal order")
@@ -146,9 +147,9 @@ def test_two_searches_on_one_page_are_added_up(tmp_path: Path, make_plan_of: Cal
     long, short = make_plan_of(steps=500), make_plan_of(steps=20, sample_rate=0.05)
     stated = []
     for name, plan in (("one", long), ("other", short)):
-        tuning.begin(tmp_path / name, max_epsilon=8.0, direction="maximize")
+        sweep_budget.begin(tmp_path / name, max_epsilon=8.0, direction="maximize")
         stated += [statement_of(tmp_path / name, plan, job) for job in "ab"]
-        tuning.reserve(tmp_path / name, "failed", plan, delta=DELTA, max_epsilon=8.0)
+        sweep_budget.reserve(tmp_path / name, "failed", plan, delta=DELTA, max_epsilon=8.0)
         stated.append(statement_of(tmp_path / name, plan, "c"))
     orders = [each.sweep.order for each in stated]
     assert len(set(orders)) == 2
@@ -183,7 +184,7 @@ def test_an_order_that_results_of_another_search_may_have_chosen_lowers_nothing(
 
 
 def test_beside_a_search_a_run_that_no_filter_covers_leaves_no_number(tmp_path: Path, plan: Plan) -> None:
-    tuning.begin(tmp_path, max_epsilon=8.0, direction="maximize")
+    sweep_budget.begin(tmp_path, max_epsilon=8.0, direction="maximize")
     searched = statement_of(tmp_path, plan, "a")
     other = replace(searched, adjacency="replace_one", sweep=None)
     found = search_cost([searched, other])

@@ -14,9 +14,12 @@ import torch
 from support import QUICK, order
 from torch import nn
 
-from dptrain import binding, cli, runs, verify
+from dptrain.cli import main as cli
 from dptrain.config import parse
 from dptrain.contracts import ConfigError
+from dptrain.pipeline import verify
+from dptrain.runs import binding
+from dptrain.runs import folder as runs
 
 NETS = """
 from torch import nn

@@ -4,100 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
-from torch.optim.swa_utils import AveragedModel
 
-from dptrain.contracts import ConfigError, Context, DptrainError, Knowledge, Plan, Records, Splits
+from dptrain.contracts import Context, DptrainError, Knowledge, Records, Splits
 from dptrain.privacy.dpsgd import Engine
-from dptrain.privacy.noise.source import NoiseSource
 from dptrain.training import checkpoint
 from dptrain.training.augment import Augmentation
 from dptrain.training.canaries import gradients
-from dptrain.training.feed import Drawn, Feed
-from dptrain.training.masks import Masks
+from dptrain.training.feed import Drawn
 from dptrain.training.observe import Shares, Watch
 from dptrain.training.sensitivity_audit import Read, SensitivityAudit
+from dptrain.training.session import Session, check_buffers
 from dptrain.training.settings import Settings
-
-
-@dataclass
-class Session:
-    """All that changes while a model trains: exactly what a checkpoint must hold."""
-
-    plan: Plan
-    model: nn.Module
-    optimizer: Optimizer
-    schedule: LambdaLR
-    average: AveragedModel | None
-    feed: Feed
-    noise: NoiseSource | None  # None: a training without noise
-    masks: Masks
-    context: Context
-    audit: SensitivityAudit | None = None
-    made_by: str = ""  # a hash of what makes the features that the model is trained on; empty: of records
-    step: int = 0
-    history: list[tuple[int, float, float]] = field(default_factory=list)  # step, accuracy, loss
-    buffers: dict[str, Tensor] = field(default_factory=dict)  # of the model, as it came
-
-    def __post_init__(self) -> None:
-        self.buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
-
-    def check_buffers(self) -> None:
-        """Refuse a model that has gathered statistics of the records in its buffers, beside the noise."""
-        for name, buffer in self.model.named_buffers():
-            if name not in self.buffers or not torch.equal(self.buffers[name], buffer):
-                raise ConfigError(
-                    f"model: buffer `{name}` changed while training, so records reached it without noise; "
-                    "use layers that keep no running statistics"
-                )
-
-    @property
-    def released(self) -> nn.Module:
-        """The module whose weights would be released now."""
-        return self.model if self.average is None else self.average.module
-
-    def state_dict(self) -> dict[str, Any]:
-        return {
-            "plan": asdict(self.plan),
-            "made_by": self.made_by,
-            "optimizer_class": f"{type(self.optimizer).__module__}.{type(self.optimizer).__qualname__}",
-            "optimizer_arguments": {name: repr(value) for name, value in self.optimizer.defaults.items()},
-            "step": self.step,
-            "history": self.history,
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
-            "average": None if self.average is None else self.average.state_dict(),
-            "sampler": self.feed.state_dict(),
-            "noise": None if self.noise is None else self.noise.state_dict(),
-            "masks": self.masks.state_dict(),
-            "audit": None if self.audit is None else self.audit.state_dict(),
-            "observers": [observer.state_dict() for observer in self.context.observers],
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.feed.load_state_dict(state["sampler"], step=state["step"])  # refuses draws of another version
-        self.step = state["step"]
-        self.history = [tuple(entry) for entry in state["history"]]
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
-        if self.average is not None:
-            self.average.load_state_dict(state["average"])
-        if self.noise is not None:
-            self.noise.load_state_dict(state["noise"])
-        self.masks.load_state_dict(state["masks"])
-        if self.audit is not None and state["audit"] is not None:
-            self.audit.load_state_dict(state["audit"])
-        for observer, seen in zip(self.context.observers, state["observers"], strict=True):
-            observer.load_state_dict(seen)
 
 
 def train(
@@ -109,9 +30,10 @@ def train(
     settings: Settings,
     epsilon_at: Callable[[int], float],
     watch: Watch | None,
+    audit: SensitivityAudit | None,
 ) -> None:
     """Take every step that is left, paying for each before it is taken."""
-    context, records, audit = session.context, splits.train, session.audit
+    context, records = session.context, splits.train
     accumulate = partial(_accumulate, engine=engine, augment=settings.augmentation)
     keeper = _Keeper(session, settings.checkpoint_seconds)
     evaluate_at = _evenly(steps, settings.evaluations)
@@ -143,7 +65,7 @@ def train(
                 step,
             )
         if step in evaluate_at:
-            session.check_buffers()  # before anything that depends on them is published
+            check_buffers(session.buffers, session.model)  # before anything that depends on them is published
             accuracy, held_out = evaluate(session.released, splits.holdout, context)
             session.history.append((step, accuracy, held_out))
             context.tracker.metric("holdout/accuracy", accuracy, step)

@@ -17,7 +17,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,9 +28,7 @@ from dptrain.privacy.independence import changed, copied, state_of
 from dptrain.privacy.stilled import Noticed, stilled
 from dptrain.training import checkpoint
 from dptrain.training.feed import Drawn
-
-if TYPE_CHECKING:
-    from dptrain.training.loop import Session
+from dptrain.training.session import Session
 
 HELD, BROKEN = "held", "BROKEN"
 FILE = "sensitivity.json"  # for the data's owner alone

@@ -20,8 +20,9 @@ from dptrain.data.digits import Digits
 from dptrain.evidence.reconstruction import judge_reconstruction
 from dptrain.evidence.slots import plant
 from dptrain.evidence.verdict import BROKEN
+from dptrain.mechanisms.dpsgd import DPSGD
+from dptrain.mechanisms.non_private import NonPrivate
 from dptrain.privacy.noisy import NoisySum
-from dptrain.training.mechanisms import DPSGD, NonPrivate
 
 SLOTS, CANDIDATES, STEPS = 4, 5, 3
 

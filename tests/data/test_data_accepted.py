@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from dptrain.assembly import load_splits
+from dptrain.assembly.records import load_splits
 from dptrain.contracts import ConfigError, DataError, Records, Splits, Streams
 from dptrain.data.accepted import check_splits
 

@@ -205,7 +205,7 @@ from dptrain.data.npz import Npz
 from dptrain.evidence.slots import plant
 from dptrain.privacy.plan import Rates
 from dptrain.tracking import NullRun
-from dptrain.training.mechanisms import DPSGD
+from dptrain.mechanisms.dpsgd import DPSGD
 from dptrain.training.settings import Settings
 
 torch.set_num_threads(1)

@@ -16,15 +16,15 @@ from support import order
 from torch import nn
 from torch.nn import functional as F
 
-from dptrain.assets import build
+from dptrain.assembly.build import build
 from dptrain.config import parse
 from dptrain.contracts import BrokenGuarantee, ConfigError, Release
+from dptrain.mechanisms.dpsgd import DPSGD
 from dptrain.privacy.independence import find_dependence
 from dptrain.privacy.independence.draws import FixedDraws
 from dptrain.privacy.independence.state import changed, copied, state_of
 from dptrain.training.augment import Augmentation
 from dptrain.training.loss import make_loss
-from dptrain.training.mechanisms import DPSGD
 from dptrain.training.tested import refuse_dependence, refuse_dependent_release
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))

@@ -18,10 +18,10 @@ from browser import Page, needs_browser
 from comparisons import write_run, write_sweep
 from outline import Outline
 
-from dptrain import choosing
-from dptrain.compare import compare
+from dptrain.comparison import choose
+from dptrain.comparison.compare import compare
+from dptrain.comparison.gather import Selection
 from dptrain.contracts.rounding import rounded_up
-from dptrain.gathering import Selection
 from dptrain.report import comparison_figures as figures
 from dptrain.report import comparison_tables as tables
 from dptrain.report import comparison_words as said
@@ -38,7 +38,7 @@ def compared(folder: Path, *limits: str) -> Comparison:
     found = compare(
         Selection(folders=(folder,)), confidence=0.95, command=f"python scripts/compare.py {folder}"
     )
-    return replace(found, answer=choosing.choose(choosing.parse(limits, found), found)) if limits else found
+    return replace(found, answer=choose.choose(choose.parse(limits, found), found)) if limits else found
 
 
 @pytest.fixture(scope="module")

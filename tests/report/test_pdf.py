@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from support import order
 
-from dptrain.assembly import assemble
+from dptrain.assembly.components import assemble
 from dptrain.config import parse
 from dptrain.contracts import ConfigError, DptrainError, Report
 from dptrain.report import write

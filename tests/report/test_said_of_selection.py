@@ -10,8 +10,8 @@ from typing import Any
 import jsonschema
 import pytest
 
-from dptrain.chosen import as_trial, tuned_on_public
 from dptrain.contracts import Plan, Report, SelectionTerms, Statement
+from dptrain.mechanisms.dpsgd import CHOOSING
 from dptrain.privacy.guarantee import DPGuarantee
 from dptrain.report import sentences, words
 from dptrain.report.html import as_html
@@ -19,8 +19,8 @@ from dptrain.report.markdown import as_markdown
 from dptrain.report.model_card import as_model_card
 from dptrain.report.selection import agreed, cost, selected
 from dptrain.report.statement import as_statement, schema
-from dptrain.searching import search_cost
-from dptrain.training.mechanisms import CHOOSING
+from dptrain.sweep.cost import search_cost
+from dptrain.sweep.score import as_trial, tuned_on_public
 
 AGREED: dict[str, Any] = {
     "search": "a1", "epsilon": 5.06, "delta": 1e-5, "tpr_at_fpr": {"0.001": 0.1, "0.01": 0.43},

@@ -142,7 +142,7 @@ def test_the_ablation_changes_one_thing_at_a_time(ablation, invented, data, caps
 
 
 def test_every_change_is_a_valid_configuration(ablation) -> None:
-    from dptrain.assembly import assemble
+    from dptrain.assembly.components import assemble
     from dptrain.config import parse
 
     for words in ablation.CHANGES.values():

@@ -9,12 +9,13 @@ import pytest
 import torch
 
 from dptrain.contracts import Canaries, Knowledge
+from dptrain.mechanisms.dpsgd import DPSGD
+from dptrain.mechanisms.non_private import NonPrivate
 from dptrain.privacy.clipping import Clipper
 from dptrain.privacy.noise.keys import Stream
 from dptrain.privacy.noisy import NoisySum
 from dptrain.privacy.sampling import Units
 from dptrain.training.canaries import gradients, lengths
-from dptrain.training.mechanisms import DPSGD, NonPrivate
 
 PARAMETERS = 64 * 12 + 12 + 12 * 3 + 3
 

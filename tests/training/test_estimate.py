@@ -11,11 +11,11 @@ import torch
 from support import order
 from torch import nn
 
-from dptrain import summary
 from dptrain.config import parse
 from dptrain.contracts import Briefing, Budget, Plan, Splits
 from dptrain.models.normalise import Normalise
 from dptrain.models.scatter import ScatterLinear
+from dptrain.pipeline import summary
 from dptrain.training.estimate import estimate_seconds
 
 CPU = torch.device("cpu")

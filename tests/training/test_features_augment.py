@@ -11,12 +11,13 @@ import torch
 from torch import nn
 
 from dptrain.contracts import Canaries, ConfigError, DptrainError, Records, Streams
+from dptrain.mechanisms.dpsgd import DPSGD
+from dptrain.mechanisms.non_private import NonPrivate
 from dptrain.models.normalise import Normalise
 from dptrain.models.scatter import ScatterCNN, ScatterLinear
 from dptrain.privacy.dpsgd import DPSGDEngine
 from dptrain.training.augment import Augmentation
 from dptrain.training.features import Trained
-from dptrain.training.mechanisms import DPSGD, NonPrivate
 
 CACHED = {"feature_cache_gib": 1.0}
 UNAUDITED = partial(DPSGD, audit_sensitivity=False)  # which makes features of its own rows

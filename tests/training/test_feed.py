@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from dptrain.contracts import Canaries, DataError, Records, Streams
+from dptrain.mechanisms.dpsgd import DPSGD
+from dptrain.mechanisms.non_private import NonPrivate
 from dptrain.privacy import dpsgd
 from dptrain.privacy.sampling import PoissonSampler, ShuffleSampler, Units
 from dptrain.training import checkpoint
 from dptrain.training.feed import Drawn, Feed
-from dptrain.training.mechanisms import DPSGD, NonPrivate
 
 STEPS = 8
 KEY = bytes(32)

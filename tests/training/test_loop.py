@@ -15,13 +15,15 @@ import pytest
 import torch
 from torch import nn
 
-from dptrain.contracts import Budget, Context, DptrainError, Records, Splits, Streams
-from dptrain.privacy import dpsgd
+from dptrain.contracts import Budget, Context, DptrainError, Plan, Records, Splits, Streams
+from dptrain.mechanisms.dpsgd import DPSGD
+from dptrain.mechanisms.non_private import NonPrivate
+from dptrain.privacy import accountant, dpsgd
 from dptrain.privacy.plan import Rates
 from dptrain.privacy.sampling import PoissonSampler
 from dptrain.tracking import NullRun
-from dptrain.training import checkpoint, loop, mechanisms
-from dptrain.training.mechanisms import DPSGD, NonPrivate
+from dptrain.training import checkpoint
+from dptrain.training import fit as fitting
 from dptrain.training.settings import Settings
 
 
@@ -84,8 +86,8 @@ def test_the_ledger_holds_at_least_the_epsilon_of_its_steps(monkeypatch, fit, ml
     with pytest.raises(Crash):
         fit(mlp, folder)
     entry = json.loads((folder / checkpoint.LEDGER).read_text())
-    plan = loop.Plan(**checkpoint.load(folder)["plan"])
-    spent = mechanisms.accountant.privacy_loss(plan, 5).get_epsilon_for_delta(1e-5)
+    plan = Plan(**checkpoint.load(folder)["plan"])
+    spent = accountant.privacy_loss(plan, 5).get_epsilon_for_delta(1e-5)
     assert entry["steps"] == 5
     assert entry["epsilon"] >= spent > 0
 
@@ -95,7 +97,7 @@ def test_the_ledger_holds_at_least_the_epsilon_of_its_steps(monkeypatch, fit, ml
 def test_a_crash_is_resumed_with_the_identical_draws(monkeypatch, fit, models, folder, flat, make, seconds):
     model = dropout_model if make == "dropout" else models["mlp"]
     seen = []
-    original = mechanisms.make_sampler
+    original = fitting.make_sampler
 
     def spying(*arguments):
         sampler = original(*arguments)
@@ -103,7 +105,7 @@ def test_a_crash_is_resumed_with_the_identical_draws(monkeypatch, fit, models, f
         sampler.draw = lambda: seen.append(draw()) or seen[-1]
         return sampler
 
-    monkeypatch.setattr(mechanisms, "make_sampler", spying)
+    monkeypatch.setattr(fitting, "make_sampler", spying)
     with monkeypatch.context() as patch:
         crash_at(patch, dpsgd.DPSGDEngine, "update", 6)
         with pytest.raises(Crash):
@@ -218,7 +220,7 @@ def test_progress_counts_every_step_and_never_understates(mlp, splits, settings_
     _, guarantee = DPSGD(settings=settings_of()).fit(mlp, splits, budget, context)
     assert [(call["done"], call["total"]) for call in calls] == [(step, 8) for step in range(1, 9)]
     for call in calls:
-        spent = mechanisms.accountant.privacy_loss(guarantee.plan, call["done"])
+        spent = accountant.privacy_loss(guarantee.plan, call["done"])
         assert call["epsilon"] >= spent.get_epsilon_for_delta(1e-5) - 1e-12
 
 
@@ -289,7 +291,7 @@ def train_alone(folder: Path, out: Path, seconds: float) -> None:
 def processes():
     """Starts processes that have PyTorch loaded already."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["dptrain.training.mechanisms", "dptrain.tracking"])
+    context.set_forkserver_preload(["dptrain.mechanisms.dpsgd", "dptrain.tracking"])
 
     def start(folder, out, seconds):
         process = context.Process(target=train_alone, args=(folder, out, seconds))

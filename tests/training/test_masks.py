@@ -10,12 +10,13 @@ import torch
 from torch import nn
 
 from dptrain.contracts import ConfigError, Records, Streams
+from dptrain.mechanisms.dpsgd import DPSGD
+from dptrain.mechanisms.non_private import NonPrivate
 from dptrain.privacy import dpsgd
 from dptrain.privacy.noise.keys import KeyChain
 from dptrain.training import checkpoint, loop
 from dptrain.training.augment import Augmentation
 from dptrain.training.masks import WORDS, Masks, secret_states
-from dptrain.training.mechanisms import DPSGD, NonPrivate
 
 CPU = torch.device("cpu")
 KEY = bytes(range(32))

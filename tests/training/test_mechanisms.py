@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 from dptrain.contracts import Budget, ConfigError, DptrainError, Mechanism, Release
+from dptrain.mechanisms.dpsgd import DPSGD
+from dptrain.mechanisms.non_private import NonPrivate
 from dptrain.privacy.accountant import privacy_loss
 from dptrain.privacy.dpsgd import ENGINES
 from dptrain.training import checkpoint
-from dptrain.training.mechanisms import DPSGD, NonPrivate
 
 
 def test_both_are_mechanisms(settings_of):

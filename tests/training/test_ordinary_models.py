@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from dptrain.contracts import Budget, ConfigError, Plan, Splits
+from dptrain.mechanisms.dpsgd import DPSGD
+from dptrain.mechanisms.non_private import NonPrivate
 from dptrain.privacy.layers import FrozenBatchNorm, GroupNormOfEnough, check_layers
 from dptrain.training import estimate
 from dptrain.training.estimate import estimate_seconds
-from dptrain.training.mechanisms import DPSGD, NonPrivate
 
 CPU = torch.device("cpu")
 

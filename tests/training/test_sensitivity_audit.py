@@ -14,6 +14,9 @@ import torch
 from torch import nn
 
 from dptrain.contracts import BrokenGuarantee, Canaries, Streams
+from dptrain.mechanisms import dpsgd as dpsgd_mechanism
+from dptrain.mechanisms.dpsgd import DPSGD
+from dptrain.mechanisms.non_private import NonPrivate
 from dptrain.models.frozen import FrozenFeatures
 from dptrain.privacy import dpsgd, noisy
 from dptrain.privacy.agreement import Chosen
@@ -21,9 +24,9 @@ from dptrain.privacy.bookkeeping import shares
 from dptrain.privacy.clipping import KINDS, Clipper
 from dptrain.privacy.dpsgd import ENGINES
 from dptrain.privacy.gradients import ByRules
-from dptrain.training import mechanisms, sensitivity_audit
+from dptrain.training import fit as fitting
+from dptrain.training import sensitivity_audit
 from dptrain.training.augment import Augmentation
-from dptrain.training.mechanisms import DPSGD, NonPrivate
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 from mixing_models import MIXING, REMEMBERING
@@ -38,9 +41,9 @@ def fit(splits, budget, context_of, settings_of):
     def run(model, *, context=None, settings=None, by_rules=False, **changes):
         with pytest.MonkeyPatch.context() as patch:
             if by_rules:  # whatever a comparison with plain autograd says of them
-                patch.setattr(mechanisms, "choose", lambda *_, **__: Chosen(make=ByRules))
-            patch.setattr(mechanisms, "refuse_dependence", lambda *_: None)
-            patch.setattr(mechanisms, "refuse_dependent_release", lambda *_: None)
+                patch.setattr(fitting, "choose", lambda *_, **__: Chosen(make=ByRules))
+            patch.setattr(dpsgd_mechanism, "refuse_dependence", lambda *_: None)
+            patch.setattr(dpsgd_mechanism, "refuse_dependent_release", lambda *_: None)
             mechanism = DPSGD(settings=settings_of(**(settings or BATCH)), **changes)
             return mechanism.fit(model, splits, budget, context or context_of())
 

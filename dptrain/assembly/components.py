@@ -1,0 +1,166 @@
+"""From a configuration to the objects that it names, with everything that is wrong with them at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from dptrain.assembly.build import build, factory
+from dptrain.assembly.records import Source
+from dptrain.config import Config
+from dptrain.contracts import (
+    ACCESS,
+    Attack,
+    ConfigError,
+    Knowledge,
+    Mechanism,
+)
+from dptrain.mechanisms.non_private import NonPrivate
+from dptrain.privacy.plan import Rates
+from dptrain.report import pdf
+from dptrain.tracking import MLflow, NoTracking
+from dptrain.training.augment import Augmentation
+from dptrain.training.settings import Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """The components of a run."""
+
+    source: Source
+    mechanism: Mechanism
+    plain: Mechanism  # the same training without privacy
+    twin: Mechanism | None  # `plain`; None: switched off, or the mechanism is not private itself
+    attacks: dict[str, Attack]
+    tracking: MLflow | NoTracking
+
+    @property
+    def needs(self) -> frozenset[Knowledge]:
+        """What the attacks together must be given."""
+        return frozenset().union(*(attack.needs for attack in self.attacks.values()))
+
+
+def assemble(config: Config) -> Parts:
+    """Build every component that needs no data; raises one ConfigError naming all that cannot be built."""
+    problems: list[str] = []
+
+    def attempt(make: Callable[[], Any]) -> Any:
+        try:
+            return make()
+        except ConfigError as error:
+            problems.append(str(error))
+            return None
+
+    settings = attempt(lambda: _settings(config))
+    twin_settings = settings and attempt(
+        lambda: replace(
+            settings,
+            optimizer=factory("control.optimizer", config.control.optimizer or config.optimizer),
+            schedule="constant",
+            warmup_steps=0,
+        )
+    )
+    source = attempt(lambda: build("data", config.data))
+    mechanism = attempt(lambda: _mechanism(config.mechanism, settings))
+    tracking = attempt(lambda: build("tracking", config.tracking))
+    attacks = {
+        name: attempt(partial(_attack, f"attack.{name}", node)) for name, node in config.attack.items()
+    }
+    if mechanism is not None and config.task == "train":  # an audit leaves out what it cannot do
+        problems += [
+            _unoffered(name, attack, mechanism, config.mechanism["_target_"])
+            for name, attack in attacks.items()
+            if attack is not None and not offered(attack, mechanism)
+        ]
+    if config.report.pdf and (why := pdf.missing()) is not None:
+        problems.append(f"report.pdf=true {why}")
+    if problems:
+        raise ConfigError("\n".join(problems))
+    plain = NonPrivate(settings=twin_settings)
+    wanted = config.control.enabled and not isinstance(mechanism, NonPrivate)
+    return Parts(
+        source=source,
+        mechanism=mechanism,
+        plain=plain,
+        twin=plain if wanted else None,
+        attacks=attacks,
+        tracking=tracking,
+    )
+
+
+def _settings(config: Config) -> Settings:
+    training = config.training
+    return Settings(
+        rates=Rates(
+            expected_batch_size=training.expected_batch_size,
+            sample_rate=training.sample_rate,
+            steps=training.steps,
+            epochs=training.epochs,
+            sampling=training.sampling,
+        ),
+        optimizer=factory("optimizer", config.optimizer),
+        physical_batch_size=training.physical_batch_size,
+        schedule=training.schedule,
+        warmup_steps=training.warmup_steps,
+        average_decay=training.average_decay,
+        evaluations=training.evaluations,
+        checkpoint_seconds=training.checkpoint_seconds,
+        diagnostics=training.diagnostics,
+        augmentation=Augmentation(copies=training.augmentations, shift=training.shift, flip=training.flip)
+        if training.augmentations
+        else None,
+        feature_cache_gib=training.feature_cache_gib,
+        prefetch=training.prefetch,
+    )
+
+
+def offered(attack: Attack, mechanism: Mechanism) -> bool:
+    """Whether a mechanism shows all that an attack must see of a model and of its training."""
+    return attack.needs & ACCESS <= mechanism.offers
+
+
+def _unoffered(name: str, attack: Attack, mechanism: Mechanism, target: str) -> str:
+    missing = _words((attack.needs & ACCESS) - mechanism.offers)
+    return (
+        f"attack={name} needs {missing}, which mechanism `{target}` does not offer (it offers "
+        f"{_words(mechanism.offers) or 'nothing'}); leave the attack out, or choose another mechanism"
+    )
+
+
+def _words(knowledge: frozenset[Knowledge]) -> str:
+    return ", ".join(sorted(each.value for each in knowledge))
+
+
+def _mechanism(node: dict[str, Any], settings: Settings | None) -> Mechanism:
+    mechanism: Mechanism = build("mechanism", node, settings=settings)
+    offers = getattr(mechanism, "offers", None)
+    if not isinstance(offers, frozenset) or not offers <= ACCESS:
+        raise ConfigError(
+            f"mechanism: `{node['_target_']}` does not say what it offers to attacks; give it "
+            "`offers: ClassVar = frozenset({Knowledge.WEIGHTS, Knowledge.CONFIDENCES, Knowledge.LABELS})`, "
+            "and Knowledge.TRANSCRIPT where it shows its steps to the observers (see "
+            "dptrain.contracts.Mechanism)"
+        )
+    return mechanism
+
+
+def _attack(key: str, node: dict[str, Any]) -> Attack:
+    try:
+        attack: Attack = build(key, node)
+    except ConfigError as error:
+        # An attack does not know what it is called here.
+        raise ConfigError(str(error) if str(error).startswith(key) else f"{key}.{error}") from error
+    known = set(Knowledge)
+    if not isinstance(getattr(attack, "needs", None), frozenset) or not attack.needs <= known:
+        raise ConfigError(
+            f"{key}: `{node['_target_']}` does not say what it needs; give it "
+            "`needs: ClassVar = frozenset({Knowledge.WEIGHTS})`, or others of dptrain.contracts.Knowledge"
+        )
+    if Knowledge.TRANSCRIPT in attack.needs and not hasattr(attack, "watch"):
+        raise ConfigError(
+            f"{key}: `{node['_target_']}` needs the transcript but has no `watch(targets)`; add it, "
+            "it returns the Observer that looks on while the model trains"
+        )
+    return attack

@@ -1,0 +1,48 @@
+"""The model that a configuration names, made for these records, on the device that it asks for."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import torch
+from torch import nn
+
+from dptrain.assembly.build import build
+from dptrain.config import Config
+from dptrain.contracts import ConfigError, Mechanism, Splits, Streams
+from dptrain.models.normalise import Normalise
+
+
+def make_model(config: Config, mechanism: Mechanism | None, splits: Splits, streams: Streams) -> nn.Module:
+    """The model with its seeded initial weights, behind the normalisation that the data declare.
+
+    It comes as the mechanism can train it (None: as it is, for nobody trains it), and has been
+    tried on two blank inputs.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(streams.seeded("model").initial_seed())
+        network = build("model", config.model, shape=splits.shape, num_classes=splits.num_classes)
+    model = nn.Sequential(OrderedDict(normalise=Normalise(splits.mean, splits.std), network=network))
+    try:
+        with torch.no_grad():
+            made = tuple(model(torch.zeros(2, *splits.shape)).shape)
+    except Exception as error:
+        raise ConfigError(
+            f"model: `{config.model['_target_']}` cannot take inputs of shape {splits.shape} "
+            f"({type(error).__name__}: {error}); choose a model for this data, or change model's arguments"
+        ) from error
+    if made != (2, splits.num_classes):
+        raise ConfigError(
+            f"model: `{config.model['_target_']}` returns shape {made} for two inputs; it must return logits "
+            f"(2, {splits.num_classes}), one a class of data `{splits.name}`"
+        )
+    return model if mechanism is None else mechanism.prepare(model, splits)
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of this name; with `auto`, the fastest there is."""
+    if name != "auto":
+        return torch.device(name)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

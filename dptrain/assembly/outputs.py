@@ -1,0 +1,26 @@
+"""What a release gives away: the forms of output that a configuration asks for."""
+
+from __future__ import annotations
+
+from dptrain.config import Release
+from dptrain.contracts import Output
+from dptrain.models.output import make_output
+
+
+def make_outputs(release: Release) -> tuple[Output | None, ...]:
+    """The interfaces that attacks by query meet: confidences as they are, then those asked for."""
+    names = dict.fromkeys([release.output, *release.compare])
+    asked = [
+        make_output(name, top_k=release.top_k, digits=release.digits, temperature=release.temperature)
+        for name in names
+        if name not in ("weights", "confidences")
+    ]
+    return (None, *asked)
+
+
+def given_away(release: Release) -> str:
+    """The name of the interface that is given away, as leakage lines call it; `weights` where all is."""
+    output = make_output(
+        release.output, top_k=release.top_k, digits=release.digits, temperature=release.temperature
+    )
+    return "weights" if output is None else output.name

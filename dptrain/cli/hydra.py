@@ -1,0 +1,193 @@
+"""Hydra: where its files are, what it is told, and its callbacks before and after a sweep."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, ClassVar
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+
+from dptrain.config import defaults
+from dptrain.contracts import ConfigError
+from dptrain.redaction import withheld
+from dptrain.runs.folder import Order
+
+
+def folder(name: str) -> Path:
+    """`conf` or `recipes`: inside the installed package, else beside it in a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    for candidate in (package / "_assets" / name, package.parent / name):
+        if candidate.is_dir():
+            return candidate
+    raise ConfigError(f"the folder `{name}` is missing from {package}; install dptrain again")
+
+
+# Here and not in register(), because worker processes of a launcher import this module alone.
+OmegaConf.register_new_resolver(
+    "sweep_folder", lambda fresh, resumed: resumed or fresh, replace=True, use_cache=True
+)
+
+
+def _trials(folder: str) -> str:
+    from dptrain.sweep.selection import trials  # which imports much
+
+    return trials.trials(folder)
+
+
+OmegaConf.register_new_resolver("private_trials", _trials, replace=True)
+
+
+def _aloud(callback: Callable[..., None]) -> Callable[..., None]:
+    """A callback whose failure ends the sweep: Hydra would make a warning of it, and exit with 0."""
+
+    def called(self: Callback, config: DictConfig, **others: Any) -> None:
+        try:
+            callback(self, config, **others)
+        except Exception:
+            traceback.print_exc()
+            sys.exit(1)
+
+    return called
+
+
+class SweepStart(Callback):
+    """Hydra's callback for what must be settled before any job of a sweep begins."""
+
+    folder: ClassVar[Path | None] = None  # of the sweep under way in this process, to say how it goes on
+
+    @_aloud
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        from dptrain.cli import main as cli  # which know what follows, and import much
+        from dptrain.sweep import state as sweeps  # which know what follows, and import much
+
+        _withhold(config)
+        if config.sweep.candidates:
+            cli.begin_selection(
+                Path(config.hydra.sweep.dir),
+                _plain(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])),
+                swept=_swept(config.hydra.overrides.task),
+                sweeper=config.hydra.runtime.choices["hydra/sweeper"],
+            )
+        elif config.hydra.runtime.choices["hydra/sweeper"] != "basic":
+            direction = OmegaConf.select(config, "hydra.sweeper.direction")
+            cli.begin_search(
+                Path(config.hydra.sweep.dir), config.sweep, getattr(direction, "name", direction)
+            )
+        else:
+            with suppress(HydraException):  # which the sweeper, asked next, explains by itself
+                sweeps.expect(Path(config.hydra.sweep.dir), _jobs(config.hydra))
+        SweepStart.folder = Path(config.hydra.sweep.dir)  # now that there is something to go on with
+
+
+def _withhold(config: DictConfig) -> None:
+    """Take secrets out of what Hydra is about to write down as the configuration of a sweep, in place."""
+    raw = OmegaConf.to_container(
+        OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    )
+    assert isinstance(raw, dict)
+    before, after = dict(_leaves(raw)), dict(_leaves(withheld(raw)))
+    with read_write(config), open_dict(config):
+        for key in (key for key in before if before[key] != after[key]):
+            OmegaConf.update(config, key, after[key])
+
+
+def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """The texts of nested mappings and lists, by dotted key."""
+    if isinstance(node, dict):
+        for name, item in node.items():
+            yield from _leaves(item, f"{key}.{name}" if key else str(name))
+    elif isinstance(node, list):
+        for place, item in enumerate(node):
+            yield from _leaves(item, f"{key}.{place}")
+    elif isinstance(node, str):
+        yield key, node
+
+
+def _swept(overrides: Iterable[str]) -> tuple[str, ...]:
+    """Those overrides that give several values, or say which trials there are."""
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    named = (each for each in parsed if each.is_sweep_override() or each.key_or_group == "sweep.trial")
+    return tuple(each.input_line or each.key_or_group for each in named)
+
+
+SWEEPS = ("+sweep=", "++sweep=", "hydra.mode=MULTIRUN")  # words that make of a run a sweep
+
+
+def several(arguments: Sequence[str]) -> list[str]:
+    """Words of a command line that give several values, where no sweep (`-m`, `+sweep=`) is asked for.
+
+    >>> several(["privacy.epsilon=3,0", "seed=1"]), several(["-m", "privacy.epsilon=1,3"])
+    (['privacy.epsilon=3,0'], [])
+    """
+    if {"-m", "--multirun"} & set(arguments) or any(word.startswith(SWEEPS) for word in arguments):
+        return []
+    parser, found = OverridesParser.create(), []
+    for word in arguments:
+        if "=" not in word or word.startswith("-"):
+            continue
+        with suppress(HydraException):  # which Hydra, asked next, explains by itself
+            found += [word for each in parser.parse_overrides([word]) if each.is_sweep_override()]
+    return found
+
+
+def _jobs(hydra: DictConfig) -> list[list[str]]:
+    """The overrides of each job that Hydra's own sweeper is about to run."""
+    words = [f"{key}={value}" for key, value in (hydra.sweeper.params or {}).items()]
+    parser = OverridesParser.create(GlobalHydra.instance().config_loader())
+    (jobs,) = BasicSweeper.split_arguments(parser.parse_overrides([*words, *hydra.overrides.task]), None)
+    return jobs
+
+
+class SweepEnd(Callback):
+    """Hydra's callback for what is left to do when every job of a sweep is done."""
+
+    @_aloud
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        from dptrain.cli import main as cli  # which knows what follows, and imports much
+
+        cli.conclude(Path(config.hydra.sweep.dir), _plain(config.tracking))
+
+
+def register() -> None:
+    """Tell Hydra the defaults and the recipes."""
+    store = ConfigStore.instance()
+    store.store(name="defaults", node=defaults())
+    for path in sorted(folder("recipes").glob("*.yaml")):
+        store.store(group="recipe", name=path.stem, package="_global_", node=OmegaConf.load(path))
+
+
+def order(config: DictConfig) -> tuple[Order, Path | None]:
+    """What Hydra was asked for, and the folder of the sweep that it is part of, if any."""
+    asked = HydraConfig.get()
+    sweeping = asked.mode == RunMode.MULTIRUN
+    values = _plain(config)
+    if sweeping and values["threads"] is None:
+        # What submitit asks a scheduler for, and what nothing holds its local jobs to.
+        values["threads"] = OmegaConf.select(asked.launcher, "cpus_per_task")
+    return (
+        Order(
+            recipe=asked.runtime.choices["recipe"],
+            overrides=tuple(asked.overrides.task),
+            config=values,
+            sweep=sweeping,
+        ),
+        Path(asked.sweep.dir) if sweeping else None,
+    )
+
+
+def _plain(config: DictConfig) -> dict[str, Any]:
+    values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}

@@ -1,0 +1,282 @@
+"""The command line's manners: what was asked for, where it runs, how it ends."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+from dptrain.assembly.build import build
+from dptrain.cli import process
+from dptrain.comparison.compare import compare
+from dptrain.comparison.gather import Selection
+from dptrain.config import Config, parse
+from dptrain.contracts import BrokenGuarantee, ConfigError, DptrainError, LimitExceeded
+from dptrain.pipeline import audit, train, verify
+from dptrain.redaction import cleansed, given_again, redact, revealed
+from dptrain.report import comparison
+from dptrain.report import selection as said
+from dptrain.report.comparison_console import show
+from dptrain.report.comparison_files import write_files
+from dptrain.report.console import Console
+from dptrain.report.pdf import write_pdf
+from dptrain.report.points import Comparison
+from dptrain.runs import folder as runs
+from dptrain.sweep import budget as sweep_budget
+from dptrain.sweep import state as sweeps
+from dptrain.sweep import tracking as sweep_tracking
+from dptrain.sweep.score import kept_score
+from dptrain.sweep.selection import trials
+
+CRASHED, FAILED, BROKEN, BEYOND, INTERRUPTED = 1, 2, 3, 4, 130
+CONFIDENCE = 0.95  # of the intervals over the seeds of a sweep
+
+
+def main(order: runs.Order, sweep_folder: Path | None) -> float | None:
+    """Carry out an order; exits with 2 on errors, 3 on what is broken, 4 on `fail_if`, 130 on Ctrl-C.
+
+    Returns what a search looks at: its job's `sweep.score`, larger is better; minus infinity if its
+    training failed.
+    """
+    console = Console()
+    folder: Path | None = None
+    order = runs.without_secrets(order)
+    try:
+        process.refuse_ranks(os.environ)
+        config = parse(order.config)
+        if config.task == "verify":
+            _verify(config, console)
+            return None
+        with nullcontext() if sweep_folder is None else sweeps.alone(sweep_folder, order):
+            trial = config.sweep.trial
+            if trial is not None and (why := trials.barred(sweep_folder, order, trial)) is not None:
+                console.note(f"trial {trial}", why)
+                return None
+            asked = order
+            folder, order = _place(config, order, sweep_folder)
+            if (folder / runs.REPORT).exists():
+                console.there_already(folder)  # and what was found of it, a broken guarantee too, stays
+            else:
+                if sweep_folder is not None and trial is None:
+                    sweeps.forget_failure(sweep_folder, asked)
+                with runs.alone(folder):
+                    _carry_out(parse(order.config), order, folder, console)
+    except DptrainError as error:
+        console.error(error)
+        code = _code(error)
+        if sweep_folder is None:
+            sys.exit(code)
+        _note_failure(sweep_folder, order, folder, error, code)  # the other jobs go on
+    except Exception as error:
+        cleansed(error)
+        if sweep_folder is None:
+            raise
+        traceback.print_exc()  # not foreseen: whoever wrote the part that failed will want to know where
+        _note_failure(sweep_folder, order, folder, error, CRASHED)
+    except KeyboardInterrupt:
+        begun = folder is not None and (folder / runs.ORDER).exists()
+        console.interrupted(folder if begun else None)
+        sys.exit(INTERRUPTED)
+    finally:
+        if folder is not None:
+            runs.discard(folder)
+    if sweep_folder is None or not sweep_budget.searching(sweep_folder):
+        return None
+    begun = folder is not None and (folder / runs.ORDER).exists()
+    kept = kept_score(folder) if folder is not None and begun else None
+    return -math.inf if kept is None else kept
+
+
+def check_start() -> None:
+    """Refuse what no run or sweep may begin under, before anything is composed; exits with 2."""
+    try:
+        process.refuse_ranks(os.environ)
+    except DptrainError as error:
+        Console().error(error)
+        sys.exit(FAILED)
+
+
+def refuse_several(words: Sequence[str]) -> None:
+    """Exit with 2 where a single run is given several values for a key."""
+    if words:
+        error = ConfigError(
+            f"{' and '.join(words)}: several values for one run; give one (decimals have a point: 3.0), or "
+            "add -m to run with each"
+        )
+        Console().error(error)
+        sys.exit(FAILED)
+
+
+def _verify(config: Config, console: Console) -> None:
+    """Check a release against its statement; exits with 3 where anything does not match."""
+    folder, checks = verify.run(config)
+    console.verified(folder, [(each.name, each.holds, each.said) for each in checks])
+    if any(each.holds is False for each in checks):
+        sys.exit(BROKEN)
+
+
+def stopped(sweep_folder: Path | None) -> None:
+    """Say how a sweep goes on whose jobs are with a launcher; exits with 130."""
+    Console().interrupted_sweep(sweep_folder)
+    sys.exit(INTERRUPTED)
+
+
+def _place(config: Config, order: runs.Order, sweep_folder: Path | None) -> tuple[Path, runs.Order]:
+    """The folder to work in, a new one or one to go on with, and what was asked for there."""
+    if config.resume is not None:
+        return _resumed(config, order)
+    if sweep_folder is not None:
+        trial = config.sweep.trial
+        found = (sweeps.find if trial is None else trials.find)(sweep_folder, order)
+        if found is not None:
+            return found, runs.read(found)
+        if trial is not None:
+            order = trials.as_drawn(order, sweep_folder)
+    name = order.recipe if config.task == "train" else "audit"
+    return runs.new_folder(sweep_folder or Path(config.output), name), order
+
+
+def _carry_out(config: Config, order: runs.Order, folder: Path, console: Console) -> None:
+    process.settle(config.threads)
+    run = audit.run if config.task == "audit" else train.run
+    run(config, order, folder, console)
+
+
+def _note_failure(
+    sweep_folder: Path, order: runs.Order, folder: Path | None, error: Exception, code: int
+) -> None:
+    """Remember a failure with the sweep, and with the job as far as it got."""
+    sweeps.note_failure(sweep_folder, order, error, code)
+    if folder is not None and (folder / runs.ORDER).exists():
+        runs.remember(folder, error=redact(str(error)))
+
+
+def begin_search(sweep_folder: Path, sought: Mapping[str, Any], direction: str | None) -> None:
+    """Let results choose the jobs of a sweep; exits with 2 where it is not said what that may spend."""
+    try:
+        sweep_budget.begin(sweep_folder, max_epsilon=sought["max_epsilon"], direction=direction)
+    except DptrainError as error:
+        Console().error(error)
+        sys.exit(FAILED)
+
+
+def begin_selection(
+    sweep_folder: Path, values: Mapping[str, Any], *, swept: Sequence[str], sweeper: str
+) -> None:
+    """Agree on a private selection and draw its number of trials; exits with 2 where that cannot be.
+
+    Exits with 0 where no trial at all was drawn, for then there is nothing to do.
+    """
+    console = Console()
+    try:
+        terms = trials.begin(sweep_folder, values, swept=swept, sweeper=sweeper)
+    except DptrainError as error:
+        console.error(error)
+        sys.exit(FAILED)
+    for name, text in said.agreed(terms):
+        console.note(name, text)
+    if not trials.trials(str(sweep_folder)):
+        conclude(sweep_folder)
+        sys.exit(0)
+
+
+def conclude(sweep_folder: Path, tracking: Mapping[str, Any] | None = None) -> None:
+    """Compare the jobs of a sweep that is done; exits with the gravest code of those that failed.
+
+    `tracking` is where they were recorded, as configured; None: as the first of them remembers it.
+    """
+    console = Console()
+    notes = sweeps.read_notes(sweep_folder)
+    found, files = None, []
+    if any(sweep_folder.glob(f"*/{runs.REPORT}")):
+        try:
+            found = compare(
+                Selection(folders=(sweep_folder,)),
+                confidence=CONFIDENCE,
+                command=f"python scripts/compare.py {sweep_folder}",
+            )
+            page = sweep_folder / "comparison.html"
+            comparison.write_html(found, page)
+            show(found)
+            console.page(page)
+            files = [page, *write_files(found, sweep_folder)]
+            if any(order.config["report"]["pdf"] for _, order in sweeps.jobs(sweep_folder)):
+                paper = page.with_suffix(".pdf")
+                write_pdf(page.read_text(encoding="utf-8"), paper)
+                files.append(paper)
+        except DptrainError as error:
+            console.error(error)
+    _hand_to_the_parent(sweep_folder, tracking, found, files, console)
+    failed = notes.get("failed", {})
+    if "selection" in notes:
+        _select(sweep_folder, console, broken=any(each["code"] == BROKEN for each in failed.values()))
+    for job, failure in failed.items():
+        console.error(DptrainError(f"failed: {job}\n{failure['error']}"))
+    if failed:
+        sys.exit(max(failure["code"] for failure in failed.values()))
+
+
+def _select(sweep_folder: Path, console: Console, *, broken: bool) -> None:
+    """Select the best trial of a private selection, unless one of them shows that nothing is proved."""
+    if broken:
+        console.note("selected", "none: a trial leaked more than is proved, so no proof can be relied on")
+        return
+    try:
+        chosen = trials.conclude(sweep_folder)
+    except DptrainError as error:
+        console.error(error)
+        return
+    for name, text in said.selected(chosen):
+        console.note(name, text)
+
+
+def _hand_to_the_parent(
+    sweep_folder: Path,
+    tracking: Mapping[str, Any] | None,
+    found: Comparison | None,
+    files: Sequence[Path],
+    console: Console,
+) -> None:
+    """Put the comparison where the family of runs is recorded."""
+    jobs = sweeps.jobs(sweep_folder)
+    if not jobs:
+        return
+    _, order = jobs[0]
+    try:
+        # Not parsed: what the jobs ran on, such as device=cuda, need not be on this machine.
+        node = order.config["tracking"] if tracking is None else dict(tracking)
+        recorded = build("tracking", revealed(node, "tracking"))
+        sweep_tracking.conclude(recorded, sweep_folder, found, files)
+    except DptrainError as error:
+        console.error(error)
+
+
+def _code(error: DptrainError) -> int:
+    if isinstance(error, BrokenGuarantee):
+        return BROKEN
+    return BEYOND if isinstance(error, LimitExceeded) else FAILED
+
+
+def _resumed(config: Config, order: runs.Order) -> tuple[Path, runs.Order]:
+    """The folder and the original order; a resumed run is the run it was, so nothing may be overridden.
+
+    Secrets that no file keeps may be given again.
+    """
+    folder, before = runs.find(str(config.resume), Path(config.output))
+    others = [
+        o
+        for o in order.overrides
+        if o.partition("=")[0] not in ("resume", "output") and not given_again(before.config, o)
+    ]
+    if others:
+        raise ConfigError(
+            f"resume={config.resume} continues a run as it was started; leave out {' '.join(others)}, "
+            "or start a new run"
+        )
+    runs.refuse_complete(str(config.resume), folder)
+    return folder, before

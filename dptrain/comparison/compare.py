@@ -1,0 +1,251 @@
+"""From many runs to what they say together: points that differ in more than the seed, and their order."""
+
+from __future__ import annotations
+
+import math
+import re
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+from dptrain.comparison.gather import Found, Selection, gather
+from dptrain.comparison.labels import Label, label
+from dptrain.contracts import DataError
+from dptrain.evidence.repeats import Paired, Spread, paired, spread
+from dptrain.report.points import HOLDS, NONE, VOID, Comparison, Line, Neighbours, Point
+from dptrain.sweep.cost import search_cost
+
+SHARE = (0.0, 1.0)
+FPR = "0.01"  # at which the bound on membership tests is compared
+# Metrics that are no share of anything, and may pass one.
+NO_SHARE = ("certified_epsilon",)
+
+
+def compare(selection: Selection, *, confidence: float, command: str) -> Comparison:
+    """Gather runs and say what they say together; raises DataError where they cannot be compared."""
+    found, missing = gather(selection)
+    refuse(found)
+    points = _points(found, confidence)
+    ordered = sorted(points, key=lambda pair: (_natural(pair[1].series), pair[1].epsilon, pair[1].label))
+    first = found[0]
+    return Comparison(
+        title=", ".join(dict.fromkeys(run.report["recipe"] for run in found)),
+        data=first.report["data"],
+        unit=first.guarantee.unit,
+        adjacency=first.guarantee.adjacency,
+        confidence=confidence,
+        points=_frontier([point for _, point in ordered]),
+        neighbours=tuple(_neighbours(ordered, confidence)),
+        missing=tuple(missing),
+        cost=search_cost([run.guarantee for run in found]),
+        command=command,
+    )
+
+
+def _natural(text: str) -> list[tuple[float, str]]:
+    """A key that sorts 64 before 128."""
+    return [(float(part), "") if part.isdigit() else (math.inf, part) for part in re.split(r"(\d+)", text)]
+
+
+# ---------------------------------------------------------------------- what cannot be compared
+
+
+def refuse(found: Sequence[Found]) -> None:
+    """Raise one DataError for everything that makes numbers of these runs incomparable."""
+    asked: dict[str, Callable[[Found], object]] = {
+        "data": lambda run: (run.report["data"]["name"], run.report["data"]["source"]),
+        "test records": lambda run: run.report["data"].get("test"),
+        "unit of privacy": lambda run: run.guarantee.unit,
+        "adjacency": lambda run: run.guarantee.adjacency,
+        "privacy.delta": lambda run: run.settings.get("privacy.delta", "None"),
+    }
+    keys = sorted({key for run in found for key in run.settings if key.startswith("data.")})
+    asked |= {key: lambda run, key=key: run.settings.get(key) for key in keys}  # type: ignore[misc]
+    problems = []
+    for name, value in asked.items():
+        groups: dict[str, list[str]] = {}
+        for run in found:
+            answer = value(run)
+            if answer is not None:  # not known, where a run is read from MLflow's metrics
+                said = ", ".join(map(str, answer)) if isinstance(answer, tuple) else str(answer)
+                groups.setdefault(said, []).append(run.name)
+        if len(groups) > 1:
+            listed = "; ".join(
+                f"{said} ({len(names)} {'run' if len(names) == 1 else 'runs'}, such as {names[0]})"
+                for said, names in groups.items()
+            )
+            problems.append(f"{name} differs: {listed}")
+    if problems:
+        raise DataError(
+            "these runs cannot be compared; choose among them by folder, --tag or --ids\n"
+            + "\n".join(problems)
+        )
+
+
+# ---------------------------------------------------------------------- points
+
+
+def _points(found: Sequence[Found], confidence: float) -> list[tuple[dict[int, float], Point]]:
+    """Each point, with its accuracy by seed for comparisons in pairs."""
+    groups: dict[tuple[tuple[str, str], ...], list[Found]] = {}
+    for run in found:
+        groups.setdefault(tuple(sorted(run.settings.items())), []).append(run)
+    labels = label([runs[0] for runs in groups.values()])
+    return [_point(runs, name, confidence) for runs, name in zip(groups.values(), labels, strict=True)]
+
+
+def _point(runs: Sequence[Found], name: Label, confidence: float) -> tuple[dict[int, float], Point]:
+    stated = [run.guarantee for run in runs]
+    void = next((each for each in stated if each.void), None)
+    epsilons = [each.epsilon for each in stated]
+    status = VOID if void else HOLDS if all(map(math.isfinite, epsilons)) else NONE
+    accuracy = by_seed(runs, lambda report: report["utility"]["accuracy"])
+    auroc = by_seed(runs, lambda report: report["utility"]["auroc"])
+    twin = by_seed(runs, lambda report: (report["control"] or {}).get("accuracy"))
+    noises = [each.noise_multiplier for each in stated if each.noise_multiplier]
+    bounds = [each.tpr_at_fpr.get(FPR) for each in stated]
+    worst = next(each for each, epsilon in zip(stated, epsilons, strict=True) if epsilon == max(epsilons))
+    return accuracy, Point(
+        label=name.text,
+        series=name.series,
+        status=status,
+        void_reason=(void.void_reason or "") if void else "",
+        epsilon=max(epsilons),
+        delta=max(each.delta for each in stated),
+        membership_bound=None if void else 1.0 if status == NONE else _most(bounds),
+        noise_multiplier=(min(noises), max(noises)) if noises and status != NONE else None,
+        sentence=(void or worst).sentence,
+        interface=worst.interface or "weights",
+        accuracy=spread(list(accuracy.values()), confidence, within=SHARE),
+        accuracy_ends=_ends(runs),
+        auroc=_spread(auroc, confidence),
+        control_accuracy=_spread(twin, confidence),
+        cost=paired(twin, accuracy, confidence) if twin.keys() & accuracy.keys() else None,
+        floor=_median([run.report["floor_accuracy"] for run in runs]),
+        lines=tuple(_lines(runs, confidence, void=void is not None)),
+        seeds=tuple(sorted({run.seed for run in runs})),
+        runs=tuple(run.name for run in runs),
+        reproduce=tuple(run.report.get("reproduce") or "" for run in runs),
+    )
+
+
+def by_seed(runs: Sequence[Found], value: Callable[[Mapping[str, Any]], float | None]) -> dict[int, float]:
+    """A quantity by seed; the mean where a seed was used again, so that no seed counts twice."""
+    values: dict[int, list[float]] = {}
+    for run in sorted(runs, key=lambda run: run.seed):
+        number = value(run.report)
+        if number is not None:
+            values.setdefault(run.seed, []).append(number)
+    return {seed: statistics.fmean(numbers) for seed, numbers in values.items()}
+
+
+def _spread(values: Mapping[int, float], confidence: float) -> Spread | None:
+    return spread(list(values.values()), confidence, within=SHARE) if values else None
+
+
+def _ends(runs: Sequence[Found]) -> tuple[float, float] | None:
+    """The ends of the runs' own intervals of accuracy, in the median."""
+    low = _median([run.report["utility"].get("accuracy_low") for run in runs])
+    high = _median([run.report["utility"].get("accuracy_high") for run in runs])
+    return None if low is None or high is None else (low, high)
+
+
+def _lines(runs: Sequence[Found], confidence: float, *, void: bool) -> Iterator[Line]:
+    """Every leakage metric of these runs, over their seeds; a void guarantee bounds none."""
+    keys = dict.fromkeys(_key(line) for run in runs for line in run.report["leakage"])
+    for attack, metric, interface in keys:
+        reports = [
+            (run.seed, line)
+            for run in runs
+            for line in run.report["leakage"]
+            if _key(line) == (attack, metric, interface)
+        ]
+        lines = [line for _, line in reports]
+        within = None if metric in NO_SHARE else SHARE
+
+        def over_seeds(field: str, reports: Any = reports, within: Any = within) -> Spread | None:
+            values: dict[int, list[float]] = {}
+            for seed, line in reports:
+                if line[field] is not None:
+                    values.setdefault(seed, []).append(line[field])
+            means = [statistics.fmean(numbers) for numbers in values.values()]
+            return spread(means, confidence, within=within) if means else None
+
+        measured = over_seeds("value")
+        if measured is None:
+            continue
+        verdicts = [line["verdict"] for line in lines if line["verdict"]]
+        yield Line(
+            attack=attack,
+            metric=metric,
+            interface=interface,
+            measured=measured,
+            low=_median([line["low"] for line in lines]),
+            high=_median([line["high"] for line in lines]),
+            floor=_median([line["floor"] for line in lines]),
+            control=over_seeds("control"),
+            bound=None if void else _most([line["bound"] for line in lines]),
+            verdicts={verdict: verdicts.count(verdict) for verdict in dict.fromkeys(verdicts)},
+            fpr=_most([line.get("details", {}).get("fpr_upper") for line in lines]),
+        )
+
+
+def _key(line: Mapping[str, Any]) -> tuple[str, str, str]:
+    return line["attack"], line["metric"], line["interface"]
+
+
+def _median(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.median(known) if known else None
+
+
+def _most(values: Sequence[float | None]) -> float | None:
+    """The largest; None if any is not known, for then none bounds all."""
+    known = [value for value in values if value is not None]
+    return max(known) if known and len(known) == len(values) else None
+
+
+# ---------------------------------------------------------------------- between points
+
+
+def _frontier(points: Sequence[Point]) -> tuple[Point, ...]:
+    """The points, those marked that no other beats in both accuracy and proved bound."""
+
+    def beaten(point: Point) -> bool:
+        return any(
+            other.membership_bound <= point.membership_bound
+            and other.accuracy.centre >= point.accuracy.centre
+            and (other.membership_bound, other.accuracy.centre)
+            != (point.membership_bound, point.accuracy.centre)
+            for other in points
+            if other.private and other.membership_bound is not None and point.membership_bound is not None
+        )
+
+    return tuple(
+        replace(point, pareto=point.private and point.membership_bound is not None and not beaten(point))
+        for point in points
+    )
+
+
+def _neighbours(
+    ordered: Sequence[tuple[Mapping[int, float], Point]], confidence: float
+) -> Iterator[Neighbours]:
+    """Accuracy of each point beside the next of its series; of all, where no series has a second point."""
+    holding = [each for each in ordered if each[1].status != VOID]
+    joined = any(one.series == other.series for (_, one), (_, other) in pairwise(holding))
+    for (before, one), (after, other) in pairwise(holding):
+        if joined and one.series != other.series:
+            continue
+        compared = (
+            paired(before, after, confidence)
+            if before.keys() & after.keys()
+            else Paired(
+                difference=spread([other.accuracy.centre - one.accuracy.centre], confidence),
+                pairs=0,
+                p_value=None,
+                test="no seed in common",
+            )
+        )
+        yield Neighbours(before=one.label, after=other.label, quantity="accuracy", paired=compared)

@@ -1,0 +1,87 @@
+"""From plain values to a configuration, or to one error that names everything wrong with them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+
+from dptrain.config.rules import (
+    component_problems,
+    privacy_problems,
+    section,
+    shown,
+    sweep_problems,
+    task_problems,
+    training_problems,
+)
+from dptrain.config.schema import Config, Privacy, Training
+from dptrain.contracts import ConfigError
+from dptrain.redaction import masked_keys, revealed
+
+
+def parse(values: Mapping[str, Any], *, complete: bool = True) -> Config:
+    """The configuration in these values; raises one ConfigError that names everything wrong with them.
+
+    Secrets that no file keeps must have been given to this process, unless it need not be `complete`.
+    """
+    problems: list[str] = []
+    config = None
+    values = revealed(_with_release(values))
+    try:
+        config = TypeAdapter(Config).validate_python(values)
+    except ValidationError as error:
+        problems += [_problem(dict(detail)) for detail in error.errors()]
+    problems += privacy_problems({**asdict(Privacy()), **section(values, "privacy")})
+    problems += training_problems({**asdict(Training()), **section(values, "training")})
+    problems += component_problems(values)
+    problems += task_problems(values)
+    problems += sweep_problems(values)
+    problems += [
+        f"{key}={value}: no file keeps its secret; give it again, {key}=..., as it was given before"
+        for key, value in masked_keys(values)
+        if complete and key != "tracking.uri"  # which may find it elsewhere, or not be needed
+    ]
+    if config is not None and config.device in ("cuda", "mps") and not _available(config.device):
+        problems.append(f"device={config.device} is not available on this machine; use device=auto")
+    if problems or config is None:
+        raise ConfigError("\n".join(problems))
+    return config
+
+
+def _with_release(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values, `release=PATH` being short for `release.source=PATH`."""
+    release = values.get("release")
+    return {**values, **({"release": {"source": release}} if isinstance(release, str) else {})}
+
+
+def _problem(detail: dict[str, Any]) -> str:
+    """One line from one of pydantic's errors: key=value, what is wrong, the cure."""
+    key = ".".join(part for part in map(str, detail["loc"]) if part not in _BRANCHES)
+    if detail["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        return f"{key}={shown(detail['input'])}: no such key; `python -m dptrain --cfg job` lists them all"
+    wrong = detail["msg"].removeprefix("Input ")
+    cure = _description(key)
+    return f"{key}={shown(detail['input'])} {wrong}" + (f"; give {cure}" if cure else "")
+
+
+# What pydantic adds to a location when a field may be one of several types.
+_BRANCHES = {"float", "int", "constrained-float", "constrained-int", "none"}
+
+
+def _description(key: str) -> str | None:
+    """What the field of this dotted key says that it should be."""
+    schema = TypeAdapter(Config).json_schema()
+    node: dict[str, Any] = schema
+    for part in key.split("."):
+        if "$ref" in node:
+            node = schema["$defs"][node["$ref"].rpartition("/")[2]]
+        node = node.get("properties", {}).get(part, {})
+    return node.get("description")
+
+
+def _available(device: str) -> bool:
+    return torch.cuda.is_available() if device == "cuda" else torch.backends.mps.is_available()

@@ -1,0 +1,164 @@
+"""Rules that keys of the configuration obey together, one function a section: what is wrong, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from dptrain.config.schema import Sweep
+
+COMPONENTS = ("data", "model", "optimizer", "mechanism", "tracking")
+
+
+def task_problems(values: Mapping[str, Any]) -> list[str]:
+    source = section(values, "release").get("source")
+    if values.get("task") == "audit" and source is None:
+        return ["task=audit needs a model: give release=PATH, a run folder or run id of dptrain, or weights"]
+    if values.get("task") == "verify" and source is None:
+        return ["task=verify needs a release: give release=PATH, a folder with its statement, or a run id"]
+    if values.get("task") not in ("audit", "verify") and source is not None:
+        return [
+            f"release={source} names a model to attack; add task=audit, or task=verify to check it against "
+            "its statement, or leave it out to train one"
+        ]
+    return []
+
+
+# What a private selection may vary: sections that shape a training, and neither its records nor its rules.
+VARIED = ("model", "optimizer", "mechanism", "training")
+
+
+def sweep_problems(values: Mapping[str, Any]) -> list[str]:
+    sweep = {**asdict(Sweep()), **section(values, "sweep")}
+    problems = []
+    named, shape = sweep["distribution"], sweep["shape"]
+    if (named == "negative_binomial") != (shape is not None):
+        cure = "give a number above 0" if shape is None else "set it to null"
+        problems.append(f"sweep.shape={shown(shape)} with sweep.distribution={named}: {cure}")
+    if not sweep["candidates"]:
+        given = [key for key in ("trial", "selection_epsilon") if sweep[key] is not None]
+        return problems + [
+            f"sweep.{key}={sweep[key]} belongs to a private selection; add +sweep=private_selection, or "
+            "leave it out"
+            for key in given
+        ]
+    for key in sweep["candidates"]:
+        if str(key).partition(".")[0] not in VARIED or "." not in str(key):
+            problems.append(
+                f"sweep.candidates: {key} cannot be drawn; give dotted keys below {', '.join(VARIED)}"
+            )
+        elif not _there(values, str(key)):
+            problems.append(
+                f"sweep.candidates: {key} is no key of this configuration; `--cfg job` lists them all"
+            )
+    if sweep["max_epsilon"] is not None:
+        problems.append(
+            f"sweep.max_epsilon={sweep['max_epsilon']} would refuse trials that a private selection has "
+            "drawn, whose epsilon counts them all; set it to null"
+        )
+    if values.get("deterministic"):
+        problems.append(
+            "deterministic=true with sweep.candidates: noise drawn from the seed proves nothing, and so a "
+            "selection cannot either; set it to false"
+        )
+    if values.get("fail_if"):
+        problems.append(
+            f"fail_if={list(values['fail_if'])} would choose by what is measured on training records, which "
+            "no selection's epsilon covers; leave it out of a private selection"
+        )
+    if (tuned_on := section(values, "privacy").get("tuned_on")) is not None:
+        problems.append(
+            f"privacy.tuned_on={tuned_on} with sweep.candidates: they are chosen on private records; set it "
+            "to null"
+        )
+    if sweep["selection_epsilon"] is not None and section(values, "privacy").get("epsilon", 1) is None:
+        problems.append(
+            f"sweep.selection_epsilon={sweep['selection_epsilon']} finds privacy.epsilon, which is null; "
+            "leave out the budget's other target"
+        )
+    return problems
+
+
+def _there(values: Mapping[str, Any], key: str) -> bool:
+    """Whether a dotted key exists."""
+    node: Any = values
+    for part in key.split("."):
+        if not isinstance(node, Mapping) or part not in node:
+            return False
+        node = node[part]
+    return True
+
+
+TARGETS = ("epsilon", "advantage", "tpr_at_fpr", "noise_multiplier")
+
+
+def _above(rates: Any) -> bool:
+    """Whether these are two numbers, the second larger."""
+    return len(rates) == 2 and all(isinstance(rate, float | int) for rate in rates) and rates[0] < rates[1]
+
+
+def privacy_problems(privacy: Mapping[str, Any]) -> list[str]:
+    problems = []
+    accountant = privacy["accountant"]
+    given = [name for name in TARGETS if privacy[name] is not None]
+    if len(given) != 1:
+        told = " and ".join(
+            f"privacy.{name}={shown(privacy[name])}" for name in given or ("epsilon", "noise_multiplier")
+        )
+        problems.append(f"{told}: give one of {', '.join(TARGETS)} and set the others to null")
+    if privacy["tpr_at_fpr"] is not None and not _above(privacy["tpr_at_fpr"]):
+        problems.append(
+            f"privacy.tpr_at_fpr={list(privacy['tpr_at_fpr'])} asks for less than blind guessing gives; give "
+            "a false-positive rate and a larger rate of true positives, such as [0.01,0.05]"
+        )
+    if accountant != "pld":
+        why = "understates epsilon (1.62 for a true 1.83)" if accountant == "gdp" else "is no authority here"
+        problems.append(
+            f"privacy.accountant={accountant} {why}; use pld, beside which Opacus' rdp and prv are reported"
+        )
+    return problems
+
+
+def training_problems(training: Mapping[str, Any]) -> list[str]:
+    problems = []
+    batch, rate, steps, epochs, sampling = (
+        training[key] for key in ("expected_batch_size", "sample_rate", "steps", "epochs", "sampling")
+    )
+    if batch is None and rate is None:
+        problems.append("training.expected_batch_size=null and training.sample_rate=null: give one of them")
+    if (steps is None) == (epochs is None):
+        problems.append(
+            f"training.steps={shown(steps)} and training.epochs={shown(epochs)}: "
+            "give one and set the other to null"
+        )
+    if sampling not in ("poisson", "shuffle"):
+        problems.append(
+            f"training.sampling={sampling} would draw records at other rates than the plan accounts for; "
+            "use poisson (or shuffle, which is accounted without amplification)"
+        )
+    if sampling == "shuffle" and rate is not None:
+        problems.append(
+            f"training.sample_rate={rate} has no meaning with training.sampling=shuffle; "
+            "set it to null and give training.expected_batch_size"
+        )
+    return problems
+
+
+def section(values: Mapping[str, Any], name: str) -> dict[str, Any]:
+    section = values.get(name)
+    return dict(section) if isinstance(section, Mapping) else {}
+
+
+def component_problems(values: Mapping[str, Any]) -> list[str]:
+    nodes = {name: values.get(name) for name in COMPONENTS}
+    nodes |= {f"attack.{name}": node for name, node in dict(values.get("attack") or {}).items()}
+    return [
+        f"{key}: the node names no class; give {key}._target_=package.module.Class, or choose a file of conf/"
+        for key, node in nodes.items()
+        if not (isinstance(node, Mapping) and node.get("_target_"))
+    ]
+
+
+def shown(value: object) -> str:
+    return "null" if value is None else str(value)

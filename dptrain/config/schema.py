@@ -1,0 +1,254 @@
+"""The keys of the configuration as types: each with its default and what it may be."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+Component = dict[str, Any]  # a node with `_target_`
+
+FORBID = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Privacy:
+    """The budget: one of a target epsilon, the most that an attack may achieve, and the noise multiplier."""
+
+    __pydantic_config__ = FORBID
+
+    epsilon: Annotated[Positive | None, Field(description="a target such as 1, 3 or 8")] = 3.0
+    noise_multiplier: Annotated[
+        Positive | None, Field(description="noise over max_grad_norm, with privacy.epsilon=null")
+    ] = None
+    advantage: Annotated[
+        Share | None, Field(description="a share such as 0.1, with privacy.epsilon=null")
+    ] = None
+    tpr_at_fpr: Annotated[
+        tuple[Share, Share] | None,
+        Field(description="false and most true positives such as [0.01,0.05], with privacy.epsilon=null"),
+    ] = None
+    delta: Annotated[
+        Share | None, Field(description="a chance such as 1e-5, below 1/units; null: 1/(10 units)")
+    ] = None
+    unit: Annotated[Literal["record", "patient"], Field(description="record or patient")] = "record"
+    adjacency: Annotated[
+        Literal["add_remove", "replace_one"], Field(description="add_remove or replace_one")
+    ] = "add_remove"
+    accountant: Annotated[str, Field(description="pld")] = "pld"
+    randomness: Annotated[
+        Literal["auto", "cryptographic"],
+        Field(description="auto or cryptographic; cryptographic draws a GPU's noise on the CPU"),
+    ] = "auto"
+    tuned_on: Annotated[
+        str | None,
+        Field(min_length=1, description='public data, such as "PathMNIST", all else was tuned on; or null'),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How a training goes; the same for every mechanism."""
+
+    __pydantic_config__ = FORBID
+
+    expected_batch_size: Annotated[Count | None, Field(description="a whole number such as 256")] = 256
+    sample_rate: Annotated[
+        Annotated[float, Field(gt=0, le=1)] | None,
+        Field(description="a share in (0, 1], expected_batch_size / units; or null"),
+    ] = None
+    steps: Annotated[Count | None, Field(description="a whole number, or null with training.epochs")] = None
+    epochs: Annotated[Positive | None, Field(description="a number, or null with training.steps")] = None
+    sampling: Annotated[str, Field(description="poisson or shuffle")] = "poisson"
+    physical_batch_size: Annotated[Count, Field(description="records in memory at once, such as 256")] = 256
+    prefetch: Annotated[
+        int, Field(ge=0, description="a whole number such as 2: batches read ahead where data.lazy; or 0")
+    ] = 2
+    schedule: Annotated[
+        Literal["constant", "linear", "cosine"], Field(description="constant, linear or cosine")
+    ] = "constant"
+    warmup_steps: Annotated[int, Field(ge=0, description="a whole number, 0 for none")] = 0
+    average_decay: Annotated[
+        float, Field(ge=0, lt=1, description="such as 0.95; 0 releases the last weights")
+    ] = 0.95
+    augmentations: Annotated[
+        int, Field(ge=0, description="random copies of each record at each step, such as 16; 0 for none")
+    ] = 0
+    shift: Annotated[int, Field(ge=0, description="pixels that a copy is moved by at most, such as 4")] = 4
+    flip: Annotated[bool, Field(description="true or false; true mirrors every other copy")] = False
+    feature_cache_gib: Annotated[
+        float, Field(ge=0, description="memory for features of a frozen part, made once; 0 makes them anew")
+    ] = 4.0
+    evaluations: Annotated[
+        Count, Field(description="a whole number: how often to look at the held-out records")
+    ] = 10
+    checkpoint_seconds: Annotated[float, Field(ge=0, description="a number of seconds")] = 15.0
+    diagnostics: Annotated[
+        bool, Field(description="true or false; true logs the training loss, outside the guarantee")
+    ] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """How leakage is measured."""
+
+    __pydantic_config__ = FORBID
+
+    slots: Annotated[Count, Field(description="a whole number such as 24")] = 24
+    candidates: Annotated[Annotated[int, Field(ge=2)], Field(description="a whole number such as 10")] = 10
+    confidence: Annotated[
+        Annotated[float, Field(ge=0.5, lt=1)], Field(description="a probability such as 0.95")
+    ] = 0.95
+    permutations: Annotated[Annotated[int, Field(ge=100)], Field(description="at least 100")] = 1000
+    probes: Annotated[
+        Annotated[int, Field(ge=20)],
+        Field(description="a whole number such as 400, at most: a coin decides of each if it is used"),
+    ] = 400
+    mislabelled: Annotated[
+        Annotated[float, Field(ge=0, le=1)],
+        Field(description="the share of the probes that get a wrong label, such as 0 or 0.1"),
+    ] = 0.0
+    canaries: Annotated[Count, Field(description="a whole number such as 1000")] = 1000
+    canary_norm: Annotated[Positive, Field(description="length of a canary, in max_grad_norm")] = 10.0
+
+
+Outputs = Literal["weights", "confidences", "top_k", "rounded", "temperature", "labels_only"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Release:
+    """What is given away of the model; with task=audit, also which model: `release=PATH_OR_RUN_ID`."""
+
+    __pydantic_config__ = FORBID
+
+    output: Annotated[
+        Outputs, Field(description="weights, confidences, top_k, rounded, temperature or labels_only")
+    ] = "weights"
+    top_k: Annotated[Count, Field(description="how many of the confidences are shown, such as 1")] = 1
+    digits: Annotated[Annotated[int, Field(ge=0)], Field(description="decimals, such as 1")] = 1
+    temperature: Annotated[Positive, Field(description="what log-confidences are divided by, such as 4")] = (
+        4.0
+    )
+    compare: Annotated[
+        list[Outputs], Field(description="a list such as [top_k,labels_only] that attacks by query meet too")
+    ] = field(default_factory=list)
+    source: Annotated[
+        str | None,
+        Field(description="with task=audit or verify: a run folder or id; or weights to audit"),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Control:
+    """The non-private twin: same data, model, batches and steps; an optimizer that needs no clipping."""
+
+    __pydantic_config__ = FORBID
+
+    enabled: Annotated[
+        bool, Field(description="true or false; false trains no twin, so that no attack has a control")
+    ] = True
+    optimizer: Component = field(default_factory=dict)
+
+
+Scores = Literal["holdout.accuracy", "holdout.loss", "test.accuracy", "test.auroc", "test.loss"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """A sweep that was stopped goes on with what is missing; one with candidates selects in private.
+
+    With `max_epsilon` no training begins that would bring all of them together beyond it.
+
+    Of a private selection, `trial` is the job's number, which the sweep itself gives.
+    """
+
+    __pydantic_config__ = FORBID
+
+    resume: Annotated[str | None, Field(description="the folder of a sweep, with -m")] = None
+    max_epsilon: Annotated[
+        Positive | None, Field(description="the most that all trainings of a sweep spend together, or null")
+    ] = None
+    candidates: Annotated[
+        dict[str, Annotated[list[Any], Field(min_length=1)]],
+        Field(description="a list of values by dotted key, such as {optimizer.lr:[0.1,1]}"),
+    ] = field(default_factory=dict)
+    distribution: Annotated[
+        Literal["geometric", "logarithmic", "negative_binomial", "poisson"],
+        Field(description="geometric, logarithmic, negative_binomial or poisson"),
+    ] = "geometric"
+    mean_runs: Annotated[float, Field(gt=1, le=500, description="above 1, such as 10")] = 10.0
+    shape: Annotated[Positive | None, Field(description="a number, with negative_binomial only")] = None
+    score: Annotated[Scores, Field(description="a metric on held-out records: holdout.accuracy")] = (
+        "holdout.accuracy"
+    )
+    selection_epsilon: Annotated[
+        Positive | None, Field(description="the selected model's epsilon, in place of privacy.epsilon's")
+    ] = None
+    trial: Count | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Documents:
+    """What is written besides the documents that every run leaves."""
+
+    __pydantic_config__ = FORBID
+
+    pdf: Annotated[
+        bool, Field(description="true or false; true writes report.pdf too, which needs the extra `pdf`")
+    ] = False
+    card_measured: Annotated[
+        bool,
+        Field(description="true or false; true puts what attacks measured of training records on the card"),
+    ] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """One run."""
+
+    __pydantic_config__ = FORBID
+
+    task: Annotated[
+        Literal["train", "audit", "verify"],
+        Field(
+            description="train; or, of what release=... names, audit: attack it without training it, or "
+            "verify: check it against its statement"
+        ),
+    ] = "train"
+    seed: Annotated[int, Field(ge=0, description="a whole number such as 0")] = 0
+    deterministic: Annotated[
+        bool,
+        Field(description="true or false; true draws the noise from the seed, which voids the guarantee"),
+    ] = False
+    device: Annotated[Literal["auto", "cpu", "cuda", "mps"], Field(description="auto, cpu, cuda or mps")] = (
+        "auto"
+    )
+    dtype: Annotated[Literal["float32", "float64"], Field(description="float32 or float64")] = "float32"
+    threads: Annotated[Count | None, Field(description="CPU threads, or null for all")] = None
+    output: Annotated[str, Field(min_length=1, description="a folder")] = "runs"
+    resume: Annotated[str | None, Field(description="a run folder, or latest")] = None
+    fail_if: Annotated[
+        list[str], Field(description='a list of conditions such as ["leakage.membership.auc.low > 0.6"]')
+    ] = field(default_factory=list)
+    privacy: Privacy = field(default_factory=Privacy)
+    training: Training = field(default_factory=lambda: Training(steps=100))
+    evidence: Evidence = field(default_factory=Evidence)
+    control: Control = field(default_factory=Control)
+    release: Release = field(default_factory=Release)
+    sweep: Sweep = field(default_factory=Sweep)
+    report: Documents = field(default_factory=Documents)
+    data: Component = field(default_factory=dict)
+    model: Component = field(default_factory=dict)
+    optimizer: Component = field(default_factory=dict)
+    mechanism: Component = field(default_factory=dict)
+    tracking: Component = field(default_factory=dict)
+    attack: dict[str, Component] = field(default_factory=dict)
+
+
+def defaults() -> dict[str, Any]:
+    """Every default, as a plain dictionary: what Hydra composes recipes and overrides onto."""
+    return {name: value for name, value in asdict(Config()).items() if value != {}}

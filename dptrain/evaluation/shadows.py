@@ -1,0 +1,126 @@
+"""Shadow models: trained as the target was, on halves of the probes, and kept for whoever asks again."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dptrain.contracts import Budget, Context, Mechanism, Progress, Records, Release, Shadow, Splits
+from dptrain.evaluation.stage import reinitialise
+from dptrain.evidence.held_out import fresh_ids
+from dptrain.runs.cache import Cache, content_key, fingerprint, without_privacy
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShadowTrainer:
+    """The adversary's own trainings: on every record but the probes, and on half of the probes each.
+
+    Models are kept in `cache`, under records, halves, initial weights, and the `recipe`: the
+    configuration of every part that has a say.
+    """
+
+    mechanism: Mechanism
+    plain: Mechanism  # the same training without privacy
+    model: nn.Module
+    known: Splits  # the training records without the probes
+    probes: Records
+    budget: Budget
+    context: Context
+    recipe: Mapping[str, Any]
+    cache: Cache
+    show: Callable[[str], AbstractContextManager[Progress]]
+
+    def train(self, count: int, *, private: bool) -> tuple[Shadow, ...]:
+        """As many shadow models as asked for, rounded up to pairs; those that are kept cost nothing."""
+        asked = [
+            (number, members, self._key(members, number, private)) for number, members in self._halves(count)
+        ]
+        missing = [number for number, _, key in asked if key not in self.cache]
+        if not missing:
+            return tuple(self._shadow(members, number, key, private, None) for number, members, key in asked)
+        title = f"{len(missing)} shadow models{'' if private else ', not private'}"
+        with self.show(title) as progress:
+            return tuple(
+                self._shadow(
+                    members,
+                    number,
+                    key,
+                    private,
+                    _share(progress, missing.index(number), len(missing)) if number in missing else None,
+                )
+                for number, members, key in asked
+            )
+
+    def _halves(self, count: int) -> Iterator[tuple[int, Tensor]]:
+        """Random halves of the probes, each followed by its complement."""
+        for pair in range(-(-count // 2)):
+            order = torch.randperm(len(self.probes), generator=self.context.streams.seeded(f"shadow/{pair}"))
+            members = order < len(self.probes) // 2
+            yield 2 * pair, members
+            yield 2 * pair + 1, ~members
+
+    def _shadow(
+        self, members: Tensor, number: int, key: str, private: bool, progress: Progress | None
+    ) -> Shadow:
+        weights = self.cache.get(key, lambda: self._train(members, number, private, progress))
+        release = Release(
+            architecture=lambda: copy.deepcopy(self.model), weights=weights, device=self.context.device
+        )
+        return Shadow(release=release, members=members)
+
+    def _initial(self, number: int) -> nn.Module:
+        """The target's architecture with the weights that this shadow starts from."""
+        seed = self.context.streams.seeded(f"shadow weights/{number}").initial_seed()
+        return reinitialise(copy.deepcopy(self.model), seed)
+
+    def _train(
+        self, members: Tensor, number: int, private: bool, progress: Progress | None
+    ) -> Mapping[str, Tensor]:
+        half = self.probes.take(members.nonzero().squeeze(1))
+        groups = self.known.group_ids
+        if groups is not None:
+            groups = torch.cat([groups, fresh_ids(groups, len(half))])
+        splits = replace(self.known, train=self.known.train.and_more(half), group_ids=groups)
+        # Draws of its own: the target's are secret, and a deterministic run must not repeat them.
+        streams = replace(self.context.streams, seed=self.context.streams.seed + 1 + number)
+        context = replace(self.context, streams=streams, progress=progress)
+        release, _ = self._mechanism(private).fit(self._initial(number), splits, self.budget, context)
+        return release.weights
+
+    def _mechanism(self, private: bool) -> Mechanism:
+        return self.mechanism if private else self.plain
+
+    def _key(self, members: Tensor, number: int, private: bool) -> str:
+        """A hash of all that makes this model what it is."""
+        private = self._mechanism(private) is not self.plain
+        streams, known = self.context.streams, self.known
+        told = (number, private, streams.seed, str(self.context.dtype), known.class_prior, self._records)
+        return content_key(
+            "shadow",
+            told,
+            [members, *self._initial(number).state_dict().values()],
+            self.recipe if private else without_privacy(self.recipe),
+        )
+
+    @cached_property
+    def _records(self) -> str:
+        """A hash of the records that every shadow model has in common."""
+        known, probes = self.known, self.probes
+        groups = [] if known.group_ids is None else [known.group_ids]
+        return known.train.hashed().hexdigest() + fingerprint([probes.inputs, probes.labels, *groups])
+
+
+def _share(progress: Progress, done: int, total: int) -> Progress:
+    """Progress through one of several trainings as progress through all of them."""
+
+    def report(*, done: int, total: int, epsilon: float, before: int = done, all_of: int = total) -> None:
+        progress(done=before * total + done, total=all_of * total, epsilon=epsilon)
+
+    return report

@@ -1,0 +1,1 @@
+"""Mechanisms, one a file: what each promises, and how it trains."""

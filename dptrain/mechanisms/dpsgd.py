@@ -1,0 +1,137 @@
+"""DP-SGD: clipped gradients and Gaussian noise, by the engine of `dptrain.privacy`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
+
+from torch import nn
+
+from dptrain.contracts import (
+    ACCESS,
+    Budget,
+    Context,
+    Guarantee,
+    Knowledge,
+    Plan,
+    Release,
+    Sensitivity,
+    Splits,
+)
+from dptrain.privacy import accountant
+from dptrain.privacy.dpsgd import check_choices, make_engine
+from dptrain.privacy.guarantee import DPGuarantee
+from dptrain.privacy.independence import TESTED
+from dptrain.privacy.layers import check_layers
+from dptrain.privacy.noise.cost import refuse_costly
+from dptrain.privacy.noise.source import NoiseSource, on_cpu
+from dptrain.privacy.noise.told import randomness
+from dptrain.privacy.plan import make_plan
+from dptrain.training.fit import fit, units_of
+from dptrain.training.loss import make_loss
+from dptrain.training.settings import Settings
+from dptrain.training.tested import refuse_dependence, refuse_dependent_release
+
+CHOOSING = "Choosing among runs by their results spends privacy that this run's epsilon does not count."
+
+
+@dataclass(frozen=True, kw_only=True)
+class DPSGD:
+    """Differentially private stochastic gradient descent (Abadi et al. 2016), through Opacus."""
+
+    offers: ClassVar[frozenset[Knowledge]] = ACCESS
+
+    settings: Settings
+    max_grad_norm: float = 1.0
+    clipping: str = "flat"
+    engine: str = "bookkeeping"
+    replace_batch_norm: bool = False
+    freeze_batch_norm: bool = False
+    audit_sensitivity: bool = True
+
+    def __post_init__(self) -> None:
+        check_choices(self.engine, self.clipping)
+
+    def prepare(self, model: nn.Module, splits: Splits) -> nn.Module:
+        """The model with layers that have per-record gradients, found to treat each record by itself."""
+        prepared = check_layers(
+            model, replace_batch_norm=self.replace_batch_norm, freeze_batch_norm=self.freeze_batch_norm
+        )
+        refuse_dependence(prepared, splits, self.settings)
+        return prepared
+
+    def plan(self, splits: Splits, budget: Budget) -> Plan:
+        """What `fit` will do, calibrated to the budget."""
+        return make_plan(
+            budget,
+            self.settings.rates,
+            len(units_of(splits, budget)),
+            max_grad_norm=self.max_grad_norm,
+            clipping=self.clipping,
+        )
+
+    def fit(
+        self, model: nn.Module, splits: Splits, budget: Budget, context: Context
+    ) -> tuple[Release, Guarantee]:
+        plan = self.plan(splits, budget)
+        prepared = self.prepare(model, splits)
+        parameters = sum(p.numel() for p in prepared.parameters() if p.requires_grad)
+        curve = accountant.Curve(plan, budget.delta, parameters=parameters)
+        refuse_costly(plan, parameters * plan.steps, epsilon=curve.points[-1][1], delta=budget.delta)
+        noise = NoiseSource.on(
+            context.device, context.streams.secret("noise"), randomness=context.streams.randomness
+        )
+        release, looked, replayed = fit(
+            prepared,
+            splits,
+            context,
+            settings=self.settings,
+            plan=plan,
+            units=units_of(splits, budget),
+            engine=partial(
+                make_engine, self.engine, plan=plan, loss=make_loss(splits.class_prior), generator=noise
+            ),
+            kind=self.engine,
+            noise=noise,
+            clipping=self.clipping,
+            epsilon_at=curve.at_most,
+            audit_sensitivity=self.audit_sensitivity,
+        )
+        refuse_dependent_release(release, splits)
+        audit, ratio = (None, None) if looked is None else looked.told()
+        deterministic = context.streams.deterministic
+        return release, DPGuarantee(
+            plan=plan,
+            budget=budget,
+            sensitivity=Sensitivity(
+                most=plan.sensitivity, records=1, independence=TESTED, audit=audit, ratio=ratio
+            ),
+            randomness=randomness(
+                plan,
+                parameters * plan.steps,
+                on_cpu=on_cpu(context.device, context.streams.randomness),
+                secret=not deterministic,
+            ),
+            outside=_outside(self.settings),
+            void="sampling and noise were drawn from the public seed (deterministic=true)"
+            if deterministic
+            else None,
+            curve=curve.points,
+            replayed_steps=replayed,
+        )
+
+
+def _outside(settings: Settings) -> tuple[str, ...]:
+    """What else the run does with private data, one sentence each."""
+    sentences = [
+        "Holdout and test records are not protected: accuracy, AUROC and loss on them are published.",
+        CHOOSING,
+        "The report's figures and leakage lines are made from training records; they are for the data's "
+        "owner and not part of the release.",
+    ]
+    if settings.diagnostics:
+        sentences.append(
+            "training.diagnostics=true: the loss on training records was logged at each step, without noise."
+        )
+    return tuple(sentences)

@@ -1,0 +1,76 @@
+"""The training without privacy, through the same loop: the control of every attack."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
+
+from torch import nn
+
+from dptrain.contracts import (
+    ACCESS,
+    Budget,
+    Context,
+    Guarantee,
+    Knowledge,
+    Plan,
+    Release,
+    Splits,
+)
+from dptrain.privacy.guarantee import NoGuarantee
+from dptrain.privacy.layers import check_layers
+from dptrain.training.fit import fit, units_of
+from dptrain.training.loss import make_loss
+from dptrain.training.plain import PlainEngine
+from dptrain.training.settings import Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class NonPrivate:
+    """The same training without clipping and without noise: the baseline, and the control of every attack."""
+
+    offers: ClassVar[frozenset[Knowledge]] = ACCESS
+
+    settings: Settings
+    replace_batch_norm: bool = False
+    freeze_batch_norm: bool = False
+
+    def prepare(self, model: nn.Module, splits: Splits) -> nn.Module:  # noqa: ARG002
+        """The model as DP-SGD would train it, so that the two can be compared."""
+        return check_layers(
+            model, replace_batch_norm=self.replace_batch_norm, freeze_batch_norm=self.freeze_batch_norm
+        )
+
+    def plan(self, splits: Splits, budget: Budget) -> None:  # noqa: ARG002
+        """Nothing is spent, for nothing is promised."""
+        return
+
+    def fit(
+        self, model: nn.Module, splits: Splits, budget: Budget, context: Context
+    ) -> tuple[Release, Guarantee]:
+        units = units_of(splits, budget)
+        sample_rate, steps, batch = self.settings.rates.resolve(len(units))
+        release, _, _ = fit(
+            self.prepare(model, splits),
+            splits,
+            context,
+            settings=self.settings,
+            plan=Plan(
+                units=len(units),
+                sample_rate=sample_rate,
+                steps=steps,
+                expected_batch_size=batch,
+                max_grad_norm=math.inf,
+                noise_multiplier=0.0,
+                sampling=self.settings.rates.sampling,
+            ),
+            units=units,
+            engine=partial(PlainEngine, expected_batch_size=batch, loss=make_loss(splits.class_prior)),
+            kind=None,
+            noise=None,
+            clipping=None,
+            epsilon_at=lambda _: math.inf,
+        )
+        return release, NoGuarantee(budget=budget)

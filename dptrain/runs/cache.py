@@ -1,0 +1,130 @@
+"""What is computed once and kept: named by a hash of all that made it, whole, safe between processes."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+from torch import Tensor
+
+from dptrain.runs.keyed import keyed
+from dptrain.privacy.guarantee import library_versions
+
+# What a training without privacy does not read of the configuration: a sweep over these shares its results.
+PRIVATE_ONLY = {
+    "mechanism": None,
+    "privacy": ("epsilon", "advantage", "tpr_at_fpr", "noise_multiplier", "delta", "tuned_on"),
+}
+
+KINDS = ("twin", "evaluator", "shadow")
+
+
+@dataclass(frozen=True)
+class Cache:
+    """A folder of results. They were made from the records, so each is readable by its owner only.
+
+    A result's name is a hash of its key, which tells of records, under a secret of the folder. `seconds`
+    is how long this process took to make results of each kind; what is found costs nothing.
+    """
+
+    folder: Path
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(KINDS, 0.0))
+
+    def __contains__(self, key: str) -> bool:
+        return self._path(key).exists()
+
+    def get(self, key: str, make: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
+        """What is kept under this key; if there is nothing, what `make` returns, which is then kept.
+
+        Tensors, numbers, texts, and dictionaries and tuples of them. A second process that asks for
+        the same waits for the first, and takes what that one made.
+        """
+        path = self._path(key)
+        with FileLock(path.with_suffix(".lock")):
+            if not path.exists():
+                started = time.perf_counter()
+                _keep(path, make())
+                self.seconds[key.partition("_")[0]] += time.perf_counter() - started
+            kept: Mapping[str, Any] = torch.load(path, weights_only=True)
+            return kept
+
+    def _path(self, key: str) -> Path:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return self.folder / f"{key.partition('_')[0]}_{keyed(self.folder, key)}.pt"
+
+
+def _keep(path: Path, made: Mapping[str, Any]) -> None:
+    draft = path.with_name(f".{path.stem}.{os.getpid()}")
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        torch.save(dict(made), file)
+    draft.replace(path)
+
+
+def content_key(kind: str, told: Iterable[Any], tensors: Iterable[Tensor], recipe: Mapping[str, Any]) -> str:
+    """A name for what comes of these values and tensors, this configuration, these libraries, this source.
+
+    `recipe` is the configuration of every part that has a say, by section. The source is that of
+    the package and of the modules that the configuration names.
+    """
+    digest = hashlib.sha256()
+    digest.update(json.dumps([*told, recipe, library_versions()], sort_keys=True, default=str).encode())
+    digest.update(sources(recipe).encode())
+    digest.update(fingerprint(tensors).encode())
+    return f"{kind}_{digest.hexdigest()[:40]}"
+
+
+def fingerprint(tensors: Iterable[Tensor]) -> str:
+    """A hash of these tensors, in this order, with their shapes."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(str(tuple(tensor.shape)).encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def without_privacy(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration as far as a training without privacy reads it."""
+    kept: dict[str, Any] = {}
+    for section, node in recipe.items():
+        dropped = PRIVATE_ONLY.get(section, ())
+        if dropped is not None:
+            kept[section] = {key: node[key] for key in node if key not in dropped} if dropped else node
+    return kept
+
+
+def sources(recipe: Mapping[str, Any]) -> str:
+    """A hash of the package's source and of every other module that the configuration names."""
+    package = Path(__file__).resolve().parents[1]
+    files = {path for path in package.rglob("*.py") if "_assets" not in path.parts}
+    for target in _targets(recipe):
+        if not target.startswith(("dptrain.", "torch.")):
+            files.add(_source_of(target))
+    digest = hashlib.sha256()
+    for path in sorted(files):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _targets(node: Any) -> Iterable[str]:
+    """Every `_target_` in a configuration, however deep."""
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            if key == "_target_":
+                yield str(value)
+            else:
+                yield from _targets(value)
+
+
+def _source_of(target: str) -> Path:
+    module = importlib.import_module(target.rpartition(".")[0])
+    return Path(inspect.getsourcefile(module) or module.__name__)

@@ -1,0 +1,226 @@
+"""Run folders: where a run keeps what it needs to be told, resumed and reproduced."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+from torch import Tensor
+
+from dptrain.contracts import ConfigError, DptrainError
+from dptrain.runs.keyed import SECRET, keyed
+from dptrain.redaction import withheld, withheld_arguments
+from dptrain.report.document import whole, write_text
+from dptrain.training import checkpoint
+
+ORDER = "run.json"  # what was asked for
+WEIGHTS = "weights.pt"  # written when the training is over
+REPORT = "report.json"  # written last: a folder that holds it is complete
+LOCK = ".lock"  # held while a process is at work on the run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What was asked for: recipe, overrides, and the whole configuration that came of them."""
+
+    recipe: str
+    overrides: tuple[str, ...]
+    config: dict[str, Any]
+    sweep: bool = False
+    drawn: tuple[str, ...] = ()  # overrides that nobody asked for: a private selection drew them
+
+    @property
+    def command(self) -> str:
+        """The command line that asks for it again; of a trial, for what was drawn, and not for its number."""
+        asked = [o for o in self.overrides if not (self.drawn and o.lstrip("+").startswith("sweep"))]
+        words = [f"recipe={self.recipe}", *(o for o in asked if not o.startswith("recipe=")), *self.drawn]
+        return " ".join(["python -m dptrain", *words])
+
+
+def without_secrets(order: Order) -> Order:
+    """The order as it may be written and shown; its secrets are kept for this process, for its components."""
+    return replace(
+        order,
+        overrides=tuple(withheld_arguments(order.overrides)),
+        config=withheld(order.config),
+        drawn=tuple(withheld_arguments(order.drawn)),
+    )
+
+
+def start(folder: Path, order: Order) -> None:
+    """Make the run folder and write the order into it; a resumed run keeps what its folder remembers."""
+    if (folder / ORDER).exists():
+        return
+    order = without_secrets(order)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(folder, {**order.__dict__, "overrides": list(order.overrides), "drawn": list(order.drawn)})
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+
+
+def _unwritable(folder: Path, error: OSError) -> DptrainError:
+    return DptrainError(
+        f"output: {folder} cannot be written ({error.strerror}); set output to another folder"
+    )
+
+
+def new_folder(output: Path, name: str) -> Path:
+    """A new folder that no other run has, made here: time, name, and a number where they coincide."""
+    stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    number = 1
+    while True:
+        folder = output / (f"{stamp}_{name}" if number == 1 else f"{stamp}_{name}_{number}")
+        try:
+            folder.mkdir(parents=True)  # what two processes cannot both do
+        except FileExistsError:
+            number += 1
+        except OSError as error:
+            raise _unwritable(folder, error) from error
+        else:
+            return folder
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """While a process is at work on a run no other goes on with it; raises DptrainError in that other one."""
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise DptrainError(
+            f"resume={folder}: another process is at work on this run; let it finish, or stop it first"
+        ) from error
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def discard(folder: Path) -> None:
+    """Take away the folder of a run that never began, and the one above if nothing else is in it."""
+    if not (folder / ORDER).exists():
+        (folder / LOCK).unlink(missing_ok=True)
+    with suppress(OSError):  # there is something in it: a run that began
+        folder.rmdir()
+        folder.parent.rmdir()
+
+
+def keep_weights(folder: Path, weights: Mapping[str, Tensor]) -> None:
+    """Write the weights into a run folder, whole or not at all."""
+    with whole(folder / WEIGHTS) as draft:
+        torch.save(dict(weights), draft)
+
+
+def find(resume: str, output: Path) -> tuple[Path, Order]:
+    """The run folder of this name, or the latest that is not complete, and its order."""
+    folder = _latest(output) if resume == "latest" else Path(resume)
+    if not (folder / ORDER).is_file():
+        raise ConfigError(
+            f"resume={resume}: {folder} is no run folder (it holds no {ORDER}); give the folder that the run "
+            "named when it was stopped, or resume=latest"
+        )
+    return folder, read(folder)
+
+
+def refuse_complete(resume: str, folder: Path) -> None:
+    """Raise ConfigError where the run in this folder has nothing left to do."""
+    if (folder / REPORT).exists():
+        checkpoint.remove(folder)  # a run killed in its last moment may have left it
+        raise ConfigError(f"resume={resume}: {folder} is complete; its report is {folder / 'report.md'}")
+
+
+def read(folder: Path) -> Order:
+    """What a run folder was asked for."""
+    order = json.loads((folder / ORDER).read_text())
+    return without_secrets(  # which earlier versions wrote down
+        Order(
+            recipe=order["recipe"],
+            overrides=tuple(order["overrides"]),
+            config=order["config"],
+            sweep=order["sweep"],
+            drawn=tuple(order.get("drawn", ())),
+        )
+    )
+
+
+def named(name: str, output: Path) -> Path | None:
+    """The run folder under `output` of this name, or tracked under this id; None if there is none.
+
+    `latest` is the training that was finished last.
+    """
+    if name == "latest":
+        finished = [path for path in output.glob(f"**/{WEIGHTS}") if (path.parent / REPORT).exists()]
+        return max(finished, key=lambda path: path.stat().st_mtime).parent if finished else None
+    for path in output.glob(f"**/{ORDER}"):
+        if name in (path.parent.name, json.loads(path.read_text()).get("tracked_as")):
+            return path.parent
+    return None
+
+
+def _latest(output: Path) -> Path:
+    unfinished = [path.parent for path in output.glob(f"**/{ORDER}") if not (path.parent / REPORT).exists()]
+    if not unfinished:
+        raise ConfigError(f"resume=latest: no unfinished run in {output}; give resume=PATH or output=FOLDER")
+    return max(unfinished, key=lambda folder: (folder / ORDER).stat().st_mtime)
+
+
+def remember(folder: Path, **facts: Any) -> None:
+    """Add facts that a resumed run must know, such as the id it is tracked under."""
+    _write(folder, {**json.loads((folder / ORDER).read_text()), **facts})
+
+
+def remember_once(folder: Path, name: str, fact: str) -> str:
+    """A fact as it was remembered first: a run that goes on keeps it."""
+    kept: str | None = recall(folder, name)
+    if kept is None:
+        remember(folder, **{name: fact})
+    return fact if kept is None else kept
+
+
+def refuse_changed(folder: Path, changed: Iterable[str]) -> None:
+    """Raise ConfigError where a run that goes on finds other things than it was begun with."""
+    if named := ", ".join(changed):
+        raise ConfigError(
+            f"resume={folder}: changed since it was begun: {named}; resume it with what it was begun with, "
+            "or start a new run"
+        )
+
+
+def remember_records(folder: Path, fingerprint: str) -> None:
+    """Remember which records a run is trained on; raises ConfigError where a resumed run finds others.
+
+    What is kept is a hash under a secret of the folder.
+    """
+    fingerprint = keyed(folder, fingerprint)
+    before = recall(folder, "records")
+    if before is not None and before != fingerprint:
+        raise ConfigError(
+            f"resume={folder}: it was begun on other records, or other coins, than are found now; resume it "
+            "with the data and the version of dptrain that it was begun with, or start a new run"
+        )
+    remember(folder, records=fingerprint)
+
+
+def same_records(folder: Path, fingerprint: str) -> bool | None:
+    """Whether a run was trained on these records; None where its folder does not tell, or not its secret."""
+    told = recall(folder, "records")
+    return None if told is None or not (folder / SECRET).exists() else told == keyed(folder, fingerprint)
+
+
+def recall(folder: Path, fact: str) -> Any:
+    """A fact that was remembered, or None."""
+    return json.loads((folder / ORDER).read_text()).get(fact)
+
+
+def _write(folder: Path, content: dict[str, Any]) -> None:
+    write_text(json.dumps(content, indent=1), folder / ORDER)

@@ -1,0 +1,124 @@
+"""What a search may spend, stated in advance: a job that would go beyond is refused before it trains.
+
+A job is counted when it begins, under a lock, so that jobs that run side by side count each other,
+and for good: one that failed may have told something before.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from dptrain.contracts import ConfigError, Plan, SweepTotal
+from dptrain.contracts.rounding import rounded_up
+from dptrain.privacy import filter as privacy_filter
+from dptrain.privacy.written import part
+from dptrain.sweep import state as sweeps
+from dptrain.sweep.cost import composed
+
+
+def begin(folder: Path, *, max_epsilon: float | None, direction: str | None) -> None:
+    """Note that in this sweep earlier results choose the later jobs, and what all of them may spend.
+
+    Raises ConfigError where that is not stated or was stated otherwise before, and where the search
+    would be for the worst model.
+    """
+    if max_epsilon is None:
+        raise ConfigError(
+            "sweep.max_epsilon=null: a search in which results choose the next job spends privacy with each "
+            "of them; give the most that all its trainings may spend together, such as sweep.max_epsilon=8"
+        )
+    if direction not in (None, "maximize"):
+        raise ConfigError(
+            f"hydra.sweeper.direction={direction} would search for the worst model, for of every sweep.score "
+            "more is better (a loss is counted below zero); give hydra.sweeper.direction=maximize"
+        )
+    with sweeps.noting(folder) as notes:
+        if notes.setdefault("search", {"max_epsilon": max_epsilon})["max_epsilon"] != max_epsilon:
+            raise ConfigError(
+                f"sweep.max_epsilon={max_epsilon:g}: this search was begun with "
+                f"{notes['search']['max_epsilon']:g}, and results must not change what it may spend; leave "
+                "it so, or start a new search"
+            )
+
+
+def searching(folder: Path) -> bool:
+    """Whether in this sweep earlier results choose the later jobs."""
+    return "search" in sweeps.read_notes(folder)
+
+
+def reserve(folder: Path, job: str, plan: Plan | None, *, delta: float, max_epsilon: float | None) -> None:
+    """Count a job's training as spent, unless it was before, in a sweep that may spend so much only.
+
+    The total is at the smallest delta of any job, so that it holds at every one. Raises ConfigError,
+    counting nothing, where it would be more than `max_epsilon`, or than a search was begun with.
+    """
+    with sweeps.noting(folder) as notes:
+        search = notes.get("search")
+        limit = max_epsilon if search is None else search["max_epsilon"]
+        if limit is None:
+            return
+        if plan is None:
+            raise ConfigError(
+                f"sweep.max_epsilon={limit:g}: a training without privacy stays within no epsilon; leave it "
+                "out of the sweep, or set sweep.max_epsilon=null"
+            )
+        counted = {**notes.get("spent", {}), job: {"delta": delta, "plan": asdict(plan)}}
+        if search is not None and "order" not in search:
+            search["order"] = privacy_filter.best_order(plan, delta, limit)
+        total = _total(counted, search)
+        if total > limit:
+            others = len(counted) - 1
+            raise ConfigError(
+                f"sweep.max_epsilon={limit:g}: this training would bring the sweep, of which {others} "
+                f"{'training is' if others == 1 else 'trainings are'} counted, to epsilon "
+                f"{rounded_up(total, 2)}; it is not begun. Ask for fewer or cheaper trainings, or allow more"
+            )
+        notes |= {"spent": counted, "limit": limit}
+        notes.setdefault("id", secrets.token_hex(8))  # tells one sweep from another, and nothing else
+
+
+def stated(job: Path, plan: Plan, delta: float) -> SweepTotal:
+    """What a job's statement says of its sweep: what its models spend together, and how much of a limit.
+
+    Together is no less than is counted: where results chose the trainings, the composition alone
+    proves nothing, and the filter's total does.
+    """
+    together, limited = sweeps.spent_together(job, plan, delta), told(job.parent)
+    if limited:
+        together["epsilon_together"] = max(together["epsilon_together"], limited["epsilon_counted"])
+    total: SweepTotal = part(SweepTotal, {**together, **limited}, f"{job.parent}: sweep")
+    return total
+
+
+def told(folder: Path) -> dict[str, Any]:
+    """What a statement says of what a sweep may spend: how much is counted by now, and by which rule."""
+    notes = sweeps.read_notes(folder)
+    if "spent" not in notes:
+        return {}
+    search = notes.get("search")
+    return {
+        "max_epsilon": notes["limit"],
+        "epsilon_counted": _total(notes["spent"], search),
+        "counted": len(notes["spent"]),
+        "id": notes["id"],
+        "plans": [each["plan"] for each in notes["spent"].values()],
+        "order": None if search is None else search["order"],
+        "rule": "privacy loss distributions composed: holds where the trainings were chosen in advance"
+        if search is None
+        else f"Rényi filter of order {search['order']:g}: results chose the trainings",
+    }
+
+
+def _total(counted: Mapping[str, Mapping[str, Any]], search: Mapping[str, Any] | None) -> float:
+    """Epsilon of all these trainings; by the filter of a search where results chose them."""
+    plans = [Plan(**each["plan"]) for each in counted.values()]
+    delta = min(each["delta"] for each in counted.values())
+    if search is not None:
+        return privacy_filter.spent(plans, delta, search["order"])
+    total = composed(plans, delta)
+    assert total is not None
+    return total

@@ -1,0 +1,178 @@
+"""One training of a mechanism, from its plan to the release: assembled, resumed, carried out."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from dptrain.contracts import (
+    Budget,
+    ConfigError,
+    Context,
+    Plan,
+    Records,
+    Release,
+    Splits,
+)
+from dptrain.privacy.agreement import choose
+from dptrain.privacy.clipping import Clipper
+from dptrain.privacy.dpsgd import Engine, RecordGradients
+from dptrain.privacy.independence import make_rows
+from dptrain.privacy.noise.source import NoiseSource
+from dptrain.privacy.sampling import Units, make_sampler
+from dptrain.privacy.stilled import stilled
+from dptrain.training.average import make_average
+from dptrain.training.canaries import lengths
+from dptrain.training.features import Trained
+from dptrain.training.feed import Feed
+from dptrain.training.loop import train
+from dptrain.training.loss import make_loss
+from dptrain.training.masks import Masks
+from dptrain.training.observe import Watch
+from dptrain.training.resume import resume
+from dptrain.training.schedule import make_schedule
+from dptrain.training.sensitivity_audit import SensitivityAudit
+from dptrain.training.session import Session, check_buffers
+from dptrain.training.settings import Settings
+
+
+def fit(
+    model: nn.Module,
+    splits: Splits,
+    context: Context,
+    *,
+    settings: Settings,
+    plan: Plan,
+    units: Units,
+    engine: Callable[..., Engine],
+    kind: str | None,
+    noise: NoiseSource | None,
+    clipping: str | None,
+    epsilon_at: Callable[[int], float],
+    audit_sensitivity: bool = False,
+) -> tuple[Release, SensitivityAudit | None, int]:
+    """Train by this plan, from the folder's checkpoint if any; also its audit and the steps repeated."""
+    blank = copy.deepcopy(model)
+    model = model.to(context.device, context.dtype)
+    trained = Trained.of(model, splits, settings, context)
+    loss = make_loss(splits.class_prior)
+    chosen = None
+    if kind is not None or context.observers:
+        # Before anything is paid for: a way to per-record gradients that agrees with plain autograd.
+        chosen = choose(
+            kind or "bookkeeping",
+            trained.part,
+            loss,
+            torch.zeros(1, *trained.splits.train.shape, device=context.device, dtype=context.dtype),
+            bounds=splits.bounds,
+            copies=settings.copies,
+            clipping=plan.clipping,
+        )
+    if kind is not None:
+        engine = partial(engine, chosen=chosen)
+    watch = None
+    if context.observers:
+        clipper = None if clipping is None else Clipper.by(plan, trained.part)
+        watch = Watch(
+            context.observers,
+            context.planted,
+            RecordGradients(trained.part, loss, clipper, chosen=chosen),
+            remaining=partial(lengths, model=trained.part, clipper=clipper),
+            plan=plan,
+            features=trained.features,
+        )
+    average = make_average(trained.part, settings.average_decay) if settings.average_decay > 0 else None
+    optimizer = settings.optimizer(trained.part.parameters())
+    size = max(1, settings.physical_batch_size // settings.copies)
+    audit = None
+    if audit_sensitivity:
+        audit = SensitivityAudit(
+            plan,
+            _made_up(trained, splits, context),
+            size=size,
+            key=context.streams.secret("audit"),
+            folder=context.folder,
+        )
+    session = Session(
+        plan=plan,
+        model=trained.part,
+        optimizer=optimizer,
+        schedule=make_schedule(
+            optimizer, settings.schedule, steps=plan.steps, warmup_steps=settings.warmup_steps
+        ),
+        average=average,
+        feed=Feed(
+            make_sampler(
+                plan,
+                units if context.canaries is None else units.and_more(len(context.canaries)),
+                context.streams.secret("sampling"),
+            ),
+            trained.splits.train,
+            steps=plan.steps,
+            probed=context.probed,
+            size=size,
+            ahead=settings.prefetch,
+        ),
+        noise=noise,
+        masks=Masks(context.streams.secret("masks"), context.device),
+        context=context,
+        audit=audit,
+        made_by=trained.made_by,
+    )
+    replayed = resume(session)
+    with session.feed:
+        train(
+            session,
+            engine(trained.part, optimizer),
+            trained.splits,
+            steps=plan.steps,
+            settings=settings,
+            epsilon_at=epsilon_at,
+            watch=watch,
+            audit=audit,
+        )
+    check_buffers(dict(blank.named_buffers()), model)
+    release = Release(
+        architecture=partial(copy.deepcopy, blank),
+        weights=trained.weights(session.released),
+        published=tuple(session.history),
+        device=context.device,
+    )
+    return release, audit, replayed
+
+
+def _made_up(trained: Trained, splits: Splits, context: Context) -> Records | None:
+    """Rows that are no record, extreme ones too, as the trained part takes them; None where it takes none."""
+    part = copy.deepcopy(trained.part)
+
+    def taken(rows: Tensor) -> Tensor:
+        return trained.features(rows.to(context.device, context.dtype))
+
+    def usable(row: Tensor) -> bool:
+        try:
+            with torch.no_grad(), stilled():
+                part(taken(row))
+        except Exception:
+            return False
+        return True
+
+    for whole in (False, True):
+        rows = make_rows(splits.shape, splits.bounds, splits.num_classes, more=0, whole=whole, usable=usable)
+        if rows is not None:
+            return Records(torch.cat([taken(row).cpu() for row in rows.inputs.split(1)]), rows.labels)
+    return None
+
+
+def units_of(splits: Splits, budget: Budget) -> Units:
+    if budget.unit == "record":
+        return Units(len(splits.train))
+    if splits.group_ids is None:
+        raise ConfigError(
+            f"privacy.unit={budget.unit} needs group ids, and data `{splits.name}` has none; "
+            "choose data with group ids, or privacy.unit=record"
+        )
+    return Units(len(splits.train), splits.group_ids)

@@ -1,0 +1,100 @@
+"""The state of a training: all that changes while a model trains, and what a checkpoint holds of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel
+
+from dptrain.contracts import ConfigError, Context, Plan
+from dptrain.privacy.noise.source import NoiseSource
+from dptrain.training.feed import Feed
+from dptrain.training.masks import Masks
+
+
+class Stateful(Protocol):
+    """What a checkpoint takes along."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+def check_buffers(before: Mapping[str, Tensor], model: nn.Module) -> None:
+    """Raise ConfigError where a model has gathered statistics of records in its buffers, beside the noise."""
+    for name, buffer in model.named_buffers():
+        if name not in before or not torch.equal(before[name].to(buffer), buffer):
+            raise ConfigError(
+                f"model: buffer `{name}` changed while training, so records reached it without noise; "
+                "use layers that keep no running statistics"
+            )
+
+
+@dataclass
+class Session:
+    """All that changes while a model trains: exactly what a checkpoint must hold."""
+
+    plan: Plan
+    model: nn.Module
+    optimizer: Optimizer
+    schedule: LambdaLR
+    average: AveragedModel | None
+    feed: Feed
+    noise: NoiseSource | None  # None: a training without noise
+    masks: Masks
+    context: Context
+    audit: Stateful | None = None
+    made_by: str = ""  # a hash of what makes the features that the model is trained on; empty: of records
+    step: int = 0
+    history: list[tuple[int, float, float]] = field(default_factory=list)  # step, accuracy, loss
+    buffers: dict[str, Tensor] = field(default_factory=dict)  # of the model, as it came
+
+    def __post_init__(self) -> None:
+        self.buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
+
+    @property
+    def released(self) -> nn.Module:
+        """The module whose weights would be released now."""
+        return self.model if self.average is None else self.average.module
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "plan": asdict(self.plan),
+            "made_by": self.made_by,
+            "optimizer_class": f"{type(self.optimizer).__module__}.{type(self.optimizer).__qualname__}",
+            "optimizer_arguments": {name: repr(value) for name, value in self.optimizer.defaults.items()},
+            "step": self.step,
+            "history": self.history,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+            "sampler": self.feed.state_dict(),
+            "noise": None if self.noise is None else self.noise.state_dict(),
+            "masks": self.masks.state_dict(),
+            "audit": None if self.audit is None else self.audit.state_dict(),
+            "observers": [observer.state_dict() for observer in self.context.observers],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.feed.load_state_dict(state["sampler"], step=state["step"])  # refuses draws of another version
+        self.step = state["step"]
+        self.history = [tuple(entry) for entry in state["history"]]
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        if self.noise is not None:
+            self.noise.load_state_dict(state["noise"])
+        self.masks.load_state_dict(state["masks"])
+        if self.audit is not None and state["audit"] is not None:
+            self.audit.load_state_dict(state["audit"])
+        for observer, seen in zip(self.context.observers, state["observers"], strict=True):
+            observer.load_state_dict(seen)

@@ -429,7 +429,7 @@ def test_a_resumed_run_is_tracked_where_it_was(tmp_path: Path) -> None:
     runs.remember(tmp_path, tracked_as="abc")
     _, resumed = runs.find(str(tmp_path), tmp_path)
     runs.start(tmp_path, resumed)
-    assert runs.recall(tmp_path, "tracked_as") == "abc"
+    assert runs.read_state(tmp_path).tracked_as == "abc"
     assert resumed == asked
 
 

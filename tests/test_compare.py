@@ -16,7 +16,7 @@ from dptrain.comparison import choose
 from dptrain.comparison.compare import compare
 from dptrain.comparison.gather import Selection, from_metrics, gather
 from dptrain.contracts import ConfigError, DataError, DptrainError
-from dptrain.pipeline.summary import metrics as metrics_of
+from dptrain.pipeline.tracked import metrics as metrics_of
 from dptrain.privacy.written import from_json
 from dptrain.report.document import read_json
 from dptrain.report.points import HOLDS, MET, NONE, NOT_MET, UNDECIDED, VOID, Comparison

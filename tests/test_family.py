@@ -38,7 +38,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path, Compa
     top = tmp_path_factory.mktemp("family")
     folder = write_sweep(top / "sweep", epsilons=(1.0, 8.0))
     tracking = MLflow(uri=f"sqlite:///{top / 'mlflow.db'}")
-    parent = sweeps.family(folder, lambda: sweep_tracking.begin(tracking, folder))
+    parent = sweeps.parent_run(folder, lambda: sweep_tracking.begin(tracking, folder))
     for job in sorted(folder.glob("*/run.json")):
         order = runs.read(job.parent)
         with tracking.open(sweep_tracking.job_name(order.overrides, "job"), job.parent) as child:
@@ -61,7 +61,7 @@ def test_a_family_has_every_job_and_those_that_failed_their_error(
     recorded: tuple[Any, Path, Comparison],
 ) -> None:
     client, folder, _ = recorded
-    parent = sweeps.read_notes(folder)["parent"]
+    parent = sweeps.read_state(folder).parent
     found = client.search_runs([client.get_experiment_by_name("dptrain").experiment_id])
     children = {run.info.run_name: run for run in found if run.data.tags.get("mlflow.parentRunId") == parent}
     assert len(found) == 8
@@ -74,7 +74,7 @@ def test_a_family_has_every_job_and_those_that_failed_their_error(
 
 def test_the_parent_says_by_itself_what_came_of_it(recorded: tuple[Any, Path, Comparison]) -> None:
     client, folder, found = recorded
-    run = client.get_run(sweeps.read_notes(folder)["parent"])
+    run = client.get_run(sweeps.read_state(folder).parent)
     assert run.info.status == "FAILED"
     assert run.data.tags["jobs.finished"] == "6"
     assert run.data.tags["failed.1"] == "epsilon=-1 seed=2: must be above 0"
@@ -123,7 +123,7 @@ def test_points_without_a_guarantee_have_no_number_for_it(recorded: tuple[Any, P
 
 
 def test_nothing_is_recorded_where_nothing_is(tmp_path: Path) -> None:
-    assert sweeps.family(tmp_path, lambda: sweep_tracking.begin(NoTracking(), tmp_path)) is None
+    assert sweeps.parent_run(tmp_path, lambda: sweep_tracking.begin(NoTracking(), tmp_path)) is None
     sweep_tracking.conclude(NoTracking(), tmp_path, None, [])
 
 

@@ -75,9 +75,9 @@ def test_a_job_that_fails_stops_no_other_and_is_noted(swept: tuple[Path, int, st
     folder, code, said = swept
     assert code == cli.CRASHED
     assert len(list(folder.glob("*/report.json"))) == 2, said
-    failed = sweeps.read_notes(folder)["failed"]
+    failed = sweeps.read_state(folder).failed
     assert len(failed) == 2
-    assert all("Invalid learning rate: -1" in failure["error"] for failure in failed.values())
+    assert all("Invalid learning rate: -1" in failure.error for failure in failed.values())
 
 
 @JOBLIB
@@ -106,7 +106,7 @@ def test_the_jobs_divide_the_cores(swept: tuple[Path, int, str]) -> None:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what MLflow stands on
 def test_writers_side_by_side_make_one_family(swept: tuple[Path, int, str]) -> None:
     folder = swept[0]
-    parent = sweeps.read_notes(folder)["parent"]
+    parent = sweeps.read_state(folder).parent
     children = tracking.read_runs(f"sqlite:///{folder.parents[1] / 'mlflow.db'}", parents=[parent])
     assert sorted(run.status for run in children) == ["FAILED", "FAILED", "FINISHED", "FINISHED"]
 

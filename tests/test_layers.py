@@ -20,6 +20,7 @@ FILES = {
 RANK = {
     "contracts": 0,
     "redaction": 0,
+    "storage": 0,
     "data": 1,
     "models": 1,
     "privacy": 1,
@@ -49,7 +50,7 @@ ONLY = {
     "omegaconf": {"__main__", "cli"},
     "dp_accounting": {"privacy"},
     "riskcal": {"privacy"},
-    "pydantic": {"config"},
+    "pydantic": {"config", "runs", "sweep"},
     "rich": {"report"},
     "matplotlib": {"report"},
 }

@@ -15,7 +15,7 @@ from test_family import compared, failing
 
 from dptrain.config import parse
 from dptrain.contracts import DptrainError
-from dptrain.pipeline import summary
+from dptrain.pipeline import tracked
 from dptrain.report.comparison_files import write_files
 from dptrain.report.document import read_json
 from dptrain.runs import folder as runs
@@ -46,7 +46,7 @@ def record(tracking: MLflow, folder: Path, parent: str) -> None:
     words = [each for each in asked.overrides if each.startswith(("privacy", "seed"))]
     with tracking.open(sweep_tracking.job_name(words, "job"), folder) as child:
         child.tags({PARENT: parent})
-        child.params(summary.params(parse(order(*words).config), "quickstart"))
+        child.params(tracked.params(parse(order(*words).config), "quickstart"))
         report = read_json(folder / runs.REPORT)
         for step in range(1, 4):
             child.metric("holdout/accuracy", report["utility"]["accuracy"] - 0.1 / step, step)
@@ -65,7 +65,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
     folder = write_sweep(top / "sweep", seeds=2, epsilons=(1.0, 8.0))
     uri = f"sqlite:///{top / 'mlflow.db'}"
     tracking = MLflow(uri=uri)
-    parent = str(sweeps.family(folder, lambda: sweep_tracking.begin(tracking, folder)))
+    parent = str(sweeps.parent_run(folder, lambda: sweep_tracking.begin(tracking, folder)))
     for job in sorted(folder.glob("*/run.json")):
         record(tracking, job.parent, parent)
     sweeps.note_failure(folder, failing("privacy.epsilon=-1"), DptrainError("must be above 0"), 2)

@@ -30,7 +30,7 @@ from dptrain.config import parse
 from dptrain.contracts import BrokenGuarantee, ConfigError, DptrainError, Plan, Streams
 from dptrain.contracts.rounding import rounded_up
 from dptrain.pipeline import train
-from dptrain.pipeline.experiment import Scene
+from dptrain.pipeline.experiment import Experiment
 from dptrain.privacy import selection
 from dptrain.privacy.written import to_json
 from dptrain.report.document import read_json
@@ -62,15 +62,14 @@ def trial(output: Path, number: int, *overrides: str) -> runs.Order:
 
 
 def noted(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = sweeps.read_notes(folder)["selection"]
-    return found
+    return sweeps.read_state(folder).agreed.model_dump()
 
 
 def agreed(folder: Path, begun: Path, *, trials: int) -> Path:
     """A sweep's new folder with the terms of one that has begun, and so many trials drawn."""
     folder.mkdir()
     (folder / keyed.SECRET).write_bytes((begun / keyed.SECRET).read_bytes())
-    (folder / sweeps.NOTES).write_text(json.dumps({"selection": {**noted(begun), "trials": trials}}))
+    (folder / sweeps.STATE).write_text(json.dumps({"selection": {**noted(begun), "trials": trials}}))
     return folder
 
 
@@ -141,11 +140,11 @@ def test_the_terms_cover_every_candidate_and_are_known_before_any_is_drawn(begun
 
 
 def test_the_number_of_trials_is_drawn_once(begun: Path) -> None:
-    before = (begun / sweeps.NOTES).read_text()
+    before = (begun / sweeps.STATE).read_text()
     values = asked(begun.parent, f"sweep.resume={begun}", "threads=2").config
     again = trials.begin(begun, {**values, "device": "mps"})  # which the trials' machine alone need have
     assert to_json(again) == noted(begun)["terms"]
-    assert (begun / sweeps.NOTES).read_text() == before
+    assert (begun / sweeps.STATE).read_text() == before
     assert trials.trials(str(begun)) == "1,2,3"
 
 
@@ -327,14 +326,14 @@ def test_a_training_that_failed_is_not_tried_again(done: Path) -> None:
 def test_a_trial_that_failed_before_it_began_is_tried_again(begun: Path, tmp_path: Path) -> None:
     folder = tmp_path / "sweep_a"
     folder.mkdir()
-    (folder / sweeps.NOTES).write_text(json.dumps({"selection": noted(begun)}))
+    (folder / sweeps.STATE).write_text(json.dumps({"selection": noted(begun)}))
     one = trial(begun.parent, 1)
     runs.start(folder / "one", one)
     sweeps.note_failure(folder, one, DptrainError("no data"), 2)
     with pytest.raises(DptrainError, match="3 of the trials are missing"):
         trials.conclude(folder)
     assert trials.barred(folder, one, 1) is None
-    assert sweeps.read_notes(folder)["failed"] == {}
+    assert sweeps.read_state(folder).failed == {}
 
 
 def test_a_trial_states_both_guarantees_and_that_it_must_stay(done: Path) -> None:
@@ -409,7 +408,7 @@ def test_the_best_score_wins_the_first_of_equals_and_none_of_none(
     tmp_path: Path, accuracies: tuple[float | None, ...], best: int | None
 ) -> None:
     noted = {"trials": len(accuracies), "terms": {"score": "holdout.accuracy"}}
-    (tmp_path / sweeps.NOTES).write_text(json.dumps({"selection": noted}))
+    (tmp_path / sweeps.STATE).write_text(json.dumps({"selection": noted}))
     for number, accuracy in enumerate(accuracies, 1):
         path = tmp_path / f"run_{number}"
         runs.start(path, runs.Order(recipe="x", overrides=(), config={"sweep": {"trial": number}}))
@@ -458,7 +457,7 @@ def crashed(begun: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         def crash(*_: Any) -> None:
             raise IndexError("of a record")
 
-        patch.setattr(Scene, "attack", crash)
+        patch.setattr(Experiment, "attack", crash)
         cli.main(trial(folder.parent, 2), folder)
     return folder
 
@@ -466,7 +465,7 @@ def crashed(begun: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_trial_whose_attacks_crash_is_scored_by_its_training(crashed: Path) -> None:
     path = folders(crashed)[2]
     assert not (path / runs.REPORT).exists()
-    assert "of a record" in str(sweeps.read_notes(crashed)["failed"])
+    assert "of a record" in str(sweeps.read_state(crashed).failed)
     assert trials.failures(crashed) == set()
     assert score.kept_score(path) == 0.75
     selected = conclude(crashed)
@@ -488,7 +487,7 @@ def test_what_is_released_does_not_tell_whether_attacks_crashed(
     monkeypatch.setattr(score, "score", lambda *_: 0.25)  # of a metric that another machine rounds otherwise
     cli.main(trial(crashed.parent, 2), crashed)
     assert (path / runs.REPORT).exists()
-    assert sweeps.read_notes(crashed)["failed"] == {}
+    assert sweeps.read_state(crashed).failed == {}
     assert score.kept_score(path) == 0.75
     cli.conclude(crashed)
     assert json.loads((crashed / trials.SELECTED).read_text()) == before
@@ -544,7 +543,7 @@ def test_a_search_is_told_the_score_of_a_training_whose_attacks_crash(
     def crash(*_: Any) -> None:
         raise IndexError("of a record")
 
-    monkeypatch.setattr(Scene, "attack", crash)
+    monkeypatch.setattr(Experiment, "attack", crash)
     words = ("tracking=none", *QUICK, "attack=[]", "control.enabled=false", "threads=1", f"output={tmp_path}")
     told = cli.main(replace(order(*words, "privacy.epsilon=1"), sweep=True), tmp_path / "sweep_a")
     (path,) = (each.parent for each in tmp_path.glob(f"sweep_a/*/{runs.ORDER}"))

@@ -15,7 +15,7 @@ from dptrain.cli import main as cli
 from dptrain.comparison.gather import Selection, gather
 from dptrain.contracts import BrokenGuarantee, Budget, Context, DptrainError, Plan
 from dptrain.pipeline import train
-from dptrain.pipeline.experiment import Scene
+from dptrain.pipeline.experiment import Experiment
 from dptrain.privacy.guarantee import NoGuarantee
 from dptrain.privacy.written import from_json, to_json
 from dptrain.report.document import read_json
@@ -41,11 +41,11 @@ def test_the_other_jobs_go_on_past_one_that_fails(swept: tuple[Path, int, str]) 
     folder, code, _ = swept
     assert code != 0
     assert len(list(folder.glob("*/report.json"))) == 2
-    failed = sweeps.read_notes(folder)["failed"]
+    failed = sweeps.read_state(folder).failed
     assert len(failed) == 2
-    assert all("Invalid learning rate: -1" in failure["error"] for failure in failed.values())
-    assert set(failed) < set(sweeps.read_notes(folder)["asked"])
-    assert len(sweeps.read_notes(folder)["asked"]) == 4
+    assert all("Invalid learning rate: -1" in failure.error for failure in failed.values())
+    assert set(failed) < set(sweeps.read_state(folder).asked)
+    assert len(sweeps.read_state(folder).asked) == 4
     assert sweeps.never_begun(folder) == {}
 
 
@@ -58,7 +58,7 @@ def test_the_runs_are_a_family_in_mlflow(swept: tuple[Path, int, str]) -> None:
     experiment = client.get_experiment_by_name("dptrain")
     assert experiment is not None
     found = client.search_runs([experiment.experiment_id])
-    parent = sweeps.read_notes(folder)["parent"]
+    parent = sweeps.read_state(folder).parent
     children = [run for run in found if run.data.tags.get("mlflow.parentRunId") == parent]
     assert sorted(run.info.status for run in children) == ["FAILED", "FAILED", "FINISHED", "FINISHED"]
     above = next(run for run in found if run.info.run_id == parent)
@@ -106,18 +106,18 @@ def test_jobs_that_have_begun_count_whether_they_finish_or_not(
 def test_a_job_that_ends_while_another_is_at_work_counts_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train = Scene.train
+    train = Experiment.train
 
     def asked(seed: int) -> runs.Order:
         words = (f"seed={seed}", "tracking=none", *QUICK, "attack=[]", "control.enabled=false", "threads=1")
         return replace(order(*words, f"output={tmp_path}"), sweep=True)
 
-    def meanwhile(scene: Scene, context: Context) -> Any:
+    def meanwhile(scene: Experiment, context: Context) -> Any:
         if scene.config.seed == 1:
             cli.main(asked(2), tmp_path / "sweep_a")
         return train(scene, context)
 
-    monkeypatch.setattr(Scene, "train", meanwhile)
+    monkeypatch.setattr(Experiment, "train", meanwhile)
     cli.main(asked(1), tmp_path / "sweep_a")
     found = {}
     for path in (tmp_path / "sweep_a").glob(f"*/{runs.REPORT}"):
@@ -153,9 +153,9 @@ def test_a_job_is_found_by_its_words_in_any_order(tmp_path: Path) -> None:
 def test_a_failure_is_remembered_until_it_is_tried_again(tmp_path: Path) -> None:
     asked = order("seed=2")
     sweeps.note_failure(tmp_path, asked, DptrainError("no"), 2)
-    assert list(sweeps.read_notes(tmp_path)["failed"]) == ["seed=2"]
+    assert list(sweeps.read_state(tmp_path).failed) == ["seed=2"]
     sweeps.forget_failure(tmp_path, asked)
-    assert sweeps.read_notes(tmp_path)["failed"] == {}
+    assert sweeps.read_state(tmp_path).failed == {}
 
 
 def test_jobs_that_never_began_are_missed(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from dptrain.config import parse
 from dptrain.contracts import DptrainError, Tracker
-from dptrain.pipeline import summary
+from dptrain.pipeline import tracked
 from dptrain.tracking import NOTE, MLflow, MLflowRun, NoTracking, flatten
 
 torch.set_num_threads(1)
@@ -309,7 +309,7 @@ def test_parameters_are_flat_numbers_and_words(client: Any) -> None:
 def test_every_recipe_gives_parameters_that_charts_can_use() -> None:
     """No dictionary, list, or None in a string; a number wherever the configuration has one."""
     for recipe in ("quickstart", "medical_cnn", "health_mlp", "credit_mlp"):
-        params = flatten(summary.params(parse(order(recipe=recipe).config), recipe))
+        params = flatten(tracked.params(parse(order(recipe=recipe).config), recipe))
         assert params["recipe"] == recipe
         assert isinstance(params["privacy.epsilon"], float)
         for key, value in params.items():

@@ -42,13 +42,13 @@ def admits(folder: Path, plan: Plan, limit: float | None, job: str, delta: float
 
 def test_a_sweep_without_a_limit_counts_nothing(tmp_path: Path, plan: Plan) -> None:
     assert admits(tmp_path, plan, None, "a")
-    assert sweep_budget.told(tmp_path) == {}
+    assert sweep_budget.counted(tmp_path) == {}
 
 
 def test_a_grid_is_composed_and_ends_at_its_limit(tmp_path: Path, plan: Plan) -> None:
     limit = copies(plan, 3) + 1e-6
     assert [admits(tmp_path, plan, limit, job) for job in "abcd"] == [True, True, True, False]
-    told = sweep_budget.told(tmp_path)
+    told = sweep_budget.counted(tmp_path)
     assert told["counted"] == 3
     assert told["epsilon_counted"] == pytest.approx(copies(plan, 3))
     assert told["max_epsilon"] == limit
@@ -73,7 +73,7 @@ def test_a_cheaper_job_may_still_fit(tmp_path: Path, plan: Plan, make_plan_of: C
 def test_the_total_holds_at_the_smallest_delta_of_any_job(tmp_path: Path, plan: Plan) -> None:
     assert admits(tmp_path, plan, 100.0, "a", delta=1e-7)
     assert admits(tmp_path, plan, 100.0, "b", delta=1e-3)
-    assert sweep_budget.told(tmp_path)["epsilon_counted"] == composed([plan, plan], 1e-7)
+    assert sweep_budget.counted(tmp_path)["epsilon_counted"] == composed([plan, plan], 1e-7)
 
 
 def test_a_training_without_privacy_fits_nowhere(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_results_do_not_change_what_a_search_may_spend(tmp_path: Path, plan: Pla
         sweep_budget.begin(tmp_path, max_epsilon=9.0, direction="maximize")
     for job in "abcdefgh":
         admits(tmp_path, plan, 99.0, job)  # nor does a job's own word
-    assert 0 < sweep_budget.told(tmp_path)["epsilon_counted"] <= 2.0
+    assert 0 < sweep_budget.counted(tmp_path)["epsilon_counted"] <= 2.0
 
 
 def test_a_search_is_counted_by_a_filter_whose_order_is_fixed_first(
@@ -113,10 +113,10 @@ def test_a_search_is_counted_by_a_filter_whose_order_is_fixed_first(
 ) -> None:
     sweep_budget.begin(tmp_path, max_epsilon=8.0, direction="maximize")
     sweep_budget.reserve(tmp_path, "a", plan, delta=DELTA, max_epsilon=8.0)
-    order = sweeps.read_notes(tmp_path)["search"]["order"]
+    order = sweeps.read_state(tmp_path).search.order
     sweep_budget.reserve(tmp_path, "b", make_plan_of(steps=500), delta=DELTA, max_epsilon=8.0)
-    assert sweeps.read_notes(tmp_path)["search"]["order"] == order
-    told = sweep_budget.told(tmp_path)
+    assert sweeps.read_state(tmp_path).search.order == order
+    told = sweep_budget.counted(tmp_path)
     assert "filter" in told["rule"]
     both = composed([plan, make_plan_of(steps=500)], DELTA)
     assert both is not None

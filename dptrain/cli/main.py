@@ -32,6 +32,7 @@ from dptrain.sweep import state as sweeps
 from dptrain.sweep import tracking as sweep_tracking
 from dptrain.sweep.score import kept_score
 from dptrain.sweep.selection import trials
+from dptrain.sweep.study import study_of
 
 CRASHED, FAILED, BROKEN, BEYOND, INTERRUPTED = 1, 2, 3, 4, 130
 CONFIDENCE = 0.95  # of the intervals over the seeds of a sweep
@@ -143,8 +144,10 @@ def _place(config: Config, order: runs.Order, sweep_folder: Path | None) -> tupl
 
 def _carry_out(config: Config, order: runs.Order, folder: Path, console: Console) -> None:
     process.settle(config.threads)
-    run = audit.run if config.task == "audit" else train.run
-    run(config, order, folder, console)
+    if config.task == "audit":
+        audit.run(config, order, folder, console)
+    else:
+        train.run(config, order, folder, study_of(config, order, folder), console)
 
 
 def _note_failure(
@@ -191,7 +194,7 @@ def conclude(sweep_folder: Path, tracking: Mapping[str, Any] | None = None) -> N
     `tracking` is where they were recorded, as configured; None: as the first of them remembers it.
     """
     console = Console()
-    notes = sweeps.read_notes(sweep_folder)
+    state = sweeps.read_state(sweep_folder)
     found, files = None, []
     if any(sweep_folder.glob(f"*/{runs.REPORT}")):
         try:
@@ -212,13 +215,13 @@ def conclude(sweep_folder: Path, tracking: Mapping[str, Any] | None = None) -> N
         except DptrainError as error:
             console.error(error)
     _hand_to_the_parent(sweep_folder, tracking, found, files, console)
-    failed = notes.get("failed", {})
-    if "selection" in notes:
-        _select(sweep_folder, console, broken=any(each["code"] == BROKEN for each in failed.values()))
+    failed = state.failed
+    if state.selection is not None:
+        _select(sweep_folder, console, broken=any(each.code == BROKEN for each in failed.values()))
     for job, failure in failed.items():
-        console.error(DptrainError(f"failed: {job}\n{failure['error']}"))
+        console.error(DptrainError(f"failed: {job}\n{failure.error}"))
     if failed:
-        sys.exit(max(failure["code"] for failure in failed.values()))
+        sys.exit(max(failure.code for failure in failed.values()))
 
 
 def _select(sweep_folder: Path, console: Console, *, broken: bool) -> None:

@@ -87,7 +87,7 @@ def _in_folders(folders: Sequence[Path]) -> Iterator[Found | Missing]:
         marks = [*top.glob(f"**/{runs.REPORT}"), *top.glob(f"**/{runs.ORDER}")]
         for folder in sorted({path.parent for path in marks}):
             yield _in_folder(folder)
-        for notes in sorted(top.glob(f"**/{sweeps.NOTES}")):
+        for notes in sorted(top.glob(f"**/{sweeps.STATE}")):
             for job, why in sweeps.never_begun(notes.parent).items():
                 yield Missing(name=job, why=why)
 

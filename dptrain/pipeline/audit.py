@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dptrain.assembly.budget import make_budget
 from dptrain.assembly.components import Parts, assemble
-from dptrain.assembly.model import choose_device, make_model
+from dptrain.assembly.model import make_model
 from dptrain.assembly.outputs import given_away
 from dptrain.assembly.records import load_splits
 from dptrain.config import Config, parse
@@ -21,7 +21,6 @@ from dptrain.contracts import (
     ACCESS,
     Attack,
     ConfigError,
-    Context,
     DptrainError,
     Guarantee,
     Knowledge,
@@ -36,9 +35,9 @@ from dptrain.evaluation.assignment import Coins, declared_units, draw, sow_canar
 from dptrain.evaluation.stage import Subject
 from dptrain.evidence import criteria
 from dptrain.evidence.copies import count_copies
-from dptrain.pipeline import summary
-from dptrain.pipeline.experiment import Scene
-from dptrain.pipeline.train import record, refuse_broken
+from dptrain.pipeline import summary, tracked
+from dptrain.pipeline.experiment import Experiment, surroundings
+from dptrain.pipeline.publish import record, refuse_broken
 from dptrain.privacy.guarantee import NoGuarantee
 from dptrain.privacy.stated import StatedGuarantee
 from dptrain.privacy.written import from_json
@@ -46,7 +45,6 @@ from dptrain.report.console import Console
 from dptrain.report.document import read_json
 from dptrain.runs import folder as runs
 from dptrain.runs.cache import Cache
-from dptrain.tracking import NullRun
 
 # What an audit may change of the configuration that a run was trained with.
 CHOSEN = ("attack", "tracking", "release", "fail_if", "output", "device", "threads", "task", "report")
@@ -88,59 +86,44 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
         plan = parts.mechanism.plan(splits, budget)
         coins = sow_canaries(coins, case.needs, model, plan, config.evidence, streams)
     preconditions.check(parts, splits, coins, budget)
-    device = choose_device(config.device)
+    experiment = Experiment(
+        config=config,
+        parts=parts,
+        conditions=conditions,
+        splits=splits,
+        copies=copies,
+        coins=coins,
+        model=model,
+        budget=budget,
+        plan=None,
+        context=surroundings(config, streams, keeps_features=True),
+        cache=Cache(Path(config.output) / "cache"),
+        console=console,
+    )
 
     console.audit(case.name, case.weights, tuple(parts.attacks), folder)
     runs.start(folder, order)
-    with parts.tracking.open(folder.name, folder, runs.recall(folder, "tracked_as")) as tracker:
+    with parts.tracking.open(folder.name, folder, runs.read_state(folder).tracked_as) as tracker:
         runs.remember(folder, tracked_as=tracker.run_id)
-        tracker.params(summary.params(config, order.recipe))
-        scene = Scene(
-            config=config,
-            parts=parts,
-            splits=splits,
-            coins=coins,
-            model=model,
-            budget=budget,
-            context=Context(
-                streams=streams,
-                tracker=NullRun(),
-                device=device,
-                dtype=getattr(torch, config.dtype),
-                features={},
-            ),
-            cache=Cache(Path(config.output) / "cache"),
-            console=console,
-        )
-        subject = Subject(release=load(case.weights, model, device), targets=scene.stage.targets)
-        twin, lost = scene.control() if case.needs is not None else (None, ())
-        measured = scene.attack(subject, twin, guarantee)
+        tracker.params(tracked.params(config, order.recipe))
+        release = load(case.weights, model, experiment.context.device)
+        target = Subject(release=release, targets=experiment.stage.targets)
+        control, lost = experiment.control() if case.needs is not None else (None, ())
+        measured = experiment.attack(target, control, guarantee)
         measured.not_run[:0] = lost
         if case.needs is None:
             measured.leakage = [_told_by_files(line) for line in measured.leakage]
-        report = summary.compose(
-            splits,
-            copies,
-            guarantee,
-            replace(guarantee.statement(), interface=given_away(config.release)),
-            recipe=f"audit of {case.name}",
-            mechanism=type(parts.mechanism).__name__ if case.needs is not None else "unknown",
-            utility=scene.utility(subject),
-            holdout_by_step=(),
-            folder=folder,
-            reproduce=order.command,
+        statement = replace(guarantee.statement(), interface=given_away(config.release))
+        others = {"recipe": f"audit of {case.name}"} | (
+            {} if case.needs is not None else {"mechanism": "unknown"}
         )
-        report = summary.attacked(
-            report,
-            measured,
-            control=None if twin is None else scene.utility(twin),
-            seconds={
-                "train": 0.0,
-                "attack": time.perf_counter() - started,
-                "total": time.perf_counter() - started,
-                **scene.cache.seconds,
-            },
-        )
+        report = summary.compose(experiment, guarantee, statement, target, order, folder, **others)
+        seconds = {
+            "train": 0.0,
+            "attack": time.perf_counter() - started,
+            "total": time.perf_counter() - started,
+        }
+        report = summary.attacked(report, measured, experiment, control, seconds)
         record(report, tracker, config.report)
         console.report(report, parts.tracking.command)
         refuse_broken(report)

@@ -1,4 +1,4 @@
-"""What the trainings and the attacks of one run share, and each of them in turn: train, twin, attack."""
+"""An experiment: what the trainings and attacks of one run share, and each of them in turn."""
 
 from __future__ import annotations
 
@@ -7,32 +7,45 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from dptrain.assembly.components import Parts
+from dptrain.assembly.budget import make_budget
+from dptrain.assembly.components import Parts, assemble
+from dptrain.assembly.model import choose_device, make_model
 from dptrain.assembly.outputs import make_outputs
+from dptrain.assembly.records import load_splits
 from dptrain.config import Config
 from dptrain.contracts import (
     Budget,
     Context,
     Guarantee,
+    Knowledge,
     Mechanism,
     NotRun,
+    Plan,
     Release,
     Splits,
+    Streams,
+    Tracker,
     Utility,
 )
-from dptrain.evaluation.assignment import Coins
+from dptrain.evaluation import preconditions
+from dptrain.evaluation.assignment import Coins, declared_units, draw, sow_canaries
 from dptrain.evaluation.failures import reason
 from dptrain.evaluation.scorer import Court
 from dptrain.evaluation.shadows import ShadowTrainer
 from dptrain.evaluation.stage import Measured, Stage, Subject, measure
+from dptrain.evidence import criteria
+from dptrain.evidence.copies import count_copies
+from dptrain.evidence.criteria import Condition
 from dptrain.evidence.utility import measure_utility
 from dptrain.report.console import Console
 from dptrain.runs.cache import Cache, content_key, without_privacy
+from dptrain.tracking import NullRun
 
 
 class _NotKept(Exception):
@@ -47,8 +60,8 @@ SHAPES_A_TRAINING = ("model", "optimizer", "mechanism", "training", "privacy", "
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scene:
-    """The records, the model, what coins decided, and where results are kept.
+class Experiment:
+    """Everything of a run that is settled before its training begins, and each training and attack in turn.
 
     `context` surrounds every training but the one that is released: it has no folder and tells
     nobody of its metrics.
@@ -56,13 +69,51 @@ class Scene:
 
     config: Config
     parts: Parts
+    conditions: tuple[Condition, ...]  # of fail_if
     splits: Splits
+    copies: Mapping[str, int]  # records that occur several times
     coins: Coins
     model: nn.Module
     budget: Budget
+    plan: Plan | None
     context: Context
     cache: Cache
     console: Console
+
+    @classmethod
+    def assemble(cls, config: Config, console: Console) -> Experiment:
+        """Build and check all that a training needs, before anything is spent; raises ConfigError or DataError."""
+        parts = assemble(config)
+        conditions = criteria.parse(config.fail_if, parts.attacks)
+        streams = Streams(config.seed, config.deterministic, config.privacy.randomness)
+        splits = load_splits(parts.source, streams)
+        copies = count_copies(splits)
+        splits, coins = draw(splits, parts.needs, config.evidence, streams, declared_units(config.training))
+        model = make_model(config, parts.mechanism, splits, streams)
+        budget = make_budget(config, splits)
+        plan = parts.mechanism.plan(splits, budget)
+        coins = sow_canaries(coins, parts.needs, model, plan, config.evidence, streams)
+        preconditions.check(parts, splits, coins, budget)
+        keeps_features = parts.twin is not None or Knowledge.SHADOWS in parts.needs
+        return cls(
+            config=config,
+            parts=parts,
+            conditions=conditions,
+            splits=splits,
+            copies=copies,
+            coins=coins,
+            model=model,
+            budget=budget,
+            plan=plan,
+            context=surroundings(config, streams, keeps_features=keeps_features),
+            cache=Cache(Path(config.output) / "cache"),
+            console=console,
+        )
+
+    @property
+    def records(self) -> str:
+        """A hash of the records that are trained on."""
+        return self.coins.fingerprint(self.splits)
 
     @cached_property
     def stage(self) -> Stage:
@@ -75,8 +126,9 @@ class Scene:
         shadows = replace(self._shadows, mechanism=self._shadows.plain)
         return self.stage.for_twin().with_shadows(shadows)
 
-    def train(self, context: Context) -> tuple[Subject, Guarantee]:
-        """Train what is to be released while attacks look on, in surroundings of its own."""
+    def train(self, tracker: Tracker, folder: Path) -> tuple[Subject, Guarantee]:
+        """Train what is to be released while attacks look on; its checkpoints go into the folder."""
+        context = replace(self.context, tracker=tracker, folder=folder)
         return self._fit("train", self.parts.mechanism, self.stage, context)
 
     def twin(self) -> Subject | None:
@@ -229,3 +281,14 @@ class Scene:
         values = asdict(self.config)
         del values["training"]["prefetch"]  # when records are read, and not which
         return {name: values[name] for name in SHAPES_A_TRAINING}
+
+
+def surroundings(config: Config, streams: Streams, *, keeps_features: bool) -> Context:
+    """What surrounds a training that nobody resumes and nobody tracks."""
+    return Context(
+        streams=streams,
+        tracker=NullRun(),
+        device=choose_device(config.device),
+        dtype=getattr(torch, config.dtype),
+        features={} if keeps_features else None,
+    )

@@ -1,10 +1,10 @@
-"""What a run says about itself: the plan before it starts, and its numbers for the report and the tracker."""
+"""What a run says about itself: its briefing before it starts, its statement and its report."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,40 +12,31 @@ import numpy as np
 import torch
 from torch import nn
 
+from dptrain.assembly.outputs import given_away
 from dptrain.config import Config
-from dptrain.contracts import Briefing, Budget, Constants, Guarantee, Plan, Report, Splits, Statement
-from dptrain.evaluation.stage import Measured
+from dptrain.contracts import Briefing, Constants, Guarantee, Report, Splits, Statement
+from dptrain.evaluation.stage import Measured, Subject
 from dptrain.evidence.utility import majority_share
 from dptrain.evidence.verdict import of_void
 from dptrain.models.frozen import split
+from dptrain.pipeline.experiment import Experiment
 from dptrain.privacy.accountant import privacy_loss
+from dptrain.privacy.guarantee import now
 from dptrain.redaction import redacted
 from dptrain.report import sentences
-from dptrain.tracking import NOTE
+from dptrain.runs import binding
+from dptrain.runs import folder as runs
 from dptrain.training.estimate import estimate_seconds
 from dptrain.training.features import remade
 
 CONSTANTS = ("sample_rate", "expected_batch_size", "steps", "noise_multiplier", "max_grad_norm", "delta")
-PLACES = ("output", "report", "resume", "sweep", "tracking")  # keys of where a run is put, not what it is
 
 
-def brief(
-    splits: Splits,
-    model: nn.Module,
-    plan: Plan | None,
-    budget: Budget,
-    *,
-    recipe: str,
-    mechanism: str,
-    attacks: tuple[str, ...],
-    device: torch.device,
-    folder: Path,
-    config: Config,
-    copies: Mapping[str, int],
-) -> Briefing:
+def brief(experiment: Experiment, *, recipe: str, folder: Path) -> Briefing:
     """What is about to be spent, on what, and how long it will take."""
-    training, dtype = config.training, getattr(torch, config.dtype)
-    why = _remade(model, splits, training.augmentations, training.feature_cache_gib, dtype)
+    config, splits, model, plan = experiment.config, experiment.splits, experiment.model, experiment.plan
+    training, delta, device = config.training, experiment.budget.delta, experiment.context.device
+    why = _remade(model, splits, training.augmentations, training.feature_cache_gib, experiment.context.dtype)
     return Briefing(
         recipe=recipe,
         data=f"{splits.name}, {splits.source}",
@@ -54,13 +45,13 @@ def brief(
         test=len(splits.test),
         model=type(model.get_submodule("network")).__name__,
         parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
-        mechanism=mechanism,
+        mechanism=type(experiment.parts.mechanism).__name__,
         device=str(device),
         plan=plan,
-        unit=budget.unit,
-        epsilon=math.inf if plan is None else float(privacy_loss(plan).get_epsilon_for_delta(budget.delta)),
-        delta=budget.delta,
-        attacks=attacks,
+        unit=experiment.budget.unit,
+        epsilon=math.inf if plan is None else float(privacy_loss(plan).get_epsilon_for_delta(delta)),
+        delta=delta,
+        attacks=tuple(experiment.parts.attacks),
         features=why,
         seconds=None
         if plan is None
@@ -74,7 +65,7 @@ def brief(
             remade=bool(why),
         ),
         folder=folder,
-        copies=sentences.copies(copies),
+        copies=sentences.copies(experiment.copies),
     )
 
 
@@ -87,13 +78,42 @@ def _remade(model: nn.Module, splits: Splits, copies: int, gib: float, dtype: to
         return remade(parts[0], splits, copies=copies, gib=gib, dtype=dtype)
 
 
+def stated(
+    experiment: Experiment, guarantee: Guarantee, target: Subject, code: Mapping[str, str], folder: Path
+) -> Statement:
+    """What is proved of a release, bound to its weights, the model's code and the configuration."""
+    config, splits = experiment.config, experiment.splits
+    return replace(
+        guarantee.statement(),
+        interface=given_away(config.release),
+        assignment=experiment.coins.told(),
+        date=runs.remember_date(folder, now()),
+        constants=constants(config, splits, units_public=experiment.budget.units_public),
+        public_data=public_data(config, splits),
+        hashes=binding.hashes(target.release.weights, model_name(experiment.model), code, config),
+    )
+
+
 def compose(
-    splits: Splits, copies: Mapping[str, int], guarantee: Guarantee, statement: Statement, **rest: Any
+    experiment: Experiment,
+    guarantee: Guarantee,
+    statement: Statement,
+    target: Subject,
+    order: runs.Order,
+    folder: Path,
+    **others: Any,
 ) -> Report:
-    """The report of a training, of which nothing was measured yet."""
+    """The report of a release, of which nothing was measured yet; `others` replace what a training says."""
+    fields: dict[str, Any] = {
+        "recipe": order.recipe,
+        "mechanism": type(experiment.parts.mechanism).__name__,
+        "holdout_by_step": target.release.published,
+        **others,
+    }
     report = Report(
-        data={**describe(splits), "copies": dict(copies)},
-        floor_accuracy=majority_share(splits.test),
+        data={**describe(experiment.splits), "copies": dict(experiment.copies)},
+        floor_accuracy=majority_share(experiment.splits.test),
+        utility=experiment.utility(target),
         guarantee=statement,
         epsilon_by_step=guarantee.curve,
         tradeoff=tradeoff(guarantee),
@@ -101,13 +121,21 @@ def compose(
         leakage=(),
         gallery=None,
         seconds={},
-        **rest,
+        folder=folder,
+        reproduce=order.command,
+        **fields,
     )
     cleaned: Report = redacted(report)
     return cleaned
 
 
-def attacked(report: Report, measured: Measured, **rest: Any) -> Report:
+def attacked(
+    report: Report,
+    measured: Measured,
+    experiment: Experiment,
+    control: Subject | None,
+    seconds: Mapping[str, float],
+) -> Report:
     """The report with what attacks have measured."""
     cleaned: Report = redacted(
         replace(
@@ -117,7 +145,8 @@ def attacked(report: Report, measured: Measured, **rest: Any) -> Report:
             queries=measured.queries,
             exposed=measured.exposed,
             not_run=tuple(measured.not_run),
-            **rest,
+            control=None if control is None else experiment.utility(control),
+            seconds={**seconds, **experiment.cache.seconds},
         )
     )
     return cleaned
@@ -178,62 +207,3 @@ def tradeoff(guarantee: Guarantee) -> tuple[tuple[float, float], ...]:
     """(false-positive rate, most true positives) of any membership test, densest where both are small."""
     rates = np.concatenate([np.geomspace(1e-4, 0.1, 31), np.linspace(0.12, 1.0, 45)])
     return tuple((float(rate), guarantee.membership_tpr(float(rate))) for rate in rates)
-
-
-def params(config: Config, recipe: str) -> dict[str, Any]:
-    """What a run was asked for, as the tracker takes it: without where it runs and is put."""
-    return {"recipe": recipe} | {key: value for key, value in asdict(config).items() if key not in PLACES}
-
-
-def metrics(report: Report) -> Iterator[tuple[str, float, int]]:
-    """Every number of a report that runs are compared by: name, value, step.
-
-    What stands before the slash makes a section of MLflow's charts: what attacks achieved first, then
-    bounds, controls and floors, each under the same name.
-    """
-    yield "accuracy", report.utility.accuracy.value, 0
-    yield "auroc", report.utility.auroc, 0
-    if report.control is not None:
-        yield "control/accuracy", report.control.accuracy.value, 0
-        yield "control/auroc", report.control.auroc, 0
-    yield "floor/accuracy", report.floor_accuracy, 0
-    stated = report.guarantee
-    yield "guarantee/epsilon", stated.epsilon, 0
-    yield "guarantee/delta", stated.delta, 0
-    yield "guarantee/noise_multiplier", stated.noise_multiplier or 0.0, 0
-    if stated.selection is not None:
-        yield "guarantee/epsilon_if_selected", stated.selection.epsilon, 0
-    for step, epsilon in report.epsilon_by_step:
-        yield "epsilon", epsilon, step
-    for line in report.leakage:
-        name = f"{line.attack}.{line.metric}"
-        if line.interface not in ("", "confidences"):
-            name += f".{line.interface}"
-        yield f"attack/{name}", line.value.value, 0
-        yield f"low/{name}", line.value.low, 0
-        if math.isfinite(line.value.high):
-            yield f"high/{name}", line.value.high, 0
-        yield f"floor/{name}", line.floor, 0
-        if line.control is not None:
-            yield f"control/{name}", line.control.value, 0
-        if line.bound is not None:
-            yield f"bound/{name}", line.bound, 0
-    for key, seconds in report.seconds.items():
-        yield f"seconds/{key}", seconds, 0
-
-
-def tags(report: Report) -> Mapping[str, str]:
-    """What runs are found by."""
-    statement = report.guarantee
-    return {
-        NOTE: sentences.short(report),
-        "recipe": report.recipe,
-        "data": report.data["name"],
-        "data.source": report.data["source"],
-        "mechanism": report.mechanism,
-        "unit": statement.unit,
-        "guarantee": "void" if statement.void else "holds" if statement.private else "none",
-        "code_revision": statement.code_revision or "installed package",
-        "confidential": sentences.confidential(report) or "nothing",
-        **({"not_run": "; ".join(sentences.not_run(report))} if report.not_run else {}),
-    }

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from dptrain.contracts import Interval, Leakage, Report, Utility
 from dptrain.privacy.written import to_json
+from dptrain.storage import write_text
 
 
 def as_json(report: Report) -> dict[str, Any]:
@@ -47,24 +46,6 @@ def write_json(report: Report, path: Path) -> None:
     """Write the report whole or not at all: a reader never meets half a file."""
     text = json.dumps(as_json(report), indent=2, ensure_ascii=False, allow_nan=False)
     write_text(text + "\n", path)
-
-
-def write_text(text: str, path: Path) -> None:
-    """Write a text, in UTF-8, whole or not at all."""
-    with whole(path) as draft:
-        draft.write_text(text, encoding="utf-8")
-
-
-@contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A draft beside this path to write to, which takes its place at the end, and is gone on any failure."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield draft
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -11,8 +11,8 @@ from typing import Any
 
 from dptrain.contracts import Report, Statement
 from dptrain.report import selection, sentences, tables, words
-from dptrain.report.document import write_text
 from dptrain.report.markdown import table
+from dptrain.storage import write_text
 
 
 def as_model_card(report: Report, *, measured: bool = False) -> str:

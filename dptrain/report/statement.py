@@ -10,7 +10,7 @@ from typing import Any
 from dptrain.contracts import Report, Statement
 from dptrain.privacy.written import to_json
 from dptrain.report import selection, sentences, words
-from dptrain.report.document import write_text
+from dptrain.storage import write_text
 
 SCHEMA = "urn:dptrain:statement:2"
 VERSION = 2

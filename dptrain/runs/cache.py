@@ -18,6 +18,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from dptrain.runs.keyed import keyed
+from dptrain.storage import whole
 from dptrain.privacy.guarantee import library_versions
 
 # What a training without privacy does not read of the configuration: a sweep over these shares its results.
@@ -53,7 +54,9 @@ class Cache:
         with FileLock(path.with_suffix(".lock")):
             if not path.exists():
                 started = time.perf_counter()
-                _keep(path, make())
+                made = make()
+                with whole(path, private=True) as draft:
+                    torch.save(dict(made), draft)
                 self.seconds[key.partition("_")[0]] += time.perf_counter() - started
             kept: Mapping[str, Any] = torch.load(path, weights_only=True)
             return kept
@@ -61,13 +64,6 @@ class Cache:
     def _path(self, key: str) -> Path:
         self.folder.mkdir(parents=True, exist_ok=True)
         return self.folder / f"{key.partition('_')[0]}_{keyed(self.folder, key)}.pt"
-
-
-def _keep(path: Path, made: Mapping[str, Any]) -> None:
-    draft = path.with_name(f".{path.stem}.{os.getpid()}")
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        torch.save(dict(made), file)
-    draft.replace(path)
 
 
 def content_key(kind: str, told: Iterable[Any], tensors: Iterable[Tensor], recipe: Mapping[str, Any]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -16,8 +15,9 @@ from torch import Tensor
 
 from dptrain.contracts import ConfigError, DptrainError
 from dptrain.runs.keyed import SECRET, keyed
+from dptrain.runs.state import RunState
 from dptrain.redaction import withheld, withheld_arguments
-from dptrain.report.document import whole, write_text
+from dptrain.storage import whole, write_text
 from dptrain.training import checkpoint
 
 ORDER = "run.json"  # what was asked for
@@ -61,7 +61,14 @@ def start(folder: Path, order: Order) -> None:
     order = without_secrets(order)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _write(folder, {**order.__dict__, "overrides": list(order.overrides), "drawn": list(order.drawn)})
+        state = RunState(
+            recipe=order.recipe,
+            overrides=list(order.overrides),
+            config=order.config,
+            sweep=order.sweep,
+            drawn=list(order.drawn),
+        )
+        state.write(folder / ORDER)
     except OSError as error:
         raise _unwritable(folder, error) from error
 
@@ -141,16 +148,21 @@ def refuse_complete(resume: str, folder: Path) -> None:
 
 def read(folder: Path) -> Order:
     """What a run folder was asked for."""
-    order = json.loads((folder / ORDER).read_text())
+    state = read_state(folder)
     return without_secrets(  # which earlier versions wrote down
         Order(
-            recipe=order["recipe"],
-            overrides=tuple(order["overrides"]),
-            config=order["config"],
-            sweep=order["sweep"],
-            drawn=tuple(order.get("drawn", ())),
+            recipe=state.recipe,
+            overrides=tuple(state.overrides),
+            config=state.config,
+            sweep=state.sweep,
+            drawn=tuple(state.drawn),
         )
     )
+
+
+def read_state(folder: Path) -> RunState:
+    """What a run remembers."""
+    return RunState.read(folder / ORDER)
 
 
 def named(name: str, output: Path) -> Path | None:
@@ -162,7 +174,7 @@ def named(name: str, output: Path) -> Path | None:
         finished = [path for path in output.glob(f"**/{WEIGHTS}") if (path.parent / REPORT).exists()]
         return max(finished, key=lambda path: path.stat().st_mtime).parent if finished else None
     for path in output.glob(f"**/{ORDER}"):
-        if name in (path.parent.name, json.loads(path.read_text()).get("tracked_as")):
+        if name in (path.parent.name, read_state(path.parent).tracked_as):
             return path.parent
     return None
 
@@ -176,15 +188,18 @@ def _latest(output: Path) -> Path:
 
 def remember(folder: Path, **facts: Any) -> None:
     """Add facts that a resumed run must know, such as the id it is tracked under."""
-    _write(folder, {**json.loads((folder / ORDER).read_text()), **facts})
+    state = read_state(folder)
+    for name, fact in facts.items():
+        setattr(state, name, fact)
+    state.write(folder / ORDER)
 
 
-def remember_once(folder: Path, name: str, fact: str) -> str:
-    """A fact as it was remembered first: a run that goes on keeps it."""
-    kept: str | None = recall(folder, name)
+def remember_date(folder: Path, date: str) -> str:
+    """When the training ended, as it was remembered first: a run that goes on keeps it."""
+    kept = read_state(folder).trained
     if kept is None:
-        remember(folder, **{name: fact})
-    return fact if kept is None else kept
+        remember(folder, trained=date)
+    return date if kept is None else kept
 
 
 def refuse_changed(folder: Path, changed: Iterable[str]) -> None:
@@ -202,7 +217,7 @@ def remember_records(folder: Path, fingerprint: str) -> None:
     What is kept is a hash under a secret of the folder.
     """
     fingerprint = keyed(folder, fingerprint)
-    before = recall(folder, "records")
+    before = read_state(folder).records
     if before is not None and before != fingerprint:
         raise ConfigError(
             f"resume={folder}: it was begun on other records, or other coins, than are found now; resume it "
@@ -213,14 +228,6 @@ def remember_records(folder: Path, fingerprint: str) -> None:
 
 def same_records(folder: Path, fingerprint: str) -> bool | None:
     """Whether a run was trained on these records; None where its folder does not tell, or not its secret."""
-    told = recall(folder, "records")
-    return None if told is None or not (folder / SECRET).exists() else told == keyed(folder, fingerprint)
-
-
-def recall(folder: Path, fact: str) -> Any:
-    """A fact that was remembered, or None."""
-    return json.loads((folder / ORDER).read_text()).get(fact)
-
-
-def _write(folder: Path, content: dict[str, Any]) -> None:
-    write_text(json.dumps(content, indent=1), folder / ORDER)
+    before = read_state(folder).records
+    known = before is not None and (folder / SECRET).exists()
+    return before == keyed(folder, fingerprint) if known else None

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hmac
-import os
 import secrets
 from pathlib import Path
 
 from filelock import FileLock
+
+from dptrain.storage import whole
 
 SECRET = ".secret"  # in the folder that a hash is kept in
 
@@ -28,7 +29,5 @@ def _make(path: Path) -> None:
     with FileLock(path.with_name(f"{SECRET}.lock")):
         if path.exists():
             return
-        draft = path.with_name(f"{SECRET}.{os.getpid()}")
-        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            file.write(secrets.token_bytes(32))
-        draft.replace(path)
+        with whole(path, private=True) as draft:
+            draft.write_bytes(secrets.token_bytes(32))

@@ -36,18 +36,19 @@ def begin(folder: Path, *, max_epsilon: float | None, direction: str | None) -> 
             f"hydra.sweeper.direction={direction} would search for the worst model, for of every sweep.score "
             "more is better (a loss is counted below zero); give hydra.sweeper.direction=maximize"
         )
-    with sweeps.noting(folder) as notes:
-        if notes.setdefault("search", {"max_epsilon": max_epsilon})["max_epsilon"] != max_epsilon:
+    with sweeps.changing(folder) as state:
+        state.search = state.search or sweeps.Search(max_epsilon=max_epsilon)
+        if state.search.max_epsilon != max_epsilon:
             raise ConfigError(
                 f"sweep.max_epsilon={max_epsilon:g}: this search was begun with "
-                f"{notes['search']['max_epsilon']:g}, and results must not change what it may spend; leave "
+                f"{state.search.max_epsilon:g}, and results must not change what it may spend; leave "
                 "it so, or start a new search"
             )
 
 
 def searching(folder: Path) -> bool:
     """Whether in this sweep earlier results choose the later jobs."""
-    return "search" in sweeps.read_notes(folder)
+    return sweeps.read_state(folder).search is not None
 
 
 def reserve(folder: Path, job: str, plan: Plan | None, *, delta: float, max_epsilon: float | None) -> None:
@@ -56,9 +57,9 @@ def reserve(folder: Path, job: str, plan: Plan | None, *, delta: float, max_epsi
     The total is at the smallest delta of any job, so that it holds at every one. Raises ConfigError,
     counting nothing, where it would be more than `max_epsilon`, or than a search was begun with.
     """
-    with sweeps.noting(folder) as notes:
-        search = notes.get("search")
-        limit = max_epsilon if search is None else search["max_epsilon"]
+    with sweeps.changing(folder) as state:
+        search = state.search
+        limit = max_epsilon if search is None else search.max_epsilon
         if limit is None:
             return
         if plan is None:
@@ -66,9 +67,10 @@ def reserve(folder: Path, job: str, plan: Plan | None, *, delta: float, max_epsi
                 f"sweep.max_epsilon={limit:g}: a training without privacy stays within no epsilon; leave it "
                 "out of the sweep, or set sweep.max_epsilon=null"
             )
-        counted = {**notes.get("spent", {}), job: {"delta": delta, "plan": asdict(plan)}}
-        if search is not None and "order" not in search:
-            search["order"] = privacy_filter.best_order(plan, delta, limit)
+        counted = {**state.spent, job: sweeps.Spent(delta=delta, plan=asdict(plan))}
+        if search is not None and search.order is None:
+            order = privacy_filter.best_order(plan, delta, limit)
+            state.search = search = sweeps.Search(max_epsilon=search.max_epsilon, order=order)
         total = _total(counted, search)
         if total > limit:
             others = len(counted) - 1
@@ -77,8 +79,8 @@ def reserve(folder: Path, job: str, plan: Plan | None, *, delta: float, max_epsi
                 f"{'training is' if others == 1 else 'trainings are'} counted, to epsilon "
                 f"{rounded_up(total, 2)}; it is not begun. Ask for fewer or cheaper trainings, or allow more"
             )
-        notes |= {"spent": counted, "limit": limit}
-        notes.setdefault("id", secrets.token_hex(8))  # tells one sweep from another, and nothing else
+        state.spent, state.limit = counted, limit
+        state.id = state.id or secrets.token_hex(8)
 
 
 def stated(job: Path, plan: Plan, delta: float) -> SweepTotal:
@@ -87,38 +89,39 @@ def stated(job: Path, plan: Plan, delta: float) -> SweepTotal:
     Together is no less than is counted: where results chose the trainings, the composition alone
     proves nothing, and the filter's total does.
     """
-    together, limited = sweeps.spent_together(job, plan, delta), told(job.parent)
+    together, limited = sweeps.spent_together(job, plan, delta), counted(job.parent)
     if limited:
         together["epsilon_together"] = max(together["epsilon_together"], limited["epsilon_counted"])
     total: SweepTotal = part(SweepTotal, {**together, **limited}, f"{job.parent}: sweep")
     return total
 
 
-def told(folder: Path) -> dict[str, Any]:
+def counted(folder: Path) -> dict[str, Any]:
     """What a statement says of what a sweep may spend: how much is counted by now, and by which rule."""
-    notes = sweeps.read_notes(folder)
-    if "spent" not in notes:
+    state = sweeps.read_state(folder)
+    if not state.spent:
         return {}
-    search = notes.get("search")
+    search = state.search
     return {
-        "max_epsilon": notes["limit"],
-        "epsilon_counted": _total(notes["spent"], search),
-        "counted": len(notes["spent"]),
-        "id": notes["id"],
-        "plans": [each["plan"] for each in notes["spent"].values()],
-        "order": None if search is None else search["order"],
+        "max_epsilon": state.limit,
+        "epsilon_counted": _total(state.spent, search),
+        "counted": len(state.spent),
+        "id": state.id,
+        "plans": [each.plan for each in state.spent.values()],
+        "order": None if search is None else search.order,
         "rule": "privacy loss distributions composed: holds where the trainings were chosen in advance"
         if search is None
-        else f"Rényi filter of order {search['order']:g}: results chose the trainings",
+        else f"Rényi filter of order {search.order:g}: results chose the trainings",
     }
 
 
-def _total(counted: Mapping[str, Mapping[str, Any]], search: Mapping[str, Any] | None) -> float:
+def _total(spent: Mapping[str, sweeps.Spent], search: sweeps.Search | None) -> float:
     """Epsilon of all these trainings; by the filter of a search where results chose them."""
-    plans = [Plan(**each["plan"]) for each in counted.values()]
-    delta = min(each["delta"] for each in counted.values())
+    plans = [Plan(**each.plan) for each in spent.values()]
+    delta = min(each.delta for each in spent.values())
     if search is not None:
-        return privacy_filter.spent(plans, delta, search["order"])
+        assert search.order is not None
+        return privacy_filter.spent(plans, delta, search.order)
     total = composed(plans, delta)
     assert total is not None
     return total

@@ -20,42 +20,43 @@ from dptrain.sweep import state as sweeps
 
 
 def refuse_uncovered(config: Config, plan: Plan | None, records: str, folder: Path) -> None:
-    """Raise DptrainError where a trial is not what the selection's epsilon was computed for; others pass."""
-    if config.sweep.trial is None:
-        return
-    noted = sweeps.read_notes(folder.parent)["selection"]
-    if plan is None or asdict(plan) not in noted["plans"]:
+    """Raise DptrainError where a trial is not what the selection's epsilon was computed for."""
+    agreed = sweeps.read_state(folder.parent).agreed
+    if plan is None or asdict(plan) not in agreed.plans:
         raise DptrainError(
             f"sweep.trial={config.sweep.trial}: its plan ({plan}) is none of those that the selection's "
             "epsilon was computed for; go on with the data and the versions that the sweep was begun with"
         )
-    if keyed(folder.parent, records) != noted["records"]:
+    if keyed(folder.parent, records) != agreed.records:
         raise DptrainError(
             f"sweep.trial={config.sweep.trial}: the training records are others than the sweep was begun "
             "with; go on with the same data, or start a new sweep"
         )
 
 
-def keep_score(report: Report, config: Config) -> None:
-    """Keep a training's score before anything attacks it, and what is released of a trial that is selected.
+def keep_score(report: Report, name: str) -> None:
+    """Keep a training's score before anything attacks it; a run that goes on keeps the score that it had.
 
-    A run that goes on keeps the score that it had. Raises ConfigError where the report holds no such score.
+    Raises ConfigError where the report holds no such score.
     """
     # Papernot & Steinke ask of a run that all of it is private that decides which is selected: its score,
     # and whether it has one. Both come of the noisy weights alone, here, and of records that no guarantee
     # is about. How the attacks end comes of the training records themselves, and must decide nothing: not
     # the score, not what is released, and not what a search tries next. A broken guarantee alone stops a
     # release: there is no promise left to keep then.
-    if config.sweep.trial is not None:
-        documents.write_published(report)
     if kept_score(report.folder) is None:
-        runs.remember(report.folder, score=score(as_json(report), config.sweep.score))
+        runs.remember(report.folder, score=score(as_json(report), name))
+
+
+def release_trial(report: Report, name: str) -> None:
+    """Keep a trial's score, and what is released of it if it is selected."""
+    documents.write_published(report)
+    keep_score(report, name)
 
 
 def kept_score(folder: Path) -> float | None:
     """The score that a run's training ended with, larger is better; None where it has not ended."""
-    found: float | None = runs.recall(folder, "score")
-    return found
+    return runs.read_state(folder).score
 
 
 def score(report: Mapping[str, Any], name: str) -> float:
@@ -74,14 +75,12 @@ def score(report: Mapping[str, Any], name: str) -> float:
     return -float(value) if metric == "loss" else float(value)
 
 
-def how_chosen(statement: Statement, config: Config, folder: Path) -> Statement:
-    """A privacy statement, with what is known of how the settings were chosen."""
-    if config.sweep.trial is not None:
-        noted = sweeps.read_notes(folder.parent)["selection"]["terms"]
-        return as_trial(statement, part(SelectionTerms, noted, f"{folder.parent}: selection"))
-    if config.privacy.tuned_on is not None:
-        return tuned_on_public(statement, config.privacy.tuned_on)
-    return statement
+def terms_of(sweep_folder: Path) -> SelectionTerms:
+    """The terms of the private selection in this folder."""
+    terms: SelectionTerms = part(
+        SelectionTerms, sweeps.read_state(sweep_folder).agreed.terms, f"{sweep_folder}: selection"
+    )
+    return terms
 
 
 def tuned_on_public(statement: Statement, data: str) -> Statement:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -11,17 +10,74 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
+from pydantic import BaseModel, Field
 
-from dptrain.contracts import Plan
+from dptrain.contracts import DptrainError, Plan
 from dptrain.privacy.plan import default_delta
 from dptrain.privacy.written import from_json
 from dptrain.redaction import redact
-from dptrain.report.document import read_json, write_text
+from dptrain.report.document import read_json
 from dptrain.runs import folder as runs
+from dptrain.runs.state import State
 from dptrain.sweep.cost import composed, plan_of
 
-NOTES = "sweep.json"  # the parent run's id, what failed, and what is counted as spent
+STATE = "sweep.json"
 NOT_OF_THE_JOB = ("sweep.resume", "sweep.max_epsilon", "output")  # overrides that say where, not what
+
+
+class Failure(BaseModel):
+    """Why a job failed, with its exit code and the overrides that it was asked for by."""
+
+    error: str
+    code: int
+    asked: list[str]
+
+
+class Search(BaseModel):
+    """What a search by results may spend, and the Rényi order by which that is counted."""
+
+    max_epsilon: float
+    order: float | None = None
+
+
+class Spent(BaseModel):
+    """A training that is counted as spent."""
+
+    delta: float
+    plan: dict[str, Any]
+
+
+class Selection(BaseModel):
+    """What a private selection fixed before it drew anything, and how many trials it drew."""
+
+    trials: int
+    asked: dict[str, Any]  # the configuration
+    records: str  # a keyed hash
+    plans: list[dict[str, Any]]  # of all candidates
+    single_epsilon: float | None
+    terms: dict[str, Any]  # as the statement says them
+
+
+class SweepState(State):
+    """What a sweep remembers: the file sweep.json of its folder."""
+
+    parent: str | None = None  # the id of its parent run in MLflow; set, once it was opened
+    asked: list[str] = Field(default_factory=list)  # jobs
+    failed: dict[str, Failure] = Field(default_factory=dict)  # by job
+    search: Search | None = None
+    spent: dict[str, Spent] = Field(default_factory=dict)  # by job
+    limit: float | None = None  # of what may be spent
+    id: str | None = None  # tells one sweep from another, and nothing else
+    selection: Selection | None = None
+    # Ids in MLflow of jobs that failed before they had one, by job.
+    children: dict[str, str | None] = Field(default_factory=dict)
+
+    @property
+    def agreed(self) -> Selection:
+        """The private selection; raises DptrainError where this sweep is none."""
+        if self.selection is None:
+            raise DptrainError(f"{STATE} holds no private selection; start one with +sweep=private_selection")
+        return self.selection
 
 
 def find(folder: Path, order: runs.Order) -> Path | None:
@@ -35,40 +91,40 @@ def jobs(folder: Path) -> list[tuple[Path, runs.Order]]:
     return [(path.parent, runs.read(path.parent)) for path in sorted(folder.glob(f"*/{runs.ORDER}"))]
 
 
-def family(folder: Path, open_parent: Callable[[], str | None]) -> str | None:
+def parent_run(folder: Path, open_parent: Callable[[], str | None]) -> str | None:
     """The id of the sweep's parent run, which the first job opens and the others find."""
-    with noting(folder) as notes:
-        if "parent" not in notes:
-            notes["parent"] = open_parent()
-        parent: str | None = notes["parent"]
-    return parent
+    with changing(folder) as state:
+        if "parent" not in state.model_fields_set:
+            state.parent = open_parent()
+        return state.parent
 
 
 def expect(folder: Path, asked: Iterable[Sequence[str]]) -> None:
     """Remember which jobs are asked for, by their overrides, besides those that were asked for before."""
-    with noting(folder) as notes:
-        notes["asked"] = list(dict.fromkeys([*notes.get("asked", []), *map(told, asked)]))
+    with changing(folder) as state:
+        state.asked = list(dict.fromkeys([*state.asked, *map(job_key, asked)]))
 
 
 def never_begun(folder: Path) -> dict[str, str]:
     """The jobs that were asked for and have no folder, and why not as far as that is known."""
-    notes = read_notes(folder)
-    there = {told(order.overrides) for _, order in jobs(folder)}
-    failed = {job: failure["error"] for job, failure in notes.get("failed", {}).items()}
-    return {job: failed.get(job, "it never began") for job in notes.get("asked", []) if job not in there}
+    state = read_state(folder)
+    there = {job_key(order.overrides) for _, order in jobs(folder)}
+    why = {job: failure.error for job, failure in state.failed.items()}
+    return {job: why.get(job, "it never began") for job in state.asked if job not in there}
 
 
 def note_failure(folder: Path, order: runs.Order, error: Exception, code: int) -> None:
     """Remember that a job failed, so that the others go on and the sweep says so in the end."""
-    with noting(folder) as notes:
-        failure = {"error": redact(str(error)), "code": code, "asked": _words(order.overrides)}
-        notes["failed"] = {**notes.get("failed", {}), told(order.overrides): failure}
+    failure = Failure(error=redact(str(error)), code=code, asked=list(_words(order.overrides)))
+    with changing(folder) as state:
+        state.failed = {**state.failed, job_key(order.overrides): failure}
 
 
 def forget_failure(folder: Path, order: runs.Order) -> None:
     """A job that failed before is about to be tried again."""
-    with noting(folder) as notes:
-        notes.get("failed", {}).pop(told(order.overrides), None)
+    with changing(folder) as state:
+        again = job_key(order.overrides)
+        state.failed = {job: failure for job, failure in state.failed.items() if job != again}
 
 
 @contextmanager
@@ -78,7 +134,7 @@ def alone(folder: Path, order: runs.Order) -> Iterator[None]:
     A trial of a private selection is the same by its number, however it is asked for.
     """
     trial = order.config["sweep"]["trial"]
-    job = told(order.overrides) if trial is None else f"trial {trial}"
+    job = job_key(order.overrides) if trial is None else f"trial {trial}"
     locks = folder / ".locks"
     locks.mkdir(parents=True, exist_ok=True)
     with FileLock(locks / sha256(job.encode()).hexdigest()[:16]):
@@ -86,24 +142,23 @@ def alone(folder: Path, order: runs.Order) -> Iterator[None]:
 
 
 @contextmanager
-def noting(folder: Path) -> Iterator[dict[str, Any]]:
-    """The notes of a sweep, to be changed in place; other processes wait, and then see the change whole."""
+def changing(folder: Path) -> Iterator[SweepState]:
+    """The state of a sweep, to be changed in place; other processes wait, and then see the change whole."""
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / f".{NOTES}.lock"):
-        notes = read_notes(folder)
-        yield notes
-        write_text(json.dumps(notes, indent=1), folder / NOTES)
+    with FileLock(folder / f".{STATE}.lock"):
+        state = read_state(folder)
+        yield state
+        state.write(folder / STATE)
 
 
-def read_notes(folder: Path) -> dict[str, Any]:
-    """What is remembered of a sweep: `parent`, jobs `asked` for, and by job what `failed` or was `spent`."""
-    path = folder / NOTES
-    notes: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    return notes
+def read_state(folder: Path) -> SweepState:
+    """What is remembered of a sweep; nothing, where none was begun."""
+    path = folder / STATE
+    return SweepState.read(path) if path.exists() else SweepState()
 
 
-def told(overrides: Sequence[str]) -> str:
-    """A job in the words that the notes know it by."""
+def job_key(overrides: Sequence[str]) -> str:
+    """The words that the state of a sweep knows a job by."""
     return " ".join(_words(overrides))
 
 
@@ -145,7 +200,7 @@ def spent_together(job: Path, plan: Plan, delta: float) -> dict[str, Any]:
 
 def _begun(folder: Path) -> list[Path]:
     """The jobs whose training has begun, finished or not."""
-    begun = (path for path, _ in jobs(folder) if runs.recall(path, "begun") is not None)
+    begun = (path for path, _ in jobs(folder) if runs.read_state(path).begun is not None)
     return sorted({*begun, *(path.parent for path in folder.glob(f"*/{runs.REPORT}"))})
 
 
@@ -154,5 +209,5 @@ def _plan_begun(job: Path) -> Plan | None:
     if (job / runs.REPORT).exists():
         stated = from_json(read_json(job / runs.REPORT).get("guarantee"), f"{job / runs.REPORT}: guarantee")
         return plan_of(stated) if stated.private and not stated.void else None
-    plan = runs.recall(job, "begun")["plan"]
-    return None if plan is None else Plan(**plan)
+    begun = runs.read_state(job).begun
+    return None if begun is None or begun["plan"] is None else Plan(**begun["plan"])

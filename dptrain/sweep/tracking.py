@@ -53,8 +53,8 @@ def conclude(
 
     `files` go below `comparison/` of its artifacts, where those of a folder of `folder` stay together.
     """
-    notes = sweeps.read_notes(folder)
-    parent, failed = notes.get("parent"), notes.get("failed", {})
+    state = sweeps.read_state(folder)
+    parent, failed = state.parent, state.failed
     if parent is None:
         return
     _record_failures(tracking, folder, parent, failed)
@@ -75,27 +75,27 @@ def conclude(
 
 
 def _record_failures(
-    tracking: MLflow | NoTracking, folder: Path, parent: str, failed: Mapping[str, Mapping[str, Any]]
+    tracking: MLflow | NoTracking, folder: Path, parent: str, failed: Mapping[str, sweeps.Failure]
 ) -> None:
     """A child for each job that failed before it had one of its own, so that none is missing."""
     there = {
-        sweeps.told(order.overrides)
+        sweeps.job_key(order.overrides)
         for path, order in sweeps.jobs(folder)
-        if runs.recall(path, "tracked_as") is not None
+        if runs.read_state(path).tracked_as is not None
     }
     for job, why in failed.items():
         if job in there:
             continue
-        before = sweeps.read_notes(folder).get("children", {}).get(job)
-        with tracking.open(job_name(why["asked"], folder.name), folder, before) as child:
-            child.tags({PARENT: parent, **failure(why["error"])})
-            child.params(dict(each.partition("=")[::2] for each in why["asked"] if _names(each)))
+        before = sweeps.read_state(folder).children.get(job)
+        with tracking.open(job_name(why.asked, folder.name), folder, before) as child:
+            child.tags({PARENT: parent, **failure(why.error)})
+            child.params(dict(each.partition("=")[::2] for each in why.asked if _names(each)))
             child.outcome = "FAILED"
-            with sweeps.noting(folder) as notes:
-                notes["children"] = {**notes.get("children", {}), job: child.run_id}
+            with sweeps.changing(folder) as state:
+                state.children = {**state.children, job: child.run_id}
 
 
-def _tags(found: Comparison | None, finished: int, failed: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+def _tags(found: Comparison | None, finished: int, failed: Mapping[str, sweeps.Failure]) -> dict[str, str]:
     lines = [f"{finished} jobs finished, {len(failed)} failed."]
     tags = {"jobs.finished": str(finished), "jobs.failed": str(len(failed))}
     if found is not None:
@@ -103,7 +103,7 @@ def _tags(found: Comparison | None, finished: int, failed: Mapping[str, Mapping[
         lines += ["", *(f"{sentence}\n" for sentence in said.overview(found)), *table(utility(found))]
         lines += ["The whole comparison: `comparison/comparison.html` among the artifacts."]
     for number, (job, why) in enumerate(failed.items(), start=1):
-        told = f"{job_name(why['asked'], job)}: {why['error']}"
+        told = f"{job_name(why.asked, job)}: {why.error}"
         tags[f"failed.{number}"] = told
         lines += ["", f"**Failed:** {told}"]
     return {**tags, NOTE: "\n".join(lines)}

@@ -11,14 +11,13 @@ from __future__ import annotations
 import io
 import json
 import math
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from dptrain.contracts import DptrainError
+from dptrain.storage import whole
 
 CHECKPOINT = "checkpoint.pt"
 LEDGER = "ledger.json"
@@ -75,21 +74,12 @@ def paid(folder: Path) -> int:
 
 
 def write(path: Path, content: bytes | memoryview, *, durable: bool = True) -> None:
-    """Write a file beside `path` and move it there; a full disk leaves the old file whole."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mode 0600
+    """Write a private file, whole; a full disk leaves the old file as it was."""
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
-        Path(name).replace(path)
+        with whole(path, private=True, durable=durable) as draft:
+            draft.write_bytes(content)
     except OSError as error:
-        Path(name).unlink(missing_ok=True)
         raise DptrainError(
             f"{path} cannot be written ({error.strerror}); free space or set output to another folder, "
             "then go on with resume=latest"
         ) from error
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

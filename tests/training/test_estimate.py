@@ -11,11 +11,16 @@ import torch
 from support import order
 from torch import nn
 
+from dptrain.assembly.components import assemble
 from dptrain.config import parse
-from dptrain.contracts import Briefing, Budget, Plan, Splits
+from dptrain.contracts import Briefing, Budget, Plan, Splits, Streams
+from dptrain.evaluation.assignment import Coins
 from dptrain.models.normalise import Normalise
 from dptrain.models.scatter import ScatterLinear
 from dptrain.pipeline import summary
+from dptrain.pipeline.experiment import Experiment, surroundings
+from dptrain.report.console import Console
+from dptrain.runs.cache import Cache
 from dptrain.training.estimate import estimate_seconds
 
 CPU = torch.device("cpu")
@@ -104,19 +109,22 @@ def test_the_plan_knows_copies_and_whether_features_are_made_once(
         return 1.0
 
     monkeypatch.setattr(summary, "estimate_seconds", estimated)
-    found: Briefing = summary.brief(
-        splits,
-        scattered if model == "scattered" else _named(mlp),
-        make_plan_of(),
-        budget,
-        recipe="quickstart",
-        mechanism="DPSGD",
-        attacks=(),
-        device=CPU,
-        folder=Path(),
-        config=parse(order(*overrides).config),
+    config = parse(order(*overrides).config)
+    experiment = Experiment(
+        config=config,
+        parts=assemble(config),
+        conditions=(),
+        splits=splits,
         copies={},
+        coins=Coins(),
+        model=scattered if model == "scattered" else _named(mlp),
+        budget=budget,
+        plan=make_plan_of(),
+        context=surroundings(config, Streams(seed=0, deterministic=True), keeps_features=False),
+        cache=Cache(Path("cache")),
+        console=Console(),
     )
+    found: Briefing = summary.brief(experiment, recipe="quickstart", folder=Path())
     assert asked == {"engine": "bookkeeping", "copies": copies, "remade": bool(why)}
     assert why in found.features
     assert bool(found.features) == bool(why)

@@ -21,9 +21,9 @@ from dptrain.config import parse
 from dptrain.contracts import ConfigError, DptrainError, SelectionTerms
 from dptrain.privacy import selection
 from dptrain.privacy.written import part
-from dptrain.report.document import write_text
 from dptrain.runs import folder as runs
 from dptrain.runs.keyed import keyed
+from dptrain.storage import write_text
 from dptrain.sweep import state as sweeps
 from dptrain.sweep.score import kept_score
 from dptrain.sweep.selection import candidates, terms
@@ -46,7 +46,7 @@ def begin(
     values = {**values, "device": "auto"}  # the trials may run on another machine than this
     config = parse(values)
     terms.refuse(swept, sweeper)
-    noted = sweeps.read_notes(folder).get("selection")
+    noted = sweeps.read_state(folder).selection
     if noted is None:
         if config.sweep.resume is not None:
             raise ConfigError(
@@ -54,22 +54,25 @@ def begin(
                 "after looking at trials protects nothing. Start a new sweep"
             )
         fixed = terms.agree(config, values)
-        with sweeps.noting(folder) as notes:
+        with sweeps.changing(folder) as state:
             fixed["records"] = keyed(folder, fixed["records"])
-            noted = notes.setdefault("selection", {**fixed, "trials": draw_count(terms.count_of(config))})
-    terms.refuse_changes(noted["asked"], values, f"sweep.resume={folder}")
-    agreed: SelectionTerms = part(SelectionTerms, noted["terms"], f"{folder}: selection")
+            if state.selection is None:
+                trials = draw_count(terms.count_of(config))
+                state.selection = sweeps.Selection(**fixed, trials=trials)
+            noted = state.selection
+    terms.refuse_changes(noted.asked, values, f"sweep.resume={folder}")
+    agreed: SelectionTerms = part(SelectionTerms, noted.terms, f"{folder}: selection")
     return agreed
 
 
 def trials(folder: str) -> str:
     """The numbers of a sweep's trials as Hydra sweeps over them: `1,2,3`."""
-    noted = sweeps.read_notes(Path(folder)).get("selection")
+    noted = sweeps.read_state(Path(folder)).selection
     if noted is None:
         raise ConfigError(
             f"{folder}: no number of trials was drawn; start it with +sweep=private_selection and -m"
         )
-    return ",".join(map(str, range(1, noted["trials"] + 1)))
+    return ",".join(map(str, range(1, noted.trials + 1)))
 
 
 def draw_count(count: selection.RunCount, uniform: Callable[[], float] = UNPREDICTABLE.random) -> int:
@@ -82,7 +85,7 @@ def as_drawn(
 ) -> runs.Order:
     """A trial's order with its settings drawn, and the single run's epsilon where it was searched for."""
     settings = candidates.draw_settings(parse(order.config), choose)
-    single = sweeps.read_notes(folder)["selection"]["single_epsilon"]
+    single = sweeps.read_state(folder).agreed.single_epsilon
     if single is not None:
         settings["privacy.epsilon"] = single
     return replace(
@@ -97,12 +100,12 @@ def barred(folder: Path | None, order: runs.Order, trial: int) -> str | None:
 
     Raises ConfigError where the selection in this folder did not ask for it.
     """
-    noted = {} if folder is None else sweeps.read_notes(folder).get("selection", {})
-    if folder is None or not noted or trial > noted["trials"]:
+    noted = None if folder is None else sweeps.read_state(folder).selection
+    if folder is None or noted is None or trial > noted.trials:
         raise ConfigError(
             f"sweep.trial={trial}: trials are numbered by +sweep=private_selection; leave it out"
         )
-    terms.refuse_changes(noted["asked"], order.config, f"sweep.trial={trial}")
+    terms.refuse_changes(noted.asked, order.config, f"sweep.trial={trial}")
     if trial in failures(folder):
         return "its training failed before; that is its result, and it is not tried again"
     found = find(folder, order)
@@ -110,9 +113,8 @@ def barred(folder: Path | None, order: runs.Order, trial: int) -> str | None:
         return "the selection was made without it, and is over"
     if found is not None and (found / runs.REPORT).exists():
         return None  # and what was found of it, a broken guarantee too, stays
-    with sweeps.noting(folder) as notes:
-        jobs = notes.get("failed", {})
-        notes["failed"] = {job: failure for job, failure in jobs.items() if _number(job) != trial}
+    with sweeps.changing(folder) as state:
+        state.failed = {job: failure for job, failure in state.failed.items() if _number(job) != trial}
     return None
 
 
@@ -129,13 +131,13 @@ def conclude(folder: Path) -> dict[str, Any] | None:
     again. Of trials that score alike the first is taken, which favours none, for all are drawn
     alike. Raises DptrainError where trials are missing.
     """
-    noted = sweeps.read_notes(folder)["selection"]
-    agreed = noted["terms"]
+    noted = sweeps.read_state(folder).agreed
+    agreed = noted.terms
     there = _trials(folder)
     scores: dict[int, float] = {}
     missing = []
     failed = failures(folder)
-    for trial in range(1, noted["trials"] + 1):
+    for trial in range(1, noted.trials + 1):
         kept = kept_score(there[trial][0]) if trial in there else None
         if kept is not None:
             scores[trial] = kept
@@ -178,7 +180,7 @@ def find(folder: Path, order: runs.Order) -> Path | None:
 def failures(folder: Path) -> set[int]:
     """The numbers of the trials whose training had begun, and had not ended, when they failed."""
     there = {trial: path for trial, (path, _) in _trials(folder).items()}
-    failed = {_number(job) for job in sweeps.read_notes(folder).get("failed", {})}
+    failed = {_number(job) for job in sweeps.read_state(folder).failed}
     return {
         trial for trial in failed & there.keys() if _began(there[trial]) and kept_score(there[trial]) is None
     }

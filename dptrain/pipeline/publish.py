@@ -1,0 +1,50 @@
+"""The end of a run: its documents, what the tracker is told, and an error where a guarantee is broken."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from dptrain import report as documents
+from dptrain.config import Documents
+from dptrain.contracts import BrokenGuarantee, Leakage, Report, Tracker
+from dptrain.evaluation.stage import Subject
+from dptrain.evidence.verdict import BROKEN
+from dptrain.pipeline import tracked
+from dptrain.training import checkpoint
+
+
+def publish(report: Report, subject: Subject, example: Tensor, tracker: Tracker, wanted: Documents) -> None:
+    """Write the report into the run folder, and hand it and the model to the tracker.
+
+    `example` shows the tracker what inputs look like and must not be a record.
+    """
+    record(report, tracker, wanted)
+    tracker.model(subject.release.build().cpu(), example)
+
+
+def record(report: Report, tracker: Tracker, wanted: Documents) -> None:
+    """Write the report into the run folder, and hand it to the tracker."""
+    written = documents.write(report, pdf=wanted.pdf, card_measured=wanted.card_measured)
+    checkpoint.remove(report.folder)  # the run is complete, whatever becomes of its record elsewhere
+    for path in written:
+        tracker.artifact(path, "report")
+    for name, value, step in tracked.metrics(report):
+        tracker.metric(name, value, step)
+    tracker.tags(tracked.tags(report))
+
+
+def refuse_broken(report: Report) -> None:
+    """End loudly where an attack has measured more than the guarantee allows."""
+    for line in report.leakage:
+        if line.verdict.startswith(BROKEN):
+            raise BrokenGuarantee(
+                f"{line.attack}/{line.metric}={line.value.value:.3f}, {_breach(line)}: the training is not "
+                "as private as its guarantee says. Do not release this model; report the run "
+                f"({report.folder}) to the maintainers"
+            )
+
+
+def _breach(line: Leakage) -> str:
+    """What shows that a guarantee is broken: what the judge saw, or a bound that was passed."""
+    seen = [part.removeprefix("broken: ") for part in line.notes.split("; ") if part.startswith("broken: ")]
+    return "; ".join(seen) or f"at least {line.value.low:.3f}, is above the proved bound {line.bound:.6g}"

@@ -1,0 +1,74 @@
+"""What the tracker is told of a run: parameters, numbers and tags."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from dptrain.config import Config
+from dptrain.contracts import Report
+from dptrain.report import sentences
+from dptrain.tracking import NOTE
+
+PLACES = ("output", "report", "resume", "sweep", "tracking")  # keys of where a run is put, not what it is
+
+
+def params(config: Config, recipe: str) -> dict[str, Any]:
+    """What a run was asked for, as the tracker takes it: without where it runs and is put."""
+    return {"recipe": recipe} | {key: value for key, value in asdict(config).items() if key not in PLACES}
+
+
+def metrics(report: Report) -> Iterator[tuple[str, float, int]]:
+    """Every number of a report that runs are compared by: name, value, step.
+
+    What stands before the slash makes a section of MLflow's charts: what attacks achieved first, then
+    bounds, controls and floors, each under the same name.
+    """
+    yield "accuracy", report.utility.accuracy.value, 0
+    yield "auroc", report.utility.auroc, 0
+    if report.control is not None:
+        yield "control/accuracy", report.control.accuracy.value, 0
+        yield "control/auroc", report.control.auroc, 0
+    yield "floor/accuracy", report.floor_accuracy, 0
+    stated = report.guarantee
+    yield "guarantee/epsilon", stated.epsilon, 0
+    yield "guarantee/delta", stated.delta, 0
+    yield "guarantee/noise_multiplier", stated.noise_multiplier or 0.0, 0
+    if stated.selection is not None:
+        yield "guarantee/epsilon_if_selected", stated.selection.epsilon, 0
+    for step, epsilon in report.epsilon_by_step:
+        yield "epsilon", epsilon, step
+    for line in report.leakage:
+        name = f"{line.attack}.{line.metric}"
+        if line.interface not in ("", "confidences"):
+            name += f".{line.interface}"
+        yield f"attack/{name}", line.value.value, 0
+        yield f"low/{name}", line.value.low, 0
+        if math.isfinite(line.value.high):
+            yield f"high/{name}", line.value.high, 0
+        yield f"floor/{name}", line.floor, 0
+        if line.control is not None:
+            yield f"control/{name}", line.control.value, 0
+        if line.bound is not None:
+            yield f"bound/{name}", line.bound, 0
+    for key, seconds in report.seconds.items():
+        yield f"seconds/{key}", seconds, 0
+
+
+def tags(report: Report) -> Mapping[str, str]:
+    """What runs are found by."""
+    statement = report.guarantee
+    return {
+        NOTE: sentences.short(report),
+        "recipe": report.recipe,
+        "data": report.data["name"],
+        "data.source": report.data["source"],
+        "mechanism": report.mechanism,
+        "unit": statement.unit,
+        "guarantee": "void" if statement.void else "holds" if statement.private else "none",
+        "code_revision": statement.code_revision or "installed package",
+        "confidential": sentences.confidential(report) or "nothing",
+        **({"not_run": "; ".join(sentences.not_run(report))} if report.not_run else {}),
+    }

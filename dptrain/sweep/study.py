@@ -1,0 +1,131 @@
+"""What a run owes to the sweep that it is part of: nothing, a ledger, or the terms of a private selection."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+from dptrain.config import Config
+from dptrain.contracts import Plan, Report, Statement, Tracker
+from dptrain.runs import folder as runs
+from dptrain.sweep import budget, score
+from dptrain.sweep import state as sweeps
+from dptrain.sweep import tracking as sweep_tracking
+from dptrain.tracking import PARENT, MLflow, NoTracking
+
+
+class Study(Protocol):
+    """A run's part in something larger, asked in this order."""
+
+    def check(self, plan: Plan | None, records: str) -> None:
+        """Raise DptrainError where this training is not what was agreed on; `records` is their hash."""
+        ...
+
+    def reserve(self, plan: Plan | None, *, delta: float) -> None:
+        """Count the training as spent; raises ConfigError where it would be too much."""
+        ...
+
+    def name(self) -> str:
+        """What the run is tracked as."""
+        ...
+
+    def begin(self, plan: Plan | None, tracking: MLflow | NoTracking, tracker: Tracker) -> None:
+        """Note that the training begins, and show it below its parent."""
+        ...
+
+    def annotate(self, statement: Statement) -> Statement:
+        """The statement, with what is known of how its settings were chosen."""
+        ...
+
+    def keep_score(self, report: Report) -> None:
+        """Keep what the training is chosen by, before any attack."""
+        ...
+
+    def total(self, report: Report, plan: Plan | None, *, delta: float) -> Report:
+        """The report, with what all models together spend."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class SingleRun:
+    """A run by itself."""
+
+    config: Config
+    folder: Path
+
+    def check(self, plan: Plan | None, records: str) -> None: ...
+
+    def reserve(self, plan: Plan | None, *, delta: float) -> None: ...
+
+    def name(self) -> str:
+        return self.folder.name
+
+    def begin(self, plan: Plan | None, tracking: MLflow | NoTracking, tracker: Tracker) -> None: ...
+
+    def annotate(self, statement: Statement) -> Statement:
+        public = self.config.privacy.tuned_on
+        return statement if public is None else score.tuned_on_public(statement, public)
+
+    def keep_score(self, report: Report) -> None: ...
+
+    def total(self, report: Report, plan: Plan | None, *, delta: float) -> Report:  # noqa: ARG002
+        return report
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepJob(SingleRun):
+    """A job of a sweep: what its models spend together is counted; a search may choose by its score."""
+
+    overrides: tuple[str, ...]
+
+    def reserve(self, plan: Plan | None, *, delta: float) -> None:
+        limit = self.config.sweep.max_epsilon
+        budget.reserve(self.folder.parent, self.folder.name, plan, delta=delta, max_epsilon=limit)
+
+    def name(self) -> str:
+        return sweep_tracking.job_name(self.overrides, self.folder.name)
+
+    def begin(self, plan: Plan | None, tracking: MLflow | NoTracking, tracker: Tracker) -> None:
+        sweep = self.folder.parent
+        sweeps.note_begun(self.folder, None if self.config.deterministic else plan)
+        parent = sweeps.parent_run(sweep, partial(sweep_tracking.begin, tracking, sweep))
+        if parent is not None:
+            tracker.tags({PARENT: parent})
+
+    def keep_score(self, report: Report) -> None:
+        if budget.searching(self.folder.parent):
+            score.keep_score(report, self.config.sweep.score)
+
+    def total(self, report: Report, plan: Plan | None, *, delta: float) -> Report:
+        if plan is None:
+            return report
+        together = budget.stated(self.folder, plan, delta)
+        return replace(report, guarantee=replace(report.guarantee, sweep=together))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial(SweepJob):
+    """A trial of a private selection: what it is selected by is fixed, and the others stay secret."""
+
+    def check(self, plan: Plan | None, records: str) -> None:
+        score.refuse_uncovered(self.config, plan, records, self.folder)
+
+    def annotate(self, statement: Statement) -> Statement:
+        return score.as_trial(statement, score.terms_of(self.folder.parent))
+
+    def keep_score(self, report: Report) -> None:
+        score.release_trial(report, self.config.sweep.score)
+
+    def total(self, report: Report, plan: Plan | None, *, delta: float) -> Report:  # noqa: ARG002
+        return report
+
+
+def study_of(config: Config, order: runs.Order, folder: Path) -> Study:
+    """What the run in this folder is part of."""
+    if config.sweep.trial is not None:
+        return Trial(config=config, folder=folder, overrides=order.overrides)
+    if order.sweep:
+        return SweepJob(config=config, folder=folder, overrides=order.overrides)
+    return SingleRun(config=config, folder=folder)

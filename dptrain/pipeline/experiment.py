@@ -82,7 +82,7 @@ class Experiment:
 
     @classmethod
     def assemble(cls, config: Config, console: Console) -> Experiment:
-        """Build and check all that a training needs, before anything is spent; raises ConfigError, DataError."""
+        """Build and check all that a training needs; raises ConfigError or DataError, nothing being spent."""
         parts = assemble(config)
         conditions = criteria.parse(config.fail_if, parts.attacks)
         streams = Streams(config.seed, config.deterministic, config.privacy.randomness)

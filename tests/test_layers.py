@@ -38,16 +38,17 @@ RANK = {
     "pipeline": 9,
     "comparison": 9,
     "cli": 10,
-    "__init__": 11,
-    "__main__": 11,
+    "api": 11,
+    "__init__": 12,
+    "__main__": 12,
 }
 
 # Libraries that these rooms alone may know.
 ONLY = {
     "opacus": {"privacy"},
     "mlflow": {"tracking"},
-    "hydra": {"__main__", "cli", "assembly"},
-    "omegaconf": {"__main__", "cli"},
+    "hydra": {"__main__", "api", "cli", "assembly"},
+    "omegaconf": {"__main__", "api", "cli"},
     "dp_accounting": {"privacy"},
     "riskcal": {"privacy"},
     "pydantic": {"config", "runs", "sweep"},

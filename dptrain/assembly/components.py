@@ -7,7 +7,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from torch import nn
+
 from dptrain.assembly.build import build, factory
+from dptrain.assembly.given import Given
 from dptrain.assembly.records import Source
 from dptrain.config import Config
 from dptrain.contracts import (
@@ -30,6 +33,7 @@ class Parts:
     """The components of a run."""
 
     source: Source
+    network: Callable[[], nn.Module] | None  # that was handed over; None: the configuration names one
     mechanism: Mechanism
     plain: Mechanism  # the same training without privacy
     twin: Mechanism | None  # `plain`; None: switched off, or the mechanism is not private itself
@@ -42,8 +46,11 @@ class Parts:
         return frozenset().union(*(attack.needs for attack in self.attacks.values()))
 
 
-def assemble(config: Config) -> Parts:
-    """Build every component that needs no data; raises one ConfigError naming all that cannot be built."""
+def assemble(config: Config, given: Given | None = None) -> Parts:
+    """Build every component that needs no data; raises one ConfigError naming all that cannot be built.
+
+    What is `given` takes the place of what the configuration names.
+    """
     problems: list[str] = []
 
     def attempt(make: Callable[[], Any]) -> Any:
@@ -62,7 +69,9 @@ def assemble(config: Config) -> Parts:
             warmup_steps=0,
         )
     )
-    source = attempt(lambda: build("data", config.data))
+    source: Any = given
+    if given is None or given.splits is None:
+        source = attempt(lambda: build("data", config.data))
     mechanism = attempt(lambda: _mechanism(config.mechanism, settings))
     tracking = attempt(lambda: build("tracking", config.tracking))
     attacks = {
@@ -82,6 +91,7 @@ def assemble(config: Config) -> Parts:
     wanted = config.control.enabled and not isinstance(mechanism, NonPrivate)
     return Parts(
         source=source,
+        network=given.network if given is not None and given.model is not None else None,
         mechanism=mechanism,
         plain=plain,
         twin=plain if wanted else None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -13,28 +14,38 @@ from dptrain.contracts import ConfigError, Mechanism, Splits, Streams
 from dptrain.models.normalise import Normalise
 
 
-def make_model(config: Config, mechanism: Mechanism | None, splits: Splits, streams: Streams) -> nn.Module:
+def make_model(
+    config: Config,
+    mechanism: Mechanism | None,
+    splits: Splits,
+    streams: Streams,
+    network: Callable[[], nn.Module] | None = None,
+) -> nn.Module:
     """The model with its seeded initial weights, behind the normalisation that the data declare.
 
     It comes as the mechanism can train it (None: as it is, for nobody trains it), and has been
-    tried on two blank inputs.
+    tried on two blank inputs. `network` makes one that was handed over, in place of the configured one.
     """
     with torch.random.fork_rng():
         torch.manual_seed(streams.seeded("model").initial_seed())
-        network = build("model", config.model, shape=splits.shape, num_classes=splits.num_classes)
-    model = nn.Sequential(OrderedDict(normalise=Normalise(splits.mean, splits.std), network=network))
+        made = (
+            build("model", config.model, shape=splits.shape, num_classes=splits.num_classes)
+            if network is None
+            else network()
+        )
+    model = nn.Sequential(OrderedDict(normalise=Normalise(splits.mean, splits.std), network=made))
     try:
         with torch.no_grad():
-            made = tuple(model(torch.zeros(2, *splits.shape)).shape)
+            answered = tuple(model(torch.zeros(2, *splits.shape)).shape)
     except Exception as error:
         raise ConfigError(
             f"model: `{config.model['_target_']}` cannot take inputs of shape {splits.shape} "
             f"({type(error).__name__}: {error}); choose a model for this data, or change model's arguments"
         ) from error
-    if made != (2, splits.num_classes):
+    if answered != (2, splits.num_classes):
         raise ConfigError(
-            f"model: `{config.model['_target_']}` returns shape {made} for two inputs; it must return logits "
-            f"(2, {splits.num_classes}), one a class of data `{splits.name}`"
+            f"model: `{config.model['_target_']}` returns shape {answered} for two inputs; it must return "
+            f"logits (2, {splits.num_classes}), one a class of data `{splits.name}`"
         )
     return model if mechanism is None else mechanism.prepare(model, splits)
 

@@ -15,6 +15,7 @@ from torch import nn
 
 from dptrain.assembly.budget import make_budget
 from dptrain.assembly.components import Parts, assemble
+from dptrain.assembly.given import Given
 from dptrain.assembly.model import choose_device, make_model
 from dptrain.assembly.outputs import make_outputs
 from dptrain.assembly.records import load_splits
@@ -81,15 +82,15 @@ class Experiment:
     console: Console
 
     @classmethod
-    def assemble(cls, config: Config, console: Console) -> Experiment:
+    def assemble(cls, config: Config, console: Console, given: Given | None = None) -> Experiment:
         """Build and check all that a training needs; raises ConfigError or DataError, nothing being spent."""
-        parts = assemble(config)
+        parts = assemble(config, given)
         conditions = criteria.parse(config.fail_if, parts.attacks)
         streams = Streams(config.seed, config.deterministic, config.privacy.randomness)
         splits = load_splits(parts.source, streams)
         copies = count_copies(splits)
         splits, coins = draw(splits, parts.needs, config.evidence, streams, declared_units(config.training))
-        model = make_model(config, parts.mechanism, splits, streams)
+        model = make_model(config, parts.mechanism, splits, streams, parts.network)
         budget = make_budget(config, splits)
         plan = parts.mechanism.plan(splits, budget)
         coins = sow_canaries(coins, parts.needs, model, plan, config.evidence, streams)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from dptrain.assembly.given import Given
 from dptrain.config import Config
 from dptrain.contracts import Report
 from dptrain.evidence import criteria
@@ -21,10 +22,18 @@ from dptrain.runs import folder as runs
 from dptrain.sweep.study import Study
 
 
-def run(config: Config, order: runs.Order, folder: Path, study: Study, console: Console) -> Report:
+def run(
+    config: Config,
+    order: runs.Order,
+    folder: Path,
+    study: Study,
+    console: Console,
+    *,
+    given: Given | None = None,
+) -> Report:
     """Train, account, attack, report; raises BrokenGuarantee if an attack beats its bound."""
     started = time.perf_counter()
-    experiment = Experiment.assemble(config, console)  # all that is wrong, before anything is spent
+    experiment = Experiment.assemble(config, console, given)  # all that is wrong, before anything is spent
     plan, delta, tracking = experiment.plan, experiment.budget.delta, experiment.parts.tracking
     study.check(plan, experiment.records)
     begun = begin_with(folder, experiment)

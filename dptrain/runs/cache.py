@@ -104,7 +104,7 @@ def sources(recipe: Mapping[str, Any]) -> str:
     files = {path for path in package.rglob("*.py") if "_assets" not in path.parts}
     for target in _targets(recipe):
         if not target.startswith(("dptrain.", "torch.")):
-            files.add(_source_of(target))
+            files |= _source_of(target)
     digest = hashlib.sha256()
     for path in sorted(files):
         digest.update(path.read_bytes())
@@ -121,6 +121,8 @@ def _targets(node: Any) -> Iterable[str]:
                 yield from _targets(value)
 
 
-def _source_of(target: str) -> Path:
+def _source_of(target: str) -> set[Path]:
+    """The file of a class; none of one that was typed into an interpreter."""
     module = importlib.import_module(target.rpartition(".")[0])
-    return Path(inspect.getsourcefile(module) or module.__name__)
+    file = getattr(module, "__file__", None)
+    return set() if file is None else {Path(inspect.getsourcefile(module) or file)}

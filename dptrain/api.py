@@ -1,0 +1,123 @@
+"""The Python API: train, audit and compare from a program or a notebook, as the command line does."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from torch import nn
+
+from dptrain.assembly.given import Given
+from dptrain.cli import process
+from dptrain.cli.hydra import folder as files_of
+from dptrain.cli.hydra import register
+from dptrain.comparison.compare import compare as compare_runs
+from dptrain.comparison.gather import Selection
+from dptrain.config import parse
+from dptrain.contracts import ConfigError, Splits
+from dptrain.pipeline import audit as audit_run
+from dptrain.pipeline import train
+from dptrain.report.console import Console
+from dptrain.report.notebook import ComparisonView, ReportView
+from dptrain.runs import folder as runs
+from dptrain.sweep.study import study_of
+
+CONFIDENCE = 0.95  # of the intervals over seeds
+
+
+def run(
+    recipe: str = "quickstart",
+    *overrides: str,
+    model: nn.Module | None = None,
+    data: Splits | None = None,
+    config_dir: str | Path | None = None,
+    **settings: Any,
+) -> ReportView:
+    """Train with differential privacy, attack the model, and report.
+
+    `recipe` and `overrides` are words of the command line; `settings` are the same by section, as in
+    `privacy={"epsilon": 3}`. `model` and `data` take the place of what the recipe names; a run with such
+    objects cannot be resumed. Raises DptrainError where the command line exits with 2, 3 or 4.
+    """
+    process.refuse_ranks(os.environ)
+    given = Given(model=model, splits=data)
+    order = _order(recipe, [*overrides, *_words(settings)], config_dir, given)
+    config = parse(order.config)
+    if config.task != "train" or config.resume is not None:
+        raise ConfigError("dptrain.run trains a new model; use dptrain.audit, or the command line to resume")
+    folder = runs.new_folder(Path(config.output), order.recipe)
+    try:
+        with runs.alone(folder):
+            process.settle(config.threads)
+            study = study_of(config, order, folder)
+            return ReportView(train.run(config, order, folder, study, Console(), given=given))
+    finally:
+        runs.discard(folder)
+
+
+def audit(
+    release: str | Path, *overrides: str, config_dir: str | Path | None = None, **settings: Any
+) -> ReportView:
+    """Attack a model that exists: a run folder, a run's id, `latest`, or a file of weights."""
+    words = ["task=audit", f"release.source={release}", *overrides, *_words(settings)]
+    order = _order("quickstart", words, config_dir)
+    config = parse(order.config)
+    folder = runs.new_folder(Path(config.output), "audit")
+    try:
+        with runs.alone(folder):
+            process.settle(config.threads)
+            return ReportView(audit_run.run(config, order, folder, Console()))
+    finally:
+        runs.discard(folder)
+
+
+def compare(*folders: str | Path, confidence: float = CONFIDENCE) -> ComparisonView:
+    """What runs in these folders say together: points that differ in more than the seed, with intervals."""
+    found = compare_runs(
+        Selection(folders=tuple(map(Path, folders))), confidence=confidence, command="dptrain.compare"
+    )
+    return ComparisonView(found)
+
+
+def _order(
+    recipe: str, words: Sequence[str], config_dir: str | Path | None, given: Given | None = None
+) -> runs.Order:
+    """What `python -m dptrain recipe=... words` asks for."""
+    register()
+    extra = [] if config_dir is None else [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"]
+    with initialize_config_dir(str(files_of("conf")), version_base="1.3"):
+        config = compose("config", overrides=[*extra, f"recipe={recipe}", *words])
+    values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    assert isinstance(values, dict)
+    plain = {str(key): value for key, value in values.items()} | (given.nodes() if given else {})
+    return runs.without_secrets(runs.Order(recipe=recipe, overrides=tuple(words), config=plain))
+
+
+def _words(settings: Mapping[str, Any], above: str = "") -> list[str]:
+    """Nested settings as overrides: `{"privacy": {"epsilon": 3}}` is `privacy.epsilon=3`.
+
+    >>> _words({"privacy": {"epsilon": 3, "delta": None}, "attack": ["lira"], "seed": 1})
+    ['privacy.epsilon=3', 'privacy.delta=null', 'attack=[lira]', 'seed=1']
+    """
+    words = []
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            words += _words(value, f"{above}{key}.")
+        else:
+            words.append(f"{above}{key}={_text(value)}")
+    return words
+
+
+def _text(value: Any) -> str:
+    """A value in Hydra's grammar of overrides."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(_text, value))}]"
+    return str(value)

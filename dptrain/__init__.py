@@ -15,6 +15,8 @@ _PUBLIC = {
     "run": "dptrain.api",
     "audit": "dptrain.api",
     "compare": "dptrain.api",
+    "ReportView": "dptrain.report.notebook",
+    "ComparisonView": "dptrain.report.notebook",
     **dict.fromkeys(
         (
             "Attack", "BrokenGuarantee", "Budget", "ConfigError", "Context", "DataError", "DptrainError",

@@ -13,7 +13,7 @@ from support import QUICK, command, finish, order
 
 from dptrain.cli import main as cli
 from dptrain.comparison.gather import Selection, gather
-from dptrain.contracts import BrokenGuarantee, Budget, Context, DptrainError, Plan
+from dptrain.contracts import BrokenGuarantee, Budget, DptrainError, Plan, Tracker
 from dptrain.pipeline import train
 from dptrain.pipeline.experiment import Experiment
 from dptrain.privacy.guarantee import NoGuarantee
@@ -112,10 +112,10 @@ def test_a_job_that_ends_while_another_is_at_work_counts_it(
         words = (f"seed={seed}", "tracking=none", *QUICK, "attack=[]", "control.enabled=false", "threads=1")
         return replace(order(*words, f"output={tmp_path}"), sweep=True)
 
-    def meanwhile(scene: Experiment, context: Context) -> Any:
-        if scene.config.seed == 1:
+    def meanwhile(experiment: Experiment, tracker: Tracker, folder: Path) -> Any:
+        if experiment.config.seed == 1:
             cli.main(asked(2), tmp_path / "sweep_a")
-        return train(scene, context)
+        return train(experiment, tracker, folder)
 
     monkeypatch.setattr(Experiment, "train", meanwhile)
     cli.main(asked(1), tmp_path / "sweep_a")

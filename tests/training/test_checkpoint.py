@@ -7,6 +7,7 @@ import resource
 import pytest
 import torch
 
+from dptrain import storage
 from dptrain.contracts import DptrainError
 from dptrain.training import checkpoint
 
@@ -59,10 +60,10 @@ def _no_space(*_):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-@pytest.mark.parametrize("failing", ["fsync", "fdopen"])
+@pytest.mark.parametrize("failing", ["fsync", "open"])
 def test_a_full_disk_leaves_the_old_checkpoint_and_names_the_cure(folder, monkeypatch, failing):
     checkpoint.save({"step": 1}, folder)
-    monkeypatch.setattr(checkpoint.os, failing, _no_space)
+    monkeypatch.setattr(storage.os, failing, _no_space)
     with pytest.raises(DptrainError, match=r"No space left on device\); free space .* resume=latest"):
         checkpoint.save({"step": 2}, folder)
     monkeypatch.undo()
@@ -85,7 +86,7 @@ def test_a_write_that_breaks_off_half_way_leaves_the_old_checkpoint(folder):
 
 def test_a_full_disk_leaves_the_old_ledger(folder, monkeypatch):
     checkpoint.pay(folder, steps=1, epsilon=0.5)
-    monkeypatch.setattr(checkpoint.os, "fdopen", _no_space)
+    monkeypatch.setattr(storage.os, "open", _no_space)
     with pytest.raises(DptrainError, match="free space"):
         checkpoint.pay(folder, steps=2, epsilon=0.6)
     monkeypatch.undo()

@@ -25,8 +25,8 @@ from dptrain.comparison.compare import compare
 from dptrain.comparison.gather import Selection
 from dptrain.contracts import DptrainError
 from dptrain.redaction import redact
-from dptrain.report import comparison as page
-from dptrain.report.comparison_console import show
+from dptrain.report.comparison import page
+from dptrain.report.comparison.console import show
 from dptrain.report.console import Console
 
 FAILED, NONE_MEETS = 2, 4

@@ -75,7 +75,7 @@ def main(sweep: Path, folder: Path) -> None:
     reports = sorted(sweep.glob("*/report.html"))
     with tempfile.TemporaryDirectory() as profile, browser(Path(profile)) as page:
         middle = reports[len(reports) // 2]
-        print(take(page, middle, folder / "report.png", until=".told li:nth-child(4)"))
+        print(take(page, middle, folder / "report.png", until=".findings li:nth-child(4)"))
         print(take(page, sweep / "comparison.html", folder / "comparison.png", until="figure"))
         print(take_mlflow(page, sweep, folder / "mlflow.png"))
 

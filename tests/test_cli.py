@@ -52,7 +52,9 @@ def test_a_run_leaves_report_figures_weights_and_no_secret(tmp_path: Path) -> No
     folder = next((tmp_path / "runs").glob("*/report.json")).parent
     assert not (folder / "checkpoint.pt").exists()
     assert (folder / "report.md").exists()
-    assert len(list((folder / "figures").glob("*.png"))) == 4
+    assert {path.name for path in (folder / "figures").iterdir()} == {
+        "epsilon.svg", "utility.svg", "reconstruction.svg", "class_inversion.png",
+    }  # fmt: skip
     assert json.loads((folder / "ledger.json").read_text())["steps"] == 3
     weights = torch.load(folder / "weights.pt", weights_only=True)
     assert all(torch.isfinite(value).all() for value in weights.values())

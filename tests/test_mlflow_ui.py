@@ -16,7 +16,7 @@ from test_family import compared, failing
 from dptrain.config import parse
 from dptrain.contracts import DptrainError
 from dptrain.pipeline import tracked
-from dptrain.report.comparison_files import write_files
+from dptrain.report.comparison.files import write_files
 from dptrain.report.document import read_json
 from dptrain.runs import folder as runs
 from dptrain.sweep import state as sweeps

@@ -19,13 +19,13 @@ from dptrain.config import Config, parse
 from dptrain.contracts import BrokenGuarantee, ConfigError, DptrainError, LimitExceeded
 from dptrain.pipeline import audit, train, verify
 from dptrain.redaction import cleansed, given_again, redact, revealed
-from dptrain.report import comparison
 from dptrain.report import selection as said
-from dptrain.report.comparison_console import show
-from dptrain.report.comparison_files import write_files
+from dptrain.report.comparison import page as comparison_page
+from dptrain.report.comparison.console import show
+from dptrain.report.comparison.files import write_files
+from dptrain.report.comparison.points import Comparison
 from dptrain.report.console import Console
 from dptrain.report.pdf import write_pdf
-from dptrain.report.points import Comparison
 from dptrain.runs import folder as runs
 from dptrain.sweep import budget as sweep_budget
 from dptrain.sweep import state as sweeps
@@ -204,7 +204,7 @@ def conclude(sweep_folder: Path, tracking: Mapping[str, Any] | None = None) -> N
                 command=f"python scripts/compare.py {sweep_folder}",
             )
             page = sweep_folder / "comparison.html"
-            comparison.write_html(found, page)
+            comparison_page.write_html(found, page)
             show(found)
             console.page(page)
             files = [page, *write_files(found, sweep_folder)]

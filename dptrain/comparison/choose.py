@@ -10,7 +10,17 @@ from dptrain.evidence import criteria
 from dptrain.evidence.criteria import OPERATORS, Condition
 from dptrain.evidence.repeats import FEWEST, Spread
 from dptrain.report import words
-from dptrain.report.points import MET, NOT_MET, UNDECIDED, VOID, Answer, Comparison, Judged, Line, Point
+from dptrain.report.comparison.points import (
+    MET,
+    NOT_MET,
+    UNDECIDED,
+    VOID,
+    Answer,
+    Comparison,
+    Judged,
+    Line,
+    Point,
+)
 
 PROVED = ("epsilon", "delta", "membership.bound")  # hold for every run alike, however few
 NOT_MEASURED = "not measured here"

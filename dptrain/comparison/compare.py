@@ -14,7 +14,7 @@ from dptrain.comparison.gather import Found, Selection, gather
 from dptrain.comparison.labels import Label, label
 from dptrain.contracts import DataError
 from dptrain.evidence.repeats import Paired, Spread, paired, spread
-from dptrain.report.points import HOLDS, NONE, VOID, Comparison, Line, Neighbours, Point
+from dptrain.report.comparison.points import HOLDS, NONE, VOID, Comparison, Line, Neighbours, Point
 from dptrain.sweep.cost import search_cost
 
 SHARE = (0.0, 1.0)

@@ -13,8 +13,8 @@ from dptrain import tracking
 from dptrain.contracts import DataError, Statement
 from dptrain.privacy.written import from_json
 from dptrain.redaction import redacted
+from dptrain.report.comparison.points import Missing
 from dptrain.report.document import read_json
-from dptrain.report.points import Missing
 from dptrain.runs import folder as runs
 from dptrain.sweep import state as sweeps
 from dptrain.tracking import Tracked, flatten

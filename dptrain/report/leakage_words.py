@@ -63,10 +63,10 @@ def named(line: Leakage) -> str:
     return f"TPR at FPR up to {words.percent_at_most(fpr)} ({line.metric})"
 
 
-def told(line: Leakage, *, void: bool) -> str:
+def sentence(line: Leakage, *, void: bool) -> str:
     """One leakage line as a sentence or two."""
     text = (
-        f"**{line.attack}**, {line.metric}: {_number(line.value)}, "
+        f"**{line.attack}**, {named(line)}: {_number(line.value)}, "
         f"where {words.number(line.floor)} is reached without the model"
     )
     if line.control is not None:

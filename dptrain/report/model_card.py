@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from dptrain.contracts import Report, Statement
-from dptrain.report import selection, sentences, tables, words
-from dptrain.report.markdown import table
+from dptrain.report import assumptions, render, selection, sentences, tables, words
+from dptrain.report.blocks import Block, Code, Heading, Paragraph, Section, Tabular, bullets
 from dptrain.storage import write_text
 
 
@@ -22,21 +23,17 @@ def as_model_card(report: Report, *, measured: bool = False) -> str:
     that is asked for.
     """
     report = selection.as_released(report)
-    return "\n".join(
-        [
-            "---",
-            *yaml(metadata(report)),
-            "---",
-            "",
-            f"# {report.recipe}",
-            "",
-            *_use(report),
-            *_data(report),
-            *_evaluation(report),
-            *_privacy(report, measured=measured),
-            *_limitations(report),
-            *_reproduce(report),
-        ]
+    return render.markdown(
+        report.recipe,
+        (
+            _use(report),
+            _data(report),
+            _evaluation(report),
+            _privacy(report, measured=measured),
+            _limitations(report),
+            _reproduce(report),
+        ),
+        front=front_matter(metadata(report)),
     )
 
 
@@ -82,26 +79,9 @@ def metadata(report: Report) -> dict[str, Any]:
     }
 
 
-def yaml(values: Mapping[str, Any], indent: int = 0) -> Iterator[str]:
-    """Lines of YAML for nested mappings and sequences; scalars are written as JSON, which is YAML too."""
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield f"{' ' * indent}{key}:"
-            yield from yaml(value, indent + 2)
-        elif isinstance(value, Sequence) and not isinstance(value, str):
-            yield f"{' ' * indent}{key}:"
-            for item in value:
-                lines = list(yaml(item, indent + 2)) if isinstance(item, Mapping) else [_scalar(item)]
-                yield f"{' ' * indent}- {lines[0].lstrip()}"
-                yield from lines[1:]
-        else:
-            yield f"{' ' * indent}{key}: {_scalar(value)}"
-
-
-def _scalar(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    # YAML 1.1 takes 1e-05 for a word, and 1.0e-05 for a number.
-    return text.replace("e", ".0e") if isinstance(value, float) and "e" in text and "." not in text else text
+def front_matter(values: Mapping[str, Any]) -> str:
+    """Metadata as YAML."""
+    return yaml.safe_dump(dict(values), allow_unicode=True, sort_keys=False, width=110)
 
 
 def _finite(value: Any) -> bool:
@@ -111,79 +91,68 @@ def _finite(value: Any) -> bool:
 # ---------------------------------------------------------------------- the sections
 
 
-def _use(report: Report) -> Iterator[str]:
-    yield "## Intended use"
-    yield ""
-    data = report.data
-    yield f"A classifier of {data['classes']} classes, trained by {report.mechanism} on {data['name']}."
-    if sentences.holds(report.guarantee):
-        yield (
+def _use(report: Report) -> Section:
+    data, stated = report.data, report.guarantee
+    if sentences.holds(stated):
+        meant = (
             "It is meant for use where the training records must stay confidential: "
-            f"{words.budget(report.guarantee)}, limits what anyone learns of one {report.guarantee.unit}."
+            f"{words.budget(stated)}, limits what anyone learns of one {stated.unit}."
         )
     else:
-        yield (
+        meant = (
             "**It carries no privacy guarantee**: do not give it to anyone who may not see its training "
             "records."
         )
-    yield "It is not meant to be relied on for records unlike those that it was tested on."
-    yield ""
-
-
-def _data(report: Report) -> Iterator[str]:
-    statement, data = report.guarantee, report.data
-    yield "## Training data"
-    yield ""
-    number = f"{data['train']:,}" if _counted(statement) else "a secret number of"
-    yield (
-        f"{data['name']}: {number} records to train on; {data['holdout']:,} more were held out and "
-        f"{data['test']:,} kept for the test, and both are unprotected."
+    return _section(
+        "Intended use",
+        Paragraph(
+            f"A classifier of {data['classes']} classes, trained by {report.mechanism} on {data['name']}.\n"
+            f"{meant}\n"
+            "It is not meant to be relied on for records unlike those that it was tested on."
+        ),
     )
-    yield ""
 
 
-def _evaluation(report: Report) -> Iterator[str]:
-    yield "## Evaluation"
-    yield ""
-    alone = replace(report, control=None)  # the twin is not released, nor is what it can do
-    yield sentences.worth(alone)
-    yield ""
-    yield from table(tables.utility(alone))
+def _data(report: Report) -> Section:
+    data = report.data
+    number = f"{data['train']:,}" if _counted(report.guarantee) else "a secret number of"
+    return _section(
+        "Training data",
+        Paragraph(
+            f"{data['name']}: {number} records to train on; {data['holdout']:,} more were held out and "
+            f"{data['test']:,} kept for the test, and both are unprotected."
+        ),
+    )
 
 
-def _privacy(report: Report, *, measured: bool) -> Iterator[str]:
-    statement = report.guarantee
-    yield "## Privacy"
-    yield ""
-    if statement.void:
-        yield f"> {sentences.void(statement)}"
-        yield ""
-    yield f"**{words.budget(statement)}.** {sentences.promise(statement)}"
-    yield ""
-    yield f"*To whom.* {sentences.beneficiaries(report, counted=_counted(statement))}"
-    yield ""
-    for assumption in sentences.assumptions(statement):
-        yield f"- {assumption}"
-    yield ""
-    yield "The same for other programs: [statement.json](statement.json)."
-    yield ""
-    if not measured or statement.selected_from is not None:
-        return  # attacks were held against the bounds of a single training
-    yield "### Measured leakage"
-    yield ""
-    yield sentences.attacks(report)
-    yield ""
-    if report.leakage:
-        yield (
-            "These numbers were made from training records, and the guarantee does not cover them; this "
-            "section is here because `report.card_measured=true` asked for it."
-        )
-        yield ""
-        yield from table(tables.leakage(report))
-        for sentence in sentences.not_run(report):
-            yield f"- {sentence}"
-        yield sentences.legend(report)
-        yield ""
+def _evaluation(report: Report) -> Section:
+    alone = replace(report, control=None)  # the control is not released, nor is what it can do
+    return _section("Evaluation", Paragraph(sentences.worth(alone)), Tabular(table=tables.utility(alone)))
+
+
+def _privacy(report: Report, *, measured: bool) -> Section:
+    stated = report.guarantee
+    blocks: list[Block] = [Paragraph(sentences.void(stated), style="alarm")] if stated.void else []
+    blocks += [
+        Paragraph(f"**{words.budget(stated)}.** {sentences.promise(stated)}"),
+        Paragraph(f"*To whom.* {sentences.beneficiaries(report, counted=_counted(stated))}"),
+        bullets(*assumptions.assumptions(stated)),
+        Paragraph("The same for other programs: [statement.json](statement.json)."),
+    ]
+    # Of a selected model attacks were held against the bounds of a single training.
+    if measured and stated.selected_from is None:
+        blocks += [Heading("Measured leakage"), Paragraph(sentences.attacks(report))]
+        if report.leakage:
+            blocks += [
+                Paragraph(
+                    "These numbers were made from training records, and the guarantee does not cover them; "
+                    "this section is here because `report.card_measured=true` asked for it."
+                ),
+                Tabular(table=tables.leakage(report)),
+                *([bullets(*sentences.not_run(report))] if report.not_run else []),
+                Paragraph(sentences.legend(report)),
+            ]
+    return _section("Privacy", *blocks)
 
 
 def _counted(statement: Statement) -> bool:
@@ -191,30 +160,28 @@ def _counted(statement: Statement) -> bool:
     return statement.units_public
 
 
-def _limitations(report: Report) -> Iterator[str]:
-    yield "## Limitations"
-    yield ""
-    yield "Outside the guarantee:"
-    yield ""
-    for item in sentences.outside(report.guarantee):
-        yield f"- {item}"
-    yield ""
-    yield (
-        "A bound on one record is none on a class or a group: what classes look like, and what is true of "
-        "the population, may be learned from any model that is of use."
+def _limitations(report: Report) -> Section:
+    return _section(
+        "Limitations",
+        Paragraph("Outside the guarantee:"),
+        bullets(*assumptions.outside(report.guarantee)),
+        Paragraph(
+            "A bound on one record is none on a class or a group: what classes look like, and what is true "
+            "of the population, may be learned from any model that is of use."
+        ),
     )
-    yield ""
 
 
-def _reproduce(report: Report) -> Iterator[str]:
-    revision = report.guarantee.code_revision
-    yield "## How to reproduce"
-    yield ""
-    yield "```bash"
-    yield report.reproduce
-    yield "```"
-    yield ""
-    versions = ", ".join(f"{name} {version}" for name, version in report.guarantee.versions.items())
-    yield f"With {versions}" + (f"; code revision {revision}." if revision else ".")
-    yield sentences.REPETITION
-    yield ""
+def _reproduce(report: Report) -> Section:
+    stated = report.guarantee
+    versions = ", ".join(f"{name} {version}" for name, version in stated.versions.items())
+    revision = f"; code revision {stated.code_revision}." if stated.code_revision else "."
+    return _section(
+        "How to reproduce",
+        Code(text=report.reproduce, name="Command"),
+        Paragraph(f"With {versions}{revision}\n{sentences.REPETITION}"),
+    )
+
+
+def _section(title: str, *blocks: Block) -> Section:
+    return Section(name=title.lower().replace(" ", "-"), title=title, blocks=blocks)

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dptrain.contracts import Report, Statement, Utility
-from dptrain.report import comparison as comparison_page
-from dptrain.report.comparison_files import by_point
+from dptrain.report.comparison import page as comparison_page
+from dptrain.report.comparison.files import by_point
+from dptrain.report.comparison.points import Comparison
 from dptrain.report.html import as_html
-from dptrain.report.points import Comparison
 
 if TYPE_CHECKING:
     import pandas

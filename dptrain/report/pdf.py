@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from dptrain.contracts import DptrainError
-from dptrain.report.vector import plain_style
+from dptrain.report.figure import plain_style
 
 CURE = (
     "pip install 'dptrain[pdf]', which needs the system's Pango too (Debian: libpangoft2-1.0-0), "

@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from html import escape
 from itertools import pairwise
 
-from matplotlib.ticker import MaxNLocator
-
 WIDTH = 440  # of every figure, in its own units: as wide as a phone, so that text stays readable there
 LINE = 15  # height of a line of text
 
@@ -117,12 +115,15 @@ class Panel:
 
 
 def ticks(ends: tuple[float, float], *, log: bool) -> list[float]:
-    """Round numbers within a range; powers of ten on a logarithmic axis."""
+    """Round numbers within a range, at most six; powers of ten on a logarithmic axis."""
     low, high = ends
     if log:
         return [10.0**power for power in range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)]
-    found = MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(low, high)
-    return [float(tick) for tick in found if low <= tick <= high]
+    least = (high - low) / 5
+    power = 10.0 ** math.floor(math.log10(least))
+    step = next(times * power for times in (1, 2, 5, 10) if times * power >= least * (1 - 1e-9))
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [round(place * step, 15) for place in range(first, last + 1)]
 
 
 def apart(wanted: Sequence[float], tall: Sequence[float], *, low: float, high: float) -> list[float]:

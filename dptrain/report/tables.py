@@ -4,24 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from dptrain.contracts import Interval, Leakage, Report, Statement
 from dptrain.contracts.rounding import rounded_up_to
 from dptrain.privacy.written import to_json
 from dptrain.report import defences, words
+from dptrain.report.blocks import Table
 from dptrain.report.leakage_words import judged, named
 from dptrain.report.sentences import main_lines
-
-
-@dataclass(frozen=True, kw_only=True)
-class Table:
-    """A table; the first cell of a row names it, the columns in `numeric` hold numbers."""
-
-    heads: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    numeric: range = range(0)
 
 
 def utility(report: Report) -> Table:

@@ -32,21 +32,21 @@ def attacks(report: Report, lines: list[tuple[Leakage, float]]) -> str:
     best, bound = max(lines, key=lambda pair: pair[0].value.value - pair[0].floor)
     void = report.guarantee.void
     if any(line.value.low > bound for line, bound in lines) and not void:
-        return "An attack exceeds its bound:\nthe guarantee is broken"
+        return "An attack exceeds its bound: the guarantee is broken"
     chance = "" if void else compatible(best.value, bound)
     ends = f" [{100 * best.value.low:.1f}, {100 * best.value.high:.1f}]" if chance else ""
     finding = f"Best attack on single records: {words.percent(best.value.value)}{ends}{chance}"
     if words.is_private(report.guarantee) and not void:
-        return f"{finding}\nno attack's true rate can exceed {words.percent_at_most(bound)}"
-    return f"{finding}\nand nothing is proved"
+        return f"{finding}; no attack's true rate can exceed {words.percent_at_most(bound)}"
+    return f"{finding}; and nothing is proved"
 
 
 def tradeoff(report: Report) -> str:
     """What no membership test can do."""
     if report.guarantee.void:
-        return "The guarantee is void:\nthis curve bounds nothing"
+        return "The guarantee is void: this curve bounds nothing"
     place = report.guarantee.tpr_at_fpr["0.01"]
-    return f"At 1 % false alarms, no test finds\nmore than {words.percent_at_most(place)} of the members"
+    return f"At 1 % false alarms, no test finds more than {words.percent_at_most(place)} of the members"
 
 
 def queries(report: Report) -> str:

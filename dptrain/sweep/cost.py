@@ -11,7 +11,7 @@ from dptrain.contracts import Plan, Statement, SweepTotal
 from dptrain.contracts.rounding import rounded_up_to
 from dptrain.privacy import accountant
 from dptrain.privacy import filter as privacy_filter
-from dptrain.report.points import SearchCost
+from dptrain.report.comparison.points import SearchCost
 from dptrain.report.selection import cost
 
 COMPOSED = "the losses of all, composed"

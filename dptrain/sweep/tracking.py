@@ -8,11 +8,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from dptrain.report import comparison_words as said
-from dptrain.report.comparison_files import by_point
-from dptrain.report.comparison_tables import utility
-from dptrain.report.markdown import table
-from dptrain.report.points import Comparison
+from dptrain.report.comparison import sentences as said
+from dptrain.report.comparison.files import by_point
+from dptrain.report.comparison.points import Comparison
+from dptrain.report.comparison.tables import utility
+from dptrain.report.render import markdown_table
 from dptrain.runs import folder as runs
 from dptrain.sweep import state as sweeps
 from dptrain.tracking import NOTE, PARENT, MLflow, NoTracking, failure
@@ -100,7 +100,12 @@ def _tags(found: Comparison | None, finished: int, failed: Mapping[str, sweeps.F
     tags = {"jobs.finished": str(finished), "jobs.failed": str(len(failed))}
     if found is not None:
         tags |= {"recipe": found.title, "data": str(found.data["name"]), "unit": found.unit}
-        lines += ["", *(f"{sentence}\n" for sentence in said.overview(found)), *table(utility(found))]
+        lines += [
+            "",
+            *(f"{sentence}\n" for sentence in said.overview(found)),
+            markdown_table(utility(found)),
+            "",
+        ]
         lines += ["The whole comparison: `comparison/comparison.html` among the artifacts."]
     for number, (job, why) in enumerate(failed.items(), start=1):
         told = f"{job_name(why.asked, job)}: {why.error}"

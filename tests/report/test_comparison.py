@@ -22,13 +22,12 @@ from dptrain.comparison import choose
 from dptrain.comparison.compare import compare
 from dptrain.comparison.gather import Selection
 from dptrain.contracts.rounding import rounded_up
-from dptrain.report import comparison_figures as figures
-from dptrain.report import comparison_tables as tables
-from dptrain.report import comparison_words as said
-from dptrain.report.comparison import SECTIONS, as_html, as_json, own_style, write_html
-from dptrain.report.comparison_console import show
-from dptrain.report.points import Comparison, Missing
-from dptrain.report.vector import style
+from dptrain.report.comparison import figures, tables
+from dptrain.report.comparison import sentences as said
+from dptrain.report.comparison.console import show
+from dptrain.report.comparison.page import TITLES, as_html, as_json, write_html
+from dptrain.report.comparison.points import Comparison, Missing
+from dptrain.report.figure import style
 
 HOSTILE = "<script>document.title = 'run'</script>\"'&"
 LIMITS = ("accuracy>=.8", "membership.bound<=.2", "leakage.membership_loss.auc.high<=.62")
@@ -101,9 +100,9 @@ def words_of(text: str) -> str:
 
 def test_the_verdict_comes_first(sweep):
     page = as_html(sweep)
-    places = [page.index(f'<h2 id="{name}"') for name in SECTIONS]
+    places = [page.index(f'<h2 id="{name}"') for name in TITLES]
     assert places == sorted(places)
-    assert next(iter(SECTIONS)) == "verdict"
+    assert next(iter(TITLES)) == "verdict"
     text = Outline(page).text
     assert text.index("ε = 2 meets every limit") < text.index("What privacy costs")
     assert "ε = 4" in sweep.answer.sentence
@@ -144,7 +143,7 @@ def test_a_void_guarantee_has_no_bound_and_no_place_in_a_figure(mixed):
     bounds = {row[5] for row in tables.leakage(mixed).rows if "(void)" in row[1]}
     assert bounds == {"void"}
     drawn = [figures.utility(mixed), *figures.leakage(mixed), figures.frontier(mixed)]
-    assert not any("void" in drawing.svg() for drawing in drawn)
+    assert not any("void" in figure.svg() for figure in drawn)
 
 
 def test_all_void_is_told_without_figures(tmp_path):
@@ -201,9 +200,9 @@ def test_the_frontier_marks_what_no_other_point_beats(mixed):
 
 
 def test_bounds_are_one_curve_whatever_the_series(mixed):
-    for drawing in figures.leakage(mixed):
-        bound = re.findall(r'class="line bound" d="(.*?)"', drawing.svg())
-        assert len(bound) == (0 if "No theorem" in drawing.caption else 1)
+    for figure in figures.leakage(mixed):
+        bound = re.findall(r'class="line bound" d="(.*?)"', figure.svg())
+        assert len(bound) == (0 if "No theorem" in figure.caption else 1)
         for path in bound:
             places = [float(step.split()[0]) for step in re.split("[ML]", path)[1:]]
             assert places == sorted(set(places))
@@ -217,7 +216,7 @@ def test_without_several_epsilons_points_stand_side_by_side(sizes):
 
 
 def test_figures_take_their_colours_from_the_style_sheets(any_comparison):
-    sheets = style() + own_style()
+    sheets = style("page") + style("comparison")
     classes = {name for rule in re.findall(r"svg [^{]*", sheets) for name in re.findall(r"\.([a-z]+)", rule)}
     for svg in re.findall(r"<svg.*?</svg>", as_html(any_comparison), flags=re.S):
         for element in ElementTree.fromstring(svg).iter():

@@ -123,7 +123,7 @@ def test_figures_of_rates_leave_out_what_is_no_rate(defended: Report) -> None:
 
 def test_everything_is_written(defended: Report) -> None:
     names = {path.name for path in write(defended)}
-    assert {"exposure.csv", "queries.png", "report.json"} <= names
+    assert {"exposure.csv", "queries.svg", "report.json"} <= names
     with (defended.folder / "exposure.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert rows[0] == {

@@ -18,9 +18,11 @@ from PIL import Image
 
 from dptrain.contracts import Exposed, Gallery, Interval, Leakage, Report
 from dptrain.report import sentences, tables
-from dptrain.report.html import SECTIONS, as_html, rich, write_html
+from dptrain.report.figure import style
+from dptrain.report.html import as_html, write_html
 from dptrain.report.leakage_words import spoken
-from dptrain.report.vector import style
+from dptrain.report.render import marked
+from dptrain.report.sections import TITLES
 
 HOSTILE = "<script>document.title = 'run'</script>\"'&"
 VOID_TAGS = {"meta", "br", "wbr", "img"}
@@ -73,9 +75,9 @@ def any_report(request: pytest.FixtureRequest) -> Report:
 
 def test_the_verdict_comes_first_and_every_section_is_named(full: Report) -> None:
     page = as_html(full)
-    places = [page.index(f'<h2 id="{name}"') for name in SECTIONS]
+    places = [page.index(f'<h2 id="{name}"') for name in TITLES]
     assert places == sorted(places)
-    assert next(iter(SECTIONS)) == "verdict"
+    assert next(iter(TITLES)) == "verdict"
     text = Outline(page, VOID_TAGS).text
     assert full.guarantee.sentence in text
     assert "What to do next" in text
@@ -227,9 +229,9 @@ def test_every_verdict_has_a_badge(report: Report, verdict: str, says: str) -> N
 
 
 def test_marks_become_elements_and_all_else_is_text() -> None:
-    assert rich("**a<b** *c* `d`") == "<strong>a&lt;b</strong> <em>c</em> <code>d</code>"
-    assert rich("2 * 3 * 4") == "2 * 3 * 4"
-    assert rich("1 % of") == "1\u00a0% of"
+    assert marked("**a<b** *c* `d`") == "<strong>a&lt;b</strong> <em>c</em> <code>d</code>"
+    assert marked("2 * 3 * 4") == "2 * 3 * 4"
+    assert marked("1 % of") == "1\u00a0% of"
 
 
 def test_the_folder_is_made(report: Report, tmp_path: Path) -> None:
@@ -239,7 +241,7 @@ def test_the_folder_is_made(report: Report, tmp_path: Path) -> None:
 
 
 def test_figures_take_their_colours_from_the_style_sheet(full: Report) -> None:
-    classes = set(re.findall(r"svg [^{]*\.([a-z]+)", style()))
+    classes = set(re.findall(r"svg [^{]*\.([a-z]+)", style("page")))
     for svg in re.findall(r"<svg.*?</svg>", as_html(full), flags=re.S):
         for element in ElementTree.fromstring(svg).iter():
             assert not {"fill", "stroke", "style"} & set(element.attrib)

@@ -25,7 +25,7 @@ from dptrain.evidence.verdict import (
     verdict,
 )
 from dptrain.report import words
-from dptrain.report.leakage_words import compatible, meaning, metric, named, spoken, told
+from dptrain.report.leakage_words import compatible, meaning, metric, named, sentence, spoken
 from dptrain.report.tables import _line as row_of
 
 SHARES = st.integers(0, 1000).map(lambda n: n / 1000)  # as they are printed
@@ -59,7 +59,7 @@ def lines(draw: st.DrawFn) -> Leakage:
 @given(line=lines(), void=st.booleans())
 def test_sentence_and_numbers_agree(line: Leakage, void: bool) -> None:
     line = of_void(line) if void else line
-    said = told(line, void=void)
+    said = sentence(line, void=void)
     found = kind(line.verdict)
     above, controlled = line.value.low > line.floor, line.control is not None
     control_above = line.control is not None and line.control.low > line.floor
@@ -155,7 +155,7 @@ def test_true_positives_are_labelled_with_the_rate_that_their_bound_holds_at() -
     assert metric(line) == "true positives at up to 4.11 % false alarms"
     assert named(line) == "TPR at FPR up to 4.11 % (tpr_at_fpr_0.01)"
     assert spoken(line).metric == metric(line)
-    assert not re.search(r"\b1 %", metric(line) + told(spoken(line), void=False))
+    assert not re.search(r"\b1 %", metric(line) + sentence(spoken(line), void=False))
 
 
 def test_a_certificate_above_epsilon_that_the_curve_allows_is_explained() -> None:
@@ -163,7 +163,7 @@ def test_a_certificate_above_epsilon_that_the_curve_allows_is_explained() -> Non
         metric="certified_epsilon", value=Interval(value=3.2, low=3.2, high=float("inf")), floor=0.0,
         bound=3.0, verdict=WITHIN,
     )  # fmt: skip
-    assert "the proved curve, which decides, allows it" in told(line, void=False)
+    assert "the proved curve, which decides, allows it" in sentence(line, void=False)
 
 
 def test_every_kind_is_told_from_every_other() -> None:

@@ -10,7 +10,7 @@ import pytest
 from dptrain.contracts import Interval, Report
 from dptrain.privacy.written import to_json
 from dptrain.report import write
-from dptrain.report.leakage_words import told
+from dptrain.report.leakage_words import sentence
 from dptrain.report.markdown import as_markdown, write_markdown
 
 
@@ -91,7 +91,7 @@ def test_a_void_guarantee_promises_nothing(void: Report) -> None:
     ],
 )
 def test_every_verdict_is_explained(report: Report, verdict: str, says: str) -> None:
-    assert says in told(dataclasses.replace(report.leakage[2], verdict=verdict), void=False)
+    assert says in sentence(dataclasses.replace(report.leakage[2], verdict=verdict), void=False)
 
 
 def test_a_broken_bound_is_counted(report: Report) -> None:
@@ -107,10 +107,10 @@ def test_figures_are_linked_and_training_records_are_not_shown(report: Report) -
     text = (report.folder / "report.md").read_text(encoding="utf-8")
     assert {path.name for path in paths} == {
         "report.json", "report.html", "report.md", "statement.json", "model_card.md",
-        "epsilon.png", "utility.png", "reconstruction.png", "class_inversion.png",
+        "epsilon.svg", "utility.svg", "reconstruction.svg", "class_inversion.png",
     }  # fmt: skip
     assert all(path.is_file() for path in paths)
-    assert "](figures/utility.png)" in text
+    assert "](figures/utility.svg)" in text
     assert "![class_inversion" not in text
     assert "[class_inversion.png](figures/class_inversion.png)" in text
     assert "confidential" in text

@@ -11,7 +11,7 @@ import pytest
 import yaml as reader
 
 from dptrain.contracts import Assignment, Constants, Randomness, Report, Sensitivity
-from dptrain.report.model_card import as_model_card, metadata, write_model_card, yaml
+from dptrain.report.model_card import as_model_card, front_matter, metadata, write_model_card
 
 SECTIONS = (
     "Intended use", "Training data", "Evaluation", "Privacy", "Limitations", "How to reproduce",
@@ -114,7 +114,7 @@ def test_names_of_any_kind_survive() -> None:
         "deep": [{"one": {"two": ["---", {"three": 1e-5}]}, "four": None}],
         "flag": True,
     }
-    assert reader.safe_load("\n".join(yaml(values))) == values
+    assert reader.safe_load(front_matter(values)) == values
 
 
 def test_the_folder_is_made(report: Report, tmp_path: Path) -> None:

@@ -12,21 +12,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dptrain.contracts import Interval, Report
+from dptrain.report.figure import Figure
+from dptrain.report.figures import attacks, epsilon, figures, tradeoff, utility
 from dptrain.report.svg import WIDTH, Panel, apart, ticks
-from dptrain.report.vector import Drawing, attacks, drawings, epsilon, tradeoff, utility
 
 PATH = "{http://www.w3.org/2000/svg}path"
 
 
-def words(drawing: Drawing) -> str:
-    return " ".join(ElementTree.fromstring(drawing.svg()).itertext())
+def words(figure: Figure) -> str:
+    return " ".join(ElementTree.fromstring(figure.svg()).itertext())
 
 
-def lines(drawing: Drawing, style: str) -> list[list[tuple[float, float]]]:
+def lines(figure: Figure, style: str) -> list[list[tuple[float, float]]]:
     """Points of every path of this class."""
     return [
         [(float(x), float(y)) for x, y in re.findall(r"(-?[\d.]+) (-?[\d.]+)", element.attrib["d"])]
-        for element in ElementTree.fromstring(drawing.svg()).iter(PATH)
+        for element in ElementTree.fromstring(figure.svg()).iter(PATH)
         if element.attrib["class"] == style
     ]
 
@@ -35,14 +36,14 @@ def test_all_are_drawn_for_a_full_report(report: Report) -> None:
     full = dataclasses.replace(
         report, queries={"class_inversion_queries": ((100, 0.1, None), (900, 0.5, 0.7))}
     )
-    assert [drawing.name for drawing in drawings(full)] == [
+    assert [figure.name for figure in figures(full)] == [
         "attacks", "tradeoff", "utility", "epsilon", "queries",
     ]  # fmt: skip
-    assert [drawing.name for drawing in drawings(report)][-1] == "epsilon"
+    assert [figure.name for figure in figures(report)][-1] == "epsilon"
 
 
 def test_those_without_data_are_skipped(bare: Report) -> None:
-    assert [drawing.name for drawing in drawings(bare)] == ["utility"]
+    assert [figure.name for figure in figures(bare)] == ["utility"]
 
 
 def test_titles_and_descriptions_state_the_finding(report: Report) -> None:
@@ -67,9 +68,9 @@ def test_what_is_drawn_lies_where_the_numbers_are(report: Report) -> None:
 def test_a_void_guarantee_draws_no_bound(void: Report) -> None:
     assert lines(attacks(void), "line bound") == []
     assert "beyond" not in attacks(void).svg() + tradeoff(void).svg()
-    for drawing in (attacks(void), tradeoff(void), epsilon(void)):
-        assert "0.411" not in words(drawing)
-        assert "3.00" not in words(drawing)
+    for figure in (attacks(void), tradeoff(void), epsilon(void)):
+        assert "0.411" not in words(figure)
+        assert "3.00" not in words(figure)
     assert "VOID" in words(epsilon(void))
     assert "VOID" in words(tradeoff(void))
 

@@ -8,10 +8,9 @@ from rich.padding import Padding
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from dptrain.report import comparison_tables as tables
-from dptrain.report import comparison_words as said
-from dptrain.report.points import MET, NOT_MET, UNDECIDED, VOID, Comparison
-from dptrain.report.tables import Table
+from dptrain.report.blocks import Table
+from dptrain.report.comparison import sentences, tables
+from dptrain.report.comparison.points import MET, NOT_MET, UNDECIDED, VOID, Comparison
 
 WIDEST = 132  # longer lines are hard to read
 UTILITY = (0, 1, 3, 4, 5)  # columns of the page's tables that fit a terminal
@@ -31,7 +30,7 @@ def show(comparison: Comparison, out: rich.console.Console | None = None) -> Non
         if point.status == VOID:
             out.print(Text(f" VOID  {point.label}: {point.void_reason} ", style="bold white on red"))
     style = "" if answer is None else "bold green" if answer.met else "bold yellow"
-    out.print(Padding(Text(said.lead(comparison), style=style), (1, 0)), width=width)
+    out.print(Padding(Text(sentences.lead(comparison), style=style), (1, 0)), width=width)
     if answer is not None:
         out.print(_table("LIMITS", _below(tables.limits(answer))), width=width)
     out.print(_table("UTILITY", _columns(tables.utility(comparison), UTILITY)), width=width)
@@ -43,9 +42,8 @@ def show(comparison: Comparison, out: rich.console.Console | None = None) -> Non
     out.print(_table("SEARCH", tables.search(comparison)), width=width)
     if comparison.missing:
         out.print(_table("MISSING", tables.missing(comparison)), width=width)
-    legend = (
-        f"In brackets: {comparison.confidence:.0%} intervals over seeds. {said.UNADJUSTED} {said.NO_CEILING}"
-    )
+    level = f"{comparison.confidence:.0%}"
+    legend = f"In brackets: {level} intervals over seeds. {sentences.UNADJUSTED} {sentences.NO_CEILING}"
     out.print(Padding(Text(legend, style="dim"), (0, 0, 1, 0)), width=width)
 
 

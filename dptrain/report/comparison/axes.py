@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from dptrain.contracts.rounding import rounded_up_to
 from dptrain.evidence.repeats import Spread
 from dptrain.report import words
-from dptrain.report.points import Point
+from dptrain.report.comparison.points import Point
 from dptrain.report.svg import WIDTH, Panel, ticks
 
 LEFT = 52  # room for the ticks and the name of the axis

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 from dptrain.evidence.repeats import FEWEST, Paired, Spread
 from dptrain.report import words
+from dptrain.report.comparison.points import UNDECIDED, VOID, Comparison, Judged, Point
 from dptrain.report.leakage_words import spoken_metric
-from dptrain.report.points import UNDECIDED, VOID, Comparison, Judged, Point
 from dptrain.report.selection import TEAM_ONLY
 
 CONSERVATIVE = (

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from dptrain.evidence.repeats import Spread
-from dptrain.report.comparison import as_json, own_style
-from dptrain.report.comparison_figures import frontier, leakage, utility
-from dptrain.report.points import Comparison, Line, Point
-from dptrain.report.vector import standalone
+from dptrain.report.comparison.figures import frontier, leakage, utility
+from dptrain.report.comparison.page import as_json
+from dptrain.report.comparison.points import Comparison, Line, Point
+from dptrain.report.figure import standalone, style
 
 
 def write_files(comparison: Comparison, folder: Path) -> list[Path]:
@@ -29,10 +29,10 @@ def write_files(comparison: Comparison, folder: Path) -> list[Path]:
         writer.writerows(zip(*columns.values(), strict=True))
     drawn = [utility(comparison), *leakage(comparison), frontier(comparison)]
     written = [whole, points]
-    for drawing in drawn:
-        if drawing is not None:
-            path = figures / f"{re.sub(r'[^a-z0-9]+', '_', drawing.title.lower()).strip('_')}.svg"
-            path.write_text(standalone(drawing, own_style()), encoding="utf-8")
+    for figure in drawn:
+        if figure is not None:
+            path = figures / f"{re.sub(r'[^a-z0-9]+', '_', figure.title.lower()).strip('_')}.svg"
+            path.write_text(standalone(figure, sheet=style("comparison")), encoding="utf-8")
             written.append(path)
     return written
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 
 from dptrain.report import words
-from dptrain.report.comparison_words import (
+from dptrain.report.blocks import Table
+from dptrain.report.comparison.points import VOID, Answer, Comparison, Line, Point
+from dptrain.report.comparison.sentences import (
     composed,
     difference,
     ends,
@@ -15,8 +17,6 @@ from dptrain.report.comparison_words import (
     metric_name,
     p_value,
 )
-from dptrain.report.points import VOID, Answer, Comparison, Line, Point
-from dptrain.report.tables import Table
 
 
 def answer(comparison: Comparison, found: Answer) -> Table:

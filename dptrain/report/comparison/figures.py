@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dptrain.report import words
-from dptrain.report.comparison_axes import (
+from dptrain.report.comparison.axes import (
     clip,
     draw_axes,
     draw_floor,
@@ -20,17 +20,17 @@ from dptrain.report.comparison_axes import (
     reach,
     shared_key,
 )
-from dptrain.report.comparison_words import ends, metric_name
+from dptrain.report.comparison.points import VOID, Comparison, Line, Point
+from dptrain.report.comparison.sentences import ends, metric_name
 from dptrain.report.defences import OPEN
-from dptrain.report.points import VOID, Comparison, Line, Point
+from dptrain.report.figure import Figure
 from dptrain.report.svg import LINE, WIDTH, apart
-from dptrain.report.vector import Drawing
 
 RELEASED = "released"
 STYLES = ("release", "second", "third", "fourth", "fifth")
 
 
-def utility(comparison: Comparison) -> Drawing:
+def utility(comparison: Comparison) -> Figure:
     """Accuracy of each point with its seeds, between the floor and the twin's line."""
     points = shown(comparison)
     at = places(points)
@@ -53,7 +53,7 @@ def utility(comparison: Comparison) -> Drawing:
             labels.append((last, series.style, f"{clip(series.spoken)}\n{words.number(last)}"))
     panel.labels(labels)
     told = "; ".join(f"{point.label}: {ends(point.accuracy)}" for point in points)
-    return Drawing(
+    return Figure(
         name="utility",
         title="What privacy costs in accuracy",
         caption="Dots: mean or median over seeds, with its interval if there is one. Small dots: the seeds."
@@ -64,14 +64,14 @@ def utility(comparison: Comparison) -> Drawing:
     )
 
 
-def leakage(comparison: Comparison) -> list[Drawing]:
+def leakage(comparison: Comparison) -> list[Figure]:
     """One figure a metric: what was measured at each point beside floor, control and bound."""
     points = shown(comparison)
     keys = dict.fromkeys(line.key for point in points for line in point.lines if line.interface in ("", OPEN))
     return [_leakage(points, key, f"leakage-{number}") for number, key in enumerate(keys)]
 
 
-def _leakage(points: Sequence[Point], key: tuple[str, str, str], name: str) -> Drawing:
+def _leakage(points: Sequence[Point], key: tuple[str, str, str], name: str) -> Figure:
     at = places(points)
     lines = [(point, line) for point in points for line in point.lines if line.key == key]
     extent = [end for _, line in lines for end in reach(line.measured, line.control)]
@@ -112,7 +112,7 @@ def _leakage(points: Sequence[Point], key: tuple[str, str, str], name: str) -> D
             labels.append((last, series.style, f"{clip(series.spoken)}{gap}{words.number(last)}"))
     panel.labels(labels)
     attack, metric, _ = key
-    return Drawing(
+    return Figure(
         name=name,
         title=metric_name(attack, metric),
         caption="" if bounds else "No theorem bounds this.",
@@ -157,7 +157,7 @@ def _told(point: Point, line: Line) -> str:
     return f"{text}, bound {words.bound(line.bound) if point.private else 'none'}."
 
 
-def frontier(comparison: Comparison) -> Drawing | None:
+def frontier(comparison: Comparison) -> Figure | None:
     """Accuracy against what the guarantee leaves to membership tests; None where nothing is proved."""
     points = [point for point in comparison.points if point.private and point.membership_bound is not None]
     if not points:
@@ -189,7 +189,7 @@ def frontier(comparison: Comparison) -> Drawing | None:
         + (", on the frontier" if point.pareto else ", beaten by another")
         for point in points
     )
-    return Drawing(
+    return Figure(
         name="frontier",
         title="What can be had",
         caption="Filled: no other point is better in both. Hollow: another is. To the upper left is better.",

@@ -1,0 +1,202 @@
+"""The sections of a report, once for the page and for the Markdown document."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from dptrain.contracts import Leakage, Report
+from dptrain.evidence.verdict import BROKEN, LEAKS, NOT_SHOWN, RESISTED, TOO_WEAK, kind
+from dptrain.report import assumptions, sentences, tables, words
+from dptrain.report.blocks import (
+    Block,
+    Bullets,
+    Cards,
+    Code,
+    Figures,
+    Finding,
+    Findings,
+    Heading,
+    ImageFile,
+    Paragraph,
+    Section,
+    Tabular,
+    bullets,
+)
+from dptrain.report.figure import Figure
+from dptrain.report.gallery import image_table
+from dptrain.report.leakage_words import named, sentence
+
+GALLERY = "class_inversion.png"
+TITLES = {
+    "verdict": "The verdict",
+    "numbers": "The numbers",
+    "figures": "Figures",
+    "statement": "The privacy statement in full",
+    "limits": "Assumptions, and what is outside the guarantee",
+    "reproduce": "How to reproduce",
+}
+BADGES = {
+    LEAKS: ("Leakage detected", "leaks"),
+    BROKEN: ("Broken", "broken"),
+    RESISTED: ("Resisted", "resisted"),
+    TOO_WEAK: ("Cannot tell", "unknown"),
+    NOT_SHOWN: ("Not shown", "unknown"),
+}
+
+
+def verdict(report: Report) -> Section:
+    """What is promised, to whom, what the attacks did, what the model is worth, and what to do next."""
+    stated = report.guarantee
+    void = [Paragraph(sentences.void(stated), style="alarm")] if stated.void else []
+    findings = [_finding(line, void=stated.void) for line in sentences.main_lines(report)]
+    findings += [
+        Finding(badge="Not run", tone="unknown", text=text, named=True) for text in sentences.not_run(report)
+    ]
+    return _section(
+        "verdict",
+        *void,
+        Paragraph(sentences.short(report), head="In short", style="lead"),
+        _key_figures(report),
+        Paragraph(sentences.promise(stated), head="What is promised"),
+        Paragraph(sentences.beneficiaries(report), head="To whom"),
+        Paragraph(sentences.attacks(report), head="What the attacks did"),
+        *([Findings(tuple(findings))] if findings else []),
+        Paragraph(sentences.worth(report), head="What the model is worth"),
+        Paragraph(head="What to do next"),
+        bullets(*sentences.next_steps(report)),
+    )
+
+
+def _finding(line: Leakage, *, void: bool) -> Finding:
+    badge, tone = BADGES.get(kind(line.verdict), ("No control", "unknown"))
+    return Finding(badge=badge, tone=tone, text=sentence(line, void=void))
+
+
+def _key_figures(report: Report) -> Cards:
+    """Three numbers that sum the run up."""
+    stated, accuracy = report.guarantee, report.utility.accuracy
+    if sentences.holds(stated):
+        proved = (
+            f"ε = {words.epsilon(stated.epsilon)}",
+            f"δ = {words.delta(stated.delta)}, per {stated.unit}",
+        )
+        test = words.percent_at_most(stated.tpr_at_fpr["0.01"])
+        membership = test, "of the members: the most that any test finds, at 1 % false alarms"
+    else:
+        proved = "void" if stated.void else "none", "no guarantee holds"
+        membership = "no limit", "to what a membership test may find"
+    worth = words.percent(accuracy.value), "of the test records are classified correctly"
+    cards = (("Guarantee", *proved), ("Membership", *membership), ("Accuracy", *worth))
+    return Cards(cards, only="html")
+
+
+def numbers(report: Report) -> Section:
+    """Utility and leakage as tables, and how each number came about."""
+    blocks: list[Block] = [
+        Heading("Utility"),
+        Tabular(
+            table=tables.utility(report),
+            name="utility-table",
+            caption="What the model is able to do.",
+            style="short",
+        ),
+        Paragraph(sentences.data(report)),
+    ]
+    if report.leakage:
+        blocks += _leakage(report)
+    if report.leakage and report.exposed:
+        blocks.append(Paragraph(f"[exposure.csv](exposure.csv) {sentences.exposure(report)}"))
+    return _section("numbers", *blocks)
+
+
+def _leakage(report: Report) -> list[Block]:
+    blocks = [
+        Heading("Leakage"),
+        Tabular(
+            table=tables.leakage(report),
+            name="leakage-table",
+            caption="What each attack achieved, beside its floor, its control and its bound.",
+            style="wide",
+        ),
+        Paragraph(sentences.legend(report), style="note"),
+    ]
+    remarks = [(line, sentences.remarks(line)) for line in sentences.main_lines(report)]
+    items = tuple((line.attack, f", {named(line)}: {text}.") for line, text in remarks if text)
+    if items:
+        blocks.append(Bullets(items, summary="How each number came about"))
+    compared = tables.output_defences(report)
+    if compared is not None:
+        caption = sentences.DEFENDED
+        blocks += [
+            Heading("Output defences"),
+            Tabular(table=compared, name="defences-table", caption=caption, style="wide"),
+            Paragraph(caption, only="markdown"),
+        ]
+    return blocks
+
+
+def figures(report: Report, drawn: Sequence[Figure]) -> Section:
+    """The figures themselves, and the gallery, for whoever may see training records."""
+    blocks: list[Block] = [Figures(tuple(drawn))]
+    if report.gallery is not None:
+        blocks += [
+            Heading("What was inverted of each class"),
+            Paragraph(sentences.INVERSIONS, style="warning"),
+            image_table(report.gallery),
+            Paragraph(f"The same as a figure: [{GALLERY}](figures/{GALLERY}).", style="note"),
+        ]
+    return _section("figures", *blocks)
+
+
+def figure_files(report: Report, paths: Sequence[Path]) -> Section:
+    """Files of figures by their addresses; what shows training records is linked and not shown."""
+    blocks: list[Block] = []
+    for path in paths:
+        address = path.relative_to(report.folder).as_posix()
+        if path.name == GALLERY:
+            blocks.append(Paragraph(f"[{path.name}]({address}) {sentences.LINKED}"))
+        else:
+            blocks.append(ImageFile(address, sentences.CAPTIONS[path.stem]))
+    return _section("figures", *blocks)
+
+
+def statement(report: Report) -> Section:
+    """Every term of the guarantee."""
+    return _section(
+        "statement",
+        Paragraph("The same for other programs: [statement.json](statement.json).", only="html"),
+        Tabular(
+            table=tables.statement(report.guarantee),
+            name="statement-table",
+            caption="Every term of the guarantee.",
+        ),
+    )
+
+
+def limits(report: Report) -> Section:
+    """What the guarantee rests on, and what it does not cover."""
+    return _section(
+        "limits",
+        Heading("Assumptions", only="html"),
+        bullets(*assumptions.assumptions(report.guarantee)),
+        Heading("Outside the guarantee", only="html"),
+        Paragraph("Outside the guarantee:", only="markdown"),
+        bullets(*assumptions.outside(report.guarantee)),
+    )
+
+
+def reproduce(report: Report) -> Section:
+    """The command, and what a repetition would give."""
+    return _section(
+        "reproduce",
+        Code(text=report.reproduce, name="Command"),
+        Paragraph(
+            f"{sentences.REPETITION}\n{sentences.seconds(report)} "
+            "Every number of this report is in [report.json](report.json)."
+        ),
+    )
+
+
+def _section(name: str, *blocks: Block) -> Section:
+    return Section(name=name, title=TITLES[name], blocks=blocks)

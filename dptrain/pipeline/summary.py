@@ -18,7 +18,6 @@ from dptrain.evaluation.stage import Measured
 from dptrain.evidence.utility import majority_share
 from dptrain.evidence.verdict import of_void
 from dptrain.models.frozen import split
-from dptrain.privacy.accountant import privacy_loss
 from dptrain.redaction import redacted
 from dptrain.report import sentences
 from dptrain.tracking import NOTE
@@ -58,7 +57,7 @@ def brief(
         device=str(device),
         plan=plan,
         unit=budget.unit,
-        epsilon=math.inf if plan is None else float(privacy_loss(plan).get_epsilon_for_delta(budget.delta)),
+        epsilon=math.inf if plan is None else float(plan.loss().get_epsilon_for_delta(budget.delta)),
         delta=budget.delta,
         attacks=attacks,
         features=why,
@@ -200,7 +199,8 @@ def metrics(report: Report) -> Iterator[tuple[str, float, int]]:
     stated = report.guarantee
     yield "guarantee/epsilon", stated.epsilon, 0
     yield "guarantee/delta", stated.delta, 0
-    yield "guarantee/noise_multiplier", stated.noise_multiplier or 0.0, 0
+    if stated.noise_multiplier is not None:
+        yield "guarantee/noise_multiplier", stated.noise_multiplier, 0
     if stated.selection is not None:
         yield "guarantee/epsilon_if_selected", stated.selection.epsilon, 0
     for step, epsilon in report.epsilon_by_step:

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 
 from dptrain.config import Config, parse
-from dptrain.contracts import Budget, ConfigError, DataError, Hashes, Plan, Randomness
+from dptrain.contracts import Budget, ConfigError, DataError, Hashes, Randomness
 from dptrain.contracts.rounding import rounded_up, rounded_up_to
+from dptrain.privacy.accountant import DPSGDPlan
 from dptrain.privacy.guarantee import DPGuarantee, library_versions
 from dptrain.privacy.plan import check_delta
 from dptrain.privacy.written import from_json, part
@@ -159,7 +160,7 @@ def guarantee_of(stated: Mapping[str, Any]) -> DPGuarantee:
     """What the constants in a statement prove, computed anew."""
     mechanism = stated["mechanism"]
     batch, rate = mechanism["expected_batch_size"], mechanism["sample_rate"]
-    plan = Plan(
+    plan = DPSGDPlan(
         units=stated["units"] or math.ceil(batch / rate),
         sample_rate=rate,
         steps=mechanism["steps"],

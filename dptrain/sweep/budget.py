@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from dptrain.contracts import ConfigError, Plan, SweepTotal
 from dptrain.contracts.rounding import rounded_up
 from dptrain.privacy import filter as privacy_filter
-from dptrain.privacy.written import part
+from dptrain.privacy.written import part, plan_from_json, plan_to_json
 from dptrain.sweep import state as sweeps
 from dptrain.sweep.cost import composed
 
@@ -66,7 +65,7 @@ def reserve(folder: Path, job: str, plan: Plan | None, *, delta: float, max_epsi
                 f"sweep.max_epsilon={limit:g}: a training without privacy stays within no epsilon; leave it "
                 "out of the sweep, or set sweep.max_epsilon=null"
             )
-        counted = {**notes.get("spent", {}), job: {"delta": delta, "plan": asdict(plan)}}
+        counted = {**notes.get("spent", {}), job: {"delta": delta, "plan": plan_to_json(plan)}}
         if search is not None and "order" not in search:
             search["order"] = privacy_filter.best_order(plan, delta, limit)
         total = _total(counted, search)
@@ -115,7 +114,13 @@ def told(folder: Path) -> dict[str, Any]:
 
 def _total(counted: Mapping[str, Mapping[str, Any]], search: Mapping[str, Any] | None) -> float:
     """Epsilon of all these trainings; by the filter of a search where results chose them."""
-    plans = [Plan(**each["plan"]) for each in counted.values()]
+    found = [plan_from_json(each["plan"]) for each in counted.values()]
+    plans = [plan for plan in found if plan is not None]
+    if len(plans) < len(found):
+        raise ConfigError(
+            "sweep.max_epsilon: the sweep has counted a training by a mechanism that is not at hand; go on "
+            "with all that it was begun with"
+        )
     delta = min(each["delta"] for each in counted.values())
     if search is not None:
         return privacy_filter.spent(plans, delta, search["order"])

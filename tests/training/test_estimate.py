@@ -12,10 +12,11 @@ from support import order
 from torch import nn
 
 from dptrain.config import parse
-from dptrain.contracts import Briefing, Budget, Plan, Splits
+from dptrain.contracts import Briefing, Budget, Splits
 from dptrain.models.normalise import Normalise
 from dptrain.models.scatter import ScatterLinear
 from dptrain.pipeline import summary
+from dptrain.privacy.accountant import DPSGDPlan
 from dptrain.training.estimate import estimate_seconds
 
 CPU = torch.device("cpu")
@@ -53,7 +54,7 @@ def _named(network: nn.Module) -> nn.Sequential:
 
 
 def test_every_copy_of_a_record_takes_its_time(
-    clock: Clock, mlp: nn.Module, make_plan_of: Callable[..., Plan]
+    clock: Clock, mlp: nn.Module, make_plan_of: Callable[..., DPSGDPlan]
 ) -> None:
     plan = make_plan_of(steps=20, expected_batch_size=32)
     once = estimate_seconds(mlp, plan, (1, 8, 8), CPU)
@@ -63,7 +64,7 @@ def test_every_copy_of_a_record_takes_its_time(
 
 
 def test_features_take_time_where_they_are_made_at_each_step(
-    clock: Clock, scattered: nn.Sequential, make_plan_of: Callable[..., Plan]
+    clock: Clock, scattered: nn.Sequential, make_plan_of: Callable[..., DPSGDPlan]
 ) -> None:
     def pass_by(*_: Any) -> None:
         clock.now += COST
@@ -94,7 +95,7 @@ def test_the_plan_knows_copies_and_whether_features_are_made_once(
     mlp: nn.Module,
     scattered: nn.Sequential,
     budget: Budget,
-    make_plan_of: Callable[..., Plan],
+    make_plan_of: Callable[..., DPSGDPlan],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked: dict[str, Any] = {}

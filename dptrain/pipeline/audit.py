@@ -122,7 +122,7 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
             splits,
             copies,
             guarantee,
-            replace(guarantee.statement(), interface=given_away(config.release)),
+            replace(guarantee.statement(), interface=given_away(config.release, subject.release.offers)),
             recipe=f"audit of {case.name}",
             mechanism=type(parts.mechanism).__name__ if case.needs is not None else "unknown",
             utility=scene.utility(subject),
@@ -171,7 +171,8 @@ def find(config: Config, overrides: tuple[str, ...]) -> Case:
     for needed in (runs.REPORT, runs.WEIGHTS):
         if not (folder / needed).is_file():
             raise ConfigError(
-                f"release={source}: {folder} has no {needed}; finish the run first (resume={folder})"
+                f"release={source}: {folder} has no {needed}; finish the run first (resume={folder}), or "
+                "take one whose mechanism releases weights"
             )
     _refuse_changes(source, overrides)
     trained = parse(runs.read(folder).config)

@@ -18,6 +18,7 @@ from dptrain.evaluation.stage import Measured
 from dptrain.evidence.utility import majority_share
 from dptrain.evidence.verdict import of_void
 from dptrain.models.frozen import split
+from dptrain.privacy.accountant import DPSGDPlan
 from dptrain.redaction import redacted
 from dptrain.report import sentences
 from dptrain.tracking import NOTE
@@ -141,9 +142,13 @@ def model_name(model: nn.Module) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
-def constants(config: Config, splits: Splits, *, units_public: bool) -> Constants:
-    """The numbers that a training uses as if they were public, and where they come from."""
+def constants(config: Config, splits: Splits, plan: Plan | None, *, units_public: bool) -> Constants:
+    """The numbers that a training uses as if they were public, and where they come from.
+
+    Of a plan that is not DP-SGD's they are in its own description, but for delta.
+    """
     training, privacy = config.training, config.privacy
+    known = CONSTANTS if plan is None or isinstance(plan, DPSGDPlan) else ("delta",)
     computed = []
     if training.sample_rate is None:  # then it is the batch size over the number of units
         computed += ["sample_rate"]
@@ -154,8 +159,8 @@ def constants(config: Config, splits: Splits, *, units_public: bool) -> Constant
     if privacy.delta is None:
         computed.append("delta")
     return Constants(
-        declared=tuple(name for name in CONSTANTS if name not in computed),
-        from_units=tuple(computed) if units_public else (),
+        declared=tuple(name for name in known if name not in computed),
+        from_units=tuple(name for name in computed if name in known) if units_public else (),
         class_prior=splits.class_prior,
         mean=splits.mean,
         std=splits.std,

@@ -121,13 +121,14 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
             console=console,
         )
         subject, guarantee = scene.train(here)
-        runs.keep_weights(folder, subject.release.weights)  # whatever becomes of the attacks
+        if subject.release.weights is not None:
+            runs.keep_weights(folder, subject.release.weights)  # whatever becomes of the attacks
         statement = replace(
             guarantee.statement(),
-            interface=given_away(config.release),
+            interface=given_away(config.release, subject.release.offers),
             assignment=coins.told(),
             date=runs.remember_once(folder, "trained", now()),
-            constants=summary.constants(config, splits, units_public=budget.units_public),
+            constants=summary.constants(config, splits, plan, units_public=budget.units_public),
             public_data=summary.public_data(config, splits),
             hashes=binding.hashes(
                 subject.release.weights, summary.model_name(model), begun["model code"], config
@@ -189,7 +190,8 @@ def publish(report: Report, subject: Subject, example: Tensor, tracker: Tracker,
     `example` shows the tracker what inputs look like and must not be a record.
     """
     record(report, tracker, wanted)
-    tracker.model(subject.release.build().cpu(), example)
+    if subject.release.weights is not None:
+        tracker.model(subject.release.build().cpu(), example)
 
 
 def record(report: Report, tracker: Tracker, wanted: Documents) -> None:

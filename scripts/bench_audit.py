@@ -39,7 +39,6 @@ from dptrain.contracts import (
     Canaries,
     Context,
     NoiseSeen,
-    Plan,
     Records,
     Splits,
     Streams,
@@ -56,6 +55,7 @@ from dptrain.evidence.one_run import (
     planned_guesses,
 )
 from dptrain.mechanisms.dpsgd import DPSGD
+from dptrain.privacy.accountant import DPSGDPlan
 from dptrain.privacy.guarantee import DPGuarantee
 from dptrain.privacy.plan import Rates, make_plan
 from dptrain.tracking import NullRun
@@ -179,7 +179,7 @@ def train_dirac(guarantee: DPGuarantee, rng: torch.Generator) -> tuple[Tensor, T
     return audit.run(replace(release, transcript=observer), targets, rng).scores, members
 
 
-def dirac(plan: Plan, per_coordinate: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+def dirac(plan: DPSGDPlan, per_coordinate: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
     """One simulated training on nothing but canaries, so many to a coordinate: scores and coins.
 
     A canary's score is the log-likelihood ratio of its coordinate's noisy sums, with the others on

@@ -28,13 +28,14 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import nn
 
-from dptrain.contracts import Budget, Context, Plan, Records, Splits, Streams
+from dptrain.contracts import Budget, Context, Records, Splits, Streams
 from dptrain.data.mapped import MappedImages
 from dptrain.mechanisms.dpsgd import DPSGD
 from dptrain.mechanisms.non_private import NonPrivate
 from dptrain.models.cnn import SmallCNN
 from dptrain.models.mlp import Mlp
 from dptrain.privacy import accountant
+from dptrain.privacy.accountant import DPSGDPlan
 from dptrain.privacy.noise.keys import Stream
 from dptrain.privacy.plan import Rates, Target, calibrate
 from dptrain.privacy.sampling import poisson
@@ -162,7 +163,7 @@ def of_steps() -> dict[int, Row]:
     """By the number of steps: calibrating the noise to an epsilon, and epsilon over the steps."""
     found = {}
     for steps in STEPS:
-        plan = Plan(
+        plan = DPSGDPlan(
             units=10**6,
             sample_rate=SAMPLE_RATE,
             steps=steps,

@@ -41,9 +41,9 @@ from torch.nn import functional as F
 
 from dptrain import WAITING
 from dptrain.cli.process import keep_freed_memory
-from dptrain.contracts import Plan
 from dptrain.models.cnn import SmallCNN
 from dptrain.models.mlp import Logistic, Mlp
+from dptrain.privacy.accountant import DPSGDPlan
 from dptrain.privacy.dpsgd import make_engine
 
 MODES = {"plain": "", "opacus_hooks": "hooks", "opacus_ghost": "", "dptrain": "bookkeeping"}
@@ -168,7 +168,7 @@ def make_step(task: Task, mode: str, device: torch.device, dtype: torch.dtype) -
 
     if mode == "opacus_ghost":
         return ghost_step(model, optimizer, inputs, labels)
-    plan = Plan(
+    plan = DPSGDPlan(
         units=len(inputs),
         sample_rate=1.0,
         steps=1,

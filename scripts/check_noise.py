@@ -39,7 +39,8 @@ from opacus.optimizers.optimizer import _generate_noise
 from scipy.stats import binom, binomtest, kstwobign, norm, poisson
 from torch import Tensor
 
-from dptrain.contracts import Budget, Plan
+from dptrain.contracts import Budget
+from dptrain.privacy.accountant import DPSGDPlan
 from dptrain.privacy.noise.cost import cost
 from dptrain.privacy.noise.gaussian import REACH
 from dptrain.privacy.noise.grid import grid_step, noisy_on_grid
@@ -64,7 +65,7 @@ OPACUS_REACH = math.sqrt(48 * math.log(2))  # Box and Muller's, of uniform numbe
 CHUNKS = 64  # that the draws are divided into, each with a key of its own
 
 # A training of which one record adds 1.0, all that it may, along one coordinate.
-TRAINING = Plan(
+TRAINING = DPSGDPlan(
     units=60_000,
     sample_rate=1024 / 60_000,
     steps=600,

@@ -36,10 +36,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dptrain.contracts import ConfigError, Plan
+from dptrain.contracts import ConfigError
 from dptrain.models.cnn import SmallCNN
 from dptrain.models.mlp import Mlp
 from dptrain.models.wide_resnet import WideResNet
+from dptrain.privacy.accountant import DPSGDPlan
 from dptrain.privacy.dpsgd import make_engine
 from dptrain.privacy.independence import find_dependence
 from dptrain.privacy.layers import check_layers
@@ -158,7 +159,7 @@ def worst_change(subject: Subject, clipping: str, unit: str, copies: int) -> flo
     generator = torch.Generator().manual_seed(5)
     torch.manual_seed(6)
     model = check_layers(subject.make(), replace_batch_norm=False, freeze_batch_norm=False)
-    plan = Plan(
+    plan = DPSGDPlan(
         units=UNITS,
         sample_rate=0.5,
         steps=1,

@@ -13,8 +13,9 @@ import torch
 from browser import Page, browser
 from torch import Tensor, nn
 
-from dptrain.contracts import Budget, Context, Plan, Records, Splits, Streams
+from dptrain.contracts import Budget, Context, Records, Splits, Streams
 from dptrain.privacy import accountant
+from dptrain.privacy.accountant import DPSGDPlan
 from dptrain.privacy.plan import Rates
 from dptrain.tracking import NullRun
 from dptrain.training.settings import Settings
@@ -44,7 +45,7 @@ def modules_forgotten(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
             del sys.modules[name]
 
 
-def _plan(**changes: Any) -> Plan:
+def _plan(**changes: Any) -> DPSGDPlan:
     values: dict[str, Any] = {
         "units": 1000,
         "sample_rate": 0.01,
@@ -53,11 +54,11 @@ def _plan(**changes: Any) -> Plan:
         "max_grad_norm": 1.0,
         "noise_multiplier": 1.0,
     }
-    return Plan(**{**values, **changes})
+    return DPSGDPlan(**{**values, **changes})
 
 
 @pytest.fixture(scope="session")
-def make_plan_of() -> Callable[..., Plan]:
+def make_plan_of() -> Callable[..., DPSGDPlan]:
     """A plan with some of its constants changed."""
     return _plan
 

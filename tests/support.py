@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from opacus.accountants.analysis import rdp
 
 from dptrain.cli.hydra import folder, register
-from dptrain.contracts import Plan
+from dptrain.privacy.accountant import DPSGDPlan
 from dptrain.runs.folder import Order
 
 # Enough of everything to pass through every stage, and no more.
@@ -78,7 +78,7 @@ def script(name: str) -> ModuleType:
     return module
 
 
-def by_opacus(plans: Iterable[Plan], order: float, delta: float = 1e-5) -> float:
+def by_opacus(plans: Iterable[DPSGDPlan], order: float, delta: float = 1e-5) -> float:
     """Epsilon of these plans by the sum of Opacus' divergences of one order; orders like 3.4 roughly."""
     total = sum(
         rdp.compute_rdp(

@@ -27,11 +27,12 @@ from dptrain.cli import main as cli
 from dptrain.comparison.compare import compare
 from dptrain.comparison.gather import Selection
 from dptrain.config import parse
-from dptrain.contracts import BrokenGuarantee, ConfigError, DptrainError, Plan, Streams
+from dptrain.contracts import BrokenGuarantee, ConfigError, DptrainError, Streams
 from dptrain.contracts.rounding import rounded_up
 from dptrain.pipeline import train
 from dptrain.pipeline.experiment import Experiment
 from dptrain.privacy import selection
+from dptrain.privacy.accountant import DPSGDPlan
 from dptrain.privacy.written import to_json
 from dptrain.report.document import read_json
 from dptrain.report.statement import schema
@@ -124,7 +125,7 @@ def folders(sweep_folder: Path) -> dict[int, Path]:
 
 def test_the_terms_cover_every_candidate_and_are_known_before_any_is_drawn(begun: Path) -> None:
     agreed = noted(begun)["terms"]
-    plans = [Plan(**plan) for plan in noted(begun)["plans"]]
+    plans = [DPSGDPlan(**plan) for plan in noted(begun)["plans"]]
     assert sorted({plan.steps for plan in plans}) == [2, 40]
     assert {plan.max_grad_norm for plan in plans} == {1.0, 2.0}
     count = selection.RunCount(mean=10.0, shape=1.0)
@@ -282,7 +283,7 @@ def test_other_records_or_another_plan_are_refused(begun: Path) -> None:
     from dptrain.sweep.score import refuse_uncovered
 
     config = parse(trial(begun.parent, 1).config)
-    plan = Plan(**noted(begun)["plans"][0])
+    plan = DPSGDPlan(**noted(begun)["plans"][0])
     streams = Streams(config.seed)
     loaded = build("data", config.data).load(streams.seeded("data"))
     splits, coins = draw(loaded, train.assemble(config).needs, config.evidence, streams)

@@ -13,15 +13,17 @@ from support import QUICK, command, finish, order
 
 from dptrain.cli import main as cli
 from dptrain.comparison.gather import Selection, gather
-from dptrain.contracts import BrokenGuarantee, Budget, DptrainError, Plan, Tracker
+from dptrain.contracts import BrokenGuarantee, Budget, DptrainError, Tracker
 from dptrain.pipeline import train
 from dptrain.pipeline.experiment import Experiment
+from dptrain.privacy.accountant import DPSGDPlan
 from dptrain.privacy.guarantee import NoGuarantee
+from dptrain.privacy.stated import plan_of
 from dptrain.privacy.written import from_json, to_json
 from dptrain.report.document import read_json
 from dptrain.runs import folder as runs
 from dptrain.sweep import state as sweeps
-from dptrain.sweep.cost import composed, plan_of
+from dptrain.sweep.cost import composed
 
 JOBS = (
     "-m", "privacy.epsilon=1,3", "optimizer.lr=0.1,-1", "attack=[membership_loss]", "threads=1", *QUICK,
@@ -88,7 +90,7 @@ def test_the_second_job_takes_the_twin_of_the_first(swept: tuple[Path, int, str]
 
 
 def test_jobs_that_have_begun_count_whether_they_finish_or_not(
-    tmp_path: Path, make_plan_of: Callable[..., Plan]
+    tmp_path: Path, make_plan_of: Callable[..., DPSGDPlan]
 ) -> None:
     plan = make_plan_of(steps=100)
     for name, spends in (("at_work", plan), ("failed", plan), ("not_private", None)):
@@ -201,7 +203,7 @@ def test_a_sweep_ends_where_its_jobs_could_not_run(
 
 
 def test_together_a_sweep_is_stated_at_a_delta_that_all_its_data_allow(
-    tmp_path: Path, make_plan_of: Callable[..., Plan]
+    tmp_path: Path, make_plan_of: Callable[..., DPSGDPlan]
 ) -> None:
     runs.start(tmp_path / "large", order("seed=2"))
     sweeps.note_begun(tmp_path / "large", make_plan_of(units=60_000))

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from support import by_opacus
 
-from dptrain.contracts import Budget, ConfigError, Plan, Statement
-from dptrain.privacy.accountant import privacy_loss
+from dptrain.contracts import Budget, ConfigError, Statement
+from dptrain.privacy.accountant import DPSGDPlan, privacy_loss
 from dptrain.privacy.guarantee import DPGuarantee
 from dptrain.sweep import budget as sweep_budget
 from dptrain.sweep import state as sweeps
@@ -22,16 +22,16 @@ DELTA = 1e-5
 
 
 @pytest.fixture
-def plan(make_plan_of: Callable[..., Plan]) -> Plan:
+def plan(make_plan_of: Callable[..., DPSGDPlan]) -> DPSGDPlan:
     return make_plan_of(steps=100)
 
 
-def copies(plan: Plan, count: int) -> float:
+def copies(plan: DPSGDPlan, count: int) -> float:
     """Epsilon of some trainings by one plan."""
     return float(privacy_loss(plan).self_compose(count).get_epsilon_for_delta(DELTA))
 
 
-def admits(folder: Path, plan: Plan, limit: float | None, job: str, delta: float = DELTA) -> bool:
+def admits(folder: Path, plan: DPSGDPlan, limit: float | None, job: str, delta: float = DELTA) -> bool:
     """Whether a job may begin."""
     try:
         sweep_budget.reserve(folder, job, plan, delta=delta, max_epsilon=limit)
@@ -40,12 +40,12 @@ def admits(folder: Path, plan: Plan, limit: float | None, job: str, delta: float
     return True
 
 
-def test_a_sweep_without_a_limit_counts_nothing(tmp_path: Path, plan: Plan) -> None:
+def test_a_sweep_without_a_limit_counts_nothing(tmp_path: Path, plan: DPSGDPlan) -> None:
     assert admits(tmp_path, plan, None, "a")
     assert sweep_budget.counted(tmp_path) == {}
 
 
-def test_a_grid_is_composed_and_ends_at_its_limit(tmp_path: Path, plan: Plan) -> None:
+def test_a_grid_is_composed_and_ends_at_its_limit(tmp_path: Path, plan: DPSGDPlan) -> None:
     limit = copies(plan, 3) + 1e-6
     assert [admits(tmp_path, plan, limit, job) for job in "abcd"] == [True, True, True, False]
     told = sweep_budget.counted(tmp_path)
@@ -55,14 +55,16 @@ def test_a_grid_is_composed_and_ends_at_its_limit(tmp_path: Path, plan: Plan) ->
     assert "holds where the trainings were chosen in advance" in told["rule"]
 
 
-def test_a_job_that_goes_on_is_counted_once(tmp_path: Path, plan: Plan) -> None:
+def test_a_job_that_goes_on_is_counted_once(tmp_path: Path, plan: DPSGDPlan) -> None:
     limit = copies(plan, 1) + 1e-6
     assert admits(tmp_path, plan, limit, "a")
     assert admits(tmp_path, plan, limit, "a")
     assert not admits(tmp_path, plan, limit, "b")
 
 
-def test_a_cheaper_job_may_still_fit(tmp_path: Path, plan: Plan, make_plan_of: Callable[..., Plan]) -> None:
+def test_a_cheaper_job_may_still_fit(
+    tmp_path: Path, plan: DPSGDPlan, make_plan_of: Callable[..., DPSGDPlan]
+) -> None:
     cheap = make_plan_of(steps=1, noise_multiplier=20.0)
     limit = copies(plan, 1) + 0.05
     assert [admits(tmp_path, each, limit, job) for each, job in ((plan, "a"), (plan, "b"), (cheap, "c"))] == [
@@ -70,7 +72,7 @@ def test_a_cheaper_job_may_still_fit(tmp_path: Path, plan: Plan, make_plan_of: C
     ]  # fmt: skip
 
 
-def test_the_total_holds_at_the_smallest_delta_of_any_job(tmp_path: Path, plan: Plan) -> None:
+def test_the_total_holds_at_the_smallest_delta_of_any_job(tmp_path: Path, plan: DPSGDPlan) -> None:
     assert admits(tmp_path, plan, 100.0, "a", delta=1e-7)
     assert admits(tmp_path, plan, 100.0, "b", delta=1e-3)
     assert sweep_budget.counted(tmp_path)["epsilon_counted"] == composed([plan, plan], 1e-7)
@@ -81,7 +83,7 @@ def test_a_training_without_privacy_fits_nowhere(tmp_path: Path) -> None:
         sweep_budget.reserve(tmp_path, "a", None, delta=DELTA, max_epsilon=8.0)
 
 
-def test_jobs_side_by_side_count_each_other(tmp_path: Path, plan: Plan) -> None:
+def test_jobs_side_by_side_count_each_other(tmp_path: Path, plan: DPSGDPlan) -> None:
     limit = copies(plan, 3) + 1e-6
     with ThreadPool(8) as threads:
         admitted = threads.map(partial(admits, tmp_path, plan, limit), map(str, range(8)))
@@ -99,7 +101,7 @@ def test_a_search_states_its_total_and_looks_for_the_best(tmp_path: Path) -> Non
     assert sweep_budget.searching(tmp_path)
 
 
-def test_results_do_not_change_what_a_search_may_spend(tmp_path: Path, plan: Plan) -> None:
+def test_results_do_not_change_what_a_search_may_spend(tmp_path: Path, plan: DPSGDPlan) -> None:
     sweep_budget.begin(tmp_path, max_epsilon=2.0, direction="maximize")
     with pytest.raises(ConfigError, match="begun with 2"):
         sweep_budget.begin(tmp_path, max_epsilon=9.0, direction="maximize")
@@ -109,7 +111,7 @@ def test_results_do_not_change_what_a_search_may_spend(tmp_path: Path, plan: Pla
 
 
 def test_a_search_is_counted_by_a_filter_whose_order_is_fixed_first(
-    tmp_path: Path, plan: Plan, make_plan_of: Callable[..., Plan]
+    tmp_path: Path, plan: DPSGDPlan, make_plan_of: Callable[..., DPSGDPlan]
 ) -> None:
     sweep_budget.begin(tmp_path, max_epsilon=8.0, direction="maximize")
     sweep_budget.reserve(tmp_path, "a", plan, delta=DELTA, max_epsilon=8.0)
@@ -123,7 +125,7 @@ def test_a_search_is_counted_by_a_filter_whose_order_is_fixed_first(
     assert told["epsilon_counted"] > both
 
 
-def test_a_search_never_states_less_than_its_filter_proves(tmp_path: Path, plan: Plan) -> None:
+def test_a_search_never_states_less_than_its_filter_proves(tmp_path: Path, plan: DPSGDPlan) -> None:
     assert sweep_budget.stated(tmp_path / "a", plan, DELTA).epsilon_together == pytest.approx(copies(plan, 1))
     sweep_budget.begin(tmp_path, max_epsilon=8.0, direction="maximize")
     sweep_budget.reserve(tmp_path, "a", plan, delta=DELTA, max_epsilon=8.0)
@@ -134,7 +136,7 @@ def test_a_search_never_states_less_than_its_filter_proves(tmp_path: Path, plan:
 # ---------------------------------------------------------------------- several on one page
 
 
-def statement_of(folder: Path, plan: Plan, job: str) -> Statement:
+def statement_of(folder: Path, plan: DPSGDPlan, job: str) -> Statement:
     """What the job of this name says of itself and its sweep when it has just trained."""
     sweep_budget.reserve(folder, job, plan, delta=DELTA, max_epsilon=8.0)
     budget = Budget(epsilon=None, delta=DELTA, noise_multiplier=plan.noise_multiplier)
@@ -143,7 +145,9 @@ def statement_of(folder: Path, plan: Plan, job: str) -> Statement:
 
 
 @pytest.mark.filterwarnings("ignore:Optimal order")
-def test_two_searches_on_one_page_are_added_up(tmp_path: Path, make_plan_of: Callable[..., Plan]) -> None:
+def test_two_searches_on_one_page_are_added_up(
+    tmp_path: Path, make_plan_of: Callable[..., DPSGDPlan]
+) -> None:
     long, short = make_plan_of(steps=500), make_plan_of(steps=20, sample_rate=0.05)
     stated = []
     for name, plan in (("one", long), ("other", short)):
@@ -170,7 +174,7 @@ def test_two_searches_on_one_page_are_added_up(tmp_path: Path, make_plan_of: Cal
 @pytest.mark.filterwarnings("ignore:Optimal order")
 @pytest.mark.parametrize("orders", [(4.4, 3.8), (3.8, 4.4)])
 def test_an_order_that_results_of_another_search_may_have_chosen_lowers_nothing(
-    orders: tuple[float, float], tmp_path: Path, make_plan_of: Callable[..., Plan]
+    orders: tuple[float, float], tmp_path: Path, make_plan_of: Callable[..., DPSGDPlan]
 ) -> None:
     plan = make_plan_of(steps=500, noise_multiplier=2.0, sample_rate=0.1)
     one = statement_of(tmp_path, plan, "a")
@@ -183,7 +187,9 @@ def test_an_order_that_results_of_another_search_may_have_chosen_lowers_nothing(
     assert found.together >= by_opacus([plan] * 8, orders[0]) * (1 - 1e-3), "of the search that began first"
 
 
-def test_beside_a_search_a_run_that_no_filter_covers_leaves_no_number(tmp_path: Path, plan: Plan) -> None:
+def test_beside_a_search_a_run_that_no_filter_covers_leaves_no_number(
+    tmp_path: Path, plan: DPSGDPlan
+) -> None:
     sweep_budget.begin(tmp_path, max_epsilon=8.0, direction="maximize")
     searched = statement_of(tmp_path, plan, "a")
     other = replace(searched, adjacency="replace_one", sweep=None)
@@ -193,7 +199,7 @@ def test_beside_a_search_a_run_that_no_filter_covers_leaves_no_number(tmp_path: 
     assert search_cost([other, other]).together is not None
 
 
-def test_two_grids_with_limits_on_one_page_are_composed(tmp_path: Path, plan: Plan) -> None:
+def test_two_grids_with_limits_on_one_page_are_composed(tmp_path: Path, plan: DPSGDPlan) -> None:
     stated = [statement_of(tmp_path / name, plan, job) for name in ("one", "other") for job in "ab"]
     found = search_cost(stated)
     assert found.together == pytest.approx(copies(plan, 4), rel=1e-6)

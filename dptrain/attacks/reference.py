@@ -18,7 +18,7 @@ def train_reference(
     rng: torch.Generator,
 ) -> nn.Module:
     """The release's architecture trained by Adam, without privacy, on these records; in evaluation mode."""
-    model = release.architecture().to(release.device).train()
+    model = release.blank().to(release.device).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
     for _ in range(steps):
         batch = records.take(torch.randint(len(records), (batch_size,), generator=rng))

@@ -27,7 +27,7 @@ from dptrain.contracts.findings import (
 )
 from dptrain.contracts.layers import MadeKernels
 from dptrain.contracts.outcome import Briefing, Report, Utility
-from dptrain.contracts.privacy import Budget, Guarantee, Plan
+from dptrain.contracts.privacy import Budget, Clips, Guarantee, Plan, PrivacyLoss
 from dptrain.contracts.randomness import Streams
 from dptrain.contracts.records import Canaries, Records, Sensitive, Splits
 from dptrain.contracts.release import ACCESS, Knowledge, Observation, Observer, Output, Queries, Release
@@ -56,6 +56,7 @@ __all__ = [
     "BrokenGuarantee",
     "Budget",
     "Canaries",
+    "Clips",
     "ConfigError",
     "Constants",
     "Context",
@@ -81,6 +82,7 @@ __all__ = [
     "OutOfQueries",
     "Output",
     "Plan",
+    "PrivacyLoss",
     "Progress",
     "Queries",
     "Randomness",

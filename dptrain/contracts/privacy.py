@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from dptrain.contracts.statement import Statement
 
@@ -26,33 +26,63 @@ class Budget:
     units_public: bool = True  # some constant of the plan was computed from the number of units
 
 
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """All that sampler, clipper, noise and accountant agree on; public constants, frozen.
+class PrivacyLoss(Protocol):
+    """A privacy loss distribution, as `dp_accounting.pld` makes them."""
 
-    `noise_multiplier` is the noise's standard deviation over `max_grad_norm`, the most that
-    one unit can add to a sum of clipped gradients. `expected_batch_size` is the fixed divisor.
+    def get_epsilon_for_delta(self, delta: float) -> float: ...
+
+    def get_delta_for_epsilon(self, epsilon: Any) -> Any: ...
+
+    def compose(self, other: Any) -> Any: ...
+
+    def self_compose(self, count: int) -> Any: ...
+
+
+class Plan(Protocol):
+    """What a mechanism will do and spend: a frozen dataclass of public constants.
+
+    One with an `event()`, which is the whole plan as a `dp_accounting.DpEvent`, can also be part of a search
+    in which results choose what is trained next, and of a private selection.
     """
 
-    units: int
-    sample_rate: float
-    steps: int
-    expected_batch_size: int
-    max_grad_norm: float
-    noise_multiplier: float
-    clipping: str = "flat"  # flat | per_layer | automatic
-    sampling: str = "poisson"  # poisson | shuffle
-    adjacency: str = "add_remove"
+    @property
+    def units(self) -> int:
+        """How many units of privacy there are."""
+        ...
 
     @property
-    def sensitivity(self) -> float:
-        """Most that one change of the data set, as `adjacency` has it, moves a sum of gradients."""
-        return self.max_grad_norm * (2.0 if self.adjacency == "replace_one" else 1.0)
+    def steps(self) -> int:
+        """How many noisy results there are, one after another."""
+        ...
 
     @property
-    def noise_std(self) -> float:
-        """Standard deviation of each coordinate's noise on the *sum* of clipped gradients."""
-        return self.noise_multiplier * self.max_grad_norm
+    def adjacency(self) -> str:
+        """Which data sets are neighbours: add_remove or replace_one."""
+        ...
+
+    @property
+    def interval(self) -> float:
+        """The finest interval that losses can be rounded up to, such as 1e-4."""
+        ...
+
+    def loss(self, steps: int | None = None, *, interval: float | None = None) -> PrivacyLoss:
+        """Privacy loss distribution of the first `steps` results (default: all), rounded up pessimistically.
+
+        `interval` is that of the distribution (default: the plan's own); only those of one can be composed.
+        """
+        ...
+
+    def describe(self) -> tuple[tuple[str, str], ...]:
+        """The constants in rows for people: name and text."""
+        ...
+
+
+@runtime_checkable
+class Clips(Protocol):
+    """A plan that clips what a unit adds to a sum, as canaries must know."""
+
+    @property
+    def max_grad_norm(self) -> float: ...
 
 
 @runtime_checkable

@@ -45,18 +45,39 @@ class Output(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Release:
-    """All that the adversary sees of a trained model."""
+    """All that the adversary sees of a trained model: an interface for each access, None where there is none.
 
-    architecture: Callable[[], nn.Module]  # builds the module with arbitrary weights
-    weights: Mapping[str, Tensor]
+    Weights come with the `architecture` that they belong to, and predictions and labels follow from them;
+    predictions without weights are a function of their own, and so are labels without predictions.
+    """
+
+    weights: Mapping[str, Tensor] | None = None
+    architecture: Callable[[], nn.Module] | None = None  # builds the module with arbitrary weights
+    predictions: Callable[[Tensor], Tensor] | None = None  # of inputs (N, ...): probabilities (N, classes)
+    labels: Callable[[Tensor], Tensor] | None = None  # of inputs (N, ...): classes (N,) int64
     transcript: Observer | None = None  # what an attack that watched the training remembers of it
     published: tuple[tuple[int, float, float], ...] = ()  # step, accuracy, loss on held-out records
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     output: Output | None = None  # None: confidences as they are
 
+    @property
+    def offers(self) -> frozenset[Knowledge]:
+        """What can be seen of the model, whatever was seen of its training."""
+        if self.weights is not None:
+            return frozenset({Knowledge.WEIGHTS, Knowledge.CONFIDENCES, Knowledge.LABELS})
+        if self.predictions is not None:
+            return frozenset({Knowledge.CONFIDENCES, Knowledge.LABELS})
+        return frozenset() if self.labels is None else frozenset({Knowledge.LABELS})
+
+    def blank(self) -> nn.Module:
+        """The architecture with arbitrary weights; of a release with weights only."""
+        assert self.architecture is not None, "a release without weights has no architecture"
+        return self.architecture()
+
     def build(self) -> nn.Module:
-        """The released model in evaluation mode, its parameters frozen."""
-        model = self.architecture()
+        """The released model in evaluation mode, its parameters frozen; of a release with weights only."""
+        model = self.blank()
+        assert self.weights is not None
         model.load_state_dict(dict(self.weights))
         return model.to(self.device).eval().requires_grad_(False)
 
@@ -73,7 +94,10 @@ class Queries:
     """A prediction interface: the model is built once, every input asked about is counted."""
 
     def __init__(self, release: Release, budget: int | None) -> None:
-        self._model = release.build()
+        self._answer, self._label = release.predictions, release.labels
+        if self._answer is None and release.weights is not None:
+            model = release.build()
+            self._answer = lambda inputs: model(inputs).softmax(-1)
         self._device = release.device
         self._output = release.output
         self.budget = budget
@@ -84,23 +108,25 @@ class Queries:
         """How many inputs may still be asked about; None: any number."""
         return None if self.budget is None else self.budget - self.spent
 
-    @torch.no_grad()
     def confidences(self, inputs: Tensor, batch_size: int = 1024) -> Tensor:
         """Class probabilities as the interface shows them, (N, classes), on the CPU; N queries."""
-        if self.left is not None and len(inputs) > self.left:
-            raise OutOfQueries(f"{len(inputs)} queries asked for, {self.left} left of {self.budget}")
-        self.spent += len(inputs)
-        answers = torch.cat(
-            [
-                self._model(part.to(self._device)).softmax(-1).float().cpu()
-                for part in inputs.split(batch_size)
-            ]
-        )
+        assert self._answer is not None, "this release answers with labels only"
+        answers = self._asked(self._answer, inputs, batch_size).float()
         return answers if self._output is None else self._output(answers)
 
     def labels(self, inputs: Tensor, batch_size: int = 1024) -> Tensor:
         """The class that the interface names for each input: (N,) int64, on the CPU; N queries."""
-        return self.confidences(inputs, batch_size).argmax(-1)
+        if self._answer is not None:
+            return self.confidences(inputs, batch_size).argmax(-1)
+        assert self._label is not None, "this release answers no queries"
+        return self._asked(self._label, inputs, batch_size)
+
+    @torch.no_grad()
+    def _asked(self, interface: Callable[[Tensor], Tensor], inputs: Tensor, batch_size: int) -> Tensor:
+        if self.left is not None and len(inputs) > self.left:
+            raise OutOfQueries(f"{len(inputs)} queries asked for, {self.left} left of {self.budget}")
+        self.spent += len(inputs)
+        return torch.cat([interface(part.to(self._device)).cpu() for part in inputs.split(batch_size)])
 
 
 class Observation(Protocol):

@@ -158,6 +158,7 @@ class Statement:
     clipping: str | None = None
     sampling_run: str | None = None
     sampling_assumed: str | None = None
+    plan: tuple[tuple[str, str], ...] = ()  # constants of a mechanism that has others than these: name, text
     accountant: str = "none"
     cross_checks: Mapping[str, float] = field(default_factory=dict)
     tpr_at_fpr: Mapping[str, float] = field(default_factory=dict)

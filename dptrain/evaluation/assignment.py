@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from dptrain.config import Evidence, Training
-from dptrain.contracts import Assignment, ConfigError, Knowledge, Plan, Splits, Streams, seed_key
+from dptrain.contracts import Assignment, Clips, ConfigError, Knowledge, Plan, Splits, Streams, seed_key
 from dptrain.evidence.canaries import Sowing, sow
 from dptrain.evidence.probes import FEWEST, Drawing, draw_probes, known_members, public_count
 from dptrain.evidence.slots import Planting, plant
@@ -145,6 +145,11 @@ def sow_canaries(
     """The coins, and canaries where an attack needs them; faint ones where nothing hides any."""
     if Knowledge.CANARIES not in needs:
         return coins
+    if plan is not None and not isinstance(plan, Clips):
+        raise ConfigError(
+            "attack=audit_canaries needs canaries, which are clipped gradients, and this mechanism clips "
+            "none; leave the attack out, or choose mechanism=dpsgd"
+        )
     sowing = sow(
         sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
         evidence.canaries,

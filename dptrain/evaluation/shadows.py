@@ -12,7 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dptrain.contracts import Budget, Context, Mechanism, Progress, Records, Release, Shadow, Splits
+from dptrain.contracts import (
+    Budget,
+    Context,
+    Knowledge,
+    Mechanism,
+    Progress,
+    Records,
+    Release,
+    Shadow,
+    Splits,
+)
 from dptrain.evaluation.stage import reinitialise
 from dptrain.evidence.held_out import fresh_ids
 from dptrain.runs.cache import Cache, content_key, fingerprint, without_privacy
@@ -69,7 +79,15 @@ class ShadowTrainer:
     def _shadow(
         self, members: Tensor, number: int, key: str, private: bool, progress: Progress | None
     ) -> Shadow:
-        weights = self.cache.get(key, lambda: self._train(members, number, private, progress))
+        if Knowledge.WEIGHTS not in self._mechanism(private).offers:  # what cannot be kept is trained anew
+            return Shadow(release=self._train(members, number, private, progress), members=members)
+
+        def weights_of() -> Mapping[str, Tensor]:
+            weights = self._train(members, number, private, progress).weights
+            assert weights is not None
+            return weights
+
+        weights = self.cache.get(key, weights_of)
         release = Release(
             architecture=lambda: copy.deepcopy(self.model), weights=weights, device=self.context.device
         )
@@ -80,9 +98,7 @@ class ShadowTrainer:
         seed = self.context.streams.seeded(f"shadow weights/{number}").initial_seed()
         return reinitialise(copy.deepcopy(self.model), seed)
 
-    def _train(
-        self, members: Tensor, number: int, private: bool, progress: Progress | None
-    ) -> Mapping[str, Tensor]:
+    def _train(self, members: Tensor, number: int, private: bool, progress: Progress | None) -> Release:
         half = self.probes.take(members.nonzero().squeeze(1))
         groups = self.known.group_ids
         if groups is not None:
@@ -92,7 +108,7 @@ class ShadowTrainer:
         streams = replace(self.context.streams, seed=self.context.streams.seed + 1 + number)
         context = replace(self.context, streams=streams, progress=progress)
         release, _ = self._mechanism(private).fit(self._initial(number), splits, self.budget, context)
-        return release.weights
+        return release
 
     def _mechanism(self, private: bool) -> Mechanism:
         return self.mechanism if private else self.plain

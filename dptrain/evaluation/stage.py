@@ -316,9 +316,16 @@ def floor(
 
 
 def untrained(subject: Subject, seed: int) -> Subject:
-    """The same architecture with fresh weights: what an attack makes of its prior alone."""
-    weights = reinitialise(subject.release.architecture(), seed).state_dict()
-    return Subject(release=replace(subject.release, weights=weights), targets=subject.targets)
+    """What an attack makes of its prior alone: the same architecture with fresh weights.
+
+    Where no weights are released it is an interface to which all classes are alike.
+    """
+    release, classes = subject.release, len(subject.targets.classes)
+    if release.weights is None:
+        alike = replace(release, predictions=lambda inputs: torch.full((len(inputs), classes), 1 / classes))
+        return Subject(release=alike, targets=subject.targets)
+    weights = reinitialise(release.blank(), seed).state_dict()
+    return Subject(release=replace(release, weights=weights), targets=subject.targets)
 
 
 def reinitialise(model: nn.Module, seed: int) -> nn.Module:

@@ -14,12 +14,12 @@ from dptrain.contracts import (
     Context,
     Guarantee,
     Knowledge,
-    Plan,
     Release,
     Sensitivity,
     Splits,
 )
 from dptrain.privacy import accountant
+from dptrain.privacy.accountant import DPSGDPlan
 from dptrain.privacy.dpsgd import check_choices, make_engine
 from dptrain.privacy.guarantee import DPGuarantee
 from dptrain.privacy.independence import TESTED
@@ -61,7 +61,7 @@ class DPSGD:
         refuse_dependence(prepared, splits, self.settings)
         return prepared
 
-    def plan(self, splits: Splits, budget: Budget) -> Plan:
+    def plan(self, splits: Splits, budget: Budget) -> DPSGDPlan:
         """What `fit` will do, calibrated to the budget."""
         return make_plan(
             budget,

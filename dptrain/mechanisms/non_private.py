@@ -15,10 +15,10 @@ from dptrain.contracts import (
     Context,
     Guarantee,
     Knowledge,
-    Plan,
     Release,
     Splits,
 )
+from dptrain.privacy.accountant import DPSGDPlan
 from dptrain.privacy.guarantee import NoGuarantee
 from dptrain.privacy.layers import check_layers
 from dptrain.training.fit import fit, units_of
@@ -57,7 +57,7 @@ class NonPrivate:
             splits,
             context,
             settings=self.settings,
-            plan=Plan(
+            plan=DPSGDPlan(
                 units=len(units),
                 sample_rate=sample_rate,
                 steps=steps,

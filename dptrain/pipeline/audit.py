@@ -113,7 +113,7 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
         measured.not_run[:0] = lost
         if case.needs is None:
             measured.leakage = [_told_by_files(line) for line in measured.leakage]
-        statement = replace(guarantee.statement(), interface=given_away(config.release))
+        statement = replace(guarantee.statement(), interface=given_away(config.release, release.offers))
         others = {"recipe": f"audit of {case.name}"} | (
             {} if case.needs is not None else {"mechanism": "unknown"}
         )
@@ -154,7 +154,8 @@ def find(config: Config, overrides: tuple[str, ...]) -> Case:
     for needed in (runs.REPORT, runs.WEIGHTS):
         if not (folder / needed).is_file():
             raise ConfigError(
-                f"release={source}: {folder} has no {needed}; finish the run first (resume={folder})"
+                f"release={source}: {folder} has no {needed}; finish the run first (resume={folder}), or "
+                "take one whose mechanism releases weights"
             )
     _refuse_changes(source, overrides)
     trained = parse(runs.read(folder).config)

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.functional import one_hot
 
 from dptrain.assembly.budget import make_budget
 from dptrain.assembly.components import Parts, assemble
@@ -21,8 +22,10 @@ from dptrain.assembly.outputs import make_outputs
 from dptrain.assembly.records import load_splits
 from dptrain.config import Config
 from dptrain.contracts import (
+    ACCESS,
     Budget,
     Context,
+    DptrainError,
     Guarantee,
     Knowledge,
     Mechanism,
@@ -57,6 +60,7 @@ class _NotKept(Exception):
         self.made = made
 
 
+OF_A_MODEL = ACCESS - {Knowledge.TRANSCRIPT}
 SHAPES_A_TRAINING = ("model", "optimizer", "mechanism", "training", "privacy", "control")
 
 
@@ -175,6 +179,7 @@ class Experiment:
         def make() -> dict[str, Any]:
             subject, _ = self._fit("train the twin", mechanism, self.faint, self.context)
             failed.update({name: seen.error for name, seen in subject.seen.items() if seen.error is not None})
+            assert subject.release.weights is not None
             made = {
                 "weights": dict(subject.release.weights),
                 "seen": {name: seen.state_dict() for name, seen in subject.seen.items()},
@@ -207,7 +212,13 @@ class Experiment:
     def utility(self, subject: Subject) -> Utility:
         """How well a subject does on the test records."""
         test = self.splits.test
-        answer = subject.release.queries().confidences
+        asked, release, classes = subject.release.queries(), subject.release, self.splits.num_classes
+
+        def answer(inputs: Tensor) -> Tensor:
+            if Knowledge.CONFIDENCES in release.offers:
+                return asked.confidences(inputs)
+            return one_hot(asked.labels(inputs), classes).float()
+
         answers = torch.cat([answer(batch.inputs) for batch in test.batches()])
         return measure_utility(answers, test, confidence=self.config.evidence.confidence)
 
@@ -220,6 +231,12 @@ class Experiment:
         with self.console.training(title) as progress:
             watched = replace(stage.watched(context, observers), progress=progress)
             release, guarantee = mechanism.fit(copy.deepcopy(self.model), self.splits, self.budget, watched)
+        if missing := (mechanism.offers & OF_A_MODEL) - release.offers:
+            named = ", ".join(sorted(each.value for each in missing))
+            raise DptrainError(
+                f"mechanism: `{type(mechanism).__name__}` offers {named}, which its "
+                " release does not hold; correct its `offers`, or what its `fit` returns"
+            )
         seconds = time.perf_counter() - started
         subject = Subject(
             release=release,

@@ -19,7 +19,8 @@ def publish(report: Report, subject: Subject, example: Tensor, tracker: Tracker,
     `example` shows the tracker what inputs look like and must not be a record.
     """
     record(report, tracker, wanted)
-    tracker.model(subject.release.build().cpu(), example)
+    if subject.release.weights is not None:
+        tracker.model(subject.release.build().cpu(), example)
 
 
 def record(report: Report, tracker: Tracker, wanted: Documents) -> None:

@@ -14,13 +14,13 @@ from torch import nn
 
 from dptrain.assembly.outputs import given_away
 from dptrain.config import Config
-from dptrain.contracts import Briefing, Constants, Guarantee, Report, Splits, Statement
+from dptrain.contracts import Briefing, Constants, Guarantee, Plan, Report, Splits, Statement
 from dptrain.evaluation.stage import Measured, Subject
 from dptrain.evidence.utility import majority_share
 from dptrain.evidence.verdict import of_void
 from dptrain.models.frozen import split
 from dptrain.pipeline.experiment import Experiment
-from dptrain.privacy.accountant import privacy_loss
+from dptrain.privacy.accountant import DPSGDPlan
 from dptrain.privacy.guarantee import now
 from dptrain.redaction import redacted
 from dptrain.report import sentences
@@ -49,7 +49,7 @@ def brief(experiment: Experiment, *, recipe: str, folder: Path) -> Briefing:
         device=str(device),
         plan=plan,
         unit=experiment.budget.unit,
-        epsilon=math.inf if plan is None else float(privacy_loss(plan).get_epsilon_for_delta(delta)),
+        epsilon=math.inf if plan is None else float(plan.loss().get_epsilon_for_delta(delta)),
         delta=delta,
         attacks=tuple(experiment.parts.attacks),
         features=why,
@@ -85,10 +85,10 @@ def stated(
     config, splits = experiment.config, experiment.splits
     return replace(
         guarantee.statement(),
-        interface=given_away(config.release),
+        interface=given_away(config.release, target.release.offers),
         assignment=experiment.coins.told(),
         date=runs.remember_date(folder, now()),
-        constants=constants(config, splits, units_public=experiment.budget.units_public),
+        constants=constants(config, splits, experiment.plan, units_public=experiment.budget.units_public),
         public_data=public_data(config, splits),
         hashes=binding.hashes(target.release.weights, model_name(experiment.model), code, config),
     )
@@ -171,9 +171,13 @@ def model_name(model: nn.Module) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
-def constants(config: Config, splits: Splits, *, units_public: bool) -> Constants:
-    """The numbers that a training uses as if they were public, and where they come from."""
+def constants(config: Config, splits: Splits, plan: Plan | None, *, units_public: bool) -> Constants:
+    """The numbers that a training uses as if they were public, and where they come from.
+
+    Of a plan that is not DP-SGD's they are in its own description, but for delta.
+    """
     training, privacy = config.training, config.privacy
+    known = CONSTANTS if plan is None or isinstance(plan, DPSGDPlan) else ("delta",)
     computed = []
     if training.sample_rate is None:  # then it is the batch size over the number of units
         computed += ["sample_rate"]
@@ -184,8 +188,8 @@ def constants(config: Config, splits: Splits, *, units_public: bool) -> Constant
     if privacy.delta is None:
         computed.append("delta")
     return Constants(
-        declared=tuple(name for name in CONSTANTS if name not in computed),
-        from_units=tuple(computed) if units_public else (),
+        declared=tuple(name for name in known if name not in computed),
+        from_units=tuple(name for name in computed if name in known) if units_public else (),
         class_prior=splits.class_prior,
         mean=splits.mean,
         std=splits.std,

@@ -35,7 +35,8 @@ def metrics(report: Report) -> Iterator[tuple[str, float, int]]:
     stated = report.guarantee
     yield "guarantee/epsilon", stated.epsilon, 0
     yield "guarantee/delta", stated.delta, 0
-    yield "guarantee/noise_multiplier", stated.noise_multiplier or 0.0, 0
+    if stated.noise_multiplier is not None or not stated.private:
+        yield "guarantee/noise_multiplier", stated.noise_multiplier or 0.0, 0
     if stated.selection is not None:
         yield "guarantee/epsilon_if_selected", stated.selection.epsilon, 0
     for step, epsilon in report.epsilon_by_step:

@@ -49,7 +49,8 @@ def run(
         tracker.params(tracked.params(config, order.recipe))
 
         target, guarantee = experiment.train(tracker, folder)
-        runs.keep_weights(folder, target.release.weights)  # whatever becomes of the attacks
+        if target.release.weights is not None:
+            runs.keep_weights(folder, target.release.weights)  # whatever becomes of the attacks
         statement = summary.stated(experiment, guarantee, target, begun["model code"], folder)
         report = summary.compose(experiment, guarantee, study.annotate(statement), target, order, folder)
         study.keep_score(report)  # before any attack: what they come to must choose nothing

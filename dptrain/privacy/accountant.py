@@ -1,4 +1,4 @@
-"""Privacy loss of a plan: dp-accounting's privacy loss distributions, with Opacus as a cross-check.
+"""DP-SGD's plan and its loss: dp-accounting's privacy loss distributions, with Opacus as a cross-check.
 
 The authority is the distribution (PLD; Koskela et al. 2020, Doroshenko et al. 2022,
 "Connect the Dots"), rounded pessimistically. RDP and PRV from Opacus stand beside it only to
@@ -12,7 +12,7 @@ import warnings
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
-from typing import TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from dp_accounting import DpEvent, GaussianDpEvent, PoissonSampledDpEvent, SelfComposedDpEvent
@@ -35,7 +35,57 @@ _NEIGHBOURS = {
 }
 
 
-def privacy_loss(plan: Plan, steps: int | None = None, *, interval: float | None = None) -> PrivacyLoss:
+@dataclass(frozen=True, kw_only=True)
+class DPSGDPlan:
+    """All that sampler, clipper, noise and accountant of DP-SGD agree on; public constants, frozen.
+
+    `noise_multiplier` is the noise's standard deviation over `max_grad_norm`, the most that
+    one unit can add to a sum of clipped gradients. `expected_batch_size` is the fixed divisor.
+    """
+
+    units: int
+    sample_rate: float
+    steps: int
+    expected_batch_size: int
+    max_grad_norm: float
+    noise_multiplier: float
+    clipping: str = "flat"  # flat | per_layer | automatic
+    sampling: str = "poisson"  # poisson | shuffle
+    adjacency: str = "add_remove"
+
+    @property
+    def sensitivity(self) -> float:
+        """Most that one change of the data set, as `adjacency` has it, moves a sum of gradients."""
+        return self.max_grad_norm * (2.0 if self.adjacency == "replace_one" else 1.0)
+
+    @property
+    def noise_std(self) -> float:
+        """Standard deviation of each coordinate's noise on the *sum* of clipped gradients."""
+        return self.noise_multiplier * self.max_grad_norm
+
+    @property
+    def interval(self) -> float:
+        return grid(self)
+
+    def loss(self, steps: int | None = None, *, interval: float | None = None) -> PrivacyLoss:
+        return privacy_loss(self, steps, interval=interval)
+
+    def event(self) -> DpEvent:
+        """The plan for dp-accounting's Rényi accountant, which knows no `replace_one` under sampling."""
+        rate, times = _mechanism(self, self.steps)
+        step = GaussianDpEvent(_noise(self))
+        return SelfComposedDpEvent(step if rate == 1.0 else PoissonSampledDpEvent(rate, step), times)
+
+    def describe(self) -> tuple[tuple[str, str], ...]:
+        return (
+            ("noise", f"noise multiplier {self.noise_multiplier:.4g}"),
+            ("clipping", f"{self.clipping}, to norm {self.max_grad_norm:g}"),
+            ("sampling", f"{self.sampling}, sample rate {self.sample_rate:.4g}"),
+            ("steps", f"{self.steps:,}, expected batch size {self.expected_batch_size:,}"),
+        )
+
+
+def privacy_loss(plan: DPSGDPlan, steps: int | None = None, *, interval: float | None = None) -> PrivacyLoss:
     """Privacy loss distribution of the first `steps` steps of a plan (default: all of them).
 
     Poisson sampling is amplified by its rate. Shuffled batches are not: in one pass over the
@@ -53,7 +103,7 @@ def privacy_loss(plan: Plan, steps: int | None = None, *, interval: float | None
     return _one_step(plan.noise_multiplier, rate, plan.adjacency, interval).self_compose(times)
 
 
-def grid(plan: Plan, steps: int | None = None) -> float:
+def grid(plan: DPSGDPlan, steps: int | None = None) -> float:
     """The interval that losses are rounded up to: 1e-4, and more where that would take too many points.
 
     Losses of one step lie within 1 / (2 noise^2) + 10 / noise (but for exp(-50), which is what
@@ -79,24 +129,32 @@ def grid(plan: Plan, steps: int | None = None) -> float:
     return max(FINEST, one / MOST_POINTS_OF_ONE, together / MOST_POINTS)
 
 
-def _mechanism(plan: Plan, steps: int) -> tuple[float, int]:
+def _mechanism(plan: DPSGDPlan, steps: int) -> tuple[float, int]:
     """The rate at which each mechanism that a plan composes is amplified, and how many there are."""
     return (plan.sample_rate, steps) if plan.sampling == "poisson" else (1.0, passes(plan, steps))
 
 
-def _noise(plan: Plan) -> float:
+def _noise(plan: DPSGDPlan) -> float:
     """Noise over the sensitivity: to replace a record moves the sum by up to twice the clipping norm."""
     return plan.noise_multiplier / (2.0 if plan.adjacency == "replace_one" else 1.0)
 
 
+@runtime_checkable
+class _HasEvent(Protocol):
+    def event(self) -> DpEvent: ...
+
+
 def event(plan: Plan) -> DpEvent:
-    """A plan in the words of dp-accounting's Rényi accountant; it knows no `replace_one` under sampling."""
-    rate, times = _mechanism(plan, plan.steps)
-    step = GaussianDpEvent(_noise(plan))
-    return SelfComposedDpEvent(step if rate == 1.0 else PoissonSampledDpEvent(rate, step), times)
+    """A plan for dp-accounting's Rényi accountant; raises ConfigError where it does not tell."""
+    if isinstance(plan, _HasEvent):
+        return plan.event()
+    raise ConfigError(
+        f"mechanism: `{type(plan).__name__}` has no `event()`, so the cost of a private selection and of a "
+        "search led by results is not known; give it one, or use a grid (hydra/sweeper=basic)"
+    )
 
 
-def passes(plan: Plan, steps: int) -> int:
+def passes(plan: DPSGDPlan, steps: int) -> int:
     """How often a shuffled plan has begun to go over the records after `steps` steps."""
     return math.ceil(steps / math.ceil(plan.units / plan.expected_batch_size))
 
@@ -134,11 +192,11 @@ def _profile(loss: PrivacyLoss) -> tuple[np.ndarray, np.ndarray]:
 
 
 def cross_checks(plan: Plan, delta: float) -> dict[str, float]:
-    """Epsilon by Opacus' RDP and PRV accountants, for a Poisson, add-or-remove plan; empty for others.
+    """Epsilon by Opacus' RDP and PRV accountants, of Poisson, add-or-remove DP-SGD; empty for other plans.
 
     PRV fails in corners (tiny rates, very large epsilon); it is then left out, not repaired.
     """
-    if plan.sampling != "poisson" or plan.adjacency != "add_remove":
+    if not isinstance(plan, DPSGDPlan) or plan.sampling != "poisson" or plan.adjacency != "add_remove":
         return {}
     history = [(plan.noise_multiplier, plan.sample_rate, plan.steps)]
     found: dict[str, float] = {}
@@ -178,7 +236,7 @@ class Curve:
 def _points(curve: Curve) -> tuple[tuple[int, float], ...]:
     fractions = np.linspace(1 / curve.anchors, 1.0, curve.anchors) ** 2
     steps = sorted({max(1, round(curve.plan.steps * fraction)) for fraction in fractions})
-    losses = ((step, privacy_loss(curve.plan, step)) for step in steps)
+    losses = ((step, curve.plan.loss(step)) for step in steps)
     spent = (
         (step, stated_epsilon(loss, step * curve.parameters, delta=curve.delta)) for step, loss in losses
     )

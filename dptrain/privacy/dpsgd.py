@@ -1,6 +1,6 @@
 """DP-SGD steps: per-record gradients, clipping, noise, the optimizer's update.
 
-Built piece by piece from one Plan rather than by Opacus' `PrivacyEngine.make_private`, which reads the
+Built piece by piece from one plan rather than by Opacus' `PrivacyEngine.make_private`, which reads the
 sample rate and the number of steps off a data loader.
 """
 
@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from dptrain.contracts import ConfigError, Plan
+from dptrain.contracts import ConfigError
+from dptrain.privacy.accountant import DPSGDPlan
 from dptrain.privacy.agreement import Chosen, choose
 from dptrain.privacy.clipping import KINDS, Clipper, scaled
 from dptrain.privacy.gradients import Gradients, RecordLoss
@@ -81,7 +82,7 @@ def make_engine(
     kind: str,
     model: nn.Module,
     optimizer: Optimizer,
-    plan: Plan,
+    plan: DPSGDPlan,
     *,
     loss: RecordLoss,
     generator: NoiseSource | torch.Generator,
@@ -104,7 +105,7 @@ class DPSGDEngine(NoisyEngine):
         kind: str,
         model: nn.Module,
         optimizer: Optimizer,
-        plan: Plan,
+        plan: DPSGDPlan,
         *,
         loss: RecordLoss,
         generator: NoiseSource | torch.Generator,

@@ -24,7 +24,8 @@ def spent(plans: Sequence[Plan], delta: float, order: float) -> float:
 
     Raises ConfigError for `replace_one`, for which the order's divergence is not known.
 
-    >>> plan = Plan(units=9, sample_rate=1.0, steps=1, expected_batch_size=9, max_grad_norm=1.0,
+    >>> from dptrain.privacy.accountant import DPSGDPlan
+    >>> plan = DPSGDPlan(units=9, sample_rate=1.0, steps=1, expected_batch_size=9, max_grad_norm=1.0,
     ...             noise_multiplier=4.0)
     >>> spent([plan, plan], 1e-5, 16.0) > spent([plan], 1e-5, 16.0)
     True

@@ -9,14 +9,16 @@ from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from riskcal.analysis import get_beta_from_pld
 from scipy.optimize import brentq
 from scipy.stats import norm
 
-from dptrain.contracts import Budget, Plan, Randomness, Sensitivity, Statement, Trust
+from dptrain.contracts import Budget, Plan, PrivacyLoss, Randomness, Sensitivity, Statement, Trust
 from dptrain.contracts.rounding import percent_up, rounded_up, rounded_up_to
 from dptrain.privacy import accountant
+from dptrain.privacy.accountant import DPSGDPlan
 from dptrain.privacy.noise.cost import Cost, cost, stated_epsilon
 
 
@@ -68,9 +70,9 @@ class DPGuarantee:
         return self.budget.delta
 
     @cached_property
-    def loss(self) -> accountant.PrivacyLoss:
+    def loss(self) -> PrivacyLoss:
         """The privacy loss distribution of the whole run."""
-        return accountant.privacy_loss(self.plan)
+        return self.plan.loss()
 
     def epsilon(self, delta: float | None = None) -> float:
         """Epsilon at this delta (default: the budget's), with what the noise costs."""
@@ -121,18 +123,11 @@ class DPGuarantee:
             delta_meaning=self._delta_meaning,
             epsilon=epsilon,
             delta=self.delta,
-            noise_multiplier=plan.noise_multiplier,
-            max_grad_norm=plan.max_grad_norm,
-            sample_rate=plan.sample_rate,
-            steps=plan.steps,
-            expected_batch_size=plan.expected_batch_size,
-            clipping=plan.clipping,
-            sampling_run=plan.sampling,
-            sampling_assumed=plan.sampling,
+            **_constants(plan),
             accountant=accountant.NAME,
             cross_checks=checks,
             tpr_at_fpr=tpr,
-            sensitivity=self.sensitivity or Sensitivity(most=plan.sensitivity),
+            sensitivity=self.sensitivity or _sensitivity(plan),
             randomness=replace(self.randomness, epsilon=self.cost.epsilon, delta=self.cost.delta),
             trust=CENTRAL,
             outside_guarantee=self.outside,
@@ -161,6 +156,22 @@ class DPGuarantee:
     def _delta_meaning(self) -> str:
         units = self.plan.units if self.budget.units_public else None
         return delta_meaning(self.delta, self.budget.unit, units)
+
+
+def _constants(plan: Plan) -> dict[str, Any]:
+    """What a statement says of a plan: DP-SGD's constants by name, those of any other in its own words."""
+    if not isinstance(plan, DPSGDPlan):
+        return {"plan": plan.describe()}
+    names = ("noise_multiplier", "max_grad_norm", "sample_rate", "steps", "expected_batch_size", "clipping")
+    return {
+        **{name: getattr(plan, name) for name in names},
+        "sampling_run": plan.sampling,
+        "sampling_assumed": plan.sampling,
+    }
+
+
+def _sensitivity(plan: Plan) -> Sensitivity | None:
+    return Sensitivity(most=plan.sensitivity) if isinstance(plan, DPSGDPlan) else None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from opacus.optimizers import DPOptimizer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from dptrain.contracts import Plan
+from dptrain.privacy.accountant import DPSGDPlan
 from dptrain.privacy.bookkeeping.shares import Instantiated, Share
 from dptrain.privacy.clipping import Clipper, left_out, wide
 from dptrain.privacy.noise.source import NoiseSource
@@ -24,7 +24,9 @@ class NoisySum(DPOptimizer):
     of the training records is.
     """
 
-    def __init__(self, optimizer: Optimizer, plan: Plan, clipper: Clipper, generator: NoiseSource) -> None:
+    def __init__(
+        self, optimizer: Optimizer, plan: DPSGDPlan, clipper: Clipper, generator: NoiseSource
+    ) -> None:
         super().__init__(
             optimizer,
             noise_multiplier=plan.noise_multiplier,
@@ -102,7 +104,7 @@ class NoisyEngine(ABC):
         self,
         model: nn.Module,
         optimizer: Optimizer,
-        plan: Plan,
+        plan: DPSGDPlan,
         *,
         generator: NoiseSource | torch.Generator,
     ) -> None:

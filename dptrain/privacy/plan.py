@@ -9,8 +9,8 @@ from functools import cache, lru_cache
 
 from scipy.optimize import brentq
 
-from dptrain.contracts import Budget, ConfigError, Plan
-from dptrain.privacy.accountant import MOST_LOSS, PrivacyLoss, most_true_positives, privacy_loss
+from dptrain.contracts import Budget, ConfigError
+from dptrain.privacy.accountant import MOST_LOSS, DPSGDPlan, PrivacyLoss, most_true_positives, privacy_loss
 from dptrain.privacy.noise.cost import ROOM
 
 MOST_NOISE = 1e4
@@ -93,7 +93,7 @@ def make_plan(
     *,
     max_grad_norm: float,
     clipping: str,
-) -> Plan:
+) -> DPSGDPlan:
     """The plan that spends exactly this budget: calibrated noise, or the noise asked for.
 
     The noise is calibrated on the exact number of steps, and epsilon ends at or just below the
@@ -101,7 +101,7 @@ def make_plan(
     """
     sample_rate, steps, batch = rates.resolve(units)
     check_delta(budget.delta, units if budget.units_public else batch / sample_rate, budget.unit)
-    plan = Plan(
+    plan = DPSGDPlan(
         units=units,
         sample_rate=sample_rate,
         steps=steps,
@@ -153,7 +153,7 @@ class Target:
 
 
 @lru_cache(maxsize=16)
-def calibrate(plan: Plan, target: Target) -> float:
+def calibrate(plan: DPSGDPlan, target: Target) -> float:
     """Least noise multiplier (to 0.01 %) with which the plan costs at most its target.
 
     A part of it, ROOM, is left for what the noise itself costs, which only the number of parameters tells.

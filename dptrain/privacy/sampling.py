@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from dptrain.contracts import Plan
+from dptrain.privacy.accountant import DPSGDPlan
 from dptrain.privacy.noise.keys import KeyChain, Stream
 
 
@@ -23,7 +23,7 @@ class Sampler(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
-def make_sampler(plan: Plan, units: Units, key: bytes) -> PoissonSampler | ShuffleSampler:
+def make_sampler(plan: DPSGDPlan, units: Units, key: bytes) -> PoissonSampler | ShuffleSampler:
     """The sampler that this plan accounts for."""
     if plan.sampling == "poisson":
         return PoissonSampler(plan, units, key)
@@ -107,7 +107,7 @@ def passed_over(uniform: Tensor, rate: float) -> Tensor:
 class PoissonSampler:
     """Each unit takes part in each step independently with probability `sample_rate`; a step may be empty."""
 
-    def __init__(self, plan: Plan, units: Units, key: bytes) -> None:
+    def __init__(self, plan: DPSGDPlan, units: Units, key: bytes) -> None:
         self.sample_rate = plan.sample_rate
         self.units = units
         self.keys = KeyChain(key)
@@ -130,7 +130,7 @@ class ShuffleSampler:
     would hold at the noise levels in use (Chua et al. 2024, "How Private are DP-SGD Implementations?").
     """
 
-    def __init__(self, plan: Plan, units: Units, key: bytes) -> None:
+    def __init__(self, plan: DPSGDPlan, units: Units, key: bytes) -> None:
         self.batch = plan.expected_batch_size
         self.batches = math.ceil(len(units) / self.batch)
         self.units = units

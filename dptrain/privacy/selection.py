@@ -11,7 +11,7 @@ import logging
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
 from typing import Any
@@ -22,7 +22,7 @@ from dp_accounting.rdp.rdp_privacy_accountant import DEFAULT_RDP_ORDERS, compute
 from scipy.optimize import brentq
 
 from dptrain.contracts import ConfigError, Plan
-from dptrain.privacy.accountant import event
+from dptrain.privacy.accountant import DPSGDPlan, event
 
 NAME = f"dp-accounting RDP {version('dp-accounting')}"
 SHAPES = {"geometric": 1.0, "logarithmic": 0.0, "poisson": math.inf}  # negative_binomial: any above 0
@@ -122,7 +122,8 @@ def renyi(plan: Plan) -> RenyiLoss:
     Raises ConfigError for Poisson sampling where one record is replaced: dp-accounting knows no
     Rényi curve of that.
     """
-    if plan.adjacency == "replace_one" and plan.sampling == "poisson" and plan.sample_rate < 1.0:
+    sampled = isinstance(plan, DPSGDPlan) and plan.sampling == "poisson" and plan.sample_rate < 1.0
+    if sampled and plan.adjacency == "replace_one":
         raise ConfigError(
             "privacy.adjacency=replace_one: the selection's epsilon is not known for Poisson "
             "sampling under it; use privacy.adjacency=add_remove"
@@ -153,8 +154,8 @@ def mixture(plans: Iterable[Plan]) -> RenyiLoss:
     Erven & Harremoës 2014, Theorem 13), so that the mixture's divergence is no larger than the
     largest of them. Which is largest may differ from order to order, so no single plan will do.
     """
-    # The clipping norm has no say in the loss.
-    curves = [renyi(plan) for plan in {replace(plan, max_grad_norm=1.0) for plan in plans}]
+    # Plans of one event, such as those that differ in the clipping norm alone, have one curve.
+    curves = [renyi(plan) for plan in {event(plan): plan for plan in plans}.values()]
     worst = np.max([curve.divergences for curve in curves], axis=0)
     return RenyiLoss(orders=curves[0].orders, divergences=tuple(worst))
 

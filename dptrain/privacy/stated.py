@@ -1,4 +1,4 @@
-"""A guarantee as an earlier run stated it, so that its release can be attacked again."""
+"""A guarantee, and a plan, as an earlier run stated it, so that its release can be attacked again."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dptrain.contracts import Statement
+from dptrain.privacy.accountant import DPSGDPlan
 from dptrain.privacy.guarantee import gaussian_mu
 
 
@@ -62,3 +63,18 @@ class StatedGuarantee:
 
     def statement(self) -> Statement:
         return self.stated
+
+
+def plan_of(statement: Statement) -> DPSGDPlan | None:
+    """DP-SGD's plan, as a statement describes it; None where it does not, or not in full."""
+    stated = {
+        key: getattr(statement, key)
+        for key in (
+            "units", "sample_rate", "steps", "expected_batch_size", "max_grad_norm", "noise_multiplier",
+            "clipping", "adjacency",
+        )
+    }  # fmt: skip
+    sampling = statement.sampling_run
+    if sampling is None or None in stated.values():
+        return None
+    return DPSGDPlan(**stated, sampling=sampling)

@@ -1,15 +1,17 @@
-"""A privacy statement as JSON, and back: the one place where the two meet."""
+"""A privacy statement, and a plan, as JSON and back: the one place where the two meet."""
 
 from __future__ import annotations
 
 import math
+import sys
 import types
 from collections.abc import Mapping
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, asdict, fields, is_dataclass
 from functools import cache
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from dptrain.contracts import DataError, Statement
+from dptrain.contracts import DataError, Plan, Statement
+from dptrain.privacy.accountant import DPSGDPlan
 
 VERSION = 2  # 1 had `mu`, and `decided_by_coins` for the assignment
 
@@ -19,6 +21,8 @@ def to_json(value: Any) -> Any:
     if is_dataclass(value):
         content = {each.name: to_json(getattr(value, each.name)) for each in fields(value)}
         if isinstance(value, Statement):
+            if not value.plan:
+                del content["plan"]
             return {"version": VERSION, "void": value.void, **content}
         return content
     if isinstance(value, Mapping):
@@ -47,6 +51,33 @@ def from_json(values: Any, where: str = "guarantee") -> Statement:
         known["epsilon"] = math.inf
     statement: Statement = part(Statement, known, where)
     return statement
+
+
+def plan_to_json(plan: Plan) -> dict[str, Any]:
+    """The constants of a plan; of any but DP-SGD's with its `kind`, the full name of its class."""
+    kind, values = type(plan), asdict(plan)  # type: ignore[call-overload]
+    named = {} if kind is DPSGDPlan else {"kind": f"{kind.__module__}.{kind.__qualname__}"}
+    return {**named, **values}
+
+
+def plan_from_json(values: Mapping[str, Any]) -> Plan | None:
+    """The plan that `plan_to_json` wrote; None where it is of a kind that nothing here has imported.
+
+    A file is not to say what is imported, nor to call anything but a dataclass with a plan's methods.
+    """
+    constants = dict(values)
+    named = constants.pop("kind", None)
+    if named is None:
+        return DPSGDPlan(**constants)
+    module, _, name = str(named).rpartition(".")
+    kind = getattr(sys.modules.get(module), name, None)
+    if not (
+        isinstance(kind, type) and is_dataclass(kind) and hasattr(kind, "loss") and hasattr(kind, "describe")
+    ):
+        return None
+    made: Any = kind(**constants)
+    plan: Plan = made
+    return plan
 
 
 def _updated(values: dict[str, Any]) -> dict[str, Any]:

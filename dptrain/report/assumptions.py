@@ -20,7 +20,9 @@ def assumptions(statement: Statement) -> Iterator[str]:
         yield f"The number of {unit}s is taken to be public."
     yield f"Released: {statement.released}. Nothing else of this run is covered, this report included."
     ran, assumed = statement.sampling_run, statement.sampling_assumed
-    if ran == assumed:
+    if statement.plan:
+        yield f"The mechanism: {'; '.join(f'{name} {text}'.strip() for name, text in statement.plan)}."
+    elif ran == assumed:
         yield f"Batches were drawn by {ran} sampling, as the accountant assumes."
     else:
         yield f"Batches were drawn by {ran} sampling, accounted as {assumed} sampling."

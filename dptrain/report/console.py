@@ -304,10 +304,7 @@ def _plan(briefing: Briefing) -> Iterator[tuple[str, str | Text]]:
             ),
         )
         yield "", f"one {briefing.unit} {words.ADJACENCY[plan.adjacency]}"
-        yield "noise", f"noise multiplier {plan.noise_multiplier:.4g}"
-        yield "clipping", f"{plan.clipping}, to norm {plan.max_grad_norm:g}"
-        yield "sampling", f"{plan.sampling}, sample rate {plan.sample_rate:.4g}"
-        yield "steps", f"{plan.steps:,}, expected batch size {plan.expected_batch_size:,}"
+        yield from plan.describe()
     yield "", ""
     yield "data", briefing.data
     yield "", f"{briefing.train:,} to train on, {briefing.holdout:,} held out, {briefing.test:,} to test on"

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from dptrain.contracts import Report, Statement
-from dptrain.privacy.written import to_json
+from dptrain.contracts import DataError, Hashes, Randomness, Report, Statement
+from dptrain.privacy.written import VERSION as WRITTEN
+from dptrain.privacy.written import from_json, part, to_json
 from dptrain.report import selection, sentences, words
 from dptrain.storage import write_text
 
@@ -18,6 +22,7 @@ CONSTANTS = (
     "noise_multiplier", "max_grad_norm", "clipping", "sample_rate", "steps", "expected_batch_size",
     "sampling_run", "sampling_assumed",
 )  # fmt: skip
+NUMBERS = ("noise_multiplier", "max_grad_norm", "sample_rate", "steps", "expected_batch_size")
 
 
 def as_statement(report: Report) -> dict[str, Any]:
@@ -44,7 +49,7 @@ def as_statement(report: Report) -> dict[str, Any]:
         "units_public": public,
         "units": stated.units if public else None,
         "proved": _proved(stated) if sentences.holds(stated) else None,
-        "mechanism": {"name": report.mechanism, **{name: getattr(stated, name) for name in CONSTANTS}},
+        "mechanism": _mechanism(report.mechanism, stated),
         "accountant": _accountant(stated),
         "search": selection.search(stated),
         "outside_guarantee": list(stated.outside_guarantee),
@@ -66,11 +71,61 @@ def write_statement(report: Report, path: Path) -> None:
     write_text(text + "\n", path)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """A statement as it was published."""
+
+    status: str  # holds | void | none
+    stated: Statement
+    selected: bool  # of the best of a private selection
+
+
+def read_statement(document: Mapping[str, Any]) -> Published:
+    """What `as_statement` wrote; raises DataError, KeyError or TypeError where it is not whole.
+
+    Where nothing is proved, epsilon is infinite and delta 0.
+    """
+    part(Hashes, document.get("hashes"), "hashes")
+    status, mechanism = document["status"], document["mechanism"]
+    if status not in ("holds", "void", "none"):
+        raise DataError(f"status={status} is none of holds, void, none")
+    proved: dict[str, Any] = (
+        document["proved"] if status == "holds" else {"epsilon": None, "delta": 0.0, "tpr_at_fpr": ()}
+    )
+    if status == "holds":
+        numbers = [proved["epsilon"], proved["delta"]]
+        numbers += () if "plan" in mechanism else [mechanism[name] for name in NUMBERS]
+        if not all(isinstance(each, int | float) and math.isfinite(each) for each in numbers):
+            raise DataError("a constant of the mechanism or of what is proved is no number")
+        part(Randomness, document["randomness"], "randomness")
+    values = {
+        **{each.name: document[each.name] for each in fields(Statement) if each.name in document},
+        **{key: value for key, value in mechanism.items() if key != "name"},
+        **proved,
+        "tpr_at_fpr": {str(each["fpr"]): each["tpr"] for each in proved["tpr_at_fpr"]},
+        "private": status != "none",
+        "accountant": " ".join(filter(None, (document["accountant"] or {"name": "none"}).values())),
+        "tuned_on": document["search"]["tuned_on"],
+        "versions": document["code"]["versions"],
+        "code_revision": document["code"]["revision"],
+        "version": WRITTEN,
+    }
+    selected = document["search"]["selection"] is not None
+    return Published(status=status, stated=from_json(values, "statement"), selected=selected)
+
+
 def schema() -> dict[str, Any]:
     """The JSON Schema (2020-12) of a statement."""
     text = files("dptrain.report").joinpath("statement.schema.json").read_text(encoding="utf-8")
     document: dict[str, Any] = json.loads(text)
     return document
+
+
+def _mechanism(name: str, stated: Statement) -> dict[str, Any]:
+    """DP-SGD's constants by name; of a mechanism that has others those, in its own words."""
+    if stated.plan:
+        return {"name": name, "plan": [list(row) for row in stated.plan]}
+    return {"name": name, **{name: getattr(stated, name) for name in CONSTANTS}}
 
 
 def _status(stated: Statement) -> str:

@@ -175,9 +175,13 @@ def code_digest(model: str, modules: Mapping[str, str]) -> str:
     return _digest({"model": model, "modules": dict(modules)})
 
 
-def hashes(weights: Mapping[str, Tensor], model: str, modules: Mapping[str, str], config: Config) -> Hashes:
-    """All of them, for the statement."""
+def hashes(
+    weights: Mapping[str, Tensor] | None, model: str, modules: Mapping[str, str], config: Config
+) -> Hashes:
+    """All of them, for the statement; where no weights are released, those of the configuration alone."""
     sections = config_digests(config)
+    if weights is None:
+        return Hashes(config=config_digest(sections), sections=sections)
     return Hashes(
         weights=weights_digest(weights),
         code=code_digest(model, modules),

@@ -6,7 +6,6 @@ import hashlib
 import importlib
 import inspect
 import json
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -17,9 +16,9 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
+from dptrain.privacy.guarantee import library_versions
 from dptrain.runs.keyed import keyed
 from dptrain.storage import whole
-from dptrain.privacy.guarantee import library_versions
 
 # What a training without privacy does not read of the configuration: a sweep over these shares its results.
 PRIVATE_ONLY = {

@@ -14,10 +14,10 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from dptrain.contracts import ConfigError, DptrainError
+from dptrain.redaction import withheld, withheld_arguments
 from dptrain.runs.keyed import SECRET, keyed
 from dptrain.runs.state import RunState
-from dptrain.redaction import withheld, withheld_arguments
-from dptrain.storage import whole, write_text
+from dptrain.storage import whole
 from dptrain.training import checkpoint
 
 ORDER = "run.json"  # what was asked for

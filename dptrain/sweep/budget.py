@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from dptrain.contracts import ConfigError, Plan, SweepTotal
 from dptrain.contracts.rounding import rounded_up
 from dptrain.privacy import filter as privacy_filter
-from dptrain.privacy.written import part
+from dptrain.privacy.written import part, plan_from_json, plan_to_json
 from dptrain.sweep import state as sweeps
 from dptrain.sweep.cost import composed
 
@@ -67,7 +66,7 @@ def reserve(folder: Path, job: str, plan: Plan | None, *, delta: float, max_epsi
                 f"sweep.max_epsilon={limit:g}: a training without privacy stays within no epsilon; leave it "
                 "out of the sweep, or set sweep.max_epsilon=null"
             )
-        counted = {**state.spent, job: sweeps.Spent(delta=delta, plan=asdict(plan))}
+        counted = {**state.spent, job: sweeps.Spent(delta=delta, plan=plan_to_json(plan))}
         if search is not None and search.order is None:
             order = privacy_filter.best_order(plan, delta, limit)
             state.search = search = sweeps.Search(max_epsilon=search.max_epsilon, order=order)
@@ -117,7 +116,13 @@ def counted(folder: Path) -> dict[str, Any]:
 
 def _total(spent: Mapping[str, sweeps.Spent], search: sweeps.Search | None) -> float:
     """Epsilon of all these trainings; by the filter of a search where results chose them."""
-    plans = [Plan(**each.plan) for each in spent.values()]
+    found = [plan_from_json(each.plan) for each in spent.values()]
+    plans = [plan for plan in found if plan is not None]
+    if len(plans) < len(found):
+        raise ConfigError(
+            "sweep.max_epsilon: the sweep has counted a training by a mechanism that is not at hand; go on "
+            "with all that it was begun with"
+        )
     delta = min(each.delta for each in spent.values())
     if search is not None:
         assert search.order is not None

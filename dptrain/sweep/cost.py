@@ -9,8 +9,10 @@ from typing import Any
 
 from dptrain.contracts import Plan, Statement, SweepTotal
 from dptrain.contracts.rounding import rounded_up_to
-from dptrain.privacy import accountant
 from dptrain.privacy import filter as privacy_filter
+from dptrain.privacy.accountant import FINEST
+from dptrain.privacy.stated import plan_of
+from dptrain.privacy.written import plan_from_json
 from dptrain.report.comparison.points import SearchCost
 from dptrain.report.selection import cost
 
@@ -19,6 +21,10 @@ ADDED = "the Rényi divergences of all, added up, for results chose what was tra
 UNCOVERED = (
     "results chose what was trained next, and a model trained with privacy.adjacency=replace_one is among "
     "them, for which no sum is proved; compare it apart from the search"
+)
+UNKNOWN = (
+    "a sweep has counted a training by a mechanism that is not at hand, so no sum is proved; compare it "
+    "where the mechanism's module is imported"
 )
 TOO_LARGE = (
     "no number is proved: delta {delta} is not below 1 / {units:,}, and to publish one of so many outright "
@@ -80,14 +86,17 @@ def _together(statements: Sequence[Statement], delta: float) -> tuple[float | No
     so it is the largest sum by any of their orders.
     """
     sweeps: dict[str, SweepTotal] = {}
-    plans = []
+    plans: list[Plan | None] = []
     for each in statements:
         told = each.sweep
         if told is None or told.plans is None or told.id is None:
             plans.append(plan_of(each))
         elif told.id not in sweeps or len(sweeps[told.id].plans or ()) < len(told.plans):
             sweeps[told.id] = told  # what was counted last
-    plans += [Plan(**plan) for told in sweeps.values() for plan in told.plans or ()]
+    counted = [plan_from_json(plan) for told in sweeps.values() for plan in told.plans or ()]
+    if None in counted:
+        return None, UNKNOWN
+    plans += counted
     known = [plan for plan in plans if plan is not None]
     orders = [told.order for told in sweeps.values() if told.order is not None]
     if not orders:
@@ -111,28 +120,14 @@ def _selected(statements: Sequence[Statement]) -> dict[str, Any]:
 def composed(plans: Sequence[Plan], delta: float) -> float | None:
     """Epsilon at `delta` of all these plans, one after another; None of none.
 
-    >>> plan = Plan(units=9, sample_rate=1.0, steps=1, expected_batch_size=9, max_grad_norm=1.0,
+    >>> from dptrain.privacy.accountant import DPSGDPlan
+    >>> plan = DPSGDPlan(units=9, sample_rate=1.0, steps=1, expected_batch_size=9, max_grad_norm=1.0,
     ...             noise_multiplier=4.0)
     >>> composed([plan, plan], 1e-5) > composed([plan], 1e-5)
     True
     """
-    loss, interval = None, max(map(accountant.grid, plans), default=accountant.FINEST)
+    loss, interval = None, max((plan.interval for plan in plans), default=FINEST)
     for plan, count in Counter(plans).items():
-        each = accountant.privacy_loss(plan, interval=interval).self_compose(count)
+        each = plan.loss(interval=interval).self_compose(count)
         loss = each if loss is None else loss.compose(each)
     return None if loss is None else float(loss.get_epsilon_for_delta(delta))
-
-
-def plan_of(statement: Statement) -> Plan | None:
-    """The plan that a statement describes; None where it does not say enough."""
-    stated = {
-        key: getattr(statement, key)
-        for key in (
-            "units", "sample_rate", "steps", "expected_batch_size", "max_grad_norm", "noise_multiplier",
-            "clipping", "adjacency",
-        )
-    }  # fmt: skip
-    sampling = statement.sampling_run
-    if sampling is None or None in stated.values():
-        return None
-    return Plan(**stated, sampling=sampling)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from dptrain import report as documents
 from dptrain.config import Config
 from dptrain.contracts import ConfigError, DptrainError, Plan, Report, SelectionTerms, Statement
 from dptrain.mechanisms.dpsgd import CHOOSING
-from dptrain.privacy.written import part
+from dptrain.privacy.written import part, plan_to_json
 from dptrain.report.document import as_json
 from dptrain.runs import folder as runs
 from dptrain.runs.keyed import keyed
@@ -22,7 +22,7 @@ from dptrain.sweep import state as sweeps
 def refuse_uncovered(config: Config, plan: Plan | None, records: str, folder: Path) -> None:
     """Raise DptrainError where a trial is not what the selection's epsilon was computed for."""
     agreed = sweeps.read_state(folder.parent).agreed
-    if plan is None or asdict(plan) not in agreed.plans:
+    if plan is None or plan_to_json(plan) not in agreed.plans:
         raise DptrainError(
             f"sweep.trial={config.sweep.trial}: its plan ({plan}) is none of those that the selection's "
             "epsilon was computed for; go on with the data and the versions that the sweep was begun with"

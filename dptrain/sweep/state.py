@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,13 @@ from pydantic import BaseModel, Field
 
 from dptrain.contracts import DptrainError, Plan
 from dptrain.privacy.plan import default_delta
-from dptrain.privacy.written import from_json
+from dptrain.privacy.stated import plan_of
+from dptrain.privacy.written import from_json, plan_from_json, plan_to_json
 from dptrain.redaction import redact
 from dptrain.report.document import read_json
 from dptrain.runs import folder as runs
 from dptrain.runs.state import State
-from dptrain.sweep.cost import composed, plan_of
+from dptrain.sweep.cost import composed
 
 STATE = "sweep.json"
 NOT_OF_THE_JOB = ("sweep.resume", "sweep.max_epsilon", "output")  # overrides that say where, not what
@@ -168,7 +168,7 @@ def _words(overrides: Sequence[str]) -> tuple[str, ...]:
 
 def note_begun(folder: Path, plan: Plan | None) -> None:
     """Remember with a job, before it trains, what it is about to spend; None: nothing is proved of it."""
-    runs.remember(folder, begun={"plan": None if plan is None else asdict(plan)})
+    runs.remember(folder, begun={"plan": None if plan is None else plan_to_json(plan)})
 
 
 def spent_together(job: Path, plan: Plan, delta: float) -> dict[str, Any]:
@@ -208,6 +208,9 @@ def _plan_begun(job: Path) -> Plan | None:
     """The plan of a job that has begun; None where nothing is proved of it."""
     if (job / runs.REPORT).exists():
         stated = from_json(read_json(job / runs.REPORT).get("guarantee"), f"{job / runs.REPORT}: guarantee")
-        return plan_of(stated) if stated.private and not stated.void else None
+        if not stated.plan:
+            return plan_of(stated) if stated.private and not stated.void else None
+        if not stated.private or stated.void:
+            return None
     begun = runs.read_state(job).begun
-    return None if begun is None or begun["plan"] is None else Plan(**begun["plan"])
+    return None if begun is None or begun["plan"] is None else plan_from_json(begun["plan"])

@@ -13,6 +13,7 @@ from torch import nn
 
 from dptrain.contracts import Plan
 from dptrain.models.frozen import split
+from dptrain.privacy.accountant import DPSGDPlan
 from dptrain.privacy.dpsgd import make_engine
 from dptrain.training.loss import make_loss
 
@@ -30,11 +31,13 @@ def estimate_seconds(
     remade: bool = False,
     largest: int = 64,
 ) -> float | None:
-    """Seconds that the steps of a plan will take, from a small batch of blank records; None: unknown.
+    """Seconds that the steps of DP-SGD will take, from a small batch of blank records; None: unknown.
 
     Each record is seen as so many `copies`; features of a frozen part are made once, which takes its time
     too, unless they are `remade` at each step.
     """
+    if not isinstance(plan, DPSGDPlan):
+        return None
     try:
         return _estimate(model, plan, shape, device, engine, copies=copies, remade=remade, largest=largest)
     except Exception as error:  # whatever it is, the training itself will meet it, and say what to do
@@ -44,7 +47,7 @@ def estimate_seconds(
 
 def _estimate(
     model: nn.Module,
-    plan: Plan,
+    plan: DPSGDPlan,
     shape: tuple[int, ...],
     device: torch.device,
     kind: str,

@@ -13,11 +13,11 @@ from dptrain.contracts import (
     Budget,
     ConfigError,
     Context,
-    Plan,
     Records,
     Release,
     Splits,
 )
+from dptrain.privacy.accountant import DPSGDPlan
 from dptrain.privacy.agreement import choose
 from dptrain.privacy.clipping import Clipper
 from dptrain.privacy.dpsgd import Engine, RecordGradients
@@ -46,7 +46,7 @@ def fit(
     context: Context,
     *,
     settings: Settings,
-    plan: Plan,
+    plan: DPSGDPlan,
     units: Units,
     engine: Callable[..., Engine],
     kind: str | None,

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from dptrain.contracts import Canaries, Knowledge, Observer, Plan, Records
+from dptrain.contracts import Canaries, Knowledge, Observer, Records
+from dptrain.privacy.accountant import DPSGDPlan
 from dptrain.privacy.dpsgd import RecordGradients
 
 
@@ -74,7 +75,7 @@ class Watch:
         gradients: RecordGradients,
         *,
         remaining: Callable[[Canaries], Tensor],
-        plan: Plan,
+        plan: DPSGDPlan,
         features: Callable[[Tensor], Tensor] = lambda inputs: inputs,
     ) -> None:
         self.observers = observers

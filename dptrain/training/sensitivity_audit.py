@@ -22,7 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dptrain.contracts import BrokenGuarantee, Plan, Records
+from dptrain.contracts import BrokenGuarantee, Records
+from dptrain.privacy.accountant import DPSGDPlan
 from dptrain.privacy.dpsgd import Engine
 from dptrain.privacy.independence import changed, copied, state_of
 from dptrain.privacy.stilled import Noticed, stilled
@@ -58,7 +59,7 @@ class SensitivityAudit:
     """Looks on at steps that nobody can foretell."""
 
     def __init__(
-        self, plan: Plan, made_up: Records | None, *, size: int, key: bytes, folder: Path | None
+        self, plan: DPSGDPlan, made_up: Records | None, *, size: int, key: bytes, folder: Path | None
     ) -> None:
         """`made_up` are rows as the trained part takes them, `size` is that of a physical batch."""
         self.claim = plan.max_grad_norm

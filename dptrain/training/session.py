@@ -12,7 +12,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
-from dptrain.contracts import ConfigError, Context, Plan
+from dptrain.contracts import ConfigError, Context
+from dptrain.privacy.accountant import DPSGDPlan
 from dptrain.privacy.noise.source import NoiseSource
 from dptrain.training.feed import Feed
 from dptrain.training.masks import Masks
@@ -40,7 +41,7 @@ def check_buffers(before: Mapping[str, Tensor], model: nn.Module) -> None:
 class Session:
     """All that changes while a model trains: exactly what a checkpoint must hold."""
 
-    plan: Plan
+    plan: DPSGDPlan
     model: nn.Module
     optimizer: Optimizer
     schedule: LambdaLR

@@ -39,7 +39,8 @@ def refuse_dependent_release(release: Release, splits: Splits) -> None:
 
     Its noise is paid for, but what it was trained by is not what was accounted: nothing is released.
     """
-    model = release.architecture()
+    model = release.blank()
+    assert release.weights is not None
     model.load_state_dict(dict(release.weights))
     if (found := _find(model, splits)) is not None:
         raise BrokenGuarantee(

@@ -9,11 +9,12 @@ import torch
 from scipy.stats import beta, binomtest, expon, norm
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from dptrain.contracts import Budget, Plan, Records, Scores
+from dptrain.contracts import Budget, Records, Scores
 from dptrain.evidence.intervals import clopper_pearson
 from dptrain.evidence.membership import auc, auc_bound, caught, delong, exposure, judge_membership
 from dptrain.evidence.probes import Drawing
 from dptrain.evidence.verdict import BROKEN, NO_CONTROL, RESISTED, TOO_WEAK, UNBOUNDED, WITHIN
+from dptrain.privacy.accountant import DPSGDPlan
 from dptrain.privacy.guarantee import DPGuarantee, NoGuarantee
 
 NORMAL = NormalDist()  # quicker than scipy's, one number at a time
@@ -165,7 +166,7 @@ def gaussian_of():
     """One full batch with noise 1 / mu: exactly the mu-Gaussian mechanism."""
 
     def build(mu):
-        plan = Plan(
+        plan = DPSGDPlan(
             units=100,
             sample_rate=1.0,
             steps=1,

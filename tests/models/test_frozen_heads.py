@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from dptrain.contracts import ConfigError, Plan
+from dptrain.contracts import ConfigError
 from dptrain.models.activations import TemperedSigmoid, make_activation
 from dptrain.models.cnn import SmallCNN
 from dptrain.models.frozen import FrozenFeatures, split
@@ -15,6 +15,7 @@ from dptrain.models.normalise import Normalise
 from dptrain.models.scatter import ScatterCNN, ScatterLinear
 from dptrain.models.standardised import StandardisedConv2d
 from dptrain.models.wide_resnet import WideResNet
+from dptrain.privacy.accountant import DPSGDPlan
 from dptrain.privacy.clipping import MARGIN, MARGIN_A_RECORD
 from dptrain.privacy.dpsgd import ENGINES, make_engine
 
@@ -123,7 +124,7 @@ def test_every_engine_sums_the_clipped_gradients_of_single_records(name, engine,
         loss = cross_entropy(network(inputs[one : one + 1]), labels[one : one + 1])
         gradient = torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters)])
         total += gradient * (limit / (gradient.norm() + 1e-6)).clamp(max=1.0)
-    plan = Plan(
+    plan = DPSGDPlan(
         units=10, sample_rate=0.5, steps=1, expected_batch_size=5, max_grad_norm=0.5, noise_multiplier=1.0
     )
     made = make_engine(

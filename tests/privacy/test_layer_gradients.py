@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from support import script
 from torch import Tensor, nn
 
-from dptrain.contracts import ConfigError, Plan
+from dptrain.contracts import ConfigError
+from dptrain.privacy.accountant import DPSGDPlan
 from dptrain.privacy.agreement import Chosen, choose
 from dptrain.privacy.bookkeeping.module import FORWARDS, BookkeepingModule
 from dptrain.privacy.bookkeeping.uses import NoRule
@@ -88,7 +89,7 @@ def rows_alone(model: nn.Module, inputs: Tensor, labels: Tensor, copies: int = 1
     return [torch.stack(column) for column in zip(*rows, strict=True)]
 
 
-def engine_of(kind: str, model: nn.Module, plan: Plan, chosen: Chosen | None = None) -> Any:
+def engine_of(kind: str, model: nn.Module, plan: DPSGDPlan, chosen: Chosen | None = None) -> Any:
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     made = torch.Generator()
     return make_engine(kind, model, optimizer, plan, loss=record_loss, generator=made, chosen=chosen)
@@ -111,7 +112,7 @@ def apart(engine: Any, model: nn.Module, batch: tuple[Tensor, Tensor], copies: i
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name != "old weight_norm"])
-def test_the_clipped_sum_is_that_of_a_slow_loop(make_plan_of: Callable[..., Plan], name: str) -> None:
+def test_the_clipped_sum_is_that_of_a_slow_loop(make_plan_of: Callable[..., DPSGDPlan], name: str) -> None:
     """By the rules wherever layers see every use of their parameters; elsewhere it is told why, by name."""
     case = CASES[name]
     model, (inputs, labels) = case.make(), batch(case)
@@ -132,7 +133,7 @@ def test_the_clipped_sum_is_that_of_a_slow_loop(make_plan_of: Callable[..., Plan
 
 @pytest.mark.parametrize("name", [name for name in CASES if name != "old weight_norm"])
 def test_hooks_give_the_sum_of_a_slow_loop_or_are_refused_by_name(
-    make_plan_of: Callable[..., Plan], name: str
+    make_plan_of: Callable[..., DPSGDPlan], name: str
 ) -> None:
     case = CASES[name]
     model, (inputs, labels) = case.make(), batch(case)
@@ -155,7 +156,7 @@ def test_an_older_weight_norm_is_refused_by_name() -> None:
 
 @pytest.mark.parametrize("name", ["Conv2d reflect", "LSTM both ways", "TransformerEncoder batch_first=False, norm_first=True, dropout=0.0", "tied table", "ParameterDict", "EmbeddingBag mean, offsets=0, padding_idx=2, weighted=False", "Embedding scale_grad_by_freq", "time-first linear"])  # fmt: skip # noqa: E501
 def test_copies_of_a_record_are_averaged_before_clipping(
-    make_plan_of: Callable[..., Plan], name: str
+    make_plan_of: Callable[..., DPSGDPlan], name: str
 ) -> None:
     case = CASES[name]
     model, given = case.make(), batch(case, copies=3)
@@ -164,7 +165,7 @@ def test_copies_of_a_record_are_averaged_before_clipping(
 
 
 @pytest.mark.parametrize("name", ["time-first linear", "MultiheadAttention time first, cross=True, masked=True, weights=True", "LSTM two layers both ways", "DPLSTM time first", "DPMultiheadAttention add_bias_kv=True"])  # fmt: skip # noqa: E501
-def test_sequences_as_long_as_there_are_records(make_plan_of: Callable[..., Plan], name: str) -> None:
+def test_sequences_as_long_as_there_are_records(make_plan_of: Callable[..., DPSGDPlan], name: str) -> None:
     """Length five: with five records, nothing but the model's own order tells the two axes apart."""
     case = CASES[name]
     model = case.make()
@@ -175,7 +176,7 @@ def test_sequences_as_long_as_there_are_records(make_plan_of: Callable[..., Plan
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.random])
-def test_masks_are_drawn_once(make_plan_of: Callable[..., Plan], name: str) -> None:
+def test_masks_are_drawn_once(make_plan_of: Callable[..., DPSGDPlan], name: str) -> None:
     """Without clipping, the sum is the gradient of the very loss that was computed, masks and all."""
     case = CASES[name]
     model, (inputs, labels) = case.make().double(), batch(case)
@@ -281,7 +282,7 @@ def test_a_broken_rule_is_caught_before_the_first_step(
 
 @pytest.mark.parametrize("way", ["rules", "in full", "one by one"])
 def test_physical_parts_of_models_in_full_add_up(
-    monkeypatch: pytest.MonkeyPatch, make_plan_of: Callable[..., Plan], way: str
+    monkeypatch: pytest.MonkeyPatch, make_plan_of: Callable[..., DPSGDPlan], way: str
 ) -> None:
     name = {"rules": "Linear 1d bias=True", "in full": "ParameterDict", "one by one": "packed LSTM"}[way]
     case, sums = CASES[name], []

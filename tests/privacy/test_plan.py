@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from riskcal.analysis import get_advantage_from_pld
 
-from dptrain.contracts import Budget, ConfigError, Plan
+from dptrain.contracts import Budget, ConfigError
 from dptrain.privacy import plan as planning
-from dptrain.privacy.accountant import privacy_loss
+from dptrain.privacy.accountant import DPSGDPlan, privacy_loss
 from dptrain.privacy.guarantee import DPGuarantee
 from dptrain.privacy.plan import Rates, check_delta, default_delta, make_plan
 
@@ -98,7 +98,7 @@ def test_default_delta_is_below_one_over_the_units(units):
 )
 def test_epsilon_grows_with_steps_and_rate_and_falls_with_noise(noise, rate, steps, sampling):
     batch = max(1, round(1000 * rate))
-    plan = Plan(
+    plan = DPSGDPlan(
         units=1000,
         sample_rate=rate,
         steps=steps,

@@ -14,8 +14,8 @@ from dp_accounting.dp_event import RepeatAndSelectDpEvent
 from dp_accounting.rdp import RdpAccountant
 from scipy.stats import chisquare, logser, nbinom, norm, poisson
 
-from dptrain.contracts import ConfigError, Plan
-from dptrain.privacy.accountant import most_true_positives, privacy_loss
+from dptrain.contracts import ConfigError
+from dptrain.privacy.accountant import DPSGDPlan, most_true_positives, privacy_loss
 from dptrain.privacy.selection import RenyiLoss, RunCount, mixture, renyi, selected
 
 SHAPES = [0.0, 0.5, 1.0, 3.0, math.inf]
@@ -23,8 +23,8 @@ MNIST = {"units": 60_000, "sample_rate": 256 / 60_000, "steps": 14_100, "expecte
 
 
 @pytest.fixture(scope="module")
-def mnist() -> Plan:
-    return Plan(**MNIST, max_grad_norm=1.0, noise_multiplier=1.1)  # type: ignore[arg-type]
+def mnist() -> DPSGDPlan:
+    return DPSGDPlan(**MNIST, max_grad_norm=1.0, noise_multiplier=1.1)  # type: ignore[arg-type]
 
 
 def probabilities(count: RunCount, most: int) -> np.ndarray:
@@ -38,8 +38,8 @@ def probabilities(count: RunCount, most: int) -> np.ndarray:
     return np.where(runs > 0, untruncated.pmf(runs) / untruncated.sf(0), 0.0)
 
 
-def one_gaussian(noise: float) -> Plan:
-    return Plan(
+def one_gaussian(noise: float) -> DPSGDPlan:
+    return DPSGDPlan(
         units=100,
         sample_rate=1.0,
         steps=1,
@@ -54,7 +54,7 @@ def one_gaussian(noise: float) -> Plan:
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("mean", [1.5, 10.0, 200.0])
-def test_one_candidate_costs_what_dp_accounting_says(mnist: Plan, mean: float, shape: float) -> None:
+def test_one_candidate_costs_what_dp_accounting_says(mnist: DPSGDPlan, mean: float, shape: float) -> None:
     run = SelfComposedDpEvent(PoissonSampledDpEvent(mnist.sample_rate, GaussianDpEvent(1.1)), mnist.steps)
     theirs = RdpAccountant().compose(RepeatAndSelectDpEvent(run, mean, shape))
     ours = selected(mixture([mnist]), RunCount(mean=mean, shape=shape))
@@ -62,7 +62,7 @@ def test_one_candidate_costs_what_dp_accounting_says(mnist: Plan, mean: float, s
     np.testing.assert_allclose(ours.divergences, theirs.rdp, rtol=1e-9, atol=2e-9)
 
 
-def test_the_figures_of_reference(mnist: Plan) -> None:
+def test_the_figures_of_reference(mnist: DPSGDPlan) -> None:
     single = renyi(mnist)
     naive = RenyiLoss(orders=single.orders, divergences=tuple(10 * each for each in single.divergences))
     best = selected(single, RunCount(mean=10.0, shape=1.0))
@@ -103,7 +103,9 @@ def test_the_exact_distribution_of_the_best_is_within_the_bound(shape: float) ->
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_it_costs_more_than_one_run_and_the_more_the_more_runs_there_are(mnist: Plan, shape: float) -> None:
+def test_it_costs_more_than_one_run_and_the_more_the_more_runs_there_are(
+    mnist: DPSGDPlan, shape: float
+) -> None:
     single = renyi(mnist)
     found = [
         selected(single, RunCount(mean=mean, shape=shape)).get_epsilon_for_delta(1e-5)
@@ -117,14 +119,14 @@ def test_it_costs_more_than_one_run_and_the_more_the_more_runs_there_are(mnist: 
 
 
 @pytest.fixture(scope="module")
-def unlike() -> list[Plan]:
+def unlike() -> list[DPSGDPlan]:
     """Two plans of about one epsilon: a few steps at a high rate, and many at a low one."""
     few = {"sample_rate": 0.5, "steps": 4, "noise_multiplier": 1.8}
     many = {"sample_rate": 0.001, "steps": 20_000, "noise_multiplier": 0.62}
-    return [Plan(**{**MNIST, **changes}, max_grad_norm=1.0) for changes in (few, many)]  # type: ignore[arg-type]
+    return [DPSGDPlan(**{**MNIST, **changes}, max_grad_norm=1.0) for changes in (few, many)]  # type: ignore[arg-type]
 
 
-def test_no_single_candidate_bounds_the_draw_among_them(unlike: list[Plan]) -> None:
+def test_no_single_candidate_bounds_the_draw_among_them(unlike: list[DPSGDPlan]) -> None:
     """A fair draw between two plans, exactly; the candidate that was drawn is seen as well."""
     orders = np.array(renyi(unlike[0]).orders)
     curves = np.array([renyi(plan).divergences for plan in unlike])
@@ -138,7 +140,7 @@ def test_no_single_candidate_bounds_the_draw_among_them(unlike: list[Plan]) -> N
         assert (drawn > curve + 1e-3)[known].any(), "one candidate's curve is no bound for the mixture"
 
 
-def test_the_mixture_costs_more_than_its_dearest_candidate(unlike: list[Plan]) -> None:
+def test_the_mixture_costs_more_than_its_dearest_candidate(unlike: list[DPSGDPlan]) -> None:
     count = RunCount(mean=20.0, shape=1.0)
     together = selected(mixture(unlike), count).get_epsilon_for_delta(1e-5)
     each = [selected(renyi(plan), count).get_epsilon_for_delta(1e-5) for plan in unlike]
@@ -146,10 +148,10 @@ def test_the_mixture_costs_more_than_its_dearest_candidate(unlike: list[Plan]) -
     assert together == selected(mixture(unlike[::-1]), count).get_epsilon_for_delta(1e-5)
 
 
-def test_clipping_does_not_matter_and_every_candidate_does(mnist: Plan) -> None:
-    other = Plan(**{**mnist.__dict__, "max_grad_norm": 9.0})
+def test_clipping_does_not_matter_and_every_candidate_does(mnist: DPSGDPlan) -> None:
+    other = DPSGDPlan(**{**mnist.__dict__, "max_grad_norm": 9.0})
     assert mixture([mnist, other]) == mixture([mnist])
-    noisier = Plan(**{**mnist.__dict__, "noise_multiplier": 2.0})
+    noisier = DPSGDPlan(**{**mnist.__dict__, "noise_multiplier": 2.0})
     assert mixture([noisier, mnist]) == mixture([mnist])
 
 
@@ -163,20 +165,20 @@ def test_clipping_does_not_matter_and_every_candidate_does(mnist: Plan) -> None:
     ],
 )
 def test_a_single_run_s_curve_agrees_with_the_authority(
-    make_plan_of: Callable[..., Plan], changes: dict[str, object]
+    make_plan_of: Callable[..., DPSGDPlan], changes: dict[str, object]
 ) -> None:
     plan = make_plan_of(**changes)
     authority = privacy_loss(plan).get_epsilon_for_delta(1e-5)
     assert authority <= renyi(plan).get_epsilon_for_delta(1e-5) <= 1.35 * authority
 
 
-def test_what_has_no_curve_is_refused(make_plan_of: Callable[..., Plan]) -> None:
+def test_what_has_no_curve_is_refused(make_plan_of: Callable[..., DPSGDPlan]) -> None:
     with pytest.raises(ConfigError, match=r"use privacy\.adjacency=add_remove"):
         renyi(make_plan_of(adjacency="replace_one"))
 
 
 def test_orders_that_do_not_converge_are_left_out_in_silence(
-    make_plan_of: Callable[..., Plan], caplog: pytest.LogCaptureFixture
+    make_plan_of: Callable[..., DPSGDPlan], caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
         loss = renyi(make_plan_of(sample_rate=0.5, steps=3, noise_multiplier=1.3))
@@ -184,7 +186,7 @@ def test_orders_that_do_not_converge_are_left_out_in_silence(
     assert caplog.records == []
 
 
-def test_membership_tests_are_bounded_by_the_selection(mnist: Plan) -> None:
+def test_membership_tests_are_bounded_by_the_selection(mnist: DPSGDPlan) -> None:
     loss = selected(renyi(mnist), RunCount(mean=10.0, shape=1.0))
     alone = most_true_positives(privacy_loss(mnist), 0.01)
     epsilon = loss.get_epsilon_for_delta(1e-5)

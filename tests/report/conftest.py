@@ -18,13 +18,13 @@ from dptrain.contracts import (
     Hashes,
     Interval,
     Leakage,
-    Plan,
     Randomness,
     Report,
     Sensitivity,
     Statement,
     Utility,
 )
+from dptrain.privacy.accountant import DPSGDPlan
 from dptrain.privacy.guarantee import CENTRAL
 
 CLASSES = ("normal", "nodule", "effusion", "cardiomegaly", "infiltrate", "pneumothorax")
@@ -225,7 +225,7 @@ def make_briefing(folder: Path, **changes: Any) -> Briefing:
         "parameters": 16_392,
         "mechanism": "DPSGD",
         "device": "cpu",
-        "plan": Plan(
+        "plan": DPSGDPlan(
             units=4000,
             sample_rate=0.064,
             steps=600,

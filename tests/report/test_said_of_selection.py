@@ -10,8 +10,9 @@ from typing import Any
 import jsonschema
 import pytest
 
-from dptrain.contracts import Plan, Report, SelectionTerms, Statement
+from dptrain.contracts import Report, SelectionTerms, Statement
 from dptrain.mechanisms.dpsgd import CHOOSING
+from dptrain.privacy.accountant import DPSGDPlan
 from dptrain.privacy.guarantee import DPGuarantee
 from dptrain.report import sentences, words
 from dptrain.report.html import as_html
@@ -130,7 +131,7 @@ def test_the_schema_refuses(plain: Report, changes: dict[str, Any], why: str) ->
 
 
 @pytest.fixture
-def stated(make_plan_of: Callable[..., Plan], budget: Any) -> Statement:
+def stated(make_plan_of: Callable[..., DPSGDPlan], budget: Any) -> Statement:
     return DPGuarantee(plan=make_plan_of(), budget=budget, outside=(CHOOSING,)).statement()
 
 

@@ -13,12 +13,13 @@ from torch import nn
 
 from dptrain.assembly.components import assemble
 from dptrain.config import parse
-from dptrain.contracts import Briefing, Budget, Plan, Splits, Streams
+from dptrain.contracts import Briefing, Budget, Splits, Streams
 from dptrain.evaluation.assignment import Coins
 from dptrain.models.normalise import Normalise
 from dptrain.models.scatter import ScatterLinear
 from dptrain.pipeline import summary
 from dptrain.pipeline.experiment import Experiment, surroundings
+from dptrain.privacy.accountant import DPSGDPlan
 from dptrain.report.console import Console
 from dptrain.runs.cache import Cache
 from dptrain.training.estimate import estimate_seconds
@@ -58,7 +59,7 @@ def _named(network: nn.Module) -> nn.Sequential:
 
 
 def test_every_copy_of_a_record_takes_its_time(
-    clock: Clock, mlp: nn.Module, make_plan_of: Callable[..., Plan]
+    clock: Clock, mlp: nn.Module, make_plan_of: Callable[..., DPSGDPlan]
 ) -> None:
     plan = make_plan_of(steps=20, expected_batch_size=32)
     once = estimate_seconds(mlp, plan, (1, 8, 8), CPU)
@@ -68,7 +69,7 @@ def test_every_copy_of_a_record_takes_its_time(
 
 
 def test_features_take_time_where_they_are_made_at_each_step(
-    clock: Clock, scattered: nn.Sequential, make_plan_of: Callable[..., Plan]
+    clock: Clock, scattered: nn.Sequential, make_plan_of: Callable[..., DPSGDPlan]
 ) -> None:
     def pass_by(*_: Any) -> None:
         clock.now += COST
@@ -99,7 +100,7 @@ def test_the_plan_knows_copies_and_whether_features_are_made_once(
     mlp: nn.Module,
     scattered: nn.Sequential,
     budget: Budget,
-    make_plan_of: Callable[..., Plan],
+    make_plan_of: Callable[..., DPSGDPlan],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked: dict[str, Any] = {}

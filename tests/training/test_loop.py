@@ -15,10 +15,11 @@ import pytest
 import torch
 from torch import nn
 
-from dptrain.contracts import Budget, Context, DptrainError, Plan, Records, Splits, Streams
+from dptrain.contracts import Budget, Context, DptrainError, Records, Splits, Streams
 from dptrain.mechanisms.dpsgd import DPSGD
 from dptrain.mechanisms.non_private import NonPrivate
 from dptrain.privacy import accountant, dpsgd
+from dptrain.privacy.accountant import DPSGDPlan
 from dptrain.privacy.plan import Rates
 from dptrain.privacy.sampling import PoissonSampler
 from dptrain.tracking import NullRun
@@ -86,7 +87,7 @@ def test_the_ledger_holds_at_least_the_epsilon_of_its_steps(monkeypatch, fit, ml
     with pytest.raises(Crash):
         fit(mlp, folder)
     entry = json.loads((folder / checkpoint.LEDGER).read_text())
-    plan = Plan(**checkpoint.load(folder)["plan"])
+    plan = DPSGDPlan(**checkpoint.load(folder)["plan"])
     spent = accountant.privacy_loss(plan, 5).get_epsilon_for_delta(1e-5)
     assert entry["steps"] == 5
     assert entry["epsilon"] >= spent > 0

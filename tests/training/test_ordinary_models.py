@@ -13,9 +13,10 @@ from opacus.layers import DPLSTM, DPMultiheadAttention
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from dptrain.contracts import Budget, ConfigError, Plan, Splits
+from dptrain.contracts import Budget, ConfigError, Splits
 from dptrain.mechanisms.dpsgd import DPSGD
 from dptrain.mechanisms.non_private import NonPrivate
+from dptrain.privacy.accountant import DPSGDPlan
 from dptrain.privacy.layers import FrozenBatchNorm, GroupNormOfEnough, check_layers
 from dptrain.training import estimate
 from dptrain.training.estimate import estimate_seconds
@@ -106,7 +107,7 @@ def test_it_trains_is_estimated_and_observed(
     budget: Budget,
     settings_of: Callable[..., Any],
     context_of: Callable[..., Any],
-    make_plan_of: Callable[..., Plan],
+    make_plan_of: Callable[..., DPSGDPlan],
 ) -> None:
     model = ORDINARY[name]()
     start = copy.deepcopy(model.state_dict())
@@ -128,7 +129,7 @@ def test_an_estimate_never_ends_a_run(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     mlp: nn.Module,
-    make_plan_of: Callable[..., Plan],
+    make_plan_of: Callable[..., DPSGDPlan],
 ) -> None:
     def broken(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError("nothing to divide by")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dptrain.contracts import Plan, Randomness
+from dptrain.contracts import Randomness
+from dptrain.privacy.accountant import DPSGDPlan
 from dptrain.privacy.noise import keys
 from dptrain.privacy.noise.gaussian import REACH
 from dptrain.privacy.noise.grid import grid_step
@@ -10,7 +11,7 @@ from dptrain.privacy.noise.grid import grid_step
 PHILOX = "the GPU's own generator (Philox), seeded at each address with 64 bits of a hash of a secret key"
 
 
-def randomness(plan: Plan, draws: int, *, on_cpu: bool, secret: bool) -> Randomness:
+def randomness(plan: DPSGDPlan, draws: int, *, on_cpu: bool, secret: bool) -> Randomness:
     """What is said of the noise of this plan, `draws` numbers in all; the guarantee adds what it costs."""
     generator = keys.GENERATOR if on_cpu else PHILOX
     return Randomness(

@@ -6,7 +6,6 @@ import json
 import math
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from dptrain.assembly.budget import make_budget
@@ -17,8 +16,9 @@ from dptrain.contracts import ConfigError, Streams
 from dptrain.contracts.rounding import rounded_up, rounded_up_to
 from dptrain.evaluation.assignment import declared_units, draw
 from dptrain.privacy import selection
-from dptrain.privacy.accountant import most_true_positives, privacy_loss
+from dptrain.privacy.accountant import most_true_positives
 from dptrain.privacy.guarantee import delta_meaning
+from dptrain.privacy.written import plan_to_json
 from dptrain.sweep.selection import candidates
 
 ELSEWHERE = ("output", "resume", "threads", "device", "tracking")  # where and how it runs, not what
@@ -78,7 +78,7 @@ def agree(config: Config, values: Mapping[str, Any]) -> dict[str, Any]:
         "epsilon": epsilon,
         "delta": delta,
         "tpr_at_fpr": {str(fpr): most_true_positives(loss, fpr) for fpr in (0.001, 0.01)},
-        "epsilon_alone": max(float(privacy_loss(plan).get_epsilon_for_delta(delta)) for plan in plans),
+        "epsilon_alone": max(float(plan.loss().get_epsilon_for_delta(delta)) for plan in plans),
         "unit": privacy.unit,
         "distribution": asked.distribution,
         "mean_runs": asked.mean_runs,
@@ -93,7 +93,7 @@ def agree(config: Config, values: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "asked": told(values),
         "records": coins.fingerprint(splits),
-        "plans": [asdict(plan) for plan in plans],
+        "plans": [plan_to_json(plan) for plan in plans],
         "single_epsilon": single,
         "terms": terms,
     }

@@ -165,7 +165,7 @@ def conclude(folder: Path) -> dict[str, Any] | None:
         **agreed,
     }
     (folder / RELEASE).mkdir(exist_ok=True)
-    for name in RELEASED:
+    for name in filter(lambda name: (path / name).exists(), RELEASED):
         shutil.copyfile(path / name, folder / RELEASE / name)
     write_text(json.dumps(chosen, indent=1), folder / SELECTED)
     return chosen

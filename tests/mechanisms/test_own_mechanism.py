@@ -137,7 +137,7 @@ def test_it_is_found_in_mlflow(folder: Path) -> None:
 
     client: Any = mlflow.MlflowClient(tracking_uri=f"sqlite:///{folder.parents[1]}/mlflow.db")
     run = client.get_run(runs.recall(folder, "tracked_as"))
-    assert run.data.params["mechanism"] == "NoisyCounts"
+    assert run.data.params["mechanism"] == "noisy_counts.NoisyCounts"
     assert 0.99 < run.data.metrics["guarantee/epsilon"] <= 1.0
     assert "guarantee/noise_multiplier" not in run.data.metrics
     assert any(name.startswith("attack/membership_loss") for name in run.data.metrics)

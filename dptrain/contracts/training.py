@@ -77,4 +77,10 @@ class Mechanism(Protocol):
 
     def fit(
         self, model: nn.Module, splits: Splits, budget: Budget, context: Context
-    ) -> tuple[Release, Guarantee]: ...
+    ) -> tuple[Release, Guarantee]:
+        """Spend the budget: a release that holds what the mechanism offers, and what is proved of it.
+
+        A run that goes on calls it again with the same `context.folder`: what was paid for must be found
+        there, since to draw noise anew would be to pay again.
+        """
+        ...

@@ -21,7 +21,7 @@ from dptrain.contracts import (
 from dptrain.privacy import accountant
 from dptrain.privacy.accountant import DPSGDPlan
 from dptrain.privacy.dpsgd import check_choices, make_engine
-from dptrain.privacy.guarantee import DPGuarantee
+from dptrain.privacy.guarantee import OUTSIDE, DPGuarantee
 from dptrain.privacy.independence import TESTED
 from dptrain.privacy.layers import check_layers
 from dptrain.privacy.noise.cost import refuse_costly
@@ -32,8 +32,6 @@ from dptrain.training.fit import fit, units_of
 from dptrain.training.loss import make_loss
 from dptrain.training.settings import Settings
 from dptrain.training.tested import refuse_dependence, refuse_dependent_release
-
-CHOOSING = "Choosing among runs by their results spends privacy that this run's epsilon does not count."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,14 +122,9 @@ class DPSGD:
 
 def _outside(settings: Settings) -> tuple[str, ...]:
     """What else the run does with private data, one sentence each."""
-    sentences = [
-        "Holdout and test records are not protected: accuracy, AUROC and loss on them are published.",
-        CHOOSING,
-        "The report's figures and leakage lines are made from training records; they are for the data's "
-        "owner and not part of the release.",
-    ]
-    if settings.diagnostics:
-        sentences.append(
-            "training.diagnostics=true: the loss on training records was logged at each step, without noise."
-        )
-    return tuple(sentences)
+    if not settings.diagnostics:
+        return OUTSIDE
+    return (
+        *OUTSIDE,
+        "training.diagnostics=true: the loss on training records was logged at each step, without noise.",
+    )

@@ -48,6 +48,15 @@ OS_SEEDED = Randomness(
 )
 
 
+CHOOSING = "Choosing among runs by their results spends privacy that this run's epsilon does not count."
+OUTSIDE = (  # what every run does with private data, whatever mechanism trains
+    "Holdout and test records are not protected: accuracy, AUROC and loss on them are published.",
+    CHOOSING,
+    "The report's figures and leakage lines are made from training records; they are for the data's "
+    "owner and not part of the release.",
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class DPGuarantee:
     """An upper bound on what any adversary learns about one unit, carried as a privacy loss distribution.

@@ -56,15 +56,16 @@ def assumptions(statement: Statement) -> Iterator[str]:
 
 def _noise(randomness: Randomness | None) -> Iterator[str]:
     """What the noise is taken to be, and what it costs that it is only nearly Gaussian."""
-    if randomness is None or randomness.grid is None:
+    if randomness is None or (randomness.grid is None and not randomness.assumptions):
         yield "Noise is added in floating-point arithmetic, which is taken to be exact."
         return
-    yield (
-        f"Sum and noise are rounded to one public grid, {randomness.grid:.2g} standard deviations of the "
-        "noise wide. That noise is Gaussian only nearly costs at most "
-        f"{rounded_up_to(randomness.epsilon, 2)} of epsilon and {rounded_up_to(randomness.delta, 2)} of "
-        "delta, which are counted."
-    )
+    if randomness.grid is not None:
+        yield (
+            f"Sum and noise are rounded to one public grid, {randomness.grid:.2g} standard deviations of the "
+            "noise wide. That noise is Gaussian only nearly costs at most "
+            f"{rounded_up_to(randomness.epsilon, 2)} of epsilon and {rounded_up_to(randomness.delta, 2)} of "
+            "delta, which are counted."
+        )
     yield from (f"{each[0].upper()}{each[1:].rstrip('.')}." for each in randomness.assumptions)
 
 
@@ -88,9 +89,10 @@ def _declared(statement: Statement) -> Iterator[str]:
     """Which constants count as public, and which data."""
     found = statement.constants
     if found is not None:
-        declared = ", ".join(found.declared).replace("_", " ")
+        named = ", ".join(found.declared).replace("_", " ")
+        declared = f"{named}; " if named else ""
         yield (
-            f"Declared, and taken to depend on no record: {declared}; mean, standard deviation and bounds of "
+            f"Declared, and taken to depend on no record: {declared}mean, standard deviation and bounds of "
             "inputs" + (", class frequencies." if found.class_prior is not None else ".")
         )
         if found.from_units:

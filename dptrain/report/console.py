@@ -148,10 +148,9 @@ class Console:
             self.out.print(Text(alarm, style="bold white on red"))
         self.out.print(_table(report, wide=width >= WIDE), width=width)
         if (chosen := report.guarantee.interface or "weights") != "weights":
-            self._line(
-                f"[bold]given away[/bold]  {chosen.replace('_', ' ')}; attacks on weights and gradients "
-                "tell what would follow if more got out"
-            )
+            closer = any(line.interface == "" for line in report.leakage)  # to the model than its answers
+            more = "; attacks on weights and gradients tell what would follow if more got out" * closer
+            self._line(f"[bold]given away[/bold]  {chosen.replace('_', ' ')}{more}")
         for unjudged in sentences.not_run(report):
             self.out.print(Text(f"NOT RUN  {unjudged}", style="bold yellow"), soft_wrap=True)
         if report.not_run:

@@ -84,7 +84,7 @@ def statement(stated: Statement) -> Table:
     """The privacy statement, every term of it."""
     rows = tuple(
         (name.replace("_", " "), value)
-        for name, value in _flat({**to_json(stated), "epsilon": stated.epsilon})
+        for name, value in _flat({**to_json(stated), "epsilon": stated.epsilon, "plan": dict(stated.plan)})
         if value != ""
     )
     return Table(heads=("term", "value"), rows=rows)

@@ -11,7 +11,7 @@ from typing import Any
 from dptrain import report as documents
 from dptrain.config import Config
 from dptrain.contracts import ConfigError, DptrainError, Plan, Report, SelectionTerms, Statement
-from dptrain.mechanisms.dpsgd import CHOOSING
+from dptrain.privacy.guarantee import CHOOSING
 from dptrain.privacy.written import part, plan_to_json
 from dptrain.report.document import as_json
 from dptrain.runs import folder as runs

@@ -11,9 +11,8 @@ import jsonschema
 import pytest
 
 from dptrain.contracts import Report, SelectionTerms, Statement
-from dptrain.mechanisms.dpsgd import CHOOSING
 from dptrain.privacy.accountant import DPSGDPlan
-from dptrain.privacy.guarantee import DPGuarantee
+from dptrain.privacy.guarantee import CHOOSING, DPGuarantee
 from dptrain.report import sentences, words
 from dptrain.report.html import as_html
 from dptrain.report.markdown import as_markdown

@@ -1,4 +1,4 @@
-"""What the person at the terminal sees: the plan, the progress, and one table in the end."""
+"""The console: the plan, the progress, and one table in the end."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ LEGEND = (
 
 
 class Console:
-    """Everything said to the person who waits; plain lines where the output is not a terminal."""
+    """Everything reached to the person who waits; plain lines where the output is not a terminal."""
 
     def __init__(
         self, out: rich.console.Console | None = None, errors: rich.console.Console | None = None
@@ -78,21 +78,21 @@ class Console:
 
                 yield draw
         else:
-            said = -1
+            reached = -1
 
             def say(*, done: int, total: int, epsilon: float) -> None:
-                nonlocal said, taken, last
+                nonlocal reached, taken, last
                 taken, last = done, epsilon
                 milestone = done * MILESTONES // total
-                if milestone == said or done == total:
+                if milestone == reached or done == total:
                     return
-                if said >= 0:
+                if reached >= 0:
                     left = (time.monotonic() - start) * (total - done) / done
                     self._line(
                         f"{title}  step {done:,} of {total:,}  {note(epsilon)}  "
                         f"about {words.duration(left)} left"
                     )
-                said = milestone
+                reached = milestone
 
             yield say
         self._done(title, f"{taken:,} steps  {note(last)}", time.monotonic() - start)
@@ -133,8 +133,8 @@ class Console:
                 f"[bold]given away[/bold]  {chosen.replace('_', ' ')}; attacks on weights and gradients "
                 "tell what would follow if more got out"
             )
-        for unjudged in sentences.not_run(report):
-            self.out.print(Text(f"NOT RUN  {unjudged}", style="bold yellow"), soft_wrap=True)
+        for reason in sentences.not_run(report):
+            self.out.print(Text(f"NOT RUN  {reason}", style="bold yellow"), soft_wrap=True)
         if report.not_run:
             self.out.print()
         if (defended := console_tables.output_defences(report)) is not None:
@@ -231,8 +231,8 @@ class Console:
         self._stopped("go on with the same command and sweep.resume=", folder)
 
     def _stopped(self, how: str, folder: Path | None) -> None:
-        said = "nothing had begun" if folder is None else f"{how}{near(folder)}"
-        self.errors.print(Text.assemble(("stopped  ", "bold yellow"), said), soft_wrap=True)
+        outcome = "nothing had begun" if folder is None else f"{how}{near(folder)}"
+        self.errors.print(Text.assemble(("stopped  ", "bold yellow"), outcome), soft_wrap=True)
 
     def error(self, error: DptrainError) -> None:
         """What is wrong and what cures it, on the error stream."""

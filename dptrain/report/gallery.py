@@ -1,4 +1,4 @@
-"""Images of class inversions beside what they must be compared with: in a page, and as a PNG file."""
+"""The gallery: images of class inversions beside what they must be compared with, in a page and as PNG."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How numbers and states are put into words, the same on the console, in the documents and in the figures."""
+"""Numbers and states in words, the same on the console, in the documents and in the figures."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from dptrain.report.comparison.points import (
     VOID,
     Answer,
     Comparison,
-    Judged,
+    LimitOutcome,
     Line,
     Point,
 )
@@ -66,7 +66,7 @@ def choose(conditions: Sequence[Condition], comparison: Comparison) -> Answer:
     )
 
 
-def judge(condition: Condition, point: Point) -> Judged:
+def judge(condition: Condition, point: Point) -> LimitOutcome:
     """One limit at one point."""
     used, basis, seeds = _used(condition, point)
     proved = condition.quantity in PROVED or condition.quantity.endswith((".bound", ".floor"))
@@ -79,7 +79,7 @@ def judge(condition: Condition, point: Point) -> Judged:
         outcome, basis = UNDECIDED, f"{seeds} seed{'s' if seeds > 1 else ''}: {FEWEST} are needed"
     else:
         outcome = MET if OPERATORS[condition.compare](used, limit) else NOT_MET
-    return Judged(limit=condition.text, point=point.label, used=used, basis=basis, outcome=outcome)
+    return LimitOutcome(limit=condition.text, point=point.label, used=used, basis=basis, outcome=outcome)
 
 
 def _used(condition: Condition, point: Point) -> tuple[float | None, str, int]:
@@ -148,7 +148,7 @@ def _measured(
     return value, basis, len(found.values)
 
 
-def _sentence(conditions: Sequence[Condition], judged: Sequence[Judged], met: Sequence[str]) -> str:
+def _sentence(conditions: Sequence[Condition], judged: Sequence[LimitOutcome], met: Sequence[str]) -> str:
     """The answer in plain words."""
     if met:
         others = f" So {'do' if len(met) > 2 else 'does'} {', '.join(met[1:])}." if met[1:] else ""

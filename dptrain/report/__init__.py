@@ -1,4 +1,4 @@
-"""What the person sees: the console, and the report as JSON, Markdown, HTML and figures."""
+"""The documents of a run: report as JSON, Markdown, HTML and PDF, figures, statement and model card."""
 
 from __future__ import annotations
 

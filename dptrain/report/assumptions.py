@@ -1,4 +1,4 @@
-"""What a guarantee rests on, and what it does not cover, in sentences."""
+"""The assumptions of a guarantee, and what is outside it, in sentences."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What documents are made of, as data: sections of headings, paragraphs, lists, tables and figures.
+"""The parts of documents as data: sections of headings, paragraphs, lists, tables and figures.
 
 Text may carry marks: `**bold**`, `*emphasis*`, `` `code` `` and `[links](to/a.file)` beside the document.
 """
@@ -49,7 +49,7 @@ class Bullets(Block):
     summary: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Finding:
     """What came of one attack: a badge, and a sentence that `named` findings begin with the badge's words."""
 
@@ -75,7 +75,7 @@ class Table:
     numeric: range = range(0)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Tabular(Block):
     """A table with its name in links and its caption; a style is `short` or `wide`."""
 
@@ -93,7 +93,7 @@ class Cards(Block):
     style: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Code(Block):
     """Commands, what they are, and what they are folded away below, if they are."""
 
@@ -118,7 +118,7 @@ class ImageFile(Block):
     caption: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class ImageTable(Block):
     """Images by their addresses, a row each of a name; `left_out` counts the rows that are not shown."""
 

@@ -1,4 +1,4 @@
-"""What each form of output buys against attacks by query, side by side."""
+"""Output defences side by side: what each leaves to attacks by query."""
 
 from __future__ import annotations
 

@@ -14,15 +14,8 @@ def write_exposure(report: Report, path: Path) -> None:
     attacks = list(report.exposed[0].score)
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(
-            [
-                "record",
-                "label",
-                *(f"{attack}_{kind}" for attack in attacks for kind in ("percentile", "score")),
-            ]
-        )
+        kinds = ("percentile", "score")
+        writer.writerow(["record", "label", *(f"{attack}_{kind}" for attack in attacks for kind in kinds)])
         for row in report.exposed:
-            numbers = [
-                f"{value:.6g}" for attack in attacks for value in (row.percentile[attack], row.score[attack])
-            ]
-            writer.writerow([row.record, row.label, *numbers])
+            numbers = [value for attack in attacks for value in (row.percentile[attack], row.score[attack])]
+            writer.writerow([row.record, row.label, *(f"{value:.6g}" for value in numbers)])

@@ -10,6 +10,7 @@ from html import escape
 from importlib.resources import files
 
 from dptrain.report.svg import LINE, WIDTH, Panel
+from dptrain.report.words import tied
 
 GAP = 40  # between figures of one file
 MARGIN = 16  # around them
@@ -54,7 +55,7 @@ def standalone(*figures: Figure, sheet: str = "") -> str:
 
     `sheet` adds to the style sheet of every page.
     """
-    titles = [textwrap.wrap(figure.title, LONGEST) for figure in figures]
+    titles = [textwrap.wrap(tied(each.title), LONGEST, break_on_hyphens=False) for each in figures]
     top = MARGIN + (LINE + 3) * max(map(len, titles)) + 6
     width = 2 * MARGIN + len(figures) * (WIDTH + GAP) - GAP
     height = top + max(figure.panel.height for figure in figures) + MARGIN

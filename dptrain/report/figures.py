@@ -9,7 +9,7 @@ from dptrain.contracts import Interval, Leakage, Report
 from dptrain.report import defences, titles, words
 from dptrain.report.figure import Figure, standalone
 from dptrain.report.gallery import write_gallery
-from dptrain.report.leakage_words import compatible, spoken
+from dptrain.report.leakage_words import compatible, readable
 from dptrain.report.sentences import CAPTIONS
 from dptrain.report.svg import WIDTH, Panel
 from dptrain.storage import write_text
@@ -71,7 +71,7 @@ def epsilon(report: Report) -> Figure:
     panel.curve(curve, "line release")
     panel.dot((steps, spent), "mark release")
     if void:
-        panel.stamp()
+        panel.void_mark()
     else:
         place = panel.across(steps) - 10, panel.down(spent) - 10
         panel.text(place, f"ε = {words.epsilon(spent)}", "name release", anchor="end")
@@ -93,17 +93,19 @@ def utility(report: Report) -> Figure:
     last = max((step for step, _, _ in curve), default=1)
     panel = Panel(x=(0, 1.08 * last), y=(0, 1), right=118)
     labels = [(test.value, "release", f"test\n{words.number(test.value)}")]
-    summary = f"Test accuracy is {tell(test)}; the floor, always naming the most frequent class, {floor:.3f}."
+    summary = (
+        f"Test accuracy is {spelt(test)}; the floor, always naming the most frequent class, {floor:.3f}."
+    )
     ends = panel.left, WIDTH - panel.right
     if report.control is not None:
-        twin = report.control.accuracy
-        top = panel.down(twin.high)
-        panel.box((ends[0], top), (ends[1] - ends[0], panel.down(twin.low) - top), "fill control")
+        control = report.control.accuracy
+        top = panel.down(control.high)
+        panel.box((ends[0], top), (ends[1] - ends[0], panel.down(control.low) - top), "fill control")
         panel.segment(
-            (ends[0], panel.down(twin.value)), (ends[1], panel.down(twin.value)), "line control dashed"
+            (ends[0], panel.down(control.value)), (ends[1], panel.down(control.value)), "line control dashed"
         )
-        labels.append((twin.value, "control", f"non-private twin\n{words.number(twin.value)}"))
-        summary += f" The non-private twin reaches {tell(twin)}."
+        labels.append((control.value, "control", f"non-private twin\n{words.number(control.value)}"))
+        summary += f" The non-private twin reaches {spelt(control)}."
     panel.axes("training step" if curve else "after training", "accuracy")
     panel.segment((ends[0], panel.down(floor)), (ends[1], panel.down(floor)), "line floor dotted")
     labels.append((floor, "floor", f"floor\n{words.number(floor)}"))
@@ -129,25 +131,27 @@ def attacks(report: Report) -> Figure:
     lines, void = bounded(report), bool(report.guarantee.void)
     panel = Panel(x=(0, 1), y=(0, 1), left=10, right=14, top=0, height=ROW * len(lines) + 56, bottom=0)
     for row, (line, bound) in enumerate(lines):
-        _track(panel, spoken(line), None if void else bound, top=float(ROW * row))
+        _track(panel, readable(line), None if void else bound, top=float(ROW * row))
     under = float(ROW * len(lines))
     for tick in (0.0, 0.25, 0.5, 0.75, 1.0):
         anchor = {0.0: "start", 1.0: "end"}.get(tick, "middle")
         panel.text((panel.across(tick), under + 8), words.percent(tick), "tick", anchor=anchor)
-    twin = any(line.control is not None for line, _ in lines)
-    _legend(panel, under + 40, bound=not void, twin=twin)
-    told = []
+    control = any(line.control is not None for line, _ in lines)
+    _legend(panel, under + 40, bound=not void, control=control)
+    described = []
     for line, bound in lines:
-        said = spoken(line)
-        text = f"{said.attack}, {said.metric}: {tell(line.value)}, floor {line.floor:.3f}"
+        named = readable(line)
+        text = f"{named.attack}, {named.metric}: {spelt(line.value)}, floor {line.floor:.3f}"
         text += "" if line.control is None else f", twin {line.control.value:.3f}"
-        told.append(text if void else f"{text}, bound {words.at_most(bound)}{compatible(line.value, bound)}")
+        described.append(
+            text if void else f"{text}, bound {words.at_most(bound)}{compatible(line.value, bound)}"
+        )
     return Figure(
         name="attacks",
         title=titles.attacks(report, lines),
         caption="Success rates, with intervals."
         + ("" if void else " Shaded: true rates that the guarantee rules out."),
-        summary=". ".join(told) + ".",
+        summary=". ".join(described) + ".",
         panel=panel,
     )
 
@@ -166,7 +170,7 @@ def tradeoff(report: Report) -> Figure:
     panel.dot((0.01, place), "mark release")
     panel.text((panel.across(0.03), panel.down(0.03) + 26), "guessing", "name floor")
     if void:
-        panel.stamp()
+        panel.void_mark()
     else:
         panel.text((panel.left + 12, panel.top + 22), "impossible", "name quiet")
         beside = panel.across(0.01) - 9, panel.down(place) - 7
@@ -188,7 +192,7 @@ def queries(report: Report) -> Figure:
     spent = [point[0] for curve in report.queries.values() for point in curve]
     panel = Panel(x=(min(spent), max(max(spent), min(spent) + 1)), y=(0, 1), log_x=True, right=118)
     panel.axes("queries spent, over all classes", "share recognised")
-    labels, told = [], []
+    labels, described = [], []
     for (attack, curve), dash in zip(
         report.queries.items(), ("", " dashed", " dotted", " mixed"), strict=False
     ):
@@ -200,18 +204,18 @@ def queries(report: Report) -> Figure:
                 panel.curve(points, f"line {style}{dash}")
                 last = words.number(points[-1][1])
                 labels.append((points[-1][1], style, f"{name},\n{whose} {last}"))
-                told.append(f"{name}, {whose}: {last} after {points[-1][0]:,.0f} queries")
+                described.append(f"{name}, {whose}: {last} after {points[-1][0]:,.0f} queries")
     panel.labels(labels)
     return Figure(
         name="queries",
         title=titles.queries(report),
         caption=CAPTIONS["queries"],
-        summary=". ".join(told) + ".",
+        summary=". ".join(described) + ".",
         panel=panel,
     )
 
 
-def tell(value: Interval) -> str:
+def spelt(value: Interval) -> str:
     """A value and its interval, in words: 0.625 (0.406 to 0.812)."""
     return f"{words.number(value.value)} ({words.number(value.low)} to {words.number(value.high)})"
 
@@ -233,27 +237,18 @@ def _track(panel: Panel, line: Leakage, bound: float | None, *, top: float) -> N
             panel.segment(
                 (panel.across(value.low), middle), (panel.across(value.high), middle), f"line {style}"
             )
-            _mark(panel, (panel.across(value.value), middle), style)
+            panel.mark((panel.across(value.value), middle), style)
 
 
-def _legend(panel: Panel, height: float, *, bound: bool, twin: bool) -> None:
-    entries = [("release", True), ("control", twin), ("floor", True), ("bound", bound)]
+def _legend(panel: Panel, height: float, *, bound: bool, control: bool) -> None:
+    entries = [("release", True), ("control", control), ("floor", True), ("bound", bound)]
     at = float(panel.left + 6)
     for style, there in entries:
         if there:
             name = {"control": "non-private twin"}.get(style, style)
             if style in ("release", "control"):
-                _mark(panel, (at, height - 4), style)
+                panel.mark((at, height - 4), style)
             else:
                 panel.segment((at, height - 11), (at, height + 3), f"line {style}")
             panel.text((at + 11, height), name, "tick")
             at += 42 + 6.4 * len(name)
-
-
-def _mark(panel: Panel, place: tuple[float, float], style: str) -> None:
-    """A disc for the release, a square for the twin: told apart without colour."""
-    x, y = place
-    if style == "release":
-        panel.drawn.append(f'<circle class="mark release" cx="{x:.1f}" cy="{y:.1f}" r="4.5"/>')
-    else:
-        panel.box((x - 3.5, y - 3.5), (7, 7), f"mark {style}")

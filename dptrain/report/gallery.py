@@ -1,10 +1,11 @@
-"""Images of class inversions beside what they must be compared with: in a page, and as a PNG file."""
+"""The gallery: images of class inversions beside what they must be compared with, in a page and as PNG."""
 
 from __future__ import annotations
 
 import io
 import textwrap
 from base64 import b64encode
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ SIDE, SPACE = 176, 12  # of an image in the file, and between two, in pixels
 NAMES, HEAD, FOOT = 216, 124, 88  # room for names to the left, for titles above, for a caption below
 TEXT, LINE = 20, 24  # height of letters and of lines
 INK, RELEASE, CONTROL = "#333333", "#0a659c", "#a84400"
+FONTS = ("DejaVuSans.ttf", "Arial.ttf", "LiberationSans-Regular.ttf")  # that know more than Latin letters
 TITLE = "What the release gives away of each class"
 
 
@@ -81,7 +83,7 @@ def write_gallery(gallery: Gallery, path: Path) -> None:
     """Write the sheet as PNG, whole or not at all."""
     content = sheet(gallery)
     canvas = Image.new("RGB", content.size, "white")
-    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(TEXT)
+    draw, font = ImageDraw.Draw(canvas), _font()
     for (x, y), image in content.images:
         canvas.paste(image, (x, y))
         draw.rectangle((x - 1, y - 1, x + SIDE, y + SIDE), outline="#DDDDDD")
@@ -89,6 +91,14 @@ def write_gallery(gallery: Gallery, path: Path) -> None:
         draw.multiline_text(place, words, fill=colour, font=font, spacing=LINE - TEXT)
     with whole(path) as draft:
         canvas.save(draft, "PNG", optimize=True)
+
+
+def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """A font of this system, or else Pillow's own, which knows no accents."""
+    for name in FONTS:
+        with suppress(OSError):
+            return ImageFont.truetype(name, TEXT - 2)
+    return ImageFont.load_default(TEXT)
 
 
 def as_image(pixels: Tensor, bounds: tuple[float, float]) -> Image.Image:

@@ -9,14 +9,14 @@ from dptrain.contracts import Report
 from dptrain.report import render, sections, sentences
 from dptrain.report.blocks import Page
 from dptrain.report.figures import figures
-from dptrain.report.leakage_words import spoken
+from dptrain.report.leakage_words import readable
 from dptrain.storage import write_text
 
 
 def as_html(report: Report) -> str:
     """The whole page, for the owner of the records: where there is a gallery, it shows some of them."""
     drawn = figures(report)
-    report = replace(report, leakage=tuple(spoken(line) for line in report.leakage))
+    report = replace(report, leakage=tuple(readable(line) for line in report.leakage))
     return render.page(
         Page(
             title=f"Privacy report: {report.recipe}",

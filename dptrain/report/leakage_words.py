@@ -31,7 +31,7 @@ METRICS = {
 BARE = (BROKEN, WITHIN, UNBOUNDED, OF_VOID, RESISTED, TOO_WEAK, NO_CONTROL)
 
 
-def spoken(line: Leakage) -> Leakage:
+def readable(line: Leakage) -> Leakage:
     """The same line, its attack and metric named as a person says them."""
     return replace(line, attack=line.attack.replace("_", " "), metric=metric(line))
 
@@ -42,10 +42,10 @@ def metric(line: Leakage) -> str:
     That is the largest that the attack's threshold may have on records that did not set it, and not the
     one that was asked for.
     """
-    return spoken_metric(line.metric, line.details.get("fpr_upper"))
+    return readable_metric(line.metric, line.details.get("fpr_upper"))
 
 
-def spoken_metric(name: str, fpr: float | None = None) -> str:
+def readable_metric(name: str, fpr: float | None = None) -> str:
     """The same of a metric's name, and the false-positive rate that its bound holds at, where it is known."""
     asked = re.fullmatch(r"tpr_at_fpr_([\d.]+)", name)
     if asked is None:
@@ -105,7 +105,7 @@ def meaning(line: Leakage) -> str:
     return f"{line.verdict}."
 
 
-def judged(line: Leakage) -> str:
+def explained_verdict(line: Leakage) -> str:
     """A line's verdict with its reason, where that is read off the numbers."""
     return f"{line.verdict}: {weakness(line)}" if line.verdict == TOO_WEAK else line.verdict
 

@@ -53,8 +53,8 @@ def metadata(report: Report) -> dict[str, Any]:
     tags = [report.mechanism.lower()]
     if sentences.holds(statement):
         tags = ["differential-privacy", *tags]
-        said = f"Privacy budget at delta = {words.delta(statement.delta)}, per {statement.unit}"
-        metrics.append({"type": "epsilon", "name": said, "value": statement.epsilon})
+        name_of_epsilon = f"Privacy budget at delta = {words.delta(statement.delta)}, per {statement.unit}"
+        metrics.append({"type": "epsilon", "name": name_of_epsilon, "value": statement.epsilon})
     return {
         "license": "unknown",
         "library_name": "pytorch",
@@ -127,7 +127,7 @@ def _data(report: Report) -> Section:
 
 def _evaluation(report: Report) -> Section:
     alone = replace(report, control=None)  # the control is not released, nor is what it can do
-    return _section("Evaluation", Paragraph(sentences.worth(alone)), Tabular(table=tables.utility(alone)))
+    return _section("Evaluation", Paragraph(sentences.worth(alone)), Tabular(tables.utility(alone)))
 
 
 def _privacy(report: Report, *, measured: bool) -> Section:
@@ -148,7 +148,7 @@ def _privacy(report: Report, *, measured: bool) -> Section:
                     "These numbers were made from training records, and the guarantee does not cover them; "
                     "this section is here because `report.card_measured=true` asked for it."
                 ),
-                Tabular(table=tables.leakage(report)),
+                Tabular(tables.leakage(report)),
                 *([bullets(*sentences.not_run(report))] if report.not_run else []),
                 Paragraph(sentences.legend(report)),
             ]
@@ -178,7 +178,7 @@ def _reproduce(report: Report) -> Section:
     revision = f"; code revision {stated.code_revision}." if stated.code_revision else "."
     return _section(
         "How to reproduce",
-        Code(text=report.reproduce, name="Command"),
+        Code(report.reproduce, "Command"),
         Paragraph(f"With {versions}{revision}\n{sentences.REPETITION}"),
     )
 

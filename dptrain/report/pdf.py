@@ -1,4 +1,4 @@
-"""A page on paper: report.pdf, made by WeasyPrint, which the extra `pdf` brings."""
+"""A page as PDF, made by WeasyPrint, which the extra `pdf` brings."""
 
 from __future__ import annotations
 

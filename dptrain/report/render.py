@@ -12,6 +12,7 @@ from markupsafe import Markup, escape
 
 from dptrain.report.blocks import Page, Section, Table
 from dptrain.report.figure import style
+from dptrain.report.words import tied
 
 # Whatever a browser might be talked into fetching or running, it refuses.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
@@ -66,12 +67,12 @@ def marked(text: str) -> Markup:
     >>> marked("**<b>** is `safe`")
     Markup('<strong>&lt;b&gt;</strong> is <code>safe</code>')
     """
-    return Markup(_marks().renderInline(_tied(text)))
+    return Markup(_marks().renderInline(tied(text)))
 
 
 def plain(text: str) -> Markup:
     """Escaped, each percent sign tied to its number."""
-    return escape(_tied(text))
+    return escape(tied(text))
 
 
 def breakable(text: str) -> Markup:
@@ -85,7 +86,3 @@ def number(text: str) -> Markup:
     if not bracket:
         return breakable(text)
     return Markup('{} <span class="interval">[{}</span>').format(value, rest)
-
-
-def _tied(text: str) -> str:
-    return re.sub(r"(?<=\d) %", "\u00a0%", text)

@@ -50,9 +50,7 @@ def verdict(report: Report) -> Section:
     stated = report.guarantee
     void = [Paragraph(sentences.void(stated), style="alarm")] if stated.void else []
     findings = [_finding(line, void=stated.void) for line in sentences.main_lines(report)]
-    findings += [
-        Finding(badge="Not run", tone="unknown", text=text, named=True) for text in sentences.not_run(report)
-    ]
+    findings += [Finding("Not run", "unknown", text, named=True) for text in sentences.not_run(report)]
     return _section(
         "verdict",
         *void,
@@ -69,8 +67,7 @@ def verdict(report: Report) -> Section:
 
 
 def _finding(line: Leakage, *, void: bool) -> Finding:
-    badge, tone = BADGES.get(kind(line.verdict), ("No control", "unknown"))
-    return Finding(badge=badge, tone=tone, text=sentence(line, void=void))
+    return Finding(*BADGES.get(kind(line.verdict), ("No control", "unknown")), sentence(line, void=void))
 
 
 def _key_figures(report: Report) -> Cards:
@@ -95,12 +92,7 @@ def numbers(report: Report) -> Section:
     """Utility and leakage as tables, and how each number came about."""
     blocks: list[Block] = [
         Heading("Utility"),
-        Tabular(
-            table=tables.utility(report),
-            name="utility-table",
-            caption="What the model is able to do.",
-            style="short",
-        ),
+        Tabular(tables.utility(report), "utility-table", "What the model is able to do.", style="short"),
         Paragraph(sentences.data(report)),
     ]
     if report.leakage:
@@ -111,14 +103,10 @@ def numbers(report: Report) -> Section:
 
 
 def _leakage(report: Report) -> list[Block]:
+    caption = "What each attack achieved, beside its floor, its control and its bound."
     blocks = [
         Heading("Leakage"),
-        Tabular(
-            table=tables.leakage(report),
-            name="leakage-table",
-            caption="What each attack achieved, beside its floor, its control and its bound.",
-            style="wide",
-        ),
+        Tabular(tables.leakage(report), "leakage-table", caption, style="wide"),
         Paragraph(sentences.legend(report), style="note"),
     ]
     remarks = [(line, sentences.remarks(line)) for line in sentences.main_lines(report)]
@@ -127,11 +115,10 @@ def _leakage(report: Report) -> list[Block]:
         blocks.append(Bullets(items, summary="How each number came about"))
     compared = tables.output_defences(report)
     if compared is not None:
-        caption = sentences.DEFENDED
         blocks += [
             Heading("Output defences"),
-            Tabular(table=compared, name="defences-table", caption=caption, style="wide"),
-            Paragraph(caption, only="markdown"),
+            Tabular(compared, "defences-table", sentences.DEFENDED, style="wide"),
+            Paragraph(sentences.DEFENDED, only="markdown"),
         ]
     return blocks
 
@@ -166,11 +153,7 @@ def statement(report: Report) -> Section:
     return _section(
         "statement",
         Paragraph("The same for other programs: [statement.json](statement.json).", only="html"),
-        Tabular(
-            table=tables.statement(report.guarantee),
-            name="statement-table",
-            caption="Every term of the guarantee.",
-        ),
+        Tabular(tables.statement(report.guarantee), "statement-table", "Every term of the guarantee."),
     )
 
 
@@ -190,7 +173,7 @@ def reproduce(report: Report) -> Section:
     """The command, and what a repetition would give."""
     return _section(
         "reproduce",
-        Code(text=report.reproduce, name="Command"),
+        Code(report.reproduce, "Command"),
         Paragraph(
             f"{sentences.REPETITION}\n{sentences.seconds(report)} "
             "Every number of this report is in [report.json](report.json)."

@@ -1,4 +1,4 @@
-"""What a private selection is said to promise: before it, of a trial, and of the model that it releases."""
+"""Sentences about a private selection: before it, of a trial, and of the model that it releases."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a report says in words, once for every document; marks: `**bold**`, `*emphasis*`, `` `code` ``."""
+"""The sentences of a report, once for every document; marks: `**bold**`, `*emphasis*`, `` `code` ``."""
 
 from __future__ import annotations
 
@@ -229,9 +229,9 @@ def legend(report: Report) -> str:
 
 def remarks(line: Leakage) -> str:
     """How a line came about, and its further numbers; empty where there is nothing to say."""
-    said = [line.notes] if line.notes else []
-    said += [f"{name.replace('_', ' ')} {words.number(value)}" for name, value in line.details.items()]
-    return "; ".join(said)
+    parts = [line.notes] if line.notes else []
+    parts += [f"{name.replace('_', ' ')} {words.number(value)}" for name, value in line.details.items()]
+    return "; ".join(parts)
 
 
 def exposure(report: Report) -> str:

@@ -10,6 +10,7 @@ from itertools import pairwise
 
 WIDTH = 440  # of every figure, in its own units: as wide as a phone, so that text stays readable there
 LINE = 15  # height of a line of text
+CLOSE = 30  # a tick nearer than this to the last is not written
 
 
 @dataclass(kw_only=True)
@@ -39,23 +40,34 @@ class Panel:
             - _share(y, self.y, log=self.log_y) * (self.height - self.top - self.bottom)
         )
 
-    def axes(self, x: str, y: str, *, name: Callable[[float], str] = "{:g}".format) -> None:
-        """Ticks, grid and labels; `name` writes the ticks of the vertical axis."""
-        floor, ceiling = self.height - self.bottom, self.top
+    def axes(
+        self,
+        x: str,
+        y: str,
+        *,
+        name: Callable[[float], str] = "{:.15g}".format,
+        across: Sequence[tuple[float, str]] = (),
+    ) -> None:
+        """Ticks, grid and labels; `name` writes the vertical ticks; `across`: those of the other axis."""
+        floor, ends = self.height - self.bottom, (self.left, WIDTH - self.right)
         for value in ticks(self.y, log=self.log_y):
             at = self.down(value)
-            self.segment((self.left, at), (WIDTH - self.right, at), "grid")
-            self.text((self.left - 6, at + 4), name(value), "tick", anchor="end")
-        for value in ticks(self.x, log=self.log_x):
+            self.segment((ends[0], at), (ends[1], at), "grid")
+            self.text((ends[0] - 6, at + 4), name(value), "tick", anchor="end")
+        last, both = -math.inf, self.log_x and self.log_y
+        found = ((at, name(at) if both else f"{at:,.15g}") for at in ticks(self.x, log=self.log_x))
+        for value, text in across or found:
             at = self.across(value)
             self.segment((at, floor), (at, floor + 4), "axis")
-            tick = name(value) if self.log_x and self.log_y else f"{value:,.15g}"
-            self.text((at, floor + 17), tick, "tick", anchor="middle")
-        self.segment((self.left, floor), (WIDTH - self.right, floor), "axis")
-        middle = (ceiling + floor) / 2
-        self.text(((self.left + WIDTH - self.right) / 2, self.height - 6), x, "label", anchor="middle")
-        turned = f' transform="rotate(-90 11 {middle:.1f})"'
-        self.text((11, middle), y, "label", anchor="middle", more=turned)
+            if at - last >= CLOSE:
+                self.text((at, floor + 17), text, "tick", anchor="middle")
+                last = at
+        self.segment((ends[0], floor), (ends[1], floor), "axis")
+        self.text((sum(ends) / 2, self.height - 6), x, "label", anchor="middle")
+        if y:
+            middle = (self.top + floor) / 2
+            turned = f' transform="rotate(-90 11 {middle:.1f})"'
+            self.text((11, middle), y, "label", anchor="middle", more=turned)
 
     def curve(self, points: Iterable[tuple[float, float]], style: str) -> None:
         """A line through data points."""
@@ -68,8 +80,19 @@ class Panel:
 
     def dot(self, point: tuple[float, float], style: str) -> None:
         """A round mark at a data point."""
-        across, down = self.across(point[0]), self.down(point[1])
-        self.drawn.append(f'<circle class="{style}" cx="{across:.1f}" cy="{down:.1f}" r="4.5"/>')
+        self.disc((self.across(point[0]), self.down(point[1])), 4.5, f"mark {style}")
+
+    def mark(self, place: tuple[float, float], style: str) -> None:
+        """At a place on the page a disc for the release, a square for the rest: told apart without colour."""
+        if style == "release":
+            self.disc(place, 4.5, "mark release")
+        else:
+            self.box((place[0] - 3.5, place[1] - 3.5), (7, 7), f"mark {style}")
+
+    def disc(self, middle: tuple[float, float], radius: float, style: str) -> None:
+        """A disc at a place on the page."""
+        x, y = middle
+        self.drawn.append(f'<circle class="{style}" cx="{x:.1f}" cy="{y:.1f}" r="{radius:g}"/>')
 
     def segment(self, start: tuple[float, float], end: tuple[float, float], style: str) -> None:
         """A straight line between two places on the page."""
@@ -103,11 +126,11 @@ class Panel:
                 at = middle - high / 2 + LINE * row + 11
                 self.text((WIDTH - self.right + 8, at), line, f"name {style}")
 
-    def stamp(self) -> None:
+    def void_mark(self) -> None:
         """VOID, across what would otherwise be read as a promise."""
         x, y = (self.left + WIDTH - self.right) / 2, (self.top + self.height - self.bottom) / 2
         self.text(
-            (x, y + 16), "VOID", "stamp", anchor="middle", more=f' transform="rotate(-18 {x:.1f} {y:.1f})"'
+            (x, y + 16), "VOID", "void", anchor="middle", more=f' transform="rotate(-18 {x:.1f} {y:.1f})"'
         )
 
     def _path(self, points: Iterable[tuple[float, float]]) -> str:

@@ -1,4 +1,4 @@
-"""The finding of each figure, which is its title."""
+"""The title of each figure: its finding."""
 
 from __future__ import annotations
 

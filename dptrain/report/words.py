@@ -1,8 +1,9 @@
-"""How numbers and states are put into words, the same on the console, in the documents and in the figures."""
+"""Numbers and states in words, the same on the console, in the documents and in the figures."""
 
 from __future__ import annotations
 
 import math
+import re
 
 from dptrain.contracts import Interval, Statement
 from dptrain.contracts.rounding import percent_up, rounded_up, rounded_up_to
@@ -75,6 +76,11 @@ def delta(value: float) -> str:
     ('1e-05', '0.000123457')
     """
     return rounded_up_to(value, 6)
+
+
+def tied(text: str) -> str:
+    """The same, no line broken between a number and its percent sign."""
+    return re.sub(r"(?<=\d) %", "\u00a0%", text)
 
 
 def duration(seconds: float) -> str:

@@ -22,7 +22,7 @@ from dptrain.comparison import choose
 from dptrain.comparison.compare import compare
 from dptrain.comparison.gather import Selection
 from dptrain.contracts.rounding import rounded_up
-from dptrain.report.comparison import figures, tables
+from dptrain.report.comparison import axes, figures, tables
 from dptrain.report.comparison import sentences as said
 from dptrain.report.comparison.console import show
 from dptrain.report.comparison.page import TITLES, as_html, as_json, write_html
@@ -209,7 +209,7 @@ def test_bounds_are_one_curve_whatever_the_series(mixed):
 
 
 def test_without_several_epsilons_points_stand_side_by_side(sizes):
-    at = figures.places(sizes.points)
+    at = axes.places(sizes.points)
     assert (at.name, [text for _, text in at.ticks]) == ("channels", ["[8]", "[32]", "[128]"])
     assert not at.joined
     assert "line release" not in figures.utility(sizes).svg()

@@ -20,7 +20,7 @@ from dptrain.contracts import Exposed, Gallery, Interval, Leakage, Report
 from dptrain.report import sentences, tables
 from dptrain.report.figure import style
 from dptrain.report.html import as_html, write_html
-from dptrain.report.leakage_words import spoken
+from dptrain.report.leakage_words import readable
 from dptrain.report.render import marked
 from dptrain.report.sections import TITLES
 
@@ -88,7 +88,7 @@ def test_the_verdict_comes_first_and_every_section_is_named(full: Report) -> Non
 
 def test_every_number_of_the_tables_is_there(full: Report) -> None:
     text = Outline(as_html(full), VOID_TAGS).text
-    said = dataclasses.replace(full, leakage=tuple(map(spoken, full.leakage)))
+    said = dataclasses.replace(full, leakage=tuple(map(readable, full.leakage)))
     for table in (tables.utility(full), tables.leakage(said), tables.statement(full.guarantee)):
         for row in table.rows:
             for cell in row:

@@ -25,7 +25,7 @@ from dptrain.evidence.verdict import (
     verdict,
 )
 from dptrain.report import words
-from dptrain.report.leakage_words import compatible, meaning, metric, named, sentence, spoken
+from dptrain.report.leakage_words import compatible, meaning, metric, named, readable, sentence
 from dptrain.report.tables import _line as row_of
 
 SHARES = st.integers(0, 1000).map(lambda n: n / 1000)  # as they are printed
@@ -154,8 +154,8 @@ def test_true_positives_are_labelled_with_the_rate_that_their_bound_holds_at() -
     line = make(metric="tpr_at_fpr_0.01", details={"fpr_upper": 0.0411, "fpr_asked": 0.01}, bound=0.198)
     assert metric(line) == "true positives at up to 4.11 % false alarms"
     assert named(line) == "TPR at FPR up to 4.11 % (tpr_at_fpr_0.01)"
-    assert spoken(line).metric == metric(line)
-    assert not re.search(r"\b1 %", metric(line) + sentence(spoken(line), void=False))
+    assert readable(line).metric == metric(line)
+    assert not re.search(r"\b1 %", metric(line) + sentence(readable(line), void=False))
 
 
 def test_a_certificate_above_epsilon_that_the_curve_allows_is_explained() -> None:

@@ -1,4 +1,4 @@
-"""Axes and marks of a comparison's figures, on the house's panel."""
+"""Axes and marks of a comparison's figures, on the panel of all figures."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ from dptrain.contracts.rounding import rounded_up_to
 from dptrain.evidence.repeats import Spread
 from dptrain.report import words
 from dptrain.report.comparison.points import Point
-from dptrain.report.svg import WIDTH, Panel, ticks
+from dptrain.report.svg import WIDTH, Panel
 
 LEFT = 52  # room for the ticks and the name of the axis
 RIGHT = 112  # room for names beside the lines
-FEATHER = 0.12  # of the range, left free above and below
+PADDING = 0.12  # of the range, left free above and below
 FAR = 1.0  # ranges below the rest, and a floor is named at the edge instead of drawn
 LEAST = 0.01  # epsilon where the logarithmic axis begins
-CLOSE = 30  # a tick nearer than this to the last is not written
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,30 +85,9 @@ def make_panel(
     low, high = min(values), max(values)
     near = [floor for floor in floors if low - floor <= FAR * (high - low)]
     low = min(low, *near) if near else low
-    free = FEATHER * (high - low) or 0.05
+    free = PADDING * (high - low) or 0.05
     ends = max(low - free, min(0.0, low)), high + free
     return Panel(x=(0, 1), y=ends, left=LEFT, right=right, height=height)
-
-
-def draw_axes(panel: Panel, at: Places, y: str) -> None:
-    """The vertical axis of the house; the horizontal one with ticks where the points are."""
-    floor, last = panel.height - panel.bottom, -math.inf
-    ends = panel.left, WIDTH - panel.right
-    for value in ticks(panel.y, log=False):
-        panel.segment((ends[0], panel.down(value)), (ends[1], panel.down(value)), "grid")
-        panel.text((ends[0] - 6, panel.down(value) + 4), f"{value:.15g}", "tick", anchor="end")
-    for place, text in at.ticks:
-        x = panel.across(place)
-        panel.segment((x, floor), (x, floor + 4), "axis")
-        if x - last >= CLOSE:
-            panel.text((x, floor + 17), text, "tick", anchor="middle")
-            last = x
-    panel.segment((ends[0], floor), (ends[1], floor), "axis")
-    panel.text((sum(ends) / 2, panel.height - 6), at.name, "label", anchor="middle")
-    if y:
-        middle = (panel.top + floor) / 2
-        turned = f' transform="rotate(-90 11 {middle:.1f})"'
-        panel.text((11, middle), y, "label", anchor="middle", more=turned)
 
 
 def draw_floor(panel: Panel, floor: float, labels: list[tuple[float, str, str]]) -> None:
@@ -153,9 +131,7 @@ def draw_whisker(panel: Panel, at: float, each: Spread, style: str) -> None:
         for end in (low, high):
             panel.segment((x - 4, end), (x + 4, end), f"whisker {style}")
     for value in each.values:
-        panel.drawn.append(
-            f'<circle class="seed {style}" cx="{x + 8:.1f}" cy="{panel.down(value):.1f}" r="2"/>'
-        )
+        panel.disc((x + 8, panel.down(value)), 2, f"seed {style}")
 
 
 def draw_tick(panel: Panel, at: float, value: float, style: str) -> None:

@@ -1,4 +1,4 @@
-"""The figures of a comparison: utility, leakage and frontier, drawn with the house's panel."""
+"""The figures of a comparison: utility, leakage and frontier, drawn on the panel of all figures."""
 
 from __future__ import annotations
 
@@ -7,19 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dptrain.report import words
-from dptrain.report.comparison.axes import (
-    clip,
-    draw_axes,
-    draw_floor,
-    draw_measured,
-    draw_steady,
-    draw_tick,
-    draw_whisker,
-    make_panel,
-    places,
-    reach,
-    shared_key,
-)
+from dptrain.report.comparison import axes
 from dptrain.report.comparison.points import VOID, Comparison, Line, Point
 from dptrain.report.comparison.sentences import ends, metric_name
 from dptrain.report.defences import OPEN
@@ -33,33 +21,33 @@ STYLES = ("release", "second", "third", "fourth", "fifth")
 def utility(comparison: Comparison) -> Figure:
     """Accuracy of each point with its seeds, between the floor and the twin's line."""
     points = shown(comparison)
-    at = places(points)
+    at = axes.places(points)
     floors = [point.floor for point in points if point.floor is not None]
-    extent = [end for point in points for end in reach(point.accuracy, point.control_accuracy)]
-    panel = make_panel(extent, floors)
-    draw_axes(panel, at, "accuracy")
+    extent = [end for point in points for end in axes.reach(point.accuracy, point.control_accuracy)]
+    panel = axes.make_panel(extent, floors)
+    panel.axes(at.name, "accuracy", across=at.ticks)
     labels: list[tuple[float, str, str]] = []
-    twins = [(at.by_point[p.label], p.control_accuracy.centre) for p in points if p.control_accuracy]
-    if twins:
-        draw_steady(panel, twins, "line control dashed")
-        labels.append((twins[-1][1], "control", f"non-private twin\n{words.number(twins[-1][1])}"))
+    controls = [(at.by_point[p.label], p.control_accuracy.centre) for p in points if p.control_accuracy]
+    if controls:
+        axes.draw_steady(panel, controls, "line control dashed")
+        labels.append((controls[-1][1], "control", f"non-private twin\n{words.number(controls[-1][1])}"))
     if floors:
-        draw_floor(panel, floors[0], labels)
+        axes.draw_floor(panel, floors[0], labels)
     for series in _series(points, joined=at.joined):
         found = [(at.by_point[point.label], point.accuracy) for point in series.points]
-        draw_measured(panel, found, series.style, joined=at.joined)
+        axes.draw_measured(panel, found, series.style, joined=at.joined)
         last = found[-1][1].centre
-        if series.spoken:
-            labels.append((last, series.style, f"{clip(series.spoken)}\n{words.number(last)}"))
+        if series.label:
+            labels.append((last, series.style, f"{axes.clip(series.label)}\n{words.number(last)}"))
     panel.labels(labels)
-    told = "; ".join(f"{point.label}: {ends(point.accuracy)}" for point in points)
+    described = "; ".join(f"{point.label}: {ends(point.accuracy)}" for point in points)
     return Figure(
         name="utility",
         title="What privacy costs in accuracy",
         caption="Dots: mean or median over seeds, with its interval if there is one. Small dots: the seeds."
-        + (f" Lines: {shared_key(points)}." if at.joined and shared_key(points) else ""),
-        summary=f"Accuracy on test records. {told}."
-        + (f" The non-private twin: {words.number(twins[-1][1])}." if twins else ""),
+        + (f" Lines: {axes.shared_key(points)}." if at.joined and axes.shared_key(points) else ""),
+        summary=f"Accuracy on test records. {described}."
+        + (f" The non-private twin: {words.number(controls[-1][1])}." if controls else ""),
         panel=panel,
     )
 
@@ -72,27 +60,27 @@ def leakage(comparison: Comparison) -> list[Figure]:
 
 
 def _leakage(points: Sequence[Point], key: tuple[str, str, str], name: str) -> Figure:
-    at = places(points)
+    at = axes.places(points)
     lines = [(point, line) for point in points for line in point.lines if line.key == key]
-    extent = [end for _, line in lines for end in reach(line.measured, line.control)]
+    extent = [end for _, line in lines for end in axes.reach(line.measured, line.control)]
     bounds: dict[float, float] = {}  # the weakest at each place: series may share one
     for point, line in lines:
         place = at.by_point[point.label]
         if line.bound is not None and point.private:
             bounds[place] = max(line.bound, bounds.get(place, -math.inf))
     floors = [line.floor for _, line in lines if line.floor is not None]
-    panel = make_panel([*extent, *bounds.values(), *floors], height=230)
-    draw_axes(panel, at, "")
+    panel = axes.make_panel([*extent, *bounds.values(), *floors], height=230)
+    panel.axes(at.name, "", across=at.ticks)
     labels: list[tuple[float, str, str]] = []
     if floors:
-        draw_floor(panel, floors[0], labels)
+        axes.draw_floor(panel, floors[0], labels)
     if bounds:
         curve = sorted(bounds.items())
         if at.joined and len(curve) > 1:
             panel.curve(curve, "line bound")
         else:
             for place, bound in curve:
-                draw_tick(panel, place, bound, "line bound")
+                axes.draw_tick(panel, place, bound, "line bound")
         labels.append((curve[-1][1], "bound", f"bound {words.at_most(curve[-1][1])}"))
     by_point = {point.label: line for point, line in lines}
     every = _series([point for point, _ in lines], joined=at.joined)
@@ -100,23 +88,23 @@ def _leakage(points: Sequence[Point], key: tuple[str, str, str], name: str) -> F
         mine = [(at.by_point[point.label], by_point[point.label]) for point in series.points]
         controls = [(place - 0.03, line.control) for place, line in mine if line.control is not None]
         if controls:
-            draw_measured(panel, controls, "control", joined=at.joined, dashed=True)
+            axes.draw_measured(panel, controls, "control", joined=at.joined, dashed=True)
             if series is every[-1]:
                 last = controls[-1][1].centre
                 labels.append((last, "control", f"twin {words.number(last)}"))
         found = [(place, line.measured) for place, line in mine]
-        draw_measured(panel, found, series.style, joined=at.joined)
+        axes.draw_measured(panel, found, series.style, joined=at.joined)
         last = found[-1][1].centre
-        if series.spoken:
-            gap = " " if series.spoken == RELEASED else "\n"
-            labels.append((last, series.style, f"{clip(series.spoken)}{gap}{words.number(last)}"))
+        if series.label:
+            gap = " " if series.label == RELEASED else "\n"
+            labels.append((last, series.style, f"{axes.clip(series.label)}{gap}{words.number(last)}"))
     panel.labels(labels)
     attack, metric, _ = key
     return Figure(
         name=name,
         title=metric_name(attack, metric),
         caption="" if bounds else "No theorem bounds this.",
-        summary=" ".join(_told(point, line) for point, line in lines),
+        summary=" ".join(_described(point, line) for point, line in lines),
         panel=panel,
     )
 
@@ -127,7 +115,7 @@ class Series:
 
     points: tuple[Point, ...]
     style: str
-    spoken: str
+    label: str
 
 
 def _series(points: Sequence[Point], *, joined: bool) -> list[Series]:
@@ -135,23 +123,23 @@ def _series(points: Sequence[Point], *, joined: bool) -> list[Series]:
     names = list(dict.fromkeys(point.series for point in points))
     grouped = [tuple(point for point in points if point.series == name) for name in names]
     if not joined:
-        spoken = [""] * (len(names) - 1) + [RELEASED]
+        labels = [""] * (len(names) - 1) + [RELEASED]
         return [
-            Series(points=each, style=STYLES[0], spoken=name)
-            for each, name in zip(grouped, spoken, strict=True)
+            Series(points=each, style=STYLES[0], label=name)
+            for each, name in zip(grouped, labels, strict=True)
         ]
-    key = shared_key(points)
+    key = axes.shared_key(points)
     return [
         Series(
             points=each,
             style=STYLES[min(place, len(STYLES) - 1)],
-            spoken=(name.partition(" = ")[2] if key else name) or RELEASED,
+            label=(name.partition(" = ")[2] if key else name) or RELEASED,
         )
         for place, (each, name) in enumerate(zip(grouped, names, strict=True))
     ]
 
 
-def _told(point: Point, line: Line) -> str:
+def _described(point: Point, line: Line) -> str:
     text = f"{point.label}: measured {ends(line.measured)}"
     text += "" if line.control is None else f", twin {ends(line.control)}"
     return f"{text}, bound {words.bound(line.bound) if point.private else 'none'}."
@@ -163,14 +151,14 @@ def frontier(comparison: Comparison) -> Figure | None:
     if not points:
         return None
     bounds = {point.label: point.membership_bound or 0.0 for point in points}
-    panel = make_panel([end for point in points for end in reach(point.accuracy)], right=20)
+    panel = axes.make_panel([end for point in points for end in axes.reach(point.accuracy)], right=20)
     panel.x = (0.0, 1.12 * max(bounds.values()))
     panel.axes("most true positives of any test at 1 % false alarms", "accuracy")
     best = sorted((bounds[point.label], point.accuracy.centre) for point in points if point.pareto)
     panel.curve(best, "line second dashed")
     for point in points:
         style = "second" if point.pareto else "hollow"
-        draw_whisker(panel, bounds[point.label], point.accuracy, style)
+        axes.draw_whisker(panel, bounds[point.label], point.accuracy, style)
         panel.dot((bounds[point.label], point.accuracy.centre), f"mark {style}")
     named = [point for point in points if point.pareto]
     places_of = [panel.across(bounds[point.label]) for point in named]
@@ -182,8 +170,8 @@ def frontier(comparison: Comparison) -> Figure | None:
     heights = apart(wanted, [LINE] * len(named), low=0.0, high=float(panel.height - panel.bottom))
     for point, x, turned, height in zip(named, places_of, left, heights, strict=True):
         place = (x - 10, height + 4) if turned else (x + 14, height + 4)
-        panel.text(place, clip(point.label, 24), "name second", anchor="end" if turned else "start")
-    told = "; ".join(
+        panel.text(place, axes.clip(point.label, 24), "name second", anchor="end" if turned else "start")
+    described = "; ".join(
         f"{point.label}: accuracy {ends(point.accuracy)} at a bound of "
         f"{words.percent_at_most(bounds[point.label])}"
         + (", on the frontier" if point.pareto else ", beaten by another")
@@ -193,7 +181,7 @@ def frontier(comparison: Comparison) -> Figure | None:
         name="frontier",
         title="What can be had",
         caption="Filled: no other point is better in both. Hollow: another is. To the upper left is better.",
-        summary=f"{told}.",
+        summary=f"{described}.",
         panel=panel,
     )
 

@@ -1,4 +1,4 @@
-"""What a comparison leaves for other programs beside its page: its points as a table, and its figures."""
+"""Files of a comparison for other programs: its points as a table, and its figures."""
 
 from __future__ import annotations
 

@@ -169,12 +169,12 @@ def _search(comparison: Comparison) -> Section:
 def _reproduce(comparison: Comparison) -> Section:
     blocks: list[Block] = [
         Paragraph("This page:"),
-        Code(text=comparison.command, name="Command of this page"),
+        Code(comparison.command, "Command of this page"),
     ]
     commands = list(dict.fromkeys(each for point in comparison.points for each in point.reproduce if each))
     if commands:
         summary = f"The {len(commands)} commands of its runs"
-        blocks.append(Code(text="\n".join(commands), name="Commands of the runs", summary=summary))
+        blocks.append(Code("\n".join(commands), "Commands of the runs", summary))
     if comparison.missing:
         table = _table(tables.missing(comparison), "missing-table", "Asked for and not shown.", wide=False)
         blocks += [Heading("Missing runs"), table]
@@ -182,7 +182,7 @@ def _reproduce(comparison: Comparison) -> Section:
 
 
 def _table(content: Table, name: str, caption: str, *, wide: bool = True) -> Tabular:
-    return Tabular(table=content, name=name, caption=caption, style="wide" if wide else "short")
+    return Tabular(content, name, caption, style="wide" if wide else "short")
 
 
 def _section(name: str, *blocks: Block) -> Section:

@@ -1,4 +1,4 @@
-"""What runs say together: the types that the comparison page and its table are made from."""
+"""Types of a comparison of runs, from which its page and its tables are made."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class SearchCost:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judged:
+class LimitOutcome:
     """One limit at one point: the number that was used, and what came of it."""
 
     limit: str
@@ -119,7 +119,7 @@ class Answer:
     """Which points meet all limits."""
 
     limits: tuple[str, ...]
-    judged: tuple[Judged, ...]
+    judged: tuple[LimitOutcome, ...]
     met: tuple[str, ...]  # labels, the smallest epsilon first
     sentence: str
 

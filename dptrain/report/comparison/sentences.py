@@ -1,4 +1,4 @@
-"""What a comparison says in words, once for the page and for the console."""
+"""The sentences of a comparison, once for the page and for the console."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 from dptrain.evidence.repeats import FEWEST, Paired, Spread
 from dptrain.report import words
-from dptrain.report.comparison.points import UNDECIDED, VOID, Comparison, Judged, Point
-from dptrain.report.leakage_words import spoken_metric
+from dptrain.report.comparison.points import UNDECIDED, VOID, Comparison, LimitOutcome, Point
+from dptrain.report.leakage_words import readable_metric
 from dptrain.report.selection import TEAM_ONLY
 
 CONSERVATIVE = (
@@ -69,9 +69,9 @@ def p_value(found: Paired) -> str:
 
 def metric_name(attack: str, metric: str, interface: str = "", fpr: float | None = None) -> str:
     """An attack and its metric as a person says them; `fpr`: the false-positive rate that bounds hold at."""
-    spoken = spoken_metric(metric, fpr)
+    named = readable_metric(metric, fpr)
     met = f" ({interface.replace('_', ' ')})" if interface not in ("", "confidences") else ""
-    return f"{attack.replace('_', ' ')}: {spoken}{met}"
+    return f"{attack.replace('_', ' ')}: {named}{met}"
 
 
 def epsilon(point: Point) -> str:
@@ -90,7 +90,7 @@ def membership(point: Point) -> str:
     return "none (not private)" if not point.private else words.percent_at_most(point.membership_bound)
 
 
-def judged(found: Judged) -> str:
+def outcome(found: LimitOutcome) -> str:
     """What came of a limit at a point, and the number that decided it."""
     if found.used is None or found.outcome == UNDECIDED or found.basis == "the guarantee is void":
         return f"{found.outcome} [{found.basis}]"
@@ -116,10 +116,11 @@ def overview(comparison: Comparison) -> Iterator[str]:
     proved = [point for point in comparison.points if point.private]
     if len(proved) > 1:
         first, last = min(proved, key=lambda p: p.epsilon), max(proved, key=lambda p: p.epsilon)
-        twin = last.control_accuracy
+        control = last.control_accuracy
+        beside = "" if control is None else f", whose non-private twin reaches {ends(control)}"
         yield (
             f"Accuracy is {ends(first.accuracy)} at **{first.label}** and {ends(last.accuracy)} at "
-            f"**{last.label}**{'' if twin is None else f', whose non-private twin reaches {ends(twin)}'}."
+            f"**{last.label}**{beside}."
         )
         if None not in (first.membership_bound, last.membership_bound):
             yield (

@@ -6,24 +6,15 @@ import math
 
 from dptrain.report import words
 from dptrain.report.blocks import Table
+from dptrain.report.comparison import sentences
 from dptrain.report.comparison.points import VOID, Answer, Comparison, Line, Point
-from dptrain.report.comparison.sentences import (
-    composed,
-    difference,
-    ends,
-    epsilon,
-    judged,
-    membership,
-    metric_name,
-    p_value,
-)
 
 
 def answer(comparison: Comparison, found: Answer) -> Table:
     """Every limit at every point."""
     by_place = {(each.point, each.limit): each for each in found.judged}
     rows = tuple(
-        (point.label, *(judged(by_place[point.label, limit]) for limit in found.limits))
+        (point.label, *(sentences.outcome(by_place[point.label, limit]) for limit in found.limits))
         for point in comparison.points
     )
     return Table(heads=("point", *found.limits), rows=rows, numeric=range(1, 1 + len(found.limits)))
@@ -55,11 +46,11 @@ def utility(comparison: Comparison) -> Table:
         rows=tuple(
             (
                 point.label,
-                ends(point.accuracy),
-                "" if point.auroc is None else ends(point.auroc),
-                "none" if point.control_accuracy is None else ends(point.control_accuracy),
-                "" if point.cost is None else difference(point.cost),
-                "" if point.cost is None else p_value(point.cost),
+                sentences.ends(point.accuracy),
+                "" if point.auroc is None else sentences.ends(point.auroc),
+                "none" if point.control_accuracy is None else sentences.ends(point.control_accuracy),
+                "" if point.cost is None else sentences.difference(point.cost),
+                "" if point.cost is None else sentences.p_value(point.cost),
                 ", ".join(map(str, point.seeds)),
             )
             for point in comparison.points
@@ -75,8 +66,8 @@ def neighbours(comparison: Comparison) -> Table:
         rows=tuple(
             (
                 f"{each.before} → {each.after}",
-                difference(each.paired),
-                f"{p_value(each.paired)} [{each.paired.test}]",
+                sentences.difference(each.paired),
+                f"{sentences.p_value(each.paired)} [{each.paired.test}]",
                 str(each.paired.pairs),
             )
             for each in comparison.neighbours
@@ -103,11 +94,11 @@ def leakage(comparison: Comparison) -> Table:
 
 def _line(point: Point, line: Line) -> tuple[str, ...]:
     return (
-        metric_name(line.attack, line.metric, line.interface, line.fpr),
+        sentences.metric_name(line.attack, line.metric, line.interface, line.fpr),
         point.label,
-        ends(line.measured),
+        sentences.ends(line.measured),
         "" if line.floor is None else words.number(line.floor),
-        "none" if line.control is None else ends(line.control),
+        "none" if line.control is None else sentences.ends(line.control),
         "void" if point.status == VOID else words.bound(line.bound),
         "; ".join(f"{count} × {verdict}" for verdict, count in line.verdicts.items()),
     )
@@ -120,10 +111,10 @@ def guarantees(comparison: Comparison) -> Table:
         rows=tuple(
             (
                 point.label,
-                epsilon(point),
+                sentences.epsilon(point),
                 "" if point.status == VOID or math.isinf(point.epsilon) else words.delta(point.delta),
                 "" if point.noise_multiplier is None else _range(point.noise_multiplier),
-                membership(point),
+                sentences.membership(point),
                 comparison.unit,
                 str(len(point.runs)),
             )
@@ -147,7 +138,7 @@ def search(comparison: Comparison) -> Table:
             ),
             (
                 f"all {cost.models} models",
-                composed(comparison),
+                sentences.composed(comparison),
                 f"At δ = {words.delta(cost.delta)}, for those who see every model: {cost.rule}.",
             ),
             (

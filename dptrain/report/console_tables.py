@@ -1,0 +1,214 @@
+"""The tables of the terminal: the plan, the results, the output defences, the checks of a release."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from dptrain.contracts import Briefing, Interval, Leakage, Report
+from dptrain.evidence.verdict import BROKEN, LEAKS, NOT_SHOWN, RESISTED, kind
+from dptrain.report import defences, words
+from dptrain.report.leakage_words import named
+
+TONE = {LEAKS: "yellow", BROKEN: "bold red", RESISTED: "green", NOT_SHOWN: "bold yellow"}
+MARKS = {True: ("holds", "green"), False: ("DOES NOT MATCH", "bold red"), None: ("open", "dim")}
+
+
+def plan(briefing: Briefing) -> Iterator[tuple[str, str | Text]]:
+    """The rows of the plan: name and text."""
+    plan = briefing.plan
+    if plan is None:
+        yield "guarantee", Text(words.NOT_PRIVATE, style="yellow")
+    else:
+        yield (
+            "guarantee",
+            Text.assemble(
+                (f"ε = {words.epsilon(briefing.epsilon)}", "bold cyan"),
+                f" at δ = {words.delta(briefing.delta)}, per {briefing.unit}",
+            ),
+        )
+        yield "", f"one {briefing.unit} {words.ADJACENCY[plan.adjacency]}"
+        yield from plan.describe()
+    yield "", ""
+    yield "data", briefing.data
+    yield "", f"{briefing.train:,} to train on, {briefing.holdout:,} held out, {briefing.test:,} to test on"
+    if briefing.copies:
+        yield "warning", briefing.copies
+    yield "model", f"{briefing.model}, {briefing.parameters:,} parameters, on {briefing.device}"
+    if briefing.features:
+        yield "", f"its frozen features are made anew at each step: {briefing.features}"
+    yield "attacks", "\n".join(briefing.attacks) if briefing.attacks else "none"
+    yield "", ""
+    yield "time", "unknown" if briefing.seconds is None else f"about {words.duration(briefing.seconds)}"
+    yield "folder", near(briefing.folder)
+
+
+def results(report: Report, *, wide: bool) -> Table:
+    """Utility, guarantee and leakage under the same heads.
+
+    A narrow table has the verdict below the name and leaves the control's interval to report.md.
+    """
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, pad_edge=False, expand=True)
+    table.add_column("", ratio=1, overflow="fold")
+    for head in ("measured", "floor", "control", "bound", "limit"):
+        table.add_column(head, justify="right", no_wrap=True)
+    if wide:
+        table.add_column("verdict", max_width=24)
+    parts = {"UTILITY": _utility(report), "GUARANTEE": _guarantee(report), "LEAKAGE": _leakage(report)}
+    for number, (title, rows) in enumerate((title, rows) for title, rows in parts.items() if rows):
+        if number:
+            table.add_row()
+        table.add_row(Text(title, style="bold cyan"))
+        for row in rows:
+            table.add_row(*row.cells(wide=wide))
+    return table
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Row:
+    """A row of the results; what is None is left empty."""
+
+    name: str
+    detail: str = ""
+    measured: RenderableType = ""
+    floor: float | None = None
+    control: Interval | float | None = None
+    bound: RenderableType = ""
+    limit: float | None = None
+    verdict: Text | None = None
+
+    def cells(self, *, wide: bool) -> list[RenderableType]:
+        """The cells, the verdict in one of its own where there is room."""
+        lines: list[RenderableType] = [Text(self.name)]
+        if self.detail:
+            lines.append(Padding(Text(self.detail, style="dim"), (0, 0, 0, 2)))
+        if self.verdict is not None and not wide:
+            lines.append(Padding(self.verdict, (0, 0, 0, 2)))
+        control = self.control
+        if isinstance(control, Interval):
+            shown = _measured(control) if wide else _number(control.value)
+        else:
+            shown = _number(control)
+        cells = [self.measured, _number(self.floor), shown, self.bound, _number(self.limit)]
+        return [Group(*lines), *cells, *([self.verdict or ""] if wide else [])]
+
+
+def _utility(report: Report) -> list[_Row]:
+    utility, control = report.utility, report.control
+    return [
+        _Row(
+            name="test accuracy",
+            detail=f"{utility.records:,} records",
+            measured=_measured(utility.accuracy, "bold"),
+            floor=report.floor_accuracy,
+            control=None if control is None else control.accuracy,
+        ),
+        _Row(
+            name="AUROC",
+            measured=_number(utility.auroc),
+            control=None if control is None else control.auroc,
+        ),
+        _Row(name="loss", measured=_number(utility.loss), control=None if control is None else control.loss),
+    ]
+
+
+def _guarantee(report: Report) -> list[_Row]:
+    stated = report.guarantee
+    epsilon = words.at_most(stated.epsilon) if words.is_private(stated) else "none"
+    first = _Row(
+        name=f"ε at δ = {words.delta(stated.delta)}, per {stated.unit}",
+        floor=0.0,
+        bound=_bound(epsilon, stated.void),
+        verdict=_standing(report),
+    )
+    rates = [(float(rate), words.at_most(tpr)) for rate, tpr in stated.tpr_at_fpr.items()]
+    return [first] + [
+        _Row(name=f"membership TPR at FPR {words.percent(fpr)}", floor=fpr, bound=_bound(tpr, stated.void))
+        for fpr, tpr in rates
+    ]
+
+
+def _leakage(report: Report) -> list[_Row]:
+    void = report.guarantee.void
+    return [
+        _Row(
+            name=line.attack,
+            detail=_detail(line, void=void),
+            measured=_measured(line.value, "bold"),
+            floor=line.floor,
+            control=line.control,
+            bound=Text(words.NO_BOUND, style="dim")
+            if line.bound is None
+            else _bound(words.at_most(line.bound), void),
+            limit=line.detection_limit,
+            verdict=Text(line.verdict, style=TONE.get(kind(line.verdict), "")),
+        )
+        for line in filter(defences.shown, report.leakage)
+    ]
+
+
+def output_defences(report: Report) -> Table | None:
+    """What each form of output leaves to attacks by query; None where only one was tried."""
+    names, rows = defences.table(report.leakage)
+    if not rows:
+        return None
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, expand=True)
+    table.add_column(Text("OUTPUT DEFENCES", style="bold cyan"), ratio=1, overflow="fold")
+    for name in ("floor", *names):
+        table.add_column(name.replace("_", " "), justify="right")
+    for name, floor, values in rows:
+        table.add_row(name, _number(floor), *("" if v is None else _number(v.value) for v in values))
+    return table
+
+
+def checks(found: Sequence[tuple[str, bool | None, str]]) -> Table:
+    """What was checked, whether it holds, and why."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    table.add_column(Text("VERIFIED", style="bold cyan"), no_wrap=True)
+    table.add_column("", no_wrap=True)
+    table.add_column("", overflow="fold")
+    for name, holds, why in found:
+        word, style = MARKS[holds]
+        table.add_row(Text(name), Text(word, style=style), Text(why))
+    return table
+
+
+def _detail(line: Leakage, *, void: bool) -> str:
+    """A line's metric, and what explains a value above its bound."""
+    chance = not void and line.bound is not None and line.value.low <= line.bound < line.value.value
+    return f"{named(line)}; compatible with its bound: the interval reaches below" if chance else named(line)
+
+
+def _standing(report: Report) -> Text:
+    """What may be said of the guarantee, in a word or two."""
+    if report.guarantee.void:
+        return Text("VOID", style="bold white on red")
+    if not words.is_private(report.guarantee):
+        return Text("nothing is proved", style="yellow")
+    return Text("proved", style="green")
+
+
+def _measured(value: Interval, style: str = "") -> Text:
+    return Text.assemble((words.number(value.value), style), "\n", (words.interval(value), "dim"))
+
+
+def _bound(text: str, void: bool) -> Text:
+    """A bound, unless it does not hold."""
+    return Text("void", style="bold red") if void else Text(text, style="bold")
+
+
+def _number(value: float | None) -> Text:
+    return Text("" if value is None else words.number(value))
+
+
+def near(path: Path) -> str:
+    """A path as seen from the current folder, where it lies below it."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)

@@ -16,9 +16,9 @@ from torch import Tensor
 from dptrain.attacks.bets import check_guesses, check_number
 from dptrain.attacks.likelihood import sampled_at
 from dptrain.contracts import (
+    Access,
     Bets,
     Canaries,
-    Knowledge,
     NoiseSeen,
     Observation,
     Release,
@@ -48,7 +48,7 @@ class CanaryLikelihoods:
         self.steps = 0
 
     def observe(self, step: Observation) -> None:
-        seen = step.undecided(Knowledge.CANARIES).double().cpu()
+        seen = step.undecided("canaries").double().cpu()
         length = step.lengths(self.canaries).double().cpu()
         # Without noise, some that is small beside a canary makes its coin all but certain.
         variance = step.noise_std**2 or 1e-6 * float(length.square().mean())
@@ -109,7 +109,8 @@ class CanaryAudit:
     `guesses` is the number of bets; None has it planned from the guarantee before any coin is seen.
     """
 
-    needs: ClassVar[frozenset[Knowledge]] = frozenset({Knowledge.TRANSCRIPT, Knowledge.CANARIES})
+    needs: ClassVar[frozenset[Access]] = frozenset({Access.TRANSCRIPT})
+    game: ClassVar[str] = "audit_canaries"
 
     guesses: int | None = None
 
@@ -130,7 +131,6 @@ class CanaryAudit:
         assert isinstance(seen, CanaryLikelihoods)
         return Bets(
             scores=seen.scores,
-            on=Knowledge.CANARIES,
             guesses=self.guesses,
             noise=seen.noise,
             sampling=seen.sampling,

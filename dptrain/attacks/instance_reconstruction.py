@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from dptrain.attacks.likelihood import sampled_at
 from dptrain.attacks.reference import train_reference
-from dptrain.contracts import Guesses, Knowledge, Observation, Release, Slots, Targets
+from dptrain.contracts import Access, Guesses, Observation, Release, Slots, Targets
 
 
 class SlotLikelihoods:
@@ -82,7 +82,8 @@ class TranscriptReconstruction:
     `gradient_elements` bounds the memory for candidates' gradients (numbers held at once).
     """
 
-    needs: ClassVar[frozenset[Knowledge]] = frozenset({Knowledge.TRANSCRIPT, Knowledge.SLOTS})
+    needs: ClassVar[frozenset[Access]] = frozenset({Access.TRANSCRIPT})
+    game: ClassVar[str] = "reconstruction"
 
     gradient_elements: int = 50_000_000
     overlap_every: int = 10
@@ -111,7 +112,8 @@ class WeightsReconstruction:
     the same population that were not trained on (difficulty calibration; Watson et al. 2022).
     """
 
-    needs: ClassVar[frozenset[Knowledge]] = frozenset({Knowledge.WEIGHTS, Knowledge.SLOTS})
+    needs: ClassVar[frozenset[Access]] = frozenset({Access.WEIGHTS})
+    game: ClassVar[str] = "reconstruction"
 
     reference_steps: int = 150
     reference_batch_size: int = 128

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dptrain.contracts import Budget, Context, Mechanism, Progress, Records, Release, Shadow, Splits
-from dptrain.evaluation.stage import reinitialise
+from dptrain.evaluation.untrained import reinitialise
 from dptrain.evidence.held_out import fresh_ids
 from dptrain.runs.cache import Cache, content_key, fingerprint, without_privacy
 

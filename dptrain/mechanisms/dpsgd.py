@@ -9,11 +9,11 @@ from typing import ClassVar
 from torch import nn
 
 from dptrain.contracts import (
-    ACCESS,
+    OF_A_TRAINING,
+    Access,
     Budget,
     Context,
     Guarantee,
-    Knowledge,
     Plan,
     Release,
     Sensitivity,
@@ -40,7 +40,7 @@ CHOOSING = "Choosing among runs by their results spends privacy that this run's 
 class DPSGD:
     """Differentially private stochastic gradient descent (Abadi et al. 2016), through Opacus."""
 
-    offers: ClassVar[frozenset[Knowledge]] = ACCESS
+    offers: ClassVar[frozenset[Access]] = OF_A_TRAINING
 
     settings: Settings
     max_grad_norm: float = 1.0

@@ -25,11 +25,11 @@ from dptrain.contracts import (
     Splits,
     Utility,
 )
-from dptrain.evaluation.assignment import Coins
+from dptrain.evaluation.assignment import Assignments
 from dptrain.evaluation.failures import reason
-from dptrain.evaluation.scorer import Court
+from dptrain.evaluation.scorer import Measured, Scorer, measure
 from dptrain.evaluation.shadows import ShadowTrainer
-from dptrain.evaluation.stage import Measured, Stage, Subject, measure
+from dptrain.evaluation.stage import Stage, Subject
 from dptrain.evidence.utility import measure_utility
 from dptrain.report.console import Console
 from dptrain.runs.cache import Cache, content_key, without_privacy
@@ -48,7 +48,7 @@ SHAPES_A_TRAINING = ("model", "optimizer", "mechanism", "training", "privacy", "
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """The records, the model, what coins decided, and where results are kept.
+    """The records, the model, what was assigned, and where results are kept.
 
     `context` surrounds every training but the one that is released: it has no folder and tells
     nobody of its metrics.
@@ -57,7 +57,7 @@ class Scene:
     config: Config
     parts: Parts
     splits: Splits
-    coins: Coins
+    assignments: Assignments
     model: nn.Module
     budget: Budget
     context: Context
@@ -67,13 +67,19 @@ class Scene:
     @cached_property
     def stage(self) -> Stage:
         """The attacks on the release, and what they aim at."""
-        return Stage.prepare(self.parts.attacks, self.splits, self.coins).with_shadows(self._shadows)
+        return Stage(
+            attacks=self.parts.attacks,
+            games=self.parts.games,
+            splits=self.splits,
+            assignments=self.assignments,
+            shadows=self._shadows,
+        )
 
     @cached_property
-    def faint(self) -> Stage:
-        """The attacks on the twin, in which canaries are faint and shadow models are never private."""
+    def control_stage(self) -> Stage:
+        """The attacks on the control model, whose canaries are short and whose shadows are never private."""
         shadows = replace(self._shadows, mechanism=self._shadows.plain)
-        return self.stage.for_twin().with_shadows(shadows)
+        return replace(self.stage, assignments=self.assignments.for_control(), shadows=shadows)
 
     def train(self, context: Context) -> tuple[Subject, Guarantee]:
         """Train what is to be released while attacks look on, in surroundings of its own."""
@@ -86,7 +92,7 @@ class Scene:
             return None
         started = time.perf_counter()
         kept, failed = self._kept_twin(mechanism)
-        seen = self.faint.observers()
+        seen = self.control_stage.observers()
         for name, watching in seen.items():
             if name in failed:
                 watching.error = failed[name]
@@ -99,7 +105,7 @@ class Scene:
         )
         return Subject(
             release=release,
-            targets=self.faint.targets,
+            targets=self.control_stage.targets,
             seen=seen,
             steps=kept["steps"],
             fit_seconds=time.perf_counter() - started,
@@ -120,7 +126,7 @@ class Scene:
         failed: dict[str, Exception] = {}
 
         def make() -> dict[str, Any]:
-            subject, _ = self._fit("train the twin", mechanism, self.faint, self.context)
+            subject, _ = self._fit("train the twin", mechanism, self.control_stage, self.context)
             failed.update({name: seen.error for name, seen in subject.seen.items() if seen.error is not None})
             made = {
                 "weights": dict(subject.release.weights),
@@ -137,19 +143,17 @@ class Scene:
             return twin.made, failed
 
     def attack(self, subject: Subject, twin: Subject | None, guarantee: Guarantee) -> Measured:
-        """Every attack on the subject, beside the twin, through each interface; judged."""
-        streams = self.context.streams
-        court = Court(
-            splits=self.splits,
-            coins=self.coins,
+        """Every attack on the subject, beside the twin, through each interface; scored."""
+        scorer = Scorer(
+            stage=self.stage,
+            nodes=self.config.game,
             guarantee=guarantee,
-            streams=streams,
-            evidence=self.config.evidence,
+            streams=self.context.streams,
             device=self.context.device,
             cache=self.cache,
         )
         outputs = make_outputs(self.config.release)
-        return measure(self.stage, subject, twin, court, streams, outputs, show=self.console.stage)
+        return measure(scorer, subject, twin, outputs, show=self.console.stage)
 
     def utility(self, subject: Subject) -> Utility:
         """How well a subject does on the test records."""
@@ -187,14 +191,14 @@ class Scene:
     @cached_property
     def _shadows(self) -> ShadowTrainer:
         """The adversary who trains models of their own, should an attack ask for them."""
-        drawing, streams = self.coins.drawing, self.context.streams
-        own = streams.seeded("shadows")  # nothing that an attack is handed may lead to the coins
+        assigned, streams = self.assignments.probes, self.context.streams
+        own = streams.seeded("shadows")  # nothing that an attack is handed may lead to the assignment
         return ShadowTrainer(
             mechanism=self.parts.mechanism,
             plain=self.parts.plain,
             model=self.model,
-            known=self.splits if drawing is None else drawing.known(self.splits),
-            probes=self.splits.holdout if drawing is None else drawing.probes,
+            known=self.splits if assigned is None else assigned.known(self.splits),
+            probes=self.splits.holdout if assigned is None else assigned.probes,
             budget=self.budget,
             context=replace(self.context, streams=replace(streams, seed=own.initial_seed())),
             recipe=self._recipe,
@@ -203,15 +207,19 @@ class Scene:
         )
 
     def _twin_key(self) -> str:
-        splits, streams, canaries = self.splits, self.context.streams, self.faint.targets.canaries
+        splits, streams = self.splits, self.context.streams
+        canaries = self.control_stage.assignments.enter(self.context).canaries
         groups = [] if splits.group_ids is None else [splits.group_ids]
-        watching = {name: self.config.attack[name] for name in self.stage.watching}
+        watching = {
+            name: [self.config.attack[name], self.config.game[attack.game]]
+            for name, attack in self.stage.watching.items()
+        }
         told = (
             streams.seed,
             streams.deterministic,
             str(self.context.dtype),
             splits.class_prior,
-            self.coins.fingerprint(splits),
+            self.assignments.fingerprint(splits),
             asdict(self.config.evidence),
             None if canaries is None else canaries.norm,
             splits.holdout.hashed().hexdigest(),

@@ -14,7 +14,7 @@ from torch import nn
 
 from dptrain.config import Config
 from dptrain.contracts import Briefing, Budget, Constants, Guarantee, Plan, Report, Splits, Statement
-from dptrain.evaluation.stage import Measured
+from dptrain.evaluation.scorer import Measured
 from dptrain.evidence.utility import majority_share
 from dptrain.evidence.verdict import of_void
 from dptrain.models.frozen import split

@@ -22,15 +22,15 @@ from dptrain.config import Config, Documents
 from dptrain.contracts import (
     BrokenGuarantee,
     Context,
-    Knowledge,
     Leakage,
     Report,
     Splits,
     Streams,
     Tracker,
+    wants_shadows,
 )
 from dptrain.evaluation import preconditions
-from dptrain.evaluation.assignment import declared_units, draw, sow_canaries
+from dptrain.evaluation.assignment import declared_units, prepare
 from dptrain.evaluation.stage import Subject
 from dptrain.evidence import criteria
 from dptrain.evidence.copies import count_copies
@@ -59,13 +59,13 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
     splits = load_splits(parts.source, streams)
     copies = count_copies(splits)
     units = declared_units(config.training)
-    splits, coins = draw(splits, parts.needs, config.evidence, streams, units)
+    splits, assignments = prepare(splits, parts.played, config.evidence, streams, units)
     model = make_model(config, parts.mechanism, splits, streams)
     budget = make_budget(config, splits)
     plan = parts.mechanism.plan(splits, budget)
-    score.refuse_uncovered(config, plan, coins.fingerprint(splits), folder)
-    coins = sow_canaries(coins, parts.needs, model, plan, config.evidence, streams)
-    preconditions.check(parts, splits, coins, budget)
+    score.refuse_uncovered(config, plan, assignments.fingerprint(splits), folder)
+    assignments = assignments.with_model(parts.played, model, plan, streams)
+    preconditions.check(parts, splits, assignments, budget)
     begun = begin_with(folder, model, config, splits)
     device = choose_device(config.device)
 
@@ -91,7 +91,7 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
     name = sweep_tracking.job_name(order.overrides, folder.name) if order.sweep else folder.name
     with parts.tracking.open(name, folder, runs.recall(folder, "tracked_as")) as tracker:
         runs.remember(folder, begun_with=begun)
-        runs.remember_records(folder, coins.fingerprint(splits))
+        runs.remember_records(folder, assignments.fingerprint(splits))
         runs.remember(folder, tracked_as=tracker.run_id)
         if order.sweep:
             sweeps.note_begun(folder, None if config.deterministic else plan)
@@ -107,13 +107,15 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
             device=device,
             dtype=getattr(torch, config.dtype),
             folder=folder,
-            features={} if parts.twin is not None or Knowledge.SHADOWS in parts.needs else None,
+            features={}
+            if parts.twin is not None or any(map(wants_shadows, parts.attacks.values()))
+            else None,
         )
         scene = Scene(
             config=config,
             parts=parts,
             splits=splits,
-            coins=coins,
+            assignments=assignments,
             model=model,
             budget=budget,
             context=replace(here, tracker=NullRun(), folder=None),
@@ -125,7 +127,7 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
         statement = replace(
             guarantee.statement(),
             interface=given_away(config.release),
-            assignment=coins.told(),
+            assignment=assignments.described(),
             date=runs.remember_once(folder, "trained", now()),
             constants=summary.constants(config, splits, units_public=budget.units_public),
             public_data=summary.public_data(config, splits),
@@ -215,6 +217,6 @@ def refuse_broken(report: Report) -> None:
 
 
 def _breach(line: Leakage) -> str:
-    """What shows that a guarantee is broken: what the judge saw, or a bound that was passed."""
+    """What shows that a guarantee is broken: what the scoring saw, or a bound that was passed."""
     seen = [part.removeprefix("broken: ") for part in line.notes.split("; ") if part.startswith("broken: ")]
     return "; ".join(seen) or f"at least {line.value.low:.3f}, is above the proved bound {line.bound:.6g}"

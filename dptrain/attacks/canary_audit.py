@@ -50,7 +50,7 @@ class CanaryLikelihoods:
     def observe(self, step: Observation) -> None:
         seen = step.undecided("canaries").double().cpu()
         length = step.lengths(self.canaries).double().cpu()
-        # Without noise, some that is small beside a canary makes its coin all but certain.
+        # Without noise, some that is small beside a canary makes it all but certain whether it takes part.
         variance = step.noise_std**2 or 1e-6 * float(length.square().mean())
         exponent = (seen[self.canaries.coordinates] - length / 2) * length / variance
         self.scores += sampled_at(exponent, step.sample_rate)
@@ -106,7 +106,7 @@ _REMEMBERED = ("scores", "squares", "blank_sums", "counts", "longest", "declared
 class CanaryAudit:
     """Bets on the canaries that the whole noisy transcript speaks most for, and against.
 
-    `guesses` is the number of bets; None has it planned from the guarantee before any coin is seen.
+    `guesses` is the number of bets; None has it planned from the guarantee before the assignment is seen.
     """
 
     needs: ClassVar[frozenset[Access]] = frozenset({Access.TRANSCRIPT})

@@ -66,7 +66,7 @@ class GradientAudit:
 
     `gradient_elements` bounds the memory for probes' gradients (numbers held at once); where they
     do not fit together, each is computed twice. `guesses` is the number of bets; None has it planned
-    from the guarantee before any coin is seen.
+    from the guarantee before the assignment is seen.
     """
 
     needs: ClassVar[frozenset[Access]] = frozenset({Access.TRANSCRIPT})

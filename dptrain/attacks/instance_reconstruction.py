@@ -138,20 +138,20 @@ class WeightsReconstruction:
 def effective_slots(overlaps: Tensor, slots: int, simulations: int, rng: torch.Generator) -> float:
     """How many independent slots these slots are worth, given how their scores hang together.
 
-    Plays the attack on simulated coins and on noise of the covariance `overlaps`
+    Plays the attack on simulated assignments and on noise of the covariance `overlaps`
     (slots x candidates, both ways), and divides the variance that independent slots would give
-    the number of successes by the one it has. Knows nothing of the true coins.
+    the number of successes by the one it has. Knows nothing of the true ones.
     """
     candidates = len(overlaps) // slots
     values, vectors = torch.linalg.eigh(overlaps)
     root = vectors * values.clamp(min=0).sqrt()
     noise = torch.randn(simulations, len(overlaps), generator=rng, dtype=torch.float64) @ root.T
-    coins = torch.randint(candidates, (simulations, slots), generator=rng)
+    truth = torch.randint(candidates, (simulations, slots), generator=rng)
     blocks = overlaps.view(slots, candidates, slots, candidates).diagonal(dim1=0, dim2=2)  # (N, N, slots)
-    shift = blocks.permute(2, 0, 1)[torch.arange(slots), coins]  # (simulations, slots, candidates)
+    shift = blocks.permute(2, 0, 1)[torch.arange(slots), truth]  # (simulations, slots, candidates)
     energy = overlaps.diagonal().view(slots, candidates)
     scores = noise.view(simulations, slots, candidates) + shift - energy / 2
-    success = (scores.argmax(-1) == coins).double()
+    success = (scores.argmax(-1) == truth).double()
     rate = success.mean(0)
     independent = float((rate * (1 - rate)).sum())
     inflation = float(success.sum(1).var()) / independent if independent > 0 else 1.0

@@ -71,7 +71,7 @@ class LossBets:
     The reference has the release's architecture, is trained without privacy on the adversary's
     own records, and says how hard a probe is (Watson et al. 2022, "On the Importance of
     Difficulty Calibration"); `reference_steps=0` does without. `guesses=None` leaves the number
-    of bets to the judge.
+    of bets to the scoring.
     """
 
     needs: ClassVar[frozenset[Access]] = frozenset({Access.CONFIDENCES})

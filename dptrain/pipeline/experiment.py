@@ -210,9 +210,10 @@ class Scene:
         splits, streams = self.splits, self.context.streams
         canaries = self.control_stage.assignments.enter(self.context).canaries
         groups = [] if splits.group_ids is None else [splits.group_ids]
-        watching = {
-            name: [self.config.attack[name], self.config.game[attack.game]]
-            for name, attack in self.stage.watching.items()
+        watching = self.stage.watching
+        sections = {
+            "attack": {name: self.config.attack[name] for name in watching},
+            "game": {attack.game: self.config.game[attack.game] for attack in watching.values()},
         }
         told = (
             streams.seed,
@@ -227,8 +228,12 @@ class Scene:
         return content_key(
             "twin",
             told,
-            [*groups, *self.model.state_dict().values()],
-            {**without_privacy(self._recipe), "attack": watching},
+            [
+                *groups,
+                *self.model.state_dict().values(),
+                *([] if canaries is None else [canaries.coordinates]),
+            ],
+            {**without_privacy(self._recipe), **sections},
         )
 
     @property

@@ -51,8 +51,8 @@ from dptrain.contracts import (
 )
 from dptrain.data.files import find
 from dptrain.data.vision import TorchvisionSet
+from dptrain.evaluation.games.reconstruction.slots import SlotAssignment
 from dptrain.evidence.intervals import clopper_pearson, proportion
-from dptrain.evidence.slots import Planting
 from dptrain.mechanisms.dpsgd import DPSGD
 from dptrain.mechanisms.non_private import NonPrivate
 from dptrain.models.normalise import Normalise
@@ -142,7 +142,7 @@ def population(folder: str | None) -> Splits:
     )
 
 
-def draw(everyone: Splits, setup: Setup, streams: Streams) -> tuple[Splits, Planting]:
+def draw(everyone: Splits, setup: Setup, streams: Streams) -> tuple[Splits, SlotAssignment]:
     """Known records from MNIST's training part, candidates from its test part, one planted in each slot."""
     rng = streams.seeded("records")
     known = torch.randperm(len(everyone.train), generator=rng)[:KNOWN]
@@ -162,7 +162,7 @@ def draw(everyone: Splits, setup: Setup, streams: Streams) -> tuple[Splits, Plan
             train=everyone.train.take(known).and_more(planted),
             holdout=everyone.test.take(others[table.numel() : wanted]),
         ),
-        Planting(slots=slots, truth=truth, positions=tuple(range(KNOWN, KNOWN + setup.slots))),
+        SlotAssignment(slots=slots, truth=truth, positions=tuple(range(KNOWN, KNOWN + setup.slots))),
     )
 
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from dptrain.contracts import Budget, Context, DptrainError, Observation, Release, Splits, Targets
-from dptrain.evaluation.stage import Subject, Timed
+from dptrain.evaluation.observing import Timed
+from dptrain.evaluation.stage import Subject
 from dptrain.mechanisms.dpsgd import DPSGD
 from dptrain.privacy.dpsgd import DPSGDEngine
 from dptrain.training.settings import Settings

@@ -17,7 +17,7 @@ from dptrain.assembly.components import assemble
 from dptrain.cli import main as cli
 from dptrain.config import parse
 from dptrain.contracts import Streams
-from dptrain.evaluation.assignment import draw
+from dptrain.evaluation.assignment import prepare
 from dptrain.models.mlp import Mlp
 from dptrain.report.document import read_json
 from dptrain.runs import folder as runs
@@ -136,8 +136,10 @@ def test_what_a_run_keeps_of_its_records_confirms_none_without_its_secret(traine
     assert secret.stat().st_mode & 0o777 == 0o600
     config = parse(runs.read(trained).config)
     parts, streams = assemble(config), Streams(config.seed)
-    splits, coins = draw(parts.source.load(streams.seeded("data")), parts.needs, config.evidence, streams)
-    fingerprint = coins.fingerprint(splits)
+    splits, assignments = prepare(
+        parts.source.load(streams.seeded("data")), parts.played, config.evidence, streams
+    )
+    fingerprint = assignments.fingerprint(splits)
     assert runs.same_records(trained, fingerprint)
     assert not runs.same_records(trained, fingerprint[::-1])
     assert kept == hmac.new(secret.read_bytes(), fingerprint.encode(), "sha256").hexdigest()[:40]

@@ -13,8 +13,8 @@ import torch
 
 from dptrain.attacks.canary_audit import CanaryAudit
 from dptrain.contracts import Budget, Canaries, Streams, Targets
-from dptrain.evidence.audit import judge_audit
-from dptrain.evidence.canaries import Sowing
+from dptrain.evaluation.games.audit.canaries import CanaryAssignment
+from dptrain.evaluation.games.audit.scoring import score_audit
 from dptrain.evidence.verdict import BROKEN
 from dptrain.mechanisms.dpsgd import DPSGD
 from dptrain.mechanisms.non_private import NonPrivate
@@ -35,7 +35,7 @@ def audit(splits, mlp, settings_of, context_of):
     def run(canaries=200, *, engine="hooks", seed=7):
         rng = torch.Generator().manual_seed(1)
         parameters = sum(p.numel() for p in mlp.parameters())
-        sowing = Sowing(
+        canary_assignment = CanaryAssignment(
             canaries=Canaries(coordinates=torch.randperm(parameters, generator=rng)[:canaries], norm=1.0),
             members=torch.arange(canaries) % 2 == 0,
         )
@@ -43,18 +43,21 @@ def audit(splits, mlp, settings_of, context_of):
         settings = settings_of(rates=RATES)
         budget = Budget(epsilon=None, delta=1e-5, noise_multiplier=1.0)
         attack, bets = CanaryAudit(), []
-        for mechanism, faint in (
-            (DPSGD(settings=settings, max_grad_norm=0.1, engine=engine, audit_sensitivity=False), sowing),
-            (NonPrivate(settings=settings), sowing.scaled(1e-3)),
+        for mechanism, assigned in (
+            (
+                DPSGD(settings=settings, max_grad_norm=0.1, engine=engine, audit_sensitivity=False),
+                canary_assignment,
+            ),
+            (NonPrivate(settings=settings), canary_assignment.scaled(1e-3)),
         ):
             targets = Targets.of(
                 splits,
-                canaries=faint.canaries,
+                canaries=assigned.canaries,
             )
             observer = attack.watch(targets)
             context = dataclasses.replace(
                 context_of(streams=Streams(seed=seed, deterministic=True)),
-                canaries=faint.sown,
+                canaries=assigned.trained_on,
                 probed=probed,
                 observers=(observer,),
             )
@@ -62,7 +65,15 @@ def audit(splits, mlp, settings_of, context_of):
             bets.append(attack.run(dataclasses.replace(release, transcript=observer), targets, rng))
             if mechanism.plan(splits, budget) is not None:
                 proved = guarantee
-        return judge_audit("audit_canaries", *bets, sowing.members, proved, rng=rng, confidence=0.95)
+        return score_audit(
+            "audit_canaries",
+            *bets,
+            canary_assignment.members,
+            proved,
+            on="canaries",
+            rng=rng,
+            confidence=0.95,
+        )
 
     return run
 

@@ -258,7 +258,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from dptrain.contracts import Guesses, Knowledge, Records, Splits
+from dptrain.contracts import Access, Guesses, Records, Splits
 from dptrain.privacy.guarantee import DPGuarantee
 from dptrain.mechanisms.dpsgd import DPSGD
 from dptrain.mechanisms.non_private import NonPrivate
@@ -285,7 +285,8 @@ class MyData:
 
 @dataclass(frozen=True, kw_only=True)
 class Guessing:
-    needs: ClassVar = frozenset({Knowledge.SLOTS})
+    needs: ClassVar = frozenset()
+    game: ClassVar = "reconstruction"
 
     def run(self, release, targets, rng):
         return Guesses(guesses=torch.randint(targets.slots.candidates, (targets.slots.count,), generator=rng))

@@ -17,15 +17,17 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dptrain.config import Evidence
-from dptrain.contracts import ConfigError, Knowledge, Splits, Streams
+from dptrain.contracts import ConfigError, Splits, Streams
 from dptrain.data import splits as division
 from dptrain.data.image_folder import ImageFolder
 from dptrain.data.npz import Npz
 from dptrain.data.tabular import Tabular
-from dptrain.evaluation.assignment import draw
+from dptrain.evaluation.assignment import prepare
+from dptrain.evaluation.games.membership.game import Membership
+from dptrain.evaluation.games.reconstruction.game import Reconstruction
 from dptrain.evidence import probes as probing
 
-PROBES, SLOTS = frozenset({Knowledge.PROBES}), frozenset({Knowledge.SLOTS})
+PROBES, SLOTS = frozenset({Membership}), frozenset({Reconstruction})
 SMALL = Evidence(slots=3, candidates=3, probes=60, mislabelled=0.2)
 
 
@@ -136,17 +138,18 @@ def as_lazy_folder(file: File, path: Path, *, official: bool, grouped: bool) -> 
 SOURCES = (as_npz, as_lazy_npz, as_table, as_folder, as_lazy_folder)
 
 
-def trained_on(source: object, needs: frozenset[Knowledge], seed: int) -> tuple[Counter, Splits]:
+def trained_on(source: object, played: frozenset[type], seed: int) -> tuple[Counter, Splits]:
     """How often each pair of inputs and label is trained on, and the splits."""
     streams = Streams(seed)
-    splits, _ = draw(source.load(streams.seeded("data")), needs, SMALL, streams)  # type: ignore[attr-defined]
+    games = {game.__name__: game(evidence=SMALL) for game in played}
+    splits, _ = prepare(source.load(streams.seeded("data")), games, SMALL, streams)  # type: ignore[attr-defined]
     records = splits.train.read()
     rows = zip(records.inputs.flatten(1).numpy(), records.labels.tolist(), strict=True)
     return Counter((row.tobytes(), label) for row, label in rows), splits
 
 
 def difference(
-    write: Callable, path: Path, seed: int, needs: frozenset[Knowledge], gone: int, **how: bool
+    write: Callable, path: Path, seed: int, played: frozenset[type], gone: int, **how: bool
 ) -> int | None:
     """In how many units the sets trained on differ when one leaves the file, which is shuffled as well."""
     grouped = how["grouped"]
@@ -154,8 +157,8 @@ def difference(
     left = file.owners != file.owners[gone] if grouped else np.arange(len(file.labels)) != gone
     rest = np.random.default_rng(seed + 1).permutation(np.flatnonzero(left))
     try:
-        one, splits = trained_on(write(file, path, **how), needs, seed)
-        other, _ = trained_on(write(file.take(rest), path, **how), needs, seed)
+        one, splits = trained_on(write(file, path, **how), played, seed)
+        other, _ = trained_on(write(file.take(rest), path, **how), played, seed)
     except ConfigError:  # too few probes or slots, by chance
         return None
     changed = (one - other) + (other - one)
@@ -180,10 +183,10 @@ def difference(
 @pytest.mark.parametrize("official", [False, True], ids=["divided", "official"])
 @pytest.mark.parametrize("grouped", [False, True], ids=["records", "groups"])
 @pytest.mark.parametrize(
-    ("needs", "most"), [(frozenset(), 1), (PROBES, 1), (SLOTS, 2), (PROBES | SLOTS, 2)], ids=str
+    ("played", "most"), [(frozenset(), 1), (PROBES, 1), (SLOTS, 2), (PROBES | SLOTS, 2)], ids=str
 )
 def test_one_unit_less_changes_what_is_trained_on_by_that_unit(
-    tmp_path, write, official, grouped, needs, most
+    tmp_path, write, official, grouped, played, most
 ):
     found = []
 
@@ -196,7 +199,7 @@ def test_one_unit_less_changes_what_is_trained_on_by_that_unit(
     )
     @given(seed=st.integers(0, 10_000), gone=st.integers(0, 239))
     def holds(seed: int, gone: int) -> None:
-        changed = difference(write, tmp_path, seed, needs, gone, official=official, grouped=grouped)
+        changed = difference(write, tmp_path, seed, played, gone, official=official, grouped=grouped)
         if changed is not None:
             assert changed <= most
             found.append(changed)
@@ -237,9 +240,9 @@ def test_a_division_by_position_is_found_out(tmp_path, monkeypatch):
         rng = torch.Generator().manual_seed(int.from_bytes(key[:4], "big") + len(purpose))
         return torch.rand(len(units), dtype=torch.float64, generator=rng)
 
-    for module, needs in ((division, frozenset()), (probing, PROBES)):
+    for module, played in ((division, frozenset()), (probing, PROBES)):
         with monkeypatch.context() as patch:
             patch.setattr(module, "keyed_uniform", by_position)
-            changed = difference(as_npz, tmp_path, 4, needs, 7, official=False, grouped=False)
+            changed = difference(as_npz, tmp_path, 4, played, 7, official=False, grouped=False)
         assert changed is not None
         assert changed > 10

@@ -21,10 +21,10 @@ from typing import ClassVar
 
 import torch
 
-from dptrain.contracts import Knowledge, Scores
+from dptrain.contracts import Access, Scores
 from dptrain.mechanisms.dpsgd import DPSGD
 
-SEEN_BY_ALL = frozenset({Knowledge.WEIGHTS, Knowledge.CONFIDENCES, Knowledge.LABELS})
+SEEN_BY_ALL = frozenset({Access.WEIGHTS, Access.CONFIDENCES, Access.LABELS})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +84,8 @@ class Unspoken:
 class Crashing:
     """An attack that fails over a record, and says too much of it."""
 
-    needs: ClassVar = frozenset({Knowledge.CONFIDENCES, Knowledge.PROBES})
+    needs: ClassVar = frozenset({Access.CONFIDENCES})
+    game: ClassVar = "membership"
 
     undefined: bool = False  # scores that are no numbers
 
@@ -114,7 +115,8 @@ class ShortSighted:
 
 @dataclass(frozen=True, kw_only=True)
 class Watching:
-    needs: ClassVar = frozenset({Knowledge.TRANSCRIPT, Knowledge.PROBES})
+    needs: ClassVar = frozenset({Access.TRANSCRIPT})
+    game: ClassVar = "membership"
 
     def watch(self, targets):
         return ShortSighted()
@@ -126,7 +128,8 @@ class Watching:
 
 @dataclass(frozen=True, kw_only=True)
 class Leaving:
-    needs: ClassVar = frozenset({Knowledge.CONFIDENCES, Knowledge.PROBES})
+    needs: ClassVar = frozenset({Access.CONFIDENCES})
+    game: ClassVar = "membership"
 
     def run(self, release, targets, rng):
         raise SystemExit(0)

@@ -19,17 +19,30 @@ from dptrain.attacks.lira import Lira
 from dptrain.attacks.membership import LossBets, LossThreshold
 from dptrain.attacks.rmia import Rmia
 from dptrain.cli import main as cli
+from dptrain.config import Evidence
 from dptrain.contracts import Budget, Canaries, ConfigError, Records, Splits
 from dptrain.evaluation import preconditions
-from dptrain.evaluation.assignment import Coins
-from dptrain.evidence.canaries import Sowing
-from dptrain.evidence.evaluator import train_judge
-from dptrain.evidence.probes import Drawing
+from dptrain.evaluation.assignment import Assignments
+from dptrain.evaluation.games.attribute.game import AttributeInference as AttributeGame
+from dptrain.evaluation.games.audit.canaries import AuditOfCanaries, CanaryAssignment
+from dptrain.evaluation.games.audit.records import AuditOfRecords
+from dptrain.evaluation.games.class_inversion.evaluator import train_evaluator
+from dptrain.evaluation.games.class_inversion.game import ClassInversion as InversionGame
+from dptrain.evaluation.games.membership.game import Membership
+from dptrain.evidence.probes import ProbeAssignment
 from dptrain.evidence.utility import measure_utility
 from dptrain.mechanisms.dpsgd import DPSGD
 from dptrain.mechanisms.non_private import NonPrivate
 from dptrain.tracking import NoTracking
 
+EVIDENCE = Evidence()
+GAMES = {
+    "membership": Membership(evidence=EVIDENCE),
+    "attribute": AttributeGame(evidence=EVIDENCE),
+    "audit_records": AuditOfRecords(evidence=EVIDENCE),
+    "audit_canaries": AuditOfCanaries(evidence=EVIDENCE),
+    "class_inversion": InversionGame(evidence=EVIDENCE),
+}
 BUDGET = Budget(epsilon=None, delta=1e-5, noise_multiplier=1.0)
 
 
@@ -42,24 +55,24 @@ def checked(splits, settings_of):
         plain = NonPrivate(settings=settings)
         parts = Parts(
             source=None, mechanism=DPSGD(settings=settings), plain=plain, twin=plain, attacks=attacks,
-            tracking=NoTracking(),
+            games=GAMES, tracking=NoTracking(),
         )  # fmt: skip
         members = torch.arange(20) % 2 == 0 if members is None else members
-        drawing = Drawing(
+        probes = ProbeAssignment(
             probes=splits.train.take(torch.arange(20)),
             members=members,
             positions=tuple(range(60 - int(members.sum()), 60)),
             mislabelled=torch.zeros(20, dtype=torch.bool),
             origin=("",) * 20,
         )
-        sowing = None
+        canary_assignment = None
         if canaries:
-            sowing = Sowing(
+            canary_assignment = CanaryAssignment(
                 canaries=Canaries(coordinates=torch.arange(canaries), norm=1.0),
                 members=torch.arange(canaries) % 2 == 0,
             )
-        coins = Coins(drawing=drawing, sowing=sowing)
-        preconditions.check(parts, replace(data, **changes), coins, BUDGET)
+        assigned = {"probes": probes} | ({"canaries": canary_assignment} if canary_assignment else {})
+        preconditions.check(parts, replace(data, **changes), Assignments(drawn=assigned), BUDGET)
 
     return run
 
@@ -166,7 +179,7 @@ def test_the_evaluator_judges_images_of_any_size(splits: Splits, rng: torch.Gene
         part: Records(getattr(splits, part).inputs[..., :side, :side], getattr(splits, part).labels)
         for part in ("train", "holdout", "test")
     }
-    judge = train_judge(replace(splits, **small), rng, steps=2)
+    judge = train_evaluator(replace(splits, **small), rng, steps=2)
     assert judge.classify(small["test"].inputs).shape == (20,)
 
 

@@ -279,15 +279,15 @@ def test_a_number_drawn_later_or_on_other_terms_is_refused(begun: Path, tmp_path
 
 def test_other_records_or_another_plan_are_refused(begun: Path) -> None:
     from dptrain.assembly.build import build
-    from dptrain.evaluation.assignment import draw
+    from dptrain.evaluation.assignment import prepare
     from dptrain.sweep.score import refuse_uncovered
 
     config = parse(trial(begun.parent, 1).config)
     plan = DPSGDPlan(**noted(begun)["plans"][0])
     streams = Streams(config.seed)
     loaded = build("data", config.data).load(streams.seeded("data"))
-    splits, coins = draw(loaded, train.assemble(config).needs, config.evidence, streams)
-    records = coins.fingerprint(splits)
+    splits, assignments = prepare(loaded, train.assemble(config).played, config.evidence, streams)
+    records = assignments.fingerprint(splits)
     assert records not in noted(begun)["records"]  # a hash of its own would confirm them
     refuse_uncovered(config, plan, records, begun / "one")
     with pytest.raises(DptrainError, match="its plan"):

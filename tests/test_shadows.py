@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from dptrain.contracts import ACCESS, Budget, Records
+from dptrain.contracts import Access, Budget, Records
 from dptrain.evaluation.shadows import ShadowTrainer
 from dptrain.mechanisms.dpsgd import DPSGD
 from dptrain.mechanisms.non_private import NonPrivate
@@ -24,7 +24,7 @@ from dptrain.runs.cache import Cache
 class Spy:
     """A mechanism that remembers what it was given to train on."""
 
-    offers = ACCESS
+    offers = frozenset(Access)
 
     def __init__(self, mechanism):
         self.mechanism = mechanism

@@ -12,12 +12,12 @@ from torch import nn
 from dptrain.assembly.build import build, factory
 from dptrain.assembly.given import Given
 from dptrain.assembly.records import Source
-from dptrain.config import Config
+from dptrain.config import Config, Evidence
 from dptrain.contracts import (
-    ACCESS,
+    Access,
     Attack,
     ConfigError,
-    Knowledge,
+    Game,
     Mechanism,
 )
 from dptrain.mechanisms.non_private import NonPrivate
@@ -38,12 +38,14 @@ class Parts:
     plain: Mechanism  # the same training without privacy
     twin: Mechanism | None  # `plain`; None: switched off, or the mechanism is not private itself
     attacks: dict[str, Attack]
+    games: dict[str, Game]
     tracking: MLflow | NoTracking
 
     @property
-    def needs(self) -> frozenset[Knowledge]:
-        """What the attacks together must be given."""
-        return frozenset().union(*(attack.needs for attack in self.attacks.values()))
+    def played(self) -> dict[str, Game]:
+        """The games that the attacks play."""
+        names = {attack.game for attack in self.attacks.values()}
+        return {name: game for name, game in self.games.items() if name in names}
 
 
 def assemble(config: Config, given: Given | None = None) -> Parts:
@@ -74,8 +76,13 @@ def assemble(config: Config, given: Given | None = None) -> Parts:
         source = attempt(lambda: build("data", config.data))
     mechanism = attempt(lambda: _mechanism(config.mechanism, settings))
     tracking = attempt(lambda: build("tracking", config.tracking))
+    games = {
+        name: attempt(partial(_game, f"game.{name}", node, config.evidence))
+        for name, node in config.game.items()
+    }
     attacks = {
-        name: attempt(partial(_attack, f"attack.{name}", node)) for name, node in config.attack.items()
+        name: attempt(partial(_attack, f"attack.{name}", node, tuple(games)))
+        for name, node in config.attack.items()
     }
     if mechanism is not None and config.task == "train":  # an audit leaves out what it cannot do
         problems += [
@@ -96,6 +103,7 @@ def assemble(config: Config, given: Given | None = None) -> Parts:
         plain=plain,
         twin=plain if wanted else None,
         attacks=attacks,
+        games=games,
         tracking=tracking,
     )
 
@@ -128,47 +136,62 @@ def _settings(config: Config) -> Settings:
 
 def offered(attack: Attack, mechanism: Mechanism) -> bool:
     """Whether a mechanism shows all that an attack must see of a model and of its training."""
-    return attack.needs & ACCESS <= mechanism.offers
+    return attack.needs <= mechanism.offers
 
 
 def _unoffered(name: str, attack: Attack, mechanism: Mechanism, target: str) -> str:
-    missing = _words((attack.needs & ACCESS) - mechanism.offers)
+    missing = _words(attack.needs - mechanism.offers)
     return (
         f"attack={name} needs {missing}, which mechanism `{target}` does not offer (it offers "
         f"{_words(mechanism.offers) or 'nothing'}); leave the attack out, or choose another mechanism"
     )
 
 
-def _words(knowledge: frozenset[Knowledge]) -> str:
-    return ", ".join(sorted(each.value for each in knowledge))
+def _words(access: frozenset[Access]) -> str:
+    return ", ".join(sorted(each.value for each in access))
 
 
 def _mechanism(node: dict[str, Any], settings: Settings | None) -> Mechanism:
     mechanism: Mechanism = build("mechanism", node, settings=settings)
     offers = getattr(mechanism, "offers", None)
-    if not isinstance(offers, frozenset) or not offers <= ACCESS:
+    if not isinstance(offers, frozenset) or not offers <= set(Access):
         raise ConfigError(
             f"mechanism: `{node['_target_']}` does not say what it offers to attacks; give it "
-            "`offers: ClassVar = frozenset({Knowledge.WEIGHTS, Knowledge.CONFIDENCES, Knowledge.LABELS})`, "
-            "and Knowledge.TRANSCRIPT where it shows its steps to the observers (see "
+            "`offers: ClassVar = frozenset({Access.WEIGHTS, Access.CONFIDENCES, Access.LABELS})`, "
+            "and Access.TRANSCRIPT where it shows its steps to the observers (see "
             "dptrain.contracts.Mechanism)"
         )
     return mechanism
 
 
-def _attack(key: str, node: dict[str, Any]) -> Attack:
+def _game(key: str, node: dict[str, Any], evidence: Evidence) -> Game:
+    game: Game = build(key, node, evidence=evidence)
+    if not isinstance(game, Game):
+        raise ConfigError(
+            f"{key}: `{node['_target_']}` is no game; derive it from dptrain.contracts.Game, and give it "
+            "`score`"
+        )
+    return game
+
+
+def _attack(key: str, node: dict[str, Any], games: tuple[str, ...]) -> Attack:
     try:
         attack: Attack = build(key, node)
     except ConfigError as error:
         # An attack does not know what it is called here.
         raise ConfigError(str(error) if str(error).startswith(key) else f"{key}.{error}") from error
-    known = set(Knowledge)
-    if not isinstance(getattr(attack, "needs", None), frozenset) or not attack.needs <= known:
+    if not isinstance(getattr(attack, "needs", None), frozenset) or not attack.needs <= set(Access):
         raise ConfigError(
             f"{key}: `{node['_target_']}` does not say what it needs; give it "
-            "`needs: ClassVar = frozenset({Knowledge.WEIGHTS})`, or others of dptrain.contracts.Knowledge"
+            "`needs: ClassVar = frozenset({Access.WEIGHTS})`, or others of dptrain.contracts.Access"
         )
-    if Knowledge.TRANSCRIPT in attack.needs and not hasattr(attack, "watch"):
+    if getattr(attack, "game", None) not in games:
+        raise ConfigError(
+            f"{key}: `{node['_target_']}` has game={getattr(attack, 'game', None)}, which is no game of this "
+            f"configuration; give it `game: ClassVar = NAME`, one of {', '.join(games) or 'none'}, or add "
+            "yours by +game=NAME"
+        )
+    if Access.TRANSCRIPT in attack.needs and not hasattr(attack, "watch"):
         raise ConfigError(
             f"{key}: `{node['_target_']}` needs the transcript but has no `watch(targets)`; add it, "
             "it returns the Observer that looks on while the model trains"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dptrain.config import Release
-from dptrain.contracts import Knowledge, Output
+from dptrain.contracts import Access, Output
 from dptrain.models.output import make_output
 
 
@@ -18,16 +18,16 @@ def make_outputs(release: Release) -> tuple[Output | None, ...]:
     return (None, *asked)
 
 
-def given_away(release: Release, offers: frozenset[Knowledge]) -> str:
+def given_away(release: Release, offers: frozenset[Access]) -> str:
     """The name of the interface that is given away, as leakage lines call it; `weights` where all is.
 
     What a release does not hold it does not give away, whatever `release.output` asks for.
     """
-    if Knowledge.CONFIDENCES not in offers:
+    if Access.CONFIDENCES not in offers:
         return "labels_only"
     output = make_output(
         release.output, top_k=release.top_k, digits=release.digits, temperature=release.temperature
     )
     if output is not None:
         return output.name
-    return "weights" if Knowledge.WEIGHTS in offers else "confidences"
+    return "weights" if Access.WEIGHTS in offers else "confidences"

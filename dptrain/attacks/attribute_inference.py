@@ -22,9 +22,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dptrain.contracts import (
+    Access,
     Attributes,
     ConfigError,
-    Knowledge,
     Queries,
     Records,
     Release,
@@ -47,7 +47,8 @@ class AttributeInference:
     background records or more, boosted trees, that predicts best over `folds` of the background.
     """
 
-    needs: ClassVar[frozenset[Knowledge]] = frozenset({Knowledge.ATTRIBUTES, Knowledge.CONFIDENCES})
+    needs: ClassVar[frozenset[Access]] = frozenset({Access.CONFIDENCES})
+    game: ClassVar[str] = "attribute"
 
     folds: int = 5
     records_for_trees: int = 1000

@@ -15,6 +15,6 @@ def check_number(guesses: int | None, there: int, what: str) -> None:
 
 
 def check_guesses(guesses: int | None) -> None:
-    """Raise ConfigError unless bets can be split evenly over both ends; None: planned by the judge."""
+    """Raise ConfigError unless bets can be split evenly over both ends; None: planned by the scoring."""
     if guesses is not None and (guesses < 2 or guesses % 2):
         raise ConfigError(f"guesses={guesses} must be an even number from 2 on, or null to have it planned")

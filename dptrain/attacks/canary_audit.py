@@ -16,9 +16,9 @@ from torch import Tensor
 from dptrain.attacks.bets import check_guesses, check_number
 from dptrain.attacks.likelihood import sampled_at
 from dptrain.contracts import (
+    Access,
     Bets,
     Canaries,
-    Knowledge,
     NoiseSeen,
     Observation,
     Release,
@@ -48,9 +48,9 @@ class CanaryLikelihoods:
         self.steps = 0
 
     def observe(self, step: Observation) -> None:
-        seen = step.undecided(Knowledge.CANARIES).double().cpu()
+        seen = step.undecided("canaries").double().cpu()
         length = step.lengths(self.canaries).double().cpu()
-        # Without noise, some that is small beside a canary makes its coin all but certain.
+        # Without noise, some that is small beside a canary makes it all but certain whether it takes part.
         variance = step.noise_std**2 or 1e-6 * float(length.square().mean())
         exponent = (seen[self.canaries.coordinates] - length / 2) * length / variance
         self.scores += sampled_at(exponent, step.sample_rate)
@@ -106,10 +106,11 @@ _REMEMBERED = ("scores", "squares", "blank_sums", "counts", "longest", "declared
 class CanaryAudit:
     """Bets on the canaries that the whole noisy transcript speaks most for, and against.
 
-    `guesses` is the number of bets; None has it planned from the guarantee before any coin is seen.
+    `guesses` is the number of bets; None has it planned from the guarantee before the assignment is seen.
     """
 
-    needs: ClassVar[frozenset[Knowledge]] = frozenset({Knowledge.TRANSCRIPT, Knowledge.CANARIES})
+    needs: ClassVar[frozenset[Access]] = frozenset({Access.TRANSCRIPT})
+    game: ClassVar[str] = "audit_canaries"
 
     guesses: int | None = None
 
@@ -130,7 +131,6 @@ class CanaryAudit:
         assert isinstance(seen, CanaryLikelihoods)
         return Bets(
             scores=seen.scores,
-            on=Knowledge.CANARIES,
             guesses=self.guesses,
             noise=seen.noise,
             sampling=seen.sampling,

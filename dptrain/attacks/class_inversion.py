@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dptrain.contracts import ConfigError, Images, Knowledge, Release, Targets
+from dptrain.contracts import Access, ConfigError, Images, Release, Targets
 
 BATCH = 256  # starting points climbed at once; bounds the memory, changes no result but its random numbers
 
@@ -41,7 +42,8 @@ class ClassInversion:
     norm: float = 1.7  # weight of the mean squared distance from the declared mean
     trials: int = 16  # movements that stability is judged by
 
-    needs = frozenset({Knowledge.WEIGHTS})
+    needs: ClassVar[frozenset[Access]] = frozenset({Access.WEIGHTS})
+    game: ClassVar[str] = "class_inversion"
 
     def __post_init__(self) -> None:
         if not 1 <= self.keep <= self.restarts:

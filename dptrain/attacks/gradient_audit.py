@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dptrain.attacks.bets import check_guesses, check_number
 from dptrain.attacks.likelihood import sampled_at
-from dptrain.contracts import Bets, ConfigError, Knowledge, Observation, Records, Release, Targets
+from dptrain.contracts import Access, Bets, ConfigError, Observation, Records, Release, Targets
 
 
 class ProbeLikelihoods:
@@ -30,7 +30,7 @@ class ProbeLikelihoods:
     def observe(self, step: Observation) -> None:
         if (step.step - 1) % self.every:
             return
-        view = step.undecided(Knowledge.PROBES)
+        view = step.undecided("probes")
         chunks = torch.arange(len(self.probes)).split(max(1, self.gradient_elements // view.numel()))
         kept = self._gradients(step, chunks[0]) if len(chunks) == 1 else None
 
@@ -66,10 +66,11 @@ class GradientAudit:
 
     `gradient_elements` bounds the memory for probes' gradients (numbers held at once); where they
     do not fit together, each is computed twice. `guesses` is the number of bets; None has it planned
-    from the guarantee before any coin is seen.
+    from the guarantee before the assignment is seen.
     """
 
-    needs: ClassVar[frozenset[Knowledge]] = frozenset({Knowledge.TRANSCRIPT, Knowledge.PROBES})
+    needs: ClassVar[frozenset[Access]] = frozenset({Access.TRANSCRIPT})
+    game: ClassVar[str] = "audit_records"
 
     every: int = 4  # steps
     gradient_elements: int = 50_000_000
@@ -92,4 +93,4 @@ class GradientAudit:
     def run(self, release: Release, targets: Targets, rng: torch.Generator) -> Bets:  # noqa: ARG002
         seen = release.transcript
         assert isinstance(seen, ProbeLikelihoods)
-        return Bets(scores=seen.scores, on=Knowledge.PROBES, guesses=self.guesses)
+        return Bets(scores=seen.scores, guesses=self.guesses)

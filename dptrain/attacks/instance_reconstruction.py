@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from dptrain.attacks.likelihood import sampled_at
 from dptrain.attacks.reference import train_reference
-from dptrain.contracts import Guesses, Knowledge, Observation, Release, Slots, Targets
+from dptrain.contracts import Access, Guesses, Observation, Release, Slots, Targets
 
 
 class SlotLikelihoods:
@@ -82,7 +82,8 @@ class TranscriptReconstruction:
     `gradient_elements` bounds the memory for candidates' gradients (numbers held at once).
     """
 
-    needs: ClassVar[frozenset[Knowledge]] = frozenset({Knowledge.TRANSCRIPT, Knowledge.SLOTS})
+    needs: ClassVar[frozenset[Access]] = frozenset({Access.TRANSCRIPT})
+    game: ClassVar[str] = "reconstruction"
 
     gradient_elements: int = 50_000_000
     overlap_every: int = 10
@@ -111,7 +112,8 @@ class WeightsReconstruction:
     the same population that were not trained on (difficulty calibration; Watson et al. 2022).
     """
 
-    needs: ClassVar[frozenset[Knowledge]] = frozenset({Knowledge.WEIGHTS, Knowledge.SLOTS})
+    needs: ClassVar[frozenset[Access]] = frozenset({Access.WEIGHTS})
+    game: ClassVar[str] = "reconstruction"
 
     reference_steps: int = 150
     reference_batch_size: int = 128
@@ -136,20 +138,20 @@ class WeightsReconstruction:
 def effective_slots(overlaps: Tensor, slots: int, simulations: int, rng: torch.Generator) -> float:
     """How many independent slots these slots are worth, given how their scores hang together.
 
-    Plays the attack on simulated coins and on noise of the covariance `overlaps`
+    Plays the attack on simulated assignments and on noise of the covariance `overlaps`
     (slots x candidates, both ways), and divides the variance that independent slots would give
-    the number of successes by the one it has. Knows nothing of the true coins.
+    the number of successes by the one it has. Knows nothing of the true ones.
     """
     candidates = len(overlaps) // slots
     values, vectors = torch.linalg.eigh(overlaps)
     root = vectors * values.clamp(min=0).sqrt()
     noise = torch.randn(simulations, len(overlaps), generator=rng, dtype=torch.float64) @ root.T
-    coins = torch.randint(candidates, (simulations, slots), generator=rng)
+    truth = torch.randint(candidates, (simulations, slots), generator=rng)
     blocks = overlaps.view(slots, candidates, slots, candidates).diagonal(dim1=0, dim2=2)  # (N, N, slots)
-    shift = blocks.permute(2, 0, 1)[torch.arange(slots), coins]  # (simulations, slots, candidates)
+    shift = blocks.permute(2, 0, 1)[torch.arange(slots), truth]  # (simulations, slots, candidates)
     energy = overlaps.diagonal().view(slots, candidates)
     scores = noise.view(simulations, slots, candidates) + shift - energy / 2
-    success = (scores.argmax(-1) == coins).double()
+    success = (scores.argmax(-1) == truth).double()
     rate = success.mean(0)
     independent = float((rate * (1 - rate)).sum())
     inflation = float(success.sum(1).var()) / independent if independent > 0 else 1.0

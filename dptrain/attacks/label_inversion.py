@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from dptrain.attacks.search_space import SearchSpace, Trail
-from dptrain.contracts import ConfigError, Images, Knowledge, Queries, Release, Targets
+from dptrain.contracts import Access, ConfigError, Images, Queries, Release, Targets
 
 CHUNK = 256  # random inputs asked about at once, in search of each class
 SIZES = (0.05, 2.0)  # of the random inputs, in standard deviations of the space
@@ -41,7 +42,8 @@ class LabelInversion:
     decay: float = 1.0  # of their strength
     contrast: float = 1.0  # standard deviation of a pixel before it is cut, in widths of the bounds
 
-    needs = frozenset({Knowledge.LABELS})
+    needs: ClassVar[frozenset[Access]] = frozenset({Access.LABELS})
+    game: ClassVar[str] = "class_inversion"
 
     def __post_init__(self) -> None:
         if self.keep < 1 or self.queries < 1:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal
 
 from dptrain.attacks.membership import log_odds
-from dptrain.contracts import ConfigError, Knowledge, Records, Release, Scores, Targets
+from dptrain.contracts import Access, ConfigError, Records, Release, Scores, Targets
 
 ENOUGH_FOR_EACH = 64  # shadow models, from which on each probe's own variance can be told
 RIDGE = 1e-6  # added to variances of log-odds, which an interface that hides much may make zero
@@ -32,9 +32,8 @@ class Lira:
     mirrored, whose log-odds are jointly normal; of records that are no images, once.
     """
 
-    needs: ClassVar[frozenset[Knowledge]] = frozenset(
-        {Knowledge.CONFIDENCES, Knowledge.PROBES, Knowledge.SHADOWS}
-    )
+    needs: ClassVar[frozenset[Access]] = frozenset({Access.CONFIDENCES})
+    game: ClassVar[str] = "membership"
 
     shadows: int = 16
     mode: str = "online"  # online | offline

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dptrain.attacks.bets import check_guesses, check_number
 from dptrain.attacks.reference import train_reference
-from dptrain.contracts import Bets, Knowledge, Records, Release, Scores, Targets
+from dptrain.contracts import Access, Bets, Records, Release, Scores, Targets
 
 LEAST = 1e-30  # stands for a confidence of zero; single precision shows others as small
 
@@ -56,7 +56,8 @@ def probe_log_odds(release: Release, probes: Records) -> Tensor:
 class LossThreshold:
     """Scores a probe by the log-odds of its label, which orders probes as their losses do."""
 
-    needs: ClassVar[frozenset[Knowledge]] = frozenset({Knowledge.CONFIDENCES, Knowledge.PROBES})
+    needs: ClassVar[frozenset[Access]] = frozenset({Access.CONFIDENCES})
+    game: ClassVar[str] = "membership"
 
     def run(self, release: Release, targets: Targets, rng: torch.Generator) -> Scores:  # noqa: ARG002
         assert targets.probes is not None
@@ -70,10 +71,11 @@ class LossBets:
     The reference has the release's architecture, is trained without privacy on the adversary's
     own records, and says how hard a probe is (Watson et al. 2022, "On the Importance of
     Difficulty Calibration"); `reference_steps=0` does without. `guesses=None` leaves the number
-    of bets to the judge.
+    of bets to the scoring.
     """
 
-    needs: ClassVar[frozenset[Knowledge]] = frozenset({Knowledge.CONFIDENCES, Knowledge.PROBES})
+    needs: ClassVar[frozenset[Access]] = frozenset({Access.CONFIDENCES})
+    game: ClassVar[str] = "audit_records"
 
     guesses: int | None = None
     reference_steps: int = 150
@@ -102,4 +104,4 @@ class LossBets:
             )
             # Behind the same interface, so that what it hides of the one it hides of the other.
             scores -= probe_log_odds(replace(release, weights=reference.state_dict()), targets.probes)
-        return Bets(scores=scores, on=Knowledge.PROBES, guesses=self.guesses)
+        return Bets(scores=scores, guesses=self.guesses)

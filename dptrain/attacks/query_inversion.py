@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from dptrain.attacks.search_space import SearchSpace, Trail
-from dptrain.contracts import ConfigError, Images, Knowledge, Queries, Release, Targets
+from dptrain.contracts import Access, ConfigError, Images, Queries, Release, Targets
 
 FLOOR = 1e-6  # confidences below it say no more: rounded, cut off, or saturated
 CHUNK = 128  # queries of the opening asked at once
@@ -46,7 +47,8 @@ class QueryInversion:
     decay: float = 0.5  # of their strength
     contrast: float = 1.0  # standard deviation of a pixel before it is cut, in widths of the bounds
 
-    needs = frozenset({Knowledge.CONFIDENCES})
+    needs: ClassVar[frozenset[Access]] = frozenset({Access.CONFIDENCES})
+    game: ClassVar[str] = "class_inversion"
 
     def __post_init__(self) -> None:
         if not 1 <= self.keep <= self.restarts:

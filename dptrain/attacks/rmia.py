@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dptrain.attacks.membership import true_class
-from dptrain.contracts import ConfigError, Knowledge, Records, Release, Scores, Targets
+from dptrain.contracts import Access, ConfigError, Records, Release, Scores, Targets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,9 +26,8 @@ class Rmia:
     the z, `population` records of the adversary's own.
     """
 
-    needs: ClassVar[frozenset[Knowledge]] = frozenset(
-        {Knowledge.CONFIDENCES, Knowledge.PROBES, Knowledge.SHADOWS}
-    )
+    needs: ClassVar[frozenset[Access]] = frozenset({Access.CONFIDENCES})
+    game: ClassVar[str] = "membership"
 
     shadows: int = 4
     mode: str = "online"  # online | offline

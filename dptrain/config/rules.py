@@ -152,7 +152,8 @@ def section(values: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 def component_problems(values: Mapping[str, Any]) -> list[str]:
     nodes = {name: values.get(name) for name in COMPONENTS}
-    nodes |= {f"attack.{name}": node for name, node in dict(values.get("attack") or {}).items()}
+    for group in ("attack", "game"):
+        nodes |= {f"{group}.{name}": node for name, node in dict(values.get(group) or {}).items()}
     return [
         f"{key}: the node names no class; give {key}._target_=package.module.Class, or choose a file of conf/"
         for key, node in nodes.items()

@@ -247,6 +247,7 @@ class Config:
     mechanism: Component = field(default_factory=dict)
     tracking: Component = field(default_factory=dict)
     attack: dict[str, Component] = field(default_factory=dict)
+    game: dict[str, Component] = field(default_factory=dict)
 
 
 def defaults() -> dict[str, Any]:

@@ -24,13 +24,16 @@ from dptrain.contracts.findings import (
     NoiseSeen,
     SamplingSeen,
     Scores,
+    by_query,
+    wants_shadows,
 )
+from dptrain.contracts.game import PROBES, Assigned, Attempt, Game, Scored, Scoring
 from dptrain.contracts.layers import MadeKernels
 from dptrain.contracts.outcome import Briefing, Report, Utility
 from dptrain.contracts.privacy import Budget, Clips, Guarantee, Plan, PrivacyLoss
 from dptrain.contracts.randomness import Streams
 from dptrain.contracts.records import Canaries, Records, Sensitive, Splits
-from dptrain.contracts.release import ACCESS, Knowledge, Observation, Observer, Output, Queries, Release
+from dptrain.contracts.release import OF_A_TRAINING, Access, Observation, Observer, Output, Queries, Release
 from dptrain.contracts.rows import Rows
 from dptrain.contracts.statement import (
     Assignment,
@@ -47,9 +50,13 @@ from dptrain.contracts.targets import Shadow, Shadows, Slots, Targets
 from dptrain.contracts.training import Context, Mechanism, Progress, Tracker
 
 __all__ = [
-    "ACCESS",
+    "OF_A_TRAINING",
+    "PROBES",
+    "Access",
+    "Assigned",
     "Assignment",
     "Attack",
+    "Attempt",
     "Attributes",
     "Bets",
     "Briefing",
@@ -65,12 +72,12 @@ __all__ = [
     "Exposed",
     "Findings",
     "Gallery",
+    "Game",
     "Guarantee",
     "Guesses",
     "Hashes",
     "Images",
     "Interval",
-    "Knowledge",
     "Leakage",
     "LimitExceeded",
     "MadeKernels",
@@ -91,7 +98,9 @@ __all__ = [
     "Report",
     "Rows",
     "SamplingSeen",
+    "Scored",
     "Scores",
+    "Scoring",
     "SelectionTerms",
     "Sensitive",
     "Sensitivity",
@@ -106,7 +115,9 @@ __all__ = [
     "Tracker",
     "Trust",
     "Utility",
+    "by_query",
     "keyed_uniform",
     "seed_key",
     "stable_ids",
+    "wants_shadows",
 ]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from dptrain.contracts.release import Knowledge, Release
+from dptrain.contracts.release import Access, Release
 from dptrain.contracts.targets import Targets
 
 
@@ -48,14 +48,13 @@ class Scores:
 class Bets:
     """Scores, as above, to bet on: the highest are guessed to be members, as many lowest not to be.
 
-    `on` says what is scored, PROBES or CANARIES; `guesses`, fixed before any coin is seen, how many
-    are bet on. None leaves the number to the judge, who plans it from the guarantee alone.
+    `guesses`, fixed before the assignment is seen, is how many are bet on. None leaves the number to the
+    scoring, which plans it from the guarantee alone.
     `noise` and `sampling` hold what the attack saw of the noise and of the batches, where it did;
     `longest` the longest contribution of a single record that it saw, over what clipping allows.
     """
 
     scores: Tensor
-    on: Knowledge
     guesses: int | None = None
     noise: NoiseSeen | None = None
     sampling: SamplingSeen | None = None
@@ -100,19 +99,34 @@ class Attributes:
     imputed: Mapping[str, Tensor]
 
 
-Findings = Guesses | Images | Scores | Bets | Attributes
+Findings = Any  # of these or others: what the game of the attack is scored by
 
 
 class Attack(Protocol):
     """A procedure against a release.
 
-    `needs` says what it must be given; the pipeline collects the needs before training. An
-    attack that needs the transcript also has `watch(targets) -> Observer`, called before
-    training; the observer comes back as `release.transcript`. One that cannot serve itself with every
+    `needs` says what it must see of it, `game` what it plays for: the name of a game of the configuration,
+    which says what `targets` hold. An attack that needs the transcript also has
+    `watch(targets) -> Observer`, called before training; the observer comes back as `release.transcript`.
+    One that trains shadow models has `shadows`, their number. One that cannot serve itself with every
     data set may have `check(targets)`, which raises ConfigError before anything is spent.
     """
 
     @property
-    def needs(self) -> frozenset[Knowledge]: ...
+    def needs(self) -> frozenset[Access]: ...
+
+    @property
+    def game(self) -> str: ...
 
     def run(self, release: Release, targets: Targets, rng: torch.Generator) -> Findings: ...
+
+
+def wants_shadows(attack: Attack) -> bool:
+    """Whether an attack trains models of its own on halves of the probes."""
+    return hasattr(attack, "shadows")
+
+
+def by_query(attack: Attack) -> bool:
+    """Whether an attack meets the model through its prediction interface alone."""
+    asks = attack.needs & {Access.CONFIDENCES, Access.LABELS}
+    return bool(asks) and not attack.needs & {Access.WEIGHTS, Access.TRANSCRIPT}

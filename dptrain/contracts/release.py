@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -14,22 +14,17 @@ from dptrain.contracts.errors import OutOfQueries
 from dptrain.contracts.records import Canaries
 
 
-class Knowledge(Enum):
-    """What an attack must be given."""
+class Access(Enum):
+    """What can be seen of a model and of its training: what an attack must see, what a mechanism offers."""
 
     WEIGHTS = "weights"  # the final weights and the architecture
     CONFIDENCES = "confidences"  # class probabilities, by query
     LABELS = "labels"  # predicted class only, by query
     TRANSCRIPT = "transcript"  # every noisy gradient
-    SLOTS = "slots"  # for each planted record, the candidates that it was drawn from
-    PROBES = "probes"  # records of which a coin decided whether they are trained on; not the coins
-    CANARIES = "canaries"  # artificial gradients, likewise
-    SHADOWS = "shadows"  # models of the adversary's own, trained on known halves of the probes
-    ATTRIBUTES = "attributes"  # all of the probes but one sensitive column
 
 
-# What is seen of a model and of its training: of these a mechanism says which it offers.
-ACCESS = frozenset({Knowledge.WEIGHTS, Knowledge.CONFIDENCES, Knowledge.LABELS, Knowledge.TRANSCRIPT})
+# What a mechanism offers whose release is a model, and which shows its steps.
+OF_A_TRAINING = frozenset({Access.WEIGHTS, Access.CONFIDENCES, Access.LABELS, Access.TRANSCRIPT})
 
 
 class Output(Protocol):
@@ -61,13 +56,13 @@ class Release:
     output: Output | None = None  # None: confidences as they are
 
     @property
-    def offers(self) -> frozenset[Knowledge]:
+    def offers(self) -> frozenset[Access]:
         """What can be seen of the model, whatever was seen of its training."""
         if self.weights is not None:
-            return frozenset({Knowledge.WEIGHTS, Knowledge.CONFIDENCES, Knowledge.LABELS})
+            return frozenset({Access.WEIGHTS, Access.CONFIDENCES, Access.LABELS})
         if self.predictions is not None:
-            return frozenset({Knowledge.CONFIDENCES, Knowledge.LABELS})
-        return frozenset() if self.labels is None else frozenset({Knowledge.LABELS})
+            return frozenset({Access.CONFIDENCES, Access.LABELS})
+        return frozenset() if self.labels is None else frozenset({Access.LABELS})
 
     def blank(self) -> nn.Module:
         """The architecture with arbitrary weights; of a release with weights only."""
@@ -167,8 +162,8 @@ class Observation(Protocol):
         """
         ...
 
-    def undecided(self, on: Knowledge) -> Tensor:
-        """The noisy sum less all but the PROBES or CANARIES, as the engine summed them: (parameters,)."""
+    def undecided(self, on: Literal["probes", "canaries"]) -> Tensor:
+        """The noisy sum less all but the probes or canaries, as the engine summed them: (parameters,)."""
         ...
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from dptrain.contracts.privacy import Budget, Guarantee, Plan
 from dptrain.contracts.randomness import Streams
 from dptrain.contracts.records import Canaries, Splits
-from dptrain.contracts.release import Knowledge, Observer, Release
+from dptrain.contracts.release import Access, Observer, Release
 
 
 class Tracker(Protocol):
@@ -56,12 +56,12 @@ class Context:
 class Mechanism(Protocol):
     """A way to turn records into a release, and to prove something about it.
 
-    `offers` says what can be seen of its models and trainings: some of ACCESS. One that offers the
+    `offers` says what can be seen of its models and trainings: some of Access. One that offers the
     TRANSCRIPT shows each of its steps to every observer of the context.
     """
 
     @property
-    def offers(self) -> frozenset[Knowledge]: ...
+    def offers(self) -> frozenset[Access]: ...
 
     def prepare(self, model: nn.Module, splits: Splits) -> nn.Module:
         """The model as this mechanism can train it on such records; raises ConfigError where it cannot.

@@ -8,32 +8,30 @@ from dataclasses import replace
 import torch
 
 from dptrain.assembly.components import Parts
-from dptrain.contracts import Attack, Budget, ConfigError, DptrainError, Knowledge, Records, Splits
-from dptrain.evaluation.assignment import Coins
-from dptrain.evaluation.stage import Stage, shown
-
-# What is played for: an attack that needs none of these is after the classes.
-GAMES = frozenset({Knowledge.SLOTS, Knowledge.PROBES, Knowledge.CANARIES, Knowledge.ATTRIBUTES})
-OF_PROBES = frozenset({Knowledge.PROBES, Knowledge.ATTRIBUTES})
-FITTED = 2  # test records that the space of class inversions is fitted to, at least
+from dptrain.contracts import Attack, Budget, ConfigError, DptrainError, Records, Splits, wants_shadows
+from dptrain.evaluation.assignment import Assignments
+from dptrain.evaluation.stage import Stage
+from dptrain.evidence.probes import ProbeAssignment
 
 
-def check(parts: Parts, splits: Splits, coins: Coins, budget: Budget) -> None:
-    """Raise one ConfigError for all that would keep an attack of these parts from being judged.
+def check(parts: Parts, splits: Splits, assignments: Assignments, budget: Budget) -> None:
+    """Raise one ConfigError for all that would keep an attack of these parts from being scored.
 
-    `splits` and `coins` are as they will be trained on: probes, candidates and canaries assigned. An attack
-    with a method `check(targets)` is asked as well; it raises ConfigError where these do not serve it.
+    `splits` and `assignments` are as they will be trained on. An attack with a method `check(targets)` is
+    asked as well; it raises ConfigError where these do not serve it.
     """
     problems = [*_of_the_data(splits)]
     if not problems:
-        targets = Stage.prepare(parts.attacks, splits, coins).targets
+        stage = Stage(attacks=parts.attacks, games=parts.games, splits=splits, assignments=assignments)
         for name, attack in parts.attacks.items():
-            problems += [
-                f"attack={name}: {problem}" for problem in _of_an_attack(attack, parts, splits, coins, budget)
-            ]
+            game = stage.game(name)
+            found = [*game.problems(splits, assignments.of(game))]
+            if wants_shadows(attack) and assignments.probes is not None:
+                found += _of_shadows(attack, parts, splits, assignments.probes, budget)
+            problems += [f"attack={name}: {problem}" for problem in found]
             if hasattr(attack, "check"):
                 try:
-                    attack.check(shown(targets, attack.needs))
+                    attack.check(stage.public(name))
                 except ConfigError as error:
                     problems.append(f"attack.{name}.{error}")
     if problems:
@@ -46,43 +44,12 @@ def _of_the_data(splits: Splits) -> Iterator[str]:
             yield f"data `{splits.name}` has no {part} records to measure on; give the {part} split some"
 
 
-def _of_an_attack(
-    attack: Attack, parts: Parts, splits: Splits, coins: Coins, budget: Budget
+def _of_shadows(
+    attack: Attack, parts: Parts, splits: Splits, assigned: ProbeAssignment, budget: Budget
 ) -> Iterator[str]:
-    if not attack.needs & GAMES:
-        yield from _of_class_inversion(splits)
-    if attack.needs & OF_PROBES and coins.drawing is not None:
-        inside = int(coins.drawing.members.sum())
-        if not 0 < inside < len(coins.drawing.members):
-            yield (
-                f"of the {len(coins.drawing.members)} probes {inside} are trained on, so there is nothing to "
-                "tell apart; raise evidence.probes, or change seed"
-            )
-    if Knowledge.SHADOWS in attack.needs and coins.drawing is not None:
-        yield from _of_shadows(attack, parts, splits, coins, budget)
-
-
-def _of_class_inversion(splits: Splits) -> Iterator[str]:
-    """Inversions are held against members and held-out records of their class, in a space of test records."""
-    for part, records in (("training", splits.train), ("holdout", splits.holdout)):
-        counts = records.labels.bincount(minlength=splits.num_classes).tolist()
-        absent = [name for name, count in zip(splits.classes, counts, strict=False) if not count]
-        if absent:
-            named = ", ".join(repr(name) for name in absent)
-            yield (
-                f"the {part} records hold none of class {named}, so class inversion cannot be judged; give "
-                f"the {part} split records of every class, or leave the attack out"
-            )
-    if len(splits.test) < FITTED:
-        yield f"{len(splits.test)} test records are too few to judge class inversion; give {FITTED} or more"
-
-
-def _of_shadows(attack: Attack, parts: Parts, splits: Splits, coins: Coins, budget: Budget) -> Iterator[str]:
     """Shadow models are trained on all records but the probes, and on half of these."""
-    drawing = coins.drawing
-    assert drawing is not None
-    known = drawing.known(splits)
-    half = len(drawing.probes) // 2
+    known = assigned.known(splits)
+    half = len(assigned.probes) // 2
     grouped = budget.unit != "record" and known.group_ids is not None
     units = (len(known.group_ids.unique()) if grouped else len(known.train)) + half  # type: ignore[union-attr]
     try:
@@ -90,7 +57,7 @@ def _of_shadows(attack: Attack, parts: Parts, splits: Splits, coins: Coins, budg
         if settings is not None:
             settings.rates.resolve(units)
         if getattr(attack, "private_shadows", False):
-            parts.mechanism.plan(_shadowed(known, drawing.probes.take(torch.arange(half))), budget)
+            parts.mechanism.plan(_shadowed(known, assigned.probes.take(torch.arange(half))), budget)
     except DptrainError as error:
         yield f"its shadow models, of {units} units each, cannot be trained: {error}"
 

@@ -1,201 +1,184 @@
-"""From what attacks found to leakage lines: each kind has its judge; judges alone see the coins."""
+"""The stage after training: every attack on release, control and untrained models, scored by its game."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
 
 import torch
 
-from dptrain.config import Evidence
 from dptrain.contracts import (
-    Attributes,
-    Bets,
+    Access,
+    Attack,
+    Attempt,
+    BrokenGuarantee,
     DataError,
+    Exposed,
     Findings,
     Gallery,
     Guarantee,
-    Guesses,
-    Images,
-    Knowledge,
     Leakage,
+    NotRun,
+    Output,
+    Scored,
     Scores,
-    Splits,
+    Scoring,
     Streams,
+    by_query,
 )
-from dptrain.evaluation.assignment import Coins
-from dptrain.evidence.attribute import judge_attributes
-from dptrain.evidence.audit import judge_audit
-from dptrain.evidence.class_inversion import judge_class_inversion, query_curve
-from dptrain.evidence.evaluator import Judge, load_judge, train_judge
-from dptrain.evidence.membership import judge_membership
-from dptrain.evidence.probes import Drawing
-from dptrain.evidence.reconstruction import judge_reconstruction
+from dptrain.evaluation.exposure import exposure
+from dptrain.evaluation.failures import reason
+from dptrain.evaluation.stage import Stage, Subject
 from dptrain.evidence.verdict import Shown, as_shown
 from dptrain.runs.cache import Cache, content_key
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judged:
-    """What one attack comes to, through one interface."""
+class Scorer:
+    """All that scoring takes: attacks and games, what was assigned, the guarantee, where results are kept."""
 
-    leakage: list[Leakage]
-    gallery: Gallery | None = None
-    queries: tuple[tuple[int, float, float | None], ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Court:
-    """All that judging takes: the records, the coins, the guarantee, and how sure one must be."""
-
-    splits: Splits
-    coins: Coins
+    stage: Stage
+    nodes: Mapping[str, Mapping[str, Any]]  # of the games, as configured
     guarantee: Guarantee
     streams: Streams
-    evidence: Evidence
     device: torch.device
     cache: Cache
 
-    @cached_property
-    def evaluator(self) -> Judge:
-        """The model that recognises class inversions, trained or found when it is first asked for."""
-        splits = self.splits
-        records = [part.hashed().hexdigest() for part in (splits.holdout, splits.test)]
-        told = (self.streams.seed, splits.classes, splits.mean, splits.std, splits.shape, records)
-        kept = self.cache.get(
-            content_key("evaluator", told, (), {}),
-            lambda: train_judge(splits, self.streams.seeded("judge"), device=self.device).state_dict(),
-        )
-        return load_judge(splits, kept, device=self.device)
+    def score(self, attempt: Attempt[Any], shown: Shown | None = None) -> Scored:
+        """What an attempt comes to in the attack's game.
 
-    def judge(
-        self,
-        attack: str,
-        found: Findings,
-        control: Findings | None,
-        prior: Findings | None,
-        *,
-        interface: str,
-        shown: Shown | None = None,
-    ) -> Judged:
-        """Judge what was found in the release, beside the twin (`control`) and untrained models (`prior`).
-
-        `shown` is how much of the training the attack saw, if it looks on. Raises DataError where what was
-        measured is no number.
+        `shown` is how much of the training the attack saw, if it looks on. Raises DataError where the
+        findings are not of the game's type, or what was measured is no number.
         """
-        judged = self._judge(attack, found, control, prior, interface)
-        for line in judged.leakage:
+        game, stage = self.stage.game(attempt.attack), self.stage
+        named = stage.attacks[attempt.attack].game
+        if not isinstance(attempt.found, game.findings):
+            raise DataError(
+                f"it returned {type(attempt.found).__name__}, and game `{named}` is played with "
+                f"{game.findings.__name__}"
+            )
+        scoring = Scoring(
+            splits=stage.splits,
+            assigned=stage.assignments.of(game),
+            guarantee=self.guarantee,
+            streams=self.streams,
+            device=self.device,
+            keep=partial(self._keep, self.nodes.get(named, {})),
+        )
+        scored = game.score(attempt, scoring)
+        for line in scored.leakage:
             if math.isnan(line.value.value):
                 raise DataError(f"{line.metric} is no number: the model's answers are not finite")
-        return replace(judged, leakage=[as_shown(line, shown) for line in judged.leakage])
+        return replace(scored, leakage=[as_shown(line, shown) for line in scored.leakage])
 
-    def _judge(
-        self,
-        attack: str,
-        found: Findings,
-        control: Findings | None,
-        prior: Findings | None,
-        interface: str,
-    ) -> Judged:
-        if isinstance(found, Guesses):
-            line = self._reconstruction(attack, found, control, prior)
-            return Judged(leakage=[replace(line, interface=interface)])
-        if isinstance(found, Scores):
-            assert control is None or isinstance(control, Scores)
-            return Judged(leakage=self._membership(attack, found, control, interface))
-        if isinstance(found, Bets):
-            assert control is None or isinstance(control, Bets)
-            return Judged(leakage=[self._audit(attack, found, control, interface)])
-        if isinstance(found, Attributes):
-            assert control is None or isinstance(control, Attributes)
-            return Judged(leakage=self._attributes(attack, found, control, interface))
-        assert control is None or isinstance(control, Images)
-        assert isinstance(prior, Images)
-        return self._inversion(attack, found, control, prior, interface)
+    def _keep(
+        self, node: Mapping[str, Any], kind: str, key: tuple[Any, ...], make: Callable[[], Mapping[str, Any]]
+    ) -> Mapping[str, Any]:
+        return self.cache.get(content_key(kind, key, (), {"game": node}), make)
 
-    def _reconstruction(
-        self, attack: str, found: Guesses, control: Findings | None, prior: Findings | None
-    ) -> Leakage:
-        planting = self.coins.planting
-        assert planting is not None, f"{attack} guessed at slots that nobody planted"
-        assert control is None or isinstance(control, Guesses)
-        assert prior is None or isinstance(prior, Guesses)
-        return judge_reconstruction(
-            attack,
-            found,
-            control,
-            planting.truth,
-            planting.slots.candidates,
-            self.guarantee,
-            floor=prior,
-            confidence=self.evidence.confidence,
-        )
 
-    def _membership(
-        self, attack: str, found: Scores, control: Scores | None, interface: str
-    ) -> list[Leakage]:
-        return judge_membership(
-            attack,
-            found,
-            control,
-            self._drawing(attack).members,
-            self.guarantee,
-            confidence=self.evidence.confidence,
-            interface=interface,
-        )
+@dataclass(kw_only=True)
+class Measured:
+    """What came out of all attacks."""
 
-    def _audit(self, attack: str, found: Bets, control: Bets | None, interface: str) -> Leakage:
-        if found.on is Knowledge.CANARIES:
-            assert self.coins.sowing is not None, f"{attack} bets on canaries that nobody sowed"
-            members = self.coins.sowing.members
-        else:
-            members = self._drawing(attack).members
-        return judge_audit(
-            attack,
-            found,
-            control,
-            members,
-            self.guarantee,
-            rng=self.streams.seeded(f"judge/{attack}"),
-            confidence=self.evidence.confidence,
-            interface=interface,
-        )
+    leakage: list[Leakage] = field(default_factory=list)
+    gallery: Gallery | None = None
+    queries: dict[str, tuple[tuple[int, float, float | None], ...]] = field(default_factory=dict)
+    exposed: tuple[Exposed, ...] = ()
+    not_run: list[NotRun] = field(default_factory=list)
 
-    def _attributes(
-        self, attack: str, found: Attributes, control: Attributes | None, interface: str
-    ) -> list[Leakage]:
-        drawing = self._drawing(attack)
-        return judge_attributes(
-            attack,
-            found,
-            control,
-            self.splits.sensitive,
-            drawing.probes,
-            drawing.members,
-            self.guarantee,
-            confidence=self.evidence.confidence,
-            interface=interface,
-        )
 
-    def _inversion(
-        self, attack: str, found: Images, control: Images | None, prior: Images, interface: str
-    ) -> Judged:
-        lines, gallery = judge_class_inversion(
-            attack,
-            found,
-            control,
-            prior,
-            self.splits,
-            self.evaluator,
-            self.guarantee,
-            self.streams.seeded("permutations"),
-            confidence=self.evidence.confidence,
-            permutations=self.evidence.permutations,
-            interface=interface,
-        )
-        return Judged(leakage=lines, gallery=gallery, queries=query_curve(found, control, self.evaluator))
+def measure(
+    scorer: Scorer,
+    subject: Subject,
+    control: Subject | None,
+    outputs: Sequence[Output | None],
+    *,
+    show: Callable[[str], Any],
+) -> Measured:
+    """Run each attack on all that it must be compared on, and have it scored; `show` announces each by name.
 
-    def _drawing(self, attack: str) -> Drawing:
-        assert self.coins.drawing is not None, f"{attack} judged probes that nobody drew"
-        return self.coins.drawing
+    Attacks by query meet the model through each of the `outputs`; those that hold the weights or
+    the noisy gradients meet it as it is. The budget is spent by now: one that fails, or cannot be scored,
+    is reported as not run, and the others go on.
+    """
+    measured = Measured()
+    scores: dict[str, Scores] = {}
+    probes = scorer.stage.assignments.probes
+    for name, attack in scorer.stage.attacks.items():
+        for output in outputs if by_query(attack) else (None,):
+            interface = "" if not by_query(attack) else "confidences" if output is None else output.name
+            title = f"attack: {name.replace('_', ' ')}"
+            with show(title if output is None else f"{title}, {interface.replace('_', ' ')}"):
+                try:
+                    scored = _scored(name, attack, subject, control, scorer, output, interface)
+                    if output is None and scored.exposes is not None and probes is not None:
+                        exposure({name: scored.exposes}, probes)  # what cannot be listed is not scored
+                        scores[name] = scored.exposes
+                except BrokenGuarantee:
+                    raise
+                except (Exception, SystemExit) as error:
+                    measured.not_run.append(NotRun(attack=name, interface=interface, reason=reason(error)))
+                    continue
+            measured.leakage += scored.leakage
+            measured.gallery = measured.gallery or scored.gallery
+            if output is None and scored.queries:
+                measured.queries[name] = scored.queries
+    if scores and probes is not None:
+        measured.exposed = exposure(scores, probes)
+    return measured
+
+
+def _scored(
+    name: str,
+    attack: Attack,
+    subject: Subject,
+    control: Subject | None,
+    scorer: Scorer,
+    output: Output | None,
+    interface: str,
+) -> Scored:
+    """What one attack finds in the release through one interface, scored."""
+
+    def run(target: Subject) -> Findings:
+        # The same stream each time: release and control meet the very same attack.
+        release = target.as_seen_by(name, output)
+        return attack.run(release, target.targets[name], scorer.streams.seeded(f"attack/{name}"))
+
+    found = run(subject)
+    compared, lost = _controlled(name, control, run)
+    # Of an untrained model there is no transcript.
+    untrained = 0 if Access.TRANSCRIPT in attack.needs else scorer.stage.game(name).untrained
+    attempt = Attempt(
+        attack=name,
+        interface=interface,
+        found=found,
+        control=compared,
+        baseline=tuple(run(subject.untrained(seed)) for seed in range(untrained)),
+    )
+    scored = scorer.score(attempt, subject.shown(name))
+    if lost:
+        lines = [replace(line, notes=f"{line.notes}; {lost}".removeprefix("; ")) for line in scored.leakage]
+        scored = replace(scored, leakage=lines)
+    return scored
+
+
+def _controlled(
+    name: str, control: Subject | None, run: Callable[[Subject], Findings]
+) -> tuple[Findings | None, str]:
+    """What the attack finds in the control model, or None and why there is no control."""
+    if control is None:
+        return None, ""
+    watched, seen = control.shown(name), control.seen.get(name)
+    failed = seen is not None and seen.error is not None  # which the attack tells by itself
+    if watched is not None and not watched.whole and not failed:
+        return None, f"no control: of the twin, {watched}"
+    try:
+        return run(control), ""
+    except BrokenGuarantee:
+        raise
+    except (Exception, SystemExit) as error:
+        return None, f"no control: on the twin, {reason(error)}"

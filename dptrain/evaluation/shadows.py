@@ -12,18 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dptrain.contracts import (
-    Budget,
-    Context,
-    Knowledge,
-    Mechanism,
-    Progress,
-    Records,
-    Release,
-    Shadow,
-    Splits,
-)
-from dptrain.evaluation.stage import reinitialise
+from dptrain.contracts import Access, Budget, Context, Mechanism, Progress, Records, Release, Shadow, Splits
+from dptrain.evaluation.untrained import reinitialise
 from dptrain.evidence.held_out import fresh_ids
 from dptrain.runs.cache import Cache, content_key, fingerprint, without_privacy
 
@@ -79,7 +69,7 @@ class ShadowTrainer:
     def _shadow(
         self, members: Tensor, number: int, key: str, private: bool, progress: Progress | None
     ) -> Shadow:
-        if Knowledge.WEIGHTS not in self._mechanism(private).offers:  # what cannot be kept is trained anew
+        if Access.WEIGHTS not in self._mechanism(private).offers:  # what cannot be kept is trained anew
             return Shadow(release=self._train(members, number, private, progress), members=members)
 
         def weights_of() -> Mapping[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Drawing records of which a coin, before training, decides whether they are trained on."""
+"""Probes: records of which a random choice, before training, decides whether they are trained on."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from dptrain.contracts import ConfigError, Records, Splits, keyed_uniform
+from dptrain.contracts import Assigned, ConfigError, Context, Records, Splits, keyed_uniform
 from dptrain.evidence.held_out import held_out_units, keep_held_out, once, one_of_each, train_on
 
 FEWEST = 20  # probes; from fewer, no attack could be told from guessing
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drawing:
-    """Probes, and the secret of which are trained on; only the judge of an attack may see `members`.
+class ProbeAssignment(Assigned):
+    """Probes, and the secret of which are trained on; only the scoring of an attack may see `members`.
 
     `origin` says where each probe stood in the splits that were drawn from: "train 17", "holdout 3".
     """
@@ -26,6 +26,23 @@ class Drawing:
     positions: tuple[int, ...]  # of the members, in order, among the training records
     mislabelled: Tensor  # (probes,) bool
     origin: tuple[str, ...]
+    expected: int | None = None  # by hashes, from public numbers; None: files say who was trained on
+
+    @property
+    def change(self) -> str:
+        return (
+            ""
+            if self.expected is None
+            else ". The chances of becoming a probe are computed from the numbers of units, rounded to two "
+            "binary digits, which are public thereby"
+        )
+
+    def enter(self, context: Context) -> Context:
+        return replace(context, probed=self.positions)
+
+    def described(self) -> dict[str, int | None]:
+        half = None if self.expected is None else self.expected // 2
+        return {"probes": self.expected, "probes_trained_on": half}
 
     def known(self, splits: Splits) -> Splits:
         """What an adversary knows who knows everything but the probes: they are no training records here."""
@@ -42,8 +59,8 @@ def draw_probes(
     mislabelled: float = 0.0,
     spare: int = 0,
     units: int | None = None,
-) -> tuple[Splits, Drawing]:
-    """Take probes out of training and held-out records; those that a fair coin picks are trained on.
+) -> tuple[Splits, ProbeAssignment]:
+    """Take probes out of training and held-out records; those that a fair choice picks are trained on.
 
     About `probes` are drawn, each record by a keyed hash of its inputs and with a chance that is constant
     (`chances`): whether it is a probe, whether it is trained on, and under which label, does not depend on
@@ -51,8 +68,8 @@ def draw_probes(
     about `spare` are left), the rest from the training records; where records of one patient share a
     group, all come from the held-out ones, a record of each patient by a hash of the patient's id, whose
     other records leave the data. A share `mislabelled` gets another class's label. A record that
-    occurs twice anywhere follows its coin as well, but is left out of the drawing, and so of all that is
-    scored: its double would be a member or a stranger in its stead.
+    occurs twice anywhere is assigned as well, but is left out of the drawing, and so of all that is
+    scored: its double would be a member or a non-member in its stead.
 
     Members follow the remaining training records. Draw before slots are planted: the positions of
     training records change here. `units` is the declared number of training units, None: the number that
@@ -98,12 +115,13 @@ def draw_probes(
     origin = [f"train {place}" for place in of_train.tolist()]
     origin += [f"holdout {place}" for place in of_holdout.tolist()]
     scored = single.nonzero().flatten()
-    return after, Drawing(
+    return after, ProbeAssignment(
         probes=drawn.take(scored),
         members=members[scored],
         positions=tuple(range(start, len(after.train))),
         mislabelled=wrong[scored],
         origin=tuple(origin[place] for place in order[scored].tolist()),
+        expected=probes,
     )
 
 
@@ -154,10 +172,10 @@ def public_count(count: int) -> int:
     return min(steps, key=lambda step: abs(math.log(count / step)))
 
 
-def known_members(splits: Splits, *, probes: int, rng: torch.Generator) -> tuple[Drawing, Records]:
+def known_members(splits: Splits, *, probes: int, rng: torch.Generator) -> tuple[ProbeAssignment, Records]:
     """Probes of a model that was trained elsewhere, and the held-out records that are left.
 
-    No coin decided: as many of its training records as of the held-out ones (at most half of
+    Nothing was assigned: as many of its training records as of the held-out ones (at most half of
     those) are drawn, none of which occurs twice. Raises ConfigError below 20.
     """
     train, holdout = (single.nonzero().flatten() for single in once(splits))
@@ -167,7 +185,7 @@ def known_members(splits: Splits, *, probes: int, rng: torch.Generator) -> tuple
     drawn, origin, order = _shuffled(splits, train, holdout, rng)
     members = order < each
     return (
-        Drawing(
+        ProbeAssignment(
             probes=drawn,
             members=members,
             positions=tuple(train[order[members]].tolist()),

@@ -9,11 +9,11 @@ from typing import ClassVar
 from torch import nn
 
 from dptrain.contracts import (
-    ACCESS,
+    OF_A_TRAINING,
+    Access,
     Budget,
     Context,
     Guarantee,
-    Knowledge,
     Release,
     Sensitivity,
     Splits,
@@ -38,7 +38,7 @@ from dptrain.training.tested import refuse_dependence, refuse_dependent_release
 class DPSGD:
     """Differentially private stochastic gradient descent (Abadi et al. 2016), through Opacus."""
 
-    offers: ClassVar[frozenset[Knowledge]] = ACCESS
+    offers: ClassVar[frozenset[Access]] = OF_A_TRAINING
 
     settings: Settings
     max_grad_norm: float = 1.0

@@ -10,11 +10,11 @@ from typing import ClassVar
 from torch import nn
 
 from dptrain.contracts import (
-    ACCESS,
+    OF_A_TRAINING,
+    Access,
     Budget,
     Context,
     Guarantee,
-    Knowledge,
     Release,
     Splits,
 )
@@ -31,7 +31,7 @@ from dptrain.training.settings import Settings
 class NonPrivate:
     """The same training without clipping and without noise: the baseline, and the control of every attack."""
 
-    offers: ClassVar[frozenset[Knowledge]] = ACCESS
+    offers: ClassVar[frozenset[Access]] = OF_A_TRAINING
 
     settings: Settings
     replace_batch_norm: bool = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,20 +19,22 @@ from dptrain.assembly.outputs import given_away
 from dptrain.assembly.records import load_splits
 from dptrain.config import Config, parse
 from dptrain.contracts import (
-    ACCESS,
+    PROBES,
+    Access,
     Attack,
     ConfigError,
     DptrainError,
+    Game,
     Guarantee,
-    Knowledge,
     Leakage,
     Release,
     Report,
     Splits,
     Streams,
+    wants_shadows,
 )
 from dptrain.evaluation import preconditions
-from dptrain.evaluation.assignment import Coins, declared_units, draw, sow_canaries, split_known
+from dptrain.evaluation.assignment import Assignments, declared_units, prepare, split_known
 from dptrain.evaluation.stage import Subject
 from dptrain.evidence import criteria
 from dptrain.evidence.copies import count_copies
@@ -59,7 +62,7 @@ class Case:
     name: str
     config: Config
     weights: Path
-    needs: frozenset[Knowledge] | None  # what coins decided in its training; None: it is not one of ours
+    played: Mapping[str, Game] | None  # in its training; None: it is not one of ours
     guarantee: Guarantee | None
 
 
@@ -74,25 +77,26 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
     streams = Streams(config.seed, config.deterministic, config.privacy.randomness)
     splits = load_splits(parts.source, streams)
     copies = count_copies(splits)
-    if case.needs is None:
-        splits, coins = split_known(splits, config.evidence, streams)
+    if case.played is None:
+        splits, assignments = split_known(splits, config.evidence, streams)
     else:
-        splits, coins = draw(splits, case.needs, config.evidence, streams, declared_units(config.training))
-    _check_records(case, coins, splits)
-    model = make_model(config, parts.mechanism if case.needs is not None else None, splits, streams)
+        units = declared_units(config.training)
+        splits, assignments = prepare(splits, case.played, config.evidence, streams, units)
+    _check_records(case, assignments, splits)
+    model = make_model(config, parts.mechanism if case.played is not None else None, splits, streams)
     budget = make_budget(config, splits)
     guarantee = case.guarantee or NoGuarantee(budget=budget, sentence=UNKNOWN, outside=(UNKNOWN,))
-    if case.needs is not None:
+    if case.played is not None:
         plan = parts.mechanism.plan(splits, budget)
-        coins = sow_canaries(coins, case.needs, model, plan, config.evidence, streams)
-    preconditions.check(parts, splits, coins, budget)
+        assignments = assignments.with_model(case.played, model, plan, streams)
+    preconditions.check(parts, splits, assignments, budget)
     experiment = Experiment(
         config=config,
         parts=parts,
         conditions=conditions,
         splits=splits,
         copies=copies,
-        coins=coins,
+        assignments=assignments,
         model=model,
         budget=budget,
         plan=None,
@@ -108,14 +112,14 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
         tracker.params(tracked.params(config, order.recipe))
         release = load(case.weights, model, experiment.context.device)
         target = Subject(release=release, targets=experiment.stage.targets)
-        control, lost = experiment.control() if case.needs is not None else (None, ())
+        control, lost = experiment.control() if case.played is not None else (None, ())
         measured = experiment.attack(target, control, guarantee)
         measured.not_run[:0] = lost
-        if case.needs is None:
+        if case.played is None:
             measured.leakage = [_told_by_files(line) for line in measured.leakage]
         statement = replace(guarantee.statement(), interface=given_away(config.release, release.offers))
         others = {"recipe": f"audit of {case.name}"} | (
-            {} if case.needs is not None else {"mechanism": "unknown"}
+            {} if case.played is not None else {"mechanism": "unknown"}
         )
         report = summary.compose(experiment, guarantee, statement, target, order, folder, **others)
         seconds = {
@@ -140,7 +144,7 @@ def find(config: Config, overrides: tuple[str, ...]) -> Case:
     assert source is not None
     path = Path(source)
     if path.is_file():
-        return Case(name=path.name, config=config, weights=path, needs=None, guarantee=None)
+        return Case(name=path.name, config=config, weights=path, played=None, guarantee=None)
     folder = path if (path / runs.ORDER).is_file() else runs.named(source, Path(config.output))
     if folder is None:
         raise ConfigError(
@@ -159,6 +163,9 @@ def find(config: Config, overrides: tuple[str, ...]) -> Case:
             )
     _refuse_changes(source, overrides)
     trained = parse(runs.read(folder).config)
+    trained = replace(
+        trained, game={**config.game, **trained.game}
+    )  # games that came later can be played too
     report = read_json(folder / runs.REPORT)
     return Case(
         name=folder.name,
@@ -176,7 +183,7 @@ def find(config: Config, overrides: tuple[str, ...]) -> Case:
             control=replace(trained.control, enabled=config.control.enabled and trained.control.enabled),
         ),
         weights=folder / runs.WEIGHTS,
-        needs=assemble(trained).needs,
+        played=assemble(trained).played,
         guarantee=StatedGuarantee(
             stated=from_json(report.get("guarantee"), f"{folder / runs.REPORT}: guarantee"),
             tradeoff_points=[(rate, most) for rate, most in report["tradeoff"]],
@@ -191,7 +198,8 @@ def _refuse_changes(source: str, overrides: tuple[str, ...]) -> None:
     others = [
         override
         for override in overrides
-        if not any(_key(override) == name or _key(override).startswith(f"{name}.") for name in allowed)
+        if _key(override) != "game"
+        and not any(_key(override) == name or _key(override).startswith(f"{name}.") for name in allowed)
     ]
     if others:
         raise ConfigError(
@@ -206,19 +214,18 @@ def possible(parts: Parts, case: Case, *, asked: bool) -> dict[str, Attack]:
     Nobody kept the noisy gradients of a finished training, and slots, probes and canaries must have
     been put into it.
     """
-    decided = {Knowledge.PROBES, Knowledge.ATTRIBUTES} if case.needs is None else case.needs
-    if decided & {Knowledge.PROBES, Knowledge.ATTRIBUTES}:
-        decided = decided | {Knowledge.PROBES, Knowledge.ATTRIBUTES}
-    by_coins = {Knowledge.SLOTS, Knowledge.PROBES, Knowledge.CANARIES, Knowledge.ATTRIBUTES}
+    played = None if case.played is None else {game.assignment for game in case.played.values()}
+    there = {"", *({PROBES} if played is None else played)}
     problems, kept = [], {}
     for name, attack in parts.attacks.items():
-        missing = (attack.needs & by_coins) - decided | attack.needs & {Knowledge.TRANSCRIPT}
-        if case.needs is None:
-            missing |= attack.needs & {Knowledge.SHADOWS}  # nobody knows how it was trained
-        else:
-            missing |= (attack.needs & ACCESS) - parts.mechanism.offers
+        missing = {each.value for each in attack.needs & {Access.TRANSCRIPT}}
+        missing |= {parts.games[attack.game].assignment} - there
+        if case.played is not None:
+            missing |= {each.value for each in attack.needs - parts.mechanism.offers}
+        elif wants_shadows(attack):
+            missing.add("shadows")  # nobody knows how it was trained
         if missing:
-            what = ", ".join(sorted(need.value for need in missing))
+            what = ", ".join(sorted(missing))
             problems.append(
                 f"attack={name} needs {what}, which {case.name} does not have; leave it out, "
                 "or train with it among the attacks"
@@ -256,11 +263,11 @@ def load(weights: Path, model: nn.Module, device: torch.device) -> Release:
     return Release(architecture=partial(copy.deepcopy, model), weights=state, device=device)
 
 
-def _check_records(case: Case, coins: Coins, splits: Splits) -> None:
-    if case.needs is None:
+def _check_records(case: Case, assignments: Assignments, splits: Splits) -> None:
+    if case.played is None:
         return
-    same = runs.same_records(case.weights.parent, coins.fingerprint(splits))
-    if case.needs and same is None:
+    same = runs.same_records(case.weights.parent, assignments.fingerprint(splits))
+    if case.played and same is None:
         raise ConfigError(
             f"release={case.name} does not tell which records and coins it was trained with, so no attack on "
             "single records could be judged; train it again with this version"

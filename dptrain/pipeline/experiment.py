@@ -22,12 +22,11 @@ from dptrain.assembly.outputs import make_outputs
 from dptrain.assembly.records import load_splits
 from dptrain.config import Config
 from dptrain.contracts import (
-    ACCESS,
+    Access,
     Budget,
     Context,
     DptrainError,
     Guarantee,
-    Knowledge,
     Mechanism,
     NotRun,
     Plan,
@@ -36,13 +35,14 @@ from dptrain.contracts import (
     Streams,
     Tracker,
     Utility,
+    wants_shadows,
 )
 from dptrain.evaluation import preconditions
-from dptrain.evaluation.assignment import Coins, declared_units, draw, sow_canaries
+from dptrain.evaluation.assignment import Assignments, declared_units, prepare
 from dptrain.evaluation.failures import reason
-from dptrain.evaluation.scorer import Court
+from dptrain.evaluation.scorer import Measured, Scorer, measure
 from dptrain.evaluation.shadows import ShadowTrainer
-from dptrain.evaluation.stage import Measured, Stage, Subject, measure
+from dptrain.evaluation.stage import Stage, Subject
 from dptrain.evidence import criteria
 from dptrain.evidence.copies import count_copies
 from dptrain.evidence.criteria import Condition
@@ -60,7 +60,7 @@ class _NotKept(Exception):
         self.made = made
 
 
-OF_A_MODEL = ACCESS - {Knowledge.TRANSCRIPT}
+OF_A_MODEL = frozenset(Access) - {Access.TRANSCRIPT}
 SHAPES_A_TRAINING = ("model", "optimizer", "mechanism", "training", "privacy", "control")
 
 
@@ -77,7 +77,7 @@ class Experiment:
     conditions: tuple[Condition, ...]  # of fail_if
     splits: Splits
     copies: Mapping[str, int]  # records that occur several times
-    coins: Coins
+    assignments: Assignments
     model: nn.Module
     budget: Budget
     plan: Plan | None
@@ -93,20 +93,21 @@ class Experiment:
         streams = Streams(config.seed, config.deterministic, config.privacy.randomness)
         splits = load_splits(parts.source, streams)
         copies = count_copies(splits)
-        splits, coins = draw(splits, parts.needs, config.evidence, streams, declared_units(config.training))
+        units = declared_units(config.training)
+        splits, assignments = prepare(splits, parts.played, config.evidence, streams, units)
         model = make_model(config, parts.mechanism, splits, streams, parts.network)
         budget = make_budget(config, splits)
         plan = parts.mechanism.plan(splits, budget)
-        coins = sow_canaries(coins, parts.needs, model, plan, config.evidence, streams)
-        preconditions.check(parts, splits, coins, budget)
-        keeps_features = parts.twin is not None or Knowledge.SHADOWS in parts.needs
+        assignments = assignments.with_model(parts.played, model, plan, streams)
+        preconditions.check(parts, splits, assignments, budget)
+        keeps_features = parts.twin is not None or any(map(wants_shadows, parts.attacks.values()))
         return cls(
             config=config,
             parts=parts,
             conditions=conditions,
             splits=splits,
             copies=copies,
-            coins=coins,
+            assignments=assignments,
             model=model,
             budget=budget,
             plan=plan,
@@ -118,18 +119,24 @@ class Experiment:
     @property
     def records(self) -> str:
         """A hash of the records that are trained on."""
-        return self.coins.fingerprint(self.splits)
+        return self.assignments.fingerprint(self.splits)
 
     @cached_property
     def stage(self) -> Stage:
         """The attacks on the release, and what they aim at."""
-        return Stage.prepare(self.parts.attacks, self.splits, self.coins).with_shadows(self._shadows)
+        return Stage(
+            attacks=self.parts.attacks,
+            games=self.parts.games,
+            splits=self.splits,
+            assignments=self.assignments,
+            shadows=self._shadows,
+        )
 
     @cached_property
-    def faint(self) -> Stage:
-        """The attacks on the twin, in which canaries are faint and shadow models are never private."""
+    def control_stage(self) -> Stage:
+        """The attacks on the control model, whose canaries are short and whose shadows are never private."""
         shadows = replace(self._shadows, mechanism=self._shadows.plain)
-        return self.stage.for_twin().with_shadows(shadows)
+        return replace(self.stage, assignments=self.assignments.for_control(), shadows=shadows)
 
     def train(self, tracker: Tracker, folder: Path) -> tuple[Subject, Guarantee]:
         """Train what is to be released while attacks look on; its checkpoints go into the folder."""
@@ -143,7 +150,7 @@ class Experiment:
             return None
         started = time.perf_counter()
         kept, failed = self._kept_twin(mechanism)
-        seen = self.faint.observers()
+        seen = self.control_stage.observers()
         for name, watching in seen.items():
             if name in failed:
                 watching.error = failed[name]
@@ -156,7 +163,7 @@ class Experiment:
         )
         return Subject(
             release=release,
-            targets=self.faint.targets,
+            targets=self.control_stage.targets,
             seen=seen,
             steps=kept["steps"],
             fit_seconds=time.perf_counter() - started,
@@ -177,7 +184,7 @@ class Experiment:
         failed: dict[str, Exception] = {}
 
         def make() -> dict[str, Any]:
-            subject, _ = self._fit("train the twin", mechanism, self.faint, self.context)
+            subject, _ = self._fit("train the twin", mechanism, self.control_stage, self.context)
             failed.update({name: seen.error for name, seen in subject.seen.items() if seen.error is not None})
             assert subject.release.weights is not None
             made = {
@@ -195,19 +202,17 @@ class Experiment:
             return twin.made, failed
 
     def attack(self, subject: Subject, twin: Subject | None, guarantee: Guarantee) -> Measured:
-        """Every attack on the subject, beside the twin, through each interface; judged."""
-        streams = self.context.streams
-        court = Court(
-            splits=self.splits,
-            coins=self.coins,
+        """Every attack on the subject, beside the twin, through each interface; scored."""
+        scorer = Scorer(
+            stage=self.stage,
+            nodes=self.config.game,
             guarantee=guarantee,
-            streams=streams,
-            evidence=self.config.evidence,
+            streams=self.context.streams,
             device=self.context.device,
             cache=self.cache,
         )
         outputs = make_outputs(self.config.release)
-        return measure(self.stage, subject, twin, court, streams, outputs, show=self.console.stage)
+        return measure(scorer, subject, twin, outputs, show=self.console.stage)
 
     def utility(self, subject: Subject) -> Utility:
         """How well a subject does on the test records."""
@@ -215,7 +220,7 @@ class Experiment:
         asked, release, classes = subject.release.queries(), subject.release, self.splits.num_classes
 
         def answer(inputs: Tensor) -> Tensor:
-            if Knowledge.CONFIDENCES in release.offers:
+            if Access.CONFIDENCES in release.offers:
                 return asked.confidences(inputs)
             return one_hot(asked.labels(inputs), classes).float()
 
@@ -257,14 +262,14 @@ class Experiment:
     @cached_property
     def _shadows(self) -> ShadowTrainer:
         """The adversary who trains models of their own, should an attack ask for them."""
-        drawing, streams = self.coins.drawing, self.context.streams
-        own = streams.seeded("shadows")  # nothing that an attack is handed may lead to the coins
+        assigned, streams = self.assignments.probes, self.context.streams
+        own = streams.seeded("shadows")  # nothing that an attack is handed may lead to the assignment
         return ShadowTrainer(
             mechanism=self.parts.mechanism,
             plain=self.parts.plain,
             model=self.model,
-            known=self.splits if drawing is None else drawing.known(self.splits),
-            probes=self.splits.holdout if drawing is None else drawing.probes,
+            known=self.splits if assigned is None else assigned.known(self.splits),
+            probes=self.splits.holdout if assigned is None else assigned.probes,
             budget=self.budget,
             context=replace(self.context, streams=replace(streams, seed=own.initial_seed())),
             recipe=self._recipe,
@@ -273,15 +278,20 @@ class Experiment:
         )
 
     def _twin_key(self) -> str:
-        splits, streams, canaries = self.splits, self.context.streams, self.faint.targets.canaries
+        splits, streams = self.splits, self.context.streams
+        canaries = self.control_stage.assignments.enter(self.context).canaries
         groups = [] if splits.group_ids is None else [splits.group_ids]
-        watching = {name: self.config.attack[name] for name in self.stage.watching}
+        watching = self.stage.watching
+        sections = {
+            "attack": {name: self.config.attack[name] for name in watching},
+            "game": {attack.game: self.config.game[attack.game] for attack in watching.values()},
+        }
         told = (
             streams.seed,
             streams.deterministic,
             str(self.context.dtype),
             splits.class_prior,
-            self.coins.fingerprint(splits),
+            self.assignments.fingerprint(splits),
             asdict(self.config.evidence),
             None if canaries is None else canaries.norm,
             splits.holdout.hashed().hexdigest(),
@@ -289,8 +299,12 @@ class Experiment:
         return content_key(
             "twin",
             told,
-            [*groups, *self.model.state_dict().values()],
-            {**without_privacy(self._recipe), "attack": watching},
+            [
+                *groups,
+                *self.model.state_dict().values(),
+                *([] if canaries is None else [canaries.coordinates]),
+            ],
+            {**without_privacy(self._recipe), **sections},
         )
 
     @property

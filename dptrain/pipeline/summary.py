@@ -15,7 +15,8 @@ from torch import nn
 from dptrain.assembly.outputs import given_away
 from dptrain.config import Config
 from dptrain.contracts import Briefing, Constants, Guarantee, Plan, Report, Splits, Statement
-from dptrain.evaluation.stage import Measured, Subject
+from dptrain.evaluation.scorer import Measured
+from dptrain.evaluation.stage import Subject
 from dptrain.evidence.utility import majority_share
 from dptrain.evidence.verdict import of_void
 from dptrain.models.frozen import split
@@ -86,7 +87,7 @@ def stated(
     return replace(
         guarantee.statement(),
         interface=given_away(config.release, target.release.offers),
-        assignment=experiment.coins.told(),
+        assignment=experiment.assignments.described(),
         date=runs.remember_date(folder, now()),
         constants=constants(config, splits, experiment.plan, units_public=experiment.budget.units_public),
         public_data=public_data(config, splits),

@@ -53,6 +53,8 @@ def weights_digest(weights: Mapping[str, Tensor]) -> str:
 def config_digests(config: Config) -> dict[str, str]:
     """A digest of each section that has a say in a training, without secrets."""
     values = {name: value for name, value in asdict(config).items() if name not in ELSEWHERE}
+    if not values["game"]:  # of runs from before games were configured
+        del values["game"]
     return {name: _digest(redacted(value)) for name, value in values.items()}
 
 

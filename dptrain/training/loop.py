@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from dptrain.contracts import Context, DptrainError, Knowledge, Records, Splits
+from dptrain.contracts import Context, DptrainError, Records, Splits
 from dptrain.privacy.dpsgd import Engine
 from dptrain.training import checkpoint
 from dptrain.training.augment import Augmentation
@@ -102,12 +102,12 @@ def _accumulate(
         add(drawn.probes[0])
         shares.alone = engine.total() - before
         add(*drawn.probes[1:])
-        shares.of[Knowledge.PROBES] = engine.total() - before
+        shares.of["probes"] = engine.total() - before
     if context.canaries is not None and len(drawn.canaries):
         before = engine.total()
         for rows in gradients(context.canaries, drawn.canaries, session.model):
             engine.accumulate_gradients(rows)
-        shares.of[Knowledge.CANARIES] = engine.total() - before
+        shares.of["canaries"] = engine.total() - before
     return loss, shares
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from dptrain.contracts import Canaries, Knowledge, Observer, Records
+from dptrain.contracts import Canaries, Observer, Records
 from dptrain.privacy.accountant import DPSGDPlan
 from dptrain.privacy.dpsgd import RecordGradients
 
@@ -18,7 +19,7 @@ from dptrain.privacy.dpsgd import RecordGradients
 class Shares:
     """What those that coins decided about added to a sum, as the engine made it; nothing: not sampled."""
 
-    of: dict[Knowledge, Tensor] = field(default_factory=dict)  # PROBES, CANARIES
+    of: dict[str, Tensor] = field(default_factory=dict)  # probes, canaries
     alone: Tensor | None = None  # what a single probe added
     planted: dict[int, Tensor] = field(default_factory=dict)  # by index, where copies of records are random
 
@@ -57,7 +58,7 @@ class NoisyStep:
             return None
         return float(self.shares.alone.norm()) / self.max_grad_norm
 
-    def undecided(self, on: Knowledge) -> Tensor:
+    def undecided(self, on: Literal["probes", "canaries"]) -> Tensor:
         share = self.shares.of.get(on)
         return self.noise if share is None else self.noise + share
 

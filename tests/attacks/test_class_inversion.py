@@ -10,8 +10,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from dptrain.attacks.class_inversion import ClassInversion
-from dptrain.contracts import Images, Knowledge, Records, Release, Splits, Targets
-from dptrain.evidence.evaluator import train_judge
+from dptrain.contracts import Access, Images, Records, Release, Splits, Targets
+from dptrain.evaluation.games.class_inversion.evaluator import train_evaluator
 
 QUICK = ClassInversion(restarts=3, keep=2, steps=8, trials=3)
 
@@ -69,7 +69,7 @@ def test_a_model_without_privacy_shows_its_classes():
         )
 
     rng = torch.Generator().manual_seed(1)
-    judge = train_judge(splits, rng)
+    judge = train_evaluator(splits, rng)
     attack = ClassInversion(steps=100)
 
     def accuracy(found: Images) -> float:
@@ -146,4 +146,4 @@ def test_the_file_says_every_default():
     said = yaml.safe_load(path.read_text())
     assert said.pop("_target_") == "dptrain.attacks.class_inversion.ClassInversion"
     assert said == {name: getattr(ClassInversion(), name) for name in ClassInversion.__dataclass_fields__}
-    assert ClassInversion.needs == {Knowledge.WEIGHTS}
+    assert ClassInversion.needs == {Access.WEIGHTS}

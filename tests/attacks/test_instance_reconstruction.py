@@ -17,8 +17,8 @@ from dptrain.attacks.instance_reconstruction import (
 )
 from dptrain.contracts import Budget, Guesses, Slots, Splits, Streams, Targets, seed_key
 from dptrain.data.digits import Digits
-from dptrain.evidence.reconstruction import judge_reconstruction
-from dptrain.evidence.slots import plant
+from dptrain.evaluation.games.reconstruction.scoring import score_reconstruction
+from dptrain.evaluation.games.reconstruction.slots import plant
 from dptrain.evidence.verdict import BROKEN
 from dptrain.mechanisms.dpsgd import DPSGD
 from dptrain.mechanisms.non_private import NonPrivate
@@ -123,7 +123,7 @@ def test_a_quarter_of_the_promised_noise_is_called_broken(trainings, monkeypatch
 
     monkeypatch.setattr(NoisySum, "__init__", weaker)
     guesses, truths, guarantee = trainings(20)
-    found = judge_reconstruction(
+    found = score_reconstruction(
         "transcript",
         Guesses(guesses=torch.cat([found.guesses for found in guesses])),
         None,

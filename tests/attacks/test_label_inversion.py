@@ -10,7 +10,7 @@ import yaml
 from torch import nn
 
 from dptrain.attacks.label_inversion import LabelInversion
-from dptrain.contracts import Knowledge, Records, Release, Targets
+from dptrain.contracts import Access, Records, Release, Targets
 
 
 def targets(shape: tuple[int, ...], classes: int) -> Targets:
@@ -93,4 +93,4 @@ def test_the_file_says_every_default():
     said = yaml.safe_load(path.read_text())
     assert said.pop("_target_") == "dptrain.attacks.label_inversion.LabelInversion"
     assert said == {name: getattr(LabelInversion(), name) for name in LabelInversion.__dataclass_fields__}
-    assert LabelInversion.needs == {Knowledge.LABELS}
+    assert LabelInversion.needs == {Access.LABELS}

@@ -14,7 +14,7 @@ from torch import nn
 from dptrain.attacks.lira import Lira, _queries
 from dptrain.attacks.membership import LossBets, LossThreshold, log_odds
 from dptrain.attacks.rmia import Rmia, _dominated
-from dptrain.contracts import ConfigError, Knowledge, Records, Release, Shadow, Targets
+from dptrain.contracts import Access, ConfigError, Records, Release, Shadow, Targets, wants_shadows
 
 CONF = Path(__file__).parents[2] / "conf" / "attack"
 ATTACKS = {
@@ -375,7 +375,7 @@ def test_a_reference_says_how_hard_a_record_is(learnt_by_heart):
 
 def test_bets_are_on_the_probes_and_as_many_as_were_fixed(tables, rng):
     found = LossBets(guesses=8, reference_steps=0).run(table(rng), tables, rng)
-    assert (found.on, found.guesses) == (Knowledge.PROBES, 8)
+    assert (LossBets.game, found.guesses) == ("audit_records", 8)
     assert LossBets(reference_steps=0).run(table(rng), tables, rng).guesses is None
 
 
@@ -411,5 +411,6 @@ def test_the_file_says_every_default(name):
     said = yaml.safe_load(path.read_text())
     assert said.pop("_target_") == f"{attack.__module__}.{attack.__name__}"
     assert said == {each.name: getattr(attack(), each.name) for each in fields(attack)}
-    assert {Knowledge.CONFIDENCES, Knowledge.PROBES} <= attack.needs
-    assert (Knowledge.SHADOWS in attack.needs) == ("shadows" in said)
+    assert attack.needs == {Access.CONFIDENCES}
+    assert attack.game in ("membership", "audit_records")
+    assert wants_shadows(attack()) == ("shadows" in said)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from dptrain.attacks.query_inversion import QueryInversion, margins
 from dptrain.attacks.search_space import SNAPSHOTS, SearchSpace, Trail
-from dptrain.contracts import Knowledge, Records, Release, Targets
+from dptrain.contracts import Access, Records, Release, Targets
 
 
 def targets(shape: tuple[int, ...], classes: int, *, bounds=(0.0, 1.0), mean=(0.4,)) -> Targets:
@@ -193,4 +193,4 @@ def test_the_file_says_every_default():
     said = yaml.safe_load(path.read_text())
     assert said.pop("_target_") == "dptrain.attacks.query_inversion.QueryInversion"
     assert said == {name: getattr(QueryInversion(), name) for name in QueryInversion.__dataclass_fields__}
-    assert QueryInversion.needs == {Knowledge.CONFIDENCES}
+    assert QueryInversion.needs == {Access.CONFIDENCES}

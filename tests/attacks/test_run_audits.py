@@ -9,8 +9,8 @@ import torch
 
 from dptrain.attacks.canary_audit import CanaryAudit
 from dptrain.attacks.gradient_audit import GradientAudit
-from dptrain.contracts import Canaries, Knowledge, Records, Release, Targets
-from dptrain.evidence.audit import auc
+from dptrain.contracts import Canaries, Records, Release, Targets
+from dptrain.evaluation.games.audit.scoring import auc
 
 WIDTH, COUNT = 400, 80
 
@@ -91,9 +91,9 @@ def test_members_stand_out_where_the_noise_is_small_and_not_where_it_is_large(at
         observer = attack.watch(targets)
         for step in steps(40, noise_std, members, gradients):
             observer.observe(step)
-            assert set(step.asked) == {Knowledge.CANARIES if on_canaries else Knowledge.PROBES}
+            assert set(step.asked) == {"canaries" if on_canaries else "probes"}
         found = bets(attack, observer, targets)
-        assert found.on is (Knowledge.CANARIES if on_canaries else Knowledge.PROBES)
+        assert attack.game == ("audit_canaries" if on_canaries else "audit_records")
         areas.append(auc(found.scores, members))
     assert areas[0] > 0.95
     assert 0.25 < areas[1] < 0.75

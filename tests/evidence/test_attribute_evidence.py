@@ -11,7 +11,7 @@ from scipy.stats import binomtest
 from torch import Tensor
 
 from dptrain.contracts import Attributes, DataError, Leakage, Records, Sensitive
-from dptrain.evidence.attribute import judge_attributes, paired_difference
+from dptrain.evaluation.games.attribute.scoring import paired_difference, score_attributes
 from dptrain.evidence.intervals import clopper_pearson
 from dptrain.evidence.verdict import BROKEN, LEAKS, NO_CONTROL, RESISTED, TOO_WEAK, UNBOUNDED, WITHIN, kind
 
@@ -56,7 +56,7 @@ def judge(
     truth: Tensor | None = None,
 ) -> tuple[Leakage, Leakage]:
     truth = torch.arange(len(members)) % 2 if truth is None else truth
-    advantage, on_members = judge_attributes(
+    advantage, on_members = score_attributes(
         "attribute_inference",
         found(*right, truth),
         None if control is None else found(*control, truth),

@@ -10,9 +10,9 @@ import torch
 from scipy.optimize import linprog
 from scipy.stats import binom, norm
 
-from dptrain.contracts import Bets, ConfigError, Knowledge, NoiseSeen
-from dptrain.evidence import audit
-from dptrain.evidence.audit import auc, bet, judge_audit, noise_p_values
+from dptrain.contracts import Bets, ConfigError, NoiseSeen
+from dptrain.evaluation.games.audit import scoring
+from dptrain.evaluation.games.audit.scoring import auc, bet, noise_p_values, score_audit
 from dptrain.evidence.one_run import (
     Inverse,
     certified_gaussian,
@@ -306,11 +306,11 @@ def members(rng):
     return torch.rand(400, generator=rng) < 0.5
 
 
-def judge(members, scores, rng, *, mu=1.0, control=None, on=Knowledge.CANARIES, noise=None, guesses=None):
-    bets = Bets(scores=scores, on=on, guesses=guesses, noise=noise)
-    twin = None if control is None else Bets(scores=control, on=on)
-    return judge_audit(
-        "audit", bets, twin, members, Promise(mu), rng=rng, confidence=0.95, interface="labels"
+def judge(members, scores, rng, *, mu=1.0, control=None, on="canaries", noise=None, guesses=None):
+    bets = Bets(scores=scores, guesses=guesses, noise=noise)
+    twin = None if control is None else Bets(scores=control)
+    return score_audit(
+        "audit", bets, twin, members, Promise(mu), on=on, rng=rng, confidence=0.95, interface="labels"
     )
 
 
@@ -349,7 +349,7 @@ def test_a_curve_that_is_rejected_is_broken_where_the_epsilon_is_not(members, rn
     quiet = told(members, 0.5, rng)
     assert judge(members, quiet, rng).verdict == WITHIN
     for p_value, verdict in {0.024: BROKEN, 0.026: WITHIN}.items():
-        monkeypatch.setattr(audit, "p_value_f", lambda *_, p=p_value: p)
+        monkeypatch.setattr(scoring, "p_value_f", lambda *_, p=p_value: p)
         assert judge(members, quiet, rng).verdict == verdict
 
 
@@ -376,7 +376,7 @@ def test_the_control_says_whether_the_attack_could_see(members, rng):
 
 
 def test_where_nothing_is_proved_there_is_no_bound(members, rng):
-    found = judge(members, told(members, 8.0, rng), rng, mu=math.inf, on=Knowledge.PROBES)
+    found = judge(members, told(members, 8.0, rng), rng, mu=math.inf, on="probes")
     assert found.bound is None
     assert found.verdict == UNBOUNDED
     assert found.trials == planned_guesses(10.0, 400, 0.95)

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from dptrain.contracts import DataError, Images, Records, Splits
-from dptrain.evidence.class_inversion import judge_class_inversion
-from dptrain.evidence.evaluator import Judge, train_judge
+from dptrain.evaluation.games.class_inversion.evaluator import Evaluator, train_evaluator
+from dptrain.evaluation.games.class_inversion.scoring import score_class_inversion
 
 CLASSES, SHAPE = 4, (1, 12, 12)
 
@@ -46,8 +46,8 @@ def splits() -> Splits:
 
 
 @pytest.fixture(scope="module")
-def judge(splits) -> Judge:
-    return train_judge(splits, torch.Generator().manual_seed(1), steps=60)
+def evaluator(splits) -> Evaluator:
+    return train_evaluator(splits, torch.Generator().manual_seed(1), steps=60)
 
 
 def copies(source: Records, rng: torch.Generator, *, each: int = 4) -> Images:
@@ -62,15 +62,15 @@ def noise(rng: torch.Generator) -> Images:
     )
 
 
-def measure(released, control, splits, judge, seed=2, untrained=None):
+def measure(released, control, splits, evaluator, seed=2, untrained=None):
     rng = torch.Generator().manual_seed(seed)
-    leakages, gallery = judge_class_inversion(
+    leakages, gallery = score_class_inversion(
         "class_inversion",
         released,
         control,
         noise(rng) if untrained is None else untrained,
         splits,
-        judge,
+        evaluator,
         Proved(),
         rng,
         confidence=0.95,
@@ -79,9 +79,9 @@ def measure(released, control, splits, judge, seed=2, untrained=None):
     return {leakage.metric: leakage for leakage in leakages}, gallery
 
 
-def test_planted_members_are_found(splits, judge):
+def test_planted_members_are_found(splits, evaluator):
     rng = torch.Generator().manual_seed(3)
-    lines, _ = measure(copies(splits.train, rng), copies(splits.holdout, rng), splits, judge)
+    lines, _ = measure(copies(splits.train, rng), copies(splits.holdout, rng), splits, evaluator)
     near = lines["nearest_is_member"]
     assert near.value.value == 1.0
     assert near.details["p_value"] < 0.01
@@ -91,70 +91,70 @@ def test_planted_members_are_found(splits, judge):
     assert near.value.low <= near.value.value <= near.value.high
 
 
-def test_planted_held_out_records_are_not_taken_for_members(splits, judge):
+def test_planted_held_out_records_are_not_taken_for_members(splits, evaluator):
     rng = torch.Generator().manual_seed(4)
-    lines, _ = measure(copies(splits.holdout, rng), copies(splits.train, rng), splits, judge)
+    lines, _ = measure(copies(splits.holdout, rng), copies(splits.train, rng), splits, evaluator)
     near = lines["nearest_is_member"]
     assert near.value.value == 0.0
     assert near.details["p_value"] > 0.9
     assert near.verdict.startswith("resisted: not nearer to members than to held-out records (p = ")
-    twinless, _ = measure(copies(splits.holdout, rng), None, splits, judge)
+    twinless, _ = measure(copies(splits.holdout, rng), None, splits, evaluator)
     assert twinless["nearest_is_member"].verdict.endswith("no control")
 
 
-def test_a_blind_attack_is_called_weak(splits, judge):
+def test_a_blind_attack_is_called_weak(splits, evaluator):
     rng = torch.Generator().manual_seed(5)
-    lines, _ = measure(noise(rng), noise(rng), splits, judge)
+    lines, _ = measure(noise(rng), noise(rng), splits, evaluator)
     for line in lines.values():
         assert line.verdict.startswith("attack too weak to tell")
 
 
-def test_recognisable_inversions_leak_the_class(splits, judge):
+def test_recognisable_inversions_leak_the_class(splits, evaluator):
     rng = torch.Generator().manual_seed(6)
     inverted = copies(splits.holdout, rng)
-    lines, _ = measure(inverted, noise(rng), splits, judge)
+    lines, _ = measure(inverted, noise(rng), splits, evaluator)
     line = lines["evaluator_accuracy"]
     assert line.value.value == 1.0
     assert line.trials == CLASSES
     assert line.value.low == line.detection_limit == pytest.approx(0.025 ** (1 / CLASSES))
     assert line.floor >= 1 / CLASSES
     assert line.details["mean_image_accuracy"] == 1.0
-    assert line.details["evaluator_test_accuracy"] == judge.accuracy
+    assert line.details["evaluator_test_accuracy"] == evaluator.accuracy
     assert "property of the population" in line.verdict
-    resisted, _ = measure(noise(rng), inverted, splits, judge)
+    resisted, _ = measure(noise(rng), inverted, splits, evaluator)
     assert resisted["evaluator_accuracy"].verdict.startswith("resisted")
 
 
-def test_a_floor_above_the_detection_limit_is_said(splits, judge):
+def test_a_floor_above_the_detection_limit_is_said(splits, evaluator):
     rng = torch.Generator().manual_seed(7)
     same = copies(splits.holdout, rng)
-    lines, _ = measure(same, same, splits, judge, untrained=same)
+    lines, _ = measure(same, same, splits, evaluator, untrained=same)
     assert lines["evaluator_accuracy"].verdict == (
         "attack too weak to tell: 4 classes could certify 40%, the floor is 100%"
     )
 
 
-def test_the_gallery_shows_one_row_a_class(splits, judge):
+def test_the_gallery_shows_one_row_a_class(splits, evaluator):
     rng = torch.Generator().manual_seed(8)
     planted = copies(splits.train, rng)
-    _, gallery = measure(planted, None, splits, judge)
+    _, gallery = measure(planted, None, splits, evaluator)
     assert gallery.control is None
     assert gallery.released.shape == gallery.mean.shape == gallery.nearest_member.shape == (CLASSES, *SHAPE)
     first = torch.stack([splits.train.inputs[splits.train.labels == label][0] for label in range(CLASSES)])
     assert torch.equal(gallery.nearest_member, first)
 
 
-def test_a_class_without_held_out_records_is_refused(splits, judge):
+def test_a_class_without_held_out_records_is_refused(splits, evaluator):
     bare = dataclasses.replace(splits, holdout=splits.holdout.take(splits.holdout.labels != 2))
     rng = torch.Generator().manual_seed(9)
     with pytest.raises(DataError, match="holdout has no record of class 'c'"):
-        measure(noise(rng), None, bare, judge)
+        measure(noise(rng), None, bare, evaluator)
 
 
-def test_a_record_in_both_sets_is_no_evidence(splits, judge):
+def test_a_record_in_both_sets_is_no_evidence(splits, evaluator):
     twice = dataclasses.replace(splits, holdout=splits.train)
     rng = torch.Generator().manual_seed(12)
     planted = copies(splits.train, rng, each=50)
-    lines, _ = measure(planted, None, twice, judge)
+    lines, _ = measure(planted, None, twice, evaluator)
     assert 0.35 < lines["nearest_is_member"].value.value < 0.65
     assert lines["nearest_is_member"].details["p_value"] > 0.05

@@ -7,7 +7,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from dptrain.contracts import Records, Splits
-from dptrain.evidence.evaluator import FEATURES, train_judge
+from dptrain.evaluation.games.class_inversion.evaluator import FEATURES, train_evaluator
 
 
 def digits(*, flat: bool = False) -> Splits:
@@ -31,7 +31,7 @@ def digits(*, flat: bool = False) -> Splits:
 @pytest.mark.parametrize("flat", [False, True])
 def test_the_judge_can_tell_classes_apart(flat):
     splits = digits(flat=flat)
-    judge = train_judge(splits, torch.Generator().manual_seed(0))
+    judge = train_evaluator(splits, torch.Generator().manual_seed(0))
     assert judge.accuracy > 0.9
     named = judge.classify(splits.test.inputs)
     assert (named == splits.test.labels).double().mean().item() == pytest.approx(judge.accuracy)
@@ -45,7 +45,7 @@ def test_the_judge_depends_on_held_out_records_and_seed_alone():
     )
     state = torch.random.get_rng_state()
     one, two, other = (
-        train_judge(s, torch.Generator().manual_seed(seed), steps=3)
+        train_evaluator(s, torch.Generator().manual_seed(seed), steps=3)
         for s, seed in ((splits, 1), (blind, 1), (splits, 2))
     )
     assert torch.equal(torch.random.get_rng_state(), state)
@@ -68,4 +68,4 @@ def test_large_colour_images_are_judged():
         mean=(0.5,) * 3,
         std=(0.2,) * 3,
     )
-    assert train_judge(splits, rng, steps=20, batch_size=16).accuracy > 0.9
+    assert train_evaluator(splits, rng, steps=20, batch_size=16).accuracy > 0.9

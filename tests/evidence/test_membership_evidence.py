@@ -10,9 +10,11 @@ from scipy.stats import beta, binomtest, expon, norm
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from dptrain.contracts import Budget, Records, Scores
+from dptrain.evaluation.exposure import exposure
+from dptrain.evaluation.games.membership.scoring import auc_bound, counts_at, score_membership
 from dptrain.evidence.intervals import clopper_pearson
-from dptrain.evidence.membership import auc, auc_bound, caught, delong, exposure, judge_membership
-from dptrain.evidence.probes import Drawing
+from dptrain.evidence.probes import ProbeAssignment
+from dptrain.evidence.roc import auc, delong
 from dptrain.evidence.verdict import BROKEN, NO_CONTROL, RESISTED, TOO_WEAK, UNBOUNDED, WITHIN
 from dptrain.privacy.accountant import DPSGDPlan
 from dptrain.privacy.guarantee import DPGuarantee, NoGuarantee
@@ -44,7 +46,7 @@ def draws(rng, members, mu):
 
 
 def judge(scores, members, guarantee, *, control=None, confidence=0.95):
-    return judge_membership(
+    return score_membership(
         "attack",
         Scores(scores=scores),
         None if control is None else Scores(scores=control),
@@ -67,7 +69,7 @@ def test_the_numbers_are_those_of_scikit_learn(rng, digits):
         assert auc(scores, members, 0.95).value == pytest.approx(roc_auc_score(members, scores))
         fpr, tpr, _ = roc_curve(members, scores, drop_intermediate=False)
         for rate in (0.05, 0.1, 0.25):
-            found = caught(scores, members, rate, 0.95)
+            found = counts_at(scores, members, rate, 0.95)
             within = fpr <= rate + 1e-12
             assert found.true_positives / found.members == pytest.approx(tpr[within].max())
             assert found.fpr_realised == pytest.approx(fpr[within].max())
@@ -99,7 +101,9 @@ def test_a_whole_number_of_false_positives_is_reached(rng):
     for rate, divisor in ((0.01, 100), (0.001, 1000)):
         for strangers in range(divisor, 30_001, 10 * divisor):
             taken = torch.cat([torch.arange(strangers), torch.arange(30_000, 40_000)])
-            assert caught(scores[taken], members[taken], rate, 0.95).false_positives == strangers // divisor
+            assert (
+                counts_at(scores[taken], members[taken], rate, 0.95).false_positives == strangers // divisor
+            )
 
 
 @pytest.mark.parametrize("mu", [0.0, 1.0, 3.0])
@@ -152,7 +156,7 @@ def test_the_thresholds_rate_on_others_is_covered(rng, step):
             outside = (outside / step).floor() * step
         threshold = outside.sort(descending=True).values[3]
         true_rate = expon.sf(threshold if step is None else threshold + step)
-        missed += true_rate > caught(outside, members, 0.01, 0.95).fpr_upper
+        missed += true_rate > counts_at(outside, members, 0.01, 0.95).fpr_upper
     assert binomtest(missed, 1000, 0.025, alternative="greater").pvalue > 0.01
     if step is None:  # and no wider than need be
         assert binomtest(missed, 1000, 0.025).pvalue > 0.01
@@ -284,7 +288,7 @@ def test_the_detection_limit_is_what_a_perfect_attack_certifies():
 
 def test_the_most_exposed_record_comes_first():
     members = torch.tensor([True, False, True, False, True, False, True])
-    drawing = Drawing(
+    drawing = ProbeAssignment(
         probes=Records(torch.zeros(7, 1), torch.arange(7)),
         members=members,
         positions=(0, 1, 2, 3),

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from dptrain.evidence.near_members import nearest_is_member
+from dptrain.evaluation.games.class_inversion.near_members import nearest_is_member
 
 
 def test_membership_without_meaning_raises_no_alarm():

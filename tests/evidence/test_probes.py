@@ -7,8 +7,8 @@ import torch
 from scipy.stats import binomtest, chi2_contingency, chisquare
 
 from dptrain.contracts import ConfigError, Records, seed_key
+from dptrain.evaluation.games.reconstruction.slots import plant
 from dptrain.evidence.probes import chances, draw_probes, known_members, public_count
-from dptrain.evidence.slots import plant
 
 
 def key(seed):

@@ -8,8 +8,8 @@ import torch
 from scipy.stats import binomtest
 
 from dptrain.contracts import Guesses
+from dptrain.evaluation.games.reconstruction.scoring import score_reconstruction
 from dptrain.evidence.intervals import clopper_pearson
-from dptrain.evidence.reconstruction import judge_reconstruction
 from dptrain.evidence.verdict import BROKEN, LEAKS, NO_CONTROL, RESISTED, TOO_WEAK, UNBOUNDED, WITHIN, kind
 
 
@@ -28,7 +28,7 @@ class Promise:
 
 
 def judge(released, truth, *, control=None, bound=0.3, spent=1.0, candidates=10, effective=None):
-    return judge_reconstruction(
+    return score_reconstruction(
         "attack",
         Guesses(guesses=released, effective_slots=effective),
         control,

@@ -20,11 +20,11 @@ from dp_accounting.pld import privacy_loss_distribution as pld
 from torch import Tensor, nn
 
 from dptrain.contracts import (
+    Access,
     Budget,
     ConfigError,
     Context,
     Guarantee,
-    Knowledge,
     PrivacyLoss,
     Randomness,
     Release,
@@ -68,7 +68,7 @@ class CountsPlan:
 class NoisyCounts:
     """Predicts by the noisy share of each class among the training images that are bright alike."""
 
-    offers: ClassVar[frozenset[Knowledge]] = frozenset({Knowledge.CONFIDENCES, Knowledge.LABELS})
+    offers: ClassVar[frozenset[Access]] = frozenset({Access.CONFIDENCES, Access.LABELS})
 
     settings: Any  # of the trainings with steps, which it has not
 

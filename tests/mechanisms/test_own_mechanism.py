@@ -23,7 +23,7 @@ from support import order
 from dptrain.assembly.components import assemble
 from dptrain.cli import main as cli
 from dptrain.config import parse
-from dptrain.contracts import ConfigError, Knowledge, Plan, Records, Release, Targets
+from dptrain.contracts import Access, ConfigError, Plan, Records, Release, Targets
 from dptrain.evaluation.stage import Subject, untrained
 from dptrain.pipeline import verify
 from dptrain.privacy import filter as privacy_filter
@@ -186,6 +186,6 @@ def test_the_floor_of_a_release_without_weights_is_an_interface_that_knows_nothi
 def test_a_release_may_answer_with_labels_alone() -> None:
     release = Release(labels=lambda inputs: inputs.flatten(1).argmax(1))
     interface = release.queries(budget=3)
-    assert release.offers == {Knowledge.LABELS}
+    assert release.offers == {Access.LABELS}
     assert interface.labels(torch.eye(3)).tolist() == [0, 1, 2]
     assert interface.left == 0

@@ -8,7 +8,7 @@ import dataclasses
 import pytest
 import torch
 
-from dptrain.contracts import Canaries, Knowledge
+from dptrain.contracts import Canaries
 from dptrain.mechanisms.dpsgd import DPSGD
 from dptrain.mechanisms.non_private import NonPrivate
 from dptrain.privacy.clipping import Clipper
@@ -25,7 +25,7 @@ class Recorder:
 
     def __init__(self, canaries):
         self.canaries = canaries
-        self.seen = {Knowledge.PROBES: [], Knowledge.CANARIES: []}
+        self.seen = {"probes": [], "canaries": []}
         self.lengths = None
 
     def observe(self, step):
@@ -67,7 +67,7 @@ def watched(splits, budget, mlp, settings_of, context_of, monkeypatch):
 )
 def test_a_canary_adds_what_clipping_leaves_of_it_in_each_step_that_samples_it(watched, engine, clipping):
     recorder = watched(engine=engine, clipping=clipping)
-    views = torch.stack(recorder.seen[Knowledge.CANARIES])
+    views = torch.stack(recorder.seen["canaries"])
     at = recorder.canaries.coordinates
     took_part = views[:, at] > 0.1
     assert 0.0 < took_part.float().mean() < 0.9
@@ -81,15 +81,15 @@ def test_a_canary_adds_what_clipping_leaves_of_it_in_each_step_that_samples_it(w
 def test_without_clipping_a_canary_keeps_its_length(watched):
     recorder = watched(mechanism=NonPrivate, norm=0.25)
     assert recorder.lengths.tolist() == [0.25] * 4
-    assert torch.stack(recorder.seen[Knowledge.CANARIES]).max() == pytest.approx(0.25)
+    assert torch.stack(recorder.seen["canaries"]).max() == pytest.approx(0.25)
 
 
 def test_probes_are_told_apart_as_the_engine_summed_them(watched, monkeypatch):
     """An engine that forgets to clip shows in the probes' share: nobody recomputed it from honest parts."""
-    honest = torch.stack(watched(probed=tuple(range(10))).seen[Knowledge.PROBES])
+    honest = torch.stack(watched(probed=tuple(range(10))).seen["probes"])
     assert honest.norm(dim=1).max() <= 10.0
     monkeypatch.setattr(Clipper, "factors", lambda _, norms: torch.full_like(norms, 50.0))
-    broken = torch.stack(watched(probed=tuple(range(10)), audit_sensitivity=False).seen[Knowledge.PROBES])
+    broken = torch.stack(watched(probed=tuple(range(10)), audit_sensitivity=False).seen["probes"])
     assert broken.norm(dim=1).max() > 10.0
 
 

@@ -14,7 +14,7 @@ from dptrain.assembly.records import load_splits
 from dptrain.config import Config
 from dptrain.contracts import ConfigError, Streams
 from dptrain.contracts.rounding import rounded_up, rounded_up_to
-from dptrain.evaluation.assignment import declared_units, draw
+from dptrain.evaluation.assignment import declared_units, prepare
 from dptrain.privacy import selection
 from dptrain.privacy.accountant import most_true_positives
 from dptrain.privacy.guarantee import delta_meaning
@@ -61,7 +61,7 @@ def agree(config: Config, values: Mapping[str, Any]) -> dict[str, Any]:
     streams = Streams(config.seed, config.deterministic, config.privacy.randomness)
     splits = load_splits(parts.source, streams)
     units = declared_units(config.training)
-    splits, coins = draw(splits, parts.needs, config.evidence, streams, units)
+    splits, assignments = prepare(splits, parts.played, config.evidence, streams, units)
     configs = candidates.configs(config, values, splits, streams)
     count, budget = count_of(config), make_budget(config, splits)
     delta = budget.delta
@@ -92,7 +92,7 @@ def agree(config: Config, values: Mapping[str, Any]) -> dict[str, Any]:
     }
     return {
         "asked": told(values),
-        "records": coins.fingerprint(splits),
+        "records": assignments.fingerprint(splits),
         "plans": [plan_to_json(plan) for plan in plans],
         "single_epsilon": single,
         "terms": terms,

@@ -24,7 +24,7 @@ class Space:
 
     The test records are in neither of the two sets compared, and no model had a hand in the
     components, so that a member and a held-out record of one class are exchangeable in them.
-    Neither the target's features nor the judge's are: each saw one of the two sets.
+    Neither the target's features nor the evaluator's are: each saw one of the two sets.
     """
 
     def __init__(self, splits: Splits, rng: torch.Generator) -> None:
@@ -81,11 +81,11 @@ def near_members(
         )
 
     value, floor = test(released), test(untrained)
-    twin = None if control is None else test(control)
+    control_found = None if control is None else test(control)
     level = 1 - confidence
     word = reading(
         above_floor=value.p_value <= level,
-        control_above_floor=None if twin is None else twin.p_value <= level,
+        control_above_floor=None if control_found is None else control_found.p_value <= level,
         bounded=False,
     )
     same = f"not nearer to members than to held-out records (p = {value.p_value:.2g})"
@@ -101,14 +101,14 @@ def near_members(
         "untrained_share": floor.interval.value,
         "members_compared": compared / len(splits.train),
     }
-    if twin is not None:
-        details["control_p_value"] = twin.p_value
+    if control_found is not None:
+        details["control_p_value"] = control_found.p_value
     return Leakage(
         attack="class_inversion",
         metric="nearest_is_member",
         value=value.interval,
         floor=0.5,
-        control=None if twin is None else twin.interval,
+        control=None if control_found is None else control_found.interval,
         bound=None,
         detection_limit=detection_limit(value.effective, confidence),
         verdict=explained[word],

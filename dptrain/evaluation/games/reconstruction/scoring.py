@@ -1,4 +1,4 @@
-"""Instance reconstruction, counted: how often the attack named the record that was planted."""
+"""Scores instance reconstruction: how often the attack named the record that was planted."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dptrain.evidence.intervals import detection_limit, proportion
 from dptrain.evidence.verdict import verdict
 
 
-def judge_reconstruction(
+def score_reconstruction(
     attack: str,
     released: Guesses,
     control: Guesses | None,
@@ -22,7 +22,7 @@ def judge_reconstruction(
     confidence: float,
     floor: Guesses | None = None,
 ) -> Leakage:
-    """Success over the slots, beside blind guessing, the twin, and the bound of this run's guarantee.
+    """Success over the slots, beside blind guessing, the control, and the bound of this run's guarantee.
 
     The floor is blind guessing, or what the same attack makes of an untrained model if that is more.
 
@@ -32,7 +32,7 @@ def judge_reconstruction(
     """
     slots = len(truth)
     value = _success(released, truth, confidence)
-    twin = None if control is None else _success(control, truth, confidence)
+    control_value = None if control is None else _success(control, truth, confidence)
     base_rate = 1 / candidates
     bound = guarantee.reconstruction_bound(base_rate) if math.isfinite(guarantee.epsilon()) else None
     lowest = base_rate if floor is None else max(base_rate, _success(floor, truth, confidence).value)
@@ -47,10 +47,10 @@ def judge_reconstruction(
         metric="success",
         value=value,
         floor=lowest,
-        control=twin,
+        control=control_value,
         bound=bound,
         detection_limit=detection_limit(effective, confidence),
-        verdict=verdict(value=value, floor=lowest, control=twin, bound=bound),
+        verdict=verdict(value=value, floor=lowest, control=control_value, bound=bound),
         trials=slots,
         confidence=confidence,
         notes=f"each one of {candidates} candidates by a coin; {note}",

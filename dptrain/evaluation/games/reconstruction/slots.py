@@ -1,4 +1,4 @@
-"""Planting records by a secret choice, before training, so that a reconstruction can be judged."""
+"""Slots: held-out records that a secret choice, before training, puts among those that are trained on."""
 
 from __future__ import annotations
 
@@ -7,22 +7,37 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from dptrain.contracts import ConfigError, Slots, Splits, keyed_uniform
+from dptrain.contracts import Assigned, ConfigError, Context, Slots, Splits, keyed_uniform
 from dptrain.evidence.held_out import held_out_units, keep_held_out, once, one_of_each, train_on
 
 ROOM = 1.5  # held-out units there must be to each candidate: with fewer, many slots would lack some
 
 
 @dataclass(frozen=True, kw_only=True)
-class Planting:
-    """Slots, and the secret of what was planted in them; only the judge of an attack may see `truth`."""
+class SlotAssignment(Assigned):
+    """Slots, and the secret of what was planted in them; only the scoring of an attack may see `truth`."""
 
     slots: Slots
     truth: Tensor  # (slots,) the candidate that was trained on
     positions: tuple[int, ...]  # its index among the training records
+    asked: tuple[int, int] | None = None  # slots and candidates, of which fewer may have come to be
+
+    @property
+    def change(self) -> str:
+        return (
+            ", but for a held-out unit that is planted in a slot: another then takes its place there, and to "
+            "it and to that one the guarantee is the one for two units"
+        )
+
+    def enter(self, context: Context) -> Context:
+        return replace(context, planted=self.positions)
+
+    def described(self) -> dict[str, int | None]:
+        slots, candidates = self.asked or (None, None)
+        return {"slots": slots, "candidates": candidates}
 
 
-def plant(splits: Splits, *, slots: int, candidates: int, key: bytes) -> tuple[Splits, Planting]:
+def plant(splits: Splits, *, slots: int, candidates: int, key: bytes) -> tuple[Splits, SlotAssignment]:
     """Move one held-out record of each slot into the training set, and show it among `candidates`.
 
     Every held-out unit (a patient, of whom one record takes part, or else a record) falls into one of the
@@ -31,7 +46,7 @@ def plant(splits: Splits, *, slots: int, candidates: int, key: bytes) -> tuple[S
     planted, and by the one whose place it takes, at most. The others that are shown beside it are the
     first in another such order: given the candidates, each is equally likely to be the planted one.
     All candidates, with the rest of their patients' records, leave the held-out set, so that no other
-    test mistakes a planted record for a stranger.
+    test mistakes a planted record for a non-member.
 
     A slot that holds too few units is left out. One whose planted record occurs twice in the data
     is trained on, but not shown, for its double could stand in for it. Raises ConfigError if that
@@ -91,5 +106,10 @@ def plant(splits: Splits, *, slots: int, candidates: int, key: bytes) -> tuple[S
             **train_on(splits, splits.holdout.take(units[planted_units]).read()),
             **keep_held_out(splits, left.nonzero().flatten()),
         ),
-        Planting(slots=public, truth=answer, positions=tuple(range(start, start + len(table)))),
+        SlotAssignment(
+            slots=public,
+            truth=answer,
+            positions=tuple(range(start, start + len(table))),
+            asked=(slots, candidates),
+        ),
     )

@@ -1,4 +1,4 @@
-"""Attribute inference, counted: better than imputation, and better on members than on others?"""
+"""Scores attribute inference: better than imputation, and better on members than on others?"""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dptrain.evidence.intervals import clopper_pearson, detection_limit
 from dptrain.evidence.verdict import BROKEN, reading, verdict
 
 
-def judge_attributes(
+def score_attributes(
     attack: str,
     released: Attributes,
     control: Attributes | None,
@@ -25,10 +25,10 @@ def judge_attributes(
 ) -> list[Leakage]:
     """Two lines a sensitive column: advantage over imputation on members, and members against non-members.
 
-    `probes` are whole, with their true values; `members` (probes,) bool are the coins. Naming the value
-    rightly is itself a membership test, members its true positives and non-members its false
-    ones, so that the guarantee bounds the second line; none bounds the first, for what a model
-    teaches about everybody is no record's secret. Raises DataError if the coins all fell alike.
+    `probes` are whole, with their true values; `members` (probes,) bool are those trained on. Naming the
+    value rightly is itself a membership test, members its true positives and non-members its false ones,
+    so that the guarantee bounds the second line; none bounds the first, for what a model teaches about
+    everybody is no record's secret. Raises DataError if all were assigned alike.
     """
     if bool(members.all()) or not bool(members.any()):
         raise DataError(
@@ -39,10 +39,10 @@ def judge_attributes(
     for column in sensitive:
         truth = column.read(probes.inputs)
         hit = _right(released, column, truth)
-        twin = None if control is None else _right(control, column, truth)
+        control_hit = None if control is None else _right(control, column, truth)
         lines += [
-            _advantage(attack, column, hit, twin, members, confidence, interface),
-            _on_members(attack, column, hit, twin, members, guarantee, confidence, interface),
+            _advantage(attack, column, hit, control_hit, members, confidence, interface),
+            _on_members(attack, column, hit, control_hit, members, guarantee, confidence, interface),
         ]
     return lines
 
@@ -58,14 +58,18 @@ def _advantage(
     attack: str,
     column: Sensitive,
     hit: Right,
-    twin: Right | None,
+    control_hit: Right | None,
     members: Tensor,
     confidence: float,
     interface: str,
 ) -> Leakage:
     guessed, imputed = hit[0][members], hit[1][members]
     value = paired_difference(guessed, imputed, confidence)
-    control = None if twin is None else paired_difference(twin[0][members], twin[1][members], confidence)
+    control = (
+        None
+        if control_hit is None
+        else paired_difference(control_hit[0][members], control_hit[1][members], confidence)
+    )
     trials = len(guessed)
     missed = int((~imputed).sum())
     return Leakage(
@@ -99,7 +103,7 @@ def _on_members(
     attack: str,
     column: Sensitive,
     hit: Right,
-    twin: Right | None,
+    control_hit: Right | None,
     members: Tensor,
     guarantee: Guarantee,
     confidence: float,
@@ -107,8 +111,8 @@ def _on_members(
 ) -> Leakage:
     guessed, imputed = hit
     value, others = (_accuracy(guessed[who], confidence) for who in (members, ~members))
-    control = None if twin is None else _accuracy(twin[0][members], confidence)
-    control_others = None if twin is None else _accuracy(twin[0][~members], confidence)
+    control = None if control_hit is None else _accuracy(control_hit[0][members], confidence)
+    control_others = None if control_hit is None else _accuracy(control_hit[0][~members], confidence)
     bound = guarantee.membership_tpr(others.high) if math.isfinite(guarantee.epsilon()) else None
     if bound is not None and value.low > bound:
         word = BROKEN

@@ -1,4 +1,4 @@
-"""How to read class inversions: recognisable by another model, and nearer to members than to others?"""
+"""Scores class inversions: recognisable by another model, and nearer to members than to others?"""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from torch import Tensor
 
 from dptrain.contracts import DataError, Gallery, Guarantee, Images, Interval, Leakage, Splits
 from dptrain.contracts.rounding import rounded_up_to
-from dptrain.evidence.evaluator import Judge
+from dptrain.evaluation.games.class_inversion.evaluator import Evaluator
+from dptrain.evaluation.games.class_inversion.near_members import Space, near_members
 from dptrain.evidence.intervals import detection_limit, proportion
-from dptrain.evidence.near_members import Space, near_members
 from dptrain.evidence.verdict import TOO_WEAK, UNBOUNDED, verdict
 
 
-def judge_class_inversion(
+def score_class_inversion(
     attack: str,
     released: Images,
     control: Images | None,
     untrained: Images,
     splits: Splits,
-    judge: Judge,
+    evaluator: Evaluator,
     guarantee: Guarantee,
     rng: torch.Generator,
     *,
@@ -29,7 +29,7 @@ def judge_class_inversion(
     permutations: int,
     interface: str = "",
 ) -> tuple[list[Leakage], Gallery | None]:
-    """Score inversions of the release beside the same attack on the twin and on untrained models.
+    """Score inversions of the release beside the same attack on the control and on untrained models.
 
     `untrained` may hold the outputs of several untrained models one after another: the more, the
     steadier the floor. There is a gallery of images only. Raises DataError where a class has no
@@ -38,7 +38,7 @@ def judge_class_inversion(
     _require_every_class(splits)
     space = Space(splits, rng)
     lines = [
-        _recognised(released, control, untrained, splits, judge, guarantee, confidence=confidence),
+        _recognised(released, control, untrained, splits, evaluator, guarantee, confidence=confidence),
         near_members(
             released, control, untrained, splits, space, rng, confidence=confidence, permutations=permutations
         ),
@@ -48,19 +48,19 @@ def judge_class_inversion(
 
 
 def query_curve(
-    released: Images, control: Images | None, judge: Judge
+    released: Images, control: Images | None, evaluator: Evaluator
 ) -> tuple[tuple[int, float, float | None], ...]:
-    """Success against queries: queries spent, share that the judge recognises, the twin's share.
+    """Success against queries: queries spent, share that the evaluator recognises, the control's share.
 
     Empty for attacks that ask nothing.
     """
     ours = [
-        (spent, _share(judge, Images(inputs=inputs, labels=released.labels)))
+        (spent, _share(evaluator, Images(inputs=inputs, labels=released.labels)))
         for spent, inputs in released.trail
     ]
     if control is None:
         return tuple((spent, share, None) for spent, share in ours)
-    theirs = [_share(judge, Images(inputs=inputs, labels=control.labels)) for _, inputs in control.trail]
+    theirs = [_share(evaluator, Images(inputs=inputs, labels=control.labels)) for _, inputs in control.trail]
     return tuple((spent, share, other) for (spent, share), other in zip(ours, theirs, strict=False))
 
 
@@ -80,12 +80,12 @@ def _recognised(
     control: Images | None,
     untrained: Images,
     splits: Splits,
-    judge: Judge,
+    evaluator: Evaluator,
     guarantee: Guarantee,
     *,
     confidence: float,
 ) -> Leakage:
-    """Share of inversions that the judge assigns to their class; a class counts as one trial.
+    """Share of inversions that the evaluator assigns to their class; a class counts as one trial.
 
     The restarts of one class climb the same function and end alike, right or wrong together:
     an untrained model has all of a class right by luck. Counting images would take that luck for
@@ -95,15 +95,15 @@ def _recognised(
     means = _class_means(splits)
     mean_images = Images(inputs=means, labels=torch.arange(classes))
     blind = 1 / classes
-    untrained_share = _share(judge, untrained)
+    untrained_share = _share(evaluator, untrained)
     floor = max(untrained_share, blind)
 
     def interval(images: Images) -> Interval:
-        return proportion(_share(judge, images) * classes, classes, confidence)
+        return proportion(_share(evaluator, images) * classes, classes, confidence)
 
-    value, twin = interval(released), None if control is None else interval(control)
+    value, control_value = interval(released), None if control is None else interval(control)
     limit = detection_limit(classes, confidence)
-    word = verdict(value=value, floor=floor, control=twin, bound=None)
+    word = verdict(value=value, floor=floor, control=control_value, bound=None)
     explained = {
         UNBOUNDED: (
             f"{UNBOUNDED}; recovers what the class looks like (a property of the population, not of a record)"
@@ -117,7 +117,7 @@ def _recognised(
         metric="evaluator_accuracy",
         value=value,
         floor=floor,
-        control=twin,
+        control=control_value,
         bound=None,
         detection_limit=limit,
         verdict=explained.get(word, word),
@@ -130,14 +130,14 @@ def _recognised(
         details={
             "images": float(len(released.labels)),
             "untrained_accuracy": untrained_share,
-            "mean_image_accuracy": _share(judge, mean_images),
-            "evaluator_test_accuracy": judge.accuracy,
+            "mean_image_accuracy": _share(evaluator, mean_images),
+            "evaluator_test_accuracy": evaluator.accuracy,
         },
     )
 
 
-def _share(judge: Judge, images: Images) -> float:
-    return float((judge.classify(images.inputs) == images.labels).double().mean())
+def _share(evaluator: Evaluator, images: Images) -> float:
+    return float((evaluator.classify(images.inputs) == images.labels).double().mean())
 
 
 def _epsilon(guarantee: Guarantee) -> str:

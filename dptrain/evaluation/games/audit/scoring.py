@@ -1,4 +1,4 @@
-"""One-run audits, judged: what the bets of one attack certify, beside what is proved."""
+"""Scores one-run audits: what the bets of one attack certify, beside what is proved."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from scipy.stats import binom, chi2
 from torch import Tensor
 
 from dptrain.contracts import (
+    Attempt,
     Bets,
     ConfigError,
     Guarantee,
     Interval,
-    Knowledge,
     Leakage,
     NoiseSeen,
     SamplingSeen,
+    Scored,
+    Scoring,
 )
-from dptrain.evidence.membership import delong
 from dptrain.evidence.one_run import (
     certified_gaussian,
     certified_independent,
@@ -28,6 +29,7 @@ from dptrain.evidence.one_run import (
     p_value_f,
     planned_guesses,
 )
+from dptrain.evidence.roc import delong
 from dptrain.evidence.verdict import BROKEN, verdict
 
 UNPROVED_MU = 10.0  # what bets are planned for where nothing is proved
@@ -35,27 +37,28 @@ ALARM = 1e-6  # a p-value of noise or batches below this is no accident
 BINS = 2**14  # of a sum of squares, up to the one that was seen
 ROUNDING = 1e-3  # relative, of sums in single precision
 
-_ON = {Knowledge.PROBES: "natural records", Knowledge.CANARIES: "canaries"}
+_NAMES = {"probes": "natural records", "canaries": "canaries"}  # of what was assigned
 
 
-def judge_audit(
+def score_audit(
     attack: str,
     released: Bets,
     control: Bets | None,
     members: Tensor,
     guarantee: Guarantee,
     *,
+    on: str,
     rng: torch.Generator,
     confidence: float,
     interface: str = "",
 ) -> Leakage:
-    """The epsilon that an attack's bets certify, beside the twin's and the one proved.
+    """The epsilon that an attack's bets certify, beside the control's and the one proved.
 
-    `members` (records,) bool are the coins. The implementation is broken where so many right bets
-    are too improbable under this run's own trade-off curve, where the noise is too small or repeats
-    itself, where a record adds more than clipping allows, or where batches (counted on the twin,
-    where no noise hides them) are more even than Poisson sampling makes them. Raises ConfigError
-    where the attack asks for a number of bets that cannot be split over both ends.
+    Bets are `on` probes or canaries, of which `members` (records,) bool took part. The implementation is
+    broken where so many right bets are too improbable under this run's own trade-off curve, where the
+    noise is too small or repeats itself, where a record adds more than clipping allows, or where batches
+    (counted on the control, where no noise hides them) are more even than Poisson sampling makes them.
+    Raises ConfigError where the attack asks for a number of bets that cannot be split over both ends.
     """
     private = math.isfinite(guarantee.epsilon())
     guesses = _guesses(attack, released, len(members), guarantee.mu if private else UNPROVED_MU, confidence)
@@ -66,27 +69,27 @@ def judge_audit(
         return Interval(value=epsilon, low=epsilon, high=math.inf)
 
     value = certified(correct)
-    twin = None if control is None else certified(bet(control.scores, members, guesses, rng))
+    control_value = None if control is None else certified(bet(control.scores, members, guesses, rng))
     bound = guarantee.epsilon() if private else None
     curve = guarantee.membership_tpr
     p_value = p_value_f(correct, guesses, len(members), curve) if private else 1.0
     checks = _checks(released, control, members) if private else {}
     alarms = _alarms(p_value, checks, confidence)
     # What is proved is a curve, and the certificate is within the Gaussian family: the curve decides.
-    found = verdict(value=value, floor=0.0, control=twin, bound=math.inf if private else None)
+    found = verdict(value=value, floor=0.0, control=control_value, bound=math.inf if private else None)
     return Leakage(
         attack=attack,
         metric="certified_epsilon",
         value=value,
         floor=0.0,
-        control=twin,
+        control=control_value,
         bound=bound,
         detection_limit=certified(guesses).value,
         verdict=BROKEN if alarms else found,
         trials=guesses,
         confidence=confidence,
         interface=interface,
-        notes="; ".join([*alarms, _notes(released, len(members), guesses, private=private)]),
+        notes="; ".join([*alarms, _notes(released, on, len(members), guesses, private=private)]),
         details={
             "steinke": certified_steinke(correct, guesses, len(members), guarantee.delta, confidence),
             "correct": float(correct),
@@ -94,16 +97,32 @@ def judge_audit(
             "canaries": float(len(members)),
             "p_value_of_guarantee": p_value,
             "auc": auc(released.scores, members),
-            **_independent(released, correct, guesses, len(members), guarantee.delta, confidence),
+            **_independent(on, correct, guesses, len(members), guarantee.delta, confidence),
             **checks,
         },
     )
 
 
+def score_bets(attempt: Attempt[Bets], scoring: Scoring, *, on: str, confidence: float) -> Scored:
+    """The line of an attack that bets on probes or canaries."""
+    line = score_audit(
+        attempt.attack,
+        attempt.found,
+        attempt.control,
+        scoring.assigned.members,
+        scoring.guarantee,
+        on=on,
+        rng=scoring.streams.seeded(f"judge/{attempt.attack}"),
+        confidence=confidence,
+        interface=attempt.interface,
+    )
+    return Scored(leakage=[line])
+
+
 def bet(scores: Tensor, members: Tensor, guesses: int, rng: torch.Generator) -> int:
     """How many bets are right when the guesses / 2 highest scores are called members, the lowest not.
 
-    Ties are broken by lot: a position may tell of a coin, a score must.
+    Ties are broken by lot: a position may tell of the assignment, a score must.
     """
     assert not scores.isnan().any(), "a score that is no number cannot be bet on"
     lot = torch.randperm(len(scores), generator=rng)
@@ -179,10 +198,10 @@ def _checks(released: Bets, control: Bets | None, members: Tensor) -> dict[str, 
 
 
 def _independent(
-    bets: Bets, correct: int, guesses: int, canaries: int, delta: float, confidence: float
+    on: str, correct: int, guesses: int, canaries: int, delta: float, confidence: float
 ) -> dict[str, float]:
     """The certificate that takes noise as independent, as that of canaries with a coordinate each is."""
-    if bets.on is not Knowledge.CANARIES:
+    if on != "canaries":
         return {}
     return {"certified_if_independent": certified_independent(correct, guesses, canaries, delta, confidence)}
 
@@ -224,10 +243,10 @@ def _alarms(p_value: float, checks: dict[str, float], confidence: float) -> list
     return alarms
 
 
-def _notes(bets: Bets, canaries: int, guesses: int, *, private: bool) -> str:
+def _notes(bets: Bets, on: str, canaries: int, guesses: int, *, private: bool) -> str:
     planned = "planned from the guarantee alone" if private else "planned for a mechanism that hides little"
     fixed = planned if bets.guesses is None else "fixed by the attack beforehand"
     return (
-        f"{guesses} bets on {canaries} {_ON[bets.on]}, their number {fixed}; a one-sided certificate, within "
+        f"{guesses} bets on {canaries} {_NAMES[on]}, their number {fixed}; a one-sided certificate, within "
         "the Gaussian family (f-DP), where steinke's holds of every mechanism"
     )

@@ -1,4 +1,4 @@
-"""The judge of class inversions: another architecture than the target, trained on other records."""
+"""The evaluator of class inversions: another architecture than the target, trained on other records."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from dptrain.contracts import Splits
 
 FEATURES = 128
 MOST_WEIGHED = 2**24  # records: as many weights as torch.multinomial takes
-LARGEST_SIDE = 32  # larger images are averaged down to this many pixels, which keeps the judge cheap
+LARGEST_SIDE = 32  # larger images are averaged down to this many pixels, which keeps the evaluator cheap
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judge:
+class Evaluator:
     """A classifier that shares neither architecture nor training records with the target."""
 
     network: nn.Sequential  # all but the last layer computes the features
@@ -31,7 +31,7 @@ class Judge:
         return _classify(self.network, inputs, self.device)
 
     def state_dict(self) -> dict[str, Any]:
-        """All that `load_judge` needs."""
+        """All that `load_evaluator` needs."""
         return {
             "network": {name: value.cpu() for name, value in self.network.state_dict().items()},
             "accuracy": self.accuracy,
@@ -44,7 +44,7 @@ class Judge:
         return torch.cat([body(part.to(self.device)).float().cpu() for part in inputs.split(1024)])
 
 
-def train_judge(
+def train_evaluator(
     splits: Splits,
     rng: torch.Generator,
     *,
@@ -52,10 +52,10 @@ def train_judge(
     batch_size: int = 64,
     learning_rate: float = 2e-3,
     device: torch.device | str = "cpu",
-) -> Judge:
-    """Train a judge without privacy on the held-out records, which the target never saw.
+) -> Evaluator:
+    """Train an evaluator without privacy on the held-out records, which the target never saw.
 
-    Every class is drawn equally often, so that the judge has no favourite among them, and
+    Every class is drawn equally often, so that the evaluator has no favourite among them, and
     images are shifted by up to a fourteenth of their side. Takes about five seconds of one core
     for 28 x 28 images, whatever the number of records.
     """
@@ -82,15 +82,17 @@ def train_judge(
     network.eval().requires_grad_(False)
     named = torch.cat([_classify(network, batch.inputs, device) for batch in splits.test.batches()])
     accuracy = float((named == splits.test.labels).double().mean())
-    return Judge(network=network, accuracy=accuracy, device=device)
+    return Evaluator(network=network, accuracy=accuracy, device=device)
 
 
-def load_judge(splits: Splits, state: Mapping[str, Any], *, device: torch.device | str = "cpu") -> Judge:
-    """A judge of these splits that was trained before."""
+def load_evaluator(
+    splits: Splits, state: Mapping[str, Any], *, device: torch.device | str = "cpu"
+) -> Evaluator:
+    """An evaluator of these splits that was trained before."""
     device = torch.device(device)
     network = _build(splits, seed=0)
     network.load_state_dict(state["network"])
-    return Judge(
+    return Evaluator(
         network=network.to(device).eval().requires_grad_(False), accuracy=state["accuracy"], device=device
     )
 

@@ -13,6 +13,8 @@ from typing import Any
 
 from dptrain.assembly.build import build
 from dptrain.cli import process
+from dptrain.cli.compare import PROGRAM
+from dptrain.cli.start import FAILED, INTERRUPTED
 from dptrain.comparison.compare import compare
 from dptrain.comparison.gather import Selection
 from dptrain.config import Config, parse
@@ -33,7 +35,7 @@ from dptrain.sweep import tracking as sweep_tracking
 from dptrain.sweep.score import kept_score
 from dptrain.sweep.selection import trials
 
-CRASHED, FAILED, BROKEN, BEYOND, INTERRUPTED = 1, 2, 3, 4, 130
+CRASHED, BROKEN, BEYOND = 1, 3, 4
 CONFIDENCE = 0.95  # of the intervals over the seeds of a sweep
 
 
@@ -62,6 +64,7 @@ def main(order: runs.Order, sweep_folder: Path | None) -> float | None:
             if (folder / runs.REPORT).exists():
                 console.there_already(folder)  # and what was found of it, a broken guarantee too, stays
             else:
+                runs.refuse_earlier(f"resume={folder}", order)
                 if sweep_folder is not None and trial is None:
                     sweeps.forget_failure(sweep_folder, asked)
                 with runs.alone(folder):
@@ -92,38 +95,12 @@ def main(order: runs.Order, sweep_folder: Path | None) -> float | None:
     return -math.inf if kept is None else kept
 
 
-def check_start() -> None:
-    """Refuse what no run or sweep may begin under, before anything is composed; exits with 2."""
-    try:
-        process.refuse_ranks(os.environ)
-    except DptrainError as error:
-        Console().error(error)
-        sys.exit(FAILED)
-
-
-def refuse_several(words: Sequence[str]) -> None:
-    """Exit with 2 where a single run is given several values for a key."""
-    if words:
-        error = ConfigError(
-            f"{' and '.join(words)}: several values for one run; give one (decimals have a point: 3.0), or "
-            "add -m to run with each"
-        )
-        Console().error(error)
-        sys.exit(FAILED)
-
-
 def _verify(config: Config, console: Console) -> None:
     """Check a release against its statement; exits with 3 where anything does not match."""
     folder, checks = verify.run(config)
     console.verified(folder, [(each.name, each.holds, each.said) for each in checks])
     if any(each.holds is False for each in checks):
         sys.exit(BROKEN)
-
-
-def stopped(sweep_folder: Path | None) -> None:
-    """Say how a sweep goes on whose jobs are with a launcher; exits with 130."""
-    Console().interrupted_sweep(sweep_folder)
-    sys.exit(INTERRUPTED)
 
 
 def _place(config: Config, order: runs.Order, sweep_folder: Path | None) -> tuple[Path, runs.Order]:
@@ -142,7 +119,7 @@ def _place(config: Config, order: runs.Order, sweep_folder: Path | None) -> tupl
 
 
 def _carry_out(config: Config, order: runs.Order, folder: Path, console: Console) -> None:
-    process.settle(config.threads)
+    process.settle(config.performance.threads)
     run = audit.run if config.task == "audit" else train.run
     run(config, order, folder, console)
 
@@ -198,7 +175,7 @@ def conclude(sweep_folder: Path, tracking: Mapping[str, Any] | None = None) -> N
             found = compare(
                 Selection(folders=(sweep_folder,)),
                 confidence=CONFIDENCE,
-                command=f"python scripts/compare.py {sweep_folder}",
+                command=f"{PROGRAM} {sweep_folder}",
             )
             page = sweep_folder / "comparison.html"
             comparison.write_html(found, page)

@@ -49,7 +49,7 @@ from dptrain.runs.cache import Cache
 from dptrain.tracking import NullRun
 
 # What an audit may change of the configuration that a run was trained with.
-CHOSEN = ("attack", "tracking", "release", "fail_if", "output", "device", "threads", "task", "report")
+CHOSEN = ("attack", "tracking", "release", "fail_if", "output", "device", "performance", "task", "report")
 
 UNKNOWN = "Nothing is proved: it is not known how this model was trained."
 
@@ -174,6 +174,7 @@ def find(config: Config, overrides: tuple[str, ...]) -> Case:
                 f"release={source}: {folder} has no {needed}; finish the run first (resume={folder})"
             )
     _refuse_changes(source, overrides)
+    runs.refuse_earlier(f"release={source}", runs.read(folder))
     trained = parse(runs.read(folder).config)
     report = read_json(folder / runs.REPORT)
     return Case(

@@ -45,7 +45,7 @@ def brief(
 ) -> Briefing:
     """What is about to be spent, on what, and how long it will take."""
     training, dtype = config.training, getattr(torch, config.dtype)
-    why = _remade(model, splits, training.augmentations, training.feature_cache_gib, dtype)
+    why = _remade(model, splits, training.augmentations, config.performance.feature_cache_gib, dtype)
     return Briefing(
         recipe=recipe,
         data=f"{splits.name}, {splits.source}",

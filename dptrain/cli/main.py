@@ -13,20 +13,13 @@ from typing import Any
 
 from dptrain.assembly.build import build
 from dptrain.cli import process
-from dptrain.cli.compare import PROGRAM
 from dptrain.cli.start import FAILED, INTERRUPTED
-from dptrain.comparison.compare import compare
-from dptrain.comparison.gather import Selection
 from dptrain.config import Config, parse
 from dptrain.contracts import BrokenGuarantee, ConfigError, DptrainError, LimitExceeded
-from dptrain.pipeline import audit, train, verify
+from dptrain.pipeline import train
 from dptrain.redaction import cleansed, given_again, redact, revealed
-from dptrain.report import comparison
 from dptrain.report import selection as said
-from dptrain.report.comparison_console import show
-from dptrain.report.comparison_files import write_files
 from dptrain.report.console import Console
-from dptrain.report.pdf import write_pdf
 from dptrain.report.points import Comparison
 from dptrain.runs import folder as runs
 from dptrain.sweep import budget as sweep_budget
@@ -97,6 +90,8 @@ def main(order: runs.Order, sweep_folder: Path | None) -> float | None:
 
 def _verify(config: Config, console: Console) -> None:
     """Check a release against its statement; exits with 3 where anything does not match."""
+    from dptrain.pipeline import verify  # no training asks for it
+
     folder, checks = verify.run(config)
     console.verified(folder, [(each.name, each.holds, each.said) for each in checks])
     if any(each.holds is False for each in checks):
@@ -120,8 +115,12 @@ def _place(config: Config, order: runs.Order, sweep_folder: Path | None) -> tupl
 
 def _carry_out(config: Config, order: runs.Order, folder: Path, console: Console) -> None:
     process.settle(config.performance.threads)
-    run = audit.run if config.task == "audit" else train.run
-    run(config, order, folder, console)
+    if config.task == "audit":
+        from dptrain.pipeline import audit  # no training asks for it
+
+        audit.run(config, order, folder, console)
+    else:
+        train.run(config, order, folder, console)
 
 
 def _note_failure(
@@ -167,6 +166,15 @@ def conclude(sweep_folder: Path, tracking: Mapping[str, Any] | None = None) -> N
 
     `tracking` is where they were recorded, as configured; None: as the first of them remembers it.
     """
+    # Late, as the jobs of a sweep, and single runs, compare nothing.
+    from dptrain.cli.compare import PROGRAM
+    from dptrain.comparison.compare import compare
+    from dptrain.comparison.gather import Selection
+    from dptrain.report import comparison
+    from dptrain.report.comparison_console import show
+    from dptrain.report.comparison_files import write_files
+    from dptrain.report.pdf import write_pdf
+
     console = Console()
     notes = sweeps.read_notes(sweep_folder)
     found, files = None, []

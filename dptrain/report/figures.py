@@ -8,18 +8,19 @@ from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
 from torch import Tensor
 
 from dptrain.contracts import Interval, Leakage, Report
 from dptrain.report import defences, titles, words
 from dptrain.report.leakage_words import metric
+
+if TYPE_CHECKING:  # else late, as a run needs matplotlib, which takes a second, in its end only
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # After Okabe and Ito 2008, "Color Universal Design": told apart by every kind of colour vision.
 RELEASE, CONTROL, FLOOR, BOUND = "#0072B2", "#D55E00", "#8C8C8C", "#1A1A1A"
@@ -35,6 +36,8 @@ logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
 
 def write_figures(report: Report, folder: Path) -> list[Path]:
     """Write the figures that this report has data for, as PNG; returns their paths."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     folder.mkdir(parents=True, exist_ok=True)
     drawn: list[tuple[str, Callable[[Report], Figure], bool]] = [
         ("epsilon", epsilon, bool(report.epsilon_by_step)),
@@ -93,6 +96,8 @@ def epsilon(report: Report) -> Figure:
 
 def utility(report: Report) -> Figure:
     """Accuracy on the way and in the end, between the floor and the non-private twin."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
     figure, axes = _page(6.8, 3.8)
     figure.subplots_adjust(right=0.72)
     last = max((step for step, _, _ in report.holdout_by_step), default=1)
@@ -142,7 +147,7 @@ def reconstruction(report: Report, *, log: bool = True) -> Figure:
     lines = bounded(report)
     both = bool(lines) and bool(report.tradeoff)
     height = max(4.2, 1.6 + 0.8 * len(lines))
-    figure = Figure(figsize=(10.4 if both else 5.6, height), dpi=DPI, facecolor="white")
+    figure = _figure(10.4 if both else 5.6, height)
     figure.set_layout_engine("constrained", wspace=0.08, w_pad=0.12, h_pad=0.12)
     grid = figure.subplots(1, 2 if both else 1, squeeze=False, width_ratios=(1.25, 1) if both else None)[0]
     if lines:
@@ -194,7 +199,7 @@ def class_inversion(report: Report) -> Figure:
     columns.append(("nearest\ntraining record", gallery.nearest_member))
     side, names, top, bottom = 1.15, 1.35, 0.86, 0.55
     width, height = names + side * len(columns) + 0.2, top + side * rows + bottom
-    figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
+    figure = _figure(width, height)
     low, high = gallery.bounds
     for column, (title, images) in enumerate(columns):
         for row in range(rows):
@@ -320,8 +325,14 @@ def _tradeoff(report: Report, axes: Axes, *, log: bool) -> None:
 # ---------------------------------------------------------------------- house style
 
 
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=DPI, facecolor="white")
+
+
 def _page(width: float, height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
+    figure = _figure(width, height)
     axes = figure.subplots()
     figure.subplots_adjust(left=0.11, right=0.95, top=0.88, bottom=0.15)
     return figure, axes

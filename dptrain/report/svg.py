@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from html import escape
 from itertools import pairwise
 
-from matplotlib.ticker import MaxNLocator
-
 WIDTH = 440  # of every figure, in its own units: as wide as a phone, so that text stays readable there
 LINE = 15  # height of a line of text
 
@@ -121,6 +119,8 @@ def ticks(ends: tuple[float, float], *, log: bool) -> list[float]:
     low, high = ends
     if log:
         return [10.0**power for power in range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)]
+    from matplotlib.ticker import MaxNLocator  # which takes a second: when something is drawn
+
     found = MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(low, high)
     return [float(tick) for tick in found if low <= tick <= high]
 

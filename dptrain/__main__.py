@@ -7,8 +7,8 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from dptrain.cli import main as cli
-from dptrain.cli.hydra import SweepStart, folder, order, register, several
+from dptrain.cli import start
+from dptrain.cli.hydra import SweepStart, folder, order, register
 from dptrain.redaction import withheld_arguments
 
 register()
@@ -17,19 +17,20 @@ register()
 @hydra.main(version_base="1.3", config_path=str(folder("conf")), config_name="config")
 def main(config: DictConfig) -> float | None:
     """Compose what was asked for, and do it; what it returns, a search by results looks at."""
+    from dptrain.cli import main as cli  # with PyTorch, for which `--help` and `--cfg job` need not wait
+
     return cli.main(*order(config))
 
 
 def run() -> None:
     """The program; `main` is what a launcher carries to other processes."""
-    cli.check_start()
-    cli.refuse_several(several(sys.argv[1:]))
+    start.check(sys.argv[1:])
     # Hydra writes what it is asked for into files, and launchers hand it on: secrets go another way.
     sys.argv[1:] = withheld_arguments(sys.argv[1:])
     try:
         main()
     except KeyboardInterrupt:  # while others work: a job at work here answers for itself
-        cli.stopped(SweepStart.folder)
+        start.stopped(SweepStart.folder)
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ def run(
     folder = runs.new_folder(Path(config.output), order.recipe)
     try:
         with runs.alone(folder):
-            process.settle(config.threads)
+            process.settle(config.performance.threads)
             study = study_of(config, order, folder)
             return ReportView(train.run(config, order, folder, study, Console(), given=given))
     finally:
@@ -69,7 +69,7 @@ def audit(
     folder = runs.new_folder(Path(config.output), "audit")
     try:
         with runs.alone(folder):
-            process.settle(config.threads)
+            process.settle(config.performance.threads)
             return ReportView(audit_run.run(config, order, folder, Console()))
     finally:
         runs.discard(folder)

@@ -56,8 +56,8 @@ def find(words: tuple[str, ...], folder: Path) -> Path | None:
 
 
 def _elsewhere(word: str) -> bool:
-    """Whether a word says where things lie, or how many threads work, and not what is computed."""
-    return word.startswith(("output=", "data.root=", "threads="))
+    """Whether a word says where things lie, or how fast something is computed, and not what."""
+    return word.startswith(("output=", "data.root=", "performance."))
 
 
 def _report(folder: Path) -> Path:

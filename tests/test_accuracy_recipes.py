@@ -92,7 +92,7 @@ def test_a_recipe_promises_what_it_says(recipe: str, tmp_path: Path, monkeypatch
             "cifar10_wrn",
             (
                 "training.expected_batch_size=4", "training.steps=2", "training.augmentations=2",
-                "training.physical_batch_size=8", "model.depth=10", "model.width=1",
+                "performance.physical_batch_size=8", "model.depth=10", "model.width=1",
             ),
         ),
     ],

@@ -28,7 +28,7 @@ def net() -> nn.Module:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> dptrain.ReportView:
     output = tmp_path_factory.mktemp("api")
-    words = (*QUICK, "tracking=none", "attack=[membership_loss]", "threads=1")
+    words = (*QUICK, "tracking=none", "attack=[membership_loss]", "performance.threads=1")
     return dptrain.run("quickstart", *words, privacy={"epsilon": 5.0}, output=output)
 
 

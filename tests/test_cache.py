@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import multiprocessing
 import time
+from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from support import QUICK, QUICK_ATTACKS, order
 
 from dptrain.cli import main as cli
+from dptrain.config import Performance
+from dptrain.mechanisms.non_private import NonPrivate
 from dptrain.report.document import read_json
 from dptrain.runs.cache import Cache, content_key, without_privacy
 
@@ -112,7 +117,7 @@ def test_a_second_run_of_another_epsilon_takes_twin_evaluator_and_shadows_from_t
         before = set(tmp_path.glob("*/report.json"))
         asked = order(
             "tracking=none", f"output={tmp_path}", f"privacy.epsilon={epsilon}",
-            f"training.prefetch={epsilon}",  # which changes nothing but when records are read
+            f"performance.prefetch={epsilon}",  # which changes nothing but when records are read
             *QUICK, *QUICK_ATTACKS,
         )  # fmt: skip
         cli.main(asked, None)
@@ -122,3 +127,36 @@ def test_a_second_run_of_another_epsilon_takes_twin_evaluator_and_shadows_from_t
         seconds.append(report["seconds"])
     assert all(seconds[0][kind] > 0 for kind in ("twin", "evaluator", "shadow"))
     assert all(seconds[1][kind] == 0 for kind in ("twin", "evaluator", "shadow"))
+
+
+@pytest.fixture
+def threads_restored() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("threads_restored")
+def test_no_performance_key_trains_twin_or_shadow_models_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained, fit = [], NonPrivate.fit
+
+    def counted(self: NonPrivate, *given: Any) -> Any:
+        trained.append(self)
+        return fit(self, *given)
+
+    monkeypatch.setattr(NonPrivate, "fit", counted)
+    changes = {
+        "threads": 2, "physical_batch_size": 100, "prefetch": 0, "feature_cache_gib": 0,
+        "checkpoint_seconds": 0,
+    }  # fmt: skip
+    assert set(changes) == {each.name for each in fields(Performance)}, "each of them is changed here"
+    for word in ("performance.threads=1", *(f"performance.{key}={value}" for key, value in changes.items())):
+        asked = order(
+            "tracking=none", f"output={tmp_path}", word, "attack=[membership_loss,membership_rmia]",
+            "attack.membership_rmia.shadows=2", *QUICK,
+        )  # fmt: skip
+        cli.main(asked, None)
+        assert len(trained) == 3, f"a twin and two shadow models, by the first run and not with {word}"
+    assert len(list(tmp_path.glob("*/report.json"))) == 1 + len(changes)

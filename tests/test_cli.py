@@ -106,8 +106,8 @@ def test_patients_are_the_unit_where_asked(tmp_path: Path) -> None:
         ("training.sampling=shuffle",),
         ("privacy.adjacency=replace_one",),
         ("privacy.epsilon=null", "privacy.noise_multiplier=2.5", "privacy.delta=1e-4"),
-        ("training.steps=null", "training.epochs=1", "training.physical_batch_size=100"),
-        ("dtype=float64", "threads=1"),
+        ("training.steps=null", "training.epochs=1", "performance.physical_batch_size=100"),
+        ("dtype=float64", "performance.threads=1"),
     ],
     ids=lambda overrides: " ".join(overrides),
 )
@@ -372,8 +372,8 @@ def wait_for_step(folder: Path, step: int) -> Path:
 
 LONG = (
     "tracking=none", "training.steps=250", "training.evaluations=2", "training.expected_batch_size=200",
-    "training.checkpoint_seconds=0.2", "attack=[]", "control.enabled=false", "deterministic=true",
-    "threads=1",
+    "performance.checkpoint_seconds=0.2", "attack=[]", "control.enabled=false", "deterministic=true",
+    "performance.threads=1",
 )  # fmt: skip
 
 

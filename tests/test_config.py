@@ -62,6 +62,8 @@ def test_every_problem_is_named_at_once() -> None:
         ({"training__sampling": "shuffle", "training__sample_rate": 0.1}, "has no meaning"),
         ({"privacy__epsilonn": 3}, "privacy.epsilonn=3: no such key"),
         ({"colour": "red"}, "colour=red: no such key"),
+        ({"threads": 2}, "threads=2 is now performance.threads; rename it"),
+        ({"training__prefetch": 3}, "training.prefetch=3 is now performance.prefetch; rename it"),
         ({"model": {"width": 3}}, "give model._target_=package.module.Class"),
         ({"attack": {"mine": {}}}, "give attack.mine._target_="),
         ({"privacy__delta": 1.0}, "privacy.delta=1.0"),

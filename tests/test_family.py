@@ -25,7 +25,7 @@ from dptrain.tracking import NOTE, PARENT, MLflow, NoTracking
 
 
 def compared(folder: Path) -> Comparison:
-    return compare(Selection(folders=(folder,)), confidence=0.95, command="python scripts/compare.py")
+    return compare(Selection(folders=(folder,)), confidence=0.95, command="python -m dptrain.cli.compare")
 
 
 def failing(*overrides: str) -> runs.Order:

@@ -137,7 +137,7 @@ def test_an_interrupted_sweep_says_how_it_goes_on(tmp_path: Path) -> None:
 def test_a_job_that_is_put_back_in_the_queue_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     started = command(
         "-m", "hydra/launcher=submitit_local", "hydra.launcher.cpus_per_task=1", *SMALL, "training.steps=60",
-        "training.checkpoint_seconds=0", cwd=tmp_path,
+        "performance.checkpoint_seconds=0", cwd=tmp_path,
     )  # fmt: skip
     for _ in ticks(120):
         if list(tmp_path.glob("runs/*/*/checkpoint.pt")):
@@ -151,7 +151,7 @@ def test_a_job_that_is_put_back_in_the_queue_goes_on_from_its_checkpoint(tmp_pat
     (written,) = tmp_path.glob("runs/*/*/report.json")
     assert read_json(written)["guarantee"]["steps"] == 60
     assert len(list(tmp_path.glob("runs/*/*/run.json"))) == 1
-    assert runs.read(written.parent).config["threads"] == 1
+    assert runs.read(written.parent).config["performance"]["threads"] == 1
 
 
 def ticks(seconds: float) -> Iterator[None]:

@@ -19,7 +19,7 @@ STEPS = """
 import resource, sys, torch
 from dptrain.cli import process
 from dptrain.models.cnn import SmallCNN
-print(machine.keep_freed_memory() if sys.argv[1] == "keep" else None)
+print(process.keep_freed_memory() if sys.argv[1] == "keep" else None)
 torch.set_num_threads(1)
 model, images = SmallCNN((1, 28, 28), 2), torch.zeros(256, 1, 28, 28)
 def step():

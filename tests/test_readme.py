@@ -28,7 +28,7 @@ ELSEWHERE = ("resume=latest", "private_selection", "submitit_slurm", "launcher=r
 RUNS = [
     line
     for line in COMMANDS
-    if line.startswith("python -m dptrain") and not any(word in line for word in ELSEWHERE)
+    if line.split()[:3] == ["python", "-m", "dptrain"] and not any(word in line for word in ELSEWHERE)
 ]
 REAL_DATA = {
     "pneumoniamnist": "pneumoniamnist.npz",
@@ -44,7 +44,7 @@ def test_no_command_is_left_untested() -> None:
         "scripts/test.sh",
         "scripts/check.sh",
         "mlflow ui",
-        'python scripts/compare.py runs --limit "accuracy>=.85" --limit "membership.bound<=.1"',
+        'python -m dptrain.cli.compare runs --limit "accuracy>=.85" --limit "membership.bound<=.1"',
         # tests/scripts/test_compare_script.py runs it
         "python scripts/bench_scale.py --figure scale.png",  # tests/scripts/test_bench_scale.py runs it
         "python scripts/check_sensitivity.py --json",  # tests/scripts/test_check_sensitivity.py runs it

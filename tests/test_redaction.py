@@ -27,7 +27,7 @@ from dptrain.tracking import MLflow, connection, failure
 SECRET = "S3cretPw-7f"
 LETTERS = st.characters(min_codepoint=33, max_codepoint=126, exclude_characters="'\"<>@/\\ ")
 PASSWORDS = st.text(LETTERS, min_size=6, max_size=20).filter(lambda text: any(c.isdigit() for c in text))
-SMALL = ("attack=[]", "control.enabled=false", *QUICK, "threads=1")
+SMALL = ("attack=[]", "control.enabled=false", *QUICK, "performance.threads=1")
 
 
 @pytest.fixture(autouse=True)

@@ -27,7 +27,7 @@ PARTS = {
     "conf/optimizer/own.yaml": "_target_: own_step.Step\n_partial_: true\n",
 }
 WORDS = (
-    *QUICK, "training.steps=6", "training.expected_batch_size=40", "training.checkpoint_seconds=0",
+    *QUICK, "training.steps=6", "training.expected_batch_size=40", "performance.checkpoint_seconds=0",
     "tracking=none", "attack=[]", "control.enabled=false", "data=npz", "data._target_=own_data.Data",
     "data.classes=[a,b]", "model=own", "optimizer=own", "privacy.unit=patient",
 )  # fmt: skip

@@ -45,7 +45,7 @@ from dptrain.sweep.selection import candidates, terms, trials
 from dptrain.training import checkpoint, loop
 
 QUICKLY = (
-    "tracking=none", "attack=[]", "control.enabled=false", "threads=1", "training.evaluations=1",
+    "tracking=none", "attack=[]", "control.enabled=false", "performance.threads=1", "training.evaluations=1",
     "privacy.delta=1e-4",
     "sweep.candidates={optimizer.lr:[0.1,0.2],training.steps:[2,40],mechanism.max_grad_norm:[1.0,2.0]}",
 )  # fmt: skip
@@ -106,7 +106,7 @@ def done(begun: Path) -> Path:
             diverging.setattr(loop, "_check_finite", fail)
             cli.main(trial(output, 2), begun)
         cli.main(trial(output, 2), begun)
-        cli.main(trial(output, 3, "threads=2"), begun)
+        cli.main(trial(output, 3, "performance.threads=2"), begun)
     with pytest.raises(SystemExit) as caught:
         cli.conclude(begun)
     assert caught.value.code == cli.FAILED
@@ -142,7 +142,7 @@ def test_the_terms_cover_every_candidate_and_are_known_before_any_is_drawn(begun
 
 def test_the_number_of_trials_is_drawn_once(begun: Path) -> None:
     before = (begun / sweeps.STATE).read_text()
-    values = asked(begun.parent, f"sweep.resume={begun}", "threads=2").config
+    values = asked(begun.parent, f"sweep.resume={begun}", "performance.threads=2").config
     again = trials.begin(begun, {**values, "device": "mps"})  # which the trials' machine alone need have
     assert to_json(again) == noted(begun)["terms"]
     assert (begun / sweeps.STATE).read_text() == before
@@ -150,7 +150,7 @@ def test_the_number_of_trials_is_drawn_once(begun: Path) -> None:
 
 
 def test_one_trial_is_done_once_however_it_is_asked_for(begun: Path) -> None:
-    one, same = trial(begun.parent, 1), trial(begun.parent, 1, "threads=2")
+    one, same = trial(begun.parent, 1), trial(begun.parent, 1, "performance.threads=2")
     with sweeps.alone(begun, one):
         held = {path.name for path in (begun / ".locks").iterdir()}
     with sweeps.alone(begun, same):
@@ -545,7 +545,14 @@ def test_a_search_is_told_the_score_of_a_training_whose_attacks_crash(
         raise IndexError("of a record")
 
     monkeypatch.setattr(Experiment, "attack", crash)
-    words = ("tracking=none", *QUICK, "attack=[]", "control.enabled=false", "threads=1", f"output={tmp_path}")
+    words = (
+        "tracking=none",
+        *QUICK,
+        "attack=[]",
+        "control.enabled=false",
+        "performance.threads=1",
+        f"output={tmp_path}",
+    )
     told = cli.main(replace(order(*words, "privacy.epsilon=1"), sweep=True), tmp_path / "sweep_a")
     (path,) = (each.parent for each in tmp_path.glob(f"sweep_a/*/{runs.ORDER}"))
     assert told == score.kept_score(path)

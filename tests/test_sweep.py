@@ -26,7 +26,8 @@ from dptrain.sweep import state as sweeps
 from dptrain.sweep.cost import composed
 
 JOBS = (
-    "-m", "privacy.epsilon=1,3", "optimizer.lr=0.1,-1", "attack=[membership_loss]", "threads=1", *QUICK,
+    "-m", "privacy.epsilon=1,3", "optimizer.lr=0.1,-1", "attack=[membership_loss]",
+    "performance.threads=1", *QUICK,
 )  # fmt: skip
 
 
@@ -111,7 +112,14 @@ def test_a_job_that_ends_while_another_is_at_work_counts_it(
     train = Experiment.train
 
     def asked(seed: int) -> runs.Order:
-        words = (f"seed={seed}", "tracking=none", *QUICK, "attack=[]", "control.enabled=false", "threads=1")
+        words = (
+            f"seed={seed}",
+            "tracking=none",
+            *QUICK,
+            "attack=[]",
+            "control.enabled=false",
+            "performance.threads=1",
+        )
         return replace(order(*words, f"output={tmp_path}"), sweep=True)
 
     def meanwhile(experiment: Experiment, tracker: Tracker, folder: Path) -> Any:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import zipfile
+from configparser import ConfigParser
 from pathlib import Path
 
 import dptrain
@@ -60,3 +61,22 @@ def test_the_wheel_runs_from_an_empty_folder(tmp_path: Path) -> None:
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
     assert list(empty.glob("runs/*/report.json"))
+    assert {"dptrain", "dptrain-compare"} <= set(entry_points(installed))
+    compared = subprocess.run(
+        [sys.executable, "-m", "dptrain.cli.compare", "runs"],
+        cwd=empty,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert compared.returncode == 0, compared.stderr
+    assert "python -m dptrain.cli.compare runs" in (empty / "runs" / "comparison.html").read_text()
+
+
+def entry_points(installed: Path) -> dict[str, str]:
+    """The commands that installing a wheel makes, and the functions that they call."""
+    (told,) = installed.glob("dptrain-*.dist-info/entry_points.txt")
+    commands = ConfigParser()
+    commands.read(told)
+    return dict(commands["console_scripts"])

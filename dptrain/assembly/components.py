@@ -109,7 +109,7 @@ def assemble(config: Config, given: Given | None = None) -> Parts:
 
 
 def _settings(config: Config) -> Settings:
-    training = config.training
+    training, performance = config.training, config.performance
     return Settings(
         rates=Rates(
             expected_batch_size=training.expected_batch_size,
@@ -119,18 +119,18 @@ def _settings(config: Config) -> Settings:
             sampling=training.sampling,
         ),
         optimizer=factory("optimizer", config.optimizer),
-        physical_batch_size=training.physical_batch_size,
+        physical_batch_size=performance.physical_batch_size,
         schedule=training.schedule,
         warmup_steps=training.warmup_steps,
         average_decay=training.average_decay,
         evaluations=training.evaluations,
-        checkpoint_seconds=training.checkpoint_seconds,
+        checkpoint_seconds=performance.checkpoint_seconds,
         diagnostics=training.diagnostics,
         augmentation=Augmentation(copies=training.augmentations, shift=training.shift, flip=training.flip)
         if training.augmentations
         else None,
-        feature_cache_gib=training.feature_cache_gib,
-        prefetch=training.prefetch,
+        feature_cache_gib=performance.feature_cache_gib,
+        prefetch=performance.prefetch,
     )
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
@@ -19,10 +19,12 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from dptrain.cli import start
 from dptrain.config import defaults
-from dptrain.contracts import ConfigError
 from dptrain.redaction import withheld
-from dptrain.runs.folder import Order
+
+if TYPE_CHECKING:
+    from dptrain.runs.folder import Order
 
 
 def folder(name: str) -> Path:
@@ -31,6 +33,8 @@ def folder(name: str) -> Path:
     for candidate in (package / "_assets" / name, package.parent / name):
         if candidate.is_dir():
             return candidate
+    from dptrain.contracts import ConfigError  # with PyTorch, which takes seconds
+
     raise ConfigError(f"the folder `{name}` is missing from {package}; install dptrain again")
 
 
@@ -73,6 +77,7 @@ class SweepStart(Callback):
         from dptrain.sweep import state as sweeps  # which know what follows, and import much
 
         _withhold(config)
+        start.refuse_renamed(f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items())
         if config.sweep.candidates:
             cli.begin_selection(
                 Path(config.hydra.sweep.dir),
@@ -122,26 +127,6 @@ def _swept(overrides: Iterable[str]) -> tuple[str, ...]:
     return tuple(each.input_line or each.key_or_group for each in named)
 
 
-SWEEPS = ("+sweep=", "++sweep=", "hydra.mode=MULTIRUN")  # words that make of a run a sweep
-
-
-def several(arguments: Sequence[str]) -> list[str]:
-    """Words of a command line that give several values, where no sweep (`-m`, `+sweep=`) is asked for.
-
-    >>> several(["privacy.epsilon=3,0", "seed=1"]), several(["-m", "privacy.epsilon=1,3"])
-    (['privacy.epsilon=3,0'], [])
-    """
-    if {"-m", "--multirun"} & set(arguments) or any(word.startswith(SWEEPS) for word in arguments):
-        return []
-    parser, found = OverridesParser.create(), []
-    for word in arguments:
-        if "=" not in word or word.startswith("-"):
-            continue
-        with suppress(HydraException):  # which Hydra, asked next, explains by itself
-            found += [word for each in parser.parse_overrides([word]) if each.is_sweep_override()]
-    return found
-
-
 def _jobs(hydra: DictConfig) -> list[list[str]]:
     """The overrides of each job that Hydra's own sweeper is about to run."""
     words = [f"{key}={value}" for key, value in (hydra.sweeper.params or {}).items()]
@@ -163,6 +148,9 @@ class SweepEnd(Callback):
 def register() -> None:
     """Tell Hydra the defaults and the recipes."""
     store = ConfigStore.instance()
+    if {"--help", "-h"} & set(sys.argv[1:]):
+        # Hydra copies the whole store for each group that its help lists, which takes four seconds.
+        store.__deepcopy__ = lambda _: store  # type: ignore[attr-defined]
     store.store(name="defaults", node=defaults())
     for path in sorted(folder("recipes").glob("*.yaml")):
         store.store(group="recipe", name=path.stem, package="_global_", node=OmegaConf.load(path))
@@ -170,12 +158,14 @@ def register() -> None:
 
 def order(config: DictConfig) -> tuple[Order, Path | None]:
     """What Hydra was asked for, and the folder of the sweep that it is part of, if any."""
+    from dptrain.runs.folder import Order  # with PyTorch, for which `--cfg job` does not wait
+
     asked = HydraConfig.get()
     sweeping = asked.mode == RunMode.MULTIRUN
     values = _plain(config)
-    if sweeping and values["threads"] is None:
+    if sweeping and values["performance"]["threads"] is None:
         # What submitit asks a scheduler for, and what nothing holds its local jobs to.
-        values["threads"] = OmegaConf.select(asked.launcher, "cpus_per_task")
+        values["performance"]["threads"] = OmegaConf.select(asked.launcher, "cpus_per_task")
     return (
         Order(
             recipe=asked.runtime.choices["recipe"],

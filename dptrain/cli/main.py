@@ -13,19 +13,14 @@ from typing import Any
 
 from dptrain.assembly.build import build
 from dptrain.cli import process
-from dptrain.comparison.compare import compare
-from dptrain.comparison.gather import Selection
+from dptrain.cli.start import FAILED, INTERRUPTED
 from dptrain.config import Config, parse
 from dptrain.contracts import BrokenGuarantee, ConfigError, DptrainError, LimitExceeded
-from dptrain.pipeline import audit, train, verify
+from dptrain.pipeline import train
 from dptrain.redaction import cleansed, given_again, redact, revealed
 from dptrain.report import selection as said
-from dptrain.report.comparison import page as comparison_page
-from dptrain.report.comparison.console import show
-from dptrain.report.comparison.files import write_files
 from dptrain.report.comparison.points import Comparison
 from dptrain.report.console import Console
-from dptrain.report.pdf import write_pdf
 from dptrain.runs import folder as runs
 from dptrain.sweep import budget as sweep_budget
 from dptrain.sweep import state as sweeps
@@ -34,7 +29,7 @@ from dptrain.sweep.score import kept_score
 from dptrain.sweep.selection import trials
 from dptrain.sweep.study import study_of
 
-CRASHED, FAILED, BROKEN, BEYOND, INTERRUPTED = 1, 2, 3, 4, 130
+CRASHED, BROKEN, BEYOND = 1, 3, 4
 CONFIDENCE = 0.95  # of the intervals over the seeds of a sweep
 
 
@@ -63,6 +58,7 @@ def main(order: runs.Order, sweep_folder: Path | None) -> float | None:
             if (folder / runs.REPORT).exists():
                 console.there_already(folder)  # and what was found of it, a broken guarantee too, stays
             else:
+                runs.refuse_earlier(f"resume={folder}", order)
                 if sweep_folder is not None and trial is None:
                     sweeps.forget_failure(sweep_folder, asked)
                 with runs.alone(folder):
@@ -93,38 +89,14 @@ def main(order: runs.Order, sweep_folder: Path | None) -> float | None:
     return -math.inf if kept is None else kept
 
 
-def check_start() -> None:
-    """Refuse what no run or sweep may begin under, before anything is composed; exits with 2."""
-    try:
-        process.refuse_ranks(os.environ)
-    except DptrainError as error:
-        Console().error(error)
-        sys.exit(FAILED)
-
-
-def refuse_several(words: Sequence[str]) -> None:
-    """Exit with 2 where a single run is given several values for a key."""
-    if words:
-        error = ConfigError(
-            f"{' and '.join(words)}: several values for one run; give one (decimals have a point: 3.0), or "
-            "add -m to run with each"
-        )
-        Console().error(error)
-        sys.exit(FAILED)
-
-
 def _verify(config: Config, console: Console) -> None:
     """Check a release against its statement; exits with 3 where anything does not match."""
+    from dptrain.pipeline import verify  # no training asks for it
+
     folder, checks = verify.run(config)
     console.verified(folder, [(each.name, each.holds, each.said) for each in checks])
     if any(each.holds is False for each in checks):
         sys.exit(BROKEN)
-
-
-def stopped(sweep_folder: Path | None) -> None:
-    """Say how a sweep goes on whose jobs are with a launcher; exits with 130."""
-    Console().interrupted_sweep(sweep_folder)
-    sys.exit(INTERRUPTED)
 
 
 def _place(config: Config, order: runs.Order, sweep_folder: Path | None) -> tuple[Path, runs.Order]:
@@ -143,8 +115,10 @@ def _place(config: Config, order: runs.Order, sweep_folder: Path | None) -> tupl
 
 
 def _carry_out(config: Config, order: runs.Order, folder: Path, console: Console) -> None:
-    process.settle(config.threads)
+    process.settle(config.performance.threads)
     if config.task == "audit":
+        from dptrain.pipeline import audit  # no training asks for it
+
         audit.run(config, order, folder, console)
     else:
         train.run(config, order, folder, study_of(config, order, folder), console)
@@ -193,6 +167,15 @@ def conclude(sweep_folder: Path, tracking: Mapping[str, Any] | None = None) -> N
 
     `tracking` is where they were recorded, as configured; None: as the first of them remembers it.
     """
+    # Late, as the jobs of a sweep, and single runs, compare nothing.
+    from dptrain.cli.compare import PROGRAM
+    from dptrain.comparison.compare import compare
+    from dptrain.comparison.gather import Selection
+    from dptrain.report.comparison import page as comparison_page
+    from dptrain.report.comparison.console import show
+    from dptrain.report.comparison.files import write_files
+    from dptrain.report.pdf import write_pdf
+
     console = Console()
     state = sweeps.read_state(sweep_folder)
     found, files = None, []
@@ -201,7 +184,7 @@ def conclude(sweep_folder: Path, tracking: Mapping[str, Any] | None = None) -> N
             found = compare(
                 Selection(folders=(sweep_folder,)),
                 confidence=CONFIDENCE,
-                command=f"python scripts/compare.py {sweep_folder}",
+                command=f"{PROGRAM} {sweep_folder}",
             )
             page = sweep_folder / "comparison.html"
             comparison_page.write_html(found, page)

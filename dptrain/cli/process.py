@@ -6,10 +6,6 @@ import ctypes
 import os
 from collections.abc import Mapping
 
-import torch
-
-from dptrain.contracts import ConfigError
-
 # mallopt(3); the threshold is the largest that glibc takes, and trimming beyond 2 GiB as good as never.
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 LARGEST = {MMAP_THRESHOLD: 32 * 2**20, TRIM_THRESHOLD: 2**31 - 1}
@@ -30,24 +26,34 @@ PLACES = ("RANK", "LOCAL_RANK", "GROUP_RANK")  # above 0 only beside others
 def refuse_ranks(environment: Mapping[str, str]) -> None:
     """Raise ConfigError where a launcher of ranks started this process as one of several.
 
-    Each would train a model of its own on the same records and claim the whole budget for it.
-
     >>> refuse_ranks({"WORLD_SIZE": "1", "RANK": "0", "SLURM_NTASKS": "4"})
+    """
+    if (why := ranks(environment)) is not None:
+        from dptrain.contracts import ConfigError  # with PyTorch, which takes seconds
+
+        raise ConfigError(why)
+
+
+def ranks(environment: Mapping[str, str]) -> str | None:
+    """Why this process may not run: a launcher of ranks started it as one of several; None: it is alone.
+
+    Each would train a model of its own on the same records and claim the whole budget for it.
     """
     for name, launcher in STARTED.items():
         if _number(environment, name) > 1:
-            raise ConfigError(
+            return (
                 f"{name}={environment[name]}: {launcher} started dptrain {environment[name]} times for one "
                 f"run, and each process would train a model that claims the whole budget; start it once, "
                 f"without {launcher}"
             )
     for name in PLACES:
         if _number(environment, name) > 0:
-            raise ConfigError(
+            return (
                 f"{name}={environment[name]}: this process is one of several that were started for one run, "
                 "and each would train a model that claims the whole budget; start dptrain once, without a "
                 "launcher of ranks"
             )
+    return None
 
 
 def _number(environment: Mapping[str, str], name: str) -> int:
@@ -59,6 +65,8 @@ def _number(environment: Mapping[str, str], name: str) -> int:
 def settle(threads: int | None) -> None:
     """Take so many CPU threads, None for as many as there are now, and keep memory between steps."""
     if threads is not None:
+        import torch  # which takes seconds: `--help` does not wait for it
+
         torch.set_num_threads(threads)
     keep_freed_memory()
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dptrain import tracking
+from dptrain.config import RENAMED
 from dptrain.contracts import DataError, Statement
 from dptrain.privacy.written import from_json
 from dptrain.redaction import redacted
@@ -21,7 +22,7 @@ from dptrain.tracking import Tracked, flatten
 
 # What a run may differ in without being another experiment: where it ran, and where it was put.
 BOOKKEEPING = (
-    "seed", "output", "resume", "threads", "device", "fail_if", "task", "tracking", "sweep", "report",
+    "seed", "output", "resume", "performance", "device", "fail_if", "task", "tracking", "sweep", "report",
 )  # fmt: skip
 FIELDS = ("low", "high", "floor", "control", "bound")  # before a leakage metric's name, in MLflow
 INTERFACES = ("top_k", "rounded", "temperature", "labels_only")
@@ -159,7 +160,7 @@ def _listed(settings: Mapping[str, str]) -> dict[str, str]:
 
 
 def _is_bookkeeping(key: str) -> bool:
-    return key.partition(".")[0] in BOOKKEEPING
+    return key.partition(".")[0] in BOOKKEEPING or key in RENAMED
 
 
 def _text(value: Any) -> str:

@@ -1,12 +1,14 @@
 """The configuration as types: each key, its default, what it may be; and all that is wrong, at once."""
 
 from dptrain.config.parse import parse
-from dptrain.config.rules import COMPONENTS
+from dptrain.config.rules import COMPONENTS, present
 from dptrain.config.schema import (
+    RENAMED,
     Config,
     Control,
     Documents,
     Evidence,
+    Performance,
     Privacy,
     Release,
     Sweep,
@@ -16,14 +18,17 @@ from dptrain.config.schema import (
 
 __all__ = [
     "COMPONENTS",
+    "RENAMED",
     "Config",
     "Control",
     "Documents",
     "Evidence",
+    "Performance",
     "Privacy",
     "Release",
     "Sweep",
     "Training",
     "defaults",
     "parse",
+    "present",
 ]

@@ -6,20 +6,17 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-import torch
-from pydantic import TypeAdapter, ValidationError
-
 from dptrain.config.rules import (
     component_problems,
     privacy_problems,
+    renamed,
     section,
     shown,
     sweep_problems,
     task_problems,
     training_problems,
 )
-from dptrain.config.schema import Config, Privacy, Training
-from dptrain.contracts import ConfigError
+from dptrain.config.schema import RENAMED, Config, Privacy, Training
 from dptrain.redaction import masked_keys, revealed
 
 
@@ -28,6 +25,11 @@ def parse(values: Mapping[str, Any], *, complete: bool = True) -> Config:
 
     Secrets that no file keeps must have been given to this process, unless it need not be `complete`.
     """
+    # Late, as `--help` and `--cfg job`, which compose the defaults and parse nothing, do without.
+    from pydantic import TypeAdapter, ValidationError
+
+    from dptrain.contracts import ConfigError
+
     problems: list[str] = []
     config = None
     values = revealed(_with_release(values))
@@ -62,6 +64,8 @@ def _problem(detail: dict[str, Any]) -> str:
     """One line from one of pydantic's errors: key=value, what is wrong, the cure."""
     key = ".".join(part for part in map(str, detail["loc"]) if part not in _BRANCHES)
     if detail["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        if key in RENAMED:
+            return renamed(f"{key}={shown(detail['input'])}")
         return f"{key}={shown(detail['input'])}: no such key; `python -m dptrain --cfg job` lists them all"
     wrong = detail["msg"].removeprefix("Input ")
     cure = _description(key)
@@ -74,6 +78,8 @@ _BRANCHES = {"float", "int", "constrained-float", "constrained-int", "none"}
 
 def _description(key: str) -> str | None:
     """What the field of this dotted key says that it should be."""
+    from pydantic import TypeAdapter  # as above
+
     schema = TypeAdapter(Config).json_schema()
     node: dict[str, Any] = schema
     for part in key.split("."):
@@ -84,4 +90,6 @@ def _description(key: str) -> str | None:
 
 
 def _available(device: str) -> bool:
+    import torch  # as above
+
     return torch.cuda.is_available() if device == "cuda" else torch.backends.mps.is_available()

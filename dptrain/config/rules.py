@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from dptrain.config.schema import Sweep
+from dptrain.config.schema import RENAMED, Sweep
 
 COMPONENTS = ("data", "model", "optimizer", "mechanism", "tracking")
 
@@ -48,7 +48,7 @@ def sweep_problems(values: Mapping[str, Any]) -> list[str]:
             problems.append(
                 f"sweep.candidates: {key} cannot be drawn; give dotted keys below {', '.join(VARIED)}"
             )
-        elif not _there(values, str(key)):
+        elif not present(values, str(key)):
             problems.append(
                 f"sweep.candidates: {key} is no key of this configuration; `--cfg job` lists them all"
             )
@@ -80,7 +80,7 @@ def sweep_problems(values: Mapping[str, Any]) -> list[str]:
     return problems
 
 
-def _there(values: Mapping[str, Any], key: str) -> bool:
+def present(values: Mapping[str, Any], key: str) -> bool:
     """Whether a dotted key exists."""
     node: Any = values
     for part in key.split("."):
@@ -159,6 +159,24 @@ def component_problems(values: Mapping[str, Any]) -> list[str]:
         for key, node in nodes.items()
         if not (isinstance(node, Mapping) and node.get("_target_"))
     ]
+
+
+def renamed(asked: str) -> str:
+    """What is wrong with `key=value`, or with a word of the command line, whose key has another name now.
+
+    >>> renamed("training.prefetch=3")
+    'training.prefetch=3 is now performance.prefetch; rename it'
+    """
+    return f"{asked} is now {RENAMED[key_of(asked)]}; rename it"
+
+
+def key_of(word: str) -> str:
+    """The dotted key that a word of the command line is about, without Hydra's marks and packages.
+
+    >>> key_of("++threads=2"), key_of("attack@mine=one"), key_of("~threads")
+    ('threads', 'attack', 'threads')
+    """
+    return word.lstrip("+~").partition("=")[0].partition("@")[0]
 
 
 def shown(value: object) -> str:

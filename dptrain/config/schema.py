@@ -64,10 +64,6 @@ class Training:
     steps: Annotated[Count | None, Field(description="a whole number, or null with training.epochs")] = None
     epochs: Annotated[Positive | None, Field(description="a number, or null with training.steps")] = None
     sampling: Annotated[str, Field(description="poisson or shuffle")] = "poisson"
-    physical_batch_size: Annotated[Count, Field(description="records in memory at once, such as 256")] = 256
-    prefetch: Annotated[
-        int, Field(ge=0, description="a whole number such as 2: batches read ahead where data.lazy; or 0")
-    ] = 2
     schedule: Annotated[
         Literal["constant", "linear", "cosine"], Field(description="constant, linear or cosine")
     ] = "constant"
@@ -80,16 +76,39 @@ class Training:
     ] = 0
     shift: Annotated[int, Field(ge=0, description="pixels that a copy is moved by at most, such as 4")] = 4
     flip: Annotated[bool, Field(description="true or false; true mirrors every other copy")] = False
-    feature_cache_gib: Annotated[
-        float, Field(ge=0, description="memory for features of a frozen part, made once; 0 makes them anew")
-    ] = 4.0
     evaluations: Annotated[
         Count, Field(description="a whole number: how often to look at the held-out records")
     ] = 10
-    checkpoint_seconds: Annotated[float, Field(ge=0, description="a number of seconds")] = 15.0
     diagnostics: Annotated[
         bool, Field(description="true or false; true logs the training loss, outside the guarantee")
     ] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Performance:
+    """How fast and in how much memory a run is computed, never what: no cache key or digest has these."""
+
+    __pydantic_config__ = FORBID
+
+    threads: Annotated[Count | None, Field(description="CPU threads, or null for all")] = None
+    physical_batch_size: Annotated[Count, Field(description="records in memory at once, such as 256")] = 256
+    prefetch: Annotated[
+        int, Field(ge=0, description="a whole number such as 2: batches read ahead where data.lazy; or 0")
+    ] = 2
+    feature_cache_gib: Annotated[
+        float, Field(ge=0, description="memory for features of a frozen part, made once; 0 makes them anew")
+    ] = 4.0
+    checkpoint_seconds: Annotated[float, Field(ge=0, description="a number of seconds")] = 15.0
+
+
+# Keys of earlier versions, and what they are called now.
+RENAMED = {
+    "threads": "performance.threads",
+    **{
+        f"training.{name}": f"performance.{name}"
+        for name in ("physical_batch_size", "prefetch", "feature_cache_gib", "checkpoint_seconds")
+    },
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,7 +247,6 @@ class Config:
         "auto"
     )
     dtype: Annotated[Literal["float32", "float64"], Field(description="float32 or float64")] = "float32"
-    threads: Annotated[Count | None, Field(description="CPU threads, or null for all")] = None
     output: Annotated[str, Field(min_length=1, description="a folder")] = "runs"
     resume: Annotated[str | None, Field(description="a run folder, or latest")] = None
     fail_if: Annotated[
@@ -236,6 +254,7 @@ class Config:
     ] = field(default_factory=list)
     privacy: Privacy = field(default_factory=Privacy)
     training: Training = field(default_factory=lambda: Training(steps=100))
+    performance: Performance = field(default_factory=Performance)
     evidence: Evidence = field(default_factory=Evidence)
     control: Control = field(default_factory=Control)
     release: Release = field(default_factory=Release)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import torch
-from sklearn.datasets import load_digits
 
 from dptrain.contracts import Splits
 from dptrain.data.checks import to_records
@@ -33,10 +34,10 @@ class Digits:
         check_fractions(holdout_fraction=self.holdout_fraction, test_fraction=self.test_fraction)
 
     def load(self, rng: torch.Generator) -> Splits:
-        bundle = load_digits()
+        images, labels = read()
         records = to_records(
-            bundle.images.astype(np.float32) / BRIGHTEST,
-            bundle.target,
+            images.astype(np.float32) / BRIGHTEST,
+            labels,
             part="digits",
             where="scikit-learn",
             num_classes=10,
@@ -56,3 +57,15 @@ class Digits:
             std=self.std,
             key=key,
         )
+
+
+def read() -> tuple[np.ndarray, np.ndarray]:
+    """Pixels (1797, 8, 8) and labels (1797,): the file that `sklearn.datasets.load_digits` reads.
+
+    Read without scikit-learn, whose import takes longer than all else that a run needs besides PyTorch.
+    """
+    package = find_spec("sklearn")
+    assert package is not None
+    assert package.origin is not None
+    table = np.loadtxt(Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz", delimiter=",")
+    return table[:, :-1].reshape(-1, 8, 8), table[:, -1].astype(int)

@@ -55,12 +55,12 @@ class Subject:
 
         Where no weights are released it is an interface to which all classes are alike.
         """
-        release, classes = self.release, len(self.targets.classes)
+        release = self.release
         if release.weights is None:
-            alike = replace(
-                release, predictions=lambda inputs: torch.full((len(inputs), classes), 1 / classes)
-            )
-            return Subject(release=alike, targets=self.targets)
+            classes = len(next(iter(self.targets.values())).classes)
+            alike = torch.full((1, classes), 1 / classes)
+            blind = replace(release, predictions=lambda inputs: alike.expand(len(inputs), -1))
+            return Subject(release=blind, targets=self.targets)
         weights = reinitialise(release.blank(), seed).state_dict()
         return Subject(release=replace(release, weights=weights), targets=self.targets)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import torch
-from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from torch.nn.functional import nll_loss
 
@@ -36,6 +35,8 @@ def majority_share(test: Records) -> float:
 
 
 def _auroc(probabilities: Tensor, labels: Tensor) -> float:
+    from sklearn.metrics import roc_auc_score  # which takes seconds: when a run has trained
+
     present = labels.unique().tolist()
     if len(present) < 2 or not bool(probabilities.isfinite().all()):
         return math.nan

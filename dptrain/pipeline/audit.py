@@ -50,7 +50,7 @@ from dptrain.runs import folder as runs
 from dptrain.runs.cache import Cache
 
 # What an audit may change of the configuration that a run was trained with.
-CHOSEN = ("attack", "tracking", "release", "fail_if", "output", "device", "threads", "task", "report")
+CHOSEN = ("attack", "tracking", "release", "fail_if", "output", "device", "performance", "task", "report")
 
 UNKNOWN = "Nothing is proved: it is not known how this model was trained."
 
@@ -162,6 +162,7 @@ def find(config: Config, overrides: tuple[str, ...]) -> Case:
                 "take one whose mechanism releases weights"
             )
     _refuse_changes(source, overrides)
+    runs.refuse_earlier(f"release={source}", runs.read(folder))
     trained = parse(runs.read(folder).config)
     trained = replace(
         trained, game={**config.game, **trained.game}

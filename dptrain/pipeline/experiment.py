@@ -311,7 +311,6 @@ class Experiment:
     def _recipe(self) -> dict[str, Any]:
         """The sections of the configuration that have a say in what a training comes to."""
         values = asdict(self.config)
-        del values["training"]["prefetch"]  # when records are read, and not which
         return {name: values[name] for name in SHAPES_A_TRAINING}
 
 

@@ -37,7 +37,9 @@ def brief(experiment: Experiment, *, recipe: str, folder: Path) -> Briefing:
     """What is about to be spent, on what, and how long it will take."""
     config, splits, model, plan = experiment.config, experiment.splits, experiment.model, experiment.plan
     training, delta, device = config.training, experiment.budget.delta, experiment.context.device
-    why = _remade(model, splits, training.augmentations, training.feature_cache_gib, experiment.context.dtype)
+    why = _remade(
+        model, splits, training.augmentations, config.performance.feature_cache_gib, experiment.context.dtype
+    )
     return Briefing(
         recipe=recipe,
         data=f"{splits.name}, {splits.source}",

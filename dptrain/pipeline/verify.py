@@ -140,7 +140,11 @@ def _configuration(folder: Path, published: Published) -> Iterator[Check]:
         yield Check(name="configuration", holds=None, said=f"{runs.ORDER} was not given away")
     else:
         try:
-            asked = {**runs.read(folder).config, "device": "auto"}
+            order = runs.read(folder)
+            if (why := runs.earlier(order)) is not None:
+                yield Check(name="configuration", holds=None, said=why)
+                return
+            asked = {**order.config, "device": "auto"}
             now = binding.config_digests(parse(asked, complete=False))
         except (ConfigError, KeyError, ValueError, TypeError) as error:
             first = (str(error).splitlines() or [""])[0]

@@ -11,7 +11,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from riskcal.analysis import get_beta_from_pld
 from scipy.optimize import brentq
 from scipy.stats import norm
 
@@ -116,6 +115,8 @@ class DPGuarantee:
         return self.membership_tpr(base_rate)
 
     def statement(self) -> Statement:
+        from riskcal.analysis import get_beta_from_pld  # which imports much: when a run has trained
+
         plan, epsilon = self.plan, self.epsilon()
         tpr = {str(fpr): self.membership_tpr(fpr) for fpr in (0.001, 0.01)}
         checks = accountant.cross_checks(plan, self.delta)

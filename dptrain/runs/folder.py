@@ -13,6 +13,7 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
+from dptrain.config import RENAMED, present
 from dptrain.contracts import ConfigError, DptrainError
 from dptrain.redaction import withheld, withheld_arguments
 from dptrain.runs.keyed import SECRET, keyed
@@ -144,6 +145,22 @@ def refuse_complete(resume: str, folder: Path) -> None:
     if (folder / REPORT).exists():
         checkpoint.remove(folder)  # a run killed in its last moment may have left it
         raise ConfigError(f"resume={resume}: {folder} is complete; its report is {folder / 'report.md'}")
+
+
+def earlier(order: Order) -> str | None:
+    """That an earlier version asked for this, which called keys of the configuration otherwise; or None.
+
+    >>> earlier(Order(recipe="mine", overrides=(), config={"training": {"prefetch": 2}}))
+    'an earlier version of dptrain began it, whose training.prefetch is now performance.prefetch'
+    """
+    old = [f"{key} is now {now}" for key, now in RENAMED.items() if present(order.config, key)]
+    return f"an earlier version of dptrain began it, whose {', '.join(old)}" if old else None
+
+
+def refuse_earlier(asked: str, order: Order) -> None:
+    """Raise ConfigError where an earlier version began what was asked for."""
+    if (why := earlier(order)) is not None:
+        raise ConfigError(f"{asked}: {why}; use that version for it, or start a new run")
 
 
 def read(folder: Path) -> Order:

@@ -18,7 +18,7 @@ from dptrain.sweep import state as sweeps
 from dptrain.tracking import NOTE, PARENT, MLflow, NoTracking, failure
 
 # What a job is not called by.
-UNNAMED = ("recipe", "output", "report", "threads", "device", "tracking", "sweep", "hydra")
+UNNAMED = ("recipe", "output", "report", "performance", "device", "tracking", "sweep", "hydra")
 LONGEST = 120  # letters of a job's name
 WORDS = ("point", "seeds")  # columns that hold no number
 
@@ -33,7 +33,7 @@ def begin(tracking: MLflow | NoTracking, folder: Path) -> str | None:
 def job_name(overrides: Iterable[str], otherwise: str) -> str:
     """What a job of a sweep is called in MLflow's tables and charts, where there is little room.
 
-    >>> job_name(["recipe=quickstart", "privacy.epsilon=1", "seed=2", "threads=1"], "unnamed")
+    >>> job_name(["recipe=quickstart", "privacy.epsilon=1", "seed=2", "performance.threads=1"], "unnamed")
     'epsilon=1 seed=2'
     """
     asked = (each.lstrip("+~").partition("=") for each in overrides if _names(each))

@@ -69,7 +69,7 @@ def remade(
     if copies:
         return f"training.augmentations={copies} shows other copies of each record"
     size = _gib(make, splits, dtype)
-    return f"they take {size:.3g} GiB, and training.feature_cache_gib={gib:g}" if size > gib else ""
+    return f"they take {size:.3g} GiB, and performance.feature_cache_gib={gib:g}" if size > gib else ""
 
 
 def _gib(make: Callable[[Tensor], Tensor], splits: Splits, dtype: torch.dtype) -> float:

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_digits
 
 from dptrain.contracts import ConfigError
-from dptrain.data.digits import Digits
+from dptrain.data.digits import Digits, read
 
 
 def test_digits(rng: torch.Generator) -> None:
@@ -35,3 +37,10 @@ def test_the_seed_decides() -> None:
 def test_fractions_are_checked() -> None:
     with pytest.raises(ConfigError, match=r"data.test_fraction=2 must be in \(0, 1\)"):
         Digits(mean=[0.3], std=[0.4], test_fraction=2)
+
+
+def test_the_digits_are_those_that_scikit_learn_loads() -> None:
+    bundle = load_digits()
+    images, labels = read()
+    assert np.array_equal(images, bundle.images)
+    assert np.array_equal(labels, bundle.target)

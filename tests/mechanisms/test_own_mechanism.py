@@ -50,7 +50,7 @@ def own() -> Iterator[ModuleType]:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The folder of a finished run, and what was seen at the terminal."""
     here, shown = tmp_path_factory.mktemp("own"), io.StringIO()
-    words = (*OWN, f"output={here}/runs", f"tracking.uri=sqlite:///{here}/mlflow.db", "threads=1")
+    words = (*OWN, f"output={here}/runs", f"tracking.uri=sqlite:///{here}/mlflow.db", "performance.threads=1")
     with redirect_stdout(shown):
         cli.main(order(*words, config_dir=HERE / "conf"), None)
     (report,) = (here / "runs").glob(f"*/{runs.REPORT}")

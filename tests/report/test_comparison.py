@@ -35,7 +35,7 @@ LIMITS = ("accuracy>=.8", "membership.bound<=.2", "leakage.membership_loss.auc.h
 
 def compared(folder: Path, *limits: str) -> Comparison:
     found = compare(
-        Selection(folders=(folder,)), confidence=0.95, command=f"python scripts/compare.py {folder}"
+        Selection(folders=(folder,)), confidence=0.95, command=f"python -m dptrain.cli.compare {folder}"
     )
     return replace(found, answer=choose.choose(choose.parse(limits, found), found)) if limits else found
 

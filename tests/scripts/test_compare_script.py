@@ -1,28 +1,22 @@
-"""scripts/compare.py: a page, a table, a line of JSON, and an exit code that CI can act on."""
+"""python -m dptrain.cli.compare: a page, a table, a line of JSON, and an exit code that CI can act on."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 from comparisons import write_run, write_sweep
+from support import script as load
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "compare.py"
+from dptrain.cli import compare
 
 
-@pytest.fixture(scope="module")
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("compare_script", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture(scope="module", params=["scripts/compare.py", "dptrain.cli.compare"])
+def script(request: pytest.FixtureRequest) -> ModuleType:
+    """The module, and the file of scripts/ that calls it."""
+    return compare if request.param == "dptrain.cli.compare" else load("compare")
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +33,7 @@ def test_the_last_line_is_json_and_the_page_lies_in_the_folder(script, sweep, ca
     assert [point["label"] for point in found["points"]] == ["ε = 1", "ε = 4"]
     assert lines[-2] == f"page     {sweep / 'comparison.html'}"
     page = (sweep / "comparison.html").read_text(encoding="utf-8")
-    assert "python scripts/compare.py" in page
+    assert "python -m dptrain.cli.compare" in page
     assert "ε = 4 meets every limit." in page
 
 

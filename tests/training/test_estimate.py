@@ -87,7 +87,7 @@ def test_features_take_time_where_they_are_made_at_each_step(
         ("scattered", (), 1, ""),
         ("scattered", ("training.augmentations=4",), 4, "training.augmentations=4 shows other copies"),
         ("scattered", ("training.augmentations=1", "training.flip=true"), 1, "augmentations=1 shows"),
-        ("scattered", ("training.feature_cache_gib=0",), 1, "GiB, and training.feature_cache_gib=0"),
+        ("scattered", ("performance.feature_cache_gib=0",), 1, "GiB, and performance.feature_cache_gib=0"),
         ("mlp", ("training.augmentations=4",), 4, ""),
     ],
 )  # fmt: skip

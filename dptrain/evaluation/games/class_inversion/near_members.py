@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from sklearn.decomposition import PCA
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -28,6 +27,8 @@ class Space:
     """
 
     def __init__(self, splits: Splits, rng: torch.Generator) -> None:
+        from sklearn.decomposition import PCA  # which takes seconds: when a run has trained
+
         chosen = torch.randperm(len(splits.test), generator=rng)[:FITTED_ON]
         pixels = _pixels(splits.test.take(chosen).inputs)
         seed = int(torch.randint(2**31, (), generator=rng))

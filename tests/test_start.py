@@ -1,0 +1,88 @@
+"""The start of the program: what is not imported yet, and what is refused before anything is composed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support import order
+
+from dptrain.cli import main as cli
+from dptrain.cli import start
+from dptrain.config import RENAMED
+from dptrain.runs import folder as runs
+
+# A run's end needs these; --help and --cfg job need nothing that computes.
+LATE = {"matplotlib", "mlflow", "pandas", "riskcal", "sklearn", "torchvision"}
+COMPUTES = {"torch", "numpy", "scipy", "opacus", "dp_accounting", "PIL", "rich"}
+
+IMPORTED = """
+import os, sys
+from dptrain.__main__ import run
+
+def told():
+    print("imported:", *{name.partition(".")[0] for name in sys.modules}, file=sys.stderr, flush=True)
+
+if "--help" in sys.argv or "--cfg" in sys.argv:
+    import atexit
+    atexit.register(told)
+else:
+    from dptrain.report.console import Console
+    Console.briefing = lambda *_: (told(), os._exit(0))
+run()
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "absent"),
+    [(("--help",), LATE | COMPUTES), (("--cfg", "job"), LATE | COMPUTES), ((), LATE)],
+    ids=["help", "configuration", "quickstart until its briefing"],
+)
+def test_what_is_not_needed_yet_is_not_imported(
+    tmp_path: Path, words: tuple[str, ...], absent: set[str]
+) -> None:
+    started = [sys.executable, "-c", IMPORTED, *words]
+    done = subprocess.run(started, cwd=tmp_path, capture_output=True, text=True, check=True)
+    (line,) = (line for line in done.stderr.splitlines() if line.startswith("imported: "))
+    imported = set(line.split()[1:])
+    assert "hydra" in imported
+    assert imported & absent == set()
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        (
+            "training.physical_batch_size=64",
+            "training.physical_batch_size=64 is now performance.physical_batch_size; rename it",
+        ),
+        ("++threads=1,2", "++threads=1,2 is now performance.threads; rename it"),
+    ],
+)
+def test_a_key_of_an_earlier_version_is_refused_with_its_new_name(
+    capsys: pytest.CaptureFixture[str], word: str, said: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        start.check(["-m", "recipe=quickstart", word])
+    assert ended.value.code == cli.FAILED
+    assert said in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_run_of_an_earlier_version_is_refused_by_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = order("tracking=none")
+    before = asked.config
+    performance = before.pop("performance")
+    before["threads"] = performance.pop("threads")
+    before["training"].update(performance)
+    runs.start(tmp_path, asked)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(order(f"resume={tmp_path}"), None)
+    assert ended.value.code == cli.FAILED
+    said = "".join(capsys.readouterr().err.split())
+    for key, now in RENAMED.items():
+        assert f"{key}isnow{now}" in said
+    assert f"resume={tmp_path}:anearlierversionofdptrainbeganit" in said

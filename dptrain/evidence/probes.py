@@ -75,19 +75,7 @@ def draw_probes(
     training records change here. `units` is the declared number of training units, None: the number that
     there are, to two binary digits. Raises ConfigError if fewer than 20 can be scored.
     """
-    grouped = splits.group_ids is not None
-    places, _ = one_of_each(splits, key)
-    chance = chances(splits, probes, held_out=len(places), spare=spare, units=units)
-    known_by = held_out_units(splits)
-    probed = keyed_uniform(key, "probe", known_by) < chance.holdout
-    # Of a patient one record; of records, that are each a unit, every copy.
-    of_holdout = (places[probed[places]] if grouped else probed.nonzero().flatten()).sort().values
-    of_train = torch.empty(0, dtype=torch.int64)
-    ids = known_by[of_holdout]
-    if not grouped:
-        known = splits.train.digests()
-        of_train = (keyed_uniform(key, "probe", known) < chance.train).nonzero().flatten()
-        ids = torch.cat([known[of_train], ids])
+    of_train, of_holdout, ids, probed = _choose(splits, probes, spare, units, key)
     order = torch.argsort(keyed_uniform(key, "order of the probes", ids))
     ids = ids[order]
     drawn = splits.train.take(of_train).and_more(splits.holdout.take(of_holdout)).take(order).read()
@@ -123,6 +111,26 @@ def draw_probes(
         origin=tuple(origin[place] for place in order[scored].tolist()),
         expected=probes,
     )
+
+
+def _choose(
+    splits: Splits, probes: int, spare: int, units: int | None, key: bytes
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Places of the probes among training and held-out records, their ids, and who leaves the held-out."""
+    grouped = splits.group_ids is not None
+    places, _ = one_of_each(splits, key)
+    chance = chances(splits, probes, held_out=len(places), spare=spare, units=units)
+    known_by = held_out_units(splits)
+    probed = keyed_uniform(key, "probe", known_by) < chance.holdout
+    # Of a patient one record; of records, that are each a unit, every copy.
+    of_holdout = (places[probed[places]] if grouped else probed.nonzero().flatten()).sort().values
+    of_train = torch.empty(0, dtype=torch.int64)
+    ids = known_by[of_holdout]
+    if not grouped:
+        known = splits.train.digests()
+        of_train = (keyed_uniform(key, "probe", known) < chance.train).nonzero().flatten()
+        ids = torch.cat([known[of_train], ids])
+    return of_train, of_holdout, ids, probed
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import torch
-from scipy.signal import fftconvolve
-from scipy.stats import binom, chi2
 from torch import Tensor
 
 from dptrain.contracts import (
@@ -17,11 +14,10 @@ from dptrain.contracts import (
     Guarantee,
     Interval,
     Leakage,
-    NoiseSeen,
-    SamplingSeen,
     Scored,
     Scoring,
 )
+from dptrain.evaluation.games.audit.mechanism import mechanism_checks
 from dptrain.evidence.one_run import (
     certified_gaussian,
     certified_independent,
@@ -34,7 +30,6 @@ from dptrain.evidence.verdict import BROKEN, verdict
 
 UNPROVED_MU = 10.0  # what bets are planned for where nothing is proved
 ALARM = 1e-6  # a p-value of noise or batches below this is no accident
-BINS = 2**14  # of a sum of squares, up to the one that was seen
 ROUNDING = 1e-3  # relative, of sums in single precision
 
 _NAMES = {"probes": "natural records", "canaries": "canaries"}  # of what was assigned
@@ -71,9 +66,8 @@ def score_audit(
     value = certified(correct)
     control_value = None if control is None else certified(bet(control.scores, members, guesses, rng))
     bound = guarantee.epsilon() if private else None
-    curve = guarantee.membership_tpr
-    p_value = p_value_f(correct, guesses, len(members), curve) if private else 1.0
-    checks = _checks(released, control, members) if private else {}
+    p_value = p_value_f(correct, guesses, len(members), guarantee.membership_tpr) if private else 1.0
+    checks = mechanism_checks(released, control, members) if private else {}
     alarms = _alarms(p_value, checks, confidence)
     # What is proved is a curve, and the certificate is within the Gaussian family: the curve decides.
     found = verdict(value=value, floor=0.0, control=control_value, bound=math.inf if private else None)
@@ -137,64 +131,6 @@ def auc(scores: Tensor, members: Tensor) -> float:
     if bool(members.all()) or not bool(members.any()):
         return 0.5
     return delong(scores, members)[0]
-
-
-def noise_p_values(noise: NoiseSeen) -> dict[str, float]:
-    """How probable so little noise is under an honest mechanism, and sums over the steps so large.
-
-    Sums of squares of standard normals are chi-square; noise that is drawn once and used again
-    adds up over the steps faster than their square root.
-    """
-    drawn = noise.steps * noise.coordinates
-    return {
-        "noise_std": math.sqrt(noise.each),
-        "noise_p_value": float(chi2.cdf(noise.each * drawn, drawn)),
-        "repeated_noise_p_value": float(chi2.sf(noise.summed * noise.coordinates, noise.coordinates)),
-    }
-
-
-def sampling_p_value(sampling: SamplingSeen, members: Tensor) -> float:
-    """How probable it is that Poisson sampling uses the members so evenly.
-
-    Batches dealt from a shuffled deck give every member the same count, give or take one. Counts are
-    binomial; the sum of their squared deviations is compared with its own distribution, convolved
-    exactly but for rounding squares down, which errs upwards: few members that happen to meet
-    the expected count are no sign of anything, as chi-square would have it.
-    """
-    counts = sampling.counts[members].double()
-    expected = sampling.steps * sampling.sample_rate
-    spread = expected * (1 - sampling.sample_rate)
-    if expected < 1.0 or spread == 0.0 or len(counts) == 0:
-        return 1.0  # so rare that chi-square is no match, and that nobody could tell
-    times = np.arange(sampling.steps + 1)
-    seen = float((counts - expected).square().sum())
-    unit = max(seen, expected) / BINS
-    squares = np.floor((times - expected) ** 2 / unit)
-    near = squares <= seen / unit  # who is farther off alone is farther off together
-    odds = binom.pmf(times[near], sampling.steps, sampling.sample_rate)
-    one = np.bincount(squares[near].astype(int), odds, minlength=BINS + 1)
-    return float(min(1.0, _convolved(one, len(counts))[: int(seen / unit) + 1].sum()))
-
-
-def _convolved(odds: np.ndarray, count: int) -> np.ndarray:
-    """The distribution of the sum of `count` numbers with these odds, as far as the odds go."""
-    together = np.zeros_like(odds)
-    together[0] = 1.0
-    while count:
-        if count % 2:
-            together = np.clip(fftconvolve(together, odds)[: len(odds)], 0.0, None)
-        odds, count = np.clip(fftconvolve(odds, odds)[: len(odds)], 0.0, None), count // 2
-    return together
-
-
-def _checks(released: Bets, control: Bets | None, members: Tensor) -> dict[str, float]:
-    """What the attack saw of the mechanism's parts, beside its bets."""
-    found = {} if released.noise is None else noise_p_values(released.noise)
-    if released.longest is not None:
-        found["longest_contribution"] = released.longest
-    if control is not None and control.sampling is not None:
-        found["even_batches_p_value"] = sampling_p_value(control.sampling, members)
-    return found
 
 
 def _independent(

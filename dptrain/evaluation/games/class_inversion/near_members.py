@@ -58,18 +58,8 @@ def near_members(
     permutations: int,
 ) -> Leakage:
     """Share of inversions whose nearest record is a member, among as many members as held-out records."""
-    pools, compared = [], 0
-    for label in range(splits.num_classes):
-        members = (splits.train.labels == label).nonzero().squeeze(1)
-        others = (splits.holdout.labels == label).nonzero().squeeze(1)
-        size = min(len(members), len(others), MOST_COMPARED)
-        members = members[torch.randperm(len(members), generator=rng)[:size]]
-        others = others[torch.randperm(len(others), generator=rng)[:size]]
-        records = splits.train.take(members).and_more(splits.holdout.take(others)).inputs
-        # A record that is in both sets is equally near twice: its place in line must not decide.
-        order = torch.randperm(2 * size, generator=rng)
-        pools.append((space.place(records)[order], order < size))
-        compared += size
+    pools = _pools(splits, space, rng)
+    compared = sum(len(member) // 2 for _, member in pools)
 
     def test(images: Images) -> Nearest:
         return nearest_is_member(
@@ -89,13 +79,6 @@ def near_members(
         control_above_floor=None if control_found is None else control_found.p_value <= level,
         bounded=False,
     )
-    same = f"not nearer to members than to held-out records (p = {value.p_value:.2g})"
-    explained = {
-        UNBOUNDED: f"{UNBOUNDED}; nearer to members than to held-out records (p = {value.p_value:.2g})",
-        RESISTED: f"resisted: {same}, the control is",
-        TOO_WEAK: f"{TOO_WEAK}: {same}, nor is the control",
-        NO_CONTROL: f"{same}, no control",
-    }
     details = {
         "p_value": value.p_value,
         "effective_trials": value.effective,
@@ -112,7 +95,7 @@ def near_members(
         control=None if control_found is None else control_found.interval,
         bound=None,
         detection_limit=detection_limit(value.effective, confidence),
-        verdict=explained[word],
+        verdict=_explained(word, value.p_value),
         trials=len(released.labels),
         confidence=confidence,
         notes=(
@@ -123,6 +106,33 @@ def near_members(
         ),
         details=details,
     )
+
+
+def _pools(splits: Splits, space: Space, rng: torch.Generator) -> list[tuple[Tensor, Tensor]]:
+    """For each class as many members as held-out records, and whether each is a member."""
+    pools = []
+    for label in range(splits.num_classes):
+        members = (splits.train.labels == label).nonzero().squeeze(1)
+        others = (splits.holdout.labels == label).nonzero().squeeze(1)
+        size = min(len(members), len(others), MOST_COMPARED)
+        members = members[torch.randperm(len(members), generator=rng)[:size]]
+        others = others[torch.randperm(len(others), generator=rng)[:size]]
+        records = splits.train.take(members).and_more(splits.holdout.take(others)).inputs
+        # A record that is in both sets is equally near twice: its place in line must not decide.
+        order = torch.randperm(2 * size, generator=rng)
+        pools.append((space.place(records)[order], order < size))
+    return pools
+
+
+def _explained(word: str, p_value: float) -> str:
+    """The verdict in full."""
+    same = f"not nearer to members than to held-out records (p = {p_value:.2g})"
+    return {
+        UNBOUNDED: f"{UNBOUNDED}; nearer to members than to held-out records (p = {p_value:.2g})",
+        RESISTED: f"resisted: {same}, the control is",
+        TOO_WEAK: f"{TOO_WEAK}: {same}, nor is the control",
+        NO_CONTROL: f"{same}, no control",
+    }[word]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -60,29 +60,8 @@ def plant(splits: Splits, *, slots: int, candidates: int, key: bytes) -> tuple[S
             f"and half as many to spare, but there are {len(units)} (one of each patient); choose fewer of "
             "either"
         )
-    known_by = held_out_units(splits)[units]
-    slot_of = (keyed_uniform(key, "slot", known_by) * slots).long()
-    planted_first = torch.argsort(keyed_uniform(key, "planted", known_by))
-    shown_first = torch.argsort(keyed_uniform(key, "candidate", known_by))
-    place = keyed_uniform(key, "place of a candidate", known_by)
     single = once(splits)[1][units]
-
-    chosen: list[Tensor] = []
-    truth: list[int] = []
-    hidden: list[int] = []
-    for slot in range(slots):
-        mine = planted_first[slot_of[planted_first] == slot]
-        if len(mine) < candidates:
-            continue
-        planted = mine[0]
-        others = shown_first[(slot_of[shown_first] == slot) & single[shown_first] & (shown_first != planted)]
-        shown = torch.cat([planted[None], others[: candidates - 1]])
-        if not single[planted] or len(shown) < candidates:
-            hidden.append(int(planted))
-            continue
-        shown = shown[torch.argsort(place[shown])]
-        chosen.append(shown)
-        truth.append(int((shown == planted).nonzero()))
+    chosen, truth, hidden = _fill(held_out_units(splits)[units], single, slots, candidates, key)
     if 2 * len(chosen) < slots or not chosen:
         raise ConfigError(
             f"evidence.slots={slots} with evidence.candidates={candidates}: by chance {len(chosen)} slots "
@@ -113,3 +92,34 @@ def plant(splits: Splits, *, slots: int, candidates: int, key: bytes) -> tuple[S
             asked=(slots, candidates),
         ),
     )
+
+
+def _fill(
+    known_by: Tensor, single: Tensor, slots: int, candidates: int, key: bytes
+) -> tuple[list[Tensor], list[int], list[int]]:
+    """Who is shown in each slot that is full, which of them is planted, and who is planted unshown.
+
+    `known_by` are the units' ids or digests, `single` whether each occurs once; units by their place.
+    """
+    slot_of = (keyed_uniform(key, "slot", known_by) * slots).long()
+    planted_first = torch.argsort(keyed_uniform(key, "planted", known_by))
+    shown_first = torch.argsort(keyed_uniform(key, "candidate", known_by))
+    place = keyed_uniform(key, "place of a candidate", known_by)
+
+    chosen: list[Tensor] = []
+    truth: list[int] = []
+    hidden: list[int] = []
+    for slot in range(slots):
+        mine = planted_first[slot_of[planted_first] == slot]
+        if len(mine) < candidates:
+            continue
+        planted = mine[0]
+        others = shown_first[(slot_of[shown_first] == slot) & single[shown_first] & (shown_first != planted)]
+        shown = torch.cat([planted[None], others[: candidates - 1]])
+        if not single[planted] or len(shown) < candidates:
+            hidden.append(int(planted))
+            continue
+        shown = shown[torch.argsort(place[shown])]
+        chosen.append(shown)
+        truth.append(int((shown == planted).nonzero()))
+    return chosen, truth, hidden

@@ -12,7 +12,8 @@ from scipy.stats import binom, norm
 
 from dptrain.contracts import Bets, ConfigError, NoiseSeen
 from dptrain.evaluation.games.audit import scoring
-from dptrain.evaluation.games.audit.scoring import auc, bet, noise_p_values, score_audit
+from dptrain.evaluation.games.audit.mechanism import noise_p_values
+from dptrain.evaluation.games.audit.scoring import auc, bet, score_audit
 from dptrain.evidence.one_run import (
     Inverse,
     certified_gaussian,

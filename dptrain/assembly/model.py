@@ -11,30 +11,40 @@ from dptrain.assembly.build import build
 from dptrain.config import Config
 from dptrain.contracts import ConfigError, Mechanism, Splits, Streams
 from dptrain.models.normalise import Normalise
+from dptrain.tasks import task_of
 
 
 def make_model(config: Config, mechanism: Mechanism | None, splits: Splits, streams: Streams) -> nn.Module:
     """The model with its seeded initial weights, behind the normalisation that the data declare.
 
+    Built for the shape of an input (by name, where inputs have names) and for as many outputs as the task
+    has. Whole numbers and inputs with names reach it as they are.
+
     It comes as the mechanism can train it (None: as it is, for nobody trains it), and has been
     tried on two blank inputs.
     """
+    task = task_of(splits)
     with torch.random.fork_rng():
         torch.manual_seed(streams.seeded("model").initial_seed())
-        network = build("model", config.model, shape=splits.shape, num_classes=splits.num_classes)
-    model = nn.Sequential(OrderedDict(normalise=Normalise(splits.mean, splits.std), network=network))
+        network = build("model", config.model, shape=splits.train.shapes, num_classes=task.outputs[-1])
+    as_they_are = splits.train.names or splits.train.whole
+    normalise = nn.Identity() if as_they_are else Normalise(splits.mean, splits.std)
+    model = nn.Sequential(OrderedDict(normalise=normalise, network=network))
     try:
         with torch.no_grad():
-            made = tuple(model(torch.zeros(2, *splits.shape)).shape)
+            made = tuple(model(splits.train.blank(2)).shape)
     except Exception as error:
         raise ConfigError(
-            f"model: `{config.model['_target_']}` cannot take inputs of shape {splits.shape} "
+            f"model: `{config.model['_target_']}` cannot take inputs of shape {splits.train.shapes} "
             f"({type(error).__name__}: {error}); choose a model for this data, or change model's arguments"
         ) from error
-    if made != (2, splits.num_classes):
+    if made != (2, *task.outputs):
+        wanted = f"outputs {(2, *task.outputs)}, as data `{splits.name}` has {task.name}"
+        if splits.task is None:
+            wanted = f"logits (2, {splits.num_classes}), one a class of data `{splits.name}`"
         raise ConfigError(
-            f"model: `{config.model['_target_']}` returns shape {made} for two inputs; it must return logits "
-            f"(2, {splits.num_classes}), one a class of data `{splits.name}`"
+            f"model: `{config.model['_target_']}` returns shape {made} for two inputs; "
+            f"it must return {wanted}"
         )
     return model if mechanism is None else mechanism.prepare(model, splits)
 

@@ -110,6 +110,7 @@ class CanaryAudit:
     """
 
     needs: ClassVar[frozenset[Knowledge]] = frozenset({Knowledge.TRANSCRIPT, Knowledge.CANARIES})
+    any_records: ClassVar[bool] = True  # it looks at none
 
     guesses: int | None = None
 

@@ -44,7 +44,9 @@ from dptrain.contracts.statement import (
     Trust,
 )
 from dptrain.contracts.targets import Shadow, Shadows, Slots, Targets
+from dptrain.contracts.task import Task
 from dptrain.contracts.training import Context, Mechanism, Progress, Tracker
+from dptrain.contracts.trees import Form, Forms, Inputs
 
 __all__ = [
     "ACCESS",
@@ -63,11 +65,14 @@ __all__ = [
     "DptrainError",
     "Exposed",
     "Findings",
+    "Form",
+    "Forms",
     "Gallery",
     "Guarantee",
     "Guesses",
     "Hashes",
     "Images",
+    "Inputs",
     "Interval",
     "Knowledge",
     "Leakage",
@@ -101,6 +106,7 @@ __all__ = [
     "Streams",
     "SweepTotal",
     "Targets",
+    "Task",
     "Tracker",
     "Trust",
     "Utility",

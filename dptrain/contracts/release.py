@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from dptrain.contracts.errors import OutOfQueries
 from dptrain.contracts.records import Canaries
+from dptrain.contracts.task import Task
+from dptrain.contracts.trees import Inputs, by_name, count, parts
 
 
 class Knowledge(Enum):
@@ -53,6 +55,7 @@ class Release:
     published: tuple[tuple[int, float, float], ...] = ()  # step, accuracy, loss on held-out records
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     output: Output | None = None  # None: confidences as they are
+    task: Task | None = None  # what its predictions are; None: class probabilities
 
     def build(self) -> nn.Module:
         """The released model in evaluation mode, its parameters frozen."""
@@ -60,7 +63,7 @@ class Release:
         model.load_state_dict(dict(self.weights))
         return model.to(self.device).eval().requires_grad_(False)
 
-    def predict(self, inputs: Tensor, batch_size: int = 1024) -> Tensor:
+    def predict(self, inputs: Inputs, batch_size: int = 1024) -> Tensor:
         """What the prediction interface answers: class probabilities (N, classes), on the CPU."""
         return self.queries().confidences(inputs, batch_size)
 
@@ -76,6 +79,7 @@ class Queries:
         self._model = release.build()
         self._device = release.device
         self._output = release.output
+        self._task = release.task
         self.budget = budget
         self.spent = 0
 
@@ -85,18 +89,26 @@ class Queries:
         return None if self.budget is None else self.budget - self.spent
 
     @torch.no_grad()
-    def confidences(self, inputs: Tensor, batch_size: int = 1024) -> Tensor:
-        """Class probabilities as the interface shows them, (N, classes), on the CPU; N queries."""
-        if self.left is not None and len(inputs) > self.left:
-            raise OutOfQueries(f"{len(inputs)} queries asked for, {self.left} left of {self.budget}")
-        self.spent += len(inputs)
+    def confidences(self, inputs: Inputs, batch_size: int = 1024) -> Tensor:
+        """Class probabilities as the interface shows them, (N, classes), on the CPU; N queries.
+
+        Of another task its predictions, as they are.
+        """
+        asked = count(inputs)
+        if self.left is not None and asked > self.left:
+            raise OutOfQueries(f"{asked} queries asked for, {self.left} left of {self.budget}")
+        self.spent += asked
         answers = torch.cat(
             [
-                self._model(part.to(self._device)).softmax(-1).float().cpu()
-                for part in inputs.split(batch_size)
+                self._predict(by_name(lambda one: one.to(self._device), part)).float().cpu()
+                for part in parts(inputs, batch_size)
             ]
         )
         return answers if self._output is None else self._output(answers)
+
+    def _predict(self, inputs: Inputs) -> Tensor:
+        outputs: Tensor = self._model(inputs)
+        return outputs.softmax(-1) if self._task is None else self._task.predict(outputs)
 
     def labels(self, inputs: Tensor, batch_size: int = 1024) -> Tensor:
         """The class that the interface names for each input: (N,) int64, on the CPU; N queries."""
@@ -126,7 +138,7 @@ class Observation(Protocol):
         """The noisy sum of gradients less all that the adversary knows: (parameters,)."""
         ...
 
-    def contribution(self, inputs: Tensor, labels: Tensor) -> Tensor:
+    def contribution(self, inputs: Inputs, labels: Tensor) -> Tensor:
         """What each of these records would add to the sum if it were sampled: (n, parameters)."""
         ...
 

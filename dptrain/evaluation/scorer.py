@@ -61,7 +61,7 @@ class Court:
     def evaluator(self) -> Judge:
         """The model that recognises class inversions, trained or found when it is first asked for."""
         splits = self.splits
-        records = [part.hashed().hexdigest() for part in (splits.holdout, splits.test)]
+        records = [part.hashed().hexdigest() for part in (splits.holdout, splits.test, splits.public) if part]
         told = (self.streams.seed, splits.classes, splits.mean, splits.std, splits.shape, records)
         kept = self.cache.get(
             content_key("evaluator", told, (), {}),

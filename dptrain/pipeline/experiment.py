@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
-import torch
 from torch import nn
 
 from dptrain.assembly.components import Parts
@@ -30,9 +29,9 @@ from dptrain.evaluation.failures import reason
 from dptrain.evaluation.scorer import Court
 from dptrain.evaluation.shadows import ShadowTrainer
 from dptrain.evaluation.stage import Measured, Stage, Subject, measure
-from dptrain.evidence.utility import measure_utility
 from dptrain.report.console import Console
 from dptrain.runs.cache import Cache, content_key, without_privacy
+from dptrain.tasks import task_of
 
 
 class _NotKept(Exception):
@@ -96,6 +95,7 @@ class Scene:
             architecture=partial(copy.deepcopy, self.model),
             weights=kept["weights"],
             device=self.context.device,
+            task=self.splits.task,
         )
         return Subject(
             release=release,
@@ -153,10 +153,9 @@ class Scene:
 
     def utility(self, subject: Subject) -> Utility:
         """How well a subject does on the test records."""
-        test = self.splits.test
         answer = subject.release.queries().confidences
-        answers = torch.cat([answer(batch.inputs) for batch in test.batches()])
-        return measure_utility(answers, test, confidence=self.config.evidence.confidence)
+        answers = ((answer(batch.inputs), batch.labels) for batch in self.splits.test.batches())
+        return task_of(self.splits).utility(answers, confidence=self.config.evidence.confidence)
 
     def _fit(
         self, title: str, mechanism: Mechanism, stage: Stage, context: Context
@@ -215,6 +214,7 @@ class Scene:
             asdict(self.config.evidence),
             None if canaries is None else canaries.norm,
             splits.holdout.hashed().hexdigest(),
+            *(() if splits.task is None else (repr(splits.task),)),
         )
         return content_key(
             "twin",

@@ -15,12 +15,12 @@ from torch import nn
 from dptrain.config import Config
 from dptrain.contracts import Briefing, Budget, Constants, Guarantee, Plan, Report, Splits, Statement
 from dptrain.evaluation.stage import Measured
-from dptrain.evidence.utility import majority_share
 from dptrain.evidence.verdict import of_void
 from dptrain.models.frozen import split
 from dptrain.privacy.accountant import privacy_loss
 from dptrain.redaction import redacted
 from dptrain.report import sentences
+from dptrain.tasks import task_of
 from dptrain.tracking import NOTE
 from dptrain.training.estimate import estimate_seconds
 from dptrain.training.features import remade
@@ -67,8 +67,9 @@ def brief(
         else estimate_seconds(
             model,
             plan,
-            splits.shape,
+            splits.train.blank(1),
             device,
+            task=splits.task,
             engine=str(config.mechanism.get("engine", "bookkeeping")),
             copies=max(1, training.augmentations),
             remade=bool(why),
@@ -93,7 +94,7 @@ def compose(
     """The report of a training, of which nothing was measured yet."""
     report = Report(
         data={**describe(splits), "copies": dict(copies)},
-        floor_accuracy=majority_share(splits.test),
+        floor_accuracy=task_of(splits).floor(splits.test.labels),
         guarantee=statement,
         epsilon_by_step=guarantee.curve,
         tradeoff=tradeoff(guarantee),
@@ -160,7 +161,7 @@ def constants(config: Config, splits: Splits, *, units_public: bool) -> Constant
         class_prior=splits.class_prior,
         mean=splits.mean,
         std=splits.std,
-        bounds=splits.bounds,
+        bounds=None if splits.bounds_by_name else splits.bounds,
     )
 
 
@@ -191,12 +192,15 @@ def metrics(report: Report) -> Iterator[tuple[str, float, int]]:
     What stands before the slash makes a section of MLflow's charts: what attacks achieved first, then
     bounds, controls and floors, each under the same name.
     """
-    yield "accuracy", report.utility.accuracy.value, 0
+    metric = report.utility.metric
+    yield metric, report.utility.accuracy.value, 0
     yield "auroc", report.utility.auroc, 0
     if report.control is not None:
-        yield "control/accuracy", report.control.accuracy.value, 0
+        yield f"control/{metric}", report.control.accuracy.value, 0
         yield "control/auroc", report.control.auroc, 0
-    yield "floor/accuracy", report.floor_accuracy, 0
+    yield f"floor/{metric}", report.floor_accuracy, 0
+    for name, found in report.utility.more.items():
+        yield name, found.value, 0
     stated = report.guarantee
     yield "guarantee/epsilon", stated.epsilon, 0
     yield "guarantee/delta", stated.delta, 0

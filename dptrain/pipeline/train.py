@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dptrain import report as documents
 from dptrain.assembly.budget import make_budget
@@ -22,6 +22,7 @@ from dptrain.config import Config, Documents
 from dptrain.contracts import (
     BrokenGuarantee,
     Context,
+    Inputs,
     Knowledge,
     Leakage,
     Report,
@@ -57,6 +58,7 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
     conditions = criteria.parse(config.fail_if, parts.attacks)
     streams = Streams(config.seed, config.deterministic, config.privacy.randomness)
     splits = load_splits(parts.source, streams)
+    preconditions.check_records(parts, splits)
     copies = count_copies(splits)
     units = declared_units(config.training)
     splits, coins = draw(splits, parts.needs, config.evidence, streams, units)
@@ -166,7 +168,7 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
                 **scene.cache.seconds,
             },
         )
-        publish(report, subject, torch.zeros(2, *splits.shape), tracker, config.report)
+        publish(report, subject, splits.train.blank(2), tracker, config.report)
         console.report(report, parts.tracking.command)
         refuse_broken(report)
         criteria.check(conditions, report)
@@ -183,7 +185,7 @@ def begin_with(folder: Path, model: nn.Module, config: Config, splits: Splits) -
     return {**now, "salt": salt}
 
 
-def publish(report: Report, subject: Subject, example: Tensor, tracker: Tracker, wanted: Documents) -> None:
+def publish(report: Report, subject: Subject, example: Inputs, tracker: Tracker, wanted: Documents) -> None:
     """Write the report into the run folder, and hand it and the model to the tracker.
 
     `example` shows the tracker what inputs look like and must not be a record.

@@ -372,7 +372,7 @@ def _table(report: Report, *, wide: bool) -> Table:
     section("UTILITY")
     utility, twin = report.utility, report.control
     add(
-        "test accuracy",
+        f"test {words.named(utility.metric)}",
         f"{utility.records:,} records",
         measured=_measured(utility.accuracy, "bold"),
         floor=report.floor_accuracy,
@@ -380,6 +380,9 @@ def _table(report: Report, *, wide: bool) -> Table:
     )
     add("AUROC", measured=_number(utility.auroc), control=None if twin is None else twin.auroc)
     add("loss", measured=_number(utility.loss), control=None if twin is None else twin.loss)
+    for name, found in utility.more.items():
+        other = None if twin is None else twin.more[name]
+        add(f"test {words.named(name)}", measured=_measured(found), control=other)
     table.add_row()
 
     section("GUARANTEE")

@@ -36,7 +36,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dptrain.contracts import ConfigError
+from dptrain.contracts import ConfigError, Form
 from dptrain.models.cnn import SmallCNN
 from dptrain.models.mlp import Mlp
 from dptrain.models.wide_resnet import WideResNet
@@ -47,7 +47,7 @@ from dptrain.privacy.layers import check_layers
 from dptrain.privacy.noise.keys import Stream
 from dptrain.privacy.sampling import Units
 from dptrain.privacy.stilled import stilled
-from dptrain.training.loss import make_loss
+from dptrain.tasks.classification import Classification, make_loss
 
 sys.path.insert(0, str(Path(__file__).parent))
 from layer_models import CASES, VOCABULARY
@@ -147,9 +147,8 @@ def refusal(subject: Subject) -> str | None:
         return str(error)
     return find_dependence(
         model,
-        shape=subject.shape,
-        bounds=(0.0, 1.0),
-        classes=subject.classes,
+        forms=Form(shape=subject.shape),
+        labels=Classification(classes=subject.classes).made_up,
         loss=make_loss(None),
     )
 

@@ -55,7 +55,7 @@ def test_every_problem_is_named_at_once() -> None:
             "asks for less than blind guessing gives",
         ),
         ({"privacy__accountant": "gdp"}, "privacy.accountant=gdp understates epsilon"),
-        ({"privacy__unit": "person"}, "privacy.unit=person should be 'record' or 'patient'"),
+        ({"privacy__unit": "person"}, "privacy.unit=person should be 'record', 'group' or 'patient'"),
         ({"training__sampling": "weighted"}, "other rates than the plan accounts for"),
         ({"training__epochs": 3.0}, "give one and set the other to null"),
         ({"training__expected_batch_size": None}, "give one of them"),

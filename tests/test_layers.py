@@ -28,6 +28,7 @@ RANK = {
     "evidence": 1,
     "tracking": 1,
     "config": 1,
+    "tasks": 2,
     "training": 3,
     "report": 3,
     "runs": 4,

@@ -12,6 +12,7 @@ from dptrain.assembly.build import build
 from dptrain.config import Config
 from dptrain.contracts import ConfigError, Mechanism, Splits, Streams
 from dptrain.models.normalise import Normalise
+from dptrain.tasks import task_of
 
 
 def make_model(
@@ -23,29 +24,38 @@ def make_model(
 ) -> nn.Module:
     """The model with its seeded initial weights, behind the normalisation that the data declare.
 
+    Built for the shape of an input (by name, where inputs have names) and for as many outputs as the task
+    has. Whole numbers and inputs with names reach it as they are.
+
     It comes as the mechanism can train it (None: as it is, for nobody trains it), and has been
     tried on two blank inputs. `network` makes one that was handed over, in place of the configured one.
     """
+    task = task_of(splits)
     with torch.random.fork_rng():
         torch.manual_seed(streams.seeded("model").initial_seed())
         made = (
-            build("model", config.model, shape=splits.shape, num_classes=splits.num_classes)
+            build("model", config.model, shape=splits.train.shapes, num_classes=task.outputs[-1])
             if network is None
             else network()
         )
-    model = nn.Sequential(OrderedDict(normalise=Normalise(splits.mean, splits.std), network=made))
+    as_they_are = splits.train.names or splits.train.whole
+    normalise = nn.Identity() if as_they_are else Normalise(splits.mean, splits.std)
+    model = nn.Sequential(OrderedDict(normalise=normalise, network=made))
     try:
         with torch.no_grad():
-            answered = tuple(model(torch.zeros(2, *splits.shape)).shape)
+            answered = tuple(model(splits.train.blank(2)).shape)
     except Exception as error:
         raise ConfigError(
-            f"model: `{config.model['_target_']}` cannot take inputs of shape {splits.shape} "
+            f"model: `{config.model['_target_']}` cannot take inputs of shape {splits.train.shapes} "
             f"({type(error).__name__}: {error}); choose a model for this data, or change model's arguments"
         ) from error
-    if answered != (2, splits.num_classes):
+    if answered != (2, *task.outputs):
+        wanted = f"outputs {(2, *task.outputs)}, as data `{splits.name}` has {task.name}"
+        if splits.task is None:
+            wanted = f"logits (2, {splits.num_classes}), one a class of data `{splits.name}`"
         raise ConfigError(
-            f"model: `{config.model['_target_']}` returns shape {answered} for two inputs; it must return "
-            f"logits (2, {splits.num_classes}), one a class of data `{splits.name}`"
+            f"model: `{config.model['_target_']}` returns shape {answered} for two inputs; "
+            f"it must return {wanted}"
         )
     return model if mechanism is None else mechanism.prepare(model, splits)
 

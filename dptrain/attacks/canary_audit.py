@@ -111,6 +111,7 @@ class CanaryAudit:
 
     needs: ClassVar[frozenset[Access]] = frozenset({Access.TRANSCRIPT})
     game: ClassVar[str] = "audit_canaries"
+    any_records: ClassVar[bool] = True  # it looks at none
 
     guesses: int | None = None
 

@@ -35,7 +35,10 @@ class Privacy:
     delta: Annotated[
         Share | None, Field(description="a chance such as 1e-5, below 1/units; null: 1/(10 units)")
     ] = None
-    unit: Annotated[Literal["record", "patient"], Field(description="record or patient")] = "record"
+    unit: Annotated[
+        Literal["record", "group", "patient"],
+        Field(description="record or group, such as the records of a patient; patient says group, too"),
+    ] = "record"
     adjacency: Annotated[
         Literal["add_remove", "replace_one"], Field(description="add_remove or replace_one")
     ] = "add_remove"

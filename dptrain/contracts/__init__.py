@@ -47,7 +47,9 @@ from dptrain.contracts.statement import (
     Trust,
 )
 from dptrain.contracts.targets import Shadow, Shadows, Slots, Targets
+from dptrain.contracts.task import Task
 from dptrain.contracts.training import Context, Mechanism, Progress, Tracker
+from dptrain.contracts.trees import Form, Forms, Inputs
 
 __all__ = [
     "OF_A_TRAINING",
@@ -71,12 +73,15 @@ __all__ = [
     "DptrainError",
     "Exposed",
     "Findings",
+    "Form",
+    "Forms",
     "Gallery",
     "Game",
     "Guarantee",
     "Guesses",
     "Hashes",
     "Images",
+    "Inputs",
     "Interval",
     "Leakage",
     "LimitExceeded",
@@ -112,6 +117,7 @@ __all__ = [
     "Streams",
     "SweepTotal",
     "Targets",
+    "Task",
     "Tracker",
     "Trust",
     "Utility",

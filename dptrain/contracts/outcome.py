@@ -14,12 +14,17 @@ from dptrain.contracts.statement import Statement
 
 @dataclass(frozen=True, kw_only=True)
 class Utility:
-    """How good a model is on the test records: accuracy, macro one-vs-rest AUROC, mean loss in nats."""
+    """How good a model is on the test records: accuracy, macro one-vs-rest AUROC, mean loss in nats.
+
+    Of another task than classification, `accuracy` is what `metric` names, and `more` are further measures.
+    """
 
     accuracy: Interval
     auroc: float
     loss: float
     records: int
+    metric: str = "accuracy"
+    more: Mapping[str, Interval] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,7 @@ class Budget:
     noise_multiplier: float | None = None
     advantage: float | None = None
     tpr_at_fpr: tuple[float, float] | None = None
-    unit: str = "record"  # record | patient
+    unit: str = "record"  # record, or what a group is called: patient, customer, group
     adjacency: str = "add_remove"  # add_remove | replace_one
     units_public: bool = True  # some constant of the plan was computed from the number of units
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,48 +13,100 @@ from torch.utils.data import Dataset
 
 from dptrain.contracts.errors import DataError
 from dptrain.contracts.rows import Chosen, Held, Rows, join
+from dptrain.contracts.task import Task
+from dptrain.contracts.trees import Form, Forms, by_name, leaves, moved
+
+ONE = ""  # the name of inputs that have none
 
 
 class Records(Dataset):
-    """Labelled records: inputs (N, ...) float in declared bounds, labels (N,) int64.
+    """Labelled records: inputs (N, ...), floats in declared bounds or whole numbers, and labels (N, ...).
 
-    Labels are in memory; inputs are a tensor, or rows that are read when they are asked for. Of those
+    Inputs are one tensor, or several by name, such as an image and an age. Labels are what the data's task
+    says, a class (N,) int64 where it says nothing.
+
+    Labels are in memory; inputs are tensors, or rows that are read when they are asked for. Of those
     `take` and `and_more` read none, and `inputs` reads them all: ask it of a few, as in
     `records.take(indices).inputs`, and go over many in `batches`.
     """
 
-    def __init__(self, inputs: Tensor | Rows, labels: Tensor) -> None:
-        self._rows: Rows = Held(inputs) if isinstance(inputs, Tensor) else inputs
-        if self._rows.shape[0] != len(labels):
-            raise DataError(f"{self._rows.shape[0]} inputs but {len(labels)} labels: give one label a record")
+    def __init__(self, inputs: Tensor | Rows | Mapping[str, Tensor | Rows], labels: Tensor) -> None:
+        named = inputs if isinstance(inputs, Mapping) else {ONE: inputs}
+        self._rows: dict[str, Rows] = {
+            name: Held(rows) if isinstance(rows, Tensor) else rows for name, rows in named.items()
+        }
+        for rows in self._rows.values():
+            if rows.shape[0] != len(labels):
+                raise DataError(f"{rows.shape[0]} inputs but {len(labels)} labels: give one label a record")
         self.labels = labels
         self._digests: Tensor | None = None
 
     @property
-    def inputs(self) -> Tensor:
-        """The inputs of all these records, in memory."""
-        return self._rows.inputs if isinstance(self._rows, Held) else self._rows.read(torch.arange(len(self)))
+    def inputs(self) -> Any:
+        """The inputs of all these records, in memory: a tensor, or several by name."""
+        every = torch.arange(len(self))
+        return _one_or_named(
+            {n: rows.inputs if isinstance(rows, Held) else rows.read(every) for n, rows in self._rows.items()}
+        )
 
     @property
     def in_memory(self) -> bool:
         """Whether nothing needs to be read any more."""
-        return isinstance(self._rows, Held)
+        return all(isinstance(rows, Held) for rows in self._rows.values())
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the inputs; none where there is one tensor."""
+        return () if ONE in self._rows else tuple(self._rows)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of one input."""
-        return self._rows.shape[1:]
+        """Shape of one input; () where inputs have names."""
+        return () if self.names else self._rows[ONE].shape[1:]
+
+    @property
+    def shapes(self) -> Any:
+        """Shape of one input, by name where inputs have names."""
+        return _one_or_named({name: rows.shape[1:] for name, rows in self._rows.items()})
+
+    @property
+    def whole(self) -> Any:
+        """Whether an input holds whole numbers, such as token ids; by name where inputs have names."""
+        return _one_or_named(
+            {
+                name: isinstance(rows, Held) and not rows.inputs.is_floating_point()
+                for name, rows in self._rows.items()
+            }
+        )
+
+    def blank(self, count: int) -> Any:
+        """Inputs of so many records that are all zero, as a model would take them."""
+        return _one_or_named(
+            {
+                name: torch.zeros(
+                    count,
+                    *rows.shape[1:],
+                    dtype=rows.inputs.dtype
+                    if isinstance(rows, Held) and not rows.inputs.is_floating_point()
+                    else None,
+                )
+                for name, rows in self._rows.items()
+            }
+        )
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        return self._rows.read(torch.tensor([index]))[0], self.labels[index]
+    def __getitem__(self, index: int) -> tuple[Any, Tensor]:
+        one = self._read(torch.tensor([index]))
+        return by_name(lambda rows: rows[0], one), self.labels[index]
 
     def take(self, indices: Tensor) -> Records:
         """The records at these positions, in this order."""
-        rows = self._rows
-        inputs = rows.inputs[indices] if isinstance(rows, Held) else Chosen(rows, indices)
+        inputs = {
+            name: rows.inputs[indices] if isinstance(rows, Held) else Chosen(rows, indices)
+            for name, rows in self._rows.items()
+        }
         digests = None if self._digests is None else self._digests[indices]
         return Records(inputs, self.labels[indices])._known_as(digests)
 
@@ -61,22 +114,27 @@ class Records(Dataset):
         """These records and, after them, those."""
         both = self._digests, more._digests
         digests = None if both[0] is None or both[1] is None else torch.cat([both[0], both[1]])
-        joined = Records(join(self._rows, more._rows), torch.cat([self.labels, more.labels]))
-        return joined._known_as(digests)
+        rows = {name: join(mine, more._rows[name]) for name, mine in self._rows.items()}
+        return Records(rows, torch.cat([self.labels, more.labels]))._known_as(digests)
 
     def labelled(self, labels: Tensor) -> Records:
-        """The same inputs under other labels (N,)."""
+        """The same inputs under other labels (N, ...)."""
         return Records(self._rows, labels)._known_as(self._digests)
 
     def read(self) -> Records:
         """These records, in memory."""
         return Records(self.inputs, self.labels)._known_as(self._digests)
 
+    def to(self, device: torch.device, dtype: torch.dtype) -> Records:
+        """These records on a device, all but whole numbers in this type."""
+        labels = moved(self.labels, device, dtype)
+        return Records(moved(self.inputs, device, dtype), labels)._known_as(self._digests)
+
     def batches(self, size: int = 1024) -> Iterator[Records]:
         """All of them in their order, `size` at a time, each batch in memory."""
         for start in range(0, len(self), size):
             stop = min(start + size, len(self))
-            yield Records(self._rows.read(torch.arange(start, stop)), self.labels[start:stop])
+            yield Records(self._read(torch.arange(start, stop)), self.labels[start:stop])
 
     def digests(self) -> Tensor:
         """A digest of each record's inputs, bit for bit, without the label: (N, 2) int64.
@@ -87,8 +145,12 @@ class Records(Dataset):
         if self._digests is None:
             found = [torch.empty(0, 2, dtype=torch.int64)]
             for batch in self.batches():
-                rows = batch.inputs.flatten(1).contiguous().numpy()
-                words = b"".join(hashlib.blake2b(row, digest_size=16).digest() for row in rows)
+                columns = [one.reshape(len(batch), -1).contiguous().numpy() for one in leaves(batch.inputs)]
+                # Shapes are the same for every record, so that what lies side by side is told apart.
+                words = b"".join(
+                    hashlib.blake2b(b"".join(row.tobytes() for row in rows), digest_size=16).digest()
+                    for rows in zip(*columns, strict=True)
+                )
                 found.append(torch.frombuffer(bytearray(words), dtype=torch.int64).view(-1, 2))
             self._digests = torch.cat(found)
         return self._digests
@@ -99,9 +161,16 @@ class Records(Dataset):
         whole.update(self.labels.contiguous().numpy().tobytes())
         return whole
 
+    def _read(self, indices: Tensor) -> Any:
+        return _one_or_named({name: rows.read(indices) for name, rows in self._rows.items()})
+
     def _known_as(self, digests: Tensor | None) -> Records:
         self._digests = digests
         return self
+
+
+def _one_or_named(found: dict[str, Any]) -> Any:
+    return found.get(ONE, found)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +204,8 @@ class Splits:
     """A data set, divided: what is trained on, what is held out, what utility is measured on.
 
     `train` and `holdout` are drawn alike; `bounds`, `mean` and `std` are declared public
-    constants, never computed from the records.
+    constants, never computed from the records. Inputs are normalised by `mean` and `std` before the
+    model sees them; whole numbers, and inputs that have names, reach it as they are.
     """
 
     name: str
@@ -148,11 +218,14 @@ class Splits:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     class_prior: tuple[float, ...] | None = None  # declared class frequencies, where they are unequal
-    # Of the training records; records of one patient share an id, which is the same whatever other records
-    # there are (`stable_ids` of names): by it, and the key, is decided what becomes of the patient.
+    task: Task | None = None  # what labels are; None: one of `classes`
+    bounds_by_name: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # of inputs with names
+    # Of the training records; records of one group share an id, which is the same whatever other records
+    # there are (`stable_ids` of names): by it, and the key, is decided what becomes of the group.
     group_ids: Tensor | None = None
-    holdout_group_ids: Tensor | None = None  # of the held-out records, likewise; no patient is in both
-    public: Records | None = None
+    holdout_group_ids: Tensor | None = None  # of the held-out records, likewise; no group is in both
+    group_word: str | None = None  # what a group is: patient, customer, pupil
+    public: Records | None = None  # like the others, but of nobody who must be protected
     sensitive: tuple[Sensitive, ...] = ()  # of tables: the columns that attribute inference aims at
     # By which units are assigned to parts, probes and slots; None: the key that the seed stands for.
     key: bytes | None = field(default=None, repr=False)
@@ -165,6 +238,21 @@ class Splits:
     @property
     def num_classes(self) -> int:
         return len(self.classes)
+
+    @property
+    def forms(self) -> Forms:
+        """What inputs are like, by name where they have names."""
+        train = self.train
+        if not train.names:
+            return Form(shape=train.shape, bounds=self.bounds, whole=train.whole)
+        return {
+            name: Form(
+                shape=train.shapes[name],
+                bounds=self.bounds_by_name.get(name, self.bounds),
+                whole=train.whole[name],
+            )
+            for name in train.names
+        }
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import partial
 from typing import Any, Literal, Protocol
 
 import torch
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 
 from dptrain.contracts.errors import OutOfQueries
 from dptrain.contracts.records import Canaries
+from dptrain.contracts.task import Task
+from dptrain.contracts.trees import Inputs, by_name, count, parts
 
 
 class Access(Enum):
@@ -54,6 +57,7 @@ class Release:
     published: tuple[tuple[int, float, float], ...] = ()  # step, accuracy, loss on held-out records
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     output: Output | None = None  # None: confidences as they are
+    task: Task | None = None  # what its predictions are; None: class probabilities
 
     @property
     def offers(self) -> frozenset[Access]:
@@ -76,7 +80,7 @@ class Release:
         model.load_state_dict(dict(self.weights))
         return model.to(self.device).eval().requires_grad_(False)
 
-    def predict(self, inputs: Tensor, batch_size: int = 1024) -> Tensor:
+    def predict(self, inputs: Inputs, batch_size: int = 1024) -> Tensor:
         """What the prediction interface answers: class probabilities (N, classes), on the CPU."""
         return self.queries().confidences(inputs, batch_size)
 
@@ -91,8 +95,7 @@ class Queries:
     def __init__(self, release: Release, budget: int | None) -> None:
         self._answer, self._label = release.predictions, release.labels
         if self._answer is None and release.weights is not None:
-            model = release.build()
-            self._answer = lambda inputs: model(inputs).softmax(-1)
+            self._answer = partial(_predict, release.build(), release.task)
         self._device = release.device
         self._output = release.output
         self.budget = budget
@@ -103,13 +106,16 @@ class Queries:
         """How many inputs may still be asked about; None: any number."""
         return None if self.budget is None else self.budget - self.spent
 
-    def confidences(self, inputs: Tensor, batch_size: int = 1024) -> Tensor:
-        """Class probabilities as the interface shows them, (N, classes), on the CPU; N queries."""
+    def confidences(self, inputs: Inputs, batch_size: int = 1024) -> Tensor:
+        """Class probabilities as the interface shows them, (N, classes), on the CPU; N queries.
+
+        Of another task its predictions, as they are.
+        """
         assert self._answer is not None, "this release answers with labels only"
         answers = self._asked(self._answer, inputs, batch_size).float()
         return answers if self._output is None else self._output(answers)
 
-    def labels(self, inputs: Tensor, batch_size: int = 1024) -> Tensor:
+    def labels(self, inputs: Inputs, batch_size: int = 1024) -> Tensor:
         """The class that the interface names for each input: (N,) int64, on the CPU; N queries."""
         if self._answer is not None:
             return self.confidences(inputs, batch_size).argmax(-1)
@@ -117,11 +123,19 @@ class Queries:
         return self._asked(self._label, inputs, batch_size)
 
     @torch.no_grad()
-    def _asked(self, interface: Callable[[Tensor], Tensor], inputs: Tensor, batch_size: int) -> Tensor:
-        if self.left is not None and len(inputs) > self.left:
-            raise OutOfQueries(f"{len(inputs)} queries asked for, {self.left} left of {self.budget}")
-        self.spent += len(inputs)
-        return torch.cat([interface(part.to(self._device)).cpu() for part in inputs.split(batch_size)])
+    def _asked(self, interface: Callable[[Any], Tensor], inputs: Inputs, batch_size: int) -> Tensor:
+        asked = count(inputs)
+        if self.left is not None and asked > self.left:
+            raise OutOfQueries(f"{asked} queries asked for, {self.left} left of {self.budget}")
+        self.spent += asked
+        rows = (by_name(lambda one: one.to(self._device), part) for part in parts(inputs, batch_size))
+        return torch.cat([interface(part).cpu() for part in rows])
+
+
+def _predict(model: nn.Module, task: Task | None, inputs: Inputs) -> Tensor:
+    """What a model predicts: class probabilities, or what its task makes of its outputs."""
+    outputs: Tensor = model(inputs)
+    return outputs.softmax(-1) if task is None else task.predict(outputs)
 
 
 class Observation(Protocol):
@@ -147,7 +161,7 @@ class Observation(Protocol):
         """The noisy sum of gradients less all that the adversary knows: (parameters,)."""
         ...
 
-    def contribution(self, inputs: Tensor, labels: Tensor) -> Tensor:
+    def contribution(self, inputs: Inputs, labels: Tensor) -> Tensor:
         """What each of these records would add to the sum if it were sampled: (n, parameters)."""
         ...
 

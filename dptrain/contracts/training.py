@@ -14,6 +14,7 @@ from dptrain.contracts.privacy import Budget, Guarantee, Plan
 from dptrain.contracts.randomness import Streams
 from dptrain.contracts.records import Canaries, Splits
 from dptrain.contracts.release import Access, Observer, Release
+from dptrain.contracts.trees import Inputs
 
 
 class Tracker(Protocol):
@@ -27,7 +28,7 @@ class Tracker(Protocol):
 
     def artifact(self, path: Path, folder: str | None = None) -> None: ...
 
-    def model(self, model: nn.Module, example: Tensor) -> None: ...
+    def model(self, model: nn.Module, example: Inputs) -> None: ...
 
 
 class Progress(Protocol):

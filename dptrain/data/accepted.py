@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from dptrain.contracts import DataError, Records, Splits
+from dptrain.contracts import DataError, Form, Forms, Records, Splits
+from dptrain.contracts.trees import by_name, leaves
 
 SLACK = 1e-6  # of the range: rounding to float32 may step over an edge of the bounds
 
@@ -26,7 +28,7 @@ def check_splits(splits: object, *, source: str, values: bool) -> Splits:
     problems = [*_constants(splits), *_parts(splits), *_groups(splits)]
     if not problems and values:
         for name, records in _named(splits):
-            problems += _values(name, records, splits.bounds)
+            problems += _values(name, records, splits.forms)
     if problems:
         raise DataError("\n".join(f"data: `{source}`: {problem}" for problem in problems))
     return splits
@@ -39,13 +41,13 @@ def _named(splits: Splits) -> list[tuple[str, Records]]:
 
 def _constants(splits: Splits) -> Iterator[str]:
     classes = len(splits.classes)
-    if classes < 2 or len(set(splits.classes)) < classes:
+    if splits.task is None and (classes < 2 or len(set(splits.classes)) < classes):
         yield f"classes={splits.classes} must name two classes or more, each once"
-    low, high = splits.bounds
-    if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        yield f"bounds={splits.bounds} must be two finite numbers, the lower first"
+    for low, high in (splits.bounds, *splits.bounds_by_name.values()):
+        if not (math.isfinite(low) and math.isfinite(high) and low < high):
+            yield f"bounds={(low, high)} must be two finite numbers, the lower first"
     channels = splits.shape[0] if splits.shape else 0
-    for key in ("mean", "std"):
+    for key in () if splits.train.names or splits.train.whole else ("mean", "std"):
         values = getattr(splits, key)
         if len(values) not in (1, channels):
             yield f"{key} has {len(values)} values for {channels} channels; give one a channel"
@@ -67,9 +69,13 @@ def _parts(splits: Splits) -> Iterator[str]:
         if len(records) == 0:
             yield f"{name} holds no records; give it at least one"
             continue
-        if tuple(records.shape) != tuple(splits.shape):
-            shapes = tuple(records.shape), tuple(splits.shape)
+        if records.shapes != splits.train.shapes:
+            shapes = records.shapes, splits.train.shapes
             yield f"{name} has inputs of shape {shapes[0]}, train of {shapes[1]}; make them alike"
+        if splits.task is not None:
+            if (problem := splits.task.problem(labels)) is not None:
+                yield f"labels of {name} {problem}"
+            continue
         if labels.dtype != torch.int64 or labels.ndim != 1:
             yield f"labels of {name} are {labels.dtype}, {tuple(labels.shape)}; give int64 of shape (N,)"
             continue
@@ -98,26 +104,30 @@ def _groups(splits: Splits) -> Iterator[str]:
         yield f"the group of training record {at} has held-out records too; keep all of a group in one part"
 
 
-def _values(name: str, records: Records, bounds: tuple[float, float]) -> Iterator[str]:
-    """The first input that is not finite or lies outside the bounds; inputs are read once."""
-    low, high = bounds
-    slack, first = SLACK * (high - low), 0
+def _values(name: str, records: Records, forms: Forms) -> Iterator[str]:
+    """The first input that is not finite or lies outside its bounds; inputs are read once."""
+    first = 0
     for batch in records.batches():
-        inputs = batch.inputs
-        if not inputs.is_floating_point() or inputs.shape[1:] != torch.Size(records.shape):
-            shape = tuple(inputs.shape[1:])
-            yield f"inputs of {name} are {inputs.dtype}, {shape}; give floats of shape {tuple(records.shape)}"
+        said = by_name(partial(_wrong, name, first), batch.inputs, forms)
+        if problem := next((each for each in leaves(said) if each), None):
+            yield problem
             return
-        flat = inputs.flatten(1)
-        for wrong, rule in (
-            (~flat.isfinite(), "is not finite; repair or remove it"),
-            (
-                (flat < low - slack) | (flat > high + slack),
-                f"lies outside {bounds}; declare true bounds",
-            ),
-        ):
-            rows: Tensor = wrong.any(1)
-            if bool(rows.any()):
-                yield f"a value of record {first + int(rows.int().argmax())} of {name} {rule}"
-                return
         first += len(batch)
+
+
+def _wrong(name: str, first: int, inputs: Tensor, form: Form) -> str:
+    """What is wrong with one input of a batch, which begins at record `first` of its part; else nothing."""
+    if inputs.is_floating_point() == form.whole or tuple(inputs.shape[1:]) != form.shape:
+        wanted = "whole numbers" if form.whole else "floats"
+        shape = tuple(inputs.shape[1:])
+        return f"inputs of {name} are {inputs.dtype}, {shape}; give {wanted} of shape {form.shape}"
+    (low, high), flat = form.bounds, inputs.reshape(len(inputs), -1)
+    slack = SLACK * (high - low)
+    for wrong, rule in (
+        (~flat.isfinite(), "is not finite; repair or remove it"),
+        ((flat < low - slack) | (flat > high + slack), f"lies outside {form.bounds}; declare true bounds"),
+    ):
+        rows: Tensor = wrong.any(1)
+        if bool(rows.any()):
+            return f"a value of record {first + int(rows.int().argmax())} of {name} {rule}"
+    return ""

@@ -45,6 +45,7 @@ class ImageFolder:
     class_prior: Sequence[float] | None = None
     lazy: bool = False
     workers: int | None = None
+    group_word: str | None = None  # what a group is called: patient, customer
     split_key: str | None = None
 
     def __post_init__(self) -> None:
@@ -110,6 +111,7 @@ class ImageFolder:
             class_prior=self.class_prior,
             group_ids=None if groups is None else groups[train],
             holdout_group_ids=self._held_out_groups(patients, groups, holdout),
+            group_word=self.group_word,
             key=key,
         )
 

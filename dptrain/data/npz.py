@@ -25,6 +25,8 @@ OPTIONAL = (
     "train_groups",
     "val_groups",
     "test_groups",
+    "public_images",
+    "public_labels",
 )
 
 
@@ -35,7 +37,9 @@ class Npz:
     Images are uint8, or floats in `bounds`. `val_...` (held out; must be drawn as the training
     records are) and `test_...` are optional: a part that the file lacks is cut from the training
     records, each by a keyed hash of itself. `train_groups` (N,), numbers or names, say whose record each
-    is; a patient is never divided. `classes` names each label, for how many there are is public, not counted.
+    is; a group is never divided. `public_images` and `public_labels` are of nobody who must be protected:
+    the evaluator of class inversions learns from them. `classes` names each label, for how many there are
+    is public, not counted.
     `lazy` leaves the images in the file, for more than memory holds; it must not be compressed.
     """
 
@@ -48,6 +52,7 @@ class Npz:
     test_fraction: float = 0.15
     class_prior: Sequence[float] | None = None
     lazy: bool = False
+    group_word: str | None = None  # what a group is called: patient, customer
     split_key: str | None = None
 
     def __post_init__(self) -> None:
@@ -67,7 +72,7 @@ class Npz:
         arrays = read(path, REQUIRED, OPTIONAL)
         given = {
             part: self._records(arrays, part, path)
-            for part in ("train", "val", "test")
+            for part in ("train", "val", "test", "public")
             if f"{part}_images" in arrays or f"{part}_labels" in arrays
         }
         pool = given["train"]
@@ -92,6 +97,8 @@ class Npz:
             class_prior=self.class_prior,
             group_ids=None if groups is None else groups[train],
             holdout_group_ids=None if groups is None else _held_out_groups(arrays, groups, holdout),
+            group_word=self.group_word,
+            public=given.get("public"),
             key=key,
         )
 

@@ -65,6 +65,7 @@ class ChestPhantom:
             mean=self.mean,
             std=self.std,
             group_ids=patients(self.train),
+            group_word="patient",
             holdout_group_ids=patients(self.holdout, after=self.train),
         )
 

@@ -117,6 +117,8 @@ def assemble(
     class_prior: Sequence[float] | None = None,
     group_ids: Tensor | None = None,
     holdout_group_ids: Tensor | None = None,
+    group_word: str | None = None,
+    public: Records | None = None,
     sensitive: Sequence[Sensitive] = (),
     key: bytes | None = None,
 ) -> Splits:
@@ -127,8 +129,8 @@ def assemble(
     one frequency a class.
     """
     shape = train.shape
-    for part, records in (("holdout", holdout), ("test", test)):
-        if records.shape != shape:
+    for part, records in (("holdout", holdout), ("test", test), ("public", public)):
+        if records is not None and records.shape != shape:
             raise DataError(
                 f"the {part} images of {name} have shape {records.shape} but the training "
                 f"images have {shape} (channels, height, width): make them alike"
@@ -148,6 +150,8 @@ def assemble(
         class_prior=_frequencies(class_prior, classes=classes),
         group_ids=group_ids,
         holdout_group_ids=holdout_group_ids,
+        group_word=group_word,
+        public=public,
         sensitive=tuple(sensitive),
         key=key,
     )

@@ -53,6 +53,7 @@ class Tabular:
     root: str | None = None
     cache: str | None = None
     published: Published | None = None
+    group_word: str | None = None  # what a group is called: patient, customer
     split_key: str | None = None
 
     def __post_init__(self) -> None:
@@ -114,6 +115,7 @@ class Tabular:
             class_prior=self.class_prior,
             group_ids=None if groups is None else groups[train],
             holdout_group_ids=None if groups is None else groups[given.get("holdout", holdout)],
+            group_word=self.group_word,
             sensitive=self.schema.targets,
             key=key,
         )

@@ -12,6 +12,27 @@ from dptrain.contracts import Attack, Budget, ConfigError, DptrainError, Records
 from dptrain.evaluation.assignment import Assignments
 from dptrain.evaluation.stage import Stage
 from dptrain.evidence.probes import ProbeAssignment
+from dptrain.tasks import task_of
+
+
+def check_records(parts: Parts, splits: Splits) -> None:
+    """Raise one ConfigError for the attacks that cannot work on such inputs or labels, by name.
+
+    Attacks on records work on one input tensor of numbers and on classes, unless they say `any_records`.
+    """
+    names, task = splits.train.names, task_of(splits).name
+    strange = [f"inputs by name ({', '.join(names)})"] if names else []
+    strange += ["inputs of whole numbers"] if splits.train.whole is True else []
+    strange += [f"labels of {task}"] if splits.task is not None else []
+    refused = [name for name, attack in parts.attacks.items() if not getattr(attack, "any_records", False)]
+    if strange and refused:
+        raise ConfigError(
+            "\n".join(
+                f"attack={name} works on one tensor of numbers and one class a record, and data "
+                f"`{splits.name}` has {' and '.join(strange)}; leave the attack out"
+                for name in refused
+            )
+        )
 
 
 def check(parts: Parts, splits: Splits, assignments: Assignments, budget: Budget) -> None:

@@ -28,8 +28,8 @@ from dptrain.privacy.noise.cost import refuse_costly
 from dptrain.privacy.noise.source import NoiseSource, on_cpu
 from dptrain.privacy.noise.told import randomness
 from dptrain.privacy.plan import make_plan
+from dptrain.tasks import task_of
 from dptrain.training.fit import fit, units_of
-from dptrain.training.loss import make_loss
 from dptrain.training.settings import Settings
 from dptrain.training.tested import refuse_dependence, refuse_dependent_release
 
@@ -87,9 +87,7 @@ class DPSGD:
             settings=self.settings,
             plan=plan,
             units=units_of(splits, budget),
-            engine=partial(
-                make_engine, self.engine, plan=plan, loss=make_loss(splits.class_prior), generator=noise
-            ),
+            engine=partial(make_engine, self.engine, plan=plan, loss=task_of(splits).loss, generator=noise),
             kind=self.engine,
             noise=noise,
             clipping=self.clipping,

@@ -21,8 +21,8 @@ from dptrain.contracts import (
 from dptrain.privacy.accountant import DPSGDPlan
 from dptrain.privacy.guarantee import NoGuarantee
 from dptrain.privacy.layers import check_layers
+from dptrain.tasks import task_of
 from dptrain.training.fit import fit, units_of
-from dptrain.training.loss import make_loss
 from dptrain.training.plain import PlainEngine
 from dptrain.training.settings import Settings
 
@@ -67,7 +67,7 @@ class NonPrivate:
                 sampling=self.settings.rates.sampling,
             ),
             units=units,
-            engine=partial(PlainEngine, expected_batch_size=batch, loss=make_loss(splits.class_prior)),
+            engine=partial(PlainEngine, expected_batch_size=batch, loss=task_of(splits).loss),
             kind=None,
             noise=None,
             clipping=None,

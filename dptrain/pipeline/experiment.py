@@ -27,6 +27,7 @@ from dptrain.contracts import (
     Context,
     DptrainError,
     Guarantee,
+    Inputs,
     Mechanism,
     NotRun,
     Plan,
@@ -46,9 +47,9 @@ from dptrain.evaluation.stage import Stage, Subject
 from dptrain.evidence import criteria
 from dptrain.evidence.copies import count_copies
 from dptrain.evidence.criteria import Condition
-from dptrain.evidence.utility import measure_utility
 from dptrain.report.console import Console
 from dptrain.runs.cache import Cache, content_key, without_privacy
+from dptrain.tasks import task_of
 from dptrain.tracking import NullRun
 
 
@@ -92,6 +93,7 @@ class Experiment:
         conditions = criteria.parse(config.fail_if, parts.attacks)
         streams = Streams(config.seed, config.deterministic, config.privacy.randomness)
         splits = load_splits(parts.source, streams)
+        preconditions.check_records(parts, splits)
         copies = count_copies(splits)
         units = declared_units(config.training)
         splits, assignments = prepare(splits, parts.played, config.evidence, streams, units)
@@ -160,6 +162,7 @@ class Experiment:
             architecture=partial(copy.deepcopy, self.model),
             weights=kept["weights"],
             device=self.context.device,
+            task=self.splits.task,
         )
         return Subject(
             release=release,
@@ -216,16 +219,15 @@ class Experiment:
 
     def utility(self, subject: Subject) -> Utility:
         """How well a subject does on the test records."""
-        test = self.splits.test
         asked, release, classes = subject.release.queries(), subject.release, self.splits.num_classes
 
-        def answer(inputs: Tensor) -> Tensor:
+        def answer(inputs: Inputs) -> Tensor:
             if Access.CONFIDENCES in release.offers:
                 return asked.confidences(inputs)
             return one_hot(asked.labels(inputs), classes).float()
 
-        answers = torch.cat([answer(batch.inputs) for batch in test.batches()])
-        return measure_utility(answers, test, confidence=self.config.evidence.confidence)
+        answers = ((answer(batch.inputs), batch.labels) for batch in self.splits.test.batches())
+        return task_of(self.splits).utility(answers, confidence=self.config.evidence.confidence)
 
     def _fit(
         self, title: str, mechanism: Mechanism, stage: Stage, context: Context
@@ -295,6 +297,7 @@ class Experiment:
             asdict(self.config.evidence),
             None if canaries is None else canaries.norm,
             splits.holdout.hashed().hexdigest(),
+            *(() if splits.task is None else (repr(splits.task),)),
         )
         return content_key(
             "twin",

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
 from dptrain import report as documents
 from dptrain.config import Documents
-from dptrain.contracts import BrokenGuarantee, Leakage, Report, Tracker
+from dptrain.contracts import BrokenGuarantee, Inputs, Leakage, Report, Tracker
 from dptrain.evaluation.stage import Subject
 from dptrain.evidence.verdict import BROKEN
 from dptrain.pipeline import tracked
 from dptrain.training import checkpoint
 
 
-def publish(report: Report, subject: Subject, example: Tensor, tracker: Tracker, wanted: Documents) -> None:
+def publish(report: Report, subject: Subject, example: Inputs, tracker: Tracker, wanted: Documents) -> None:
     """Write the report into the run folder, and hand it and the model to the tracker.
 
     `example` shows the tracker what inputs look like and must not be a record.

@@ -17,7 +17,6 @@ from dptrain.config import Config
 from dptrain.contracts import Briefing, Constants, Guarantee, Plan, Report, Splits, Statement
 from dptrain.evaluation.scorer import Measured
 from dptrain.evaluation.stage import Subject
-from dptrain.evidence.utility import majority_share
 from dptrain.evidence.verdict import of_void
 from dptrain.models.frozen import split
 from dptrain.pipeline.experiment import Experiment
@@ -27,6 +26,7 @@ from dptrain.redaction import redacted
 from dptrain.report import sentences
 from dptrain.runs import binding
 from dptrain.runs import folder as runs
+from dptrain.tasks import task_of
 from dptrain.training.estimate import estimate_seconds
 from dptrain.training.features import remade
 
@@ -61,8 +61,9 @@ def brief(experiment: Experiment, *, recipe: str, folder: Path) -> Briefing:
         else estimate_seconds(
             model,
             plan,
-            splits.shape,
+            splits.train.blank(1),
             device,
+            task=splits.task,
             engine=str(config.mechanism.get("engine", "bookkeeping")),
             copies=max(1, training.augmentations),
             remade=bool(why),
@@ -115,7 +116,7 @@ def compose(
     }
     report = Report(
         data={**describe(experiment.splits), "copies": dict(experiment.copies)},
-        floor_accuracy=majority_share(experiment.splits.test),
+        floor_accuracy=task_of(experiment.splits).floor(experiment.splits.test.labels),
         utility=experiment.utility(target),
         guarantee=statement,
         epsilon_by_step=guarantee.curve,
@@ -196,7 +197,7 @@ def constants(config: Config, splits: Splits, plan: Plan | None, *, units_public
         class_prior=splits.class_prior,
         mean=splits.mean,
         std=splits.std,
-        bounds=splits.bounds,
+        bounds=None if splits.bounds_by_name else splits.bounds,
     )
 
 

@@ -26,12 +26,15 @@ def metrics(report: Report) -> Iterator[tuple[str, float, int]]:
     What stands before the slash makes a section of MLflow's charts: what attacks achieved first, then
     bounds, controls and floors, each under the same name.
     """
-    yield "accuracy", report.utility.accuracy.value, 0
+    metric = report.utility.metric
+    yield metric, report.utility.accuracy.value, 0
     yield "auroc", report.utility.auroc, 0
     if report.control is not None:
-        yield "control/accuracy", report.control.accuracy.value, 0
+        yield f"control/{metric}", report.control.accuracy.value, 0
         yield "control/auroc", report.control.auroc, 0
-    yield "floor/accuracy", report.floor_accuracy, 0
+    yield f"floor/{metric}", report.floor_accuracy, 0
+    for name, found in report.utility.more.items():
+        yield name, found.value, 0
     stated = report.guarantee
     yield "guarantee/epsilon", stated.epsilon, 0
     yield "guarantee/delta", stated.delta, 0

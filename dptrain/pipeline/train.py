@@ -7,8 +7,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from dptrain.assembly.given import Given
 from dptrain.config import Config
 from dptrain.contracts import Report
@@ -67,7 +65,7 @@ def run(
         report = summary.attacked(
             study.total(report, plan, delta=delta), measured, experiment, control, seconds
         )
-        publish(report, target, torch.zeros(2, *experiment.splits.shape), tracker, config.report)
+        publish(report, target, experiment.splits.train.blank(2), tracker, config.report)
         console.report(report, tracking.command)
         refuse_broken(report)
         criteria.check(experiment.conditions, report)

@@ -8,13 +8,16 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from opacus import GradSampleModule
 from torch import Tensor, nn
 
-from dptrain.contracts import ConfigError
+from dptrain.contracts import ConfigError, Form, Forms, Inputs
+from dptrain.contracts.trees import by_name, leaves
+from dptrain.contracts.trees import count as count_of
 from dptrain.privacy.bookkeeping.shares import Share
 from dptrain.privacy.bookkeeping.tape import Layout
 from dptrain.privacy.bookkeeping.uses import NoRule
@@ -27,6 +30,7 @@ log = logging.getLogger(__name__)
 ROWS = (2, 3)
 LARGE = 3_000_000  # parameters, beyond which fewer rows are compared
 LONGEST = 16  # a sequence, up to which as many rows as it is long are compared
+ROWS_AT_MOST = LONGEST
 EXACT, ROUGH = 1e-6, 1e-3  # of the largest norm: in double precision, and in the model's own
 
 CURE = "; use mechanism.engine=bookkeeping"
@@ -46,20 +50,26 @@ def choose(
     kind: str,
     model: nn.Module,
     loss: RecordLoss,
-    like: Tensor,
+    like: Inputs,
     *,
     bounds: tuple[float, float] = (0.0, 1.0),
+    forms: Forms | None = None,
+    labels: Tensor | None = None,
     copies: int = 1,
     clipping: str = "flat",
 ) -> Chosen:
     """The fastest way of this engine whose gradients are right, tried on rows that are no record.
 
-    `like` is any batch of inputs, of which shape and type are used and no value. `bookkeeping` goes from
+    `like` is any batch of inputs, of which shape and type are used and no value; `forms` says more of them,
+    where they are records and no features: the bounds of each. `labels` are made up, ROWS_AT_MOST of them;
+    without, outputs are those of classes. `bookkeeping` goes from
     the rules of layers to the whole model in full, by functorch or else row by row; `hooks` has Opacus' hooks
     and nothing else. Raises ConfigError that names what is wrong where no way is right.
     """
-    with torch.random.fork_rng(range(torch.cuda.device_count()) if like.is_cuda else ()):
-        trial = _Trial(model, loss, like, bounds=bounds, copies=copies, clipping=clipping)
+    with torch.random.fork_rng(range(torch.cuda.device_count()) if leaves(like)[0].is_cuda else ()):
+        trial = _Trial(
+            model, loss, like, bounds=bounds, forms=forms, labels=labels, copies=copies, clipping=clipping
+        )
         # Watching every operation takes its time, which a model that draws nothing need not.
         with stilled() if trial.draws else nullcontext():
             return _choose(kind, model, trial)
@@ -105,9 +115,11 @@ class _Trial:
         self,
         model: nn.Module,
         loss: RecordLoss,
-        like: Tensor,
+        like: Inputs,
         *,
         bounds: tuple[float, float],
+        forms: Forms | None,
+        labels: Tensor | None,
         copies: int,
         clipping: str,
     ) -> None:
@@ -115,7 +127,7 @@ class _Trial:
         small = sum(each.numel() for each in model.parameters()) <= LARGE
         self.counts = ROWS if small else ROWS[:1]
         self.generator = torch.Generator().manual_seed(0)
-        self.like, self.bounds = like, bounds
+        self.like, self.bounds, self.forms, self.labels = like, bounds, forms, labels
         self.vocabulary = min(
             (
                 each.num_embeddings
@@ -137,11 +149,18 @@ class _Trial:
                 if dtype is None:
                     raise ConfigError(
                         "model: it cannot be run forward and backward on single rows that are no record "
-                        f"(uniform within {bounds}, shape {tuple(like.shape[1:])}): "
+                        f"({self._said_of_rows()}): "
                         f"{type(error).__name__}: {error}"
                     ) from error
             else:
                 return
+
+    def _said_of_rows(self) -> str:
+        if isinstance(self.like, Tensor):
+            bounds = self.forms.bounds if isinstance(self.forms, Form) else self.bounds
+            return f"uniform within {bounds}, shape {tuple(self.like.shape[1:])}"
+        shapes = by_name(lambda rows: tuple(rows.shape[1:]), self.like)
+        return f"uniform within their bounds, shapes {shapes}"
 
     def _moved(self, model: nn.Module, dtype: torch.dtype | None) -> nn.Module:
         """A copy whose weights are no longer at a point such as zero, where gradients of others vanish."""
@@ -160,23 +179,35 @@ class _Trial:
                 parameter.add_(0.1 * size * noise.to(parameter))
         return moved
 
-    def rows(self, count: int) -> tuple[Tensor, Tensor]:
+    def rows(self, count: int) -> tuple[Any, Tensor]:
         """Inputs and labels of so many records, `copies` of each side by side."""
-        shape = (count * self.copies, *self.like.shape[1:])
         generator = np.random.default_rng(
             count
         )  # not PyTorch's, whose draws are constants where all is stilled
-        if self.like.is_floating_point():
-            low, high = self.bounds
-            inputs = low + (high - low) * torch.from_numpy(generator.random(shape))
-            inputs = inputs.to(next(iter(trained(self.model).values())).dtype)
+        width = next(iter(trained(self.model).values())).dtype
+
+        def made(like: Tensor, form: Form | None) -> Tensor:
+            shape = (count * self.copies, *like.shape[1:])
+            if like.is_floating_point():
+                low, high = self.bounds if form is None else form.bounds
+                rows = (low + (high - low) * torch.from_numpy(generator.random(shape))).to(width)
+            else:
+                ends = (0, self.vocabulary - 1) if form is None else form.bounds
+                rows = torch.from_numpy(generator.integers(int(ends[0]), int(ends[1]) + 1, size=shape))
+                rows = rows.to(like.dtype)
+            return rows.to(like.device)
+
+        forms = self.forms if self.forms is not None else by_name(lambda _: None, self.like)
+        inputs = by_name(made, self.like, forms)
+        if self.labels is None:
+            with torch.no_grad():
+                classes = self.model(by_name(lambda rows: rows[:1], inputs)).shape[-1]
+            labels = torch.arange(count) % classes
         else:
-            inputs = torch.from_numpy(generator.integers(self.vocabulary, size=shape)).to(self.like.dtype)
-        inputs = inputs.to(self.like.device)
-        with torch.no_grad():
-            classes = self.model(inputs[:1]).shape[-1]
-        labels = torch.arange(count).repeat_interleave(self.copies) % classes
-        return inputs, labels.to(self.like.device)
+            labels = self.labels[:count]
+            labels = labels.to(width) if labels.is_floating_point() else labels
+        labels = labels.repeat_interleave(self.copies, dim=0)
+        return inputs, labels.to(leaves(self.like)[0].device)
 
     def _alone(self, count: int) -> list[Tensor]:
         _, shares = OneByOne(self.model, self.loss)(*self.rows(count), self.copies)
@@ -206,7 +237,7 @@ class _Trial:
 
     def _shapes(self, rules: ByRules, count: int) -> dict[tuple[str, int], torch.Size]:
         inputs, _ = self.rows(count)
-        with rules.module.looking(len(inputs)) as tape:
+        with rules.module.looking(count_of(inputs)) as tape:
             rules.module(inputs)
         return tape.shapes
 

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from dptrain.contracts import ConfigError
+from dptrain.contracts import ConfigError, Inputs
+from dptrain.contracts.trees import parts
 from dptrain.privacy.accountant import DPSGDPlan
 from dptrain.privacy.agreement import Chosen, choose
 from dptrain.privacy.clipping import KINDS, Clipper, scaled
@@ -31,7 +32,7 @@ log = logging.getLogger(__name__)
 class Engine(Protocol):
     """Adds up gradients over one logical batch, in physical batches of any size, then updates once."""
 
-    def accumulate(self, inputs: Tensor, labels: Tensor, copies: int = 1) -> Tensor:
+    def accumulate(self, inputs: Inputs, labels: Tensor, copies: int = 1) -> Tensor:
         """Add what these records contribute, be it none; returns their summed loss, which is private.
 
         With `copies`, inputs (records * copies, ...) and labels (records * copies,) hold several
@@ -117,30 +118,35 @@ class DPSGDEngine(NoisyEngine):
         if chosen is not None:
             self._take(chosen)
 
-    def prepare(self, like: Tensor, copies: int = 1) -> None:
-        """Choose a way to gradients for batches like this one, of which no value is looked at."""
+    def prepare(self, like: Inputs, copies: int = 1, labels: Tensor | None = None) -> None:
+        """Choose a way to gradients for batches like this one, of which no value is looked at.
+
+        `labels` are made up, as `choose` takes them.
+        """
         clipping = self.plan.clipping
-        self._take(choose(self.kind, self.model, self.loss, like, copies=copies, clipping=clipping))
+        self._take(
+            choose(self.kind, self.model, self.loss, like, labels=labels, copies=copies, clipping=clipping)
+        )
 
     def _take(self, chosen: Chosen) -> None:
         if chosen.note:
             log.info("%s", chosen.note)
         self.gradients = chosen.make(self.model, self.loss)
 
-    def accumulate(self, inputs: Tensor, labels: Tensor, copies: int = 1) -> Tensor:
+    def accumulate(self, inputs: Inputs, labels: Tensor, copies: int = 1) -> Tensor:
         if len(labels) == 0:
-            return inputs.new_zeros(())
+            return torch.zeros((), device=labels.device)
         if self.gradients is None:
             self.prepare(inputs, copies)
         assert self.gradients is not None
         rows = self.gradients.rows_at_once
         if rows is None or len(labels) <= rows * copies:
             return self._add(self.gradients, inputs, labels, copies)
-        parts = zip(inputs.split(rows * copies), labels.split(rows * copies), strict=True)
-        losses = [self._add(self.gradients, *part, copies) for part in parts]
+        split = zip(parts(inputs, rows * copies), labels.split(rows * copies), strict=True)
+        losses = [self._add(self.gradients, *part, copies) for part in split]
         return torch.stack(losses).sum()
 
-    def _add(self, gradients: Gradients, inputs: Tensor, labels: Tensor, copies: int) -> Tensor:
+    def _add(self, gradients: Gradients, inputs: Inputs, labels: Tensor, copies: int) -> Tensor:
         loss, shares = gradients(inputs, labels, copies)
         self.optimizer.clip_and_add_shares(shares, len(labels) // copies)
         return loss
@@ -172,18 +178,18 @@ class RecordGradients:
             for mine, theirs in zip(self.model.parameters(), model.parameters(), strict=True):
                 mine.copy_(theirs)
 
-    def __call__(self, inputs: Tensor, labels: Tensor) -> Tensor:
+    def __call__(self, inputs: Inputs, labels: Tensor) -> Tensor:
         """Clipped gradients (records, parameters); a gradient that is not finite is zero."""
         if self.gradients is None:
             self.gradients = choose(self.kind, self.model, self.loss, inputs).make(self.model, self.loss)
         size = self.gradients.rows_at_once or len(labels)
-        parts = zip(inputs.split(size), labels.split(size), strict=True)
-        return torch.cat([self._rows(self.gradients, *part) for part in parts])
+        split = zip(parts(inputs, size), labels.split(size), strict=True)
+        return torch.cat([self._rows(self.gradients, *part) for part in split])
 
-    def _rows(self, gradients: Gradients, inputs: Tensor, labels: Tensor) -> Tensor:
+    def _rows(self, gradients: Gradients, inputs: Inputs, labels: Tensor) -> Tensor:
         _, shares = gradients(inputs, labels, 1)
         parameters = [each for each in self.model.parameters() if each.requires_grad]
-        nothing = inputs.new_zeros((), dtype=torch.float32)
+        nothing = torch.zeros((), device=labels.device)
         rows = [
             nothing.to(parameter).expand(len(labels), *parameter.shape) if share is None else share.rows()
             for share, parameter in zip(shares, parameters, strict=True)

@@ -11,7 +11,8 @@ from opacus import GradSampleModule
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 
-from dptrain.contracts import ConfigError
+from dptrain.contracts import ConfigError, Inputs
+from dptrain.contracts.trees import by_name, parts
 from dptrain.privacy import samplers  # noqa: F401 - registers itself with Opacus
 from dptrain.privacy.bookkeeping.module import BookkeepingModule
 from dptrain.privacy.bookkeeping.other import without_vmap_warning
@@ -20,7 +21,7 @@ from dptrain.privacy.bookkeeping.tape import Layout
 from dptrain.privacy.bookkeeping.uses import NoRule, sum_copies
 from dptrain.privacy.clipping import wide
 
-RecordLoss = Callable[[Tensor, Tensor], Tensor]  # logits (n, classes), labels (n,) -> losses (n,)
+RecordLoss = Callable[[Tensor, Tensor], Tensor]  # outputs (n, ...), labels (n, ...) -> losses (n,)
 
 HELD = 30_000_000  # numbers of gradients in full that are held at once
 
@@ -33,7 +34,7 @@ class Gradients(Protocol):
         """Records whose gradients fit in memory; None: as many as one likes."""
         ...
 
-    def __call__(self, inputs: Tensor, labels: Tensor, copies: int) -> tuple[Tensor, list[Share | None]]:
+    def __call__(self, inputs: Inputs, labels: Tensor, copies: int) -> tuple[Tensor, list[Share | None]]:
         """Summed loss, and a share a parameter in the order of `model.parameters()`; None: no gradient.
 
         Inputs (records * copies, ...) and labels (records * copies,) hold the copies of one record
@@ -57,7 +58,7 @@ class ByRules:
         self.parameters = list(trained(model).values())
         self.loss = loss
 
-    def __call__(self, inputs: Tensor, labels: Tensor, copies: int) -> tuple[Tensor, list[Share | None]]:
+    def __call__(self, inputs: Inputs, labels: Tensor, copies: int) -> tuple[Tensor, list[Share | None]]:
         try:
             with self.module.recording(len(labels), copies) as tape:
                 loss = self.loss(self.module(inputs), labels).sum() / copies
@@ -76,12 +77,12 @@ class InFull:
         self.parameters = trained(model)
         self.rows_at_once = _fitting(self.parameters)
 
-    def __call__(self, inputs: Tensor, labels: Tensor, copies: int) -> tuple[Tensor, list[Share | None]]:
-        def one(values: dict[str, Tensor], rows: Tensor, classes: Tensor) -> Tensor:
+    def __call__(self, inputs: Inputs, labels: Tensor, copies: int) -> tuple[Tensor, list[Share | None]]:
+        def one(values: dict[str, Tensor], rows: Inputs, classes: Tensor) -> Tensor:
             return self.loss(functional_call(self.model, values, (rows,)), classes).sum() / copies
 
         values = {name: parameter.detach() for name, parameter in self.parameters.items()}
-        apart = [each.unflatten(0, (-1, copies)) for each in (inputs, labels)]
+        apart = [by_name(lambda rows: rows.unflatten(0, (-1, copies)), some) for some in (inputs, labels)]
         each_record = vmap(grad_and_value(one), in_dims=(None, 0, 0), randomness="different")
         with without_vmap_warning():
             found, losses = each_record(values, *apart)
@@ -97,10 +98,10 @@ class OneByOne:
         self.parameters = trained(model)
         self.rows_at_once = _fitting(self.parameters)
 
-    def __call__(self, inputs: Tensor, labels: Tensor, copies: int) -> tuple[Tensor, list[Share | None]]:
-        total, rows = inputs.new_zeros((), dtype=torch.float32), []
+    def __call__(self, inputs: Inputs, labels: Tensor, copies: int) -> tuple[Tensor, list[Share | None]]:
+        total, rows = torch.zeros((), device=labels.device), []
         parameters = list(self.parameters.values())
-        for alone, label in zip(inputs.split(copies), labels.split(copies), strict=True):
+        for alone, label in zip(parts(inputs, copies), labels.split(copies), strict=True):
             loss = self.loss(self.model(alone), label).sum() / copies
             found = torch.autograd.grad(loss, parameters, allow_unused=True)
             rows.append(
@@ -122,7 +123,7 @@ class ByHooks:
         self.parameters = trained(model)
         self.rows_at_once = None
 
-    def __call__(self, inputs: Tensor, labels: Tensor, copies: int) -> tuple[Tensor, list[Share | None]]:
+    def __call__(self, inputs: Inputs, labels: Tensor, copies: int) -> tuple[Tensor, list[Share | None]]:
         for parameter in self.parameters.values():
             parameter._forward_counter = 0  # type: ignore[attr-defined]  # of a layer that ended in nothing
         loss = self.loss(self.module(inputs), labels).sum() / copies

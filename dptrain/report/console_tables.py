@@ -104,11 +104,19 @@ def _utility(report: Report) -> list[_Row]:
     utility, control = report.utility, report.control
     return [
         _Row(
-            name="test accuracy",
+            name=f"test {words.named(utility.metric)}",
             detail=f"{utility.records:,} records",
             measured=_measured(utility.accuracy, "bold"),
             floor=report.floor_accuracy,
             control=None if control is None else control.accuracy,
+        ),
+        *(
+            _Row(
+                name=f"test {words.named(name)}",
+                measured=_measured(found),
+                control=None if control is None else control.more[name],
+            )
+            for name, found in utility.more.items()
         ),
         _Row(
             name="AUROC",

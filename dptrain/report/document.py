@@ -62,7 +62,19 @@ def _utility(utility: Utility) -> dict[str, Any]:
         "auroc": utility.auroc,
         "loss": utility.loss,
         "records": utility.records,
+        **_of_another_task(utility),
     }
+
+
+def _of_another_task(utility: Utility) -> dict[str, Any]:
+    """What `accuracy` stands for, and further measures, where the task is not classification."""
+    if utility.metric == "accuracy":
+        return {}
+    more = {
+        name: {"value": found.value, "low": found.low, "high": found.high}
+        for name, found in utility.more.items()
+    }
+    return {"metric": utility.metric, "more": more}
 
 
 def _leakage(line: Leakage) -> dict[str, Any]:

@@ -126,6 +126,10 @@ def not_run(report: Report) -> Iterator[str]:
 def worth(report: Report) -> str:
     """What the model is able to do, beside the floor and the twin."""
     accuracy = report.utility.accuracy
+    if report.utility.metric != "accuracy":
+        said = f"Its {words.named(report.utility.metric)} on {report.utility.records:,} test records is "
+        said += f"{words.number(accuracy.value)}; predicting the same of all of them reaches "
+        return f"{said}{words.number(report.floor_accuracy)}."
     text = (
         f"It is right on {words.percent(accuracy.value)} of {report.utility.records:,} test records "
         f"(interval {words.percent(accuracy.low)} to {words.percent(accuracy.high)}); always naming the most "

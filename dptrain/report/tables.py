@@ -24,12 +24,16 @@ def utility(report: Report) -> Table:
         heads=("", *models, "floor"),
         rows=(
             (
-                "test accuracy",
+                f"test {words.named(report.utility.metric)}",
                 *(with_interval(model.accuracy) for model in models.values()),
                 words.number(report.floor_accuracy),
             ),
             ("AUROC", *(words.number(model.auroc) for model in models.values()), ""),
             ("loss", *(words.number(model.loss) for model in models.values()), ""),
+            *(
+                (f"test {words.named(name)}", *(with_interval(m.more[name]) for m in models.values()), "")
+                for name in report.utility.more
+            ),
         ),
         numeric=range(1, 2 + len(models)),
     )

@@ -117,3 +117,8 @@ def budget(statement: Statement) -> str:
             f"(this training by itself: ε = {epsilon(statement.epsilon)})"
         )
     return f"ε = {epsilon(statement.epsilon)} {at}"
+
+
+def named(metric: str) -> str:
+    """A measure's name in words: token accuracy."""
+    return metric.replace("_", " ")

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from dptrain.contracts import DptrainError
+from dptrain.contracts import DptrainError, Inputs
+from dptrain.contracts.trees import by_name
 from dptrain.redaction import MASK, redact, redacted
 
 if TYPE_CHECKING:
@@ -212,7 +213,7 @@ class MLflowRun:
             self._client.log_text(self.run_id, text, path)
         self.tags({TABLES: json.dumps([{"path": path, "type": "table"}])})
 
-    def model(self, model: nn.Module, example: Tensor) -> None:
+    def model(self, model: nn.Module, example: Inputs) -> None:
         """Store the model with its signature and an input example (N, ...), which must be synthetic.
 
         The format is torch.export's, which loads without this package and runs no foreign code; a
@@ -223,14 +224,14 @@ class MLflowRun:
             from mlflow.models import infer_signature
 
         # torch.export fixes a batch dimension of one: show it two, or the model would serve no others
-        example = (
-            example.detach().cpu()
-            if len(example) > 1
-            else example.detach().cpu().expand(2, *example.shape[1:])
+        example = by_name(
+            lambda one: one.detach().cpu() if len(one) > 1 else one.detach().cpu().expand(2, *one.shape[1:]),
+            example,
         )
+        shown = by_name(Tensor.numpy, example)
         model = model.cpu().eval()
         with torch.no_grad(), quietly():
-            signature = infer_signature(example.numpy(), model(example).numpy())
+            signature = infer_signature(shown, model(example).numpy())
         exportable = _exportable(model, example)
         requirements = [
             f"{package}=={version(package).split('+')[0]}" for package in ("mlflow", "torch", "numpy")
@@ -240,7 +241,7 @@ class MLflowRun:
                 model,
                 name="model",
                 signature=signature,
-                input_example=example.numpy(),
+                input_example=shown,
                 pip_requirements=requirements,
                 serialization_format="pt2" if exportable else "pickle",
                 run_id=self.run_id,
@@ -280,11 +281,12 @@ class MLflowRun:
                 ) from error
 
 
-def _exportable(model: nn.Module, example: Tensor) -> bool:
+def _exportable(model: nn.Module, example: Inputs) -> bool:
     """Whether torch.export can trace the model, at any batch size."""
     with quietly(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
         try:
-            torch.export.export(model, (example,), dynamic_shapes=({0: torch.export.Dim.AUTO},))
+            any_size = by_name(lambda _: {0: torch.export.Dim.AUTO}, example)
+            torch.export.export(model, (example,), dynamic_shapes=(any_size,))
         except Exception:  # torch.export has no common error; whatever it was, pickle is the answer
             return False
     return True

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from torch import Tensor, nn
+from torch import nn
+
+from dptrain.contracts import Inputs
 
 if TYPE_CHECKING:
     pass
@@ -42,4 +44,4 @@ class NullRun:
 
     def table(self, columns: Mapping[str, Sequence[Any]], path: str) -> None: ...
 
-    def model(self, model: nn.Module, example: Tensor) -> None: ...
+    def model(self, model: nn.Module, example: Inputs) -> None: ...

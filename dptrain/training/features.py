@@ -7,11 +7,13 @@ import math
 from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dptrain.contracts import Context, Records, Splits
+from dptrain.contracts import Context, Inputs, Records, Splits
+from dptrain.contracts.trees import leaves, moved
 from dptrain.models.frozen import split
 from dptrain.training.settings import Settings
 
@@ -30,14 +32,14 @@ class Trained:
     whole: nn.Module
     part: nn.Module
     splits: Splits
-    features: Callable[[Tensor], Tensor]  # from inputs of the whole to inputs of the part
+    features: Callable[[Inputs], Any]  # from inputs of the whole to inputs of the part
     made_by: str = ""  # a hash of what makes features, which only the same features go on with
 
     @classmethod
     def of(cls, model: nn.Module, splits: Splits, settings: Settings, context: Context) -> Trained:
         """The head with the features of every record, where they are made once; else the model as it is."""
         parts = split(model)
-        if parts is None:
+        if parts is None or splits.train.names:
             return cls(whole=model, part=model, splits=splits, features=_as_they_are)
         frozen, head = parts
         make = _Features(frozen, context)
@@ -74,7 +76,7 @@ def remade(
 
 def _gib(make: Callable[[Tensor], Tensor], splits: Splits, dtype: torch.dtype) -> float:
     """The memory that the features of all training and held-out records take."""
-    one = math.prod(make(torch.zeros(1, *splits.shape)).shape) * dtype.itemsize
+    one = math.prod(make(splits.train.blank(1)).shape) * dtype.itemsize
     return one * (len(splits.train) + len(splits.holdout)) / GIB
 
 
@@ -85,13 +87,13 @@ class _Features:
         self.frozen, self.context = frozen, context
 
     @torch.no_grad()
-    def __call__(self, inputs: Tensor) -> Tensor:
-        made: Tensor = self.frozen(inputs.to(self.context.device, self.context.dtype))
-        return made.to(inputs.device)
+    def __call__(self, inputs: Inputs) -> Tensor:
+        made: Tensor = self.frozen(moved(inputs, self.context.device, self.context.dtype))
+        return made.to(leaves(inputs)[0].device)
 
     def of(self, records: Records, kept: MutableMapping[bytes, Tensor] | None) -> Records:
         """Features of all these records, in memory, under their labels; what is `kept` is not made again."""
-        shape = self(torch.zeros(1, *records.shape)).shape[1:]
+        shape = self(records.blank(1)).shape[1:]
         made = torch.empty(len(records), *shape, dtype=self.context.dtype)
         start = 0
         for batch in records.batches(CHUNK):
@@ -123,5 +125,5 @@ class _Features:
         return digest
 
 
-def _as_they_are(inputs: Tensor) -> Tensor:
+def _as_they_are(inputs: Inputs) -> Inputs:
     return inputs

@@ -13,24 +13,26 @@ from dptrain.contracts import (
     Budget,
     ConfigError,
     Context,
+    Inputs,
     Records,
     Release,
     Splits,
 )
+from dptrain.contracts.trees import by_name, moved, parts
 from dptrain.privacy.accountant import DPSGDPlan
-from dptrain.privacy.agreement import choose
+from dptrain.privacy.agreement import ROWS_AT_MOST, choose
 from dptrain.privacy.clipping import Clipper
 from dptrain.privacy.dpsgd import Engine, RecordGradients
 from dptrain.privacy.independence import make_rows
 from dptrain.privacy.noise.source import NoiseSource
 from dptrain.privacy.sampling import Units, make_sampler
 from dptrain.privacy.stilled import stilled
+from dptrain.tasks import task_of
 from dptrain.training.average import make_average
 from dptrain.training.canaries import lengths
 from dptrain.training.features import Trained
 from dptrain.training.feed import Feed
 from dptrain.training.loop import train
-from dptrain.training.loss import make_loss
 from dptrain.training.masks import Masks
 from dptrain.training.observe import Watch
 from dptrain.training.resume import resume
@@ -59,7 +61,8 @@ def fit(
     blank = copy.deepcopy(model)
     model = model.to(context.device, context.dtype)
     trained = Trained.of(model, splits, settings, context)
-    loss = make_loss(splits.class_prior)
+    task = task_of(splits)
+    loss = task.loss
     chosen = None
     if kind is not None or context.observers:
         # Before anything is paid for: a way to per-record gradients that agrees with plain autograd.
@@ -67,8 +70,10 @@ def fit(
             kind or "bookkeeping",
             trained.part,
             loss,
-            torch.zeros(1, *trained.splits.train.shape, device=context.device, dtype=context.dtype),
+            moved(trained.splits.train.blank(1), context.device, context.dtype),
+            forms=splits.forms if trained.part is trained.whole else None,
             bounds=splits.bounds,
+            labels=task.made_up(ROWS_AT_MOST, torch.Generator().manual_seed(0)),
             copies=settings.copies,
             clipping=plan.clipping,
         )
@@ -141,6 +146,7 @@ def fit(
         weights=trained.weights(session.released),
         published=tuple(session.history),
         device=context.device,
+        task=splits.task,
     )
     return release, audit, replayed
 
@@ -149,10 +155,10 @@ def _made_up(trained: Trained, splits: Splits, context: Context) -> Records | No
     """Rows that are no record, extreme ones too, as the trained part takes them; None where it takes none."""
     part = copy.deepcopy(trained.part)
 
-    def taken(rows: Tensor) -> Tensor:
-        return trained.features(rows.to(context.device, context.dtype))
+    def taken(rows: Inputs) -> Inputs:
+        return trained.features(moved(rows, context.device, context.dtype))
 
-    def usable(row: Tensor) -> bool:
+    def usable(row: Inputs) -> bool:
         try:
             with torch.no_grad(), stilled():
                 part(taken(row))
@@ -161,9 +167,10 @@ def _made_up(trained: Trained, splits: Splits, context: Context) -> Records | No
         return True
 
     for whole in (False, True):
-        rows = make_rows(splits.shape, splits.bounds, splits.num_classes, more=0, whole=whole, usable=usable)
+        rows = make_rows(splits.forms, task_of(splits).made_up, more=0, whole=whole, usable=usable)
         if rows is not None:
-            return Records(torch.cat([taken(row).cpu() for row in rows.inputs.split(1)]), rows.labels)
+            made = [by_name(Tensor.cpu, taken(row)) for row in parts(rows.inputs, 1)]
+            return Records(by_name(lambda *ones: torch.cat(ones), *made), rows.labels)
     return None
 
 

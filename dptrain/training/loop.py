@@ -9,8 +9,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from dptrain.contracts import Context, DptrainError, Records, Splits
+from dptrain.contracts import Context, DptrainError, Records, Splits, Task
 from dptrain.privacy.dpsgd import Engine
+from dptrain.tasks import task_of
 from dptrain.training import checkpoint
 from dptrain.training.augment import Augmentation
 from dptrain.training.canaries import gradients
@@ -33,7 +34,7 @@ def train(
     audit: SensitivityAudit | None,
 ) -> None:
     """Take every step that is left, paying for each before it is taken."""
-    context, records = session.context, splits.train
+    context, records, task = session.context, splits.train, task_of(splits)
     accumulate = partial(_accumulate, engine=engine, augment=settings.augmentation)
     keeper = _Keeper(session, settings.checkpoint_seconds)
     evaluate_at = _evenly(steps, settings.evaluations)
@@ -66,9 +67,9 @@ def train(
             )
         if step in evaluate_at:
             check_buffers(session.buffers, session.model)  # before anything that depends on them is published
-            accuracy, held_out = evaluate(session.released, splits.holdout, context)
-            session.history.append((step, accuracy, held_out))
-            context.tracker.metric("holdout/accuracy", accuracy, step)
+            measured, held_out = evaluate(session.released, splits.holdout, context, task)
+            session.history.append((step, measured, held_out))
+            context.tracker.metric(f"holdout/{task.metric}", measured, step)
             context.tracker.metric("holdout/loss", held_out, step)
         if context.progress is not None:
             context.progress(done=step, total=steps, epsilon=epsilon_at(step))
@@ -88,7 +89,8 @@ def _accumulate(
         nonlocal loss
         for part in parts:
             batch = read(part)
-            inputs, labels = batch.inputs.to(context.device, context.dtype), batch.labels.to(context.device)
+            batch = batch.to(context.device, context.dtype)
+            inputs, labels = batch.inputs, batch.labels
             with session.masks.drawing():
                 if augment is None:
                     loss = loss + engine.accumulate(inputs, labels)
@@ -160,18 +162,14 @@ class _Keeper:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, records: Records, context: Context) -> tuple[float, float]:
-    """Accuracy and mean loss of a model on these records."""
+def evaluate(model: nn.Module, records: Records, context: Context, task: Task) -> tuple[float, float]:
+    """The metric of the task and the mean loss of a model on these records."""
     was_training = model.training
     model.eval()
-    correct = loss = 0.0
-    for batch in records.batches():
-        logits = model(batch.inputs.to(context.device, context.dtype))
-        labels = batch.labels.to(context.device)
-        correct += float((logits.argmax(-1) == labels).sum())
-        loss += float(nn.functional.cross_entropy(logits.float(), labels, reduction="sum"))
+    batches = (batch.to(context.device, context.dtype) for batch in records.batches())
+    found = task.evaluate((model(batch.inputs), batch.labels) for batch in batches)
     model.train(was_training)
-    return correct / len(records), loss / len(records)
+    return found
 
 
 def _evenly(steps: int, count: int) -> set[int]:

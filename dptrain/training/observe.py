@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from dptrain.contracts import Canaries, Observer, Records
+from dptrain.contracts import Canaries, Inputs, Observer, Records
+from dptrain.contracts.trees import moved
 from dptrain.privacy.accountant import DPSGDPlan
 from dptrain.privacy.dpsgd import RecordGradients
 
@@ -39,7 +40,7 @@ class NoisyStep:
     noise: Tensor
     own: dict[int, Tensor]
     gradients: RecordGradients
-    features: Callable[[Tensor], Tensor]
+    features: Callable[[Inputs], Any]
     shares: Shares
     max_grad_norm: float
     remaining: Callable[[Canaries], Tensor]
@@ -47,8 +48,9 @@ class NoisyStep:
     def view(self, slot: int) -> Tensor:
         return self.noise + self.own[slot] if slot in self.own else self.noise
 
-    def contribution(self, inputs: Tensor, labels: Tensor) -> Tensor:
-        return self.gradients(self.features(inputs.to(self.noise)), labels.to(self.noise.device))
+    def contribution(self, inputs: Inputs, labels: Tensor) -> Tensor:
+        device, dtype = self.noise.device, self.noise.dtype
+        return self.gradients(self.features(moved(inputs, device, dtype)), moved(labels, device, dtype))
 
     def lengths(self, canaries: Canaries) -> Tensor:
         return self.remaining(canaries).to(self.noise)
@@ -77,7 +79,7 @@ class Watch:
         *,
         remaining: Callable[[Canaries], Tensor],
         plan: DPSGDPlan,
-        features: Callable[[Tensor], Tensor] = lambda inputs: inputs,
+        features: Callable[[Inputs], Any] = lambda inputs: inputs,
     ) -> None:
         self.observers = observers
         self.planted = torch.tensor(planted)
@@ -99,8 +101,8 @@ class Watch:
             if index in shares.planted
         }
         if slots and not own:
-            present = records.take(self.planted[slots])
-            rows = self.gradients(present.inputs.to(noise), present.labels.to(noise.device))
+            present = records.take(self.planted[slots]).to(noise.device, noise.dtype)
+            rows = self.gradients(present.inputs, present.labels)
             own = dict(zip(slots, rows, strict=True))
         seen = NoisyStep(
             step=step,

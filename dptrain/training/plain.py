@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from dptrain.contracts import Inputs
 from dptrain.privacy.gradients import RecordLoss
 
 
@@ -23,9 +24,9 @@ class PlainEngine:
         self.expected_batch_size = expected_batch_size
         self.loss = loss
 
-    def accumulate(self, inputs: Tensor, labels: Tensor, copies: int = 1) -> Tensor:
+    def accumulate(self, inputs: Inputs, labels: Tensor, copies: int = 1) -> Tensor:
         if len(labels) == 0:
-            return inputs.new_zeros(())
+            return torch.zeros((), device=labels.device)
         loss = self.loss(self.model(inputs), labels).sum() / copies
         loss.backward()
         return loss.detach()

@@ -6,8 +6,8 @@ from torch import Tensor, nn
 
 from dptrain.contracts import BrokenGuarantee, ConfigError, Release, Splits
 from dptrain.privacy.independence import NOTE, find_dependence, fingerprint
+from dptrain.tasks import task_of
 from dptrain.training.augment import Augmentation
-from dptrain.training.loss import make_loss
 from dptrain.training.settings import Settings
 
 
@@ -16,16 +16,15 @@ def refuse_dependence(model: nn.Module, splits: Splits, settings: Settings) -> N
 
     A model that was found to be in order carries a note of it, good for as long as nothing about it changes.
     """
-    subject = fingerprint(model, (splits.shape, splits.bounds, splits.class_prior, settings.augmentation))
+    subject = fingerprint(model, (splits.forms, task_of(splits), settings.augmentation))
     if vars(model).pop(NOTE, None) == subject:
         return
     found = _find(model, splits)
     if found is None and settings.augmentation is not None:
         found = find_dependence(
             Copies(settings.augmentation),
-            shape=splits.shape,
-            bounds=splits.bounds,
-            classes=splits.num_classes,
+            forms=splits.forms,
+            labels=task_of(splits).made_up,
             loss=lambda made, _: made.flatten(1).sum(1),
             subject=f"training.augmentations={settings.augmentation.copies}",
         )
@@ -50,13 +49,8 @@ def refuse_dependent_release(release: Release, splits: Splits) -> None:
 
 
 def _find(model: nn.Module, splits: Splits) -> str | None:
-    return find_dependence(
-        model,
-        shape=splits.shape,
-        bounds=splits.bounds,
-        classes=splits.num_classes,
-        loss=make_loss(splits.class_prior),
-    )
+    task = task_of(splits)
+    return find_dependence(model, forms=splits.forms, labels=task.made_up, loss=task.loss)
 
 
 class Copies(nn.Module):

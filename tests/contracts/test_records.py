@@ -40,7 +40,7 @@ def test_choosing_and_joining_reads_nothing(pair, rng):
     assert len(some) == 54
     assert some.shape == held.shape == (2, 3)
     assert not some.in_memory
-    assert lazy._rows.read_at_once == []
+    assert lazy._rows[""].read_at_once == []
 
 
 def test_any_mixture_reads_as_it_would_in_memory(pair, rng):
@@ -80,7 +80,7 @@ def test_a_hash_does_not_depend_on_where_records_are_kept_and_reads_them_once(rn
     inputs, labels = torch.rand(3000, 4, generator=rng), torch.randint(3, (3000,), generator=rng)
     lazy, held = Records(Shelf(inputs, most=1024), labels), Records(inputs, labels)
     assert lazy.hashed().hexdigest() == held.hashed().hexdigest() == lazy.hashed().hexdigest()
-    assert sum(lazy._rows.read_at_once) == 3000
+    assert sum(lazy._rows[""].read_at_once) == 3000
     moved = inputs.clone()
     moved[2999, 3] += 1e-6
     assert Records(moved, labels).hashed().hexdigest() != held.hashed().hexdigest()

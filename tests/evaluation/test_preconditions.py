@@ -30,9 +30,9 @@ from dptrain.evaluation.games.class_inversion.evaluator import train_evaluator
 from dptrain.evaluation.games.class_inversion.game import ClassInversion as InversionGame
 from dptrain.evaluation.games.membership.game import Membership
 from dptrain.evidence.probes import ProbeAssignment
-from dptrain.evidence.utility import measure_utility
 from dptrain.mechanisms.dpsgd import DPSGD
 from dptrain.mechanisms.non_private import NonPrivate
+from dptrain.tasks.classification import measure_utility
 from dptrain.tracking import NoTracking
 
 EVIDENCE = Evidence()
@@ -185,13 +185,13 @@ def test_the_evaluator_judges_images_of_any_size(splits: Splits, rng: torch.Gene
 
 def test_utility_is_told_where_answers_are_no_numbers_and_where_a_class_is_alone(splits: Splits) -> None:
     right = torch.nn.functional.one_hot(splits.test.labels, 3).float()
-    assert measure_utility(right, splits.test, confidence=0.95).accuracy.value == 1.0
+    assert measure_utility(right, splits.test.labels, confidence=0.95).accuracy.value == 1.0
     broken = right.clone()
     broken[0] = torch.nan
-    found = measure_utility(broken, splits.test, confidence=0.95)
+    found = measure_utility(broken, splits.test.labels, confidence=0.95)
     assert found.accuracy.value == 0.95
     assert np.isnan(found.auroc)
     alone = splits.test.take((splits.test.labels == 0).nonzero().flatten())
-    only = measure_utility(torch.tensor([[1.0, 0, 0]] * len(alone)), alone, confidence=0.95)
+    only = measure_utility(torch.tensor([[1.0, 0, 0]] * len(alone)), alone.labels, confidence=0.95)
     assert only.accuracy.value == 1.0
     assert np.isnan(only.auroc)

@@ -12,7 +12,7 @@ from torch import nn
 from dptrain.privacy.bookkeeping import costs
 from dptrain.privacy.clipping import KINDS, MARGIN, Clipper, gradient_norms, scaled, weighted_sum
 from dptrain.privacy.dpsgd import make_engine
-from dptrain.training.loss import make_loss
+from dptrain.tasks.classification import make_loss
 
 SHAPES = ((3, 4), (3,), (2, 3), (2,))  # weights and biases of two layers
 LAYERS = {"flat": (0, 0, 0, 0), "automatic": (0, 0, 0, 0), "per_layer": (0, 0, 1, 1)}

@@ -18,13 +18,13 @@ from torch.nn import functional as F
 
 from dptrain.assembly.build import build
 from dptrain.config import parse
-from dptrain.contracts import BrokenGuarantee, ConfigError, Release
+from dptrain.contracts import BrokenGuarantee, ConfigError, Form, Release
 from dptrain.mechanisms.dpsgd import DPSGD
 from dptrain.privacy.independence import find_dependence
 from dptrain.privacy.independence.draws import FixedDraws
 from dptrain.privacy.independence.state import changed, copied, state_of
+from dptrain.tasks.classification import Classification, make_loss
 from dptrain.training.augment import Augmentation
-from dptrain.training.loss import make_loss
 from dptrain.training.tested import refuse_dependence, refuse_dependent_release
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
@@ -34,7 +34,10 @@ from mixing_models import MIXING, REMEMBERING
 
 def find(model, shape=(8,), *, loss=None, bounds=(0.0, 1.0), classes=3):
     return find_dependence(
-        model, shape=shape, bounds=bounds, classes=classes, loss=loss or make_loss((0.2, 0.3, 0.5)[:classes])
+        model,
+        forms=Form(shape=shape, bounds=bounds),
+        labels=Classification(classes=classes).made_up,
+        loss=loss or make_loss((0.2, 0.3, 0.5)[:classes]),
     )
 
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from dptrain.privacy.bookkeeping import products
 from dptrain.privacy.dpsgd import make_engine
-from dptrain.training.loss import make_loss
+from dptrain.tasks.classification import make_loss
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="PyTorch without oneDNN")
 

@@ -62,10 +62,10 @@ def test_every_copy_of_a_record_takes_its_time(
     clock: Clock, mlp: nn.Module, make_plan_of: Callable[..., DPSGDPlan]
 ) -> None:
     plan = make_plan_of(steps=20, expected_batch_size=32)
-    once = estimate_seconds(mlp, plan, (1, 8, 8), CPU)
+    once = estimate_seconds(mlp, plan, torch.zeros(1, 1, 8, 8), CPU)
     assert clock.now == 4.0
     assert once == 20.0
-    assert estimate_seconds(mlp, plan, (1, 8, 8), CPU, copies=6) == 6 * once
+    assert estimate_seconds(mlp, plan, torch.zeros(1, 1, 8, 8), CPU, copies=6) == 6 * once
 
 
 def test_features_take_time_where_they_are_made_at_each_step(
@@ -77,8 +77,8 @@ def test_features_take_time_where_they_are_made_at_each_step(
     scattered.get_submodule("network.features").register_forward_hook(pass_by)
     plan = make_plan_of(steps=20, expected_batch_size=32)
     made_once = (1.0 + COST) / 32 * plan.units
-    assert estimate_seconds(scattered, plan, (1, 8, 8), CPU) == made_once + 20.0
-    assert estimate_seconds(scattered, plan, (1, 8, 8), CPU, remade=True) == 20.0 * (1.0 + COST)
+    assert estimate_seconds(scattered, plan, torch.zeros(1, 1, 8, 8), CPU) == made_once + 20.0
+    assert estimate_seconds(scattered, plan, torch.zeros(1, 1, 8, 8), CPU, remade=True) == 20.0 * (1.0 + COST)
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,9 @@ def test_it_trains_is_estimated_and_observed(
 ) -> None:
     model = ORDINARY[name]()
     start = copy.deepcopy(model.state_dict())
-    seconds = estimate_seconds(model, make_plan_of(steps=2, expected_batch_size=8), (1, 8, 8), CPU)
+    seconds = estimate_seconds(
+        model, make_plan_of(steps=2, expected_batch_size=8), torch.zeros(1, 1, 8, 8), CPU
+    )
     assert seconds is not None
     watching = Watching()
     context = dataclasses.replace(context_of(), observers=(watching,), planted=(3,))
@@ -136,7 +138,7 @@ def test_an_estimate_never_ends_a_run(
 
     monkeypatch.setattr(estimate, "make_engine", broken)
     with caplog.at_level("INFO", logger="dptrain"):
-        assert estimate_seconds(mlp, make_plan_of(), (1, 8, 8), CPU) is None
+        assert estimate_seconds(mlp, make_plan_of(), torch.zeros(1, 1, 8, 8), CPU) is None
     assert "cannot be told: ZeroDivisionError: nothing to divide by" in caplog.text
 
 

@@ -6,15 +6,17 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dptrain.contracts import ConfigError
+from dptrain.contracts import ConfigError, Form, Forms, Inputs
+from dptrain.contracts.trees import by_name, leaves
 from dptrain.privacy.independence.draws import FixedDraws, Layouts, fixed_generators, layouts
-from dptrain.privacy.independence.rows import ORDINARY, Rows, make_rows
+from dptrain.privacy.independence.rows import ORDINARY, MadeUp, Rows, make_rows
 
-RecordLoss = Callable[[Tensor, Tensor], Tensor]  # logits (n, classes), labels (n,) -> losses (n,)
+RecordLoss = Callable[[Tensor, Tensor], Tensor]  # outputs (n, ...), labels (n, ...) -> losses (n,)
 
 MOST_ROWS = 64  # a batch as long as a side of the input has at most so many rows
 MOST_NUMBERS = 2**18  # and its inputs at most so many numbers
@@ -47,7 +49,8 @@ class Bench:
     model: nn.Module
     loss: RecordLoss
     rows: Rows
-    dtype: torch.dtype  # of the inputs; int64 for models of token ids
+    dtype: torch.dtype  # of the inputs; int64 for models that take token ids for what the data have as floats
+    forms: Forms
     double: bool  # whether the model computes in double precision
     layouts: Layouts | None = None
     start: float = PLAIN_START
@@ -69,18 +72,21 @@ class Bench:
         weights = 0.5 + 0.1 * torch.tensor(chosen)  # unlike, so that no exchange of rows cancels
         named = {n: p for n, p in self.model.named_parameters() if p.requires_grad} if gradients else {}
         with _surroundings(double=self.double), FixedDraws(rows, self.layouts, self.start) as mode:
-            inputs = self.rows.inputs[chosen].to(self.dtype)
-            if inputs.is_floating_point():
-                inputs.requires_grad_()
+            inputs = self._inputs(chosen)
+            floats = {
+                AT_INPUT if isinstance(inputs, Tensor) else f"{AT_INPUT} `{name}`": one.requires_grad_()
+                for name, one in (inputs if isinstance(inputs, Mapping) else {"": inputs}).items()
+                if one.is_floating_point()
+            }
             try:
                 logits = self.model(inputs)
-                if not isinstance(logits, Tensor) or logits.shape[:1] != labels.shape:
+                if not isinstance(logits, Tensor) or logits.shape[:1] != labels.shape[:1]:
                     shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
                     raise ValueError(f"it returns {shape}, where the first axis must be the records")
                 losses = self.loss(logits, labels)
-                if losses.shape != labels.shape:
+                if losses.shape != labels.shape[:1]:
                     raise ValueError(f"a loss of shape {tuple(losses.shape)}, not one value a record")
-                wanted = [*([inputs] if inputs.requires_grad else []), *named.values()]
+                wanted = [*floats.values(), *named.values()]
                 total = (losses * weights.to(losses)).sum()
                 made: tuple[Tensor | None, ...] = (None,) * len(wanted)
                 if total.requires_grad and wanted:
@@ -90,12 +96,8 @@ class Bench:
             except Exception as error:
                 raise CannotRun(len(chosen), error) from error
         outputs = {"output": logits.detach(), "loss": losses.detach()}
-        if inputs.requires_grad:
-            at_input, *made_of_parameters = made
-            if at_input is not None:
-                outputs[AT_INPUT] = at_input
-        else:
-            made_of_parameters = list(made)
+        outputs |= {what: one for what, one in zip(floats, made, strict=False) if one is not None}
+        made_of_parameters = made[len(floats) :]
         return Answers(
             rows=chosen,
             outputs=outputs,
@@ -107,14 +109,23 @@ class Bench:
             shapes=mode.shapes,
         )
 
+    def _inputs(self, chosen: list[int]) -> Any:
+        def one(rows: Tensor, form: Form) -> Tensor:
+            return rows[chosen].to(torch.int64 if form.whole else self.dtype)
 
-def open_bench(
-    model: nn.Module, shape: tuple[int, ...], bounds: tuple[float, float], classes: int, loss: RecordLoss
-) -> Bench:
+        return by_name(one, self.rows.inputs, self.forms)
+
+
+def open_bench(model: nn.Module, forms: Forms, labels: MadeUp, loss: RecordLoss) -> Bench:
     """The model in the widest precision that it computes in, and rows that it takes; raises CannotRun."""
-    longest = max((side for side in shape if ORDINARY < side <= MOST_ROWS), default=0)
-    more = longest if longest * torch.Size(shape).numel() <= MOST_NUMBERS else 0
-    blank = Rows(inputs=torch.zeros(2, *shape), labels=torch.zeros(2, dtype=torch.int64))
+    shapes = [form.shape for form in leaves(forms)]
+    longest = max((side for shape in shapes for side in shape if ORDINARY < side <= MOST_ROWS), default=0)
+    numbers = sum(torch.Size(shape).numel() for shape in shapes)
+    more = longest if longest * numbers <= MOST_NUMBERS else 0
+    blank = Rows(
+        inputs=by_name(lambda form: torch.zeros(2, *form.shape), forms),
+        labels=labels(2, torch.Generator().manual_seed(0)),
+    )
     for whole, dtype in ((False, None), (True, None), (True, torch.int64)):
         for double in (True, False):
             bench = Bench(
@@ -122,25 +133,32 @@ def open_bench(
                 loss=loss,
                 rows=blank,
                 dtype=dtype or (torch.float64 if double else torch.float32),
+                forms=forms,
                 double=double,
             )
             tried = bench.copied()
 
-            def usable(row: Tensor, tried: Bench = tried) -> bool:
+            def usable(row: Inputs, tried: Bench = tried) -> bool:
+                twice = by_name(lambda one: torch.cat([one, one]), row)
                 try:
-                    replace(tried, rows=replace(blank, inputs=torch.cat([row, row]))).ask([0, 1])
+                    replace(tried, rows=replace(blank, inputs=twice)).ask([0, 1])
                 except CannotRun:
                     return False
                 return True
 
-            rows = make_rows(shape, bounds, classes, more=more, whole=whole, usable=usable)
+            rows = make_rows(forms, labels, more=more, whole=whole, usable=usable)
             if rows is not None:
                 few, many = (replace(tried, rows=rows).ask(range(count)) for count in (2, 3))
                 return replace(bench, rows=rows, layouts=layouts(few.shapes, many.shapes))
-    drawn = make_rows(shape, bounds, classes, more=0, whole=False, usable=lambda _: True)
+    drawn = make_rows(forms, labels, more=0, whole=False, usable=lambda _: True)
     assert drawn is not None
     plainest = Bench(
-        model=_in_precision(model, double=False), loss=loss, rows=drawn, dtype=torch.float32, double=False
+        model=_in_precision(model, double=False),
+        loss=loss,
+        rows=drawn,
+        dtype=torch.float32,
+        forms=forms,
+        double=False,
     )
     plainest.ask([0, 1])
     raise AssertionError("a model that takes these rows was refused")

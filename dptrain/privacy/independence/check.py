@@ -10,6 +10,7 @@ import torch
 from opacus.layers import DPMultiheadAttention
 from torch import nn
 
+from dptrain.contracts import Forms
 from dptrain.privacy.independence.bench import (
     AT_INPUT,
     OTHER_START,
@@ -21,6 +22,7 @@ from dptrain.privacy.independence.bench import (
 )
 from dptrain.privacy.independence.compare import differing, differs, tolerances
 from dptrain.privacy.independence.locate import first_module
+from dptrain.privacy.independence.rows import MadeUp
 from dptrain.privacy.independence.state import State, changed, copied, state_of, weights_of
 
 TESTED = "tested, not proved"
@@ -40,15 +42,14 @@ ROW_BY_ROW = (
 def find_dependence(
     model: nn.Module,
     *,
-    shape: tuple[int, ...],
-    bounds: tuple[float, float],
-    classes: int,
+    forms: Forms,
+    labels: MadeUp,
     loss: RecordLoss,
     subject: str = "model",
 ) -> str | None:
     """What makes one record's gradient depend on other records, with its cure; None if nothing was found.
 
-    The model is not touched. `shape` and `bounds` are those of one input.
+    The model is not touched. `forms` is what its inputs are like, `labels` makes some up.
     """
     try:
         fresh = copy.deepcopy(model).cpu().train()
@@ -60,7 +61,7 @@ def find_dependence(
     found = _renormalises(fresh)
     if found is None:
         try:
-            found = _find(open_bench(fresh, shape, bounds, classes, loss))
+            found = _find(open_bench(fresh, forms, labels, loss))
         except CannotRun as failure:
             found = (
                 f"it fails on made-up inputs within the data's bounds, in {failure}, and training meets "
@@ -162,7 +163,7 @@ def _mixes(bench: Bench) -> str | None:
     names = differing(added, three.gradients, allowed[1])
     for answers in (*alone, three, *(bench.ask(batch) for batch in batches)):
         if (what := differs(base, answers, allowed)) is not None:
-            if what == AT_INPUT and names:
+            if what.startswith(AT_INPUT) and names:
                 what = f"gradient of `{names[-1]}`"  # nearer to where it begins
             return _mixed(bench, what, base.rows, answers.rows, allowed[0])
     return _mixed(bench, f"gradient of `{names[-1]}`", base.rows, [0, 1, 2], allowed[0]) if names else None

@@ -43,7 +43,7 @@ def differs(one: Answers, other: Answers, tolerance: tuple[float, float]) -> str
         # A row that comes several times is compared each time.
         places = [(one.rows.index(row), at) for row in common for at, r in enumerate(other.rows) if r == row]
         here, there = (list(side) for side in zip(*places, strict=True))
-        allowed = tolerance[what == AT_INPUT]
+        allowed = tolerance[what.startswith(AT_INPUT)]
         if not close(one.outputs[what][here], other.outputs[what][there], allowed):
             return what
     return None

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from dptrain.contracts import Form, Forms, Inputs
+from dptrain.contracts.trees import by_name, parts
+from dptrain.contracts.trees import count as count_of
+
 ORDINARY = 8  # rows drawn at random, within the bounds
+MadeUp = Callable[[int, torch.Generator], Tensor]  # labels of so many rows that are no record
 FAR = 1e4  # how many times the width of the bounds an extreme row lies beyond them
 
 
@@ -20,7 +26,7 @@ class Rows:
     ordinary ones again, to make a batch as long as a side of an input.
     """
 
-    inputs: Tensor
+    inputs: Inputs
     labels: Tensor
     extreme: tuple[int, ...] = ()
     poison: tuple[int, ...] = ()
@@ -28,36 +34,61 @@ class Rows:
 
 
 def make_rows(
-    shape: tuple[int, ...],
-    bounds: tuple[float, float],
-    classes: int,
+    forms: Forms,
+    labels: MadeUp,
     *,
     more: int,
     whole: bool,
-    usable: Callable[[Tensor], bool],
+    usable: Callable[[Inputs], bool],
 ) -> Rows | None:
-    """Rows of this shape; `whole` rounds them; `usable` tells whether a model takes an input (1, *shape).
+    """Rows of these forms; `whole` rounds them all; `usable` tells whether a model takes one row (1, ...).
 
     None where it takes none of those within the bounds.
     """
     rng = torch.Generator().manual_seed(12)
-    low, high = bounds
-    span = high - low or 1.0
-    drawn = low + span * torch.rand(ORDINARY + more, *shape, dtype=torch.float64, generator=rng)
-    drawn = drawn.round() if whole else drawn
-    mixed = torch.where(torch.rand(1, *shape, generator=rng) < 0.5, low, high).double()
-    blank = torch.zeros(1, *shape, dtype=torch.float64)
-    if not usable(drawn[:1]):
+    made = by_name(lambda form: _rows(form, rng, more=more, whole=whole), forms)
+
+    def taken(which: Callable[[_Made], Tensor]) -> list[Any]:
+        return [row for row in parts(by_name(which, made), 1) if count_of(row) and usable(row)]
+
+    if not usable(by_name(lambda one: one.drawn[:1], made)):
         return None
-    extreme = [blank + low, blank + high, mixed, blank, blank + high + FAR * span, drawn[:1] - FAR * span]
-    poison = [] if whole else [blank + torch.nan, blank + torch.inf]
-    extreme, poison = ([row for row in rows if usable(row)] for rows in (extreme, poison))
+    extreme, poison = taken(lambda one: one.extreme), taken(lambda one: one.poison)
     ends = [ORDINARY, ORDINARY + len(extreme), ORDINARY + len(extreme) + len(poison)]
     count = ends[2] + more
+    first, last = (
+        by_name(lambda one, part=part: one.drawn[part], made)
+        for part in (slice(ORDINARY), slice(ORDINARY, None))
+    )
     return Rows(
-        inputs=torch.cat([drawn[:ORDINARY], *extreme, *poison, drawn[ORDINARY:]]),
-        labels=torch.randint(classes, (count,), generator=rng),
+        inputs=by_name(lambda *ones: torch.cat(ones), first, *extreme, *poison, last),
+        labels=labels(count, rng),
         extreme=tuple(range(ends[0], ends[1])),
         poison=tuple(range(ends[1], ends[2])),
         more=tuple(range(ends[2], count)),
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Made:
+    """The rows of one input."""
+
+    drawn: Tensor
+    extreme: Tensor
+    poison: Tensor
+
+
+def _rows(form: Form, rng: torch.Generator, *, more: int, whole: bool) -> _Made:
+    shape = form.shape
+    low, high = form.bounds
+    span = high - low or 1.0
+    drawn = low + span * torch.rand(ORDINARY + more, *shape, dtype=torch.float64, generator=rng)
+    drawn = drawn.round() if whole or form.whole else drawn
+    mixed = torch.where(torch.rand(1, *shape, generator=rng) < 0.5, low, high).double()
+    blank = torch.zeros(1, *shape, dtype=torch.float64)
+    # Whole numbers, such as token ids, stay within their bounds, where other inputs do not.
+    far = 0.0 if form.whole else FAR * span
+    extreme = [blank + low, blank + high, mixed, blank, blank + high + far, drawn[:1] - far]
+    poison = [blank + low, blank + high] if form.whole else [blank + torch.nan, blank + torch.inf]
+    poison = [blank[:0]] if whole else poison
+    return _Made(drawn=drawn, extreme=torch.cat(extreme), poison=torch.cat(poison))

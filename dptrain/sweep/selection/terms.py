@@ -72,14 +72,14 @@ def agree(config: Config, values: Mapping[str, Any]) -> dict[str, Any]:
     loss = selection.selected(selection.mixture(plans), count)
     epsilon = loss.get_epsilon_for_delta(delta)
     privacy, asked = config.privacy, config.sweep
-    meaning = delta_meaning(delta, privacy.unit, plans[0].units if budget.units_public else None)
+    meaning = delta_meaning(delta, budget.unit, plans[0].units if budget.units_public else None)
     terms = {
         "search": secrets.token_hex(8),  # tells one search from another, and nothing else
         "epsilon": epsilon,
         "delta": delta,
         "tpr_at_fpr": {str(fpr): most_true_positives(loss, fpr) for fpr in (0.001, 0.01)},
         "epsilon_alone": max(float(plan.loss().get_epsilon_for_delta(delta)) for plan in plans),
-        "unit": privacy.unit,
+        "unit": budget.unit,
         "distribution": asked.distribution,
         "mean_runs": asked.mean_runs,
         "shape": None if math.isinf(count.shape) else count.shape,
@@ -88,7 +88,7 @@ def agree(config: Config, values: Mapping[str, Any]) -> dict[str, Any]:
         "score": asked.score,
         "theorem": count.theorem,
         "accountant": selection.NAME,
-        "sentence": _sentence(epsilon, delta, privacy.unit, privacy.adjacency, meaning),
+        "sentence": _sentence(epsilon, delta, budget.unit, privacy.adjacency, meaning),
     }
     return {
         "asked": told(values),

@@ -53,7 +53,7 @@ def train_evaluator(
     learning_rate: float = 2e-3,
     device: torch.device | str = "cpu",
 ) -> Evaluator:
-    """Train an evaluator without privacy on the held-out records, which the target never saw.
+    """Train an evaluator without privacy on records the target never saw: public ones, else the held-out.
 
     Every class is drawn equally often, so that the evaluator has no favourite among them, and
     images are shifted by up to a fourteenth of their side. Takes about five seconds of one core
@@ -63,7 +63,8 @@ def train_evaluator(
     network = _build(splits, seed=int(torch.randint(2**62, (), generator=rng))).to(device)
     optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=learning_rate, total_steps=steps)
-    labels = splits.holdout.labels
+    records = splits.public or splits.holdout
+    labels = records.labels
     pool = torch.arange(len(labels))
     if len(pool) > MOST_WEIGHED:
         pool = torch.randperm(len(labels), generator=rng)[:MOST_WEIGHED]
@@ -71,7 +72,7 @@ def train_evaluator(
     order = pool[torch.multinomial(weights, steps * batch_size, replacement=True, generator=rng)]
     network.train()
     for chosen in order.split(batch_size):
-        inputs = splits.holdout.take(chosen).inputs
+        inputs = records.take(chosen).inputs
         if inputs.dim() == 4:
             inputs = _shift(inputs, rng)
         loss = F.cross_entropy(network(inputs.to(device)), labels[chosen].to(device))

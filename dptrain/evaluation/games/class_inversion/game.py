@@ -64,7 +64,7 @@ class ClassInversion(Game):
 def _evaluator(scoring: Scoring) -> Evaluator:
     """The model that recognises class inversions, trained or found when it is first asked for."""
     splits, streams = scoring.splits, scoring.streams
-    records = [part.hashed().hexdigest() for part in (splits.holdout, splits.test)]
+    records = [part.hashed().hexdigest() for part in (splits.holdout, splits.test, splits.public) if part]
     kept = scoring.keep(
         "evaluator",
         (streams.seed, splits.classes, splits.mean, splits.std, splits.shape, records),

@@ -1,0 +1,110 @@
+"""Classification: one class a record."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, nll_loss
+
+from dptrain.contracts import Utility
+from dptrain.contracts.task import Pairs
+from dptrain.evidence.intervals import clopper_pearson
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classification:
+    """One of some classes: labels (n,) int64, outputs logits (n, classes), predictions probabilities.
+
+    `prior` are declared frequencies of the classes, where they are unequal.
+    """
+
+    name: ClassVar[str] = "classification"
+    metric: ClassVar[str] = "accuracy"
+
+    classes: int
+    prior: tuple[float, ...] | None = None
+
+    @property
+    def outputs(self) -> tuple[int, ...]:
+        return (self.classes,)
+
+    def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        return make_loss(self.prior)(outputs, labels)
+
+    def predict(self, outputs: Tensor) -> Tensor:
+        return outputs.softmax(-1)
+
+    def made_up(self, count: int, rng: torch.Generator) -> Tensor:
+        return torch.randint(self.classes, (count,), generator=rng)
+
+    def evaluate(self, outputs: Pairs) -> tuple[float, float]:
+        correct = loss = 0.0
+        records = 0
+        for logits, labels in outputs:
+            correct += float((logits.argmax(-1) == labels).sum())
+            loss += float(cross_entropy(logits.float(), labels, reduction="sum"))
+            records += len(labels)
+        return correct / records, loss / records
+
+    def utility(self, predictions: Pairs, *, confidence: float) -> Utility:
+        made, labels = zip(*predictions, strict=True)
+        return measure_utility(torch.cat(made), torch.cat(labels), confidence=confidence)
+
+    def floor(self, labels: Tensor) -> float:
+        """Accuracy of always naming the most frequent class."""
+        return float(labels.bincount().max()) / len(labels)
+
+    def problem(self, labels: Tensor) -> str | None:
+        if labels.dtype != torch.int64 or labels.ndim != 1:
+            return f"are {labels.dtype}, {tuple(labels.shape)}; give int64 of shape (N,)"
+        if bool(((labels < 0) | (labels >= self.classes)).any()):
+            return f"lie outside 0 ... {self.classes - 1}; correct them, or raise classes"
+        return None
+
+
+def make_loss(class_prior: Sequence[float] | None) -> Callable[[Tensor, Tensor], Tensor]:
+    """Cross-entropy of logits (n, classes) and labels (n,), one value a record: (n,).
+
+    With a prior, its logarithm is added to the logits (logit adjustment, Menon et al. 2021), so
+    that the model itself learns to weigh classes alike. Weights in the loss would not: clipping
+    undoes them. The prior is a declared constant; one counted from the records would leak.
+
+    >>> make_loss((0.5, 0.5))(torch.zeros(1, 2), torch.tensor([0])).item() == torch.tensor(2.0).log().item()
+    True
+    """
+    if class_prior is None:
+        return lambda logits, labels: cross_entropy(logits, labels, reduction="none")
+    shift = torch.tensor(class_prior).log()
+    return lambda logits, labels: cross_entropy(logits + shift.to(logits), labels, reduction="none")
+
+
+def measure_utility(probabilities: Tensor, labels: Tensor, *, confidence: float) -> Utility:
+    """Accuracy with its exact interval, AUROC (macro, one class against the rest) and mean loss.
+
+    A record whose probabilities are no numbers, as where a network's values overflow, is classified wrongly.
+    AUROC and loss are undefined then, and the AUROC of a class that is alone in the test records too.
+    """
+    finite = probabilities.isfinite().all(-1)
+    correct = int(((probabilities.argmax(-1) == labels) & finite).sum())
+    logs = probabilities.double().clamp(min=torch.finfo(torch.float32).tiny).log()
+    return Utility(
+        accuracy=clopper_pearson(correct, len(labels), confidence),
+        auroc=_auroc(probabilities.double(), labels),
+        loss=float(nll_loss(logs, labels)),
+        records=len(labels),
+    )
+
+
+def _auroc(probabilities: Tensor, labels: Tensor) -> float:
+    from sklearn.metrics import roc_auc_score  # which takes seconds: when a run has trained
+
+    present = labels.unique().tolist()
+    if len(present) < 2 or not bool(probabilities.isfinite().all()):
+        return math.nan
+    areas = [roc_auc_score(labels == label, probabilities[:, label]) for label in present]
+    return float(sum(areas) / len(areas))

@@ -1,0 +1,24 @@
+"""Intervals of means over records."""
+
+from __future__ import annotations
+
+import math
+
+from scipy import stats
+from torch import Tensor
+
+from dptrain.contracts import Interval
+
+
+def interval_of_mean(values: Tensor, confidence: float, least: float = 0.0, most: float = 1.0) -> Interval:
+    """The mean of one value a record, with Student's interval, kept within what a value can be.
+
+    Where all values are equal, a mean of so few could still be another: the interval is all that is possible
+    for one record, and as wide as the rule of three has it for more.
+    """
+    count, mean = len(values), float(values.double().mean())
+    spread = float(values.double().std()) if count > 1 else math.inf
+    half = float(stats.t.ppf((1 + confidence) / 2, max(1, count - 1))) * spread / math.sqrt(count)
+    if spread == 0.0 and math.isfinite(most - least):
+        half = (most - least) * -math.log((1 - confidence) / 2) / count
+    return Interval(value=mean, low=max(least, mean - half), high=min(most, mean + half))

@@ -1,0 +1,143 @@
+"""What each task computes, beside sklearn and PyTorch, and that a record's loss is its own."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn import metrics
+from torch import Tensor
+from torch.nn import functional as F
+
+from dptrain.contracts import Task
+from dptrain.tasks import Classification, MultiLabel, NextToken, Regression
+from dptrain.tasks.means import interval_of_mean
+from dptrain.tasks.next_token import IGNORED
+
+TASKS: tuple[Any, ...] = (
+    Classification(classes=4),
+    Classification(classes=4, prior=(0.4, 0.3, 0.2, 0.1)),
+    MultiLabel(labels=3),
+    Regression(bounds=(-2.0, 6.0)),
+    NextToken(vocabulary=7, length=5),
+)
+
+
+def made(task: Task, count: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    return torch.randn(count, *task.outputs, generator=rng), task.made_up(count, rng)
+
+
+def pairs(outputs: Tensor, labels: Tensor) -> Any:
+    """In batches of unequal sizes."""
+    return list(zip(outputs.split(7), labels.split(7), strict=True))
+
+
+@pytest.mark.parametrize("task", TASKS, ids=repr)
+def test_a_loss_is_of_its_own_record_and_made_up_labels_are_labels(task: Task, rng: torch.Generator) -> None:
+    outputs, labels = made(task, 10, rng)
+    losses = task.loss(outputs, labels)
+    assert losses.shape == (10,)
+    for row in range(10):
+        torch.testing.assert_close(losses[row], task.loss(outputs[[row]], labels[[row]])[0])
+    assert task.problem(labels) is None
+    assert task.problem(labels.to(torch.int32)) is not None
+
+
+@pytest.mark.parametrize("task", TASKS, ids=repr)
+def test_utility_and_the_score_in_training_agree(task: Task, rng: torch.Generator) -> None:
+    outputs, labels = made(task, 40, rng)
+    score, loss = task.evaluate(pairs(outputs, labels))
+    found = task.utility(pairs(task.predict(outputs), labels), confidence=0.9)
+    if not isinstance(task, Regression):  # whose predictions are kept within the bounds
+        assert found.loss == pytest.approx(loss, rel=1e-5)
+    assert found.accuracy.value == pytest.approx(score, abs=1e-6)
+    assert found.accuracy.low <= score <= found.accuracy.high
+    assert (found.metric, found.records) == (task.metric, 40)
+
+
+def test_classification_beside_sklearn(rng: torch.Generator) -> None:
+    task = Classification(classes=4)
+    outputs, labels = made(task, 60, rng)
+    found = task.utility(pairs(task.predict(outputs), labels), confidence=0.95)
+    chances = outputs.double().softmax(-1).numpy()
+    assert found.accuracy.value == metrics.accuracy_score(labels, outputs.argmax(-1))
+    assert found.auroc == pytest.approx(metrics.roc_auc_score(labels, chances, multi_class="ovr"), abs=1e-6)
+    assert found.loss == pytest.approx(metrics.log_loss(labels, chances), rel=1e-5)
+    assert task.floor(labels) == float(labels.bincount().max()) / 60
+
+
+def test_several_labels_beside_sklearn(rng: torch.Generator) -> None:
+    task = MultiLabel(labels=3)
+    outputs, labels = made(task, 60, rng)
+    found = task.utility(pairs(task.predict(outputs), labels), confidence=0.95)
+    named = (outputs > 0).float()
+    assert found.accuracy.value == pytest.approx(1 - metrics.hamming_loss(labels, named))
+    assert found.more["all_labels_right"].value == pytest.approx(metrics.accuracy_score(labels, named))
+    assert found.auroc == pytest.approx(metrics.roc_auc_score(labels, outputs, average="macro"))
+    expected = F.binary_cross_entropy_with_logits(outputs, labels)
+    assert task.loss(outputs, labels).mean().item() == pytest.approx(expected.item())
+
+
+def test_numbers_beside_sklearn(rng: torch.Generator) -> None:
+    task = Regression(bounds=(-2.0, 6.0))
+    labels = task.made_up(80, rng)
+    outputs = ((labels + 2) / 8 + 0.1 * torch.randn(80, generator=rng)).unsqueeze(-1)
+    predictions = task.predict(outputs)
+    assert float(predictions.min()) >= -2.0
+    found = task.utility(pairs(predictions, labels), confidence=0.95)
+    told = predictions.squeeze(-1)
+    assert found.accuracy.value == pytest.approx(metrics.r2_score(labels, told))
+    assert found.more["mean_absolute_error"].value == pytest.approx(
+        metrics.mean_absolute_error(labels, told), rel=1e-5
+    )
+    assert found.more["mean_squared_error"].value == pytest.approx(
+        metrics.mean_squared_error(labels, told), rel=1e-5
+    )
+    assert metrics.r2_score(labels, labels.mean().expand(80)) == pytest.approx(task.floor(labels), abs=1e-6)
+    expected = F.mse_loss(outputs.squeeze(-1), (labels + 2) / 8) / 2
+    assert task.loss(outputs, labels).mean().item() == pytest.approx(expected.item())
+
+
+def test_the_jackknife_leaves_out_each_record_in_turn(rng: torch.Generator) -> None:
+    task = Regression(bounds=(0.0, 1.0))
+    labels = torch.rand(12, generator=rng).double()
+    told = (labels + 0.1 * torch.randn(12, generator=rng)).clamp(0, 1)
+    found = task.utility([(told.unsqueeze(-1), labels)], confidence=0.95).accuracy
+    whole = metrics.r2_score(labels, told)
+    kept = [torch.arange(12) != out for out in range(12)]
+    pseudo = [12 * whole - 11 * metrics.r2_score(labels[some], told[some]) for some in kept]
+    error = np.std(pseudo, ddof=1) / math.sqrt(12)
+    assert found.low == pytest.approx(whole - 2.200985 * error, rel=1e-5)  # Student's t, 11 degrees
+
+
+def test_next_tokens_beside_a_loop(rng: torch.Generator) -> None:
+    task = NextToken(vocabulary=7, length=5)
+    outputs, labels = made(task, 20, rng)
+    labels[0, 3:] = IGNORED
+    labels[1] = IGNORED  # nothing to score
+    losses = task.loss(outputs, labels)
+    right, expected = [], []
+    for row in range(20):
+        places = [at for at in range(5) if labels[row, at] != IGNORED]
+        each = [float(F.cross_entropy(outputs[row, at], labels[row, at])) for at in places]
+        assert float(losses[row]) == pytest.approx(sum(each) / max(1, len(each)), rel=1e-5)
+        if places:
+            expected.append(sum(each) / len(each))
+            right.append(np.mean([int(outputs[row, at].argmax() == labels[row, at]) for at in places]))
+    found = task.utility(pairs(task.predict(outputs), labels), confidence=0.95)
+    assert found.records == 19
+    assert found.accuracy.value == pytest.approx(np.mean(right))
+    assert found.more["perplexity"].value == pytest.approx(math.exp(np.mean(expected)), rel=1e-5)
+    assert task.problem(labels) is None
+    assert task.problem(labels.clamp(min=-1)) is not None
+
+
+def test_intervals_hold_as_often_as_they_say() -> None:
+    rng = torch.Generator().manual_seed(1)
+    draws = torch.rand(2000, 30, generator=rng).square()  # of mean 1/3
+    held = [interval_of_mean(row, 0.9) for row in draws]
+    assert 0.87 <= np.mean([each.low <= 1 / 3 <= each.high for each in held]) <= 0.93
+    assert interval_of_mean(torch.ones(10), 0.95).low == pytest.approx(1 - math.log(40) / 10)

@@ -60,7 +60,7 @@ ONLY = {
 
 # The words of the project know torch and the standard library.
 CONTRACTS_MAY_IMPORT = {
-    "__future__", "abc", "collections", "dataclasses", "enum", "hashlib", "hmac", "pathlib", "secrets",
+    "__future__", "abc", "collections", "dataclasses", "enum", "functools", "hashlib", "hmac", "pathlib", "secrets",
     "torch", "typing",
 }  # fmt: skip
 

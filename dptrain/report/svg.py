@@ -80,7 +80,7 @@ class Panel:
 
     def dot(self, point: tuple[float, float], style: str) -> None:
         """A round mark at a data point."""
-        self.disc((self.across(point[0]), self.down(point[1])), 4.5, f"mark {style}")
+        self.disc((self.across(point[0]), self.down(point[1])), 4.5, style)
 
     def mark(self, place: tuple[float, float], style: str) -> None:
         """At a place on the page a disc for the release, a square for the rest: told apart without colour."""

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """What does it cost to start? CPU seconds and peak memory: python scripts/bench_start.py
 
-Of `--help`, of `--cfg job`, of PyTorch's import alone, and of the quickstart until it says what it is about to
-do: by then it has read its records, made and checked its model, found its noise and timed a step. CPU seconds are
-those of the whole process, medians of several; other processes at work make them larger, up to twice.
+Of `--help`, of `--cfg job`, of PyTorch's import alone, and of the quickstart until it says what it is about
+to do: by then it has read its records, made and checked its model, found its noise and timed a step. CPU
+seconds are those of the whole process, medians of several; other processes at work make them larger.
 """
 
 from __future__ import annotations

@@ -60,8 +60,8 @@ ONLY = {
 
 # The words of the project know torch and the standard library.
 CONTRACTS_MAY_IMPORT = {
-    "__future__", "abc", "collections", "dataclasses", "enum", "functools", "hashlib", "hmac", "pathlib", "secrets",
-    "torch", "typing",
+    "__future__", "abc", "collections", "dataclasses", "enum", "functools", "hashlib", "hmac", "pathlib",
+    "secrets", "torch", "typing",
 }  # fmt: skip
 
 

@@ -24,7 +24,7 @@ from dptrain.assembly.components import assemble
 from dptrain.cli import main as cli
 from dptrain.config import parse
 from dptrain.contracts import Access, ConfigError, Plan, Records, Release, Targets
-from dptrain.evaluation.stage import Subject, untrained
+from dptrain.evaluation.stage import Subject
 from dptrain.pipeline import verify
 from dptrain.privacy import filter as privacy_filter
 from dptrain.privacy.written import from_json, plan_from_json, plan_to_json
@@ -179,7 +179,7 @@ def test_the_floor_of_a_release_without_weights_is_an_interface_that_knows_nothi
         classes=("a", "b", "c", "d"), shape=(1, 8, 8), bounds=(0.0, 1.0), mean=(0.5,), background=blank
     )
     release = Release(predictions=lambda inputs: torch.eye(4)[: len(inputs)])
-    floor = untrained(Subject(release=release, targets=targets), seed=0).release
+    floor = Subject(release=release, targets={"one": targets}).untrained(0).release
     assert torch.equal(floor.predict(blank.inputs), torch.full((2, 4), 0.25))
 
 

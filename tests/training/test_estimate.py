@@ -14,7 +14,7 @@ from torch import nn
 from dptrain.assembly.components import assemble
 from dptrain.config import parse
 from dptrain.contracts import Briefing, Budget, Splits, Streams
-from dptrain.evaluation.assignment import Coins
+from dptrain.evaluation.assignment import Assignments
 from dptrain.models.normalise import Normalise
 from dptrain.models.scatter import ScatterLinear
 from dptrain.pipeline import summary
@@ -117,7 +117,7 @@ def test_the_plan_knows_copies_and_whether_features_are_made_once(
         conditions=(),
         splits=splits,
         copies={},
-        coins=Coins(),
+        assignments=Assignments(),
         model=scattered if model == "scattered" else _named(mlp),
         budget=budget,
         plan=make_plan_of(),

@@ -7,6 +7,7 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -109,3 +110,23 @@ def test_it_runs_in_a_fresh_kernel_of_a_notebook(tmp_path: Path) -> None:
     shown = [output for cell in notebook.cells for output in cell.outputs]
     assert any("srcdoc" in str(output.get("data", {}).get("text/html", "")) for output in shown)
     assert "True" in str(notebook.cells[-1].outputs)
+
+
+def test_the_readmes_lines_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (Path(__file__).parents[1] / "README.md").read_text()
+    code = text.partition("## From Python")[2].partition("```python\n")[2].partition("```")[0]
+    run, audit = dptrain.run, dptrain.audit
+    monkeypatch.setattr(
+        dptrain,
+        "run",
+        lambda recipe, *words: run(recipe, *LITTLE[:-1], "attack=[membership_loss]", *words),
+        raising=False,
+    )
+    monkeypatch.setattr(
+        dptrain, "audit", lambda name, *words: audit(name, "tracking=none", *words), raising=False
+    )
+    monkeypatch.chdir(tmp_path)
+    found: dict[str, Any] = {}
+    exec(code, found)
+    assert found["report"].guarantee.epsilon <= 3.0
+    assert list(found["again"].leakage.metric) == list(found["report"].leakage.metric)

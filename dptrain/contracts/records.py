@@ -20,7 +20,7 @@ ONE = ""  # the name of inputs that have none
 
 
 class Records(Dataset):
-    """Labelled records: inputs (N, ...), floats in declared bounds or whole numbers, and labels (N, ...).
+    """Labelled records: inputs (N, ...), floats or int64 in declared bounds, and labels (N, ...).
 
     Inputs are one tensor, or several by name, such as an image and an age. Labels are what the data's task
     says, a class (N,) int64 where it says nothing.
@@ -71,10 +71,10 @@ class Records(Dataset):
 
     @property
     def whole(self) -> Any:
-        """Whether an input holds whole numbers, such as token ids; by name where inputs have names."""
+        """Whether an input holds whole numbers (int64), such as token ids; by name where they have names."""
         return _one_or_named(
             {
-                name: isinstance(rows, Held) and not rows.inputs.is_floating_point()
+                name: isinstance(rows, Held) and rows.inputs.dtype == torch.int64
                 for name, rows in self._rows.items()
             }
         )
@@ -87,7 +87,7 @@ class Records(Dataset):
                     count,
                     *rows.shape[1:],
                     dtype=rows.inputs.dtype
-                    if isinstance(rows, Held) and not rows.inputs.is_floating_point()
+                    if isinstance(rows, Held) and rows.inputs.dtype == torch.int64
                     else None,
                 )
                 for name, rows in self._rows.items()

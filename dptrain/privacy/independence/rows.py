@@ -91,4 +91,6 @@ def _rows(form: Form, rng: torch.Generator, *, more: int, whole: bool) -> _Made:
     extreme = [blank + low, blank + high, mixed, blank, blank + high + far, drawn[:1] - far]
     poison = [blank + low, blank + high] if form.whole else [blank + torch.nan, blank + torch.inf]
     poison = [blank[:0]] if whole else poison
-    return _Made(drawn=drawn, extreme=torch.cat(extreme), poison=torch.cat(poison))
+    kinds = (drawn, torch.cat(extreme), torch.cat(poison))
+    drawn, far_out, not_finite = (rows.long() for rows in kinds) if form.whole else kinds
+    return _Made(drawn=drawn, extreme=far_out, poison=not_finite)

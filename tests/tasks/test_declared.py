@@ -1,0 +1,60 @@
+"""What data declare: the word for a group, records that are public, labels that some attacks cannot use."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from dptrain.assembly.budget import unit_word
+from dptrain.attacks.canary_audit import CanaryAudit
+from dptrain.attacks.membership import LossThreshold
+from dptrain.contracts import ConfigError, Records, Splits
+from dptrain.evaluation.preconditions import check_records
+from dptrain.evidence.evaluator import train_judge
+from dptrain.tasks import MultiLabel
+
+
+@pytest.mark.parametrize(
+    ("unit", "word", "said"),
+    [
+        ("record", "patient", "record"),
+        ("group", "customer", "customer"),
+        ("group", None, "group"),
+        ("patient", "pupil", "pupil"),
+        ("patient", None, "patient"),
+    ],
+)
+def test_a_group_is_called_what_the_data_call_it(splits: Splits, unit: str, word: Any, said: str) -> None:
+    config: Any = SimpleNamespace(privacy=SimpleNamespace(unit=unit))
+    assert unit_word(config, replace(splits, group_word=word)) == said
+
+
+def test_attacks_on_classes_say_by_name_that_they_cannot_use_other_records(splits: Splits) -> None:
+    parts: Any = SimpleNamespace(
+        attacks={"membership_loss": LossThreshold(), "audit_canaries": CanaryAudit()}
+    )
+    check_records(parts, splits)
+    with pytest.raises(
+        ConfigError, match=r"attack=membership_loss .*labels of multi_label; leave the"
+    ) as told:
+        check_records(parts, replace(splits, task=MultiLabel(labels=3)))
+    assert "audit_canaries" not in str(told.value)
+    named = Records({"image": splits.train.inputs, "age": torch.zeros(60)}, splits.train.labels)
+    with pytest.raises(ConfigError, match=r"inputs by name \(image, age\)"):
+        check_records(parts, replace(splits, train=named))
+
+
+def test_the_evaluator_learns_from_public_records_where_there_are_any(
+    splits: Splits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    public = splits.holdout.take(torch.arange(20))
+    asked: list[Records] = []
+    take = Records.take
+    monkeypatch.setattr(Records, "take", lambda records, at: asked.append(records) or take(records, at))
+    train_judge(replace(splits, public=public), torch.Generator().manual_seed(1), steps=2)
+    assert all(records is public for records in asked)
+    assert asked

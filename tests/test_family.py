@@ -15,8 +15,8 @@ from comparisons import write_sweep
 from dptrain.comparison.compare import compare
 from dptrain.comparison.gather import Selection
 from dptrain.contracts import DptrainError
-from dptrain.report.comparison import write_html
 from dptrain.report.comparison.files import by_point, write_files
+from dptrain.report.comparison.page import write_html
 from dptrain.report.comparison.points import NONE, Comparison
 from dptrain.runs import folder as runs
 from dptrain.sweep import state as sweeps

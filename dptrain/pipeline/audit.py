@@ -76,6 +76,7 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
     conditions = criteria.parse(config.fail_if, parts.attacks)
     streams = Streams(config.seed, config.deterministic, config.privacy.randomness)
     splits = load_splits(parts.source, streams)
+    preconditions.check_records(parts, splits)
     copies = count_copies(splits)
     if case.played is None:
         splits, assignments = split_known(splits, config.evidence, streams)

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from dptrain.evidence.evaluator import train_judge
 
 from dptrain.assembly.budget import unit_word
 from dptrain.attacks.canary_audit import CanaryAudit
 from dptrain.attacks.membership import LossThreshold
 from dptrain.contracts import ConfigError, Records, Splits
 from dptrain.evaluation.preconditions import check_records
-from dptrain.evidence.evaluator import train_judge
 from dptrain.tasks import MultiLabel
 
 

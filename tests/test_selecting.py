@@ -168,7 +168,7 @@ def test_two_searches_draw_two_numbers(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(
         terms,
         "agree",
-        lambda _, values: {"asked": terms.told(values), "terms": TERMS, "records": "of a test"},
+        lambda _, values: {"asked": terms.comparable(values), "terms": TERMS, "records": "of a test"},
     )
     values = asked(tmp_path).config
     drawn = set()

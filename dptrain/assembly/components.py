@@ -33,13 +33,13 @@ class Parts:
     """The components of a run."""
 
     source: Source
-    network: Callable[[], nn.Module] | None  # that was handed over; None: the configuration names one
     mechanism: Mechanism
     plain: Mechanism  # the same training without privacy
-    twin: Mechanism | None  # `plain`; None: switched off, or the mechanism is not private itself
+    control: Mechanism | None  # `plain`; None: switched off, or the mechanism is not private itself
     attacks: dict[str, Attack]
     games: dict[str, Game]
     tracking: MLflow | NoTracking
+    network: Callable[[], nn.Module] | None = None  # that was handed over; None: the configuration names one
 
     @property
     def played(self) -> dict[str, Game]:
@@ -63,7 +63,7 @@ def assemble(config: Config, given: Given | None = None) -> Parts:
             return None
 
     settings = attempt(lambda: _settings(config))
-    twin_settings = settings and attempt(
+    control_settings = settings and attempt(
         lambda: replace(
             settings,
             optimizer=factory("control.optimizer", config.control.optimizer or config.optimizer),
@@ -94,14 +94,14 @@ def assemble(config: Config, given: Given | None = None) -> Parts:
         problems.append(f"report.pdf=true {why}")
     if problems:
         raise ConfigError("\n".join(problems))
-    plain = NonPrivate(settings=twin_settings)
+    plain = NonPrivate(settings=control_settings)
     wanted = config.control.enabled and not isinstance(mechanism, NonPrivate)
     return Parts(
         source=source,
         network=given.network if given is not None and given.model is not None else None,
         mechanism=mechanism,
         plain=plain,
-        twin=plain if wanted else None,
+        control=plain if wanted else None,
         attacks=attacks,
         games=games,
         tracking=tracking,

@@ -103,7 +103,7 @@ def _point(runs: Sequence[Found], name: Label, confidence: float) -> tuple[dict[
     status = VOID if void else HOLDS if all(map(math.isfinite, epsilons)) else NONE
     accuracy = by_seed(runs, lambda report: report["utility"]["accuracy"])
     auroc = by_seed(runs, lambda report: report["utility"]["auroc"])
-    twin = by_seed(runs, lambda report: (report["control"] or {}).get("accuracy"))
+    control = by_seed(runs, lambda report: (report["control"] or {}).get("accuracy"))
     noises = [each.noise_multiplier for each in stated if each.noise_multiplier]
     bounds = [each.tpr_at_fpr.get(FPR) for each in stated]
     worst = next(each for each, epsilon in zip(stated, epsilons, strict=True) if epsilon == max(epsilons))
@@ -121,8 +121,8 @@ def _point(runs: Sequence[Found], name: Label, confidence: float) -> tuple[dict[
         accuracy=spread(list(accuracy.values()), confidence, within=SHARE),
         accuracy_ends=_ends(runs),
         auroc=_spread(auroc, confidence),
-        control_accuracy=_spread(twin, confidence),
-        cost=paired(twin, accuracy, confidence) if twin.keys() & accuracy.keys() else None,
+        control_accuracy=_spread(control, confidence),
+        cost=paired(control, accuracy, confidence) if control.keys() & accuracy.keys() else None,
         floor=_median([run.report["floor_accuracy"] for run in runs]),
         lines=tuple(_lines(runs, confidence, void=void is not None)),
         seeds=tuple(sorted({run.seed for run in runs})),

@@ -103,10 +103,10 @@ def privacy_problems(privacy: Mapping[str, Any]) -> list[str]:
     accountant = privacy["accountant"]
     given = [name for name in TARGETS if privacy[name] is not None]
     if len(given) != 1:
-        told = " and ".join(
+        keys = " and ".join(
             f"privacy.{name}={shown(privacy[name])}" for name in given or ("epsilon", "noise_multiplier")
         )
-        problems.append(f"{told}: give one of {', '.join(TARGETS)} and set the others to null")
+        problems.append(f"{keys}: give one of {', '.join(TARGETS)} and set the others to null")
     if privacy["tpr_at_fpr"] is not None and not _above(privacy["tpr_at_fpr"]):
         problems.append(
             f"privacy.tpr_at_fpr={list(privacy['tpr_at_fpr'])} asks for less than blind guessing gives; give "

@@ -107,10 +107,10 @@ class ShadowTrainer:
         """A hash of all that makes this model what it is."""
         private = self._mechanism(private) is not self.plain
         streams, known = self.context.streams, self.known
-        told = (number, private, streams.seed, str(self.context.dtype), known.class_prior, self._records)
+        values = (number, private, streams.seed, str(self.context.dtype), known.class_prior, self._records)
         return content_key(
             "shadow",
-            told,
+            values,
             [members, *self._initial(number).state_dict().values()],
             self.recipe if private else without_privacy(self.recipe),
         )

@@ -25,8 +25,8 @@ from dptrain.privacy.guarantee import OUTSIDE, DPGuarantee
 from dptrain.privacy.independence import TESTED
 from dptrain.privacy.layers import check_layers
 from dptrain.privacy.noise.cost import refuse_costly
+from dptrain.privacy.noise.description import randomness
 from dptrain.privacy.noise.source import NoiseSource, on_cpu
-from dptrain.privacy.noise.told import randomness
 from dptrain.privacy.plan import make_plan
 from dptrain.tasks import task_of
 from dptrain.training.fit import fit, units_of
@@ -95,7 +95,7 @@ class DPSGD:
             audit_sensitivity=self.audit_sensitivity,
         )
         refuse_dependent_release(release, splits)
-        audit, ratio = (None, None) if looked is None else looked.told()
+        audit, ratio = (None, None) if looked is None else looked.published()
         deterministic = context.streams.deterministic
         return release, DPGuarantee(
             plan=plan,

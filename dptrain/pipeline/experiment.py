@@ -54,7 +54,7 @@ from dptrain.tracking import NullRun
 
 
 class _NotKept(Exception):
-    """A twin that must not be kept for others, because an attack failed while it looked on."""
+    """A control model that must not be kept for others, because an attack failed while it looked on."""
 
     def __init__(self, made: dict[str, Any]) -> None:
         super().__init__()
@@ -102,7 +102,7 @@ class Experiment:
         plan = parts.mechanism.plan(splits, budget)
         assignments = assignments.with_model(parts.played, model, plan, streams)
         preconditions.check(parts, splits, assignments, budget)
-        keeps_features = parts.twin is not None or any(map(wants_shadows, parts.attacks.values()))
+        keeps_features = parts.control is not None or any(map(wants_shadows, parts.attacks.values()))
         return cls(
             config=config,
             parts=parts,
@@ -145,13 +145,13 @@ class Experiment:
         context = replace(self.context, tracker=tracker, folder=folder)
         return self._fit("train", self.parts.mechanism, self.stage, context)
 
-    def twin(self) -> Subject | None:
-        """The non-private twin and what attacks saw of its training, from the cache if it is there."""
-        mechanism = self.parts.twin
+    def control_model(self) -> Subject | None:
+        """The non-private control model and what attacks saw of it, from the cache if it is there."""
+        mechanism = self.parts.control
         if mechanism is None:
             return None
         started = time.perf_counter()
-        kept, failed = self._kept_twin(mechanism)
+        kept, failed = self._kept_control(mechanism)
         seen = self.control_stage.observers()
         for name, watching in seen.items():
             if name in failed:
@@ -173,17 +173,17 @@ class Experiment:
         )
 
     def control(self) -> tuple[Subject | None, tuple[NotRun, ...]]:
-        """The twin that every attack is controlled by, or None and why there is none.
+        """The model that every attack is controlled by, or None and why there is none.
 
-        The budget is spent by now: a twin that cannot be trained must not keep the run from its end.
+        The budget is spent by now: a control that cannot be trained must not keep the run from its end.
         """
         try:
-            return self.twin(), ()
+            return self.control_model(), ()
         except Exception as error:
             return None, (NotRun(attack="control", reason=f"the non-private twin: {reason(error)}"),)
 
-    def _kept_twin(self, mechanism: Mechanism) -> tuple[Mapping[str, Any], dict[str, Exception]]:
-        """What is kept of a twin, and which attacks failed while they looked on: such a twin is not kept."""
+    def _kept_control(self, mechanism: Mechanism) -> tuple[Mapping[str, Any], dict[str, Exception]]:
+        """What is kept of a control, and which attacks failed as they looked on: such a one is not kept."""
         failed: dict[str, Exception] = {}
 
         def make() -> dict[str, Any]:
@@ -200,12 +200,12 @@ class Experiment:
             return made
 
         try:
-            return self.cache.get(self._twin_key(), make), failed
-        except _NotKept as twin:
-            return twin.made, failed
+            return self.cache.get(self._control_key(), make), failed
+        except _NotKept as control:
+            return control.made, failed
 
-    def attack(self, subject: Subject, twin: Subject | None, guarantee: Guarantee) -> Measured:
-        """Every attack on the subject, beside the twin, through each interface; scored."""
+    def attack(self, subject: Subject, control: Subject | None, guarantee: Guarantee) -> Measured:
+        """Every attack on the subject, beside the control, through each interface; scored."""
         scorer = Scorer(
             stage=self.stage,
             nodes=self.config.game,
@@ -215,7 +215,7 @@ class Experiment:
             cache=self.cache,
         )
         outputs = make_outputs(self.config.release)
-        return measure(scorer, subject, twin, outputs, show=self.console.stage)
+        return measure(scorer, subject, control, outputs, show=self.console.stage)
 
     def utility(self, subject: Subject) -> Utility:
         """How well a subject does on the test records."""
@@ -279,7 +279,7 @@ class Experiment:
             show=self.console.training,
         )
 
-    def _twin_key(self) -> str:
+    def _control_key(self) -> str:
         splits, streams = self.splits, self.context.streams
         canaries = self.control_stage.assignments.enter(self.context).canaries
         groups = [] if splits.group_ids is None else [splits.group_ids]
@@ -288,7 +288,7 @@ class Experiment:
             "attack": {name: self.config.attack[name] for name in watching},
             "game": {attack.game: self.config.game[attack.game] for attack in watching.values()},
         }
-        told = (
+        values = (
             streams.seed,
             streams.deterministic,
             str(self.context.dtype),
@@ -301,7 +301,7 @@ class Experiment:
         )
         return content_key(
             "twin",
-            told,
+            values,
             [
                 *groups,
                 *self.model.state_dict().values(),

@@ -112,28 +112,30 @@ def _weights(folder: Path, published: Published) -> Iterator[Check]:
 
 
 def _code(_: Path, published: Published) -> Iterator[Check]:
-    told = _hashes(published)
-    if told.model is None:
+    recorded = _hashes(published)
+    if recorded.model is None:
         yield Check(name="code", holds=None, said="no model is released")
         return
-    if binding.code_digest(told.model, told.modules) != told.code:
+    if binding.code_digest(recorded.model, recorded.modules) != recorded.code:
         yield Check(
             name="code", holds=False, said="the modules' digests are not those that `code` is made of"
         )
         return
-    if not told.modules:
-        yield Check(name="code", holds=None, said=f"{told.model} is of an installed package")
-    for name, found in binding.present_code(told.modules).items():
+    if not recorded.modules:
+        yield Check(name="code", holds=None, said=f"{recorded.model} is of an installed package")
+    for name, found in binding.present_code(recorded.modules).items():
         if found is None:
             said = "cannot be found; run from the folder that holds it, or give PYTHONPATH"
             yield Check(name=f"code {name}", holds=False, said=said)
         else:
-            yield _same(f"code {name}", found == told.modules[name], f"SHA-256 {found[:12]}", "is changed")
+            yield _same(
+                f"code {name}", found == recorded.modules[name], f"SHA-256 {found[:12]}", "is changed"
+            )
 
 
 def _configuration(folder: Path, published: Published) -> Iterator[Check]:
-    told = _hashes(published)
-    if binding.config_digest(told.sections) != told.config:
+    recorded = _hashes(published)
+    if binding.config_digest(recorded.sections) != recorded.config:
         said = "the sections' digests are not those that `config` is made of"
         yield Check(name="configuration", holds=False, said=said)
     elif not (folder / runs.ORDER).is_file():
@@ -150,8 +152,10 @@ def _configuration(folder: Path, published: Published) -> Iterator[Check]:
             first = (str(error).splitlines() or [""])[0]
             yield Check(name="configuration", holds=False, said=f"{runs.ORDER} cannot be read: {first}")
             return
-        other = sorted(name for name in {*now, *told.sections} if now.get(name) != told.sections.get(name))
-        said = f"SHA-256 {str(told.config)[:12]}, {runs.ORDER}"
+        other = sorted(
+            name for name in {*now, *recorded.sections} if now.get(name) != recorded.sections.get(name)
+        )
+        said = f"SHA-256 {str(recorded.config)[:12]}, {runs.ORDER}"
         yield _same("configuration", not other, said, f"{', '.join(other)} is changed in {runs.ORDER}")
 
 
@@ -195,8 +199,8 @@ def _epsilon(_: Path, published: Published) -> Iterator[Check]:
         if again is None:
             raise DataError("a constant of the mechanism is missing")
         epsilon = again.epsilon()
-        told = [(float(fpr), tpr) for fpr, tpr in stated.tpr_at_fpr.items()]
-        rates = [(fpr, tpr, again.membership_tpr(fpr)) for fpr, tpr in told]
+        recorded = [(float(fpr), tpr) for fpr, tpr in stated.tpr_at_fpr.items()]
+        rates = [(fpr, tpr, again.membership_tpr(fpr)) for fpr, tpr in recorded]
     except (ConfigError, DataError, KeyError, ValueError, TypeError, ZeroDivisionError) as error:
         yield Check(name="epsilon", holds=False, said=f"cannot be computed anew: {error}")
         return
@@ -213,8 +217,8 @@ def _epsilon(_: Path, published: Published) -> Iterator[Check]:
         yield _same(name, _close(tpr, found), said, f"stated {tpr:.6g}; computed {said}")
 
 
-def _close(told: float, found: float) -> bool:
-    return math.isclose(told, found, rel_tol=CLOSE, abs_tol=1e-12)
+def _close(recorded: float, found: float) -> bool:
+    return math.isclose(recorded, found, rel_tol=CLOSE, abs_tol=1e-12)
 
 
 def _delta(_: Path, published: Published) -> Iterator[Check]:
@@ -243,12 +247,15 @@ def _words(folder: Path, published: Published) -> Iterator[Check]:
         return
     epsilons = [float(number) for number in re.findall(r"exp\((\d+(?:\.\d+)?)\)", stated.sentence)]
     exact = rounded_up(stated.epsilon, 2)
-    told = f"exp({exact})"
-    holds = bool(epsilons) and min(epsilons) >= stated.epsilon and told in stated.sentence
+    recorded = f"exp({exact})"
+    holds = bool(epsilons) and min(epsilons) >= stated.epsilon and recorded in stated.sentence
     if not published.selected and (again := guarantee_of(stated)) is not None:
         holds = holds and stated.sentence.startswith(again.statement().sentence)
     yield _same(
-        "rounding", holds, f"{told} in words", f"the sentence does not say {told} and what follows from it"
+        "rounding",
+        holds,
+        f"{recorded} in words",
+        f"the sentence does not say {recorded} and what follows from it",
     )
     card = folder / CARD
     if card.is_file():
@@ -279,8 +286,10 @@ def _report(folder: Path, published: Published) -> Iterator[Check]:
 
 
 def _versions(_: Path, published: Published) -> Iterator[Check]:
-    told, now = published.stated.versions, library_versions()
-    other = [f"{name} {told.get(name)}, here {now[name]}" for name in now if told.get(name) != now[name]]
+    recorded, now = published.stated.versions, library_versions()
+    other = [
+        f"{name} {recorded.get(name)}, here {now[name]}" for name in now if recorded.get(name) != now[name]
+    ]
     said = f"other libraries than then: {'; '.join(other)}" if other else "the libraries are those of then"
     yield Check(name="versions", holds=None if other else True, said=said)
 

@@ -84,9 +84,9 @@ def _updated(values: dict[str, Any]) -> dict[str, Any]:
     """The fields of version 1 under today's names."""
     if values.get("void") and values.get("void_reason") is None:
         values["void_reason"] = "it is not known why"
-    told = values.pop("decided_by_coins", None)
-    if isinstance(told, Mapping):
-        values["assignment"] = {**told, "slots": told.get("planted_records")}
+    recorded = values.pop("decided_by_coins", None)
+    if isinstance(recorded, Mapping):
+        values["assignment"] = {**recorded, "slots": recorded.get("planted_records")}
     return values
 
 

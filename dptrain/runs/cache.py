@@ -65,14 +65,16 @@ class Cache:
         return self.folder / f"{key.partition('_')[0]}_{keyed(self.folder, key)}.pt"
 
 
-def content_key(kind: str, told: Iterable[Any], tensors: Iterable[Tensor], recipe: Mapping[str, Any]) -> str:
+def content_key(
+    kind: str, values: Iterable[Any], tensors: Iterable[Tensor], recipe: Mapping[str, Any]
+) -> str:
     """A name for what comes of these values and tensors, this configuration, these libraries, this source.
 
     `recipe` is the configuration of every part that has a say, by section. The source is that of
     the package and of the modules that the configuration names.
     """
     digest = hashlib.sha256()
-    digest.update(json.dumps([*told, recipe, library_versions()], sort_keys=True, default=str).encode())
+    digest.update(json.dumps([*values, recipe, library_versions()], sort_keys=True, default=str).encode())
     digest.update(sources(recipe).encode())
     digest.update(fingerprint(tensors).encode())
     return f"{kind}_{digest.hexdigest()[:40]}"

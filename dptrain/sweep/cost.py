@@ -88,17 +88,17 @@ def _together(statements: Sequence[Statement], delta: float) -> tuple[float | No
     sweeps: dict[str, SweepTotal] = {}
     plans: list[Plan | None] = []
     for each in statements:
-        told = each.sweep
-        if told is None or told.plans is None or told.id is None:
+        total = each.sweep
+        if total is None or total.plans is None or total.id is None:
             plans.append(plan_of(each))
-        elif told.id not in sweeps or len(sweeps[told.id].plans or ()) < len(told.plans):
-            sweeps[told.id] = told  # what was counted last
-    counted = [plan_from_json(plan) for told in sweeps.values() for plan in told.plans or ()]
+        elif total.id not in sweeps or len(sweeps[total.id].plans or ()) < len(total.plans):
+            sweeps[total.id] = total  # what was counted last
+    counted = [plan_from_json(plan) for total in sweeps.values() for plan in total.plans or ()]
     if None in counted:
         return None, UNKNOWN
     plans += counted
     known = [plan for plan in plans if plan is not None]
-    orders = [told.order for told in sweeps.values() if told.order is not None]
+    orders = [total.order for total in sweeps.values() if total.order is not None]
     if not orders:
         return composed(known, delta), COMPOSED
     if any(plan.adjacency != "add_remove" for plan in known):

@@ -108,9 +108,9 @@ def _tags(found: Comparison | None, finished: int, failed: Mapping[str, sweeps.F
         ]
         lines += ["The whole comparison: `comparison/comparison.html` among the artifacts."]
     for number, (job, why) in enumerate(failed.items(), start=1):
-        told = f"{job_name(why.asked, job)}: {why.error}"
-        tags[f"failed.{number}"] = told
-        lines += ["", f"**Failed:** {told}"]
+        line = f"{job_name(why.asked, job)}: {why.error}"
+        tags[f"failed.{number}"] = line
+        lines += ["", f"**Failed:** {line}"]
     return {**tags, NOTE: "\n".join(lines)}
 
 

@@ -103,7 +103,7 @@ class SensitivityAudit:
                 "run to the maintainers, or to whoever wrote the model"
             )
 
-    def told(self) -> tuple[str | None, float | None]:
+    def published(self) -> tuple[str | None, float | None]:
         """What may be published: whether it held, and the largest ratio of rows that are no record."""
         return HELD if self.looked else None, self.ratio
 

@@ -54,7 +54,7 @@ def checked(splits, settings_of):
         settings = settings_of(rates=rates or {})
         plain = NonPrivate(settings=settings)
         parts = Parts(
-            source=None, mechanism=DPSGD(settings=settings), plain=plain, twin=plain, attacks=attacks,
+            source=None, mechanism=DPSGD(settings=settings), plain=plain, control=plain, attacks=attacks,
             games=GAMES, tracking=NoTracking(),
         )  # fmt: skip
         members = torch.arange(20) % 2 == 0 if members is None else members

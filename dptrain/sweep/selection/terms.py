@@ -47,7 +47,7 @@ def refuse(swept: Sequence[str], sweeper: str) -> None:
 
 def refuse_changes(asked: Mapping[str, Any], values: Mapping[str, Any], where: str) -> None:
     """Raise ConfigError naming what differs from what a selection was begun with."""
-    changed = sorted(_differing(asked, told(values)))
+    changed = sorted(_differing(asked, comparable(values)))
     if changed:
         raise ConfigError(
             f"{where}: {', '.join(changed)} is not as the selection was begun with, so its epsilon would not "
@@ -91,7 +91,7 @@ def agree(config: Config, values: Mapping[str, Any]) -> dict[str, Any]:
         "sentence": _sentence(epsilon, delta, budget.unit, privacy.adjacency, meaning),
     }
     return {
-        "asked": told(values),
+        "asked": comparable(values),
         "records": assignments.fingerprint(splits),
         "plans": [plan_to_json(plan) for plan in plans],
         "single_epsilon": single,
@@ -109,7 +109,7 @@ def _sentence(epsilon: float, delta: float, unit: str, adjacency: str, meaning: 
     )
 
 
-def told(values: Mapping[str, Any]) -> dict[str, Any]:
+def comparable(values: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration without what may differ between the trials of one selection, as JSON has it."""
     kept = {key: value for key, value in values.items() if key not in ELSEWHERE}
     kept["sweep"] = {key: value for key, value in values["sweep"].items() if key not in ("trial", "resume")}

@@ -183,7 +183,9 @@ def difference(
 @pytest.mark.parametrize("official", [False, True], ids=["divided", "official"])
 @pytest.mark.parametrize("grouped", [False, True], ids=["records", "groups"])
 @pytest.mark.parametrize(
-    ("played", "most"), [(frozenset(), 1), (PROBES, 1), (SLOTS, 2), (PROBES | SLOTS, 2)], ids=str
+    ("played", "most"),
+    [(frozenset(), 1), (PROBES, 1), (SLOTS, 2), (PROBES | SLOTS, 2)],
+    ids=["nothing", "probes", "slots", "probes and slots"],
 )
 def test_one_unit_less_changes_what_is_trained_on_by_that_unit(
     tmp_path, write, official, grouped, played, most

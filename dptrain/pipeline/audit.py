@@ -2,116 +2,53 @@
 
 from __future__ import annotations
 
-import copy
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
-
 from dptrain.assembly.budget import make_budget
-from dptrain.assembly.components import Parts, assemble
+from dptrain.assembly.components import assemble
+from dptrain.assembly.context import make_context
 from dptrain.assembly.model import make_model
 from dptrain.assembly.outputs import given_away
 from dptrain.assembly.records import load_splits
-from dptrain.config import Config, parse
+from dptrain.config import Config
 from dptrain.contracts import (
-    PROBES,
-    Access,
-    Attack,
-    ConfigError,
-    DptrainError,
-    Game,
     Guarantee,
     Leakage,
-    Release,
     Report,
-    Splits,
     Streams,
-    wants_shadows,
 )
 from dptrain.evaluation import preconditions
-from dptrain.evaluation.assignment import Assignments, declared_units, prepare, split_known
+from dptrain.evaluation.assignment import declared_units, prepare, split_known
 from dptrain.evaluation.stage import Subject
 from dptrain.evidence import criteria
 from dptrain.evidence.copies import count_copies
 from dptrain.pipeline import summary, tracked
-from dptrain.pipeline.experiment import Experiment, surroundings
+from dptrain.pipeline.case import Case, check_records, find, key_of, load, possible
+from dptrain.pipeline.experiment import Experiment
 from dptrain.pipeline.publish import record, refuse_broken
 from dptrain.privacy.guarantee import NoGuarantee
-from dptrain.privacy.stated import StatedGuarantee
-from dptrain.privacy.written import from_json
 from dptrain.report.console import Console
-from dptrain.report.document import read_json
 from dptrain.runs import folder as runs
 from dptrain.runs.cache import Cache
 
-# What an audit may change of the configuration that a run was trained with.
-CHOSEN = ("attack", "tracking", "release", "fail_if", "output", "device", "performance", "task", "report")
-
 UNKNOWN = "Nothing is proved: it is not known how this model was trained."
-
-
-@dataclass(frozen=True, kw_only=True)
-class Case:
-    """A model to attack: how it was configured, what it weighs, and what is known of its training."""
-
-    name: str
-    config: Config
-    weights: Path
-    played: Mapping[str, Game] | None  # in its training; None: it is not one of ours
-    guarantee: Guarantee | None
 
 
 def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Report:
     """Attack what `release` names, and report; the model is not trained again."""
     started = time.perf_counter()
     case = find(config, order.overrides)
-    config = case.config
-    parts = assemble(config)
-    parts = replace(parts, attacks=possible(parts, case, asked=_asked_for_attacks(order)))
-    conditions = criteria.parse(config.fail_if, parts.attacks)
-    streams = Streams(config.seed, config.deterministic, config.privacy.randomness)
-    splits = load_splits(parts.source, streams)
-    preconditions.check_records(parts, splits)
-    copies = count_copies(splits)
-    if case.played is None:
-        splits, assignments = split_known(splits, config.evidence, streams)
-    else:
-        units = declared_units(config.training)
-        splits, assignments = prepare(splits, case.played, config.evidence, streams, units)
-    _check_records(case, assignments, splits)
-    model = make_model(config, parts.mechanism if case.played is not None else None, splits, streams)
-    budget = make_budget(config, splits)
-    guarantee = case.guarantee or NoGuarantee(budget=budget, sentence=UNKNOWN, outside=(UNKNOWN,))
-    if case.played is not None:
-        plan = parts.mechanism.plan(splits, budget)
-        assignments = assignments.with_model(case.played, model, plan, streams)
-    preconditions.check(parts, splits, assignments, budget)
-    experiment = Experiment(
-        config=config,
-        parts=parts,
-        conditions=conditions,
-        splits=splits,
-        copies=copies,
-        assignments=assignments,
-        model=model,
-        budget=budget,
-        plan=None,
-        context=surroundings(config, streams, keeps_features=True),
-        cache=Cache(Path(config.output) / "cache"),
-        console=console,
-    )
+    experiment, guarantee = _assemble(case, console, asked=_asked_for_attacks(order))
+    config, parts = case.config, experiment.parts
 
     console.audit(case.name, case.weights, tuple(parts.attacks), folder)
     runs.start(folder, order)
     with parts.tracking.open(folder.name, folder, runs.read_state(folder).tracked_as) as tracker:
         runs.remember(folder, tracked_as=tracker.run_id)
         tracker.params(tracked.params(config, order.recipe))
-        release = load(case.weights, model, experiment.context.device)
+        release = load(case.weights, experiment.model, experiment.context.device)
         target = Subject(release=release, targets=experiment.stage.targets)
         control, lost = experiment.control() if case.played is not None else (None, ())
         measured = experiment.attack(target, control, guarantee)
@@ -132,161 +69,52 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
         record(report, tracker, config.report)
         console.report(report, parts.tracking.command)
         refuse_broken(report)
-        criteria.check(conditions, report)
+        criteria.check(experiment.conditions, report)
     return report
 
 
-def find(config: Config, overrides: tuple[str, ...]) -> Case:
-    """The case that `release` names: a run folder, a run id, or a file of weights.
-
-    A run is audited as it was configured: raises ConfigError where anything else of it is overridden.
-    """
-    source = config.release.source
-    assert source is not None
-    path = Path(source)
-    if path.is_file():
-        return Case(name=path.name, config=config, weights=path, played=None, guarantee=None)
-    folder = path if (path / runs.ORDER).is_file() else runs.named(source, Path(config.output))
-    if folder is None:
-        raise ConfigError(
-            f"release={source} is no run folder, no name or id of a run under output={config.output} and no "
-            "file of weights; give one of them"
-        )
-    if runs.read(folder).config.get("task") == "audit":
-        raise ConfigError(
-            f"release={source}: {folder} is an audit itself and holds no model; give a training's folder"
-        )
-    for needed in (runs.REPORT, runs.WEIGHTS):
-        if not (folder / needed).is_file():
-            raise ConfigError(
-                f"release={source}: {folder} has no {needed}; finish the run first (resume={folder}), or "
-                "take one whose mechanism releases weights"
-            )
-    _refuse_changes(source, overrides)
-    runs.refuse_earlier(f"release={source}", runs.read(folder))
-    trained = parse(runs.read(folder).config)
-    trained = replace(
-        trained, game={**config.game, **trained.game}
-    )  # games that came later can be played too
-    report = read_json(folder / runs.REPORT)
-    return Case(
-        name=folder.name,
-        config=replace(
-            trained,
-            **{name: getattr(config, name) for name in CHOSEN},
-            evidence=replace(
-                trained.evidence,
-                **{
-                    name: getattr(config.evidence, name)
-                    for name in ("confidence", "permutations")
-                    if any(override.startswith(f"evidence.{name}=") for override in overrides)
-                },
-            ),
-            control=replace(trained.control, enabled=config.control.enabled and trained.control.enabled),
-        ),
-        weights=folder / runs.WEIGHTS,
-        played=assemble(trained).played,
-        guarantee=StatedGuarantee(
-            stated=from_json(report.get("guarantee"), f"{folder / runs.REPORT}: guarantee"),
-            tradeoff_points=[(rate, most) for rate, most in report["tradeoff"]],
-            curve=tuple((step, epsilon) for step, epsilon in report["epsilon_by_step"]),
-        ),
-    )
-
-
-def _refuse_changes(source: str, overrides: tuple[str, ...]) -> None:
-    """A run's records, coins and model are what they were; only the attack on it can be chosen."""
-    allowed = (*CHOSEN, "evidence.confidence", "evidence.permutations", "control.enabled")
-    others = [
-        override
-        for override in overrides
-        if _key(override) != "game"
-        and not any(_key(override) == name or _key(override).startswith(f"{name}.") for name in allowed)
-    ]
-    if others:
-        raise ConfigError(
-            f"release={source} is audited as it was trained; leave out {' '.join(others)}, or train another "
-            f"model with it. What can be chosen: {', '.join(allowed)}"
-        )
-
-
-def possible(parts: Parts, case: Case, *, asked: bool) -> dict[str, Attack]:
-    """The attacks that can be made now; raises ConfigError where one that was asked for cannot be.
-
-    Nobody kept the noisy gradients of a finished training, and slots, probes and canaries must have
-    been put into it.
-    """
-    played = None if case.played is None else {game.assignment for game in case.played.values()}
-    there = {"", *({PROBES} if played is None else played)}
-    problems, kept = [], {}
-    for name, attack in parts.attacks.items():
-        missing = {each.value for each in attack.needs & {Access.TRANSCRIPT}}
-        missing |= {parts.games[attack.game].assignment} - there
-        if case.played is not None:
-            missing |= {each.value for each in attack.needs - parts.mechanism.offers}
-        elif wants_shadows(attack):
-            missing.add("shadows")  # nobody knows how it was trained
-        if missing:
-            what = ", ".join(sorted(missing))
-            problems.append(
-                f"attack={name} needs {what}, which {case.name} does not have; leave it out, "
-                "or train with it among the attacks"
-            )
-        else:
-            kept[name] = attack
-    if problems and (asked or not kept):
-        raise ConfigError("\n".join(problems))
-    return kept
-
-
-def load(weights: Path, model: nn.Module, device: torch.device) -> Release:
-    """The release in a file of weights, a state dict; raises ConfigError where it does not fit the model."""
-    try:
-        state: dict[str, Tensor] = torch.load(weights, weights_only=True, map_location="cpu")
-    except Exception as error:
-        raise ConfigError(
-            f"release={weights} cannot be read as weights ({type(error).__name__}); write it with "
-            "torch.save(model.state_dict(), PATH)"
-        ) from error
-    names = set(model.state_dict())
-    if isinstance(state, dict) and not names & set(state):
-        # The user's own file knows nothing of the normalisation that the model comes behind.
-        state = {f"network.{name}": value for name, value in state.items()}
-        state = {**{k: v for k, v in model.state_dict().items() if not k.startswith("network.")}, **state}
-    try:
-        copy.deepcopy(model).load_state_dict(state)
-    except (RuntimeError, TypeError, AttributeError) as error:
-        raise ConfigError(
-            f"release={weights} does not fit the model ({str(error).splitlines()[-1].strip()}); choose the "
-            "model=... that it was saved from"
-        ) from error
-    if broken := [name for name, value in state.items() if not bool(torch.isfinite(value).all())]:
-        raise DptrainError(f"release={weights}: `{broken[0]}` is not finite; give weights that are")
-    return Release(architecture=partial(copy.deepcopy, model), weights=state, device=device)
-
-
-def _check_records(case: Case, assignments: Assignments, splits: Splits) -> None:
+def _assemble(case: Case, console: Console, *, asked: bool) -> tuple[Experiment, Guarantee]:
+    """The experiment that a case was, with the attacks that can be made now; and what is proved of it."""
+    config = case.config
+    parts = assemble(config)
+    parts = replace(parts, attacks=possible(parts, case, asked=asked))
+    conditions = criteria.parse(config.fail_if, parts.attacks)
+    streams = Streams(config.seed, config.deterministic, config.privacy.randomness)
+    splits = load_splits(parts.source, streams)
+    preconditions.check_records(parts, splits)
+    copies = count_copies(splits)
     if case.played is None:
-        return
-    same = runs.same_records(case.weights.parent, assignments.fingerprint(splits))
-    if case.played and same is None:
-        raise ConfigError(
-            f"release={case.name} does not tell which records and coins it was trained with, so no attack on "
-            "single records could be judged; train it again with this version"
-        )
-    if same is False:
-        raise ConfigError(
-            f"release={case.name} was trained on other records, or other coins, than are found now: the data "
-            "or the version of dptrain has changed; audit it with those it was trained with"
-        )
+        splits, assignments = split_known(splits, config.evidence, streams)
+    else:
+        units = declared_units(config.training)
+        splits, assignments = prepare(splits, case.played, config.evidence, streams, units)
+    check_records(case, assignments, splits)
+    model = make_model(config, parts.mechanism if case.played is not None else None, splits, streams)
+    budget = make_budget(config, splits)
+    guarantee = case.guarantee or NoGuarantee(budget=budget, sentence=UNKNOWN, outside=(UNKNOWN,))
+    if case.played is not None:
+        plan = parts.mechanism.plan(splits, budget)
+        assignments = assignments.with_model(case.played, model, plan, streams)
+    preconditions.check(parts, splits, assignments, budget)
+    experiment = Experiment(
+        config=config,
+        parts=parts,
+        conditions=conditions,
+        splits=splits,
+        copies=copies,
+        assignments=assignments,
+        model=model,
+        budget=budget,
+        plan=None,
+        context=make_context(config, streams, keeps_features=True),
+        cache=Cache(Path(config.output) / "cache"),
+        console=console,
+    )
+    return experiment, guarantee
 
 
 def _asked_for_attacks(order: runs.Order) -> bool:
-    return any(_key(override) == "attack" for override in order.overrides)
-
-
-def _key(override: str) -> str:
-    return override.lstrip("+~").partition("=")[0].partition("@")[0]
+    return any(key_of(override) == "attack" for override in order.overrides)
 
 
 def _told_by_files(line: Leakage) -> Leakage:

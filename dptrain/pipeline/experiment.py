@@ -10,14 +10,13 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.nn.functional import one_hot
+from torch import nn
 
 from dptrain.assembly.budget import make_budget
 from dptrain.assembly.components import Parts, assemble
+from dptrain.assembly.context import make_context
 from dptrain.assembly.given import Given
-from dptrain.assembly.model import choose_device, make_model
+from dptrain.assembly.model import make_model
 from dptrain.assembly.outputs import make_outputs
 from dptrain.assembly.records import load_splits
 from dptrain.config import Config
@@ -27,7 +26,6 @@ from dptrain.contracts import (
     Context,
     DptrainError,
     Guarantee,
-    Inputs,
     Mechanism,
     NotRun,
     Plan,
@@ -44,13 +42,12 @@ from dptrain.evaluation.failures import reason
 from dptrain.evaluation.scorer import Measured, Scorer, measure
 from dptrain.evaluation.shadows import ShadowTrainer
 from dptrain.evaluation.stage import Stage, Subject
+from dptrain.evaluation.utility import measure_utility
 from dptrain.evidence import criteria
 from dptrain.evidence.copies import count_copies
 from dptrain.evidence.criteria import Condition
 from dptrain.report.console import Console
 from dptrain.runs.cache import Cache, content_key, without_privacy
-from dptrain.tasks import task_of
-from dptrain.tracking import NullRun
 
 
 class _NotKept(Exception):
@@ -113,7 +110,7 @@ class Experiment:
             model=model,
             budget=budget,
             plan=plan,
-            context=surroundings(config, streams, keeps_features=keeps_features),
+            context=make_context(config, streams, keeps_features=keeps_features),
             cache=Cache(Path(config.output) / "cache"),
             console=console,
         )
@@ -219,15 +216,8 @@ class Experiment:
 
     def utility(self, subject: Subject) -> Utility:
         """How well a subject does on the test records."""
-        asked, release, classes = subject.release.queries(), subject.release, self.splits.num_classes
-
-        def answer(inputs: Inputs) -> Tensor:
-            if Access.CONFIDENCES in release.offers:
-                return asked.confidences(inputs)
-            return one_hot(asked.labels(inputs), classes).float()
-
-        answers = ((answer(batch.inputs), batch.labels) for batch in self.splits.test.batches())
-        return task_of(self.splits).utility(answers, confidence=self.config.evidence.confidence)
+        confidence = self.config.evidence.confidence
+        return measure_utility(subject.release, self.splits, confidence=confidence)
 
     def _fit(
         self, title: str, mechanism: Mechanism, stage: Stage, context: Context
@@ -315,14 +305,3 @@ class Experiment:
         """The sections of the configuration that have a say in what a training comes to."""
         values = asdict(self.config)
         return {name: values[name] for name in SHAPES_A_TRAINING}
-
-
-def surroundings(config: Config, streams: Streams, *, keeps_features: bool) -> Context:
-    """What surrounds a training that nobody resumes and nobody tracks."""
-    return Context(
-        streams=streams,
-        tracker=NullRun(),
-        device=choose_device(config.device),
-        dtype=getattr(torch, config.dtype),
-        features={} if keeps_features else None,
-    )

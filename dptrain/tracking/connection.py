@@ -104,3 +104,17 @@ def environment(**values: str) -> Iterator[None]:
 def first_line(error: Exception) -> str:
     line = redact((str(error).strip().splitlines() or [type(error).__name__])[0])
     return line if len(line) <= 160 else f"{line[:160]}…"
+
+
+@contextmanager
+def store_of(uri: str, experiment_id: str) -> Iterator[None]:
+    """Makes these MLflow's own for a while: logging a model takes neither as an argument."""
+    import mlflow
+
+    before = os.environ.get("MLFLOW_TRACKING_URI")
+    mlflow.set_tracking_uri(uri)
+    try:
+        with environment(MLFLOW_EXPERIMENT_ID=experiment_id):
+            yield
+    finally:
+        mlflow.set_tracking_uri(before)  # type: ignore[arg-type]

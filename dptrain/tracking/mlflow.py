@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -29,13 +28,14 @@ from dptrain.tracking.connection import (
     alone_with,
     complete,
     default,
-    environment,
     first_line,
     impatiently,
     import_mlflow,
     is_server,
     quietly,
+    store_of,
 )
+from dptrain.tracking.export import exportable
 from dptrain.tracking.names import TABLES, UNNAMEABLE, failure, flatten
 
 FLUSH_SECONDS = 1.0  # metrics wait this long for company: a database write costs as much as a step
@@ -232,18 +232,18 @@ class MLflowRun:
         model = model.cpu().eval()
         with torch.no_grad(), quietly():
             signature = infer_signature(shown, model(example).numpy())
-        exportable = _exportable(model, example)
+        as_graph = exportable(model, example)
         requirements = [
             f"{package}=={version(package).split('+')[0]}" for package in ("mlflow", "torch", "numpy")
         ]
-        with self._storing(), _store(self._uri, self._experiment_id):
+        with self._storing(), store_of(self._uri, self._experiment_id):
             mlflow.pytorch.log_model(
                 model,
                 name="model",
                 signature=signature,
                 input_example=shown,
                 pip_requirements=requirements,
-                serialization_format="pt2" if exportable else "pickle",
+                serialization_format="pt2" if as_graph else "pickle",
                 run_id=self.run_id,
             )
 
@@ -279,28 +279,3 @@ class MLflowRun:
                     f"tracking.uri={redact(self._uri)} stopped taking records of run {self.run_id} "
                     f"({first_line(error)}); bring it back and resume the run, or run with tracking=none"
                 ) from error
-
-
-def _exportable(model: nn.Module, example: Inputs) -> bool:
-    """Whether torch.export can trace the model, at any batch size."""
-    with quietly(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-        try:
-            any_size = by_name(lambda _: {0: torch.export.Dim.AUTO}, example)
-            torch.export.export(model, (example,), dynamic_shapes=(any_size,))
-        except Exception:  # torch.export has no common error; whatever it was, pickle is the answer
-            return False
-    return True
-
-
-@contextmanager
-def _store(uri: str, experiment_id: str) -> Iterator[None]:
-    """Makes these MLflow's own for a while: logging a model takes neither as an argument."""
-    import mlflow
-
-    before = os.environ.get("MLFLOW_TRACKING_URI")
-    mlflow.set_tracking_uri(uri)
-    try:
-        with environment(MLFLOW_EXPERIMENT_ID=experiment_id):
-            yield
-    finally:
-        mlflow.set_tracking_uri(before)  # type: ignore[arg-type]

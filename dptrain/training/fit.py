@@ -20,7 +20,7 @@ from dptrain.contracts import (
 )
 from dptrain.contracts.trees import by_name, moved, parts
 from dptrain.privacy.accountant import DPSGDPlan
-from dptrain.privacy.agreement import ROWS_AT_MOST, choose
+from dptrain.privacy.agreement import ROWS_AT_MOST, Chosen, choose
 from dptrain.privacy.clipping import Clipper
 from dptrain.privacy.dpsgd import Engine, RecordGradients
 from dptrain.privacy.independence import make_rows
@@ -61,37 +61,12 @@ def fit(
     blank = copy.deepcopy(model)
     model = model.to(context.device, context.dtype)
     trained = Trained.of(model, splits, settings, context)
-    task = task_of(splits)
-    loss = task.loss
     chosen = None
     if kind is not None or context.observers:
         # Before anything is paid for: a way to per-record gradients that agrees with plain autograd.
-        chosen = choose(
-            kind or "bookkeeping",
-            trained.part,
-            loss,
-            moved(trained.splits.train.blank(1), context.device, context.dtype),
-            forms=splits.forms if trained.part is trained.whole else None,
-            bounds=splits.bounds,
-            labels=task.made_up(ROWS_AT_MOST, torch.Generator().manual_seed(0)),
-            copies=settings.copies,
-            clipping=plan.clipping,
-        )
+        chosen = _choose(kind or "bookkeeping", trained, splits, context, settings.copies, plan.clipping)
     if kind is not None:
         engine = partial(engine, chosen=chosen)
-    watch = None
-    if context.observers:
-        clipper = None if clipping is None else Clipper.by(plan, trained.part)
-        watch = Watch(
-            context.observers,
-            context.planted,
-            RecordGradients(trained.part, loss, clipper, chosen=chosen),
-            remaining=partial(lengths, model=trained.part, clipper=clipper),
-            plan=plan,
-            features=trained.features,
-        )
-    average = make_average(trained.part, settings.average_decay) if settings.average_decay > 0 else None
-    optimizer = settings.optimizer(trained.part.parameters())
     size = max(1, settings.physical_batch_size // settings.copies)
     audit = None
     if audit_sensitivity:
@@ -102,37 +77,15 @@ def fit(
             key=context.streams.secret("audit"),
             folder=context.folder,
         )
-    session = Session(
-        plan=plan,
-        model=trained.part,
-        optimizer=optimizer,
-        schedule=make_schedule(
-            optimizer, settings.schedule, steps=plan.steps, warmup_steps=settings.warmup_steps
-        ),
-        average=average,
-        feed=Feed(
-            make_sampler(
-                plan,
-                units if context.canaries is None else units.and_more(len(context.canaries)),
-                context.streams.secret("sampling"),
-            ),
-            trained.splits.train,
-            steps=plan.steps,
-            probed=context.probed,
-            size=size,
-            ahead=settings.prefetch,
-        ),
-        noise=noise,
-        masks=Masks(context.streams.secret("masks"), context.device),
-        context=context,
-        audit=audit,
-        made_by=trained.made_by,
-    )
+    session = _session(plan, trained, units, context, settings, size=size, noise=noise, audit=audit)
+    watch = None
+    if context.observers:
+        watch = _watch(plan, trained, splits, context, chosen, clips=clipping is not None)
     replayed = resume(session)
     with session.feed:
         train(
             session,
-            engine(trained.part, optimizer),
+            engine(trained.part, session.optimizer),
             trained.splits,
             steps=plan.steps,
             settings=settings,
@@ -149,6 +102,84 @@ def fit(
         task=splits.task,
     )
     return release, audit, replayed
+
+
+def _choose(
+    kind: str, trained: Trained, splits: Splits, context: Context, copies: int, clipping: str
+) -> Chosen:
+    """The way to per-record gradients for such records, tried on rows that are none."""
+    task = task_of(splits)
+    return choose(
+        kind,
+        trained.part,
+        task.loss,
+        moved(trained.splits.train.blank(1), context.device, context.dtype),
+        forms=splits.forms if trained.part is trained.whole else None,
+        bounds=splits.bounds,
+        labels=task.made_up(ROWS_AT_MOST, torch.Generator().manual_seed(0)),
+        copies=copies,
+        clipping=clipping,
+    )
+
+
+def _watch(
+    plan: DPSGDPlan,
+    trained: Trained,
+    splits: Splits,
+    context: Context,
+    chosen: Chosen | None,
+    *,
+    clips: bool,
+) -> Watch:
+    """What shows each step to the observers of a training."""
+    clipper = Clipper.by(plan, trained.part) if clips else None
+    return Watch(
+        context.observers,
+        context.planted,
+        RecordGradients(trained.part, task_of(splits).loss, clipper, chosen=chosen),
+        remaining=partial(lengths, model=trained.part, clipper=clipper),
+        plan=plan,
+        features=trained.features,
+    )
+
+
+def _session(
+    plan: DPSGDPlan,
+    trained: Trained,
+    units: Units,
+    context: Context,
+    settings: Settings,
+    *,
+    size: int,
+    noise: NoiseSource | None,
+    audit: SensitivityAudit | None,
+) -> Session:
+    """The state of a training that has not begun."""
+    average = make_average(trained.part, settings.average_decay) if settings.average_decay > 0 else None
+    optimizer = settings.optimizer(trained.part.parameters())
+    sampled = units if context.canaries is None else units.and_more(len(context.canaries))
+    return Session(
+        plan=plan,
+        model=trained.part,
+        optimizer=optimizer,
+        schedule=make_schedule(
+            optimizer, settings.schedule, steps=plan.steps, warmup_steps=settings.warmup_steps
+        ),
+        average=average,
+        feed=Feed(
+            make_sampler(plan, sampled, context.streams.secret("sampling")),
+            trained.splits.train,
+            steps=plan.steps,
+            probed=context.probed,
+            size=size,
+            ahead=settings.prefetch,
+        ),
+        noise=noise,
+        masks=Masks(context.streams.secret("masks"), context.device),
+        context=context,
+        audit=audit,
+        made_by=trained.made_by,
+    )
 
 
 def _made_up(trained: Trained, splits: Splits, context: Context) -> Records | None:

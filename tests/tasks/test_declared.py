@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from dptrain.evidence.evaluator import train_judge
 
 from dptrain.assembly.budget import unit_word
 from dptrain.attacks.canary_audit import CanaryAudit
 from dptrain.attacks.membership import LossThreshold
 from dptrain.contracts import ConfigError, Records, Splits
+from dptrain.evaluation.games.class_inversion.evaluator import train_evaluator
 from dptrain.evaluation.preconditions import check_records
 from dptrain.tasks import MultiLabel
 
@@ -55,6 +55,6 @@ def test_the_evaluator_learns_from_public_records_where_there_are_any(
     asked: list[Records] = []
     take = Records.take
     monkeypatch.setattr(Records, "take", lambda records, at: asked.append(records) or take(records, at))
-    train_judge(replace(splits, public=public), torch.Generator().manual_seed(1), steps=2)
+    train_evaluator(replace(splits, public=public), torch.Generator().manual_seed(1), steps=2)
     assert all(records is public for records in asked)
     assert asked

@@ -12,13 +12,14 @@ from support import order
 from torch import nn
 
 from dptrain.assembly.components import assemble
+from dptrain.assembly.context import make_context
 from dptrain.config import parse
 from dptrain.contracts import Briefing, Budget, Splits, Streams
 from dptrain.evaluation.assignment import Assignments
 from dptrain.models.normalise import Normalise
 from dptrain.models.scatter import ScatterLinear
 from dptrain.pipeline import summary
-from dptrain.pipeline.experiment import Experiment, surroundings
+from dptrain.pipeline.experiment import Experiment
 from dptrain.privacy.accountant import DPSGDPlan
 from dptrain.report.console import Console
 from dptrain.runs.cache import Cache
@@ -121,7 +122,7 @@ def test_the_plan_knows_copies_and_whether_features_are_made_once(
         model=scattered if model == "scattered" else _named(mlp),
         budget=budget,
         plan=make_plan_of(),
-        context=surroundings(config, Streams(seed=0, deterministic=True), keeps_features=False),
+        context=make_context(config, Streams(seed=0, deterministic=True), keeps_features=False),
         cache=Cache(Path("cache")),
         console=Console(),
     )

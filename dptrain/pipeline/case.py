@@ -1,0 +1,195 @@
+"""Cases to audit: a model that exists, what is known of its training, and which attacks can be made."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from dptrain.assembly.components import Parts, assemble
+from dptrain.config import Config, parse
+from dptrain.contracts import (
+    PROBES,
+    Access,
+    Attack,
+    ConfigError,
+    DptrainError,
+    Game,
+    Guarantee,
+    Release,
+    Splits,
+    wants_shadows,
+)
+from dptrain.evaluation.assignment import Assignments
+from dptrain.privacy.stated import StatedGuarantee
+from dptrain.privacy.written import from_json
+from dptrain.report.document import read_json
+from dptrain.runs import folder as runs
+
+# What an audit may change of the configuration that a run was trained with.
+CHOSEN = ("attack", "tracking", "release", "fail_if", "output", "device", "performance", "task", "report")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A model to attack: how it was configured, what it weighs, and what is known of its training."""
+
+    name: str
+    config: Config
+    weights: Path
+    played: Mapping[str, Game] | None  # in its training; None: it is not one of ours
+    guarantee: Guarantee | None
+
+
+def find(config: Config, overrides: tuple[str, ...]) -> Case:
+    """The case that `release` names: a run folder, a run id, or a file of weights.
+
+    A run is audited as it was configured: raises ConfigError where anything else of it is overridden.
+    """
+    source = config.release.source
+    assert source is not None
+    path = Path(source)
+    if path.is_file():
+        return Case(name=path.name, config=config, weights=path, played=None, guarantee=None)
+    folder = path if (path / runs.ORDER).is_file() else runs.named(source, Path(config.output))
+    if folder is None:
+        raise ConfigError(
+            f"release={source} is no run folder, no name or id of a run under output={config.output} and no "
+            "file of weights; give one of them"
+        )
+    if runs.read(folder).config.get("task") == "audit":
+        raise ConfigError(
+            f"release={source}: {folder} is an audit itself and holds no model; give a training's folder"
+        )
+    for needed in (runs.REPORT, runs.WEIGHTS):
+        if not (folder / needed).is_file():
+            raise ConfigError(
+                f"release={source}: {folder} has no {needed}; finish the run first (resume={folder}), or "
+                "take one whose mechanism releases weights"
+            )
+    _refuse_changes(source, overrides)
+    runs.refuse_earlier(f"release={source}", runs.read(folder))
+    trained = parse(runs.read(folder).config)
+    trained = replace(
+        trained, game={**config.game, **trained.game}
+    )  # games that came later can be played too
+    report = read_json(folder / runs.REPORT)
+    return Case(
+        name=folder.name,
+        config=replace(
+            trained,
+            **{name: getattr(config, name) for name in CHOSEN},
+            evidence=replace(
+                trained.evidence,
+                **{
+                    name: getattr(config.evidence, name)
+                    for name in ("confidence", "permutations")
+                    if any(override.startswith(f"evidence.{name}=") for override in overrides)
+                },
+            ),
+            control=replace(trained.control, enabled=config.control.enabled and trained.control.enabled),
+        ),
+        weights=folder / runs.WEIGHTS,
+        played=assemble(trained).played,
+        guarantee=StatedGuarantee(
+            stated=from_json(report.get("guarantee"), f"{folder / runs.REPORT}: guarantee"),
+            tradeoff_points=[(rate, most) for rate, most in report["tradeoff"]],
+            curve=tuple((step, epsilon) for step, epsilon in report["epsilon_by_step"]),
+        ),
+    )
+
+
+def _refuse_changes(source: str, overrides: tuple[str, ...]) -> None:
+    """A run's records, coins and model are what they were; only the attack on it can be chosen."""
+    allowed = (*CHOSEN, "evidence.confidence", "evidence.permutations", "control.enabled")
+    others = [
+        override
+        for override in overrides
+        if key_of(override) != "game"
+        and not any(key_of(override) == name or key_of(override).startswith(f"{name}.") for name in allowed)
+    ]
+    if others:
+        raise ConfigError(
+            f"release={source} is audited as it was trained; leave out {' '.join(others)}, or train another "
+            f"model with it. What can be chosen: {', '.join(allowed)}"
+        )
+
+
+def possible(parts: Parts, case: Case, *, asked: bool) -> dict[str, Attack]:
+    """The attacks that can be made now; raises ConfigError where one that was asked for cannot be.
+
+    Nobody kept the noisy gradients of a finished training, and slots, probes and canaries must have
+    been put into it.
+    """
+    played = None if case.played is None else {game.assignment for game in case.played.values()}
+    there = {"", *({PROBES} if played is None else played)}
+    problems, kept = [], {}
+    for name, attack in parts.attacks.items():
+        missing = {each.value for each in attack.needs & {Access.TRANSCRIPT}}
+        missing |= {parts.games[attack.game].assignment} - there
+        if case.played is not None:
+            missing |= {each.value for each in attack.needs - parts.mechanism.offers}
+        elif wants_shadows(attack):
+            missing.add("shadows")  # nobody knows how it was trained
+        if missing:
+            what = ", ".join(sorted(missing))
+            problems.append(
+                f"attack={name} needs {what}, which {case.name} does not have; leave it out, "
+                "or train with it among the attacks"
+            )
+        else:
+            kept[name] = attack
+    if problems and (asked or not kept):
+        raise ConfigError("\n".join(problems))
+    return kept
+
+
+def load(weights: Path, model: nn.Module, device: torch.device) -> Release:
+    """The release in a file of weights, a state dict; raises ConfigError where it does not fit the model."""
+    try:
+        state: dict[str, Tensor] = torch.load(weights, weights_only=True, map_location="cpu")
+    except Exception as error:
+        raise ConfigError(
+            f"release={weights} cannot be read as weights ({type(error).__name__}); write it with "
+            "torch.save(model.state_dict(), PATH)"
+        ) from error
+    names = set(model.state_dict())
+    if isinstance(state, dict) and not names & set(state):
+        # The user's own file knows nothing of the normalisation that the model comes behind.
+        state = {f"network.{name}": value for name, value in state.items()}
+        state = {**{k: v for k, v in model.state_dict().items() if not k.startswith("network.")}, **state}
+    try:
+        copy.deepcopy(model).load_state_dict(state)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"release={weights} does not fit the model ({str(error).splitlines()[-1].strip()}); choose the "
+            "model=... that it was saved from"
+        ) from error
+    if broken := [name for name, value in state.items() if not bool(torch.isfinite(value).all())]:
+        raise DptrainError(f"release={weights}: `{broken[0]}` is not finite; give weights that are")
+    return Release(architecture=partial(copy.deepcopy, model), weights=state, device=device)
+
+
+def check_records(case: Case, assignments: Assignments, splits: Splits) -> None:
+    if case.played is None:
+        return
+    same = runs.same_records(case.weights.parent, assignments.fingerprint(splits))
+    if case.played and same is None:
+        raise ConfigError(
+            f"release={case.name} does not tell which records and coins it was trained with, so no attack on "
+            "single records could be judged; train it again with this version"
+        )
+    if same is False:
+        raise ConfigError(
+            f"release={case.name} was trained on other records, or other coins, than are found now: the data "
+            "or the version of dptrain has changed; audit it with those it was trained with"
+        )
+
+
+def key_of(override: str) -> str:
+    return override.lstrip("+~").partition("=")[0].partition("@")[0]

@@ -136,7 +136,7 @@ def test_it_is_found_in_mlflow(folder: Path) -> None:
     import mlflow
 
     client: Any = mlflow.MlflowClient(tracking_uri=f"sqlite:///{folder.parents[1]}/mlflow.db")
-    run = client.get_run(runs.recall(folder, "tracked_as"))
+    run = client.get_run(runs.read_state(folder).tracked_as)
     assert run.data.params["mechanism"] == "noisy_counts.NoisyCounts"
     assert 0.99 < run.data.metrics["guarantee/epsilon"] <= 1.0
     assert "guarantee/noise_multiplier" not in run.data.metrics

@@ -127,6 +127,6 @@ def test_the_plan_knows_copies_and_whether_features_are_made_once(
         console=Console(),
     )
     found: Briefing = summary.brief(experiment, recipe="quickstart", folder=Path())
-    assert asked == {"engine": "bookkeeping", "copies": copies, "remade": bool(why)}
+    assert asked == {"engine": "bookkeeping", "copies": copies, "remade": bool(why), "task": None}
     assert why in found.features
     assert bool(found.features) == bool(why)

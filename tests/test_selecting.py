@@ -279,6 +279,7 @@ def test_a_number_drawn_later_or_on_other_terms_is_refused(begun: Path, tmp_path
 
 def test_other_records_or_another_plan_are_refused(begun: Path) -> None:
     from dptrain.assembly.build import build
+    from dptrain.assembly.components import assemble
     from dptrain.evaluation.assignment import prepare
     from dptrain.sweep.score import refuse_uncovered
 
@@ -286,7 +287,7 @@ def test_other_records_or_another_plan_are_refused(begun: Path) -> None:
     plan = DPSGDPlan(**noted(begun)["plans"][0])
     streams = Streams(config.seed)
     loaded = build("data", config.data).load(streams.seeded("data"))
-    splits, assignments = prepare(loaded, train.assemble(config).played, config.evidence, streams)
+    splits, assignments = prepare(loaded, assemble(config).played, config.evidence, streams)
     records = assignments.fingerprint(splits)
     assert records not in noted(begun)["records"]  # a hash of its own would confirm them
     refuse_uncovered(config, plan, records, begun / "one")

@@ -14,7 +14,7 @@ from dptrain.mechanisms.dpsgd import DPSGD
 from dptrain.mechanisms.non_private import NonPrivate
 from dptrain.privacy import dpsgd
 from dptrain.privacy.noise.keys import KeyChain
-from dptrain.training import checkpoint, loop
+from dptrain.training import checkpoint, masks
 from dptrain.training.augment import Augmentation
 from dptrain.training.masks import WORDS, Masks, secret_states
 
@@ -244,7 +244,7 @@ def test_a_checkpoint_tells_no_mask_that_was_drawn(fit, seen, folder, augmentati
 
 def test_the_test_sees_masks_from_the_users_generator(fit, seen, monkeypatch) -> None:
     """Broken on purpose: without the secret state, what a user seeds is what is drawn from."""
-    monkeypatch.setattr(loop.Masks, "drawing", torch.enable_grad)
+    monkeypatch.setattr(masks.Masks, "drawing", torch.enable_grad)
     model = Dropped()
     torch.manual_seed(0)
     public = words_of(torch.get_rng_state())

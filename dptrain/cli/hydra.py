@@ -77,7 +77,10 @@ class SweepStart(Callback):
         from dptrain.sweep import state as sweeps  # which know what follows, and import much
 
         _withhold(config)
-        start.refuse_renamed(f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items())
+        # As they were written: the number of trials, which one of them may ask for, is not drawn yet.
+        written: Any = OmegaConf.to_container(config.hydra)
+        params = (written.get("sweeper") or {}).get("params") or {}
+        start.refuse_renamed(f"{key}={value}" for key, value in params.items())
         if config.sweep.candidates:
             cli.begin_selection(
                 Path(config.hydra.sweep.dir),

@@ -50,12 +50,12 @@ class Spent(BaseModel):
 class Selection(BaseModel):
     """What a private selection fixed before it drew anything, and how many trials it drew."""
 
-    trials: int
-    asked: dict[str, Any]  # the configuration
-    records: str  # a keyed hash
-    plans: list[dict[str, Any]]  # of all candidates
-    single_epsilon: float | None
-    terms: dict[str, Any]  # as the statement says them
+    trials: int = 0
+    asked: dict[str, Any] = Field(default_factory=dict)  # the configuration
+    records: str = ""  # a keyed hash
+    plans: list[dict[str, Any]] = Field(default_factory=list)  # of all candidates
+    single_epsilon: float | None = None
+    terms: dict[str, Any] = Field(default_factory=dict)  # as the statement says them
 
 
 class SweepState(State):

@@ -1,5 +1,6 @@
 """The attack shows what a model knows of its classes, and nothing where it knows nothing."""
 
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -145,5 +146,5 @@ def test_the_file_says_every_default():
     assert path.read_text().startswith("# @package attack.class_inversion\n_target_: ")
     said = yaml.safe_load(path.read_text())
     assert said.pop("_target_") == "dptrain.attacks.class_inversion.ClassInversion"
-    assert said == {name: getattr(ClassInversion(), name) for name in ClassInversion.__dataclass_fields__}
+    assert said == {each.name: getattr(ClassInversion(), each.name) for each in fields(ClassInversion)}
     assert ClassInversion.needs == {Access.WEIGHTS}

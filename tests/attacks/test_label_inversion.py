@@ -1,7 +1,7 @@
 """Names of classes alone lead into the classes, within the budget, and to the mean where there is no lead."""
 
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -92,5 +92,5 @@ def test_the_file_says_every_default():
     assert path.read_text().startswith("# @package attack.class_inversion_labels\n")
     said = yaml.safe_load(path.read_text())
     assert said.pop("_target_") == "dptrain.attacks.label_inversion.LabelInversion"
-    assert said == {name: getattr(LabelInversion(), name) for name in LabelInversion.__dataclass_fields__}
+    assert said == {each.name: getattr(LabelInversion(), each.name) for each in fields(LabelInversion)}
     assert LabelInversion.needs == {Access.LABELS}

@@ -1,7 +1,7 @@
 """Confidences alone show what a model knows of its classes, within the budget, by any interface."""
 
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -192,5 +192,5 @@ def test_the_file_says_every_default():
     assert path.read_text().startswith("# @package attack.class_inversion_queries\n")
     said = yaml.safe_load(path.read_text())
     assert said.pop("_target_") == "dptrain.attacks.query_inversion.QueryInversion"
-    assert said == {name: getattr(QueryInversion(), name) for name in QueryInversion.__dataclass_fields__}
+    assert said == {each.name: getattr(QueryInversion(), each.name) for each in fields(QueryInversion)}
     assert QueryInversion.needs == {Access.CONFIDENCES}

@@ -144,7 +144,7 @@ def test_real_statements_are_valid(report: Report, guarantee: DPGuarantee | NoGu
         {"void_reason": "but it holds"},
         {"proved": None},
         {"randomness": None},
-        {"unit": "household"},
+        {"unit": ""},
         {"units": 0},
         {"sentence": None},
         {"surprise": 1},

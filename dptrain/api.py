@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from torch import nn
 
 from dptrain.assembly.given import Given
 from dptrain.cli import process
 from dptrain.cli.hydra import folder as files_of
-from dptrain.cli.hydra import register
+from dptrain.cli.hydra import plain, register
 from dptrain.comparison.compare import compare as compare_runs
 from dptrain.comparison.gather import Selection
-from dptrain.config import parse
+from dptrain.config import Config, parse
 from dptrain.contracts import ConfigError, Splits
 from dptrain.pipeline import audit as audit_run
 from dptrain.pipeline import train
@@ -43,20 +43,14 @@ def run(
     `privacy={"epsilon": 3}`. `model` and `data` take the place of what the recipe names; a run with such
     objects cannot be resumed. Raises DptrainError where the command line exits with 2, 3 or 4.
     """
-    process.refuse_ranks(os.environ)
     given = Given(model=model, splits=data)
     order = _order(recipe, [*overrides, *_words(settings)], config_dir, given)
     config = parse(order.config)
     if config.task != "train" or config.resume is not None:
         raise ConfigError("dptrain.run trains a new model; use dptrain.audit, or the command line to resume")
-    folder = runs.new_folder(Path(config.output), order.recipe)
-    try:
-        with runs.alone(folder):
-            process.settle(config.performance.threads)
-            study = study_of(config, order, folder)
-            return ReportView(train.run(config, order, folder, study, Console(), given=given))
-    finally:
-        runs.discard(folder)
+    with _new_folder(config, order.recipe) as folder:
+        study = study_of(config, order, folder)
+        return ReportView(train.run(config, order, folder, study, Console(), given=given))
 
 
 def audit(
@@ -66,13 +60,8 @@ def audit(
     words = ["task=audit", f"release.source={release}", *overrides, *_words(settings)]
     order = _order("quickstart", words, config_dir)
     config = parse(order.config)
-    folder = runs.new_folder(Path(config.output), "audit")
-    try:
-        with runs.alone(folder):
-            process.settle(config.performance.threads)
-            return ReportView(audit_run.run(config, order, folder, Console()))
-    finally:
-        runs.discard(folder)
+    with _new_folder(config, "audit") as folder:
+        return ReportView(audit_run.run(config, order, folder, Console()))
 
 
 def compare(*folders: str | Path, confidence: float = CONFIDENCE) -> ComparisonView:
@@ -91,10 +80,21 @@ def _order(
     extra = [] if config_dir is None else [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"]
     with initialize_config_dir(str(files_of("conf")), version_base="1.3"):
         config = compose("config", overrides=[*extra, f"recipe={recipe}", *words])
-    values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    assert isinstance(values, dict)
-    plain = {str(key): value for key, value in values.items()} | (given.nodes() if given else {})
-    return runs.without_secrets(runs.Order(recipe=recipe, overrides=tuple(words), config=plain))
+    values = plain(config) | (given.nodes() if given else {})
+    return runs.without_secrets(runs.Order(recipe=recipe, overrides=tuple(words), config=values))
+
+
+@contextmanager
+def _new_folder(config: Config, name: str) -> Iterator[Path]:
+    """A new run folder, for this process alone; gone again if nothing was begun in it."""
+    process.refuse_ranks(os.environ)
+    folder = runs.new_folder(Path(config.output), name)
+    try:
+        with runs.alone(folder):
+            process.settle(config.performance.threads)
+            yield folder
+    finally:
+        runs.discard(folder)
 
 
 def _words(settings: Mapping[str, Any], above: str = "") -> list[str]:

@@ -84,7 +84,7 @@ class SweepStart(Callback):
         if config.sweep.candidates:
             cli.begin_selection(
                 Path(config.hydra.sweep.dir),
-                _plain(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])),
+                plain(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])),
                 swept=_swept(config.hydra.overrides.task),
                 sweeper=config.hydra.runtime.choices["hydra/sweeper"],
             )
@@ -145,7 +145,7 @@ class SweepEnd(Callback):
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         from dptrain.cli import main as cli  # which knows what follows, and imports much
 
-        cli.conclude(Path(config.hydra.sweep.dir), _plain(config.tracking))
+        cli.conclude(Path(config.hydra.sweep.dir), plain(config.tracking))
 
 
 def register() -> None:
@@ -165,7 +165,7 @@ def order(config: DictConfig) -> tuple[Order, Path | None]:
 
     asked = HydraConfig.get()
     sweeping = asked.mode == RunMode.MULTIRUN
-    values = _plain(config)
+    values = plain(config)
     if sweeping and values["performance"]["threads"] is None:
         # What submitit asks a scheduler for, and what nothing holds its local jobs to.
         values["performance"]["threads"] = OmegaConf.select(asked.launcher, "cpus_per_task")
@@ -180,7 +180,7 @@ def order(config: DictConfig) -> tuple[Order, Path | None]:
     )
 
 
-def _plain(config: DictConfig) -> dict[str, Any]:
+def plain(config: DictConfig) -> dict[str, Any]:
     values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dptrain.assembly.budget import make_budget
 from dptrain.assembly.components import assemble
-from dptrain.assembly.context import make_context
+from dptrain.assembly.context import make_streams
 from dptrain.assembly.model import make_model
 from dptrain.assembly.outputs import given_away
 from dptrain.assembly.records import load_splits
@@ -17,7 +17,6 @@ from dptrain.contracts import (
     Guarantee,
     Leakage,
     Report,
-    Streams,
 )
 from dptrain.evaluation import preconditions
 from dptrain.evaluation.assignment import declared_units, prepare, split_known
@@ -25,13 +24,12 @@ from dptrain.evaluation.stage import Subject
 from dptrain.evidence import criteria
 from dptrain.evidence.copies import count_copies
 from dptrain.pipeline import summary, tracked
-from dptrain.pipeline.case import Case, check_records, find, key_of, load, possible
+from dptrain.pipeline.case import Case, find, key_of, load, possible, refuse_other_records
 from dptrain.pipeline.experiment import Experiment
 from dptrain.pipeline.publish import record, refuse_broken
 from dptrain.privacy.guarantee import NoGuarantee
 from dptrain.report.console import Console
 from dptrain.runs import folder as runs
-from dptrain.runs.cache import Cache
 
 UNKNOWN = "Nothing is proved: it is not known how this model was trained."
 
@@ -54,7 +52,7 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
         measured = experiment.attack(target, control, guarantee)
         measured.not_run[:0] = lost
         if case.played is None:
-            measured.leakage = [_told_by_files(line) for line in measured.leakage]
+            measured.leakage = [_with_caution(line) for line in measured.leakage]
         statement = replace(guarantee.statement(), interface=given_away(config.release, release.offers))
         others = {"recipe": f"audit of {case.name}"} | (
             {} if case.played is not None else {"mechanism": "unknown"}
@@ -79,7 +77,7 @@ def _assemble(case: Case, console: Console, *, asked: bool) -> tuple[Experiment,
     parts = assemble(config)
     parts = replace(parts, attacks=possible(parts, case, asked=asked))
     conditions = criteria.parse(config.fail_if, parts.attacks)
-    streams = Streams(config.seed, config.deterministic, config.privacy.randomness)
+    streams = make_streams(config)
     splits = load_splits(parts.source, streams)
     preconditions.check_records(parts, splits)
     copies = count_copies(splits)
@@ -88,7 +86,7 @@ def _assemble(case: Case, console: Console, *, asked: bool) -> tuple[Experiment,
     else:
         units = declared_units(config.training)
         splits, assignments = prepare(splits, case.played, config.evidence, streams, units)
-    check_records(case, assignments, splits)
+    refuse_other_records(case, assignments, splits)
     model = make_model(config, parts.mechanism if case.played is not None else None, splits, streams)
     budget = make_budget(config, splits)
     guarantee = case.guarantee or NoGuarantee(budget=budget, sentence=UNKNOWN, outside=(UNKNOWN,))
@@ -106,8 +104,6 @@ def _assemble(case: Case, console: Console, *, asked: bool) -> tuple[Experiment,
         model=model,
         budget=budget,
         plan=None,
-        context=make_context(config, streams, keeps_features=True),
-        cache=Cache(Path(config.output) / "cache"),
         console=console,
     )
     return experiment, guarantee
@@ -117,7 +113,7 @@ def _asked_for_attacks(order: runs.Order) -> bool:
     return any(key_of(override) == "attack" for override in order.overrides)
 
 
-def _told_by_files(line: Leakage) -> Leakage:
+def _with_caution(line: Leakage) -> Leakage:
     """The line, and the caution that it takes where no coin decided who was trained on."""
     caution = "files tell who was trained on, no coin decided: whatever else they differ in reads as leakage"
     return replace(line, notes=f"{line.notes}; {caution}" if line.notes else caution)

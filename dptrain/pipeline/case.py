@@ -175,7 +175,7 @@ def load(weights: Path, model: nn.Module, device: torch.device) -> Release:
     return Release(architecture=partial(copy.deepcopy, model), weights=state, device=device)
 
 
-def check_records(case: Case, assignments: Assignments, splits: Splits) -> None:
+def refuse_other_records(case: Case, assignments: Assignments, splits: Splits) -> None:
     if case.played is None:
         return
     same = runs.same_records(case.weights.parent, assignments.fingerprint(splits))

@@ -14,7 +14,7 @@ from torch import nn
 
 from dptrain.assembly.budget import make_budget
 from dptrain.assembly.components import Parts, assemble
-from dptrain.assembly.context import make_context
+from dptrain.assembly.context import make_context, make_streams
 from dptrain.assembly.given import Given
 from dptrain.assembly.model import make_model
 from dptrain.assembly.outputs import make_outputs
@@ -31,7 +31,6 @@ from dptrain.contracts import (
     Plan,
     Release,
     Splits,
-    Streams,
     Tracker,
     Utility,
     wants_shadows,
@@ -64,11 +63,7 @@ SHAPES_A_TRAINING = ("model", "optimizer", "mechanism", "training", "privacy", "
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """Everything of a run that is settled before its training begins, and each training and attack in turn.
-
-    `context` surrounds every training but the one that is released: it has no folder and tells
-    nobody of its metrics.
-    """
+    """Everything of a run that is settled before training begins, and each training and attack in turn."""
 
     config: Config
     parts: Parts
@@ -79,8 +74,6 @@ class Experiment:
     model: nn.Module
     budget: Budget
     plan: Plan | None
-    context: Context
-    cache: Cache
     console: Console
 
     @classmethod
@@ -88,7 +81,7 @@ class Experiment:
         """Build and check all that a training needs; raises ConfigError or DataError, nothing being spent."""
         parts = assemble(config, given)
         conditions = criteria.parse(config.fail_if, parts.attacks)
-        streams = Streams(config.seed, config.deterministic, config.privacy.randomness)
+        streams = make_streams(config)
         splits = load_splits(parts.source, streams)
         preconditions.check_records(parts, splits)
         copies = count_copies(splits)
@@ -99,7 +92,6 @@ class Experiment:
         plan = parts.mechanism.plan(splits, budget)
         assignments = assignments.with_model(parts.played, model, plan, streams)
         preconditions.check(parts, splits, assignments, budget)
-        keeps_features = parts.control is not None or any(map(wants_shadows, parts.attacks.values()))
         return cls(
             config=config,
             parts=parts,
@@ -110,10 +102,19 @@ class Experiment:
             model=model,
             budget=budget,
             plan=plan,
-            context=make_context(config, streams, keeps_features=keeps_features),
-            cache=Cache(Path(config.output) / "cache"),
             console=console,
         )
+
+    @cached_property
+    def context(self) -> Context:
+        """What surrounds every training but the one that is released: without a folder, tracked nowhere."""
+        shared = self.parts.control is not None or any(map(wants_shadows, self.parts.attacks.values()))
+        return make_context(self.config, keeps_features=shared)
+
+    @cached_property
+    def cache(self) -> Cache:
+        """Where control models, shadow models and evaluators are kept, beside the runs."""
+        return Cache(Path(self.config.output) / "cache")
 
     @property
     def records(self) -> str:

@@ -40,9 +40,8 @@ def run(
     runs.start(folder, order)
 
     with tracking.open(study.name(), folder, runs.read_state(folder).tracked_as) as tracker:
-        runs.remember(folder, begun_with=begun)
         runs.remember_records(folder, experiment.records)
-        runs.remember(folder, tracked_as=tracker.run_id)
+        runs.remember(folder, begun_with=begun, tracked_as=tracker.run_id)
         study.begin(plan, tracking, tracker)
         tracker.params(tracked.params(config, order.recipe))
 

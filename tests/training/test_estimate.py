@@ -12,9 +12,8 @@ from support import order
 from torch import nn
 
 from dptrain.assembly.components import assemble
-from dptrain.assembly.context import make_context
 from dptrain.config import parse
-from dptrain.contracts import Briefing, Budget, Splits, Streams
+from dptrain.contracts import Briefing, Budget, Splits
 from dptrain.evaluation.assignment import Assignments
 from dptrain.models.normalise import Normalise
 from dptrain.models.scatter import ScatterLinear
@@ -22,7 +21,6 @@ from dptrain.pipeline import summary
 from dptrain.pipeline.experiment import Experiment
 from dptrain.privacy.accountant import DPSGDPlan
 from dptrain.report.console import Console
-from dptrain.runs.cache import Cache
 from dptrain.training.estimate import estimate_seconds
 
 CPU = torch.device("cpu")
@@ -122,8 +120,6 @@ def test_the_plan_knows_copies_and_whether_features_are_made_once(
         model=scattered if model == "scattered" else _named(mlp),
         budget=budget,
         plan=make_plan_of(),
-        context=make_context(config, Streams(seed=0, deterministic=True), keeps_features=False),
-        cache=Cache(Path("cache")),
         console=Console(),
     )
     found: Briefing = summary.brief(experiment, recipe="quickstart", folder=Path())

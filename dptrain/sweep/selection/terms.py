@@ -10,9 +10,10 @@ from typing import Any
 
 from dptrain.assembly.budget import make_budget
 from dptrain.assembly.components import assemble
+from dptrain.assembly.context import make_streams
 from dptrain.assembly.records import load_splits
 from dptrain.config import Config
-from dptrain.contracts import ConfigError, Streams
+from dptrain.contracts import ConfigError
 from dptrain.contracts.rounding import rounded_up, rounded_up_to
 from dptrain.evaluation.assignment import declared_units, prepare
 from dptrain.privacy import selection
@@ -58,7 +59,7 @@ def refuse_changes(asked: Mapping[str, Any], values: Mapping[str, Any], where: s
 def agree(config: Config, values: Mapping[str, Any]) -> dict[str, Any]:
     """What is fixed before anything is drawn: the plans of all candidates, and what the selection proves."""
     parts = assemble(config)
-    streams = Streams(config.seed, config.deterministic, config.privacy.randomness)
+    streams = make_streams(config)
     splits = load_splits(parts.source, streams)
     units = declared_units(config.training)
     splits, assignments = prepare(splits, parts.played, config.evidence, streams, units)

@@ -279,7 +279,7 @@ class MyData:
             labels = torch.randint(2, (count,), generator=rng)
             inputs = torch.rand(count, 1, 6, 6, generator=rng) * 0.5 + labels.view(-1, 1, 1, 1) * 0.5
             return Records(inputs, labels)
-        return Splits(name="mine", source="made up", train=some(self.records), holdout=some(60),
+        return Splits(name="mine", source="made up", train=some(self.records), holdout=some(400),
                       test=some(60), classes=("no", "yes"), bounds=(0.0, 1.0), mean=(0.5,), std=(0.3,))
 
 
@@ -346,7 +346,7 @@ def test_a_mechanism_that_lies_about_its_noise_is_caught_loudly(
     asked = order(
         "tracking=none", f"output={tmp_path}/runs", "model=mine", "data=mine", "mechanism=liar",
         "attack=[reconstruction_transcript]", "training.expected_batch_size=60", "training.steps=20",
-        "evidence.slots=10", "evidence.candidates=3", "privacy.epsilon=1", recipe="medical_cnn",
+        "evidence.slots=20", "evidence.candidates=10", "privacy.epsilon=1", recipe="medical_cnn",
         config_dir=parts,
     )  # fmt: skip
     with pytest.raises(SystemExit) as caught:

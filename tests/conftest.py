@@ -28,9 +28,10 @@ def one_thread() -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def accounting_remembered() -> Iterator[None]:
-    """Many tests train by the same plan; its privacy loss is composed once."""
+    """Many tests train by the same plan; it is accounted for once."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(accountant, "privacy_loss", lru_cache(maxsize=256)(accountant.privacy_loss))
+        for name in ("privacy_loss", "_profile", "cross_checks"):
+            patch.setattr(accountant, name, lru_cache(maxsize=256)(getattr(accountant, name)))
         yield
 
 

@@ -22,6 +22,7 @@ from dptrain.runs.folder import Order
 # Enough of everything to pass through every stage, and no more.
 QUICK = (
     "training.steps=3",
+    "performance.physical_batch_size=64",  # as many units are looked at by the sensitivity audit
     "training.evaluations=1",
     "evidence.slots=3",
     "evidence.candidates=3",
@@ -33,6 +34,7 @@ QUICK_ATTACKS = (
     "attack.reconstruction_weights.reference_steps=3",
     "attack.audit_losses.reference_steps=3",
     "attack.membership_rmia.shadows=2",
+    "game.class_inversion.evaluator_steps=10",
 )
 
 

@@ -84,7 +84,13 @@ class DPGuarantee:
 
     def epsilon(self, delta: float | None = None) -> float:
         """Epsilon at this delta (default: the budget's), with what the noise costs."""
-        return stated_epsilon(self.loss, self._draws, delta=self.delta if delta is None else delta)
+        if delta is None or delta == self.delta:
+            return self._epsilon
+        return stated_epsilon(self.loss, self._draws, delta=delta)
+
+    @cached_property
+    def _epsilon(self) -> float:
+        return stated_epsilon(self.loss, self._draws, delta=self.delta)
 
     @property
     def _draws(self) -> int:
@@ -119,8 +125,8 @@ class DPGuarantee:
 
         plan, epsilon = self.plan, self.epsilon()
         tpr = {str(fpr): self.membership_tpr(fpr) for fpr in (0.001, 0.01)}
-        checks = accountant.cross_checks(plan, self.delta)
-        checks["riskcal_tpr_at_fpr_0.01"] = float(1.0 - get_beta_from_pld(self.loss, 0.01))
+        riskcal = float(1.0 - get_beta_from_pld(self.loss, 0.01))
+        checks = {**accountant.cross_checks(plan, self.delta), "riskcal_tpr_at_fpr_0.01": riskcal}
         return Statement(
             private=True,
             void_reason=self.void,

@@ -24,6 +24,7 @@ class ClassInversion(Game):
     findings: ClassVar[type] = Images
 
     evidence: Evidence
+    evaluator_steps: int
 
     def problems(self, splits: Splits, assigned: Any) -> Iterator[str]:  # noqa: ARG002
         """Inversions are held against members and held-out records of their class, among test records."""
@@ -42,7 +43,7 @@ class ClassInversion(Game):
             )
 
     def score(self, attempt: Attempt[Images], scoring: Scoring) -> Scored:
-        evaluator = _evaluator(scoring)
+        evaluator = _evaluator(scoring, self.evaluator_steps)
         lines, gallery = score_class_inversion(
             attempt.attack,
             attempt.found,
@@ -61,14 +62,16 @@ class ClassInversion(Game):
         )
 
 
-def _evaluator(scoring: Scoring) -> Evaluator:
+def _evaluator(scoring: Scoring, steps: int) -> Evaluator:
     """The model that recognises class inversions, trained or found when it is first asked for."""
     splits, streams = scoring.splits, scoring.streams
     records = [part.hashed().hexdigest() for part in (splits.holdout, splits.test, splits.public) if part]
     kept = scoring.keep(
         "evaluator",
-        (streams.seed, splits.classes, splits.mean, splits.std, splits.shape, records),
-        lambda: train_evaluator(splits, streams.seeded("judge"), device=scoring.device).state_dict(),
+        (streams.seed, splits.classes, splits.mean, splits.std, splits.shape, records, steps),
+        lambda: train_evaluator(
+            splits, streams.seeded("judge"), steps=steps, device=scoring.device
+        ).state_dict(),
     )
     return load_evaluator(splits, kept, device=scoring.device)
 

@@ -21,6 +21,7 @@ from opacus.accountants import PRVAccountant, RDPAccountant
 
 from dptrain.contracts import ConfigError, Plan
 from dptrain.privacy.noise.cost import stated_epsilon
+from dptrain.privacy.sampled_gaussian import sampled_gaussian
 
 NAME = f"dp-accounting PLD {version('dp-accounting')}"
 PrivacyLoss: TypeAlias = pld.PrivacyLossDistribution
@@ -161,6 +162,8 @@ def passes(plan: DPSGDPlan, steps: int) -> int:
 
 @lru_cache(maxsize=64)
 def _one_step(noise_multiplier: float, rate: float, adjacency: str, interval: float) -> PrivacyLoss:
+    if adjacency == "add_remove" and rate < 1.0:
+        return sampled_gaussian(noise_multiplier, rate, interval)
     return pld.from_gaussian_mechanism(
         noise_multiplier,
         sampling_prob=rate,

@@ -4,6 +4,9 @@ import math
 
 import numpy as np
 import pytest
+from dp_accounting.pld import privacy_loss_distribution as pld
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from opacus.accountants import PRVAccountant, RDPAccountant
 from riskcal.analysis import get_beta_from_pld
 from scipy.optimize import brentq
@@ -22,6 +25,7 @@ from dptrain.privacy.accountant import (
 )
 from dptrain.privacy.guarantee import DPGuarantee
 from dptrain.privacy.plan import Rates, make_plan
+from dptrain.privacy.sampled_gaussian import sampled_gaussian
 
 DELTA = 1e-5
 SMALL = {
@@ -81,6 +85,27 @@ def test_opacus_prv_agrees_within_one_percent(make_plan_of, noise_multiplier, sa
     theirs = prv.get_epsilon(delta=DELTA, eps_error=0.005, delta_error=DELTA / 1000)
     ours = epsilon(make_plan_of(noise_multiplier=noise_multiplier, sample_rate=sample_rate, steps=steps))
     assert ours == pytest.approx(theirs, rel=0.01)
+
+
+@settings(max_examples=15, deadline=None)
+@example(noise=1000.0, rate=0.9999, steps=10)
+@example(noise=0.3, rate=1e-9, steps=1)
+@given(
+    noise=st.floats(0.5, 20.0),
+    rate=st.floats(1e-6, 0.9999),
+    steps=st.integers(1, 300),
+)
+def test_one_step_is_that_of_dp_accounting(noise, rate, steps):
+    ours = sampled_gaussian(noise, rate, 1e-3)
+    theirs = pld.from_gaussian_mechanism(noise, sampling_prob=rate, value_discretization_interval=1e-3)
+    epsilons = np.linspace(0.0, 5.0, 11)
+    for one, other in ((ours, theirs), (ours.self_compose(steps), theirs.self_compose(steps))):
+        np.testing.assert_allclose(
+            one.get_delta_for_epsilon(epsilons), other.get_delta_for_epsilon(epsilons), rtol=1e-6, atol=1e-12
+        )
+        assert one.get_epsilon_for_delta(DELTA) == pytest.approx(
+            other.get_epsilon_for_delta(DELTA), rel=1e-6, abs=1e-9
+        )
 
 
 @pytest.mark.parametrize(("noise_multiplier", "steps"), [(0.7, 1), (1.0, 1), (5.0, 20), (40.0, 1000)])

@@ -1,7 +1,6 @@
 """Batches are drawn exactly as they are accounted for."""
 
 import math
-import time
 from decimal import Decimal, getcontext
 
 import numpy as np
@@ -152,7 +151,7 @@ def test_batches_are_as_large_as_those_of_the_definition(rng, count, rate, strea
 
 @pytest.mark.parametrize("rate", [0.003, 0.3])
 def test_every_place_is_drawn_alike(rate, stream):
-    count, trials = 300, 40_000 if rate < 0.1 else 2000
+    count, trials = 300, 10_000 if rate < 0.1 else 1000
     drawn = torch.cat([poisson(count, rate, stream) for _ in range(trials)])
     assert chisquare(drawn.bincount(minlength=count).numpy()).pvalue > 1e-3
 
@@ -170,7 +169,7 @@ def test_gaps_are_geometric(stream):
 
 
 def test_whole_batches_are_as_likely_as_independent_coins_make_them(stream):
-    count, rate, trials = 5, 0.37, 40_000
+    count, rate, trials = 5, 0.37, 10_000
     outcomes = torch.tensor([int((2 ** poisson(count, rate, stream)).sum()) for _ in range(trials)])
     ones = np.array([bin(outcome).count("1") for outcome in range(2**count)])
     expected = trials * rate**ones * (1 - rate) ** (count - ones)
@@ -179,8 +178,8 @@ def test_whole_batches_are_as_likely_as_independent_coins_make_them(stream):
 
 def test_a_batch_that_the_first_numbers_do_not_reach_goes_on(monkeypatch, stream):
     monkeypatch.setattr(sampling.math, "ceil", lambda _: -7)  # one gap at a time
-    drawn = torch.cat([poisson(100, 0.1, stream) for _ in range(2000)])
-    assert binomtest(len(drawn), 200_000, 0.1).pvalue > 1e-3
+    drawn = torch.cat([poisson(100, 0.1, stream) for _ in range(500)])
+    assert binomtest(len(drawn), 50_000, 0.1).pvalue > 1e-3
     assert chisquare(drawn.bincount(minlength=100).numpy()).pvalue > 1e-3
 
 
@@ -231,11 +230,14 @@ def test_nothing_is_drawn_of_nothing(stream):
     assert poisson(0, 0.5, stream).tolist() == []
 
 
-def test_a_draw_costs_what_is_drawn(stream):
-    """A thousand of ten thousand million: with a coin each, this would take minutes and all memory."""
-    started = time.perf_counter()
+def test_a_draw_costs_what_is_drawn(monkeypatch, stream):
+    """A thousand of ten thousand million: with a number each, this would take minutes and all memory."""
+    asked, uniform = [], Stream.uniform
+    monkeypatch.setattr(
+        Stream, "uniform", lambda *shape: asked.append(math.prod(shape[1:])) or uniform(*shape)
+    )
     drawn = poisson(10**10, 1e-7, stream)
-    assert time.perf_counter() - started < 1.0
+    assert sum(asked) < 10_000
     assert binomtest(len(drawn), 10**10, 1e-7).pvalue > 1e-3
     assert int(drawn.max()) > 2**32
 

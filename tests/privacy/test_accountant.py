@@ -87,7 +87,7 @@ def test_opacus_prv_agrees_within_one_percent(make_plan_of, noise_multiplier, sa
     assert ours == pytest.approx(theirs, rel=0.01)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @example(noise=1000.0, rate=0.9999, steps=10)
 @example(noise=0.3, rate=1e-9, steps=1)
 @given(
@@ -106,6 +106,16 @@ def test_one_step_is_that_of_dp_accounting(noise, rate, steps):
         assert one.get_epsilon_for_delta(DELTA) == pytest.approx(
             other.get_epsilon_for_delta(DELTA), rel=1e-6, abs=1e-9
         )
+
+
+@pytest.mark.parametrize(
+    "changes", [SMALL, {"sample_rate": 1.0, "steps": 4}, {"adjacency": "replace_one"}, {"steps": 0}]
+)
+def test_the_profile_is_that_of_dp_accounting(make_plan_of, changes):
+    loss = privacy_loss(make_plan_of(**changes))
+    epsilons, deltas = accountant._profile(loss)
+    theirs = np.asarray(loss.get_delta_for_epsilon(epsilons))
+    np.testing.assert_allclose(deltas, theirs, rtol=1e-9, atol=1e-14)
 
 
 @pytest.mark.parametrize(("noise_multiplier", "steps"), [(0.7, 1), (1.0, 1), (5.0, 20), (40.0, 1000)])

@@ -447,8 +447,9 @@ def test_run_folders_never_coincide(tmp_path: Path) -> None:
 
 
 def test_help_an_unknown_recipe_and_the_configuration_read_well(tmp_path: Path) -> None:
-    started = [command(*words, cwd=tmp_path) for words in (["--help"], ["recipe=nonsense"], ["--cfg", "job"])]
-    (_, helped, _), (code, _, unknown), (_, shown, _) = map(finish, started)
+    asked = (["--help"], ["recipe=nonsense"], ["--cfg", "job"], ["privacy.epsilon=3,0"])
+    started = [command(*words, cwd=tmp_path) for words in asked]
+    (_, helped, _), (code, _, unknown), (_, shown, _), (failed, _, several) = map(finish, started)
     for word in ("medical_cnn", "pneumoniamnist", "privacy:", "python -m dptrain resume=latest"):
         assert word in helped
     assert code == 1
@@ -456,6 +457,9 @@ def test_help_an_unknown_recipe_and_the_configuration_read_well(tmp_path: Path) 
     assert "medical_cnn" in unknown
     assert "Traceback" not in unknown
     assert "epsilon: 3.0" in shown
+    assert failed == cli.FAILED
+    assert "privacy.epsilon=3,0: several values for one run" in " ".join(several.split())
+    assert "Traceback" not in several
     assert list(tmp_path.iterdir()) == [], "asking leaves nothing behind"
 
 
@@ -494,17 +498,15 @@ def test_a_run_that_is_at_work_is_not_gone_on_with(
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("privacy.epsilon=3,0",), "privacy.epsilon=3,0: several values for one run"),
         (("privacy.delta=1/N",), "privacy.delta=1/N should be a valid number"),
         (("privacy.delta=0.01",), "privacy.delta=0.01 is not below 1 / "),
         (("privacy.epsilon=null", "privacy.advantage=0.1", "privacy.delta=0.01"), "is not below 1 / "),
     ],
 )
 def test_a_budget_that_means_nothing_is_one_sentence(
-    tmp_path: Path, words: tuple[str, ...], says: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], says: str
 ) -> None:
-    code, _, err = finish(command(*words, "tracking=none", "attack=[]", cwd=tmp_path))
-    assert code == cli.FAILED
+    err = refused(tmp_path, capsys, "attack=[]", *words)
     assert says in " ".join(err.split())
     assert err.count("error") == 1
     assert "Traceback" not in err

@@ -27,8 +27,7 @@ from dptrain.privacy.plan import Rates
 from dptrain.privacy.sampling import PoissonSampler, ShuffleSampler
 from dptrain.privacy.stilled import stilled
 from dptrain.tracking import NullRun
-from dptrain.training.augment import Augmentation
-from dptrain.training.settings import Settings
+from dptrain.training.settings import Augmentation, Settings
 
 RECORDS, STEPS = 60, 8
 

@@ -24,8 +24,7 @@ from dptrain.mechanisms.non_private import NonPrivate
 from dptrain.privacy.plan import Rates
 from dptrain.report import pdf
 from dptrain.tracking import MLflow, NoTracking
-from dptrain.training.augment import Augmentation
-from dptrain.training.settings import Settings
+from dptrain.training.settings import Augmentation, Settings
 
 
 @dataclass(frozen=True, kw_only=True)

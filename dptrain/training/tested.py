@@ -5,10 +5,10 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from dptrain.contracts import BrokenGuarantee, ConfigError, Release, Splits
-from dptrain.privacy.independence import NOTE, find_dependence, fingerprint
+from dptrain.privacy.independence.check import find_dependence
+from dptrain.privacy.independence.state import NOTE, fingerprint
 from dptrain.tasks import task_of
-from dptrain.training.augment import Augmentation
-from dptrain.training.settings import Settings
+from dptrain.training.settings import Augmentation, Settings
 
 
 def refuse_dependence(model: nn.Module, splits: Splits, settings: Settings) -> None:

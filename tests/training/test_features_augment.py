@@ -16,8 +16,8 @@ from dptrain.mechanisms.non_private import NonPrivate
 from dptrain.models.normalise import Normalise
 from dptrain.models.scatter import ScatterCNN, ScatterLinear
 from dptrain.privacy.dpsgd import DPSGDEngine
-from dptrain.training.augment import Augmentation
 from dptrain.training.features import Trained
+from dptrain.training.settings import Augmentation
 
 CACHED = {"feature_cache_gib": 1.0}
 UNAUDITED = partial(DPSGD, audit_sensitivity=False)  # which makes features of its own rows

@@ -15,8 +15,8 @@ from dptrain.mechanisms.non_private import NonPrivate
 from dptrain.privacy import dpsgd
 from dptrain.privacy.noise.keys import KeyChain
 from dptrain.training import checkpoint, masks
-from dptrain.training.augment import Augmentation
 from dptrain.training.masks import WORDS, Masks, secret_states
+from dptrain.training.settings import Augmentation
 
 CPU = torch.device("cpu")
 KEY = bytes(range(32))
@@ -101,7 +101,7 @@ def test_known_draws_move_the_sum_by_many_norms_and_that_is_why(make_plan_of) ->
     def total(kept: slice, seed: int) -> torch.Tensor:
         loss = partial(nn.functional.cross_entropy, reduction="none")
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        engine = dpsgd.make_engine(
+        engine = dpsgd.DPSGDEngine(
             "bookkeeping", model, optimizer, make_plan_of(), loss=loss, generator=torch.Generator()
         )
         engine.accumulate(inputs[kept], labels[kept])  # chooses its way to the gradients first

@@ -26,7 +26,7 @@ from dptrain.privacy.dpsgd import ENGINES
 from dptrain.privacy.gradients import ByRules
 from dptrain.training import fit as fitting
 from dptrain.training import sensitivity_audit
-from dptrain.training.augment import Augmentation
+from dptrain.training.settings import Augmentation
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 from mixing_models import MIXING, REMEMBERING

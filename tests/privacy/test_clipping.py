@@ -147,7 +147,7 @@ def test_what_cancels_is_not_measured_too_small(monkeypatch, make_plan_of, way, 
     for left_out in range(6):
         assert (whole - summed([i for i in range(6) if i != left_out])).norm() <= 1.0
         assert summed([left_out]).norm() <= 1.0
-    assert whole.norm() > (0.9 if way == "keep" else 0.0)  # else shorter: see gram.py
+    assert whole.norm() > (0.9 if way == "keep" else 0.0)  # else shorter: see norms_of_formed
 
 
 @pytest.mark.parametrize("size", [10, 2000])

@@ -44,8 +44,7 @@ from dptrain.contracts import (
     Streams,
     Targets,
 )
-from dptrain.evaluation.games.audit.mechanism import noise_p_values
-from dptrain.evaluation.games.audit.scoring import bet
+from dptrain.evaluation.games.audit.scoring import bet, noise_p_values
 from dptrain.evidence.intervals import permutation_p_value
 from dptrain.evidence.one_run import (
     certified_gaussian,

@@ -51,7 +51,7 @@ from dptrain.contracts import (
 )
 from dptrain.data.files import find
 from dptrain.data.vision import TorchvisionSet
-from dptrain.evaluation.games.reconstruction.slots import SlotAssignment
+from dptrain.evaluation.games.reconstruction.game import SlotAssignment
 from dptrain.evidence.intervals import clopper_pearson, proportion
 from dptrain.mechanisms.dpsgd import DPSGD
 from dptrain.mechanisms.non_private import NonPrivate

@@ -29,7 +29,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from dptrain.contracts import Budget, Context, Records, Splits, Streams
-from dptrain.data.mapped import MappedImages
+from dptrain.data.npz import MappedImages
 from dptrain.mechanisms.dpsgd import DPSGD
 from dptrain.mechanisms.non_private import NonPrivate
 from dptrain.models.cnn import SmallCNN

@@ -44,7 +44,7 @@ from dptrain.cli.process import keep_freed_memory
 from dptrain.models.cnn import SmallCNN
 from dptrain.models.mlp import Logistic, Mlp
 from dptrain.privacy.accountant import DPSGDPlan
-from dptrain.privacy.dpsgd import make_engine
+from dptrain.privacy.dpsgd import DPSGDEngine
 
 MODES = {"plain": "", "opacus_hooks": "hooks", "opacus_ghost": "", "dptrain": "bookkeeping"}
 PRIVATE = tuple(MODES)[1:]
@@ -178,7 +178,7 @@ def make_step(task: Task, mode: str, device: torch.device, dtype: torch.dtype) -
     )
     loss = partial(F.cross_entropy, reduction="none")
     noise = torch.Generator(device).manual_seed(0)
-    engine = make_engine(MODES[mode], model, optimizer, plan, loss=loss, generator=noise)
+    engine = DPSGDEngine(MODES[mode], model, optimizer, plan, loss=loss, generator=noise)
 
     def private_step() -> None:
         engine.accumulate(inputs, labels)

@@ -42,8 +42,7 @@ from torch import Tensor
 from dptrain.contracts import Budget
 from dptrain.privacy.accountant import DPSGDPlan
 from dptrain.privacy.noise.cost import cost
-from dptrain.privacy.noise.gaussian import REACH
-from dptrain.privacy.noise.grid import grid_step, noisy_on_grid
+from dptrain.privacy.noise.gaussian import REACH, grid_step, noisy_on_grid
 from dptrain.privacy.noise.source import BLOCK, NoiseSource
 from dptrain.privacy.plan import Rates, make_plan
 

@@ -41,8 +41,8 @@ from dptrain.models.cnn import SmallCNN
 from dptrain.models.mlp import Mlp
 from dptrain.models.wide_resnet import WideResNet
 from dptrain.privacy.accountant import DPSGDPlan
-from dptrain.privacy.dpsgd import make_engine
-from dptrain.privacy.independence import find_dependence
+from dptrain.privacy.dpsgd import DPSGDEngine
+from dptrain.privacy.independence.check import find_dependence
 from dptrain.privacy.layers import check_layers
 from dptrain.privacy.noise.keys import Stream
 from dptrain.privacy.sampling import Units
@@ -168,7 +168,7 @@ def worst_change(subject: Subject, clipping: str, unit: str, copies: int) -> flo
         clipping=clipping,
     )
     optimizer = torch.optim.SGD([each for each in model.parameters() if each.requires_grad], lr=0.1)
-    engine = make_engine(
+    engine = DPSGDEngine(
         "bookkeeping",
         model,
         optimizer,

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from dptrain.attacks.canary_audit import CanaryAudit
-from dptrain.contracts import Budget, Canaries, Streams, Targets
+from dptrain.contracts import Attempt, Budget, Canaries, Streams, Targets
 from dptrain.evaluation.games.audit.canaries import CanaryAssignment
 from dptrain.evaluation.games.audit.scoring import score_audit
 from dptrain.evidence.verdict import BROKEN
@@ -65,15 +65,10 @@ def audit(splits, mlp, settings_of, context_of):
             bets.append(attack.run(dataclasses.replace(release, transcript=observer), targets, rng))
             if mechanism.plan(splits, budget) is not None:
                 proved = guarantee
-        return score_audit(
-            "audit_canaries",
-            *bets,
-            canary_assignment.members,
-            proved,
-            on="canaries",
-            rng=rng,
-            confidence=0.95,
-        )
+        found, control = bets
+        attempt = Attempt(attack="audit_canaries", interface="", found=found, control=control, baseline=())
+        members = canary_assignment.members
+        return score_audit(attempt, members, proved, on="canaries", rng=rng, confidence=0.95)
 
     return run
 

@@ -17,8 +17,7 @@ from dptrain.comparison.compare import compare
 from dptrain.comparison.gather import Selection, from_metrics, gather
 from dptrain.contracts import ConfigError, DataError, DptrainError
 from dptrain.pipeline.tracked import metrics as metrics_of
-from dptrain.privacy.stated import plan_of
-from dptrain.privacy.written import from_json
+from dptrain.privacy.written import from_json, plan_of
 from dptrain.report.comparison.points import HOLDS, MET, NONE, NOT_MET, UNDECIDED, VOID, Comparison
 from dptrain.report.document import read_json
 from dptrain.sweep.cost import composed, search_cost

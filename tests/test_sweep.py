@@ -18,8 +18,7 @@ from dptrain.pipeline import train
 from dptrain.pipeline.experiment import Experiment
 from dptrain.privacy.accountant import DPSGDPlan
 from dptrain.privacy.guarantee import NoGuarantee
-from dptrain.privacy.stated import plan_of
-from dptrain.privacy.written import from_json, to_json
+from dptrain.privacy.written import from_json, plan_of, to_json
 from dptrain.report.document import read_json
 from dptrain.runs import folder as runs
 from dptrain.sweep import state as sweeps

@@ -19,7 +19,7 @@ from dptrain.contracts import Budget, ConfigError, Records, Streams
 from dptrain.mechanisms.dpsgd import DPSGD
 from dptrain.privacy import dpsgd
 from dptrain.privacy.accountant import privacy_loss
-from dptrain.privacy.dpsgd import ENGINES, make_engine
+from dptrain.privacy.dpsgd import ENGINES, DPSGDEngine
 from dptrain.privacy.guarantee import DPGuarantee, NoGuarantee
 from dptrain.privacy.layers import check_layers
 from dptrain.privacy.noise.keys import KeyChain
@@ -49,7 +49,7 @@ def refused(values):
 def engine_of(model, plan, kind="hooks"):
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     loss = partial(nn.functional.cross_entropy, reduction="none")
-    return make_engine(kind, model, optimizer, plan, loss=loss, generator=torch.Generator().manual_seed(0))
+    return DPSGDEngine(kind, model, optimizer, plan, loss=loss, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.fixture

@@ -21,16 +21,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 from torch.nn import functional as F
 
-from dptrain.contracts import (
-    Access,
-    Attributes,
-    ConfigError,
-    Queries,
-    Records,
-    Release,
-    Sensitive,
-    Targets,
-)
+from dptrain.contracts import Access, Attributes, ConfigError, Queries, Records, Release, Sensitive, Targets
 
 FAINTEST = 1e-6  # probability; interfaces round, and a zero would rule a value out for good
 LEAST_LOSS = 1e-3  # nats; mean loss of a model that knows its training records by heart

@@ -13,18 +13,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from dptrain.attacks.bets import check_guesses, check_number
+from dptrain.attacks.bets import Betting
 from dptrain.attacks.likelihood import sampled_at
-from dptrain.contracts import (
-    Access,
-    Bets,
-    Canaries,
-    NoiseSeen,
-    Observation,
-    Release,
-    SamplingSeen,
-    Targets,
-)
+from dptrain.contracts import Access, Bets, Canaries, NoiseSeen, Observation, Release, SamplingSeen, Targets
 
 
 class CanaryLikelihoods:
@@ -103,25 +94,13 @@ _REMEMBERED = ("scores", "squares", "blank_sums", "counts", "longest", "declared
 
 
 @dataclass(frozen=True, kw_only=True)
-class CanaryAudit:
-    """Bets on the canaries that the whole noisy transcript speaks most for, and against.
-
-    `guesses` is the number of bets; None has it planned from the guarantee before the assignment is seen.
-    """
+class CanaryAudit(Betting):
+    """Bets on the canaries that the whole noisy transcript speaks most for, and against."""
 
     needs: ClassVar[frozenset[Access]] = frozenset({Access.TRANSCRIPT})
     game: ClassVar[str] = "audit_canaries"
     any_records: ClassVar[bool] = True  # it looks at none
-
-    guesses: int | None = None
-
-    def __post_init__(self) -> None:
-        check_guesses(self.guesses)
-
-    def check(self, targets: Targets) -> None:
-        """Raise ConfigError where there are fewer canaries than bets."""
-        assert targets.canaries is not None
-        check_number(self.guesses, len(targets.canaries), "canaries")
+    on: ClassVar[str] = "canaries"
 
     def watch(self, targets: Targets) -> CanaryLikelihoods:
         assert targets.canaries is not None

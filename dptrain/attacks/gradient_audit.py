@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from dptrain.attacks.bets import check_guesses, check_number
+from dptrain.attacks.bets import Betting
 from dptrain.attacks.likelihood import sampled_at
 from dptrain.contracts import Access, Bets, ConfigError, Observation, Records, Release, Targets
 
@@ -61,12 +61,11 @@ class ProbeLikelihoods:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GradientAudit:
+class GradientAudit(Betting):
     """Bets on the probes that the noisy gradients speak most for, and against.
 
     `gradient_elements` bounds the memory for probes' gradients (numbers held at once); where they
-    do not fit together, each is computed twice. `guesses` is the number of bets; None has it planned
-    from the guarantee before the assignment is seen.
+    do not fit together, each is computed twice.
     """
 
     needs: ClassVar[frozenset[Access]] = frozenset({Access.TRANSCRIPT})
@@ -74,17 +73,11 @@ class GradientAudit:
 
     every: int = 4  # steps
     gradient_elements: int = 50_000_000
-    guesses: int | None = None
 
     def __post_init__(self) -> None:
-        check_guesses(self.guesses)
+        super().__post_init__()
         if self.every < 1:
             raise ConfigError(f"every={self.every} must be a number of steps, 1 or more")
-
-    def check(self, targets: Targets) -> None:
-        """Raise ConfigError where there are fewer probes than bets."""
-        assert targets.probes is not None
-        check_number(self.guesses, len(targets.probes), "probes")
 
     def watch(self, targets: Targets) -> ProbeLikelihoods:
         assert targets.probes is not None

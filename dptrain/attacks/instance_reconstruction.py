@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from dptrain.attacks.likelihood import sampled_at
-from dptrain.attacks.reference import train_reference
+from dptrain.attacks.reference import ByReference
 from dptrain.contracts import Access, Guesses, Observation, Release, Slots, Targets
 
 
@@ -46,7 +46,8 @@ class SlotLikelihoods:
         for slots in self._chunks(step):
             rows = self._gradients(step, slots)  # (slots, candidates, parameters)
             if variance == 0.0:
-                variance = _vanishing_variance(rows)
+                # Small beside any gradient, so that one candidate is all but certain.
+                variance = 1e-6 * float(rows.square().sum(-1).mean()) + 1e-30
             for gradients, slot in zip(rows, slots.tolist(), strict=True):
                 projected = (gradients @ step.view(slot)).double()
                 exponent = (projected - gradients.square().sum(-1).double() / 2) / variance
@@ -105,7 +106,7 @@ class TranscriptReconstruction:
 
 
 @dataclass(frozen=True, kw_only=True)
-class WeightsReconstruction:
+class WeightsReconstruction(ByReference):
     """Names the candidate whose loss the release lowered most, against a reference model of the adversary's.
 
     The reference has the release's architecture and is trained, without privacy, on records of
@@ -115,20 +116,9 @@ class WeightsReconstruction:
     needs: ClassVar[frozenset[Access]] = frozenset({Access.WEIGHTS})
     game: ClassVar[str] = "reconstruction"
 
-    reference_steps: int = 150
-    reference_batch_size: int = 128
-    learning_rate: float = 2e-3
-
     def run(self, release: Release, targets: Targets, rng: torch.Generator) -> Guesses:
         assert targets.slots is not None
-        reference = train_reference(
-            release,
-            targets.background,
-            steps=self.reference_steps,
-            batch_size=self.reference_batch_size,
-            learning_rate=self.learning_rate,
-            rng=rng,
-        )
+        reference = self.train_reference(release, targets.background, rng)
         inputs = targets.slots.inputs.flatten(0, 1).to(release.device)
         labels = targets.slots.labels.flatten().to(release.device)
         gained = _losses(reference, inputs, labels) - _losses(release.build(), inputs, labels)
@@ -156,11 +146,6 @@ def effective_slots(overlaps: Tensor, slots: int, simulations: int, rng: torch.G
     independent = float((rate * (1 - rate)).sum())
     inflation = float(success.sum(1).var()) / independent if independent > 0 else 1.0
     return slots / max(1.0, inflation)
-
-
-def _vanishing_variance(rows: Tensor) -> float:
-    """For a transcript without noise: small beside any gradient, so that one candidate is all but certain."""
-    return 1e-6 * float(rows.square().sum(-1).mean()) + 1e-30
 
 
 def _sketch(rows: Tensor, most: int = 1 << 16) -> Tensor:

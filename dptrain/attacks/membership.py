@@ -12,8 +12,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from dptrain.attacks.bets import check_guesses, check_number
-from dptrain.attacks.reference import train_reference
+from dptrain.attacks.bets import Betting
+from dptrain.attacks.reference import ByReference
 from dptrain.contracts import Access, Bets, Records, Release, Scores, Targets
 
 LEAST = 1e-30  # stands for a confidence of zero; single precision shows others as small
@@ -65,43 +65,22 @@ class LossThreshold:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LossBets:
+class LossBets(Betting, ByReference):
     """Bets on the probes of a one-run audit: log-odds of the label, less those of a reference model.
 
     The reference has the release's architecture, is trained without privacy on the adversary's
     own records, and says how hard a probe is (Watson et al. 2022, "On the Importance of
-    Difficulty Calibration"); `reference_steps=0` does without. `guesses=None` leaves the number
-    of bets to the scoring.
+    Difficulty Calibration"); `reference_steps=0` does without.
     """
 
     needs: ClassVar[frozenset[Access]] = frozenset({Access.CONFIDENCES})
     game: ClassVar[str] = "audit_records"
 
-    guesses: int | None = None
-    reference_steps: int = 150
-    reference_batch_size: int = 128
-    learning_rate: float = 2e-3
-
-    def __post_init__(self) -> None:
-        check_guesses(self.guesses)
-
-    def check(self, targets: Targets) -> None:
-        """Raise ConfigError where there are fewer probes than bets."""
-        assert targets.probes is not None
-        check_number(self.guesses, len(targets.probes), "probes")
-
     def run(self, release: Release, targets: Targets, rng: torch.Generator) -> Bets:
         assert targets.probes is not None
         scores = probe_log_odds(release, targets.probes)
         if self.reference_steps > 0:
-            reference = train_reference(
-                release,
-                targets.background,
-                steps=self.reference_steps,
-                batch_size=self.reference_batch_size,
-                learning_rate=self.learning_rate,
-                rng=rng,
-            )
+            reference = self.train_reference(release, targets.background, rng)
             # Behind the same interface, so that what it hides of the one it hides of the other.
             scores -= probe_log_odds(replace(release, weights=reference.state_dict()), targets.probes)
         return Bets(scores=scores, guesses=self.guesses)

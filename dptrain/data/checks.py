@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -15,10 +15,9 @@ CHUNK = 1024  # records that are looked at at once
 
 
 def to_records(
-    images: np.ndarray,
-    labels: np.ndarray,
-    *,
+    arrays: Mapping[str, np.ndarray],
     part: str,
+    *,
     where: str,
     num_classes: int,
     bounds: tuple[float, float] = (0.0, 1.0),
@@ -29,6 +28,7 @@ def to_records(
     Takes what `to_inputs` (or `make_inputs` in its place) and `to_labels` take. Raises DataError
     naming array, file and cure.
     """
+    images, labels = arrays[f"{part}_images"], arrays[f"{part}_labels"]
     inputs = (make_inputs or to_inputs)(images, name=f"{part}_images of {where}", bounds=bounds)
     targets = to_labels(labels, name=f"{part}_labels of {where}", num_classes=num_classes)
     same_count(images, targets, name=f"{part}_images of {where}", other=f"{part}_labels")
@@ -67,7 +67,7 @@ def check_images(images: np.ndarray, *, name: str, bounds: tuple[float, float]) 
 
 def convert(images: np.ndarray, *, bounds: tuple[float, float]) -> Tensor:
     """Float32 (N, C, H, W) in (0, 1), from images (N, H, W, C) that have been checked."""
-    scaled = _channels_first(images)
+    scaled = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2), dtype=np.float32))
     if images.dtype == np.uint8:
         return scaled.div_(255.0)
     low, high = bounds
@@ -125,10 +125,6 @@ def constants(values: Sequence[float], *, key: str, channels: int) -> tuple[floa
     if key == "std" and min(declared) <= 0:
         raise ConfigError(f"data.std={list(declared)} must be positive; 0.25 suits most images")
     return declared
-
-
-def _channels_first(images: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2), dtype=np.float32))
 
 
 def _refuse_unbounded(images: np.ndarray, *, first: int, name: str, bounds: tuple[float, float]) -> None:

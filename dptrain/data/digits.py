@@ -12,13 +12,13 @@ import torch
 
 from dptrain.contracts import Splits
 from dptrain.data.checks import to_records
-from dptrain.data.splits import assemble, assignment_key, check_fractions, divide
+from dptrain.data.splits import Cut, assignment_key
 
 BRIGHTEST = 16.0  # pixels count the inked ones among 4x4 of the scan
 
 
 @dataclass(frozen=True, kw_only=True)
-class Digits:
+class Digits(Cut):
     """1797 digits, (1, 8, 8), of ten classes, each assigned to its part by a keyed hash.
 
     Source: Alpaydin and Kaynak 1998, UCI, "Optical Recognition of Handwritten Digits" (its test part).
@@ -26,36 +26,21 @@ class Digits:
 
     mean: Sequence[float]
     std: Sequence[float]
-    holdout_fraction: float = 0.15
-    test_fraction: float = 0.15
-    split_key: str | None = None
-
-    def __post_init__(self) -> None:
-        check_fractions(holdout_fraction=self.holdout_fraction, test_fraction=self.test_fraction)
 
     def load(self, rng: torch.Generator) -> Splits:
         images, labels = read()
-        records = to_records(
-            images.astype(np.float32) / BRIGHTEST,
-            labels,
-            part="digits",
-            where="scikit-learn",
-            num_classes=10,
-        )
-        key = assignment_key(rng, self.split_key)
-        train, holdout, test = divide(
-            records, None, key, holdout=self.holdout_fraction, test=self.test_fraction
-        )
-        return assemble(
+        arrays = {"digits_images": images.astype(np.float32) / BRIGHTEST, "digits_labels": labels}
+        records = to_records(arrays, "digits", where="scikit-learn", num_classes=10)
+        return self.cut(
+            {"train": records},
+            None,
+            None,
+            assignment_key(rng, self.split_key),
             name="digits",
             source="scikit-learn's bundled digits",
-            train=records.take(train),
-            holdout=records.take(holdout),
-            test=records.take(test),
             classes=[str(digit) for digit in range(10)],
             mean=self.mean,
             std=self.std,
-            key=key,
         )
 
 

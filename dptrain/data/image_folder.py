@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dptrain.contracts import ConfigError, DataError, Records, Splits
 from dptrain.data.checks import convert
-from dptrain.data.splits import assemble, assignment_key, check_fractions, divide, number_groups
+from dptrain.data.splits import Cut, assignment_key, number_groups
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
 PILLOW_MODES = {"grayscale": "L", "rgb": "RGB"}
@@ -24,7 +24,7 @@ WHITE_8_BIT, WHITE_16_BIT = 255.0, 65535.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageFolder:
+class ImageFolder(Cut):
     """Image files of `root/<class>/`, or of `root/train/<class>/`, with `test` and `val` beside `train`.
 
     A part without a folder is cut from the training images, each by a keyed hash of itself. Images are
@@ -40,16 +40,11 @@ class ImageFolder:
     std: Sequence[float]
     mode: str = "grayscale"
     group_pattern: str | None = None
-    holdout_fraction: float = 0.15
-    test_fraction: float = 0.15
-    class_prior: Sequence[float] | None = None
     lazy: bool = False
     workers: int | None = None
-    group_word: str | None = None  # what a group is called: patient, customer
-    split_key: str | None = None
 
     def __post_init__(self) -> None:
-        check_fractions(holdout_fraction=self.holdout_fraction, test_fraction=self.test_fraction)
+        super().__post_init__()
         if self.mode not in PILLOW_MODES:
             raise ConfigError(f"data.mode={self.mode} must be one of {', '.join(PILLOW_MODES)}")
         if len(self.size) != 2 or min(self.size) < 1:
@@ -89,38 +84,18 @@ class ImageFolder:
         patients = {part: self._patients(listed) for part, listed in files.items()}
         _refuse_shared(patients, root)
         records = {part: self._read(listed) for part, listed in files.items()}
-        pool = records["train"]
-        groups = number_groups(patients["train"]) if self.group_pattern else None
-        train, holdout, test = divide(
-            pool,
-            groups,
-            key,
-            holdout=0.0 if "val" in records else self.holdout_fraction,
-            test=0.0 if "test" in records else self.test_fraction,
-        )
         height, width = self.size
-        return assemble(
+        return self.cut(
+            records,
+            number_groups(patients["train"]) if self.group_pattern else None,
+            number_groups(patients["val"]) if self.group_pattern and "val" in patients else None,
+            key,
             name=root.name,
             source=f"{root}, {sum(map(len, files.values()))} files as {height}x{width} {self.mode}",
-            train=pool.take(train),
-            holdout=records["val"] if "val" in records else pool.take(holdout),
-            test=records["test"] if "test" in records else pool.take(test),
             classes=classes,
             mean=self.mean,
             std=self.std,
-            class_prior=self.class_prior,
-            group_ids=None if groups is None else groups[train],
-            holdout_group_ids=self._held_out_groups(patients, groups, holdout),
-            group_word=self.group_word,
-            key=key,
         )
-
-    def _held_out_groups(
-        self, patients: Mapping[str, Sequence[str]], groups: Tensor | None, holdout: Tensor
-    ) -> Tensor | None:
-        if groups is None:
-            return None
-        return number_groups(patients["val"]) if "val" in patients else groups[holdout]
 
     def _patients(self, files: Sequence[tuple[Path, int]]) -> list[str]:
         """Whose image each file is; none if there is no pattern."""

@@ -14,17 +14,8 @@ from dptrain.data.files import download, find, md5_of, read_npz
 from dptrain.data.splits import assemble, assignment_key
 
 ORGANS = (
-    "bladder",
-    "femur-left",
-    "femur-right",
-    "heart",
-    "kidney-left",
-    "kidney-right",
-    "liver",
-    "lung-left",
-    "lung-right",
-    "pancreas",
-    "spleen",
+    "bladder; femur-left; femur-right; heart; kidney-left; kidney-right; liver; lung-left; lung-right; "
+    "pancreas; spleen"
 )
 KEYS = tuple(f"{part}_{kind}" for part in ("train", "val", "test") for kind in ("images", "labels"))
 
@@ -36,78 +27,48 @@ class Published:
     md5: str
     classes: tuple[str, ...]
 
+    @classmethod
+    def of(cls, md5: str, classes: str) -> Published:
+        """From names of classes that semicolons divide."""
+        return cls(md5=md5, classes=tuple(classes.split("; ")))
+
 
 SETS = {
-    "pathmnist": Published(
-        md5="a8b06965200029087d5bd730944a56c1",
-        classes=(
-            "adipose",
-            "background",
-            "debris",
-            "lymphocytes",
-            "mucus",
-            "smooth muscle",
-            "normal colon mucosa",
-            "cancer-associated stroma",
-            "colorectal adenocarcinoma epithelium",
-        ),
+    "pathmnist": Published.of(
+        "a8b06965200029087d5bd730944a56c1",
+        "adipose; background; debris; lymphocytes; mucus; smooth muscle; normal colon mucosa; "
+        "cancer-associated stroma; colorectal adenocarcinoma epithelium",
     ),
-    "chestmnist": Published(
-        # Fourteen findings that may occur together, which one label a record cannot say.
-        md5="02c8a6516a18b556561a56cbdd36c4a8",
-        classes=("no finding", "any finding"),
+    # Fourteen findings that may occur together, which one label a record cannot say.
+    "chestmnist": Published.of("02c8a6516a18b556561a56cbdd36c4a8", "no finding; any finding"),
+    "dermamnist": Published.of(
+        "0744692d530f8e62ec473284d019b0c7",
+        "actinic keratoses and intraepithelial carcinoma; basal cell carcinoma; benign keratosis-like "
+        "lesions; dermatofibroma; melanoma; melanocytic nevi; vascular lesions",
     ),
-    "dermamnist": Published(
-        md5="0744692d530f8e62ec473284d019b0c7",
-        classes=(
-            "actinic keratoses and intraepithelial carcinoma",
-            "basal cell carcinoma",
-            "benign keratosis-like lesions",
-            "dermatofibroma",
-            "melanoma",
-            "melanocytic nevi",
-            "vascular lesions",
-        ),
+    "octmnist": Published.of(
+        "c68d92d5b585d8d81f7112f81e2d0842",
+        "choroidal neovascularization; diabetic macular edema; drusen; normal",
     ),
-    "octmnist": Published(
-        md5="c68d92d5b585d8d81f7112f81e2d0842",
-        classes=("choroidal neovascularization", "diabetic macular edema", "drusen", "normal"),
+    "pneumoniamnist": Published.of("28209eda62fecd6e6a2d98b1501bb15f", "normal; pneumonia"),
+    "retinamnist": Published.of(
+        "bd4c0672f1bba3e3a89f0e4e876791e4", "grade 0; grade 1; grade 2; grade 3; grade 4"
     ),
-    "pneumoniamnist": Published(md5="28209eda62fecd6e6a2d98b1501bb15f", classes=("normal", "pneumonia")),
-    "retinamnist": Published(
-        md5="bd4c0672f1bba3e3a89f0e4e876791e4",
-        classes=("grade 0", "grade 1", "grade 2", "grade 3", "grade 4"),
+    "breastmnist": Published.of("750601b1f35ba3300ea97c75c52ff8f6", "malignant; normal, benign"),
+    "bloodmnist": Published.of(
+        "7053d0359d879ad8a5505303e11de1dc",
+        "basophil; eosinophil; erythroblast; immature granulocytes (myelocytes, metamyelocytes and "
+        "promyelocytes); lymphocyte; monocyte; neutrophil; platelet",
     ),
-    "breastmnist": Published(md5="750601b1f35ba3300ea97c75c52ff8f6", classes=("malignant", "normal, benign")),
-    "bloodmnist": Published(
-        md5="7053d0359d879ad8a5505303e11de1dc",
-        classes=(
-            "basophil",
-            "eosinophil",
-            "erythroblast",
-            "immature granulocytes (myelocytes, metamyelocytes and promyelocytes)",
-            "lymphocyte",
-            "monocyte",
-            "neutrophil",
-            "platelet",
-        ),
+    "tissuemnist": Published.of(
+        "ebe78ee8b05294063de985d821c1c34b",
+        "Collecting Duct, Connecting Tubule; Distal Convoluted Tubule; Glomerular endothelial cells; "
+        "Interstitial endothelial cells; Leukocytes; Podocytes; Proximal Tubule Segments; Thick Ascending "
+        "Limb",
     ),
-    "tissuemnist": Published(
-        md5="ebe78ee8b05294063de985d821c1c34b",
-        classes=(
-            "Collecting Duct, Connecting Tubule",
-            "Distal Convoluted Tubule",
-            "Glomerular endothelial cells",
-            "Interstitial endothelial cells",
-            "Leukocytes",
-            "Podocytes",
-            "Proximal Tubule Segments",
-            "Thick Ascending Limb",
-        ),
-    ),
-    "organamnist": Published(md5="68e3f8846a6bd62f0c9bf841c0d9eacc", classes=ORGANS),
-    "organcmnist": Published(md5="b9ceb9546e10131b32923c5bbeaea2b1", classes=ORGANS),
-    "organsmnist": Published(md5="9ab87b696fb54e2a387ebe992d6ed5f1", classes=ORGANS),
+    "organamnist": Published.of("68e3f8846a6bd62f0c9bf841c0d9eacc", ORGANS),
+    "organcmnist": Published.of("b9ceb9546e10131b32923c5bbeaea2b1", ORGANS),
+    "organsmnist": Published.of("9ab87b696fb54e2a387ebe992d6ed5f1", ORGANS),
 }
 
 
@@ -142,7 +103,9 @@ class MedMNIST:
             url = self.url or f"https://zenodo.org/records/10519652/files/{self.name}.npz?download=1"
             md5 = self.md5 or SETS[self.name].md5
             path = download(f"{self.name}.npz", url=url, md5=md5, root=self.root, cache=self.cache)
-        source = f"{path}{_difference(md5_of(path), SETS[self.name].md5)}"
+        source, found, official = str(path), md5_of(path), SETS[self.name].md5
+        if found != official:
+            source += f" (md5 {found} differs from MedMNIST's {official})"
         arrays = read_npz(path, KEYS)
         if self.name == "chestmnist":
             source += "; any of 14 findings against none"
@@ -151,13 +114,7 @@ class MedMNIST:
         classes = SETS[self.name].classes
         secret = assignment_key(rng, self.split_key)
         train, val, test = (
-            to_records(
-                arrays[f"{part}_images"],
-                arrays[f"{part}_labels"],
-                part=part,
-                where=str(path),
-                num_classes=len(classes),
-            )
+            to_records(arrays, part, where=str(path), num_classes=len(classes))
             for part in ("train", "val", "test")
         )
         return assemble(
@@ -172,10 +129,6 @@ class MedMNIST:
             class_prior=self.class_prior,
             key=secret,
         )
-
-
-def _difference(md5: str, official: str) -> str:
-    return "" if md5 == official else f" (md5 {md5} differs from MedMNIST's {official})"
 
 
 def _any_finding(labels: np.ndarray, *, name: str) -> np.ndarray:

@@ -1,7 +1,9 @@
-"""A user's own npz file, or folder of npy files."""
+"""A user's own npz file, or folder of npy files, read or mapped and converted where they are read."""
 
 from __future__ import annotations
 
+import mmap
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,27 +13,118 @@ import torch
 from torch import Tensor
 
 from dptrain.contracts import ConfigError, DataError, Records, Splits
-from dptrain.data.checks import same_count, to_inputs, to_records
+from dptrain.data.checks import check_images, convert, same_count, to_inputs, to_records
 from dptrain.data.files import read_npz
-from dptrain.data.mapped import MappedImages, map_arrays
-from dptrain.data.splits import assemble, assignment_key, check_fractions, divide, number_groups
+from dptrain.data.splits import Cut, assignment_key, number_groups
+
+LOCAL_HEADER_BYTES = 30  # of a zip member, before its name and its extra field
+READ_AHEAD_BYTES = 1 << 16  # records that are larger gain by what a system reads ahead of its own accord
+
+
+class MappedImages:
+    """Images of a mapped array, (N, H, W) or (N, H, W, C): checked once, chunk by chunk, and kept as stored.
+
+    Raises DataError where `to_inputs` would; reads what that makes of them, bit for bit.
+    """
+
+    def __init__(self, images: np.ndarray, *, name: str, bounds: tuple[float, float] = (0.0, 1.0)) -> None:
+        self.images = check_images(images, name=name, bounds=bounds)
+        self.bounds = bounds
+        if self.images[0].nbytes < READ_AHEAD_BYTES:
+            _expect_no_order(images)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        count, height, width, channels = self.images.shape
+        return count, channels, height, width
+
+    def read(self, indices: Tensor) -> Tensor:
+        return convert(self.images[indices.numpy()], bounds=self.bounds)
+
+
+def _expect_no_order(images: np.ndarray) -> None:
+    """Tell the system not to read on beyond what is asked for: a batch is drawn from all over the file.
+
+    Without, each of a batch's small records costs a read of some 128 KB.
+    """
+    mapped: object = images
+    while isinstance(mapped, np.ndarray):
+        mapped = mapped.base
+    if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_RANDOM"):
+        mapped.madvise(mmap.MADV_RANDOM)
+
+
+def map_arrays(path: Path, required: Sequence[str], optional: Sequence[str] = ()) -> dict[str, np.ndarray]:
+    """The named arrays of a folder of .npy files, or of an npz file that is not compressed, mapped.
+
+    Raises DataError if it lacks one, or if one cannot be mapped: a compressed array has no place in
+    the file at which it could be read in part. An npz file's checksums are not looked at.
+    """
+    if path.is_dir():
+        held = {file.stem: file for file in sorted(path.glob("*.npy"))}
+    elif zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            held = {name.removesuffix(".npy"): path for name in archive.namelist()}
+    else:
+        raise DataError(f"{path} is neither an npz file nor a folder of .npy files: make it with numpy.savez")
+    lacking = [key for key in required if key not in held]
+    if lacking:
+        raise DataError(
+            f"{path} lacks {', '.join(lacking)} and holds {', '.join(held) or 'nothing'}: "
+            f"save the arrays under the names {', '.join(required)}"
+        )
+    wanted = [key for key in (*required, *optional) if key in held]
+    return {key: _map_file(held[key]) if path.is_dir() else _map_member(path, key) for key in wanted}
+
+
+def _map_file(path: Path) -> np.ndarray:
+    try:
+        return np.lib.format.open_memmap(path, mode="r")
+    except (ValueError, OSError) as error:
+        raise DataError(f"{path} cannot be mapped ({error}): save it as plain numbers") from error
+
+
+def _map_member(path: Path, key: str) -> np.ndarray:
+    with zipfile.ZipFile(path) as archive, path.open("rb") as file:
+        info = archive.getinfo(f"{key}.npy")
+        if info.compress_type != zipfile.ZIP_STORED:
+            raise DataError(
+                f"{key} of {path} is compressed, so it cannot be read in part: save the file anew with "
+                "numpy.savez instead of numpy.savez_compressed, or as a folder of .npy files; or set "
+                "data.lazy=false if it fits into memory"
+            )
+        file.seek(info.header_offset + LOCAL_HEADER_BYTES - 4)  # the lengths of its name and its extra field
+        name_bytes, extra_bytes = np.frombuffer(file.read(4), dtype="<u2").tolist()
+        file.seek(info.header_offset + LOCAL_HEADER_BYTES + name_bytes + extra_bytes)
+        try:
+            version = np.lib.format.read_magic(file)
+            read_header = {
+                (1, 0): np.lib.format.read_array_header_1_0,
+                (2, 0): np.lib.format.read_array_header_2_0,
+            }[version]
+            shape, by_columns, dtype = read_header(file)
+            if dtype.hasobject:
+                raise ValueError("it holds Python objects")  # whose addresses meant something elsewhere
+            place = file.tell()
+            if by_columns:
+                return np.memmap(path, dtype, "r", place, shape, order="F")
+            return np.memmap(path, dtype, "r", place, shape)
+        except (ValueError, KeyError) as error:
+            raise DataError(
+                f"{key} of {path} cannot be mapped ({error}): save it as plain numbers"
+            ) from error
+
 
 REQUIRED = ("train_images", "train_labels")
+PARTS = ("train", "val", "test")
 OPTIONAL = (
-    "val_images",
-    "val_labels",
-    "test_images",
-    "test_labels",
-    "train_groups",
-    "val_groups",
-    "test_groups",
-    "public_images",
-    "public_labels",
+    *(f"{part}_{kind}" for part in ("val", "test", "public") for kind in ("images", "labels")),
+    *(f"{part}_groups" for part in PARTS),
 )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Npz:
+class Npz(Cut):
     """Images of an npz file, or a folder of .npy files: `train_images` (N, H, W[, C]), `train_labels` (N,).
 
     Images are uint8, or floats in `bounds`. `val_...` (held out; must be drawn as the training
@@ -48,15 +141,10 @@ class Npz:
     mean: Sequence[float]
     std: Sequence[float]
     bounds: Sequence[float] = (0.0, 1.0)
-    holdout_fraction: float = 0.15
-    test_fraction: float = 0.15
-    class_prior: Sequence[float] | None = None
     lazy: bool = False
-    group_word: str | None = None  # what a group is called: patient, customer
-    split_key: str | None = None
 
     def __post_init__(self) -> None:
-        check_fractions(holdout_fraction=self.holdout_fraction, test_fraction=self.test_fraction)
+        super().__post_init__()
         if len(self.bounds) != 2 or not self.bounds[0] < self.bounds[1]:
             raise ConfigError(
                 f"data.bounds={list(self.bounds)} must be two numbers, the lower first; e.g. [0, 1]"
@@ -72,34 +160,20 @@ class Npz:
         arrays = read(path, REQUIRED, OPTIONAL)
         given = {
             part: self._records(arrays, part, path)
-            for part in ("train", "val", "test", "public")
+            for part in (*PARTS, "public")
             if f"{part}_images" in arrays or f"{part}_labels" in arrays
         }
-        pool = given["train"]
-        groups = _groups(arrays, given, path)
-        indices = divide(
-            pool,
-            groups,
+        return self.cut(
+            given,
+            _groups(arrays, given, path),
+            number_groups(arrays["val_groups"]) if "val_groups" in arrays else None,
             key,
-            holdout=0.0 if "val" in given else self.holdout_fraction,
-            test=0.0 if "test" in given else self.test_fraction,
-        )
-        train, holdout, test = indices
-        return assemble(
             name=path.stem,
             source=str(path),
-            train=pool.take(train),
-            holdout=given["val"] if "val" in given else pool.take(holdout),
-            test=given["test"] if "test" in given else pool.take(test),
             classes=self.classes,
             mean=self.mean,
             std=self.std,
-            class_prior=self.class_prior,
-            group_ids=None if groups is None else groups[train],
-            holdout_group_ids=None if groups is None else _held_out_groups(arrays, groups, holdout),
-            group_word=self.group_word,
             public=given.get("public"),
-            key=key,
         )
 
     def _records(self, arrays: Mapping[str, np.ndarray], part: str, path: Path) -> Records:
@@ -108,21 +182,13 @@ class Npz:
                 raise DataError(f"{path} lacks {key}: save images and labels of a part together, or neither")
         low, high = self.bounds
         return to_records(
-            arrays[f"{part}_images"],
-            arrays[f"{part}_labels"],
-            part=part,
+            arrays,
+            part,
             where=str(path),
             num_classes=len(self.classes),
             bounds=(float(low), float(high)),
             make_inputs=MappedImages if self.lazy else to_inputs,
         )
-
-
-def _held_out_groups(arrays: Mapping[str, np.ndarray], groups: Tensor, holdout: Tensor) -> Tensor | None:
-    """Whose the held-out records are, cut from the training part or of a part of their own; None: unsaid."""
-    if "val_images" not in arrays:
-        return groups[holdout]
-    return number_groups(arrays["val_groups"]) if "val_groups" in arrays else None
 
 
 def _groups(arrays: Mapping[str, np.ndarray], given: Mapping[str, Records], path: Path) -> Tensor | None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -102,6 +104,54 @@ def divide(
                 "and data.test_fraction; of torchvision's sets data.holdout and data.records)"
             )
     return parts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cut:
+    """A source that cuts what parts it was not given from its training records, by a keyed hash of each."""
+
+    holdout_fraction: float = 0.15
+    test_fraction: float = 0.15
+    class_prior: Sequence[float] | None = None
+    group_word: str | None = None  # what a group is called: patient, customer
+    split_key: str | None = None
+
+    def __post_init__(self) -> None:
+        check_fractions(holdout_fraction=self.holdout_fraction, test_fraction=self.test_fraction)
+
+    def cut(
+        self,
+        given: Mapping[str, Records],
+        groups: Tensor | None,
+        held_out_groups: Tensor | None,
+        key: bytes,
+        **constants: Any,
+    ) -> Splits:
+        """The splits of the parts `given`, by name: train and, where they need not be cut, val and test.
+
+        `groups` are those of the training records, `held_out_groups` those of the records of val, None where
+        they are not known. `constants` are what else `assemble` takes.
+        """
+        pool = given["train"]
+        train, holdout, test = divide(
+            pool,
+            groups,
+            key,
+            holdout=0.0 if "val" in given else self.holdout_fraction,
+            test=0.0 if "test" in given else self.test_fraction,
+        )
+        held_out = held_out_groups if groups is None or "val" in given else groups[holdout]
+        return assemble(
+            train=pool.take(train),
+            holdout=given["val"] if "val" in given else pool.take(holdout),
+            test=given["test"] if "test" in given else pool.take(test),
+            class_prior=self.class_prior,
+            group_ids=None if groups is None else groups[train],
+            holdout_group_ids=None if groups is None else held_out,
+            group_word=self.group_word,
+            key=key,
+            **constants,
+        )
 
 
 def assemble(

@@ -14,17 +14,16 @@ import pandas as pd
 import torch
 
 from dptrain.contracts import ConfigError, DataError, Records, Splits
-from dptrain.data.declare import PARTS, parse_schema
 from dptrain.data.files import cache_folder, local_folders, missing
 from dptrain.data.published import Published
-from dptrain.data.schema import Encoded, Schema
-from dptrain.data.splits import assemble, assignment_key, check_fractions, divide, number_groups
+from dptrain.data.schema import PARTS, Encoded, Schema, parse_schema
+from dptrain.data.splits import Cut, assemble, assignment_key, divide, number_groups
 
 SUFFIXES = (".csv", ".csv.gz", ".parquet")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tabular:
+class Tabular(Cut):
     """Rows of a table as inputs (width,): numbers scaled by declared bounds, categories one-hot.
 
     `columns` declares what each column holds, in the order of the inputs; `target` is the column
@@ -47,17 +46,12 @@ class Tabular:
     group: str | None = None
     split: Mapping[str, Any] | None = None
     ignored: Sequence[str] = ()
-    holdout_fraction: float = 0.15
-    test_fraction: float = 0.15
-    class_prior: Sequence[float] | None = None
     root: str | None = None
     cache: str | None = None
     published: Published | None = None
-    group_word: str | None = None  # what a group is called: patient, customer
-    split_key: str | None = None
 
     def __post_init__(self) -> None:
-        check_fractions(holdout_fraction=self.holdout_fraction, test_fraction=self.test_fraction)
+        super().__post_init__()
         if self.path is None and self.published is None:
             raise ConfigError("data.path=null: give the path of a table, or choose data=breast_cancer")
         if self.path is not None and not self.path.endswith(SUFFIXES):
@@ -191,12 +185,7 @@ def _reason(error: Exception) -> str:
 
 def _read_csv(path: Path) -> pd.DataFrame:
     table = pd.read_csv(
-        path,
-        dtype=str,
-        keep_default_na=False,
-        na_values=[""],
-        skip_blank_lines=False,
-        encoding="utf-8-sig",
+        path, dtype=str, keep_default_na=False, na_values=[""], skip_blank_lines=False, encoding="utf-8-sig"
     )
     if not isinstance(table.index, pd.RangeIndex):  # pandas takes a surplus first column for names of rows
         raise Surplus("rows have more cells than the header has names")

@@ -1,8 +1,11 @@
-"""Public benchmarks that torchvision knows how to download."""
+"""Public benchmarks that torchvision knows how to download, and files in the format of MNIST (idx)."""
 
 from __future__ import annotations
 
+import gzip
+import math
 import tempfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,29 +14,20 @@ import numpy as np
 import torch
 from torchvision import datasets
 
-from dptrain.contracts import ConfigError, DataError, Records, Splits
+from dptrain.contracts import ConfigError, DataError, Splits
 from dptrain.data.checks import to_records
 from dptrain.data.files import cache_folder, local_folders, missing, read_npz
-from dptrain.data.idx import find_idx, read_idx
 from dptrain.data.splits import assemble, assignment_key, divide
 
 TORCHVISION = {"mnist": datasets.MNIST, "fashion_mnist": datasets.FashionMNIST, "cifar10": datasets.CIFAR10}
 CLASSES = {
     "mnist": tuple(str(digit) for digit in range(10)),
     "fashion_mnist": (
-        "T-shirt or top",
-        "trouser",
-        "pullover",
-        "dress",
-        "coat",
-        "sandal",
-        "shirt",
-        "sneaker",
-        "bag",
+        "T-shirt or top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag",
         "ankle boot",
     ),
     "cifar10": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
-}
+}  # fmt: skip
 RECORDS = {"mnist": 60_000, "fashion_mnist": 60_000, "cifar10": 50_000}  # in the training part, as published
 FOLDER = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "cifar10": "cifar-10-batches-py"}
 KEYS = ("train_images", "train_labels", "test_images", "test_labels")
@@ -82,7 +76,10 @@ class TorchvisionSet:
             source, arrays = self._read(self._folder())
         else:
             source, arrays = f"{self.root}, idx files", {key: read_idx(path) for key, path in plain.items()}
-        pool, test = (self._records(arrays, part, source) for part in ("train", "test"))
+        classes = CLASSES[self.name]
+        pool, test = (
+            to_records(arrays, part, where=source, num_classes=len(classes)) for part in ("train", "test")
+        )
         key = assignment_key(rng, self.split_key)
         train, holdout, _ = divide(pool, None, key, holdout=self.holdout / self.declared, test=0.0)
         return assemble(
@@ -91,7 +88,7 @@ class TorchvisionSet:
             train=pool.take(train),
             holdout=pool.take(holdout),
             test=test,
-            classes=CLASSES[self.name],
+            classes=classes,
             mean=self.mean,
             std=self.std,
             key=key,
@@ -140,11 +137,44 @@ class TorchvisionSet:
             **{f"{part}_labels": np.asarray(read.targets) for part, read in parts.items()},
         }
 
-    def _records(self, arrays: dict[str, np.ndarray], part: str, where: str) -> Records:
-        return to_records(
-            arrays[f"{part}_images"],
-            arrays[f"{part}_labels"],
-            part=part,
-            where=where,
-            num_classes=len(CLASSES[self.name]),
+
+UBYTE = 8  # the only type of numbers that images and labels are stored in
+FILES = {
+    "train_images": "train-images-idx3-ubyte",
+    "train_labels": "train-labels-idx1-ubyte",
+    "test_images": "t10k-images-idx3-ubyte",
+    "test_labels": "t10k-labels-idx1-ubyte",
+}
+
+
+def find_idx(folder: Path) -> dict[str, Path] | None:
+    """The four files of images and labels in this folder, packed or not; None unless all are there."""
+    found = {
+        key: path
+        for key, name in FILES.items()
+        for path in (folder / f"{name}.gz", folder / name)
+        if path.is_file()
+    }
+    return found if len(found) == len(FILES) else None
+
+
+def read_idx(path: Path) -> np.ndarray:
+    """The array of an idx file of unsigned bytes; raises DataError where it is damaged or is not one.
+
+    Source: LeCun, Cortes and Burges, "The MNIST database", file formats.
+    """
+    try:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} cannot be read ({error}): copy the file again") from error
+    if len(content) < 4 or content[:3] != bytes([0, 0, UBYTE]):
+        raise DataError(f"{path} is not an idx file of bytes: give the files as their publisher stores them")
+    start = 4 + 4 * content[3]
+    if len(content) < start:
+        raise DataError(f"{path} is cut short in its first {start} bytes; copy it again")
+    shape = tuple(int(size) for size in np.frombuffer(content[4:start], ">i4"))
+    if len(content) - start != math.prod(shape):
+        raise DataError(
+            f"{path} is cut short: it holds {len(content) - start} of {math.prod(shape)} bytes; copy it again"
         )
+    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)

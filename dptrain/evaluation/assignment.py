@@ -93,11 +93,7 @@ class Assignments:
 
 
 def prepare(
-    splits: Splits,
-    games: Mapping[str, Game],
-    evidence: Evidence,
-    streams: Streams,
-    units: int | None = None,
+    splits: Splits, games: Mapping[str, Game], evidence: Evidence, streams: Streams, units: int | None = None
 ) -> tuple[Splits, Assignments]:
     """The records with what these games put among those to train on, and the secret of it.
 

@@ -8,9 +8,10 @@ from dataclasses import replace
 import torch
 
 from dptrain.assembly.components import Parts
-from dptrain.contracts import Attack, Budget, ConfigError, DptrainError, Records, Splits, wants_shadows
+from dptrain.contracts import Attack, Budget, ConfigError, DptrainError, Splits, wants_shadows
 from dptrain.evaluation.assignment import Assignments
 from dptrain.evaluation.stage import Stage
+from dptrain.evidence.held_out import train_on
 from dptrain.evidence.probes import ProbeAssignment
 from dptrain.tasks import task_of
 
@@ -78,13 +79,7 @@ def _of_shadows(
         if settings is not None:
             settings.rates.resolve(units)
         if getattr(attack, "private_shadows", False):
-            parts.mechanism.plan(_shadowed(known, assigned.probes.take(torch.arange(half))), budget)
+            shadowed = replace(known, **train_on(known, assigned.probes.take(torch.arange(half))))
+            parts.mechanism.plan(shadowed, budget)
     except DptrainError as error:
         yield f"its shadow models, of {units} units each, cannot be trained: {error}"
-
-
-def _shadowed(known: Splits, half: Records) -> Splits:
-    groups = known.group_ids
-    if groups is not None:
-        groups = torch.cat([groups, groups.max() + 1 + torch.arange(len(half))])
-    return replace(known, train=known.train.and_more(half), group_ids=groups)

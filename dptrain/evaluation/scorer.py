@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from dptrain.contracts import (
     Access,
@@ -29,9 +30,9 @@ from dptrain.contracts import (
     Streams,
     by_query,
 )
-from dptrain.evaluation.exposure import exposure
 from dptrain.evaluation.failures import reason
 from dptrain.evaluation.stage import Stage, Subject
+from dptrain.evidence.probes import ProbeAssignment
 from dptrain.evidence.verdict import Shown, as_shown
 from dptrain.runs.cache import Cache, content_key
 
@@ -182,3 +183,25 @@ def _controlled(
         raise
     except (Exception, SystemExit) as error:
         return None, f"no control: on the twin, {reason(error)}"
+
+
+def exposure(scores: Mapping[str, Scores], assigned: ProbeAssignment) -> tuple[Exposed, ...]:
+    """The members among the probes, those first that some attack sees best, and among equals most attacks."""
+    members = assigned.members.nonzero().flatten()
+    percentiles = {attack: _percentiles(found.scores, assigned.members) for attack, found in scores.items()}
+    rows = [
+        Exposed(
+            record=assigned.origin[probe],
+            label=int(assigned.probes.labels[probe]),
+            score={attack: float(found.scores[probe]) for attack, found in scores.items()},
+            percentile={attack: float(shares[place]) for attack, shares in percentiles.items()},
+        )
+        for place, probe in enumerate(members.tolist())
+    ]
+    return tuple(sorted(rows, key=lambda row: (-max(row.percentile.values()), -sum(row.percentile.values()))))
+
+
+def _percentiles(scores: Tensor, members: Tensor) -> Tensor:
+    """Share of the non-members below each member: (members,)."""
+    outside = scores[~members].sort().values
+    return torch.searchsorted(outside, scores[members]).double() / len(outside)

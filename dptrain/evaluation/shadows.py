@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from dptrain.contracts import Access, Budget, Context, Mechanism, Progress, Records, Release, Shadow, Splits
-from dptrain.evaluation.untrained import reinitialise
-from dptrain.evidence.held_out import fresh_ids
+from dptrain.evaluation.stage import reinitialise
+from dptrain.evidence.held_out import train_on
 from dptrain.runs.cache import Cache, content_key, fingerprint, without_privacy
 
 
@@ -90,10 +90,7 @@ class ShadowTrainer:
 
     def _train(self, members: Tensor, number: int, private: bool, progress: Progress | None) -> Release:
         half = self.probes.take(members.nonzero().squeeze(1))
-        groups = self.known.group_ids
-        if groups is not None:
-            groups = torch.cat([groups, fresh_ids(groups, len(half))])
-        splits = replace(self.known, train=self.known.train.and_more(half), group_ids=groups)
+        splits = replace(self.known, **train_on(self.known, half))
         # Draws of its own: the target's are secret, and a deterministic run must not repeat them.
         streams = replace(self.context.streams, seed=self.context.streams.seed + 1 + number)
         context = replace(self.context, streams=streams, progress=progress)

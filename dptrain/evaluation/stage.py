@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
+from torch import nn
 
 from dptrain.contracts import (
     Access,
@@ -21,8 +22,21 @@ from dptrain.contracts import (
 )
 from dptrain.evaluation.assignment import Assignments
 from dptrain.evaluation.observing import Timed
-from dptrain.evaluation.untrained import reinitialise
 from dptrain.evidence.verdict import Shown
+
+
+def reinitialise(model: nn.Module, seed: int) -> nn.Module:
+    """This model with the weights of every layer that is trained drawn afresh.
+
+    A frozen part is public, such as a network that was trained on public data: whoever attacks has it too.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for layer in model.modules():
+            trained = any(parameter.requires_grad for parameter in layer.parameters())
+            if trained and hasattr(layer, "reset_parameters"):
+                layer.reset_parameters()  # type: ignore[operator]
+    return model
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -91,7 +91,8 @@ class Condition:
                     if name == "epsilon" or name.endswith(".bound")
                     else f"{value:.4g}"
                 )
-                yield f"{name}={said} {self.compare} {self._limit_named(limit)} (fail_if: {self.text})"
+                known = f"{limit:.4g}" if _is_number(self.limit) else f"{self.limit}={limit:.4g}"
+                yield f"{name}={said} {self.compare} {known} (fail_if: {self.text})"
         if not compared:
             there = ", ".join(sorted({_full_name(line) for line in report.leakage})) or "none"
             yield (
@@ -119,9 +120,6 @@ class Condition:
         asked = metric == f"{line.metric}.{line.interface}"
         meant = asked or (metric in ("", line.metric) and line.interface in _given_away(report))
         return named(line.attack, attack) and meant
-
-    def _limit_named(self, limit: float) -> str:
-        return f"{limit:.4g}" if _is_number(self.limit) else f"{self.limit}={limit:.4g}"
 
     def _compared(self, report: Report) -> Iterator[tuple[str, float | None, float | None]]:
         if not self.quantity.startswith("leakage."):

@@ -100,15 +100,13 @@ def draw_probes(
         **train_on(remaining, drawn.take(trained)),
         **keep_held_out(splits, (~probed).nonzero().flatten()),
     )
-    origin = [f"train {place}" for place in of_train.tolist()]
-    origin += [f"holdout {place}" for place in of_holdout.tolist()]
     scored = single.nonzero().flatten()
     return after, ProbeAssignment(
         probes=drawn.take(scored),
         members=members[scored],
         positions=tuple(range(start, len(after.train))),
         mislabelled=wrong[scored],
-        origin=tuple(origin[place] for place in order[scored].tolist()),
+        origin=_origin(of_train, of_holdout, order[scored]),
         expected=probes,
     )
 
@@ -189,19 +187,19 @@ def known_members(splits: Splits, *, probes: int, rng: torch.Generator) -> tuple
     train, holdout = (single.nonzero().flatten() for single in once(splits))
     each = min(probes // 2, len(train), len(holdout), len(splits.holdout) // 2)
     _require_enough(probes, 2 * each, 2 * each)
-    train, holdout = _some(train, each, rng), _some(holdout, each, rng)
-    drawn, origin, order = _shuffled(splits, train, holdout, rng)
-    members = order < each
-    return (
-        ProbeAssignment(
-            probes=drawn,
-            members=members,
-            positions=tuple(train[order[members]].tolist()),
-            mislabelled=torch.zeros(len(drawn), dtype=torch.bool),
-            origin=origin,
-        ),
-        splits.holdout.take(_others(len(splits.holdout), holdout)),
+    train, holdout = (
+        places[torch.randperm(len(places), generator=rng)[:each]] for places in (train, holdout)
     )
+    order = torch.randperm(2 * each, generator=rng)
+    members = order < each
+    assigned = ProbeAssignment(
+        probes=splits.train.take(train).and_more(splits.holdout.take(holdout)).take(order).read(),
+        members=members,
+        positions=tuple(train[order[members]].tolist()),
+        mislabelled=torch.zeros(2 * each, dtype=torch.bool),
+        origin=_origin(train, holdout, order),
+    )
+    return assigned, splits.holdout.take(_others(len(splits.holdout), holdout))
 
 
 def _require_enough(probes: int, scored: int, drawn: int) -> None:
@@ -213,19 +211,11 @@ def _require_enough(probes: int, scored: int, drawn: int) -> None:
         )
 
 
-def _some(places: Tensor, count: int, rng: torch.Generator) -> Tensor:
-    return places[torch.randperm(len(places), generator=rng)[:count]]
-
-
-def _shuffled(
-    splits: Splits, train: Tensor, holdout: Tensor, rng: torch.Generator
-) -> tuple[Records, tuple[str, ...], Tensor]:
-    """The records at these places in one random order, where each came from, and the order."""
-    order = torch.randperm(len(train) + len(holdout), generator=rng)
+def _origin(train: Tensor, holdout: Tensor, order: Tensor) -> tuple[str, ...]:
+    """Where each of these records came from, in this order of them all."""
     origin = [f"train {place}" for place in train.tolist()]
     origin += [f"holdout {place}" for place in holdout.tolist()]
-    drawn = splits.train.take(train).and_more(splits.holdout.take(holdout)).take(order).read()
-    return drawn, tuple(origin[place] for place in order.tolist()), order
+    return tuple(origin[place] for place in order.tolist())
 
 
 def _others(count: int, chosen: Tensor) -> Tensor:

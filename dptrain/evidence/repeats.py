@@ -68,7 +68,8 @@ def spread(
         )
         method = f"median of {count} seeds, distribution-free interval"
     elif count >= FEWEST:
-        mean, half = statistics.fmean(values), _half_width(values, confidence)
+        quantile = float(t.ppf((1 + confidence) / 2, count - 1))
+        mean, half = statistics.fmean(values), quantile * statistics.stdev(values) / count**0.5
         least, most = (-float("inf"), float("inf")) if within is None else within
         interval = Interval(value=mean, low=max(least, mean - half), high=min(most, mean + half))
         method = f"mean of {count} seeds, t interval"
@@ -101,11 +102,6 @@ def _rank(count: int, confidence: float) -> int:
     """The greatest k for which the k-th value from either end encloses the median; 0 if none does."""
     rank = int(binom.ppf((1 - confidence) / 2, count, 0.5))
     return rank if 2 * binom.cdf(rank - 1, count, 0.5) <= 1 - confidence else 0
-
-
-def _half_width(values: Sequence[float], confidence: float) -> float:
-    quantile = float(t.ppf((1 + confidence) / 2, len(values) - 1))
-    return quantile * statistics.stdev(values) / len(values) ** 0.5
 
 
 def _sign_test(differences: Sequence[float]) -> float:

@@ -8,25 +8,15 @@ from typing import ClassVar
 
 from torch import nn
 
-from dptrain.contracts import (
-    OF_A_TRAINING,
-    Access,
-    Budget,
-    Context,
-    Guarantee,
-    Release,
-    Sensitivity,
-    Splits,
-)
+from dptrain.contracts import OF_A_TRAINING, Access, Budget, Context, Guarantee, Release, Sensitivity, Splits
 from dptrain.privacy import accountant
 from dptrain.privacy.accountant import DPSGDPlan
-from dptrain.privacy.dpsgd import check_choices, make_engine
+from dptrain.privacy.dpsgd import DPSGDEngine, check_choices
 from dptrain.privacy.guarantee import OUTSIDE, DPGuarantee
-from dptrain.privacy.independence import TESTED
+from dptrain.privacy.independence.check import TESTED
 from dptrain.privacy.layers import check_layers
 from dptrain.privacy.noise.cost import refuse_costly
-from dptrain.privacy.noise.description import randomness
-from dptrain.privacy.noise.source import NoiseSource, on_cpu
+from dptrain.privacy.noise.source import NoiseSource, on_cpu, randomness
 from dptrain.privacy.plan import make_plan
 from dptrain.tasks import task_of
 from dptrain.training.fit import fit, units_of
@@ -87,7 +77,7 @@ class DPSGD:
             settings=self.settings,
             plan=plan,
             units=units_of(splits, budget),
-            engine=partial(make_engine, self.engine, plan=plan, loss=task_of(splits).loss, generator=noise),
+            engine=partial(DPSGDEngine, self.engine, plan=plan, loss=task_of(splits).loss, generator=noise),
             kind=self.engine,
             noise=noise,
             clipping=self.clipping,

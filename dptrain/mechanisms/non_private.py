@@ -9,15 +9,7 @@ from typing import ClassVar
 
 from torch import nn
 
-from dptrain.contracts import (
-    OF_A_TRAINING,
-    Access,
-    Budget,
-    Context,
-    Guarantee,
-    Release,
-    Splits,
-)
+from dptrain.contracts import OF_A_TRAINING, Access, Budget, Context, Guarantee, Release, Splits
 from dptrain.privacy.accountant import DPSGDPlan
 from dptrain.privacy.guarantee import NoGuarantee
 from dptrain.privacy.layers import check_layers

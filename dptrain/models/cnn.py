@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import Tensor, nn
+from torch import nn
 
 from dptrain.models.activations import make_activation, never_falls
+from dptrain.models.frozen import FeaturesAndHead
 from dptrain.models.standardised import StandardisedConv2d
 
 
-class SmallCNN(nn.Module):
+class SmallCNN(FeaturesAndHead):
     """Convolution, GroupNorm, activation, once for each entry of `channels`; then a linear head.
 
     A block of stride 2 halves the image as it convolves (cheap); one of stride 1 by max-pooling, unless
@@ -54,7 +55,3 @@ class SmallCNN(nn.Module):
             width = out
         self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(pooled), nn.Flatten())
         self.head = nn.Linear(width * pooled * pooled, num_classes)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.features(inputs))
-        return logits

@@ -9,7 +9,18 @@ from torch import Tensor, nn
 from dptrain.models.normalise import Normalise
 
 
-class FrozenFeatures(nn.Module):
+class FeaturesAndHead(nn.Module):
+    """A model whose head makes logits (N, num_classes) of features."""
+
+    features: nn.Module
+    head: nn.Module
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.features(inputs))
+        return logits
+
+
+class FrozenFeatures(FeaturesAndHead):
     """Features that stay as they are, and a head that is trained on them: logits (N, num_classes).
 
     `features` may be the scattering transform, or a network that was trained on public data. It
@@ -30,10 +41,6 @@ class FrozenFeatures(nn.Module):
         super().train(mode)
         self.features.eval()
         return self
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.features(inputs))
-        return logits
 
 
 def split(model: nn.Module) -> tuple[nn.Module, nn.Module] | None:

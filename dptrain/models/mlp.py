@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from torch import Tensor, nn
+from torch import nn
 
 from dptrain.models.activations import make_activation
+from dptrain.models.frozen import FeaturesAndHead
 
 
-class Mlp(nn.Module):
+class Mlp(FeaturesAndHead):
     """Linear and activation, once for each of `widths`; then a linear head.
 
     Takes inputs (N, ...) of any shape, flattened, and returns logits (N, num_classes). Bounded
@@ -33,10 +34,6 @@ class Mlp(nn.Module):
             width = out
         self.features = nn.Sequential(*layers)
         self.head = nn.Linear(width, num_classes)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.features(inputs))
-        return logits
 
 
 class Logistic(Mlp):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -17,9 +18,7 @@ NAMES = ("weights", "confidences", "top_k", "rounded", "temperature", "labels_on
 class Confidences:
     """All confidences as they are: an interface without a defence."""
 
-    @property
-    def name(self) -> str:
-        return "confidences"
+    name: ClassVar[str] = "confidences"
 
     def __call__(self, confidences: Tensor) -> Tensor:
         return confidences
@@ -91,9 +90,7 @@ class LabelsOnly:
     membership inference attacks").
     """
 
-    @property
-    def name(self) -> str:
-        return "labels_only"
+    name: ClassVar[str] = "labels_only"
 
     def __call__(self, confidences: Tensor) -> Tensor:
         return F.one_hot(confidences.argmax(-1), confidences.shape[-1]).to(confidences.dtype)
@@ -101,12 +98,8 @@ class LabelsOnly:
 
 def make_output(name: str, *, top_k: int, digits: int, temperature: float) -> Output | None:
     """The output of this name; None for `weights`, where there is no interface. Raises ConfigError."""
-    if name == "weights":
-        return None
-    if name == "confidences":
-        return Confidences()
-    if name == "labels_only":
-        return LabelsOnly()
+    if name in ("weights", "confidences", "labels_only"):
+        return {"weights": None, "confidences": Confidences(), "labels_only": LabelsOnly()}[name]
     if name == "top_k":
         if top_k < 1:
             raise ConfigError(f"release.top_k={top_k} shows nothing; give a whole number from 1 on")

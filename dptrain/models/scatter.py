@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
 from dptrain.contracts import ConfigError
 from dptrain.models.cnn import SmallCNN
-from dptrain.models.combined import Mirrored, SideBySide
 from dptrain.models.frozen import FrozenFeatures
 from dptrain.models.patches import Patches
 from dptrain.models.photographs import photographs
 from dptrain.models.scattering import Scattering2d
 from dptrain.models.synthetic import synthetic_images
-from dptrain.models.whitening import Whitening
+from dptrain.models.whitening import Mirrored, SideBySide, Whitening
 
 IMAGES = {"shapes": synthetic_images, "photographs": photographs}  # of which components and patches are found
 
@@ -74,7 +74,8 @@ class ScatterLinear(FrozenFeatures):
 class ScatterCNN(FrozenFeatures):
     """Scattering coefficients, normalised as in `ScatterLinear`, and a small convolutional head.
 
-    `channels` to `pooled` are those of `SmallCNN`, which sees coefficients in place of pixels.
+    `channels`, `strides`, `kernel_sizes` and `others` are those of `SmallCNN`, which sees coefficients in
+    place of pixels.
     """
 
     def __init__(
@@ -89,27 +90,12 @@ class ScatterCNN(FrozenFeatures):
         strides: Sequence[int] = (2,),
         kernel_sizes: Sequence[int] = (3,),
         head_groups: int = 0,
-        activation: str | Sequence[float] = "tanh",
-        pooled: int = 4,
-        pools: Sequence[bool] | None = None,
-        weight_standardisation: bool = False,
+        **others: Any,
     ) -> None:
         scattering = Scattering2d(shape, scales=scales, angles=angles)
-        super().__init__(
-            normalised(scattering, groups),
-            SmallCNN(
-                scattering.output_shape,
-                num_classes,
-                channels=channels,
-                strides=strides,
-                kernel_sizes=kernel_sizes,
-                groups=head_groups,
-                activation=activation,
-                pooled=pooled,
-                pools=pools,
-                weight_standardisation=weight_standardisation,
-            ),
-        )
+        others |= {"channels": channels, "strides": strides, "kernel_sizes": kernel_sizes}
+        head = SmallCNN(scattering.output_shape, num_classes, groups=head_groups, **others)
+        super().__init__(normalised(scattering, groups), head)
 
 
 def normalised(scattering: Scattering2d, groups: int) -> nn.Sequential:

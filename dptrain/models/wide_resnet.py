@@ -8,10 +8,11 @@ from torch import Tensor, nn
 
 from dptrain.contracts import ConfigError
 from dptrain.models.activations import make_activation
+from dptrain.models.frozen import FeaturesAndHead
 from dptrain.models.standardised import StandardisedConv2d
 
 
-class WideResNet(nn.Module):
+class WideResNet(FeaturesAndHead):
     """WRN-`depth`-`width`: three stages of residual blocks, 16, 32 and 64 times `width` wide, then a mean.
 
     Takes images (N, C, H, W) and returns logits (N, num_classes). Zagoruyko and Komodakis 2016, "Wide
@@ -62,10 +63,6 @@ class WideResNet(nn.Module):
             nn.Flatten(),
         )
         self.head = nn.Linear(channels, num_classes)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.features(inputs))
-        return logits
 
 
 class Block(nn.Module):

@@ -22,7 +22,7 @@ from dptrain.evaluation import preconditions
 from dptrain.evaluation.assignment import declared_units, prepare, split_known
 from dptrain.evaluation.stage import Subject
 from dptrain.evidence import criteria
-from dptrain.evidence.copies import count_copies
+from dptrain.evidence.held_out import count_copies
 from dptrain.pipeline import summary, tracked
 from dptrain.pipeline.case import Case, find, key_of, load, possible, refuse_other_records
 from dptrain.pipeline.experiment import Experiment

@@ -26,8 +26,7 @@ from dptrain.contracts import (
     wants_shadows,
 )
 from dptrain.evaluation.assignment import Assignments
-from dptrain.privacy.stated import StatedGuarantee
-from dptrain.privacy.written import from_json
+from dptrain.privacy.written import StatedGuarantee, from_json
 from dptrain.report.document import read_json
 from dptrain.runs import folder as runs
 

@@ -43,8 +43,8 @@ from dptrain.evaluation.shadows import ShadowTrainer
 from dptrain.evaluation.stage import Stage, Subject
 from dptrain.evaluation.utility import measure_utility
 from dptrain.evidence import criteria
-from dptrain.evidence.copies import count_copies
 from dptrain.evidence.criteria import Condition
+from dptrain.evidence.held_out import count_copies
 from dptrain.report.console import Console
 from dptrain.runs.cache import Cache, content_key, without_privacy
 

@@ -16,8 +16,7 @@ from dptrain.contracts import Budget, ConfigError, DataError, Hashes, Statement
 from dptrain.contracts.rounding import rounded_up, rounded_up_to
 from dptrain.privacy.guarantee import OS_SEEDED, DPGuarantee, library_versions
 from dptrain.privacy.plan import check_delta
-from dptrain.privacy.stated import plan_of
-from dptrain.privacy.written import from_json
+from dptrain.privacy.written import from_json, plan_of
 from dptrain.report import words
 from dptrain.report.document import read_json
 from dptrain.report.statement import CONSTANTS, SCHEMA, VERSION, Published, read_statement

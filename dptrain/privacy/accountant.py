@@ -31,10 +31,7 @@ FINEST = 1e-4  # a loss; smaller intervals cost more and gain nothing visible
 MOST_POINTS_OF_ONE, MOST_POINTS = 2**19, 2**22  # of the losses of one step, and of all together
 MOST_LOSS = 700.0  # beyond, exp(loss) leaves double precision
 
-_NEIGHBOURS = {
-    "add_remove": pld.NeighborRel.ADD_OR_REMOVE_ONE,
-    "replace_one": pld.NeighborRel.REPLACE_ONE,
-}
+_NEIGHBOURS = {"add_remove": pld.NeighborRel.ADD_OR_REMOVE_ONE, "replace_one": pld.NeighborRel.REPLACE_ONE}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ KINDS = ("flat", "per_layer", "automatic")
 # How far below the claimed norm records are clipped, so that what a record adds in floating point, one
 # record more or less, never exceeds it. In float32 (unit roundoff u = 2^-24): a norm from Gram matrices, or
 # formed once to be measured and again to be added, is off where a record's terms cancel; with the slack
-# that `bookkeeping.gram` adds, what is added passes the norm by at most u L / (2 sqrt(u) L) = 2^-13
+# that `norms_from` adds, what is added passes the norm by at most u L / (2 sqrt(u) L) = 2^-13
 # of it, L being the sum of the terms' lengths. Norm, factor and product add some u. Together below 2^-11.
 # The sum of a batch is rounded too, and differently with one record less: at most u of the sum of
 # all lengths a coordinate's worst order allows, measured up to 0.25 u a record where all gradients are alike;

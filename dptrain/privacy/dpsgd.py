@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import copy
 import logging
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 import torch
@@ -19,10 +20,11 @@ from dptrain.contracts import ConfigError, Inputs
 from dptrain.contracts.trees import parts
 from dptrain.privacy.accountant import DPSGDPlan
 from dptrain.privacy.agreement import Chosen, choose
-from dptrain.privacy.clipping import KINDS, Clipper, scaled
+from dptrain.privacy.bookkeeping.shares import Instantiated
+from dptrain.privacy.clipping import KINDS, Clipper, scaled, wide
 from dptrain.privacy.gradients import Gradients, RecordLoss
 from dptrain.privacy.noise.source import NoiseSource
-from dptrain.privacy.noisy import NoisyEngine
+from dptrain.privacy.noisy import NoisySum
 
 ENGINES = ("bookkeeping", "hooks")
 
@@ -79,27 +81,12 @@ def check_choices(engine: str, clipping: str) -> None:
         raise ConfigError(f"mechanism.clipping={clipping} is unknown; choose one of {', '.join(KINDS)}")
 
 
-def make_engine(
-    kind: str,
-    model: nn.Module,
-    optimizer: Optimizer,
-    plan: DPSGDPlan,
-    *,
-    loss: RecordLoss,
-    generator: NoiseSource | torch.Generator,
-    chosen: Chosen | None = None,
-) -> DPSGDEngine:
-    """The engine of this name: `bookkeeping`, by the rules of layers; `hooks`, Opacus' gradients in full.
+class DPSGDEngine:
+    """Norms of per-record gradients, and the sum clipped by them, from one and the same way to these.
 
-    What was `chosen` for this model comes from `agreement.choose`; if nothing was, the engine
-    chooses by itself before it touches the first records.
+    Its kind: `bookkeeping`, by the rules of layers; `hooks`, Opacus' gradients in full. What was `chosen` for
+    this model comes from `agreement.choose`; if nothing was, it chooses before it touches the first records.
     """
-    check_choices(kind, plan.clipping)
-    return DPSGDEngine(kind, model, optimizer, plan, loss=loss, generator=generator, chosen=chosen)
-
-
-class DPSGDEngine(NoisyEngine):
-    """Norms of per-record gradients, and the sum clipped by them, from one and the same way to these."""
 
     def __init__(
         self,
@@ -112,7 +99,8 @@ class DPSGDEngine(NoisyEngine):
         generator: NoiseSource | torch.Generator,
         chosen: Chosen | None = None,
     ) -> None:
-        super().__init__(model, optimizer, plan, generator=generator)
+        check_choices(kind, plan.clipping)
+        self.optimizer = NoisySum(optimizer, plan, Clipper.by(plan, model), NoiseSource.of(generator))
         self.kind, self.model, self.plan, self.loss = kind, model, plan, loss
         self.gradients: Gradients | None = None
         if chosen is not None:
@@ -150,6 +138,39 @@ class DPSGDEngine(NoisyEngine):
         loss, shares = gradients(inputs, labels, copies)
         self.optimizer.clip_and_add_shares(shares, len(labels) // copies)
         return loss
+
+    def accumulate_gradients(self, gradients: list[Tensor]) -> None:
+        shares = [Instantiated.of([wide(each)]) for each in gradients]
+        self.optimizer.clip_and_add_shares(shares, len(gradients[0]))
+
+    def total(self) -> Tensor:
+        return torch.cat(
+            [
+                (torch.zeros_like(p) if p.summed_grad is None else p.summed_grad.to(p.dtype)).flatten()
+                for p in self.optimizer.params
+            ]
+        )
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        sums, dropped = [parameter.summed_grad for parameter in self.optimizer.params], self.optimizer.dropped
+        for parameter in self.optimizer.params:
+            parameter.summed_grad = None
+        try:
+            yield
+        finally:
+            self.optimizer.dropped = dropped
+            for parameter, held in zip(self.optimizer.params, sums, strict=True):
+                parameter.summed_grad = held
+
+    def update(self) -> None:
+        self.optimizer.release()
+
+    def keep_noise(self) -> None:
+        self.optimizer.keeps_noise = True
+
+    def noise(self) -> Tensor:
+        return torch.cat([noise.flatten() for noise in self.optimizer.last_noise])
 
 
 class RecordGradients:

@@ -1,21 +1,28 @@
-"""Ways to the gradients of single records; norms and sums are always taken from the same ones."""
+"""Ways to the gradients of single records; norms and sums are always taken from the same ones.
+
+For Opacus' hooks there are samplers of ours, by its own extension point, where its own are those of something
+else. It reads the windows of an image as if its rows followed each other, pads by zeros whatever the layer
+pads by, gives the padding's row of an embedding a gradient, and counts a row once that a bag holds twice. It
+says nothing of that.
+"""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import torch
 from opacus import GradSampleModule
+from opacus.grad_sample import register_grad_sampler
+from opacus.grad_sample.conv import compute_conv_grad_sample
 from torch import Tensor, nn
-from torch.func import functional_call, grad_and_value, vmap
+from torch.func import functional_call, grad, grad_and_value, vmap
+from torch.nn import functional as F
 
 from dptrain.contracts import ConfigError, Inputs
 from dptrain.contracts.trees import by_name, parts
-from dptrain.privacy import samplers  # noqa: F401 - registers itself with Opacus
-from dptrain.privacy.bookkeeping.module import BookkeepingModule
-from dptrain.privacy.bookkeeping.other import without_vmap_warning
+from dptrain.privacy.bookkeeping.module import BookkeepingModule, without_vmap_warning
 from dptrain.privacy.bookkeeping.shares import Instantiated, Share
 from dptrain.privacy.bookkeeping.tape import Layout
 from dptrain.privacy.bookkeeping.uses import NoRule, sum_copies
@@ -68,14 +75,18 @@ class ByRules:
         return loss.detach(), [tape.shares.pop(parameter, None) for parameter in self.parameters]
 
 
-class InFull:
-    """Gradients of the whole model in full, by functorch: every use of a parameter counts."""
+class _WholeModel:
+    """Gradients of the whole model in full, for as many records at once as fit in memory."""
 
     def __init__(self, model: nn.Module, loss: RecordLoss) -> None:
         self.model = model
         self.loss = loss
         self.parameters = trained(model)
-        self.rows_at_once = _fitting(self.parameters)
+        self.rows_at_once = max(1, HELD // max(1, sum(each.numel() for each in self.parameters.values())))
+
+
+class InFull(_WholeModel):
+    """By functorch: every use of a parameter counts."""
 
     def __call__(self, inputs: Inputs, labels: Tensor, copies: int) -> tuple[Tensor, list[Share | None]]:
         def one(values: dict[str, Tensor], rows: Inputs, classes: Tensor) -> Tensor:
@@ -89,14 +100,8 @@ class InFull:
         return losses.sum(), [Instantiated.of([wide(found[name])]) for name in self.parameters]
 
 
-class OneByOne:
-    """Gradients of the whole model in full, one record after the other: slow, and right for any model."""
-
-    def __init__(self, model: nn.Module, loss: RecordLoss) -> None:
-        self.model = model
-        self.loss = loss
-        self.parameters = trained(model)
-        self.rows_at_once = _fitting(self.parameters)
+class OneByOne(_WholeModel):
+    """One record after the other: slow, and right for any model."""
 
     def __call__(self, inputs: Inputs, labels: Tensor, copies: int) -> tuple[Tensor, list[Share | None]]:
         total, rows = torch.zeros((), device=labels.device), []
@@ -114,6 +119,8 @@ class OneByOne:
 class ByHooks:
     """Every record's gradient in full, layer by layer, by Opacus' hooks: the reference for the rules."""
 
+    rows_at_once = None
+
     def __init__(self, model: nn.Module, loss: RecordLoss) -> None:
         try:
             self.module = GradSampleModule(model, loss_reduction="sum")
@@ -121,7 +128,6 @@ class ByHooks:
             raise NoRule(str(problem)) from problem
         self.loss = loss
         self.parameters = trained(model)
-        self.rows_at_once = None
 
     def __call__(self, inputs: Inputs, labels: Tensor, copies: int) -> tuple[Tensor, list[Share | None]]:
         for parameter in self.parameters.values():
@@ -143,5 +149,89 @@ class ByHooks:
         return loss.detach(), shares
 
 
-def _fitting(parameters: dict[str, nn.Parameter]) -> int:
-    return max(1, HELD // max(1, sum(each.numel() for each in parameters.values())))
+@register_grad_sampler([nn.Conv1d, nn.Conv2d, nn.Conv3d])
+def convolution(
+    layer: nn.Conv1d | nn.Conv2d | nn.Conv3d, inputs: list[Tensor], grads: Tensor
+) -> Mapping[Tensor, Tensor]:
+    """Gradients of weight and bias (n, *shape), from inputs and output gradients (n, channels, *size)."""
+    same = layer.padding == "same" and any(extent % 2 == 0 for extent in layer.kernel_size)
+    if layer.padding_mode != "zeros" or same:
+        return _by_functorch(layer, inputs[0], grads)
+    in_order = [tensor.contiguous() for tensor in inputs]
+    return compute_conv_grad_sample(layer, in_order, grads)
+
+
+def _by_functorch(
+    layer: nn.Conv1d | nn.Conv2d | nn.Conv3d, inputs: Tensor, grads: Tensor
+) -> Mapping[Tensor, Tensor]:
+    """The layer's own forward pass, differentiated record by record."""
+
+    def product(values: list[Tensor], image: Tensor, dy: Tensor) -> Tensor:
+        bias = values[1] if len(values) > 1 else None
+        output: Tensor = layer._conv_forward(image.unsqueeze(0), values[0], bias)
+        return (output * dy).sum()
+
+    values = list(layer.parameters())
+    found = vmap(grad(product), in_dims=(None, 0, 0))([each.detach() for each in values], inputs, grads)
+    return dict(zip(values, found, strict=True))
+
+
+@register_grad_sampler(nn.LayerNorm)
+def layer_norm(layer: nn.LayerNorm, inputs: list[Tensor], grads: Tensor) -> Mapping[Tensor, Tensor]:
+    """Gradients of scale and shift (n, *shape), be there a shift or not."""
+    normalised = F.layer_norm(inputs[0], layer.normalized_shape, eps=layer.eps)
+    between = tuple(range(1, grads.dim() - layer.weight.dim()))
+    found = {layer.weight: grads * normalised}
+    if layer.bias is not None:
+        found[layer.bias] = grads
+    return {parameter: each.sum(between) if between else each for parameter, each in found.items()}
+
+
+@register_grad_sampler(nn.Embedding)
+def embedding(layer: nn.Embedding, inputs: list[Tensor], grads: Tensor) -> Mapping[Tensor, Tensor]:
+    """Gradients of the table (n, entries, width), from whole numbers (n, ...)."""
+    rows = [
+        _table(layer, places.flatten(), found.reshape(-1, layer.embedding_dim))
+        for places, found in zip(inputs[0], grads, strict=True)
+    ]
+    return {layer.weight: torch.stack(rows)}
+
+
+@register_grad_sampler(nn.EmbeddingBag)
+def bag(layer: nn.EmbeddingBag, inputs: list[Tensor], grads: Tensor) -> Mapping[Tensor, Tensor]:
+    """Gradients of the table (n, entries, width), a bag a record, each entry as heavy as the others."""
+    if inputs[0].dim() == 2:
+        entries = list(inputs[0])
+    else:
+        starts = inputs[1][:-1] if layer.include_last_offset else inputs[1]
+        entries = list(inputs[0].tensor_split(starts[1:].cpu()))
+    rows = []
+    for places, found in zip(entries, grads, strict=True):
+        if layer.mode == "max":
+            rows.append(_largest(layer, places, found))
+            continue
+        counted = len(places) if layer.padding_idx is None else int((places != layer.padding_idx).sum())
+        share = found / max(1, counted) if layer.mode == "mean" else found
+        rows.append(_table(layer, places, share.expand(len(places), -1)))
+    return {layer.weight: torch.stack(rows)}
+
+
+def _largest(layer: nn.EmbeddingBag, places: Tensor, grads: Tensor) -> Tensor:
+    """The table's gradient by one bag, which goes to the row that was the largest, in each coordinate."""
+    table = torch.zeros(layer.weight.shape, dtype=grads.dtype, device=grads.device)
+    kept = places if layer.padding_idx is None else places[places != layer.padding_idx]
+    if len(kept):
+        largest = kept[layer.weight.detach()[kept].argmax(0)]
+        table[largest, torch.arange(len(grads), device=grads.device)] = grads
+    return table
+
+
+def _table(layer: nn.Embedding | nn.EmbeddingBag, places: Tensor, grads: Tensor) -> Tensor:
+    """The table's gradient by one record's lookups (entries,), each with its own (entries, width)."""
+    table = torch.zeros(layer.weight.shape, dtype=grads.dtype, device=grads.device)
+    table.index_add_(0, places, grads)
+    if layer.padding_idx is not None:
+        table[layer.padding_idx] = 0.0
+    if layer.scale_grad_by_freq:
+        table /= places.bincount(minlength=len(table)).clamp(min=1).unsqueeze(1)
+    return table

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import subprocess
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -56,8 +57,23 @@ OUTSIDE = (  # what every run does with private data, whatever mechanism trains
 )
 
 
+class ByTradeoff(ABC):
+    """Bounds that follow from the trade-off curve."""
+
+    @abstractmethod
+    def membership_tpr(self, fpr: float) -> float:
+        """Most true positives of any membership test at this rate."""
+
+    def tradeoff(self, alpha: float) -> float:
+        return 1.0 - self.membership_tpr(alpha)
+
+    def reconstruction_bound(self, base_rate: float) -> float:
+        """Hayes et al. 2023, Theorem 2: 1 - tradeoff(base rate), of this run's own distribution."""
+        return self.membership_tpr(base_rate)
+
+
 @dataclass(frozen=True, kw_only=True)
-class DPGuarantee:
+class DPGuarantee(ByTradeoff):
     """An upper bound on what any adversary learns about one unit, carried as a privacy loss distribution.
 
     `void` names the reason why the proof does not hold for this run, if there is one.
@@ -107,18 +123,11 @@ class DPGuarantee:
         """The mu of the Gaussian mechanism that has this epsilon at the run's delta; 0 for epsilon 0."""
         return gaussian_mu(self.epsilon(), self.delta)
 
-    def tradeoff(self, alpha: float) -> float:
-        return 1.0 - self.membership_tpr(alpha)
-
     def membership_tpr(self, fpr: float) -> float:
         """Most true positives at this rate, through what ideal noise would allow of it."""
         factor, beyond = math.exp(self.cost.ratio), self.cost.beyond
         ideal = accountant.most_true_positives(self.loss, factor * fpr + beyond)
         return min(1.0, factor * ideal + beyond)
-
-    def reconstruction_bound(self, base_rate: float) -> float:
-        """Hayes et al. 2023, Theorem 2: 1 - tradeoff(base rate), of this run's own distribution."""
-        return self.membership_tpr(base_rate)
 
     def statement(self) -> Statement:
         from riskcal.analysis import get_beta_from_pld  # which imports much: when a run has trained
@@ -127,6 +136,9 @@ class DPGuarantee:
         tpr = {str(fpr): self.membership_tpr(fpr) for fpr in (0.001, 0.01)}
         riskcal = float(1.0 - get_beta_from_pld(self.loss, 0.01))
         checks = {**accountant.cross_checks(plan, self.delta), "riskcal_tpr_at_fpr_0.01": riskcal}
+        stated = self.sensitivity
+        if stated is None and isinstance(plan, DPSGDPlan):
+            stated = Sensitivity(most=plan.sensitivity)
         return Statement(
             private=True,
             void_reason=self.void,
@@ -143,7 +155,7 @@ class DPGuarantee:
             accountant=accountant.NAME,
             cross_checks=checks,
             tpr_at_fpr=tpr,
-            sensitivity=self.sensitivity or _sensitivity(plan),
+            sensitivity=stated,
             randomness=replace(self.randomness, epsilon=self.cost.epsilon, delta=self.cost.delta),
             trust=CENTRAL,
             outside_guarantee=self.outside,
@@ -186,12 +198,8 @@ def _constants(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _sensitivity(plan: Plan) -> Sensitivity | None:
-    return Sensitivity(most=plan.sensitivity) if isinstance(plan, DPSGDPlan) else None
-
-
 @dataclass(frozen=True, kw_only=True)
-class NoGuarantee:
+class NoGuarantee(ByTradeoff):
     """Nothing is proved: epsilon is infinite and every bound is one."""
 
     budget: Budget
@@ -210,13 +218,7 @@ class NoGuarantee:
     def epsilon(self, delta: float | None = None) -> float:  # noqa: ARG002
         return math.inf
 
-    def tradeoff(self, alpha: float) -> float:  # noqa: ARG002
-        return 0.0
-
     def membership_tpr(self, fpr: float) -> float:  # noqa: ARG002
-        return 1.0
-
-    def reconstruction_bound(self, base_rate: float) -> float:  # noqa: ARG002
         return 1.0
 
     def statement(self) -> Statement:

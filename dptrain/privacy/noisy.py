@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
 from opacus.optimizers import DPOptimizer
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from dptrain.privacy.accountant import DPSGDPlan
-from dptrain.privacy.bookkeeping.shares import Instantiated, Share
+from dptrain.privacy.bookkeeping.shares import Share
 from dptrain.privacy.clipping import Clipper, left_out, wide
 from dptrain.privacy.noise.source import NoiseSource
 
@@ -38,10 +36,6 @@ class NoisySum(DPOptimizer):
         self.dropped = 0
         self.keeps_noise = False
         self.last_noise: list[Tensor] = []
-
-    def clip_and_add(self, gradients: list[Tensor]) -> None:
-        """Add per-record gradients, one (records, ...) a parameter, each record clipped."""
-        self.clip_and_add_shares([Instantiated.of([wide(each)]) for each in gradients], len(gradients[0]))
 
     def clip_and_add_shares(self, shares: Sequence[Share | None], records: int) -> None:
         """Add what each of so many records has, a share a parameter, each record clipped; None is nothing.
@@ -95,54 +89,3 @@ class NoisySum(DPOptimizer):
             parameter.grad /= self.expected_batch_size
         self.original_optimizer.step()
         self.zero_grad(set_to_none=True)
-
-
-class NoisyEngine(ABC):
-    """What every engine is made of, and how a step ends: clipped and summed, gradients are noised alike."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        optimizer: Optimizer,
-        plan: DPSGDPlan,
-        *,
-        generator: NoiseSource | torch.Generator,
-    ) -> None:
-        clipper = Clipper.by(plan, model)
-        self.optimizer = NoisySum(optimizer, plan, clipper, NoiseSource.of(generator))
-
-    @abstractmethod
-    def accumulate(self, inputs: Tensor, labels: Tensor, copies: int = 1) -> Tensor:
-        """Add what these records contribute; returns their summed loss."""
-
-    def accumulate_gradients(self, gradients: list[Tensor]) -> None:
-        self.optimizer.clip_and_add(gradients)
-
-    def total(self) -> Tensor:
-        return torch.cat(
-            [
-                (torch.zeros_like(p) if p.summed_grad is None else p.summed_grad.to(p.dtype)).flatten()
-                for p in self.optimizer.params
-            ]
-        )
-
-    @contextmanager
-    def aside(self) -> Iterator[None]:
-        sums, dropped = [parameter.summed_grad for parameter in self.optimizer.params], self.optimizer.dropped
-        for parameter in self.optimizer.params:
-            parameter.summed_grad = None
-        try:
-            yield
-        finally:
-            self.optimizer.dropped = dropped
-            for parameter, held in zip(self.optimizer.params, sums, strict=True):
-                parameter.summed_grad = held
-
-    def update(self) -> None:
-        self.optimizer.release()
-
-    def keep_noise(self) -> None:
-        self.optimizer.keeps_noise = True
-
-    def noise(self) -> Tensor:
-        return torch.cat([noise.flatten() for noise in self.optimizer.last_noise])

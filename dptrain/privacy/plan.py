@@ -86,14 +86,7 @@ def check_delta(delta: float, units: float, unit: str = "record") -> None:
         )
 
 
-def make_plan(
-    budget: Budget,
-    rates: Rates,
-    units: int,
-    *,
-    max_grad_norm: float,
-    clipping: str,
-) -> DPSGDPlan:
+def make_plan(budget: Budget, rates: Rates, units: int, *, max_grad_norm: float, clipping: str) -> DPSGDPlan:
     """The plan that spends exactly this budget: calibrated noise, or the noise asked for.
 
     The noise is calibrated on the exact number of steps, and epsilon ends at or just below the

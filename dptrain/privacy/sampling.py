@@ -25,9 +25,7 @@ class Sampler(Protocol):
 
 def make_sampler(plan: DPSGDPlan, units: Units, key: bytes) -> PoissonSampler | ShuffleSampler:
     """The sampler that this plan accounts for."""
-    if plan.sampling == "poisson":
-        return PoissonSampler(plan, units, key)
-    return ShuffleSampler(plan, units, key)
+    return (PoissonSampler if plan.sampling == "poisson" else ShuffleSampler)(plan, units, key)
 
 
 class Units:
@@ -148,11 +146,7 @@ class ShuffleSampler:
         return self.units.pick(self.order[start : start + self.batch], stream)
 
     def state_dict(self) -> dict[str, Any]:
-        return {
-            **self.keys.state_dict(),
-            "order": self.order,
-            "position": self.position,
-        }
+        return {**self.keys.state_dict(), "order": self.order, "position": self.position}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.keys.load_state_dict(state)

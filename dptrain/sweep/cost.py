@@ -9,10 +9,9 @@ from typing import Any
 
 from dptrain.contracts import Plan, Statement, SweepTotal
 from dptrain.contracts.rounding import rounded_up_to
-from dptrain.privacy import filter as privacy_filter
+from dptrain.privacy import selection as privacy_filter
 from dptrain.privacy.accountant import FINEST
-from dptrain.privacy.stated import plan_of
-from dptrain.privacy.written import plan_from_json
+from dptrain.privacy.written import plan_from_json, plan_of
 from dptrain.report.comparison.points import SearchCost
 from dptrain.report.selection import cost
 

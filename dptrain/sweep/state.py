@@ -13,8 +13,7 @@ from pydantic import BaseModel, Field
 
 from dptrain.contracts import DptrainError, Plan
 from dptrain.privacy.plan import default_delta
-from dptrain.privacy.stated import plan_of
-from dptrain.privacy.written import from_json, plan_from_json, plan_to_json
+from dptrain.privacy.written import from_json, plan_from_json, plan_of, plan_to_json
 from dptrain.redaction import redact
 from dptrain.report.document import read_json
 from dptrain.runs import folder as runs

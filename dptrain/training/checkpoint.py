@@ -39,10 +39,7 @@ def load(folder: Path) -> dict[str, Any] | None:
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise DptrainError(
-            f"resume={folder}: {path.name} cannot be read ({type(error).__name__}); "
-            "start the run anew: nothing of it was released"
-        ) from error
+        raise _unreadable(path, error) from error
     return state
 
 
@@ -67,10 +64,14 @@ def paid(folder: Path) -> int:
     try:
         return int(json.loads(path.read_text())["steps"])
     except (ValueError, KeyError, TypeError) as error:
-        raise DptrainError(
-            f"resume={folder}: {path.name} cannot be read ({type(error).__name__}); "
-            "start the run anew: nothing of it was released"
-        ) from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> DptrainError:
+    return DptrainError(
+        f"resume={path.parent}: {path.name} cannot be read ({type(error).__name__}); "
+        "start the run anew: nothing of it was released"
+    )
 
 
 def write(path: Path, content: bytes | memoryview, *, durable: bool = True) -> None:

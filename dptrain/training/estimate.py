@@ -16,7 +16,7 @@ from dptrain.contracts.trees import by_name, moved
 from dptrain.models.frozen import split
 from dptrain.privacy.accountant import DPSGDPlan
 from dptrain.privacy.agreement import ROWS_AT_MOST
-from dptrain.privacy.dpsgd import make_engine
+from dptrain.privacy.dpsgd import DPSGDEngine
 from dptrain.tasks import Classification
 
 log = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ def _estimate(
         once = _seconds(partial(frozen, inputs)) / size * plan.units
         inputs = frozen(inputs)
     with torch.random.fork_rng():  # dropout in the estimate is none of the training's
-        engine = make_engine(
+        engine = DPSGDEngine(
             kind,
             model,
             torch.optim.SGD(model.parameters(), lr=0.0),

@@ -9,36 +9,26 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from dptrain.contracts import (
-    Budget,
-    ConfigError,
-    Context,
-    Inputs,
-    Records,
-    Release,
-    Splits,
-)
+from dptrain.contracts import Budget, ConfigError, Context, Inputs, Records, Release, Splits
 from dptrain.contracts.trees import by_name, moved, parts
 from dptrain.privacy.accountant import DPSGDPlan
 from dptrain.privacy.agreement import ROWS_AT_MOST, Chosen, choose
 from dptrain.privacy.clipping import Clipper
 from dptrain.privacy.dpsgd import Engine, RecordGradients
-from dptrain.privacy.independence import make_rows
+from dptrain.privacy.independence.rows import make_rows
 from dptrain.privacy.noise.source import NoiseSource
 from dptrain.privacy.sampling import Units, make_sampler
 from dptrain.privacy.stilled import stilled
 from dptrain.tasks import task_of
-from dptrain.training.average import make_average
 from dptrain.training.canaries import lengths
 from dptrain.training.features import Trained
 from dptrain.training.feed import Feed
 from dptrain.training.loop import train
 from dptrain.training.masks import Masks
 from dptrain.training.observe import Watch
-from dptrain.training.resume import resume
-from dptrain.training.schedule import make_schedule
+from dptrain.training.schedule import make_average, make_schedule
 from dptrain.training.sensitivity_audit import SensitivityAudit
-from dptrain.training.session import Session, check_buffers
+from dptrain.training.session import Session, check_buffers, resume
 from dptrain.training.settings import Settings
 
 
@@ -123,13 +113,7 @@ def _choose(
 
 
 def _watch(
-    plan: DPSGDPlan,
-    trained: Trained,
-    splits: Splits,
-    context: Context,
-    chosen: Chosen | None,
-    *,
-    clips: bool,
+    plan: DPSGDPlan, trained: Trained, splits: Splits, context: Context, chosen: Chosen | None, *, clips: bool
 ) -> Watch:
     """What shows each step to the observers of a training."""
     clipper = Clipper.by(plan, trained.part) if clips else None
@@ -193,7 +177,7 @@ def _made_up(trained: Trained, splits: Splits, context: Context) -> Records | No
         try:
             with torch.no_grad(), stilled():
                 part(taken(row))
-        except Exception:
+        except Exception:  # whatever a model raises, it does not take such rows
             return False
         return True
 

@@ -37,7 +37,8 @@ def train(
     context, records, task = session.context, splits.train, task_of(splits)
     accumulate = partial(_accumulate, engine=engine, augment=settings.augmentation)
     keeper = _Keeper(session, settings.checkpoint_seconds)
-    evaluate_at = _evenly(steps, settings.evaluations)
+    count = settings.evaluations
+    evaluate_at = {round(steps * (i + 1) / count) for i in range(count)}  # evenly spread, the last step too
     if watch is not None:
         engine.keep_noise()
     while session.step < steps:
@@ -170,11 +171,6 @@ def evaluate(model: nn.Module, records: Records, context: Context, task: Task) -
     found = task.evaluate((model(batch.inputs), batch.labels) for batch in batches)
     model.train(was_training)
     return found
-
-
-def _evenly(steps: int, count: int) -> set[int]:
-    """`count` step numbers, evenly spread, the last among them."""
-    return {round(steps * (i + 1) / count) for i in range(count)}
 
 
 def _check_finite(model: nn.Module) -> None:

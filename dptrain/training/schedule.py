@@ -1,11 +1,15 @@
-"""Learning rates over the steps, as factors of the optimizer's own."""
+"""What changes over the steps: learning rates, as factors of the optimizer's own, and averages of weights."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
+import torch
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel
 
 from dptrain.contracts import ConfigError
 
@@ -35,3 +39,15 @@ def factor(name: str, step: int, *, steps: int, warmup_steps: int) -> float:
     if name == "cosine":
         return 0.5 * (1.0 + math.cos(math.pi * min(done, 1.0)))
     return 1.0
+
+
+def make_average(model: nn.Module, decay: float) -> AveragedModel:
+    """An exponential moving average of the weights; early on it forgets faster, so that it keeps no start."""
+
+    @torch.no_grad()
+    def update(averages: Sequence[Tensor], weights: Sequence[Tensor], count: Tensor | int) -> None:
+        steps = int(count)
+        share = 1.0 - min(decay, (1.0 + steps) / (10.0 + steps))
+        torch._foreach_lerp_(list(averages), list(weights), share)
+
+    return AveragedModel(model, multi_avg_fn=update)

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from dptrain.contracts import BrokenGuarantee, Records
 from dptrain.privacy.accountant import DPSGDPlan
 from dptrain.privacy.dpsgd import Engine
-from dptrain.privacy.independence import changed, copied, state_of
+from dptrain.privacy.independence.state import changed, copied, state_of
 from dptrain.privacy.stilled import Noticed, stilled
 from dptrain.training import checkpoint
 from dptrain.training.feed import Drawn

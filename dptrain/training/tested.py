@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from dptrain.contracts import BrokenGuarantee, ConfigError, Release, Splits
-from dptrain.privacy.independence import NOTE, find_dependence, fingerprint
+from dptrain.privacy.independence.check import find_dependence
+from dptrain.privacy.independence.state import NOTE, fingerprint
 from dptrain.tasks import task_of
 from dptrain.training.augment import Augmentation
 from dptrain.training.settings import Settings

@@ -15,10 +15,9 @@ from dptrain.attacks.instance_reconstruction import (
     WeightsReconstruction,
     effective_slots,
 )
-from dptrain.contracts import Budget, Guesses, Slots, Splits, Streams, Targets, seed_key
+from dptrain.contracts import Attempt, Budget, Guesses, Slots, Splits, Streams, Targets, seed_key
 from dptrain.data.digits import Digits
-from dptrain.evaluation.games.reconstruction.scoring import score_reconstruction
-from dptrain.evaluation.games.reconstruction.slots import plant
+from dptrain.evaluation.games.reconstruction.game import plant, score_reconstruction
 from dptrain.evidence.verdict import BROKEN
 from dptrain.mechanisms.dpsgd import DPSGD
 from dptrain.mechanisms.non_private import NonPrivate
@@ -123,15 +122,14 @@ def test_a_quarter_of_the_promised_noise_is_called_broken(trainings, monkeypatch
 
     monkeypatch.setattr(NoisySum, "__init__", weaker)
     guesses, truths, guarantee = trainings(20)
-    found = score_reconstruction(
-        "transcript",
-        Guesses(guesses=torch.cat([found.guesses for found in guesses])),
-        None,
-        truths.flatten(),
-        CANDIDATES,
-        guarantee,
-        confidence=0.95,
+    attempt = Attempt(
+        attack="transcript",
+        interface="",
+        found=Guesses(guesses=torch.cat([found.guesses for found in guesses])),
+        control=None,
+        baseline=(),
     )
+    found = score_reconstruction(attempt, truths.flatten(), CANDIDATES, guarantee, confidence=0.95)
     assert found.verdict == BROKEN
 
 

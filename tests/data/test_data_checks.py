@@ -76,10 +76,11 @@ def test_labels_that_cannot_be_used(labels: np.ndarray, says: str) -> None:
 
 
 def test_counts_must_match() -> None:
+    arrays = {"train_images": np.zeros((3, 5, 5), np.uint8), "train_labels": np.array([0, 1])}
     with pytest.raises(
         DataError, match="train_images of f has 3 records but train_labels has 2: make them match"
     ):
-        to_records(np.zeros((3, 5, 5), np.uint8), np.array([0, 1]), part="train", where="f", num_classes=2)
+        to_records(arrays, "train", where="f", num_classes=2)
 
 
 def test_one_class_is_not_enough() -> None:

@@ -202,7 +202,7 @@ import torch
 from torch import nn
 from dptrain.contracts import Budget, Context, Streams
 from dptrain.data.npz import Npz
-from dptrain.evaluation.games.reconstruction.slots import plant
+from dptrain.evaluation.games.reconstruction.game import plant
 from dptrain.privacy.plan import Rates
 from dptrain.tracking import NullRun
 from dptrain.mechanisms.dpsgd import DPSGD

@@ -11,8 +11,7 @@ import torch
 from torchvision import datasets
 
 from dptrain.contracts import ConfigError, DataError
-from dptrain.data.idx import read_idx
-from dptrain.data.vision import TorchvisionSet
+from dptrain.data.vision import TorchvisionSet, read_idx
 
 
 def source(name: str = "mnist", channels: int = 1, **fields: object) -> TorchvisionSet:

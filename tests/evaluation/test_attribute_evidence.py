@@ -10,8 +10,8 @@ import torch
 from scipy.stats import binomtest
 from torch import Tensor
 
-from dptrain.contracts import Attributes, DataError, Leakage, Records, Sensitive
-from dptrain.evaluation.games.attribute.scoring import paired_difference, score_attributes
+from dptrain.contracts import Attempt, Attributes, DataError, Leakage, Records, Sensitive
+from dptrain.evaluation.games.attribute.game import paired_difference, score_attributes
 from dptrain.evidence.intervals import clopper_pearson
 from dptrain.evidence.verdict import BROKEN, LEAKS, NO_CONTROL, RESISTED, TOO_WEAK, UNBOUNDED, WITHIN, kind
 
@@ -56,16 +56,15 @@ def judge(
     truth: Tensor | None = None,
 ) -> tuple[Leakage, Leakage]:
     truth = torch.arange(len(members)) % 2 if truth is None else truth
-    advantage, on_members = score_attributes(
-        "attribute_inference",
-        found(*right, truth),
-        None if control is None else found(*control, truth),
-        (COLUMN,),
-        probes_of(truth),
-        members,
-        promise or Promise(),
-        confidence=0.95,
+    attempt = Attempt(
+        attack="attribute_inference",
         interface="rounded",
+        found=found(*right, truth),
+        control=None if control is None else found(*control, truth),
+        baseline=(),
+    )
+    advantage, on_members = score_attributes(
+        attempt, (COLUMN,), probes_of(truth), members, promise or Promise(), confidence=0.95
     )
     return advantage, on_members
 

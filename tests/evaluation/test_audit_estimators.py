@@ -10,10 +10,9 @@ import torch
 from scipy.optimize import linprog
 from scipy.stats import binom, norm
 
-from dptrain.contracts import Bets, ConfigError, NoiseSeen
+from dptrain.contracts import Attempt, Bets, ConfigError, NoiseSeen
 from dptrain.evaluation.games.audit import scoring
-from dptrain.evaluation.games.audit.mechanism import noise_p_values
-from dptrain.evaluation.games.audit.scoring import auc, bet, score_audit
+from dptrain.evaluation.games.audit.scoring import auc, bet, noise_p_values, score_audit
 from dptrain.evidence.one_run import (
     Inverse,
     certified_gaussian,
@@ -310,9 +309,8 @@ def members(rng):
 def judge(members, scores, rng, *, mu=1.0, control=None, on="canaries", noise=None, guesses=None):
     bets = Bets(scores=scores, guesses=guesses, noise=noise)
     twin = None if control is None else Bets(scores=control)
-    return score_audit(
-        "audit", bets, twin, members, Promise(mu), on=on, rng=rng, confidence=0.95, interface="labels"
-    )
+    attempt = Attempt(attack="audit", interface="labels", found=bets, control=twin, baseline=())
+    return score_audit(attempt, members, Promise(mu), on=on, rng=rng, confidence=0.95)
 
 
 def told(members, mu, rng):

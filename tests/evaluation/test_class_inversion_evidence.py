@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 import torch
 
-from dptrain.contracts import DataError, Images, Records, Splits
+from dptrain.contracts import Attempt, DataError, Images, Records, Splits
 from dptrain.evaluation.games.class_inversion.evaluator import Evaluator, train_evaluator
-from dptrain.evaluation.games.class_inversion.scoring import score_class_inversion
+from dptrain.evaluation.games.class_inversion.game import score_class_inversion
 
 CLASSES, SHAPE = 4, (1, 12, 12)
 
@@ -64,17 +64,12 @@ def noise(rng: torch.Generator) -> Images:
 
 def measure(released, control, splits, evaluator, seed=2, untrained=None):
     rng = torch.Generator().manual_seed(seed)
+    baseline = (noise(rng) if untrained is None else untrained,)
+    attempt = Attempt(
+        attack="class_inversion", interface="", found=released, control=control, baseline=baseline
+    )
     leakages, gallery = score_class_inversion(
-        "class_inversion",
-        released,
-        control,
-        noise(rng) if untrained is None else untrained,
-        splits,
-        evaluator,
-        Proved(),
-        rng,
-        confidence=0.95,
-        permutations=1000,
+        attempt, splits, evaluator, Proved(), rng, confidence=0.95, permutations=1000
     )
     return {leakage.metric: leakage for leakage in leakages}, gallery
 

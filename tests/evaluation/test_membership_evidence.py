@@ -9,12 +9,11 @@ import torch
 from scipy.stats import beta, binomtest, expon, norm
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from dptrain.contracts import Budget, Records, Scores
-from dptrain.evaluation.exposure import exposure
-from dptrain.evaluation.games.membership.scoring import auc_bound, counts_at, score_membership
-from dptrain.evidence.intervals import clopper_pearson
+from dptrain.contracts import Attempt, Budget, Records, Scores
+from dptrain.evaluation.games.membership.game import auc_bound, counts_at, score_membership
+from dptrain.evaluation.scorer import exposure
+from dptrain.evidence.intervals import auc, clopper_pearson, delong
 from dptrain.evidence.probes import ProbeAssignment
-from dptrain.evidence.roc import auc, delong
 from dptrain.evidence.verdict import BROKEN, NO_CONTROL, RESISTED, TOO_WEAK, UNBOUNDED, WITHIN
 from dptrain.privacy.accountant import DPSGDPlan
 from dptrain.privacy.guarantee import DPGuarantee, NoGuarantee
@@ -46,15 +45,14 @@ def draws(rng, members, mu):
 
 
 def judge(scores, members, guarantee, *, control=None, confidence=0.95):
-    return score_membership(
-        "attack",
-        Scores(scores=scores),
-        None if control is None else Scores(scores=control),
-        members,
-        guarantee,
-        confidence=confidence,
+    attempt = Attempt(
+        attack="attack",
         interface="as is",
+        found=Scores(scores=scores),
+        control=None if control is None else Scores(scores=control),
+        baseline=(),
     )
+    return score_membership(attempt, members, guarantee, confidence=confidence)
 
 
 # ------------------------------------------------------------------------------------ the numbers

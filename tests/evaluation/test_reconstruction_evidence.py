@@ -7,8 +7,8 @@ import pytest
 import torch
 from scipy.stats import binomtest
 
-from dptrain.contracts import Guesses
-from dptrain.evaluation.games.reconstruction.scoring import score_reconstruction
+from dptrain.contracts import Attempt, Guesses
+from dptrain.evaluation.games.reconstruction.game import score_reconstruction
 from dptrain.evidence.intervals import clopper_pearson
 from dptrain.evidence.verdict import BROKEN, LEAKS, NO_CONTROL, RESISTED, TOO_WEAK, UNBOUNDED, WITHIN, kind
 
@@ -28,15 +28,9 @@ class Promise:
 
 
 def judge(released, truth, *, control=None, bound=0.3, spent=1.0, candidates=10, effective=None):
-    return score_reconstruction(
-        "attack",
-        Guesses(guesses=released, effective_slots=effective),
-        control,
-        truth,
-        candidates,
-        Promise(bound, spent),
-        confidence=0.95,
-    )
+    found = Guesses(guesses=released, effective_slots=effective)
+    attempt = Attempt(attack="attack", interface="", found=found, control=control, baseline=())
+    return score_reconstruction(attempt, truth, candidates, Promise(bound, spent), confidence=0.95)
 
 
 def truth_of(rng, slots=40, candidates=10):

@@ -7,7 +7,7 @@ import torch
 from scipy.stats import chisquare
 
 from dptrain.contracts import ConfigError, Records, seed_key
-from dptrain.evaluation.games.reconstruction.slots import plant
+from dptrain.evaluation.games.reconstruction.game import plant
 
 
 def planted(splits, seed=0, slots=4, candidates=5):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dptrain.contracts import Records
-from dptrain.evidence.copies import count_copies
+from dptrain.evidence.held_out import count_copies
 from dptrain.report import sentences
 
 

@@ -7,7 +7,7 @@ import torch
 from scipy.stats import binomtest, chi2_contingency, chisquare
 
 from dptrain.contracts import ConfigError, Records, seed_key
-from dptrain.evaluation.games.reconstruction.slots import plant
+from dptrain.evaluation.games.reconstruction.game import plant
 from dptrain.evidence.probes import chances, draw_probes, known_members, public_count
 
 

@@ -17,7 +17,7 @@ from dptrain.models.standardised import StandardisedConv2d
 from dptrain.models.wide_resnet import WideResNet
 from dptrain.privacy.accountant import DPSGDPlan
 from dptrain.privacy.clipping import MARGIN, MARGIN_A_RECORD
-from dptrain.privacy.dpsgd import ENGINES, make_engine
+from dptrain.privacy.dpsgd import ENGINES, DPSGDEngine
 
 SHAPE = (1, 16, 16)
 
@@ -127,7 +127,7 @@ def test_every_engine_sums_the_clipped_gradients_of_single_records(name, engine,
     plan = DPSGDPlan(
         units=10, sample_rate=0.5, steps=1, expected_batch_size=5, max_grad_norm=0.5, noise_multiplier=1.0
     )
-    made = make_engine(
+    made = DPSGDEngine(
         engine,
         network,
         torch.optim.SGD(network.parameters(), lr=0.1),

@@ -11,10 +11,10 @@ from torch.nn import functional as F
 
 from dptrain.contracts import ConfigError
 from dptrain.models import patches as module
-from dptrain.models.combined import Mirrored, SideBySide
 from dptrain.models.patches import SIDE, THRESHOLD, Patches
 from dptrain.models.photographs import _Sheet, photographs
 from dptrain.models.scatter import ScatterLinear
+from dptrain.models.whitening import Mirrored, SideBySide
 
 SHAPE = (3, 16, 16)
 KERNELS = 12

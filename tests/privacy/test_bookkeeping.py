@@ -17,11 +17,11 @@ from torch.nn import functional as F
 
 from dptrain.contracts import MadeKernels
 from dptrain.privacy.bookkeeping import costs, shares
-from dptrain.privacy.bookkeeping.gram import norms_from
 from dptrain.privacy.bookkeeping.module import BookkeepingModule
+from dptrain.privacy.bookkeeping.shares import norms_from
 from dptrain.privacy.bookkeeping.uses import NoRule
 from dptrain.privacy.clipping import KINDS, Clipper, gradient_norms, scaled
-from dptrain.privacy.dpsgd import make_engine
+from dptrain.privacy.dpsgd import DPSGDEngine
 
 record_loss = partial(nn.functional.cross_entropy, reduction="none")
 WAYS = (costs.KEEP, costs.GRAM, costs.TWICE)
@@ -68,7 +68,7 @@ class Scale(nn.Module):
 
 def engine_of(kind, model, plan):
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
-    return make_engine(kind, model, optimizer, plan, loss=record_loss, generator=torch.Generator())
+    return DPSGDEngine(kind, model, optimizer, plan, loss=record_loss, generator=torch.Generator())
 
 
 def sum_of(kind, model, plan, inputs, labels, copies=1):

@@ -11,7 +11,7 @@ from torch import nn
 
 from dptrain.privacy.bookkeeping import costs
 from dptrain.privacy.clipping import KINDS, MARGIN, Clipper, gradient_norms, scaled, weighted_sum
-from dptrain.privacy.dpsgd import make_engine
+from dptrain.privacy.dpsgd import DPSGDEngine
 from dptrain.tasks.classification import make_loss
 
 SHAPES = ((3, 4), (3,), (2, 3), (2,))  # weights and biases of two layers
@@ -116,7 +116,7 @@ def test_clipper_leaves_out_frozen_layers(cnn):
 @pytest.mark.parametrize("scale", [1e2, 1e5, 1e7])
 def test_what_cancels_is_not_measured_too_small(monkeypatch, make_plan_of, way, scale):
     """Large terms of opposite signs: what rounding leaves of them is claimed and added alike."""
-    monkeypatch.setattr(costs, "cheapest", lambda **_: way)
+    monkeypatch.setattr(costs, "way", lambda **_: way)
 
     class Alternating(nn.Module):
         def __init__(self):
@@ -137,7 +137,7 @@ def test_what_cancels_is_not_measured_too_small(monkeypatch, make_plan_of, way, 
         fresh = copy.deepcopy(model)
         optimizer = torch.optim.SGD(fresh.parameters(), lr=1.0)
         loss = make_loss(None)
-        engine = make_engine(
+        engine = DPSGDEngine(
             "bookkeeping", fresh, optimizer, make_plan_of(), loss=loss, generator=torch.Generator()
         )
         engine.accumulate(inputs[kept], labels[kept])
@@ -147,7 +147,7 @@ def test_what_cancels_is_not_measured_too_small(monkeypatch, make_plan_of, way, 
     for left_out in range(6):
         assert (whole - summed([i for i in range(6) if i != left_out])).norm() <= 1.0
         assert summed([left_out]).norm() <= 1.0
-    assert whole.norm() > (0.9 if way == "keep" else 0.0)  # else shorter: see gram.py
+    assert whole.norm() > (0.9 if way == "keep" else 0.0)  # else shorter: see norms_of_formed
 
 
 @pytest.mark.parametrize("size", [10, 2000])
@@ -158,7 +158,7 @@ def test_rounding_of_a_large_sum_of_equal_records_stays_below_the_claim(make_pla
     def summed(count):
         optimizer = torch.optim.SGD(mlp.parameters(), lr=1.0)
         loss = make_loss(None)
-        engine = make_engine("bookkeeping", mlp, optimizer, plan, loss=loss, generator=torch.Generator())
+        engine = DPSGDEngine("bookkeeping", mlp, optimizer, plan, loss=loss, generator=torch.Generator())
         for start in range(0, count, 256):
             part = slice(start, min(count, start + 256))
             engine.accumulate(inputs[part], labels[part])

@@ -11,7 +11,7 @@ from torch import nn
 
 from dptrain.contracts import ConfigError
 from dptrain.privacy.clipping import AUTOMATIC_STABILITY, MARGIN, MARGIN_A_RECORD, Clipper
-from dptrain.privacy.dpsgd import ENGINES, RecordGradients, check_choices, make_engine
+from dptrain.privacy.dpsgd import ENGINES, DPSGDEngine, RecordGradients, check_choices
 
 record_loss = partial(nn.functional.cross_entropy, reduction="none")
 
@@ -41,7 +41,7 @@ def batch(splits):
 def engine_of(kind, model, plan, *, lr=1.0, seed=0):
     optimizer = torch.optim.SGD(model.parameters(), lr=lr)
     generator = torch.Generator().manual_seed(seed)
-    return make_engine(kind, model, optimizer, plan, loss=record_loss, generator=generator)
+    return DPSGDEngine(kind, model, optimizer, plan, loss=record_loss, generator=generator)
 
 
 def clip_by_hand(model, gradients, clipping, limit):

@@ -20,7 +20,7 @@ from dptrain.assembly.build import build
 from dptrain.config import parse
 from dptrain.contracts import BrokenGuarantee, ConfigError, Form, Release
 from dptrain.mechanisms.dpsgd import DPSGD
-from dptrain.privacy.independence import find_dependence
+from dptrain.privacy.independence.check import find_dependence
 from dptrain.privacy.independence.draws import FixedDraws
 from dptrain.privacy.independence.state import changed, copied, state_of
 from dptrain.tasks.classification import Classification, make_loss

@@ -25,7 +25,7 @@ from dptrain.privacy.agreement import Chosen, choose
 from dptrain.privacy.bookkeeping.module import FORWARDS, BookkeepingModule
 from dptrain.privacy.bookkeeping.uses import NoRule
 from dptrain.privacy.clipping import KINDS, Clipper, gradient_norms
-from dptrain.privacy.dpsgd import RecordGradients, make_engine
+from dptrain.privacy.dpsgd import DPSGDEngine, RecordGradients
 from dptrain.privacy.gradients import ByRules, InFull, OneByOne
 from dptrain.privacy.stilled import stilled
 
@@ -92,7 +92,7 @@ def rows_alone(model: nn.Module, inputs: Tensor, labels: Tensor, copies: int = 1
 def engine_of(kind: str, model: nn.Module, plan: DPSGDPlan, chosen: Chosen | None = None) -> Any:
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     made = torch.Generator()
-    return make_engine(kind, model, optimizer, plan, loss=record_loss, generator=made, chosen=chosen)
+    return DPSGDEngine(kind, model, optimizer, plan, loss=record_loss, generator=made, chosen=chosen)
 
 
 def apart(engine: Any, model: nn.Module, batch: tuple[Tensor, Tensor], copies: int = 1) -> dict[str, float]:

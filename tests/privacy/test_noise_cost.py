@@ -16,9 +16,8 @@ from dptrain.privacy.accountant import Curve, privacy_loss
 from dptrain.privacy.guarantee import DPGuarantee
 from dptrain.privacy.noise import cost as costs
 from dptrain.privacy.noise.cost import ROOM, cost, refuse_costly, stated_epsilon
-from dptrain.privacy.noise.description import randomness
-from dptrain.privacy.noise.gaussian import LEVELS, REACH, TAIL
-from dptrain.privacy.noise.grid import FINENESS, grid_step
+from dptrain.privacy.noise.gaussian import FINENESS, LEVELS, REACH, TAIL, grid_step
+from dptrain.privacy.noise.source import randomness
 from dptrain.privacy.plan import Rates, make_plan
 
 MILLION = 10**6

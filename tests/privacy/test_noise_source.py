@@ -12,8 +12,16 @@ from scipy.stats import binomtest, kstest, norm
 
 from dptrain.contracts import DptrainError
 from dptrain.privacy.noise import keys
-from dptrain.privacy.noise.gaussian import LEVELS, REACH, TAIL, gaussian
-from dptrain.privacy.noise.grid import FINENESS, LARGEST, grid_step, noisy_on_grid
+from dptrain.privacy.noise.gaussian import (
+    FINENESS,
+    LARGEST,
+    LEVELS,
+    REACH,
+    TAIL,
+    gaussian,
+    grid_step,
+    noisy_on_grid,
+)
 from dptrain.privacy.noise.keys import KeyChain, Stream, words
 from dptrain.privacy.noise.source import BLOCK, DeviceWords, NoiseSource, on_cpu
 

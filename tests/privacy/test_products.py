@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from dptrain.privacy.bookkeeping import products
-from dptrain.privacy.dpsgd import make_engine
+from dptrain.privacy.dpsgd import DPSGDEngine
 from dptrain.tasks.classification import make_loss
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="PyTorch without oneDNN")
@@ -48,7 +48,7 @@ def counted(monkeypatch):
 
 
 def total(kind, model, plan, inputs, labels):
-    engine = make_engine(
+    engine = DPSGDEngine(
         kind,
         model,
         torch.optim.SGD(model.parameters(), lr=1.0),
@@ -119,7 +119,7 @@ def test_gradients_that_lie_in_memory_as_they_may(make_plan_of, after):
 def test_layers_are_left_as_they_were_even_if_a_pass_fails(make_plan_of):
     model, plan, labels = Texts(), make_plan_of(), torch.zeros(2, dtype=torch.int64)
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
-    engine = make_engine(
+    engine = DPSGDEngine(
         "bookkeeping", model, optimizer, plan, loss=make_loss(None), generator=torch.Generator()
     )
     engine.accumulate(torch.randn(2, 7, 5), labels)

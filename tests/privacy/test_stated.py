@@ -12,8 +12,7 @@ import pytest
 from dptrain.contracts import Budget, Guarantee
 from dptrain.pipeline.summary import tradeoff
 from dptrain.privacy.guarantee import DPGuarantee, NoGuarantee
-from dptrain.privacy.stated import StatedGuarantee
-from dptrain.privacy.written import from_json, to_json
+from dptrain.privacy.written import StatedGuarantee, from_json, to_json
 
 
 @pytest.fixture

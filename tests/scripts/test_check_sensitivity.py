@@ -12,7 +12,7 @@ from support import script
 
 from dptrain.privacy.agreement import Chosen
 from dptrain.privacy.clipping import Clipper
-from dptrain.privacy.dpsgd import make_engine
+from dptrain.privacy.dpsgd import DPSGDEngine
 from dptrain.privacy.gradients import ByRules
 from dptrain.privacy.noisy import NoisySum
 
@@ -45,7 +45,7 @@ def test_a_model_that_mixes_is_refused_and_would_move_the_sum_by_more(
     mixing = subject("mixing: previous row")
     assert "depends on the other records" in check.refusal(mixing)
     assert check.worst_change(Finite(**vars(mixing)), "flat", "record", 1) <= 1.0
-    monkeypatch.setattr(check, "make_engine", partial(make_engine, chosen=Chosen(make=ByRules)))
+    monkeypatch.setattr(check, "DPSGDEngine", partial(DPSGDEngine, chosen=Chosen(make=ByRules)))
     assert check.worst_change(Finite(**vars(mixing)), "flat", "record", 1) > 1.05
 
 
@@ -75,7 +75,7 @@ def test_a_divisor_that_counts_the_records_is_seen(monkeypatch: pytest.MonkeyPat
 
 
 def test_copies_that_are_clipped_each_for_itself_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = check.make_engine
+    engine = check.DPSGDEngine
 
     def apart(*arguments, **options):
         made = engine(*arguments, **options)
@@ -83,5 +83,5 @@ def test_copies_that_are_clipped_each_for_itself_are_seen(monkeypatch: pytest.Mo
         made.accumulate = lambda inputs, labels, _: accumulate(inputs, labels, 1)
         return made
 
-    monkeypatch.setattr(check, "make_engine", apart)
+    monkeypatch.setattr(check, "DPSGDEngine", apart)
     assert check.worst_change(subject("Mlp"), "flat", "group", 2) > 1.05

@@ -14,7 +14,7 @@ from dptrain.assembly.records import load_splits
 from dptrain.contracts import Budget, ConfigError, DataError, Plan, Records, Splits, Streams
 from dptrain.mechanisms.dpsgd import DPSGD
 from dptrain.privacy.clipping import MARGIN
-from dptrain.privacy.dpsgd import make_engine
+from dptrain.privacy.dpsgd import DPSGDEngine
 from dptrain.tasks import NextToken, task_of
 
 WORDS, LENGTH, VOCABULARY = 12, 6, 9
@@ -138,7 +138,7 @@ def test_the_clipped_sum_is_that_of_a_slow_loop(
     some = splits.train.take(torch.arange(20))
     expected = clipped_sum(seeded(type(model)), some, task.loss, 0.3 * (1 - MARGIN))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    engine = make_engine(kind, model, optimizer, plan, loss=task.loss, generator=torch.Generator())
+    engine = DPSGDEngine(kind, model, optimizer, plan, loss=task.loss, generator=torch.Generator())
     engine.prepare(splits.train.blank(1), labels=task.made_up(16, torch.Generator().manual_seed(0)))
     for part in torch.arange(20).split(8):
         engine.accumulate(some.take(part).inputs, some.labels[part])

@@ -101,7 +101,7 @@ def test_known_draws_move_the_sum_by_many_norms_and_that_is_why(make_plan_of) ->
     def total(kept: slice, seed: int) -> torch.Tensor:
         loss = partial(nn.functional.cross_entropy, reduction="none")
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        engine = dpsgd.make_engine(
+        engine = dpsgd.DPSGDEngine(
             "bookkeeping", model, optimizer, make_plan_of(), loss=loss, generator=torch.Generator()
         )
         engine.accumulate(inputs[kept], labels[kept])  # chooses its way to the gradients first

@@ -136,7 +136,7 @@ def test_an_estimate_never_ends_a_run(
     def broken(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError("nothing to divide by")
 
-    monkeypatch.setattr(estimate, "make_engine", broken)
+    monkeypatch.setattr(estimate, "DPSGDEngine", broken)
     with caplog.at_level("INFO", logger="dptrain"):
         assert estimate_seconds(mlp, make_plan_of(), torch.zeros(1, 1, 8, 8), CPU) is None
     assert "cannot be told: ZeroDivisionError: nothing to divide by" in caplog.text

@@ -5,8 +5,7 @@ import torch
 from torch import nn
 
 from dptrain.contracts import ConfigError
-from dptrain.training.average import make_average
-from dptrain.training.schedule import factor, make_schedule
+from dptrain.training.schedule import factor, make_average, make_schedule
 
 
 def rates(name, *, steps, warmup_steps=0):

@@ -71,9 +71,7 @@ def attention(
     if need_weights:
         if is_causal and mask is None:
             raise RuntimeError("is_causal needs attn_mask where weights are asked for")
-        scores = torch.bmm(q * math.sqrt(1.0 / size), k.transpose(1, 2))
-        weights = F.softmax(scores if mask is None else mask + scores, dim=-1)
-        weights = F.dropout(weights, dropout) if dropout > 0 else weights
+        weights = _weights(q, k, mask, dropout)
         found = torch.bmm(weights, v).transpose(0, 1).reshape(length, rows, width)
         weights = weights.view(rows, heads, length, seen)
         weights = weights.mean(1) if average_attn_weights else weights
@@ -86,6 +84,13 @@ def attention(
     out = layer.out_proj
     output = tape.linear(layer, found, out.weight, out.bias, axis=1)
     return (output.transpose(0, 1) if layer.batch_first else output), weights
+
+
+def _weights(q: Tensor, k: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+    """How much each query (rows * heads, length, size) takes of each key: (rows * heads, length, seen)."""
+    scores = torch.bmm(q * math.sqrt(1.0 / q.shape[-1]), k.transpose(1, 2))
+    weights = F.softmax(scores if mask is None else mask + scores, dim=-1)
+    return F.dropout(weights, dropout) if dropout > 0 else weights
 
 
 def _projected(

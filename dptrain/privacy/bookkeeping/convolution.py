@@ -1,4 +1,4 @@
-"""Convolutions in one, two and three dimensions, with stride, padding, dilation and groups."""
+"""Convolutions in one, two and three dimensions, and those whose kernels are made of other parameters."""
 
 from __future__ import annotations
 
@@ -12,10 +12,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dptrain.contracts import MadeKernels
 from dptrain.privacy.bookkeeping import costs
-from dptrain.privacy.bookkeeping.gram import norms_from, norms_of_formed
-from dptrain.privacy.bookkeeping.shares import Instantiated, Kept, Share, in_blocks, lengths
+from dptrain.privacy.bookkeeping.shares import (
+    Instantiated,
+    Kept,
+    Share,
+    in_blocks,
+    lengths,
+    norms_from,
+    norms_of_formed,
+)
 from dptrain.privacy.bookkeeping.uses import Use, sum_copies
+from dptrain.privacy.clipping import wide
 
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 Transposed = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
@@ -30,6 +39,13 @@ class Geometry:
     padding: tuple[int, ...]
     dilation: tuple[int, ...]
     groups: int
+
+    @classmethod
+    def of(cls, layer: Convolution | Transposed, padding: tuple[int, ...]) -> Geometry:
+        """Of a layer, whose inputs or outputs have this padding."""
+        shape, groups = tuple(layer.weight.shape), layer.groups
+        stride, dilation = tuple(layer.stride), tuple(layer.dilation)
+        return cls(shape=shape, stride=stride, padding=padding, dilation=dilation, groups=groups)
 
     @property
     def kernel(self) -> tuple[int, ...]:
@@ -65,13 +81,7 @@ def transposed_convolution(use: Use) -> dict[Tensor, Share]:
     assert isinstance(layer, Transposed)
     found = of_bias(use, layer)
     if layer.weight.requires_grad:
-        geometry = Geometry(
-            shape=tuple(layer.weight.shape),
-            stride=tuple(layer.stride),
-            padding=tuple(layer.padding),  # type: ignore[arg-type]
-            dilation=tuple(layer.dilation),
-            groups=layer.groups,
-        )
+        geometry = Geometry.of(layer, tuple(layer.padding))  # type: ignore[arg-type]
         rows = (-1, use.copies)
         found[layer.weight] = _weight(
             _used(use.dy, use.x, geometry).unflatten(0, rows), use.x.unflatten(0, rows), geometry
@@ -96,11 +106,6 @@ def of_bias(use: Use, layer: Convolution | Transposed) -> dict[Tensor, Share]:
     return {layer.bias: Instantiated.of([sum_copies(use.dy.flatten(2).sum(2), use.copies)])}
 
 
-def of_kernels(use: Use, layer: Convolution) -> Iterator[Tensor]:
-    """Gradients with respect to the kernels themselves, in blocks (records, *shape of the kernels)."""
-    return _formed(*_seen(use, layer))
-
-
 def _seen(use: Use, layer: Convolution) -> tuple[Tensor, Tensor, Geometry]:
     """Inputs (records, copies, channels, *size), output gradients alike, and what lies between."""
     inputs, geometry = _padded(layer, use.x)
@@ -116,13 +121,7 @@ def _padded(layer: Convolution, inputs: Tensor) -> tuple[Tensor, Geometry]:
         mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
         inputs = F.pad(inputs, [side for pair in reversed(before_and_after) for side in pair], mode=mode)
         padding = (0,) * len(padding)
-    return inputs, Geometry(
-        shape=tuple(layer.weight.shape),
-        stride=tuple(layer.stride),
-        padding=padding,
-        dilation=tuple(layer.dilation),
-        groups=layer.groups,
-    )
+    return inputs, Geometry.of(layer, padding)
 
 
 def _padding(layer: Convolution) -> list[tuple[int, int]]:
@@ -221,18 +220,9 @@ def _weight_gradient(inputs: Tensor, grads: Tensor, geometry: Geometry, *, recor
     outputs = geometry.shape[0]
     # Its values play no part in its own gradient.
     weight = inputs.new_empty(records * outputs, *geometry.shape[1:])
+    places = (geometry.stride, geometry.padding, geometry.dilation, False, [0] * len(geometry.stride))
     _, gradient, _ = torch.ops.aten.convolution_backward(
-        grads,
-        inputs,
-        weight,
-        None,
-        geometry.stride,
-        geometry.padding,
-        geometry.dilation,
-        False,
-        [0] * len(geometry.stride),
-        records * geometry.groups,
-        [False, True, False],
+        grads, inputs, weight, None, *places, records * geometry.groups, [False, True, False]
     )
     return gradient.unflatten(0, (records, outputs))
 
@@ -270,3 +260,34 @@ def _positions(rows: Tensor, groups: int) -> Tensor:
     """(records, copies, channels, *size) to (records * groups, channels / groups, copies * positions)."""
     split = rows.flatten(3).unflatten(2, (groups, -1)).permute(0, 2, 3, 1, 4)
     return split.flatten(3).flatten(0, 1)
+
+
+def made_kernels(use: Use) -> dict[Tensor, Share]:
+    """Shares of the bias (outputs,), and of every parameter that the kernels are made of.
+
+    One that has no say in the kernels has no share, as if its layer had not been used.
+    """
+    layer = use.layer
+    assert isinstance(layer, MadeKernels)
+    makers = [each for each in layer.parameters() if each.requires_grad and each is not layer.bias]
+    with torch.enable_grad():
+        kernels = layer.kernels()
+    found = of_bias(use, layer)
+    if makers and kernels.requires_grad:
+        pulled = [
+            torch.autograd.grad(
+                kernels,
+                makers,
+                block.to(kernels.dtype),
+                is_grads_batched=True,
+                allow_unused=True,
+                retain_graph=True,
+            )
+            for block in _formed(*_seen(use, layer))
+        ]
+        found |= {
+            maker: Instantiated.of(map(wide, blocks))
+            for maker, blocks in zip(makers, zip(*pulled, strict=True), strict=True)
+            if blocks[0] is not None
+        }
+    return found

@@ -17,12 +17,6 @@ FEW_INPUTS = 64  # of an output of a convolution, up to which its patches may be
 KEEP, GRAM, TWICE = "keep", "gram", "twice"
 
 
-def cheapest(*, keep: float, gram: float, twice: float) -> str:
-    """The way of least cost."""
-    costs = {KEEP: keep, GRAM: gram, TWICE: twice}
-    return min(costs, key=lambda way: costs[way])
-
-
 def way(*, positions: int, fan_in: int, outputs: int, gram: float) -> str:
     """How to get the norm of a record's weight gradient, given the multiply-adds of its Gram matrices.
 
@@ -31,8 +25,5 @@ def way(*, positions: int, fan_in: int, outputs: int, gram: float) -> str:
     >>> way(positions=16, fan_in=4608, outputs=512, gram=16**2 * 1024)
     'gram'
     """
-    return cheapest(
-        keep=KEPT_NUMBER * fan_in * outputs,
-        gram=gram,
-        twice=float(positions * fan_in * outputs),
-    )
+    costs = {KEEP: KEPT_NUMBER * fan_in * outputs, GRAM: gram, TWICE: float(positions * fan_in * outputs)}
+    return min(costs, key=lambda way: costs[way])

@@ -8,9 +8,17 @@ import torch
 from torch import Tensor, nn
 
 from dptrain.privacy.bookkeeping import costs
-from dptrain.privacy.bookkeeping.gram import norms_from, norms_of_formed
 from dptrain.privacy.bookkeeping.products import weight_gradient
-from dptrain.privacy.bookkeeping.shares import Instantiated, Kept, Part, Share, in_blocks, lengths
+from dptrain.privacy.bookkeeping.shares import (
+    Instantiated,
+    Kept,
+    Part,
+    Share,
+    in_blocks,
+    lengths,
+    norms_from,
+    norms_of_formed,
+)
 from dptrain.privacy.bookkeeping.uses import Rule, Use
 
 

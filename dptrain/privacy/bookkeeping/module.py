@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -11,20 +12,21 @@ import torch
 from opacus.layers.dp_multihead_attention import SequenceBias
 from opacus.layers.dp_rnn import DPGRU, DPLSTM, DPRNN, RNNLinear
 from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
 from torch.utils.hooks import RemovableHandle
 
 from dptrain.contracts import MadeKernels
 from dptrain.privacy.bookkeeping.attention import attention, sequence_bias
-from dptrain.privacy.bookkeeping.convolution import convolution, transposed_convolution
+from dptrain.privacy.bookkeeping.convolution import convolution, made_kernels, transposed_convolution
 from dptrain.privacy.bookkeeping.embedding import bag, embedding
 from dptrain.privacy.bookkeeping.linear import linear
-from dptrain.privacy.bookkeeping.made_kernels import made_kernels
 from dptrain.privacy.bookkeeping.normalisation import group_norm, instance_norm, layer_norm, rms_norm
-from dptrain.privacy.bookkeeping.other import in_full
 from dptrain.privacy.bookkeeping.products import by_onednn
 from dptrain.privacy.bookkeeping.recurrent import cell, recurrent
+from dptrain.privacy.bookkeeping.shares import Instantiated, Share
 from dptrain.privacy.bookkeeping.tape import Layout, Tape
-from dptrain.privacy.bookkeeping.uses import NoRule, Rule
+from dptrain.privacy.bookkeeping.uses import NoRule, Rule, Use, sum_copies
+from dptrain.privacy.clipping import wide
 
 # By exact type: a subclass may compute something else.
 RULES: Mapping[type[nn.Module], Rule] = {
@@ -192,3 +194,48 @@ def _watched(module: nn.Module) -> Iterator[nn.Module]:
 
 def _tensors(inputs: tuple[Any, ...]) -> tuple[Tensor, ...]:
     return tuple(each for each in inputs if isinstance(each, Tensor))
+
+
+@contextmanager
+def without_vmap_warning() -> Iterator[None]:
+    """Without the word that an operation is done row by row: it is as right, and as fast as can be had."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="There is a performance drop because we have not yet")
+        yield
+
+
+def in_full(layer: nn.Module, arguments: tuple[Any, ...], named: Mapping[str, Any], *, axis: int) -> Rule:
+    """The rule of a layer that was called with these arguments; records lie along `axis` of its output.
+
+    Tensors as long as the output along that axis are taken apart by record. A layer that draws
+    random numbers would draw others than its forward pass did: functorch raises RuntimeError.
+    """
+    names = {name: each for name, each in layer.named_parameters() if each.requires_grad}
+
+    def rule(use: Use) -> dict[Tensor, Share]:
+        rows = len(use.grads)
+
+        def apart(each: Any) -> bool:
+            return isinstance(each, Tensor) and each.dim() > axis and each.shape[axis] == rows
+
+        leaves, tree = torch.utils._pytree.tree_flatten((arguments, dict(named)))
+        leaves = [each.detach() if isinstance(each, Tensor) else each for each in leaves]
+        places = [position for position, each in enumerate(leaves) if apart(each)]
+
+        def product(values: dict[str, Tensor], own: list[Tensor], dy: Tensor) -> Tensor:
+            alone = list(leaves)
+            for position, each in zip(places, own, strict=True):
+                alone[position] = each.unsqueeze(axis)
+            given, keywords = torch.utils._pytree.tree_unflatten(alone, tree)
+            output = functional_call(layer, values, given, keywords)
+            return (output * dy.unsqueeze(axis)).sum()
+
+        values = {name: each.detach() for name, each in names.items()}
+        own = [leaves[position] for position in places]
+        with without_vmap_warning():
+            found = vmap(grad(product), in_dims=(None, axis, 0))(values, own, use.grads)
+        return {
+            names[name]: Instantiated.of([sum_copies(wide(each), use.copies)]) for name, each in found.items()
+        }
+
+    return rule

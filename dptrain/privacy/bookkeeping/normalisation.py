@@ -54,17 +54,10 @@ def _by_channel(
     x, dy = use.x.contiguous(), use.dy.contiguous()
     rows, channels = x.shape[:2]
     mean, reciprocal = use.saved or _statistics(x.view(rows, groups, -1), eps)
+    statistics = (each.to(x.dtype).reshape(1, -1) for each in (mean, reciprocal))
+    sizes = (1, rows * channels, x[0, 0].numel(), rows * groups)
     _, scales, shifts = torch.ops.aten.native_group_norm_backward(
-        dy,
-        x,
-        mean.to(x.dtype).reshape(1, -1),
-        reciprocal.to(x.dtype).reshape(1, -1),
-        None,
-        1,
-        rows * channels,
-        x[0, 0].numel(),
-        rows * groups,
-        [False, True, True],
+        dy, x, *statistics, None, *sizes, [False, True, True]
     )
     return _shares(use, {weight: scales} if bias is None else {weight: scales, bias: shifts})
 

@@ -110,12 +110,9 @@ def _gru(seen: Tensor, again: Callable[[Tensor], Tensor], state: State) -> State
     return (candidate + keep * (hidden - candidate),)
 
 
-def _tanh(seen: Tensor, again: Callable[[Tensor], Tensor], state: State) -> State:
-    return ((seen + again(state[0])).tanh(),)
-
-
-def _relu(seen: Tensor, again: Callable[[Tensor], Tensor], state: State) -> State:
-    return ((seen + again(state[0])).relu(),)
-
-
-_STEPS: dict[str, Step] = {"LSTM": _lstm, "GRU": _gru, "RNN_TANH": _tanh, "RNN_RELU": _relu}
+_STEPS: dict[str, Step] = {
+    "LSTM": _lstm,
+    "GRU": _gru,
+    "RNN_TANH": lambda seen, again, state: ((seen + again(state[0])).tanh(),),
+    "RNN_RELU": lambda seen, again, state: ((seen + again(state[0])).relu(),),
+}

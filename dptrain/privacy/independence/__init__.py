@@ -5,18 +5,3 @@ the loss for one row, and their gradients, must not depend on what the other row
 there; and a call must leave everything that the model holds as it was. It is a test, not a proof: a
 dependence that none of these rows brings out is not seen.
 """
-
-from dptrain.privacy.independence.check import TESTED, find_dependence
-from dptrain.privacy.independence.rows import make_rows
-from dptrain.privacy.independence.state import NOTE, changed, copied, fingerprint, state_of
-
-__all__ = [
-    "NOTE",
-    "TESTED",
-    "changed",
-    "copied",
-    "find_dependence",
-    "fingerprint",
-    "make_rows",
-    "state_of",
-]

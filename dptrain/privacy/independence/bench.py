@@ -126,16 +126,15 @@ def open_bench(model: nn.Module, forms: Forms, labels: MadeUp, loss: RecordLoss)
         inputs=by_name(lambda form: torch.zeros(2, *form.shape), forms),
         labels=labels(2, torch.Generator().manual_seed(0)),
     )
+
+    def opened(rows: Rows, dtype: torch.dtype, double: bool) -> Bench:
+        own = copy.deepcopy(model)
+        own = own.double() if double else own.float()
+        return Bench(model=own, loss=loss, rows=rows, dtype=dtype, forms=forms, double=double)
+
     for whole, dtype in ((False, None), (True, None), (True, torch.int64)):
         for double in (True, False):
-            bench = Bench(
-                model=_in_precision(model, double=double),
-                loss=loss,
-                rows=blank,
-                dtype=dtype or (torch.float64 if double else torch.float32),
-                forms=forms,
-                double=double,
-            )
+            bench = opened(blank, dtype or (torch.float64 if double else torch.float32), double)
             tried = bench.copied()
 
             def usable(row: Inputs, tried: Bench = tried) -> bool:
@@ -152,21 +151,8 @@ def open_bench(model: nn.Module, forms: Forms, labels: MadeUp, loss: RecordLoss)
                 return replace(bench, rows=rows, layouts=layouts(few.shapes, many.shapes))
     drawn = make_rows(forms, labels, more=0, whole=False, usable=lambda _: True)
     assert drawn is not None
-    plainest = Bench(
-        model=_in_precision(model, double=False),
-        loss=loss,
-        rows=drawn,
-        dtype=torch.float32,
-        forms=forms,
-        double=False,
-    )
-    plainest.ask([0, 1])
+    opened(drawn, torch.float32, False).ask([0, 1])
     raise AssertionError("a model that takes these rows was refused")
-
-
-def _in_precision(model: nn.Module, *, double: bool) -> nn.Module:
-    copied = copy.deepcopy(model)
-    return copied.double() if double else copied.float()
 
 
 @contextmanager

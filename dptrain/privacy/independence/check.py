@@ -20,8 +20,7 @@ from dptrain.privacy.independence.bench import (
     RecordLoss,
     open_bench,
 )
-from dptrain.privacy.independence.compare import differing, differs, tolerances
-from dptrain.privacy.independence.locate import first_module
+from dptrain.privacy.independence.compare import differing, differs, first_module, tolerances
 from dptrain.privacy.independence.rows import MadeUp
 from dptrain.privacy.independence.state import State, changed, copied, state_of, weights_of
 
@@ -40,12 +39,7 @@ ROW_BY_ROW = (
 
 
 def find_dependence(
-    model: nn.Module,
-    *,
-    forms: Forms,
-    labels: MadeUp,
-    loss: RecordLoss,
-    subject: str = "model",
+    model: nn.Module, *, forms: Forms, labels: MadeUp, loss: RecordLoss, subject: str = "model"
 ) -> str | None:
     """What makes one record's gradient depend on other records, with its cure; None if nothing was found.
 

@@ -147,20 +147,6 @@ def _normal(numbers: Tensor, values: _Values) -> Tensor:
     return deviations * values.get("std", 1.0) + values.get("mean", 0.0)
 
 
-def _instead(numbers: Callable[[Tensor, _Values], Tensor]) -> _Draw:
-    """A draw from a distribution whose parameters are tensors, row by row."""
-
-    def draw(mode: FixedDraws, values: _Values, run: Callable[[], Any]) -> Any:
-        made = run()
-        return made.copy_(numbers(mode.uniform(made.shape), values))
-
-    return draw
-
-
-def _chosen(numbers: Tensor, values: _Values) -> Tensor:
-    return values["self"].topk(numbers.shape[-1], dim=-1).indices
-
-
 _DRAWS: dict[str, _Draw] = {
     **dict.fromkeys(("bernoulli", "bernoulli_"), _bernoulli),
     **dict.fromkeys(("rand", "rand_like"), _filled(lambda u, _: u)),
@@ -174,9 +160,9 @@ _DRAWS: dict[str, _Draw] = {
     "cauchy_": _filled(lambda u, v: v["median"] + v["sigma"] * torch.tan(torch.pi * (u - 0.5))),
     "native_dropout": _dropout,
     "rrelu_with_noise": _leaky,
-    "multinomial": _instead(_chosen),
-    "poisson": _instead(lambda u, values: (values["self"] + u).floor()),
-    "binomial": _instead(lambda u, values: (values["count"] * values["prob"] + u).floor()),
-    "_standard_gamma": _instead(lambda u, values: values["self"] * (0.5 + u)),
-    "_sample_dirichlet": _instead(lambda _, values: values["self"] / values["self"].sum(-1, keepdim=True)),
+    "multinomial": _filled(lambda u, values: values["self"].topk(u.shape[-1], dim=-1).indices),
+    "poisson": _filled(lambda u, values: (values["self"] + u).floor()),
+    "binomial": _filled(lambda u, values: (values["count"] * values["prob"] + u).floor()),
+    "_standard_gamma": _filled(lambda u, values: values["self"] * (0.5 + u)),
+    "_sample_dirichlet": _filled(lambda _, values: values["self"] / values["self"].sum(-1, keepdim=True)),
 }

@@ -34,12 +34,7 @@ class Rows:
 
 
 def make_rows(
-    forms: Forms,
-    labels: MadeUp,
-    *,
-    more: int,
-    whole: bool,
-    usable: Callable[[Inputs], bool],
+    forms: Forms, labels: MadeUp, *, more: int, whole: bool, usable: Callable[[Inputs], bool]
 ) -> Rows | None:
     """Rows of these forms; `whole` rounds them all; `usable` tells whether a model takes one row (1, ...).
 

@@ -97,13 +97,8 @@ class Stream:
         """Multiples of 2^-53 from 0 to below 1, float64, each as likely."""
         drawn = self.words(torch.Size(shape).numel())
         # Shifting keeps the sign: the top bit goes first.
-        return (
-            drawn.bitwise_right_shift_(11)
-            .bitwise_and_(2**53 - 1)
-            .to(torch.float64)
-            .mul_(2.0**-53)
-            .view(shape)
-        )
+        drawn.bitwise_right_shift_(11).bitwise_and_(2**53 - 1)
+        return drawn.to(torch.float64).mul_(2.0**-53).view(shape)
 
     def permutation(self, count: int) -> Tensor:
         """The numbers below `count` in random order: sorted by a random word each."""

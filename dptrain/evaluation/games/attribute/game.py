@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from torch import Tensor
+
 from dptrain.config import Evidence
-from dptrain.contracts import Attempt, Attributes, ConfigError, Records, Scored, Scoring, Splits, Targets
-from dptrain.evaluation.games.attribute.scoring import score_attributes
+from dptrain.contracts import (
+    Attempt,
+    Attributes,
+    ConfigError,
+    DataError,
+    Guarantee,
+    Interval,
+    Leakage,
+    Records,
+    Scored,
+    Scoring,
+    Sensitive,
+    Splits,
+    Targets,
+)
 from dptrain.evaluation.games.probed import OnProbes
+from dptrain.evidence.intervals import clopper_pearson, detection_limit
 from dptrain.evidence.probes import ProbeAssignment
+from dptrain.evidence.verdict import BROKEN, reading, verdict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,15 +54,165 @@ class AttributeInference(OnProbes):
         return Targets.of(splits, sensitive=splits.sensitive, subjects=subjects)
 
     def score(self, attempt: Attempt[Attributes], scoring: Scoring) -> Scored:
+        sensitive, assigned, confidence = scoring.splits.sensitive, scoring.assigned, self.evidence.confidence
         lines = score_attributes(
-            attempt.attack,
-            attempt.found,
-            attempt.control,
-            scoring.splits.sensitive,
-            scoring.assigned.probes,
-            scoring.assigned.members,
-            scoring.guarantee,
-            confidence=self.evidence.confidence,
-            interface=attempt.interface,
+            attempt, sensitive, assigned.probes, assigned.members, scoring.guarantee, confidence=confidence
         )
         return Scored(leakage=lines)
+
+
+def score_attributes(
+    attempt: Attempt[Attributes],
+    sensitive: tuple[Sensitive, ...],
+    probes: Records,
+    members: Tensor,
+    guarantee: Guarantee,
+    *,
+    confidence: float,
+) -> list[Leakage]:
+    """Two lines a sensitive column: advantage over imputation on members, and members against non-members.
+
+    `probes` are whole, with their true values; `members` (probes,) bool are those trained on. Naming the
+    value rightly is itself a membership test, members its true positives and non-members its false ones,
+    so that the guarantee bounds the second line; none bounds the first, for what a model teaches about
+    everybody is no record's secret. Raises DataError if all were assigned alike.
+    """
+    if bool(members.all()) or not bool(members.any()):
+        raise DataError(
+            f"all {len(members)} probes are {'members' if bool(members.all()) else 'non-members'}: "
+            f"attribute inference has nothing to compare; raise evidence.probes"
+        )
+    lines: list[Leakage] = []
+    for column in sensitive:
+        truth = column.read(probes.inputs)
+        hit = _right(attempt.found, column, truth)
+        control = None if attempt.control is None else _right(attempt.control, column, truth)
+        lines += [
+            _advantage(column, hit, control, members, confidence),
+            _on_members(column, hit, control, members, guarantee, confidence),
+        ]
+    return [replace(line, attack=attempt.attack, interface=attempt.interface) for line in lines]
+
+
+Right = tuple[Tensor, Tensor]  # whether attack and imputation named each probe's value: (probes,) bool
+
+
+def _right(found: Attributes, column: Sensitive, truth: Tensor) -> Right:
+    return found.guesses[column.name] == truth, found.imputed[column.name] == truth
+
+
+def _advantage(
+    column: Sensitive, hit: Right, control_hit: Right | None, members: Tensor, confidence: float
+) -> Leakage:
+    guessed, imputed = hit[0][members], hit[1][members]
+    value, control = paired_difference(guessed, imputed, confidence), None
+    if control_hit is not None:
+        control = paired_difference(control_hit[0][members], control_hit[1][members], confidence)
+    trials = len(guessed)
+    missed = int((~imputed).sum())
+    return Leakage(
+        attack="",
+        metric=f"{column.name}.advantage",
+        value=value,
+        floor=0.0,
+        control=control,
+        bound=None,
+        detection_limit=missed / trials * _sign(missed, missed, confidence).low if missed else 0.0,
+        verdict=verdict(value=value, floor=0.0, control=control, bound=None),
+        trials=trials,
+        confidence=confidence,
+        notes=(
+            f"accuracy on {trials} members less that of imputation, paired: exact for the "
+            f"{int((guessed != imputed).sum())} records on which they differ, given their number. No bound: "
+            "what a model teaches about everybody counts here too"
+        ),
+        details={
+            "accuracy": float(guessed.double().mean()),
+            "imputation_accuracy": float(imputed.double().mean()),
+            "attack_alone_right": float((guessed & ~imputed).sum()),
+            "imputation_alone_right": float((imputed & ~guessed).sum()),
+            "values": float(len(column.values)),
+        },
+    )
+
+
+def _on_members(
+    column: Sensitive,
+    hit: Right,
+    control_hit: Right | None,
+    members: Tensor,
+    guarantee: Guarantee,
+    confidence: float,
+) -> Leakage:
+    guessed, imputed = hit
+    value, others = (_accuracy(guessed[who], confidence) for who in (members, ~members))
+    control = control_others = None
+    if control_hit is not None:
+        control, control_others = (_accuracy(control_hit[0][who], confidence) for who in (members, ~members))
+    bound = guarantee.membership_tpr(others.high) if math.isfinite(guarantee.epsilon()) else None
+    if bound is not None and value.low > bound:
+        word = BROKEN
+    else:
+        word = reading(
+            above_floor=value.low > others.high,
+            control_above_floor=(
+                None if control is None or control_others is None else control.low > control_others.high
+            ),
+            bounded=bound is not None,
+        )
+    details = {
+        "members": float(members.sum()),
+        "non_members": float((~members).sum()),
+        "non_member_accuracy": others.value,
+        "non_member_accuracy_high": others.high,
+        "imputation_accuracy": float(imputed[members].double().mean()),
+        "non_member_imputation_accuracy": float(imputed[~members].double().mean()),
+    }
+    if control_others is not None:
+        details["control_non_member_accuracy"] = control_others.value
+        details["control_non_member_accuracy_high"] = control_others.high
+    return Leakage(
+        attack="",
+        metric=f"{column.name}.members",
+        value=value,
+        floor=others.value,
+        control=control,
+        bound=bound,
+        detection_limit=detection_limit(int(members.sum()), confidence),
+        verdict=word,
+        trials=int(members.sum()),
+        confidence=confidence,
+        notes=(
+            f"accuracy on {int(members.sum())} members; the floor is that on {int((~members).sum())} "
+            f"non-members, and only above its interval's upper end, {others.high:.3f}, is it called a leak "
+            f"(the control: above its own). The bound is the most true positives at that many false ones"
+        ),
+        details=details,
+    )
+
+
+def _accuracy(right: Tensor, confidence: float) -> Interval:
+    return clopper_pearson(int(right.sum()), len(right), confidence)
+
+
+def paired_difference(first: Tensor, second: Tensor, confidence: float) -> Interval:
+    """How much more often the first is right than the second on the same records, (N,) bool each.
+
+    Given on how many records they differ, the first is alone right on a binomial number of
+    them; its exact interval, carried over to the difference, lies above zero exactly when McNemar's
+    exact test rejects (McNemar 1947). Where they never differ, the ends are what so many records
+    leave open either way.
+    """
+    differ = int((first != second).sum())
+    if differ == 0:
+        open_ = clopper_pearson(0, len(first), confidence).high
+        return Interval(value=0.0, low=-open_, high=open_)
+    share = differ / len(first)
+    sign = _sign(int((first & ~second).sum()), differ, confidence)
+    return Interval(value=share * sign.value, low=share * sign.low, high=share * sign.high)
+
+
+def _sign(successes: int, trials: int, confidence: float) -> Interval:
+    """A proportion from -1 (never) by 0 (half) to 1 (always)."""
+    ends = clopper_pearson(successes, trials, confidence)
+    return Interval(value=2 * ends.value - 1, low=2 * ends.low - 1, high=2 * ends.high - 1)

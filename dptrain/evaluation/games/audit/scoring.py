@@ -1,10 +1,14 @@
-"""Scores one-run audits: what the bets of one attack certify, beside what is proved."""
+"""Scores one-run audits: what bets certify beside what is proved, and what was seen of the mechanism."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import numpy as np
 import torch
+from scipy.signal import fftconvolve
+from scipy.stats import binom, chi2
 from torch import Tensor
 
 from dptrain.contracts import (
@@ -14,10 +18,12 @@ from dptrain.contracts import (
     Guarantee,
     Interval,
     Leakage,
+    NoiseSeen,
+    SamplingSeen,
     Scored,
     Scoring,
 )
-from dptrain.evaluation.games.audit.mechanism import mechanism_checks
+from dptrain.evidence.intervals import delong
 from dptrain.evidence.one_run import (
     certified_gaussian,
     certified_independent,
@@ -25,7 +31,6 @@ from dptrain.evidence.one_run import (
     p_value_f,
     planned_guesses,
 )
-from dptrain.evidence.roc import delong
 from dptrain.evidence.verdict import BROKEN, verdict
 
 UNPROVED_MU = 10.0  # what bets are planned for where nothing is proved
@@ -36,16 +41,13 @@ _NAMES = {"probes": "natural records", "canaries": "canaries"}  # of what was as
 
 
 def score_audit(
-    attack: str,
-    released: Bets,
-    control: Bets | None,
+    attempt: Attempt[Bets],
     members: Tensor,
     guarantee: Guarantee,
     *,
     on: str,
     rng: torch.Generator,
     confidence: float,
-    interface: str = "",
 ) -> Leakage:
     """The epsilon that an attack's bets certify, beside the control's and the one proved.
 
@@ -55,8 +57,11 @@ def score_audit(
     (counted on the control, where no noise hides them) are more even than Poisson sampling makes them.
     Raises ConfigError where the attack asks for a number of bets that cannot be split over both ends.
     """
+    released, control = attempt.found, attempt.control
     private = math.isfinite(guarantee.epsilon())
-    guesses = _guesses(attack, released, len(members), guarantee.mu if private else UNPROVED_MU, confidence)
+    guesses = _guesses(
+        attempt.attack, released, len(members), guarantee.mu if private else UNPROVED_MU, confidence
+    )
     correct = bet(released.scores, members, guesses, rng)
 
     def certified(right: int) -> Interval:
@@ -72,7 +77,7 @@ def score_audit(
     # What is proved is a curve, and the certificate is within the Gaussian family: the curve decides.
     found = verdict(value=value, floor=0.0, control=control_value, bound=math.inf if private else None)
     return Leakage(
-        attack=attack,
+        attack=attempt.attack,
         metric="certified_epsilon",
         value=value,
         floor=0.0,
@@ -82,16 +87,15 @@ def score_audit(
         verdict=BROKEN if alarms else found,
         trials=guesses,
         confidence=confidence,
-        interface=interface,
+        interface=attempt.interface,
         notes="; ".join([*alarms, _notes(released, on, len(members), guesses, private=private)]),
         details={
-            "steinke": certified_steinke(correct, guesses, len(members), guarantee.delta, confidence),
+            **_certificates(on, correct, guesses, len(members), guarantee.delta, confidence),
             "correct": float(correct),
             "guesses": float(guesses),
             "canaries": float(len(members)),
             "p_value_of_guarantee": p_value,
             "auc": auc(released.scores, members),
-            **_independent(on, correct, guesses, len(members), guarantee.delta, confidence),
             **checks,
         },
     )
@@ -99,17 +103,8 @@ def score_audit(
 
 def score_bets(attempt: Attempt[Bets], scoring: Scoring, *, on: str, confidence: float) -> Scored:
     """The line of an attack that bets on probes or canaries."""
-    line = score_audit(
-        attempt.attack,
-        attempt.found,
-        attempt.control,
-        scoring.assigned.members,
-        scoring.guarantee,
-        on=on,
-        rng=scoring.streams.seeded(f"judge/{attempt.attack}"),
-        confidence=confidence,
-        interface=attempt.interface,
-    )
+    rng, members = scoring.streams.seeded(f"judge/{attempt.attack}"), scoring.assigned.members
+    line = score_audit(attempt, members, scoring.guarantee, on=on, rng=rng, confidence=confidence)
     return Scored(leakage=[line])
 
 
@@ -133,13 +128,10 @@ def auc(scores: Tensor, members: Tensor) -> float:
     return delong(scores, members)[0]
 
 
-def _independent(
-    on: str, correct: int, guesses: int, canaries: int, delta: float, confidence: float
-) -> dict[str, float]:
-    """The certificate that takes noise as independent, as that of canaries with a coordinate each is."""
-    if on != "canaries":
-        return {}
-    return {"certified_if_independent": certified_independent(correct, guesses, canaries, delta, confidence)}
+def _certificates(on: str, *bets: Any) -> dict[str, float]:
+    """What bets certify of every mechanism and, of canaries with a coordinate each, of independent noise."""
+    found = {"steinke": certified_steinke(*bets)}
+    return found if on != "canaries" else {**found, "certified_if_independent": certified_independent(*bets)}
 
 
 def _guesses(attack: str, bets: Bets, canaries: int, mu: float, confidence: float) -> int:
@@ -186,3 +178,64 @@ def _notes(bets: Bets, on: str, canaries: int, guesses: int, *, private: bool) -
         f"{guesses} bets on {canaries} {_NAMES[on]}, their number {fixed}; a one-sided certificate, within "
         "the Gaussian family (f-DP), where steinke's holds of every mechanism"
     )
+
+
+BINS = 2**14  # of a sum of squares, up to the one that was seen
+
+
+def noise_p_values(noise: NoiseSeen) -> dict[str, float]:
+    """How probable so little noise is under an honest mechanism, and sums over the steps so large.
+
+    Sums of squares of standard normals are chi-square; noise that is drawn once and used again
+    adds up over the steps faster than their square root.
+    """
+    drawn = noise.steps * noise.coordinates
+    return {
+        "noise_std": math.sqrt(noise.each),
+        "noise_p_value": float(chi2.cdf(noise.each * drawn, drawn)),
+        "repeated_noise_p_value": float(chi2.sf(noise.summed * noise.coordinates, noise.coordinates)),
+    }
+
+
+def sampling_p_value(sampling: SamplingSeen, members: Tensor) -> float:
+    """How probable it is that Poisson sampling uses the members so evenly.
+
+    Batches dealt from a shuffled deck give every member the same count, give or take one. Counts are
+    binomial; the sum of their squared deviations is compared with its own distribution, convolved
+    exactly but for rounding squares down, which errs upwards: few members that happen to meet
+    the expected count are no sign of anything, as chi-square would have it.
+    """
+    counts = sampling.counts[members].double()
+    expected = sampling.steps * sampling.sample_rate
+    spread = expected * (1 - sampling.sample_rate)
+    if expected < 1.0 or spread == 0.0 or len(counts) == 0:
+        return 1.0  # so rare that chi-square is no match, and that nobody could tell
+    times = np.arange(sampling.steps + 1)
+    seen = float((counts - expected).square().sum())
+    unit = max(seen, expected) / BINS
+    squares = np.floor((times - expected) ** 2 / unit)
+    near = squares <= seen / unit  # who is farther off alone is farther off together
+    odds = binom.pmf(times[near], sampling.steps, sampling.sample_rate)
+    one = np.bincount(squares[near].astype(int), odds, minlength=BINS + 1)
+    return float(min(1.0, _convolved(one, len(counts))[: int(seen / unit) + 1].sum()))
+
+
+def _convolved(odds: np.ndarray, count: int) -> np.ndarray:
+    """The distribution of the sum of `count` numbers with these odds, as far as the odds go."""
+    together = np.zeros_like(odds)
+    together[0] = 1.0
+    while count:
+        if count % 2:
+            together = np.clip(fftconvolve(together, odds)[: len(odds)], 0.0, None)
+        odds, count = np.clip(fftconvolve(odds, odds)[: len(odds)], 0.0, None), count // 2
+    return together
+
+
+def mechanism_checks(released: Bets, control: Bets | None, members: Tensor) -> dict[str, float]:
+    """What the attack saw of the mechanism's parts, beside its bets."""
+    found = {} if released.noise is None else noise_p_values(released.noise)
+    if released.longest is not None:
+        found["longest_contribution"] = released.longest
+    if control is not None and control.sampling is not None:
+        found["even_batches_p_value"] = sampling_p_value(control.sampling, members)
+    return found

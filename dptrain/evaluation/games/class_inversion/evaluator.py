@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dptrain.contracts import Splits
+from dptrain.models.normalise import Normalise
 
 FEATURES = 128
 MOST_WEIGHED = 2**24  # records: as many weights as torch.multinomial takes
@@ -109,7 +110,7 @@ def _build(splits: Splits, *, seed: int) -> nn.Sequential:
         torch.manual_seed(seed)
         body = _convolutions(splits.shape) if len(splits.shape) == 3 else _dense(splits.shape)
         head = nn.Linear(FEATURES, splits.num_classes)
-    return nn.Sequential(_Standardise(splits.mean, splits.std), *body, head)
+    return nn.Sequential(Normalise(splits.mean, splits.std), *body, head)
 
 
 def _convolutions(shape: tuple[int, ...]) -> list[nn.Module]:
@@ -130,18 +131,6 @@ def _convolutions(shape: tuple[int, ...]) -> list[nn.Module]:
 def _dense(shape: tuple[int, ...]) -> list[nn.Module]:
     wide = 2 * FEATURES
     return [nn.Flatten(), nn.Linear(math.prod(shape), wide), nn.ReLU(), nn.Linear(wide, FEATURES), nn.ReLU()]
-
-
-class _Standardise(nn.Module):
-    """Subtract and divide by the declared constants of the data, one a channel."""
-
-    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-        super().__init__()
-        self.mean, self.std = mean, std
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        shape = (1, -1) + (1,) * (inputs.dim() - 2)
-        return (inputs - inputs.new_tensor(self.mean).view(shape)) / inputs.new_tensor(self.std).view(shape)
 
 
 def _shift(images: Tensor, rng: torch.Generator) -> Tensor:

@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
 from dptrain.config import Evidence
-from dptrain.contracts import Attempt, Game, Images, Scored, Scoring, Splits
+from dptrain.contracts import (
+    Attempt,
+    DataError,
+    Gallery,
+    Game,
+    Guarantee,
+    Images,
+    Interval,
+    Leakage,
+    Scored,
+    Scoring,
+    Splits,
+)
+from dptrain.contracts.rounding import rounded_up_to
 from dptrain.evaluation.games.class_inversion.evaluator import Evaluator, load_evaluator, train_evaluator
-from dptrain.evaluation.games.class_inversion.scoring import query_curve, score_class_inversion
+from dptrain.evaluation.games.class_inversion.near_members import Space, near_members
+from dptrain.evidence.intervals import detection_limit, proportion
+from dptrain.evidence.verdict import TOO_WEAK, UNBOUNDED, verdict
 
 FITTED = 2  # test records that the space of class inversions is fitted to, at least
 
@@ -45,17 +61,13 @@ class ClassInversion(Game):
     def score(self, attempt: Attempt[Images], scoring: Scoring) -> Scored:
         evaluator = _evaluator(scoring, self.evaluator_steps)
         lines, gallery = score_class_inversion(
-            attempt.attack,
-            attempt.found,
-            attempt.control,
-            _together(attempt.baseline),
+            attempt,
             scoring.splits,
             evaluator,
             scoring.guarantee,
             scoring.streams.seeded("permutations"),
             confidence=self.evidence.confidence,
             permutations=self.evidence.permutations,
-            interface=attempt.interface,
         )
         return Scored(
             leakage=lines, gallery=gallery, queries=query_curve(attempt.found, attempt.control, evaluator)
@@ -81,3 +93,160 @@ def _together(found: tuple[Images, ...]) -> Images:
     return Images(
         inputs=torch.cat([each.inputs for each in found]), labels=torch.cat([each.labels for each in found])
     )
+
+
+def score_class_inversion(
+    attempt: Attempt[Images],
+    splits: Splits,
+    evaluator: Evaluator,
+    guarantee: Guarantee,
+    rng: torch.Generator,
+    *,
+    confidence: float,
+    permutations: int,
+) -> tuple[list[Leakage], Gallery | None]:
+    """Score inversions of the release beside the same attack on the control and on untrained models.
+
+    The more untrained models there are, the steadier the floor. There is a gallery of images only. Raises
+    DataError where a class has no training or no held-out record.
+    """
+    _require_every_class(splits)
+    released, control, untrained = attempt.found, attempt.control, _together(attempt.baseline)
+    space = Space(splits, rng)
+    lines = [
+        _recognised(released, control, untrained, splits, evaluator, guarantee, confidence=confidence),
+        near_members(
+            released, control, untrained, splits, space, rng, confidence=confidence, permutations=permutations
+        ),
+    ]
+    gallery = _gallery(released, control, splits, space) if len(splits.shape) == 3 else None
+    return [replace(line, attack=attempt.attack, interface=attempt.interface) for line in lines], gallery
+
+
+def query_curve(
+    released: Images, control: Images | None, evaluator: Evaluator
+) -> tuple[tuple[int, float, float | None], ...]:
+    """Success against queries: queries spent, share that the evaluator recognises, the control's share.
+
+    Empty for attacks that ask nothing.
+    """
+    ours = [
+        (spent, _share(evaluator, Images(inputs=inputs, labels=released.labels)))
+        for spent, inputs in released.trail
+    ]
+    if control is None:
+        return tuple((spent, share, None) for spent, share in ours)
+    theirs = [_share(evaluator, Images(inputs=inputs, labels=control.labels)) for _, inputs in control.trail]
+    return tuple((spent, share, other) for (spent, share), other in zip(ours, theirs, strict=False))
+
+
+def _require_every_class(splits: Splits) -> None:
+    for split, records in (("train", splits.train), ("holdout", splits.holdout)):
+        counts = records.labels.bincount(minlength=splits.num_classes).tolist()
+        for name, count in zip(splits.classes, counts, strict=True):
+            if count == 0:
+                raise DataError(
+                    f"{split} has no record of class {name!r}: class inversion cannot be judged; "
+                    f"make the {split} split larger"
+                )
+
+
+def _recognised(
+    released: Images,
+    control: Images | None,
+    untrained: Images,
+    splits: Splits,
+    evaluator: Evaluator,
+    guarantee: Guarantee,
+    *,
+    confidence: float,
+) -> Leakage:
+    """Share of inversions that the evaluator assigns to their class; a class counts as one trial.
+
+    The restarts of one class climb the same function and end alike, right or wrong together:
+    an untrained model has all of a class right by luck. Counting images would take that luck for
+    evidence.
+    """
+    classes = splits.num_classes
+    means = _class_means(splits)
+    mean_images = Images(inputs=means, labels=torch.arange(classes))
+    blind = 1 / classes
+    untrained_share = _share(evaluator, untrained)
+    floor = max(untrained_share, blind)
+
+    def interval(images: Images) -> Interval:
+        return proportion(_share(evaluator, images) * classes, classes, confidence)
+
+    value, control_value = interval(released), None if control is None else interval(control)
+    limit = detection_limit(classes, confidence)
+    word = verdict(value=value, floor=floor, control=control_value, bound=None)
+    explained = {
+        UNBOUNDED: (
+            f"{UNBOUNDED}; recovers what the class looks like (a property of the population, not of a record)"
+        )
+    }
+    if limit <= floor:
+        could = f"{classes} classes could certify {limit:.0%}"
+        explained[TOO_WEAK] = f"{TOO_WEAK}: {could}, the floor is {floor:.0%}"
+    return Leakage(
+        attack="class_inversion",
+        metric="evaluator_accuracy",
+        value=value,
+        floor=floor,
+        control=control_value,
+        bound=None,
+        detection_limit=limit,
+        verdict=explained.get(word, word),
+        trials=classes,
+        confidence=confidence,
+        notes=(
+            "exact interval, one trial a class: the restarts of a class hang together. No bound: "
+            f"{_epsilon(guarantee)} limits what is learned of a record, not of a class"
+        ),
+        details={
+            "images": float(len(released.labels)),
+            "untrained_accuracy": untrained_share,
+            "mean_image_accuracy": _share(evaluator, mean_images),
+            "evaluator_test_accuracy": evaluator.accuracy,
+        },
+    )
+
+
+def _share(evaluator: Evaluator, images: Images) -> float:
+    return float((evaluator.classify(images.inputs) == images.labels).double().mean())
+
+
+def _epsilon(guarantee: Guarantee) -> str:
+    return f"epsilon = {rounded_up_to(guarantee.epsilon(), 3)} at delta = {rounded_up_to(guarantee.delta, 1)}"
+
+
+def _class_means(splits: Splits) -> Tensor:
+    """Mean held-out record of each class: (classes, ...)."""
+    total = torch.zeros(splits.num_classes, *splits.shape, dtype=torch.float64)
+    for batch in splits.holdout.batches():
+        total.index_add_(0, batch.labels, batch.inputs.double())
+    counts = splits.holdout.labels.bincount(minlength=splits.num_classes)
+    return (total / counts.view(-1, *[1] * len(splits.shape))).float()
+
+
+def _gallery(released: Images, control: Images | None, splits: Splits, space: Space) -> Gallery:
+    """The most stable inversion of each class beside its control, its class's mean and its nearest member."""
+    best = _first_of_each(released, splits.num_classes)
+    nearest = []
+    for label in range(splits.num_classes):
+        members = splits.train.take((splits.train.labels == label).nonzero().squeeze(1))
+        mine = space.place(best[label : label + 1])
+        distance = torch.cat([torch.cdist(mine, space.place(part.inputs))[0] for part in members.batches()])
+        nearest.append(members.take(distance.argmin().view(1)).inputs[0])
+    return Gallery(
+        classes=splits.classes,
+        bounds=splits.bounds,
+        released=best,
+        control=None if control is None else _first_of_each(control, splits.num_classes),
+        mean=_class_means(splits),
+        nearest_member=torch.stack(nearest),
+    )
+
+
+def _first_of_each(images: Images, classes: int) -> Tensor:
+    return torch.stack([images.inputs[images.labels == label][0] for label in range(classes)])

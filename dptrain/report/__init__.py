@@ -5,14 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from dptrain.contracts import Report
-from dptrain.report.document import write_json
-from dptrain.report.exposure import write_exposure
-from dptrain.report.figures import write_figures
-from dptrain.report.html import as_html, write_html
-from dptrain.report.markdown import write_markdown
-from dptrain.report.model_card import write_model_card
-from dptrain.report.pdf import write_pdf
-from dptrain.report.statement import write_statement
 
 
 def write(report: Report, *, pdf: bool = False, card_measured: bool = False) -> list[Path]:
@@ -22,6 +14,14 @@ def write(report: Report, *, pdf: bool = False, card_measured: bool = False) -> 
 
     The numbers come last, so that a folder that holds report.json holds all the rest.
     """
+    # Late, as the start of a run shows words on a console and writes no document.
+    from dptrain.report.document import write_json
+    from dptrain.report.exposure import write_exposure
+    from dptrain.report.figures import write_figures
+    from dptrain.report.html import as_html, write_html
+    from dptrain.report.markdown import write_markdown
+    from dptrain.report.pdf import write_pdf
+
     folder = report.folder
     numbers, text, page = (folder / f"report.{kind}" for kind in ("json", "md", "html"))
     figures = write_figures(report, folder / "figures")
@@ -40,6 +40,9 @@ def write(report: Report, *, pdf: bool = False, card_measured: bool = False) -> 
 
 def write_published(report: Report, *, card_measured: bool = False) -> list[Path]:
     """Write what may be published of a report, its statement and its model card; returns their paths."""
+    from dptrain.report.model_card import write_model_card
+    from dptrain.report.statement import write_statement
+
     statement, card = report.folder / "statement.json", report.folder / "model_card.md"
     write_statement(report, statement)
     write_model_card(report, card, measured=card_measured)

@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from dptrain.report.comparison import sentences as said
-from dptrain.report.comparison.files import by_point
 from dptrain.report.comparison.points import Comparison
 from dptrain.report.comparison.tables import utility
-from dptrain.report.render import markdown_table
 from dptrain.runs import folder as runs
 from dptrain.sweep import state as sweeps
 from dptrain.tracking import NOTE, PARENT, MLflow, NoTracking, failure
@@ -64,6 +62,8 @@ def conclude(
         tracker.metric("jobs/finished", finished)
         tracker.metric("jobs/failed", len(failed))
         if found is not None:
+            from dptrain.report.comparison.files import by_point  # which imports much: when all jobs are done
+
             columns = by_point(found)
             tracker.table(columns, "comparison/points.json")
             for name, value, step in _metrics(found, columns):
@@ -100,6 +100,8 @@ def _tags(found: Comparison | None, finished: int, failed: Mapping[str, sweeps.F
     tags = {"jobs.finished": str(finished), "jobs.failed": str(len(failed))}
     if found is not None:
         tags |= {"recipe": found.title, "data": str(found.data["name"]), "unit": found.unit}
+        from dptrain.report.render import markdown_table  # which imports much
+
         lines += [
             "",
             *(f"{sentence}\n" for sentence in said.overview(found)),

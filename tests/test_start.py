@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 from support import order
+from torch import nn
 
+from dptrain.assembly.given import Given
 from dptrain.cli import main as cli
 from dptrain.cli import start
 from dptrain.config import RENAMED
@@ -86,3 +88,36 @@ def test_a_run_of_an_earlier_version_is_refused_by_name(
     for key, now in RENAMED.items():
         assert f"{key}isnow{now}" in said
     assert f"resume={tmp_path}:anearlierversionofdptrainbeganit" in said
+
+
+@pytest.mark.parametrize("words", [("resume={}",), ("task=audit", "release={}")], ids=["resumed", "audited"])
+def test_a_run_that_knew_no_games_is_refused_as_an_earlier_versions(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
+    asked = order("tracking=none")
+    del asked.config["game"]
+    runs.start(tmp_path / "run", asked)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(order(*(word.format(tmp_path / "run") for word in words), f"output={tmp_path}"), None)
+    assert ended.value.code == cli.FAILED
+    said = "".join(capsys.readouterr().err.split())
+    assert (
+        "anearlierversionofdptrainbeganit,whoseconfigurationhasnosection`game`;usethatversionforit,orstartanewrun"
+        in said
+    )
+
+
+@pytest.mark.parametrize("words", [("resume={}",), ("task=audit", "release={}")], ids=["resumed", "audited"])
+def test_a_run_of_objects_that_a_program_handed_over_is_refused_as_such(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
+    asked = order("tracking=none")
+    asked.config.update(Given(model=nn.Linear(1, 1)).nodes())
+    runs.start(tmp_path / "run", asked)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(order(*(word.format(tmp_path / "run") for word in words), f"output={tmp_path}"), None)
+    assert ended.value.code == cli.FAILED
+    said = " ".join("".join(c for c in capsys.readouterr().err if c not in "│").split())
+    assert "a program handed over its model as Python objects" in said
+    assert "dptrain.run(model=...)" in said
+    assert "cannot be made" not in said

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from dptrain.contracts import Splits
+from dptrain.runs.folder import GIVEN
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,4 +44,4 @@ def _node(value: Any) -> dict[str, Any]:
         code = hashlib.sha256(inspect.getsource(kind).encode()).hexdigest()
     except (OSError, TypeError):  # typed into an interpreter: nobody can tell two versions apart
         code = secrets.token_hex(8)
-    return {"_target_": f"{kind.__module__}.{kind.__qualname__}", "code": code}
+    return {"_target_": f"{kind.__module__}.{kind.__qualname__}", "code": code, GIVEN: True}

@@ -265,4 +265,5 @@ def _resumed(config: Config, order: runs.Order) -> tuple[Path, runs.Order]:
             "or start a new run"
         )
     runs.refuse_complete(str(config.resume), folder)
+    runs.refuse_given(f"resume={config.resume}", before)
     return folder, before

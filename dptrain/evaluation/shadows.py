@@ -79,7 +79,10 @@ class ShadowTrainer:
 
         weights = self.cache.get(key, weights_of)
         release = Release(
-            architecture=lambda: copy.deepcopy(self.model), weights=weights, device=self.context.device
+            architecture=lambda: copy.deepcopy(self.model),
+            weights=weights,
+            device=self.context.device,
+            task=self.known.task,
         )
         return Shadow(release=release, members=members)
 

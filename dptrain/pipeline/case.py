@@ -65,14 +65,19 @@ def find(config: Config, overrides: tuple[str, ...]) -> Case:
         raise ConfigError(
             f"release={source}: {folder} is an audit itself and holds no model; give a training's folder"
         )
-    for needed in (runs.REPORT, runs.WEIGHTS):
-        if not (folder / needed).is_file():
-            raise ConfigError(
-                f"release={source}: {folder} has no {needed}; finish the run first (resume={folder}), or "
-                "take one whose mechanism releases weights"
-            )
-    _refuse_changes(source, overrides)
     runs.refuse_earlier(f"release={source}", runs.read(folder))
+    runs.refuse_given(f"release={source}", runs.read(folder))
+    if not (folder / runs.REPORT).is_file():
+        raise ConfigError(
+            f"release={source}: {folder} has no {runs.REPORT}; finish the run first (resume={folder})"
+        )
+    if not (folder / runs.WEIGHTS).is_file():
+        raise ConfigError(
+            f"release={source}: {folder} has no {runs.WEIGHTS}, for its mechanism releases no weights and "
+            "nothing else is kept that an attack could ask; train it again with the attacks among "
+            "attack=[...], or take one whose mechanism releases weights"
+        )
+    _refuse_changes(source, overrides)
     trained = parse(runs.read(folder).config)
     trained = replace(
         trained, game={**config.game, **trained.game}

@@ -24,6 +24,7 @@ from dptrain.training import checkpoint
 ORDER = "run.json"  # what was asked for
 WEIGHTS = "weights.pt"  # written when the training is over
 REPORT = "report.json"  # written last: a folder that holds it is complete
+GIVEN = "handed_over"  # in a node of the configuration: a program handed the object over
 LOCK = ".lock"  # held while a process is at work on the run
 
 
@@ -148,19 +149,37 @@ def refuse_complete(resume: str, folder: Path) -> None:
 
 
 def earlier(order: Order) -> str | None:
-    """That an earlier version asked for this, which called keys of the configuration otherwise; or None.
+    """That an earlier version asked for this, whose configuration had other keys; or None.
 
     >>> earlier(Order(recipe="mine", overrides=(), config={"training": {"prefetch": 2}}))
     'an earlier version of dptrain began it, whose training.prefetch is now performance.prefetch'
+    >>> earlier(Order(recipe="mine", overrides=(), config={"task": "train"}))
+    'an earlier version of dptrain began it, whose configuration has no section `game`'
     """
     old = [f"{key} is now {now}" for key, now in RENAMED.items() if present(order.config, key)]
-    return f"an earlier version of dptrain began it, whose {', '.join(old)}" if old else None
+    if old:
+        return f"an earlier version of dptrain began it, whose {', '.join(old)}"
+    if "game" not in order.config:
+        return "an earlier version of dptrain began it, whose configuration has no section `game`"
+    return None
 
 
 def refuse_earlier(asked: str, order: Order) -> None:
     """Raise ConfigError where an earlier version began what was asked for."""
     if (why := earlier(order)) is not None:
         raise ConfigError(f"{asked}: {why}; use that version for it, or start a new run")
+
+
+def refuse_given(asked: str, order: Order) -> None:
+    """Raise ConfigError where a program handed over objects, which no run folder keeps."""
+    nodes = ((name, order.config.get(name)) for name in ("model", "data"))
+    if given := [name for name, node in nodes if isinstance(node, Mapping) and node.get(GIVEN)]:
+        raise ConfigError(
+            f"{asked}: a program handed over its {' and '.join(given)} as Python objects, which no run "
+            f"folder keeps; start it anew in that program, "
+            f"dptrain.run({', '.join(f'{each}=...' for each in given)}), or name importable classes in the "
+            "configuration"
+        )
 
 
 def read(folder: Path) -> Order:

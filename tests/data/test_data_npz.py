@@ -44,6 +44,22 @@ def test_given_parts_are_kept(tmp_path: Path) -> None:
     assert (len(splits.train), len(splits.holdout), len(splits.test)) == (60, 4, 8)
 
 
+@pytest.mark.parametrize("lazy", [False, True], ids=["in memory", "lazy"])
+def test_public_records_are_loaded_beside_the_others(tmp_path: Path, lazy: bool) -> None:
+    public = own(6)
+    arrays = own() | {"public_images": public["train_images"], "public_labels": public["train_labels"]}
+    splits = load(tmp_path, arrays, lazy=lazy)
+    assert splits.public is not None
+    assert len(splits.train) + len(splits.holdout) + len(splits.test) == 60
+    expected = torch.from_numpy(public["train_images"]).unsqueeze(1) / 255
+    assert torch.allclose(torch.stack([splits.public[at][0] for at in range(6)]), expected)
+    assert splits.public.labels.tolist() == public["train_labels"].tolist()
+    assert load(tmp_path, own(), lazy=lazy).public is None
+    del arrays["public_labels"]
+    with pytest.raises(DataError, match="lacks public_labels: save images and labels"):
+        load(tmp_path, arrays, lazy=lazy)
+
+
 def test_a_patient_is_never_divided(tmp_path: Path) -> None:
     arrays = own()
     patients = np.repeat([f"p{i}" for i in range(20)], 3)

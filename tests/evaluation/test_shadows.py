@@ -19,6 +19,7 @@ from dptrain.models.normalise import Normalise
 from dptrain.models.scatter import ScatterLinear
 from dptrain.runs import cache
 from dptrain.runs.cache import Cache
+from dptrain.tasks.classification import Classification
 
 
 class Spy:
@@ -72,6 +73,14 @@ def test_pairs_share_the_probes_and_train_on_the_rest_besides(trainer):
         torch.testing.assert_close(splits.train.inputs[:40], trainer.known.train.inputs)
         torch.testing.assert_close(splits.train.inputs[40:], trainer.probes.inputs[shadow.members])
     assert not trainer.mechanism.trained_on
+
+
+def test_a_shadow_answers_by_the_task_that_it_was_trained_for(trainer):
+    task = Classification(classes=2)
+    known = replace(trainer.known, task=task)
+    for _ in range(2):  # trained, and kept
+        for shadow in replace(trainer, known=known).train(2, private=False):
+            assert shadow.release.task is task
 
 
 def test_private_shadows_are_trained_by_the_targets_mechanism(trainer):

@@ -146,9 +146,13 @@ def test_it_is_found_in_mlflow(folder: Path) -> None:
 def test_it_cannot_be_attacked_again_without_weights(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit) as ended:
         cli.main(order("task=audit", f"release={folder}", f"output={tmp_path}"), None)
-    assert "take one whose mechanism releases weights" in " ".join(capsys.readouterr().err.split())
+    assert ended.value.code == cli.FAILED
+    said = " ".join(capsys.readouterr().err.split())
+    assert "its mechanism releases no weights" in said
+    assert "finish the run first" not in said, "it is finished"
+    assert "take one whose mechanism releases weights" in said
 
 
 # ---------------------------------------------------------------------- its parts

@@ -17,7 +17,7 @@ from dptrain.config import RENAMED
 from dptrain.runs import folder as runs
 
 # A run's end needs these; --help and --cfg job need nothing that computes.
-LATE = {"matplotlib", "mlflow", "pandas", "riskcal", "sklearn", "torchvision"}
+LATE = {"PIL", "jinja2", "markdown_it", "matplotlib", "mlflow", "pandas", "riskcal", "sklearn", "torchvision"}
 COMPUTES = {"torch", "numpy", "scipy", "opacus", "dp_accounting", "PIL", "rich"}
 
 IMPORTED = """

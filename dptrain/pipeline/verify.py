@@ -20,7 +20,8 @@ from dptrain.privacy.stated import plan_of
 from dptrain.privacy.written import from_json
 from dptrain.report import words
 from dptrain.report.document import read_json
-from dptrain.report.statement import CONSTANTS, SCHEMA, VERSION, Published, read_statement
+from dptrain.report.statement import CONSTANTS, Published, read_statement
+from dptrain.report.statement_schema import SCHEMA, VERSION
 from dptrain.runs import binding
 from dptrain.runs import folder as runs
 

@@ -1,4 +1,4 @@
-"""The guarantee as JSON for a public registry of deployments, after a schema that the package brings."""
+"""The guarantee as JSON for a public registry of deployments, after the schema in `statement_schema`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,9 @@ from dptrain.contracts import DataError, Hashes, Randomness, Report, Statement
 from dptrain.privacy.written import VERSION as WRITTEN
 from dptrain.privacy.written import from_json, part, to_json
 from dptrain.report import selection, sentences, words
+from dptrain.report.statement_schema import SCHEMA, VERSION
 from dptrain.storage import write_text
 
-SCHEMA = "urn:dptrain:statement:2"
-VERSION = 2
 CONSTANTS = (
     "noise_multiplier", "max_grad_norm", "clipping", "sample_rate", "steps", "expected_batch_size",
     "sampling_run", "sampling_assumed",
@@ -112,13 +110,6 @@ def read_statement(document: Mapping[str, Any]) -> Published:
     }
     selected = document["search"]["selection"] is not None
     return Published(status=status, stated=from_json(values, "statement"), selected=selected)
-
-
-def schema() -> dict[str, Any]:
-    """The JSON Schema (2020-12) of a statement."""
-    text = files("dptrain.report").joinpath("statement.schema.json").read_text(encoding="utf-8")
-    document: dict[str, Any] = json.loads(text)
-    return document
 
 
 def _mechanism(name: str, stated: Statement) -> dict[str, Any]:

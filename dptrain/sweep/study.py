@@ -21,31 +21,24 @@ class Study(Protocol):
 
     def check(self, plan: Plan | None, records: str) -> None:
         """Raise DptrainError where this training is not what was agreed on; `records` is their hash."""
-        ...
 
     def reserve(self, plan: Plan | None, *, delta: float) -> None:
         """Count the training as spent; raises ConfigError where it would be too much."""
-        ...
 
     def name(self) -> str:
         """What the run is tracked as."""
-        ...
 
     def begin(self, plan: Plan | None, tracking: MLflow | NoTracking, tracker: Tracker) -> None:
         """Note that the training begins, and show it below its parent."""
-        ...
 
     def annotate(self, statement: Statement) -> Statement:
         """The statement, with what is known of how its settings were chosen."""
-        ...
 
     def keep_score(self, report: Report) -> None:
         """Keep what the training is chosen by, before any attack."""
-        ...
 
     def total(self, report: Report, plan: Plan | None, *, delta: float) -> Report:
         """The report, with what all models together spend."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,8 @@ from dptrain.report.html import as_html
 from dptrain.report.markdown import as_markdown
 from dptrain.report.model_card import as_model_card
 from dptrain.report.selection import agreed, cost, selected
-from dptrain.report.statement import as_statement, schema
+from dptrain.report.statement import as_statement
+from dptrain.report.statement_schema import schema
 from dptrain.sweep.cost import search_cost
 from dptrain.sweep.score import as_trial, tuned_on_public
 

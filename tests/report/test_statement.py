@@ -14,7 +14,8 @@ import pytest
 from dptrain.contracts import Budget, Report
 from dptrain.privacy.accountant import DPSGDPlan
 from dptrain.privacy.guarantee import DPGuarantee, NoGuarantee
-from dptrain.report.statement import SCHEMA, VERSION, as_statement, schema, write_statement
+from dptrain.report.statement import as_statement, write_statement
+from dptrain.report.statement_schema import SCHEMA, VERSION, schema
 
 PLAN = DPSGDPlan(
     units=500, sample_rate=0.1, steps=20, expected_batch_size=50, max_grad_norm=1.0, noise_multiplier=2.0

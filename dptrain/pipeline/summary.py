@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from dptrain.assembly.outputs import given_away
+from dptrain.assembly.values import given_away
 from dptrain.config import Config
 from dptrain.contracts import Briefing, Constants, Guarantee, Plan, Report, Splits, Statement
 from dptrain.evaluation.scorer import Measured
@@ -129,8 +129,7 @@ def compose(
         reproduce=order.command,
         **fields,
     )
-    cleaned: Report = redacted(report)
-    return cleaned
+    return redacted(report)
 
 
 def attacked(
@@ -141,7 +140,7 @@ def attacked(
     seconds: Mapping[str, float],
 ) -> Report:
     """The report with what attacks have measured."""
-    cleaned: Report = redacted(
+    return redacted(
         replace(
             report,
             leakage=tuple(map(of_void, measured.leakage) if report.guarantee.void else measured.leakage),
@@ -153,7 +152,6 @@ def attacked(
             seconds={**seconds, **experiment.cache.seconds},
         )
     )
-    return cleaned
 
 
 def describe(splits: Splits) -> dict[str, Any]:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from dptrain.contracts import Report
-from dptrain.report.document import write_json
-from dptrain.report.exposure import write_exposure
+from dptrain.report.document import as_json, write_exposure
 from dptrain.report.figures import write_figures
-from dptrain.report.html import as_html, write_html
-from dptrain.report.markdown import write_markdown
-from dptrain.report.model_card import write_model_card
+from dptrain.report.model_card import as_model_card
+from dptrain.report.pages import as_html, as_markdown
 from dptrain.report.pdf import write_pdf
-from dptrain.report.statement import write_statement
+from dptrain.report.statement import as_statement
+from dptrain.storage import write_json, write_text
 
 
 def write(report: Report, *, pdf: bool = False, card_measured: bool = False) -> list[Path]:
@@ -25,8 +24,8 @@ def write(report: Report, *, pdf: bool = False, card_measured: bool = False) -> 
     folder = report.folder
     numbers, text, page = (folder / f"report.{kind}" for kind in ("json", "md", "html"))
     figures = write_figures(report, folder / "figures")
-    write_markdown(report, text, figures)
-    write_html(report, page)
+    write_text(as_markdown(report, figures), text)
+    write_text(as_html(report), page)
     published = write_published(report, card_measured=card_measured)
     exposure = [folder / "exposure.csv"] if report.exposed else []
     for path in exposure:
@@ -34,13 +33,13 @@ def write(report: Report, *, pdf: bool = False, card_measured: bool = False) -> 
     paper = [folder / "report.pdf"] if pdf else []
     for path in paper:
         write_pdf(as_html(report), path)
-    write_json(report, numbers)
+    write_json(as_json(report), numbers)
     return [numbers, page, *paper, text, *published, *exposure, *figures]
 
 
 def write_published(report: Report, *, card_measured: bool = False) -> list[Path]:
     """Write what may be published of a report, its statement and its model card; returns their paths."""
     statement, card = report.folder / "statement.json", report.folder / "model_card.md"
-    write_statement(report, statement)
-    write_model_card(report, card, measured=card_measured)
+    write_json(as_statement(report), statement)
+    write_text(as_model_card(report, measured=card_measured), card)
     return [statement, card]

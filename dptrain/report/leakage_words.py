@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 
 from dptrain.contracts import Interval, Leakage
@@ -141,15 +142,17 @@ def beside_bound(line: Leakage) -> str:
     return "what was certified is within one family of curves, and the proved curve, which decides, allows it"
 
 
-def compatible(value: Interval, bound: float | None) -> str:
-    """What follows a value in percent that is above its bound, but not by more than chance; else nothing.
+def compatible(
+    value: Interval, bound: float | None, said: Callable[[float], str] = words.percent_at_most
+) -> str:
+    """What follows a value that is above its bound, but not by more than chance; else nothing.
 
     >>> compatible(Interval(value=0.417, low=0.199, high=0.661), 0.3935)
     ', compatible with the bound of 39.4 %'
     """
     if bound is None or not value.low <= bound < value.value:
         return ""
-    return f", compatible with the bound of {words.percent_at_most(bound)}"
+    return f", compatible with the bound of {said(bound)}"
 
 
 def _threshold(line: Leakage, *, control: bool = False) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -13,7 +12,6 @@ import yaml
 from dptrain.contracts import Report, Statement
 from dptrain.report import assumptions, render, selection, sentences, tables, words
 from dptrain.report.blocks import Block, Code, Heading, Paragraph, Section, Tabular, bullets
-from dptrain.storage import write_text
 
 
 def as_model_card(report: Report, *, measured: bool = False) -> str:
@@ -35,11 +33,6 @@ def as_model_card(report: Report, *, measured: bool = False) -> str:
         ),
         front=front_matter(metadata(report)),
     )
-
-
-def write_model_card(report: Report, path: Path, *, measured: bool = False) -> None:
-    """Write the card, in UTF-8."""
-    write_text(as_model_card(report, measured=measured), path)
 
 
 def metadata(report: Report) -> dict[str, Any]:

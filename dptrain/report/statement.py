@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
 from dptrain.contracts import DataError, Hashes, Randomness, Report, Statement
@@ -14,7 +12,6 @@ from dptrain.privacy.written import VERSION as WRITTEN
 from dptrain.privacy.written import from_json, part, to_json
 from dptrain.report import selection, sentences, words
 from dptrain.report.statement_schema import SCHEMA, VERSION
-from dptrain.storage import write_text
 
 CONSTANTS = (
     "noise_multiplier", "max_grad_norm", "clipping", "sample_rate", "steps", "expected_batch_size",
@@ -61,12 +58,6 @@ def as_statement(report: Report) -> dict[str, Any]:
         "hashes": to_json(stated.hashes),
         "code": {"revision": stated.code_revision, "versions": dict(stated.versions)},
     }
-
-
-def write_statement(report: Report, path: Path) -> None:
-    """Write the statement, in UTF-8."""
-    text = json.dumps(as_statement(report), indent=2, ensure_ascii=False, allow_nan=False)
-    write_text(text + "\n", path)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -77,8 +77,7 @@ DPSGD = _object(
 )
 ANOTHER = {
     **_object(
-        name=_a("string"),
-        plan=_a("array", items=_a("array", items=_a("string"), minItems=2, maxItems=2)),
+        name=_a("string"), plan=_a("array", items=_a("array", items=_a("string"), minItems=2, maxItems=2))
     ),
     "description": "A mechanism whose constants are not DP-SGD's: name and text of each of its own.",
 }
@@ -196,8 +195,7 @@ STATEMENT = _object(
     proved=_or_null("The guarantee in numbers; null unless the status is holds.", _ref("proved")),
     mechanism={"oneOf": [_ref("mechanism"), ANOTHER]},
     accountant=_or_null(
-        "What computed the guarantee, and with which version; null without one.",
-        _ref("accountant"),
+        "What computed the guarantee, and with which version; null without one.", _ref("accountant")
     ),
     search=_ref("search"),
     outside_guarantee=_texts("What touched private records and is not covered."),
@@ -239,8 +237,7 @@ PARTS = {
     "constants": CONSTANTS,
     "hashes": HASHES,
     "code": _object(
-        revision=_a("string?", "Of the source; null for an installed package."),
-        versions=_by_name("string"),
+        revision=_a("string?", "Of the source; null for an installed package."), versions=_by_name("string")
     ),
 }
 

@@ -11,7 +11,7 @@ from dptrain.contracts.rounding import rounded_up_to
 from dptrain.privacy.written import to_json
 from dptrain.report import defences, words
 from dptrain.report.blocks import Table
-from dptrain.report.leakage_words import explained_verdict, named
+from dptrain.report.leakage_words import compatible, explained_verdict, named
 from dptrain.report.sentences import main_lines
 
 
@@ -52,7 +52,7 @@ def leakage(report: Report) -> Table:
 def _line(line: Leakage, *, void: bool) -> tuple[str, ...]:
     return (
         f"{line.attack}: {named(line)}",
-        with_interval(line.value) + ("" if void else _compatible(line)),
+        with_interval(line.value) + ("" if void else compatible(line.value, line.bound, words.at_most)),
         words.number(line.floor),
         "none" if line.control is None else with_interval(line.control),
         "void" if void and line.bound is not None else words.bound(line.bound),
@@ -60,13 +60,6 @@ def _line(line: Leakage, *, void: bool) -> tuple[str, ...]:
         f"{line.trials:,}",
         explained_verdict(line),
     )
-
-
-def _compatible(line: Leakage) -> str:
-    """What follows a value above its bound, but not by more than chance."""
-    if line.bound is None or not line.value.low <= line.bound < line.value.value:
-        return ""
-    return f", compatible with the bound of {words.at_most(line.bound)}"
 
 
 def output_defences(report: Report) -> Table | None:

@@ -108,6 +108,17 @@ def compose(
     **others: Any,
 ) -> Report:
     """The report of a release, of which nothing was measured yet; `others` replace what a training says."""
+    splits = experiment.splits
+    data = {
+        "name": splits.name,
+        "source": splits.source,
+        "train": len(splits.train),
+        "holdout": len(splits.holdout),
+        "test": len(splits.test),
+        "classes": splits.num_classes,
+        "images": len(splits.shape) == 3,
+        "copies": dict(experiment.copies),
+    }
     fields: dict[str, Any] = {
         "recipe": order.recipe,
         "mechanism": type(experiment.parts.mechanism).__name__,
@@ -115,8 +126,8 @@ def compose(
         **others,
     }
     report = Report(
-        data={**describe(experiment.splits), "copies": dict(experiment.copies)},
-        floor_accuracy=task_of(experiment.splits).floor(experiment.splits.test.labels),
+        data=data,
+        floor_accuracy=task_of(splits).floor(splits.test.labels),
         utility=experiment.utility(target),
         guarantee=statement,
         epsilon_by_step=guarantee.curve,
@@ -152,19 +163,6 @@ def attacked(
             seconds={**seconds, **experiment.cache.seconds},
         )
     )
-
-
-def describe(splits: Splits) -> dict[str, Any]:
-    """Which data, where it came from, and how much of it."""
-    return {
-        "name": splits.name,
-        "source": splits.source,
-        "train": len(splits.train),
-        "holdout": len(splits.holdout),
-        "test": len(splits.test),
-        "classes": splits.num_classes,
-        "images": len(splits.shape) == 3,
-    }
 
 
 def model_name(model: nn.Module) -> str:

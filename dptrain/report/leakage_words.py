@@ -67,11 +67,11 @@ def named(line: Leakage) -> str:
 def sentence(line: Leakage, *, void: bool) -> str:
     """One leakage line as a sentence or two."""
     text = (
-        f"**{line.attack}**, {named(line)}: {_number(line.value)}, "
+        f"**{line.attack}**, {named(line)}: {words.measured(line.value)}, "
         f"where {words.number(line.floor)} is reached without the model"
     )
     if line.control is not None:
-        text += f" and {_number(line.control)} against the non-private twin"
+        text += f" and {words.measured(line.control)} against the non-private twin"
     text += f". {meaning(line)}"
     if void:
         return text
@@ -130,7 +130,7 @@ def weakness(line: Leakage) -> str:
         )
     if line.control is None:
         return "there is no control"
-    return f"its control, {_number(line.control)}, does not lie above {_threshold(line, control=True)}"
+    return f"its control, {words.measured(line.control)}, does not lie above {_threshold(line, control=True)}"
 
 
 def beside_bound(line: Leakage) -> str:
@@ -162,10 +162,6 @@ def _threshold(line: Leakage, *, control: bool = False) -> str:
         whose = "its own" if control else "the"
         return f"the {words.number(most)} that {whose} non-members may reach"
     return f"the {words.number(line.floor)} that is reached without the model"
-
-
-def _number(value: Interval) -> str:
-    return f"{words.number(value.value)} {words.interval(value)}"
 
 
 def _sentence(text: str) -> str:

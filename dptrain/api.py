@@ -15,6 +15,7 @@ from dptrain.assembly.given import Given
 from dptrain.cli import process
 from dptrain.cli.hydra import folder as files_of
 from dptrain.cli.hydra import plain, register
+from dptrain.comparison.compare import CONFIDENCE
 from dptrain.comparison.compare import compare as compare_runs
 from dptrain.comparison.gather import Selection
 from dptrain.config import Config, parse
@@ -25,8 +26,6 @@ from dptrain.report.console import Console
 from dptrain.report.notebook import ComparisonView, ReportView
 from dptrain.runs import folder as runs
 from dptrain.sweep.study import study_of
-
-CONFIDENCE = 0.95  # of the intervals over seeds
 
 
 def run(

@@ -98,10 +98,7 @@ def cleansed(error: BaseException) -> BaseException:
     while each is not None and each not in met:
         met.append(each)
         each.args = tuple(redacted(argument) for argument in each.args)
-        for name in (
-            "strerror",
-            "message",
-        ):  # of OSError and MLflow, which tell these and not their arguments
+        for name in ("strerror", "message"):  # which OSError and MLflow tell, and not their arguments
             if isinstance(text := getattr(each, name, None), str):
                 setattr(each, name, redact(text))
         each = each.__cause__ or each.__context__

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -32,3 +34,8 @@ def write_text(text: str, path: Path) -> None:
     """Write a text, in UTF-8, whole or not at all."""
     with whole(path) as draft:
         draft.write_text(text, encoding="utf-8")
+
+
+def write_json(values: Any, path: Path) -> None:
+    """Write values as JSON, likewise; raises ValueError where a number among them is not finite."""
+    write_text(json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n", path)

@@ -10,7 +10,8 @@ from typing import Any
 
 from dptrain.contracts import Interval, Leakage, Report, Statement, Utility
 from dptrain.evidence.verdict import WITHIN
-from dptrain.report.document import write_json
+from dptrain.report.document import as_json
+from dptrain.storage import write_json
 
 BOUNDS = {0.5: 0.018, 1.0: 0.025, 2.0: 0.047, 4.0: 0.12, 8.0: 0.38}  # true positives at 1 % false positives
 NOISES = {0.5: 9.0, 1.0: 5.0, 2.0: 3.0, 4.0: 1.9, 8.0: 1.2}
@@ -161,7 +162,7 @@ def write_run(
         **(order or {}),
     }
     (folder / "run.json").write_text(json.dumps(asked))
-    write_json(report, folder / "report.json")
+    write_json(as_json(report), folder / "report.json")
     return folder
 
 

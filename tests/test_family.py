@@ -16,9 +16,10 @@ from dptrain.comparison.compare import compare
 from dptrain.comparison.gather import Selection
 from dptrain.contracts import DptrainError
 from dptrain.report.comparison.files import by_point, write_files
-from dptrain.report.comparison.page import write_html
+from dptrain.report.comparison.page import as_html
 from dptrain.report.comparison.points import NONE, Comparison
 from dptrain.runs import folder as runs
+from dptrain.storage import write_text
 from dptrain.sweep import state as sweeps
 from dptrain.sweep import tracking as sweep_tracking
 from dptrain.tracking import NOTE, PARENT, MLflow, NoTracking
@@ -50,7 +51,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path, Compa
     client = mlflow.MlflowClient(f"sqlite:///{top / 'mlflow.db'}")
     assert client.get_run(parent).info.status == "RUNNING"
     found, page = compared(folder), folder / "comparison.html"
-    write_html(found, page)
+    write_text(as_html(found), page)
     files = [page, *write_files(found, folder)]
     sweep_tracking.conclude(tracking, folder, found, files)
     sweep_tracking.conclude(tracking, folder, found, files)  # of a sweep that was resumed

@@ -35,7 +35,7 @@ from dptrain.privacy import selection
 from dptrain.privacy.accountant import DPSGDPlan
 from dptrain.privacy.written import to_json
 from dptrain.report.document import read_json
-from dptrain.report.statement import schema
+from dptrain.report.statement_schema import schema
 from dptrain.runs import folder as runs
 from dptrain.runs import keyed
 from dptrain.sweep import budget as sweep_budget

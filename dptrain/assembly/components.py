@@ -13,13 +13,7 @@ from dptrain.assembly.build import build, factory
 from dptrain.assembly.given import Given
 from dptrain.assembly.records import Source
 from dptrain.config import Config, Evidence
-from dptrain.contracts import (
-    Access,
-    Attack,
-    ConfigError,
-    Game,
-    Mechanism,
-)
+from dptrain.contracts import Access, Attack, ConfigError, Game, Mechanism
 from dptrain.mechanisms.non_private import NonPrivate
 from dptrain.privacy.plan import Rates
 from dptrain.report import pdf

@@ -58,12 +58,3 @@ def make_model(
             f"it must return {wanted}"
         )
     return model if mechanism is None else mechanism.prepare(model, splits)
-
-
-def choose_device(name: str) -> torch.device:
-    """The device of this name; with `auto`, the fastest there is."""
-    if name != "auto":
-        return torch.device(name)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

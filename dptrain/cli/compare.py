@@ -20,13 +20,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from dptrain.comparison import choose
-from dptrain.comparison.compare import compare
+from dptrain.comparison.compare import CONFIDENCE, compare
 from dptrain.comparison.gather import Selection
 from dptrain.contracts import DptrainError
 from dptrain.redaction import redact
 from dptrain.report.comparison import page
 from dptrain.report.comparison.console import show
 from dptrain.report.console import Console
+from dptrain.storage import write_text
 
 PROGRAM = "python -m dptrain.cli.compare"
 FAILED, NONE_MEETS = 2, 4
@@ -47,14 +48,12 @@ def main(arguments: list[str] | None = None) -> int:
     path = options.output or (options.folders[0] if options.folders else Path()) / "comparison.html"
     try:
         found = compare(
-            selection,
-            confidence=options.confidence,
-            command=redact(f"{PROGRAM} {shlex.join(words)}"),
+            selection, confidence=options.confidence, command=redact(f"{PROGRAM} {shlex.join(words)}")
         )
         if options.limit:
             answer = choose.choose(choose.parse(options.limit, found), found)
             found = replace(found, answer=answer)
-        page.write_html(found, path)
+        write_text(page.as_html(found), path)
     except (DptrainError, OSError) as error:
         Console().error(error if isinstance(error, DptrainError) else DptrainError(f"{path}: {error}"))
         return FAILED
@@ -85,7 +84,9 @@ def parse(words: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--limit", action="append", default=[], metavar="TEXT", help='such as "accuracy>=.85"; repeatable'
     )
-    parser.add_argument("--confidence", type=float, default=0.95, help="of every interval (default 0.95)")
+    parser.add_argument(
+        "--confidence", type=float, default=CONFIDENCE, help="of every interval (default 0.95)"
+    )
     parser.add_argument("--output", type=Path, help="the page (default comparison.html in the first folder)")
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     options = parser.parse_args(words)

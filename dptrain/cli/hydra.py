@@ -53,7 +53,7 @@ def _trials(folder: str) -> str:
 OmegaConf.register_new_resolver("private_trials", _trials, replace=True)
 
 
-def _aloud(callback: Callable[..., None]) -> Callable[..., None]:
+def _ending_the_sweep(callback: Callable[..., None]) -> Callable[..., None]:
     """A callback whose failure ends the sweep: Hydra would make a warning of it, and exit with 0."""
 
     def called(self: Callback, config: DictConfig, **others: Any) -> None:
@@ -71,9 +71,9 @@ class SweepStart(Callback):
 
     folder: ClassVar[Path | None] = None  # of the sweep under way in this process, to say how it goes on
 
-    @_aloud
+    @_ending_the_sweep
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        from dptrain.cli import main as cli  # which know what follows, and import much
+        from dptrain.cli import main as cli
         from dptrain.sweep import state as sweeps  # which know what follows, and import much
 
         _withhold(config)
@@ -84,7 +84,7 @@ class SweepStart(Callback):
         if config.sweep.candidates:
             cli.begin_selection(
                 Path(config.hydra.sweep.dir),
-                plain(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])),
+                plain(_asked(config)),
                 swept=_swept(config.hydra.overrides.task),
                 sweeper=config.hydra.runtime.choices["hydra/sweeper"],
             )
@@ -101,14 +101,16 @@ class SweepStart(Callback):
 
 def _withhold(config: DictConfig) -> None:
     """Take secrets out of what Hydra is about to write down as the configuration of a sweep, in place."""
-    raw = OmegaConf.to_container(
-        OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-    )
-    assert isinstance(raw, dict)
+    raw = OmegaConf.to_container(_asked(config))
     before, after = dict(_leaves(raw)), dict(_leaves(withheld(raw)))
     with read_write(config), open_dict(config):
         for key in (key for key in before if before[key] != after[key]):
             OmegaConf.update(config, key, after[key])
+
+
+def _asked(config: DictConfig) -> DictConfig:
+    """The configuration without Hydra's own part."""
+    return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
 
 
 def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
@@ -141,7 +143,7 @@ def _jobs(hydra: DictConfig) -> list[list[str]]:
 class SweepEnd(Callback):
     """Hydra's callback for what is left to do when every job of a sweep is done."""
 
-    @_aloud
+    @_ending_the_sweep
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         from dptrain.cli import main as cli  # which knows what follows, and imports much
 

@@ -22,6 +22,7 @@ from dptrain.report import selection as said
 from dptrain.report.comparison.points import Comparison
 from dptrain.report.console import Console
 from dptrain.runs import folder as runs
+from dptrain.storage import write_text
 from dptrain.sweep import budget as sweep_budget
 from dptrain.sweep import state as sweeps
 from dptrain.sweep import tracking as sweep_tracking
@@ -30,7 +31,6 @@ from dptrain.sweep.selection import trials
 from dptrain.sweep.study import study_of
 
 CRASHED, BROKEN, BEYOND = 1, 3, 4
-CONFIDENCE = 0.95  # of the intervals over the seeds of a sweep
 
 
 def main(order: runs.Order, sweep_folder: Path | None) -> float | None:
@@ -94,7 +94,7 @@ def _verify(config: Config, console: Console) -> None:
     from dptrain.pipeline import verify  # no training asks for it
 
     folder, checks = verify.run(config)
-    console.verified(folder, [(each.name, each.holds, each.said) for each in checks])
+    console.verified(folder, checks)
     if any(each.holds is False for each in checks):
         sys.exit(BROKEN)
 
@@ -171,9 +171,9 @@ def conclude(sweep_folder: Path, tracking: Mapping[str, Any] | None = None) -> N
     from dptrain.cli.compare import PROGRAM
     from dptrain.comparison.compare import compare
     from dptrain.comparison.gather import Selection
-    from dptrain.report.comparison import page as comparison_page
     from dptrain.report.comparison.console import show
     from dptrain.report.comparison.files import write_files
+    from dptrain.report.comparison.page import as_html
     from dptrain.report.pdf import write_pdf
 
     console = Console()
@@ -181,13 +181,9 @@ def conclude(sweep_folder: Path, tracking: Mapping[str, Any] | None = None) -> N
     found, files = None, []
     if any(sweep_folder.glob(f"*/{runs.REPORT}")):
         try:
-            found = compare(
-                Selection(folders=(sweep_folder,)),
-                confidence=CONFIDENCE,
-                command=f"{PROGRAM} {sweep_folder}",
-            )
+            found = compare(Selection(folders=(sweep_folder,)), command=f"{PROGRAM} {sweep_folder}")
             page = sweep_folder / "comparison.html"
-            comparison_page.write_html(found, page)
+            write_text(as_html(found), page)
             show(found)
             console.page(page)
             files = [page, *write_files(found, sweep_folder)]

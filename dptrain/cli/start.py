@@ -72,5 +72,5 @@ def stopped(sweep_folder: Path | None) -> NoReturn:
     """Say how a sweep goes on whose jobs are with a launcher; exits with 130."""
     from dptrain.report.console import Console  # which imports much
 
-    Console().interrupted_sweep(sweep_folder)
+    Console().interrupted(sweep_folder, sweep=True)
     sys.exit(INTERRUPTED)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -17,13 +17,14 @@ from dptrain.evidence.repeats import Paired, Spread, paired, spread
 from dptrain.report.comparison.points import HOLDS, NONE, VOID, Comparison, Line, Neighbours, Point
 from dptrain.sweep.cost import search_cost
 
+CONFIDENCE = 0.95  # of the intervals over seeds
 SHARE = (0.0, 1.0)
 FPR = "0.01"  # at which the bound on membership tests is compared
 # Metrics that are no share of anything, and may pass one.
 NO_SHARE = ("certified_epsilon",)
 
 
-def compare(selection: Selection, *, confidence: float, command: str) -> Comparison:
+def compare(selection: Selection, *, confidence: float = CONFIDENCE, command: str) -> Comparison:
     """Gather runs and say what they say together; raises DataError where they cannot be compared."""
     found, missing = gather(selection)
     refuse(found)
@@ -133,16 +134,21 @@ def _point(runs: Sequence[Found], name: Label, confidence: float) -> tuple[dict[
 
 def by_seed(runs: Sequence[Found], value: Callable[[Mapping[str, Any]], float | None]) -> dict[int, float]:
     """A quantity by seed; the mean where a seed was used again, so that no seed counts twice."""
+    return _means((run.seed, value(run.report)) for run in sorted(runs, key=lambda run: run.seed))
+
+
+def _means(found: Iterable[tuple[int, float | None]]) -> dict[int, float]:
     values: dict[int, list[float]] = {}
-    for run in sorted(runs, key=lambda run: run.seed):
-        number = value(run.report)
+    for seed, number in found:
         if number is not None:
-            values.setdefault(run.seed, []).append(number)
+            values.setdefault(seed, []).append(number)
     return {seed: statistics.fmean(numbers) for seed, numbers in values.items()}
 
 
-def _spread(values: Mapping[int, float], confidence: float) -> Spread | None:
-    return spread(list(values.values()), confidence, within=SHARE) if values else None
+def _spread(
+    values: Mapping[int, float], confidence: float, within: tuple[float, float] | None = SHARE
+) -> Spread | None:
+    return spread(list(values.values()), confidence, within=within) if values else None
 
 
 def _ends(runs: Sequence[Found]) -> tuple[float, float] | None:
@@ -166,12 +172,7 @@ def _lines(runs: Sequence[Found], confidence: float, *, void: bool) -> Iterator[
         within = None if metric in NO_SHARE else SHARE
 
         def over_seeds(field: str, reports: Any = reports, within: Any = within) -> Spread | None:
-            values: dict[int, list[float]] = {}
-            for seed, line in reports:
-                if line[field] is not None:
-                    values.setdefault(seed, []).append(line[field])
-            means = [statistics.fmean(numbers) for numbers in values.values()]
-            return spread(means, confidence, within=within) if means else None
+            return _spread(_means((seed, line[field]) for seed, line in reports), confidence, within)
 
         measured = over_seeds("value")
         if measured is None:

@@ -178,11 +178,7 @@ def _in_mlflow(selection: Selection) -> Iterator[Found | Missing]:
     if not (selection.parents or selection.tags or selection.ids):
         return
     for run in tracking.read_runs(
-        selection.uri,
-        selection.experiment,
-        parents=selection.parents,
-        tags=selection.tags,
-        ids=selection.ids,
+        selection.uri, selection.experiment, parents=selection.parents, tags=selection.tags, ids=selection.ids
     ):
         if run.status != "FINISHED":
             why = run.tags.get("error") or {"RUNNING": "it is running, or was killed"}.get(run.status, "")

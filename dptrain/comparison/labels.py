@@ -30,14 +30,14 @@ def label(runs: Sequence[Found]) -> list[Label]:
     overridden = list(dict.fromkeys(key for run in runs for key in run.overrides))
     settings = sorted({key for run in runs for key in run.settings}, key=lambda key: (key.count("."), key))
     named: list[str] = []
-    told_apart = list(budgets)
+    names = list(budgets)
     for key in ("recipe", *overridden, *settings):
         if key in BUDGET or key.startswith("privacy.delta"):
             continue
-        finer = [f"{so_far}\n{_value(run, key)}" for so_far, run in zip(told_apart, runs, strict=True)]
-        if len(set(finer)) > len(set(told_apart)):
+        finer = [f"{so_far}\n{_value(run, key)}" for so_far, run in zip(names, runs, strict=True)]
+        if len(set(finer)) > len(set(names)):
             named.append(key)
-            told_apart = finer
+            names = finer
     labels, used = [], {}  # type: list[Label], dict[str, int]
     for run, spent in zip(runs, budgets, strict=True):
         series = ", ".join(f"{_short(key, named)} = {_value(run, key)}" for key in named)

@@ -5,7 +5,6 @@ from dptrain.config.rules import COMPONENTS, present
 from dptrain.config.schema import (
     RENAMED,
     Config,
-    Control,
     Documents,
     Evidence,
     Performance,
@@ -20,7 +19,6 @@ __all__ = [
     "COMPONENTS",
     "RENAMED",
     "Config",
-    "Control",
     "Documents",
     "Evidence",
     "Performance",

@@ -86,7 +86,8 @@ def _description(key: str) -> str | None:
         if "$ref" in node:
             node = schema["$defs"][node["$ref"].rpartition("/")[2]]
         node = node.get("properties", {}).get(part, {})
-    return node.get("description")
+    *others, last = node.get("enum") or [None]
+    return node.get("description", f"{', '.join(others)} or {last}" if others else None)
 
 
 def _available(device: str) -> bool:

@@ -1,9 +1,9 @@
-"""The keys of the configuration as types: each with its default and what it may be."""
+"""The keys of the configuration as types: each with its default and what it may be, in words or as a list."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
@@ -12,14 +12,16 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 Component = dict[str, Any]  # a node with `_target_`
 
-FORBID = ConfigDict(extra="forbid")
+
+class Section:
+    """A part of the configuration, which refuses keys that it does not know."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Privacy:
+class Privacy(Section):
     """The budget: one of a target epsilon, the most that an attack may achieve, and the noise multiplier."""
-
-    __pydantic_config__ = FORBID
 
     epsilon: Annotated[Positive | None, Field(description="a target such as 1, 3 or 8")] = 3.0
     noise_multiplier: Annotated[
@@ -39,9 +41,7 @@ class Privacy:
         Literal["record", "group", "patient"],
         Field(description="record or group, such as the records of a patient; patient says group, too"),
     ] = "record"
-    adjacency: Annotated[
-        Literal["add_remove", "replace_one"], Field(description="add_remove or replace_one")
-    ] = "add_remove"
+    adjacency: Literal["add_remove", "replace_one"] = "add_remove"
     accountant: Annotated[str, Field(description="pld")] = "pld"
     randomness: Annotated[
         Literal["auto", "cryptographic"],
@@ -54,10 +54,8 @@ class Privacy:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training:
+class Training(Section):
     """How a training goes; the same for every mechanism."""
-
-    __pydantic_config__ = FORBID
 
     expected_batch_size: Annotated[Count | None, Field(description="a whole number such as 256")] = 256
     sample_rate: Annotated[
@@ -67,9 +65,7 @@ class Training:
     steps: Annotated[Count | None, Field(description="a whole number, or null with training.epochs")] = None
     epochs: Annotated[Positive | None, Field(description="a number, or null with training.steps")] = None
     sampling: Annotated[str, Field(description="poisson or shuffle")] = "poisson"
-    schedule: Annotated[
-        Literal["constant", "linear", "cosine"], Field(description="constant, linear or cosine")
-    ] = "constant"
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
     warmup_steps: Annotated[int, Field(ge=0, description="a whole number, 0 for none")] = 0
     average_decay: Annotated[
         float, Field(ge=0, lt=1, description="such as 0.95; 0 releases the last weights")
@@ -88,10 +84,8 @@ class Training:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Performance:
+class Performance(Section):
     """How fast and in how much memory a run is computed, never what: no cache key or digest has these."""
-
-    __pydantic_config__ = FORBID
 
     threads: Annotated[Count | None, Field(description="CPU threads, or null for all")] = None
     physical_batch_size: Annotated[Count, Field(description="records in memory at once, such as 256")] = 256
@@ -115,24 +109,20 @@ RENAMED = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evidence:
+class Evidence(Section):
     """How leakage is measured."""
 
-    __pydantic_config__ = FORBID
-
     slots: Annotated[Count, Field(description="a whole number such as 24")] = 24
-    candidates: Annotated[Annotated[int, Field(ge=2)], Field(description="a whole number such as 10")] = 10
-    confidence: Annotated[
-        Annotated[float, Field(ge=0.5, lt=1)], Field(description="a probability such as 0.95")
-    ] = 0.95
-    permutations: Annotated[Annotated[int, Field(ge=100)], Field(description="at least 100")] = 1000
+    candidates: Annotated[int, Field(ge=2, description="a whole number such as 10")] = 10
+    confidence: Annotated[float, Field(ge=0.5, lt=1, description="a probability such as 0.95")] = 0.95
+    permutations: Annotated[int, Field(ge=100, description="at least 100")] = 1000
     probes: Annotated[
-        Annotated[int, Field(ge=20)],
-        Field(description="a whole number such as 400, at most: a coin decides of each if it is used"),
+        int,
+        Field(ge=20, description="a whole number such as 400, at most: a coin decides of each if it is used"),
     ] = 400
     mislabelled: Annotated[
-        Annotated[float, Field(ge=0, le=1)],
-        Field(description="the share of the probes that get a wrong label, such as 0 or 0.1"),
+        float,
+        Field(ge=0, le=1, description="the share of the probes that get a wrong label, such as 0 or 0.1"),
     ] = 0.0
     canaries: Annotated[Count, Field(description="a whole number such as 1000")] = 1000
     canary_norm: Annotated[Positive, Field(description="length of a canary, in max_grad_norm")] = 10.0
@@ -142,16 +132,12 @@ Outputs = Literal["weights", "confidences", "top_k", "rounded", "temperature", "
 
 
 @dataclass(frozen=True, kw_only=True)
-class Release:
+class Release(Section):
     """What is given away of the model; with task=audit, also which model: `release=PATH_OR_RUN_ID`."""
 
-    __pydantic_config__ = FORBID
-
-    output: Annotated[
-        Outputs, Field(description="weights, confidences, top_k, rounded, temperature or labels_only")
-    ] = "weights"
+    output: Outputs = "weights"
     top_k: Annotated[Count, Field(description="how many of the confidences are shown, such as 1")] = 1
-    digits: Annotated[Annotated[int, Field(ge=0)], Field(description="decimals, such as 1")] = 1
+    digits: Annotated[int, Field(ge=0, description="decimals, such as 1")] = 1
     temperature: Annotated[Positive, Field(description="what log-confidences are divided by, such as 4")] = (
         4.0
     )
@@ -159,16 +145,13 @@ class Release:
         list[Outputs], Field(description="a list such as [top_k,labels_only] that attacks by query meet too")
     ] = field(default_factory=list)
     source: Annotated[
-        str | None,
-        Field(description="with task=audit or verify: a run folder or id; or weights to audit"),
+        str | None, Field(description="with task=audit or verify: a run folder or id; or weights to audit")
     ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Control:
+class Control(Section):
     """The non-private twin: same data, model, batches and steps; an optimizer that needs no clipping."""
-
-    __pydantic_config__ = FORBID
 
     enabled: Annotated[
         bool, Field(description="true or false; false trains no twin, so that no attack has a control")
@@ -180,15 +163,12 @@ Scores = Literal["holdout.accuracy", "holdout.loss", "test.accuracy", "test.auro
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sweep:
+class Sweep(Section):
     """A sweep that was stopped goes on with what is missing; one with candidates selects in private.
 
-    With `max_epsilon` no training begins that would bring all of them together beyond it.
-
-    Of a private selection, `trial` is the job's number, which the sweep itself gives.
+    With `max_epsilon` no training begins that would bring all of them together beyond it. Of a private
+    selection, `trial` is the job's number, which the sweep itself gives.
     """
-
-    __pydantic_config__ = FORBID
 
     resume: Annotated[str | None, Field(description="the folder of a sweep, with -m")] = None
     max_epsilon: Annotated[
@@ -198,10 +178,7 @@ class Sweep:
         dict[str, Annotated[list[Any], Field(min_length=1)]],
         Field(description="a list of values by dotted key, such as {optimizer.lr:[0.1,1]}"),
     ] = field(default_factory=dict)
-    distribution: Annotated[
-        Literal["geometric", "logarithmic", "negative_binomial", "poisson"],
-        Field(description="geometric, logarithmic, negative_binomial or poisson"),
-    ] = "geometric"
+    distribution: Literal["geometric", "logarithmic", "negative_binomial", "poisson"] = "geometric"
     mean_runs: Annotated[float, Field(gt=1, le=500, description="above 1, such as 10")] = 10.0
     shape: Annotated[Positive | None, Field(description="a number, with negative_binomial only")] = None
     score: Annotated[Scores, Field(description="a metric on held-out records: holdout.accuracy")] = (
@@ -214,10 +191,8 @@ class Sweep:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Documents:
+class Documents(Section):
     """What is written besides the documents that every run leaves."""
-
-    __pydantic_config__ = FORBID
 
     pdf: Annotated[
         bool, Field(description="true or false; true writes report.pdf too, which needs the extra `pdf`")
@@ -229,10 +204,8 @@ class Documents:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(Section):
     """One run."""
-
-    __pydantic_config__ = FORBID
 
     task: Annotated[
         Literal["train", "audit", "verify"],
@@ -246,10 +219,8 @@ class Config:
         bool,
         Field(description="true or false; true draws the noise from the seed, which voids the guarantee"),
     ] = False
-    device: Annotated[Literal["auto", "cpu", "cuda", "mps"], Field(description="auto, cpu, cuda or mps")] = (
-        "auto"
-    )
-    dtype: Annotated[Literal["float32", "float64"], Field(description="float32 or float64")] = "float32"
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    dtype: Literal["float32", "float64"] = "float32"
     output: Annotated[str, Field(min_length=1, description="a folder")] = "runs"
     resume: Annotated[str | None, Field(description="a run folder, or latest")] = None
     fail_if: Annotated[

@@ -128,4 +128,3 @@ class Game(Protocol):
 
     def score(self, attempt: Attempt[Any], scoring: Scoring) -> Scored:
         """Leakage lines for what an attack found."""
-        ...

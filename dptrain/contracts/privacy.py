@@ -48,33 +48,27 @@ class Plan(Protocol):
     @property
     def units(self) -> int:
         """How many units of privacy there are."""
-        ...
 
     @property
     def steps(self) -> int:
         """How many noisy results there are, one after another."""
-        ...
 
     @property
     def adjacency(self) -> str:
         """Which data sets are neighbours: add_remove or replace_one."""
-        ...
 
     @property
     def interval(self) -> float:
         """The finest interval that losses can be rounded up to, such as 1e-4."""
-        ...
 
     def loss(self, steps: int | None = None, *, interval: float | None = None) -> PrivacyLoss:
         """Privacy loss distribution of the first `steps` results (default: all), rounded up pessimistically.
 
         `interval` is that of the distribution (default: the plan's own); only those of one can be composed.
         """
-        ...
 
     def describe(self) -> tuple[tuple[str, str], ...]:
         """The constants in rows for people: name and text."""
-        ...
 
 
 @runtime_checkable
@@ -95,29 +89,22 @@ class Guarantee(Protocol):
     @property
     def curve(self) -> tuple[tuple[int, float], ...]:
         """(step, epsilon) from (0, 0) to the end; empty if not private."""
-        ...
 
     def epsilon(self, delta: float | None = None) -> float:
         """The epsilon proved at this delta (default: the run's own); infinite if none is."""
-        ...
 
     @property
     def mu(self) -> float:
         """Parameter of the Gaussian mechanism with this epsilon and delta: a guess for planning only."""
-        ...
 
     def tradeoff(self, alpha: float) -> float:
         """Least false-negative rate of any membership test with false-positive rate alpha."""
-        ...
 
     def membership_tpr(self, fpr: float) -> float:
         """Most true positives of any membership test at this false-positive rate."""
-        ...
 
     def reconstruction_bound(self, base_rate: float) -> float:
         """Most often that any adversary names the record, when blind guessing succeeds at `base_rate`."""
-        ...
 
     def statement(self) -> Statement:
         """The guarantee in full: numbers and words."""
-        ...

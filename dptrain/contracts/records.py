@@ -72,24 +72,13 @@ class Records(Dataset):
     @property
     def whole(self) -> Any:
         """Whether an input holds whole numbers (int64), such as token ids; by name where they have names."""
-        return _one_or_named(
-            {
-                name: isinstance(rows, Held) and rows.inputs.dtype == torch.int64
-                for name, rows in self._rows.items()
-            }
-        )
+        return _one_or_named({name: _is_whole(rows) for name, rows in self._rows.items()})
 
     def blank(self, count: int) -> Any:
         """Inputs of so many records that are all zero, as a model would take them."""
         return _one_or_named(
             {
-                name: torch.zeros(
-                    count,
-                    *rows.shape[1:],
-                    dtype=rows.inputs.dtype
-                    if isinstance(rows, Held) and rows.inputs.dtype == torch.int64
-                    else None,
-                )
+                name: torch.zeros(count, *rows.shape[1:], dtype=torch.int64 if _is_whole(rows) else None)
                 for name, rows in self._rows.items()
             }
         )
@@ -167,6 +156,10 @@ class Records(Dataset):
     def _known_as(self, digests: Tensor | None) -> Records:
         self._digests = digests
         return self
+
+
+def _is_whole(rows: Rows) -> bool:
+    return isinstance(rows, Held) and rows.inputs.dtype == torch.int64
 
 
 def _one_or_named(found: dict[str, Any]) -> Any:

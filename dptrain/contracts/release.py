@@ -38,7 +38,6 @@ class Output(Protocol):
 
     def __call__(self, confidences: Tensor) -> Tensor:
         """From class probabilities (N, classes) to what the caller is shown of them, of the same shape."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +146,6 @@ class Observation(Protocol):
     @property
     def sampling(self) -> str:
         """How batches are said to be drawn: poisson or shuffle."""
-        ...
 
     @property
     def sample_rate(self) -> float: ...
@@ -155,30 +153,24 @@ class Observation(Protocol):
     @property
     def noise_std(self) -> float:
         """Standard deviation of each coordinate of the noise, as declared."""
-        ...
 
     def view(self, slot: int) -> Tensor:
         """The noisy sum of gradients less all that the adversary knows: (parameters,)."""
-        ...
 
     def contribution(self, inputs: Inputs, labels: Tensor) -> Tensor:
         """What each of these records would add to the sum if it were sampled: (n, parameters)."""
-        ...
 
     def lengths(self, canaries: Canaries) -> Tensor:
         """How much each canary adds along its coordinate if it is sampled, after clipping: (canaries,)."""
-        ...
 
     def alone(self) -> float | None:
         """Length of what one sampled probe added, as the engine made it, over max_grad_norm.
 
         None where no probe was sampled, or where nothing is clipped.
         """
-        ...
 
     def undecided(self, on: Literal["probes", "canaries"]) -> Tensor:
         """The noisy sum less all but the probes or canaries, as the engine summed them: (parameters,)."""
-        ...
 
 
 class Observer(Protocol):

@@ -14,11 +14,9 @@ class Rows(Protocol):
     @property
     def shape(self) -> tuple[int, ...]:
         """(N, ...), as of the tensor that holding them all would take."""
-        ...
 
     def read(self, indices: Tensor) -> Tensor:
         """The inputs at these positions, in this order: (n, ...) float in declared bounds."""
-        ...
 
 
 class Held:

@@ -48,7 +48,6 @@ class Shadows(Protocol):
         By the target's own mechanism, or (`private=False`) without privacy. Each is trained on
         the records that the adversary knows and on its half of the probes.
         """
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,37 +25,28 @@ class Task(Protocol):
     @property
     def metric(self) -> str:
         """What `evaluate`, `floor` and `Utility.accuracy` measure; the higher the better."""
-        ...
 
     @property
     def outputs(self) -> tuple[int, ...]:
         """Shape of a model's output for one record; models are built with the last of it."""
-        ...
 
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """The loss of each record, of which no other record has a share: (n,)."""
-        ...
 
     def predict(self, outputs: Tensor) -> Tensor:
         """What users of the model are told, from its outputs (n, ...)."""
-        ...
 
     def made_up(self, count: int, rng: torch.Generator) -> Tensor:
         """Labels of so many rows that are no record."""
-        ...
 
     def evaluate(self, outputs: Pairs) -> tuple[float, float]:
         """The metric, and the mean loss, from outputs and labels."""
-        ...
 
     def utility(self, predictions: Pairs, *, confidence: float) -> Utility:
         """How good predictions are, with intervals."""
-        ...
 
     def floor(self, labels: Tensor) -> float:
         """The metric of the best prediction that is the same for every record."""
-        ...
 
     def problem(self, labels: Tensor) -> str | None:
         """Why these are no labels of this task, with the cure; no label's value is told."""
-        ...

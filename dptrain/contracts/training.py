@@ -70,11 +70,9 @@ class Mechanism(Protocol):
         Called before anything is spent or written, and again by `fit`. It looks at no record: `splits` says
         what inputs are like.
         """
-        ...
 
     def plan(self, splits: Splits, budget: Budget) -> Plan | None:
         """What `fit` will do; None if it promises nothing."""
-        ...
 
     def fit(
         self, model: nn.Module, splits: Splits, budget: Budget, context: Context
@@ -84,4 +82,3 @@ class Mechanism(Protocol):
         A run that goes on calls it again with the same `context.folder`: what was paid for must be found
         there, since to draw noise anew would be to pay again.
         """
-        ...

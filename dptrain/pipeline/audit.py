@@ -4,27 +4,18 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-from dptrain.assembly.budget import make_budget
 from dptrain.assembly.components import assemble
-from dptrain.assembly.context import make_streams
-from dptrain.assembly.model import make_model
-from dptrain.assembly.outputs import given_away
-from dptrain.assembly.records import load_splits
+from dptrain.assembly.values import given_away
 from dptrain.config import Config
-from dptrain.contracts import (
-    Guarantee,
-    Leakage,
-    Report,
-)
-from dptrain.evaluation import preconditions
-from dptrain.evaluation.assignment import declared_units, prepare, split_known
+from dptrain.config.rules import key_of
+from dptrain.contracts import Leakage, Report
 from dptrain.evaluation.stage import Subject
 from dptrain.evidence import criteria
-from dptrain.evidence.held_out import count_copies
 from dptrain.pipeline import summary, tracked
-from dptrain.pipeline.case import Case, find, key_of, load, possible, refuse_other_records
+from dptrain.pipeline.case import find, load, possible, refuse_other_records
 from dptrain.pipeline.experiment import Experiment
 from dptrain.pipeline.publish import record, refuse_broken
 from dptrain.privacy.guarantee import NoGuarantee
@@ -38,8 +29,15 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
     """Attack what `release` names, and report; the model is not trained again."""
     started = time.perf_counter()
     case = find(config, order.overrides)
-    experiment, guarantee = _assemble(case, console, asked=_asked_for_attacks(order))
-    config, parts = case.config, experiment.parts
+    config, parts = case.config, assemble(case.config)
+    asked = any(key_of(override) == "attack" for override in order.overrides)
+    parts = replace(parts, attacks=possible(parts, case, asked=asked))
+    experiment = Experiment.assemble(
+        config, parts, console, played=case.played, accept=partial(refuse_other_records, case)
+    )
+    guarantee = case.guarantee
+    if guarantee is None:
+        guarantee = NoGuarantee(budget=experiment.budget, sentence=UNKNOWN, outside=(UNKNOWN,))
 
     console.audit(case.name, case.weights, tuple(parts.attacks), folder)
     runs.start(folder, order)
@@ -54,63 +52,17 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
         if case.played is None:
             measured.leakage = [_with_caution(line) for line in measured.leakage]
         statement = replace(guarantee.statement(), interface=given_away(config.release, release.offers))
-        others = {"recipe": f"audit of {case.name}"} | (
-            {} if case.played is not None else {"mechanism": "unknown"}
-        )
+        others = {"recipe": f"audit of {case.name}"}
+        others |= {} if case.played is not None else {"mechanism": "unknown"}
         report = summary.compose(experiment, guarantee, statement, target, order, folder, **others)
-        seconds = {
-            "train": 0.0,
-            "attack": time.perf_counter() - started,
-            "total": time.perf_counter() - started,
-        }
+        spent = time.perf_counter() - started
+        seconds = {"train": 0.0, "attack": spent, "total": spent}
         report = summary.attacked(report, measured, experiment, control, seconds)
         record(report, tracker, config.report)
         console.report(report, parts.tracking.command)
         refuse_broken(report)
         criteria.check(experiment.conditions, report)
     return report
-
-
-def _assemble(case: Case, console: Console, *, asked: bool) -> tuple[Experiment, Guarantee]:
-    """The experiment that a case was, with the attacks that can be made now; and what is proved of it."""
-    config = case.config
-    parts = assemble(config)
-    parts = replace(parts, attacks=possible(parts, case, asked=asked))
-    conditions = criteria.parse(config.fail_if, parts.attacks)
-    streams = make_streams(config)
-    splits = load_splits(parts.source, streams)
-    preconditions.check_records(parts, splits)
-    copies = count_copies(splits)
-    if case.played is None:
-        splits, assignments = split_known(splits, config.evidence, streams)
-    else:
-        units = declared_units(config.training)
-        splits, assignments = prepare(splits, case.played, config.evidence, streams, units)
-    refuse_other_records(case, assignments, splits)
-    model = make_model(config, parts.mechanism if case.played is not None else None, splits, streams)
-    budget = make_budget(config, splits)
-    guarantee = case.guarantee or NoGuarantee(budget=budget, sentence=UNKNOWN, outside=(UNKNOWN,))
-    if case.played is not None:
-        plan = parts.mechanism.plan(splits, budget)
-        assignments = assignments.with_model(case.played, model, plan, streams)
-    preconditions.check(parts, splits, assignments, budget)
-    experiment = Experiment(
-        config=config,
-        parts=parts,
-        conditions=conditions,
-        splits=splits,
-        copies=copies,
-        assignments=assignments,
-        model=model,
-        budget=budget,
-        plan=None,
-        console=console,
-    )
-    return experiment, guarantee
-
-
-def _asked_for_attacks(order: runs.Order) -> bool:
-    return any(key_of(override) == "attack" for override in order.overrides)
 
 
 def _with_caution(line: Leakage) -> Leakage:

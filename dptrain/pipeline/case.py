@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from dptrain.assembly.components import Parts, assemble
 from dptrain.config import Config, parse
+from dptrain.config.rules import key_of
 from dptrain.contracts import (
     PROBES,
     Access,
@@ -81,7 +82,7 @@ def find(config: Config, overrides: tuple[str, ...]) -> Case:
     trained = parse(runs.read(folder).config)
     trained = replace(
         trained, game={**config.game, **trained.game}
-    )  # games that came later can be played too
+    )  # those that came later can be played too
     report = read_json(folder / runs.REPORT)
     return Case(
         name=folder.name,
@@ -157,7 +158,7 @@ def load(weights: Path, model: nn.Module, device: torch.device) -> Release:
     """The release in a file of weights, a state dict; raises ConfigError where it does not fit the model."""
     try:
         state: dict[str, Tensor] = torch.load(weights, weights_only=True, map_location="cpu")
-    except Exception as error:
+    except Exception as error:  # of a foreign file torch.load raises whatever reading it came to
         raise ConfigError(
             f"release={weights} cannot be read as weights ({type(error).__name__}); write it with "
             "torch.save(model.state_dict(), PATH)"
@@ -193,7 +194,3 @@ def refuse_other_records(case: Case, assignments: Assignments, splits: Splits) -
             f"release={case.name} was trained on other records, or other coins, than are found now: the data "
             "or the version of dptrain has changed; audit it with those it was trained with"
         )
-
-
-def key_of(override: str) -> str:
-    return override.lstrip("+~").partition("=")[0].partition("@")[0]

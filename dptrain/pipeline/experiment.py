@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -12,19 +12,17 @@ from typing import Any
 
 from torch import nn
 
-from dptrain.assembly.budget import make_budget
-from dptrain.assembly.components import Parts, assemble
-from dptrain.assembly.context import make_context, make_streams
-from dptrain.assembly.given import Given
+from dptrain.assembly.components import Parts
 from dptrain.assembly.model import make_model
-from dptrain.assembly.outputs import make_outputs
 from dptrain.assembly.records import load_splits
+from dptrain.assembly.values import make_budget, make_context, make_outputs, make_streams
 from dptrain.config import Config
 from dptrain.contracts import (
     Access,
     Budget,
     Context,
     DptrainError,
+    Game,
     Guarantee,
     Mechanism,
     NotRun,
@@ -36,7 +34,7 @@ from dptrain.contracts import (
     wants_shadows,
 )
 from dptrain.evaluation import preconditions
-from dptrain.evaluation.assignment import Assignments, declared_units, prepare
+from dptrain.evaluation.assignment import Assignments, declared_units, prepare, split_known
 from dptrain.evaluation.failures import reason
 from dptrain.evaluation.scorer import Measured, Scorer, measure
 from dptrain.evaluation.shadows import ShadowTrainer
@@ -47,15 +45,6 @@ from dptrain.evidence.criteria import Condition
 from dptrain.evidence.held_out import count_copies
 from dptrain.report.console import Console
 from dptrain.runs.cache import Cache, content_key, without_privacy
-
-
-class _NotKept(Exception):
-    """A control model that must not be kept for others, because an attack failed while it looked on."""
-
-    def __init__(self, made: dict[str, Any]) -> None:
-        super().__init__()
-        self.made = made
-
 
 OF_A_MODEL = frozenset(Access) - {Access.TRANSCRIPT}
 SHAPES_A_TRAINING = ("model", "optimizer", "mechanism", "training", "privacy", "control")
@@ -77,20 +66,37 @@ class Experiment:
     console: Console
 
     @classmethod
-    def assemble(cls, config: Config, console: Console, given: Given | None = None) -> Experiment:
-        """Build and check all that a training needs; raises ConfigError or DataError, nothing being spent."""
-        parts = assemble(config, given)
+    def assemble(
+        cls,
+        config: Config,
+        parts: Parts,
+        console: Console,
+        *,
+        played: Mapping[str, Game] | None,
+        accept: Callable[[Assignments, Splits], None] = lambda *_: None,
+    ) -> Experiment:
+        """Build and check all that is needed; raises ConfigError or DataError, nothing being spent.
+
+        `played` are the games of the training; None: nobody knows how the model was trained. `accept` may
+        refuse the records, before a model is made for them.
+        """
         conditions = criteria.parse(config.fail_if, parts.attacks)
         streams = make_streams(config)
         splits = load_splits(parts.source, streams)
         preconditions.check_records(parts, splits)
         copies = count_copies(splits)
-        units = declared_units(config.training)
-        splits, assignments = prepare(splits, parts.played, config.evidence, streams, units)
-        model = make_model(config, parts.mechanism, splits, streams, parts.network)
+        if played is None:
+            splits, assignments = split_known(splits, config.evidence, streams)
+        else:
+            units = declared_units(config.training)
+            splits, assignments = prepare(splits, played, config.evidence, streams, units)
+        accept(assignments, splits)
+        mechanism, plan = (None if played is None else parts.mechanism), None
+        model = make_model(config, mechanism, splits, streams, parts.network)
         budget = make_budget(config, splits)
-        plan = parts.mechanism.plan(splits, budget)
-        assignments = assignments.with_model(parts.played, model, plan, streams)
+        if played is not None:
+            plan = parts.mechanism.plan(splits, budget)
+            assignments = assignments.with_model(played, model, plan, streams)
         preconditions.check(parts, splits, assignments, budget)
         return cls(
             config=config,
@@ -181,26 +187,20 @@ class Experiment:
             return None, (NotRun(attack="control", reason=f"the non-private twin: {reason(error)}"),)
 
     def _kept_control(self, mechanism: Mechanism) -> tuple[Mapping[str, Any], dict[str, Exception]]:
-        """What is kept of a control, and which attacks failed as they looked on: such a one is not kept."""
+        """A control's weights, and which attacks failed as they looked on: such a one is kept for nobody."""
         failed: dict[str, Exception] = {}
 
         def make() -> dict[str, Any]:
             subject, _ = self._fit("train the twin", mechanism, self.control_stage, self.context)
             failed.update({name: seen.error for name, seen in subject.seen.items() if seen.error is not None})
             assert subject.release.weights is not None
-            made = {
+            return {
                 "weights": dict(subject.release.weights),
                 "seen": {name: seen.state_dict() for name, seen in subject.seen.items()},
                 "steps": subject.steps,
             }
-            if failed:
-                raise _NotKept(made)
-            return made
 
-        try:
-            return self.cache.get(self._control_key(), make), failed
-        except _NotKept as control:
-            return control.made, failed
+        return self.cache.get(self._control_key(), make, keep=lambda: not failed), failed
 
     def attack(self, subject: Subject, control: Subject | None, guarantee: Guarantee) -> Measured:
         """Every attack on the subject, beside the control, through each interface; scored."""
@@ -217,8 +217,7 @@ class Experiment:
 
     def utility(self, subject: Subject) -> Utility:
         """How well a subject does on the test records."""
-        confidence = self.config.evidence.confidence
-        return measure_utility(subject.release, self.splits, confidence=confidence)
+        return measure_utility(subject.release, self.splits, confidence=self.config.evidence.confidence)
 
     def _fit(
         self, title: str, mechanism: Mechanism, stage: Stage, context: Context
@@ -236,21 +235,15 @@ class Experiment:
                 " release does not hold; correct its `offers`, or what its `fit` returns"
             )
         seconds = time.perf_counter() - started
+        plan, published = mechanism.plan(self.splits, self.budget), release.published
         subject = Subject(
             release=release,
             targets=stage.targets,
             seen=observers,
-            steps=self._steps(mechanism, release),
+            steps=plan.steps if plan is not None else published[-1][0] if published else None,
             fit_seconds=seconds,
         )
         return subject, guarantee
-
-    def _steps(self, mechanism: Mechanism, release: Release) -> int | None:
-        """How many steps a training had: as planned, or as published of it; None where nobody says."""
-        plan = mechanism.plan(self.splits, self.budget)
-        if plan is not None:
-            return plan.steps
-        return release.published[-1][0] if release.published else None
 
     @cached_property
     def _shadows(self) -> ShadowTrainer:
@@ -273,7 +266,6 @@ class Experiment:
     def _control_key(self) -> str:
         splits, streams = self.splits, self.context.streams
         canaries = self.control_stage.assignments.enter(self.context).canaries
-        groups = [] if splits.group_ids is None else [splits.group_ids]
         watching = self.stage.watching
         sections = {
             "attack": {name: self.config.attack[name] for name in watching},
@@ -290,19 +282,14 @@ class Experiment:
             splits.holdout.hashed().hexdigest(),
             *(() if splits.task is None else (repr(splits.task),)),
         )
-        return content_key(
-            "twin",
-            values,
-            [
-                *groups,
-                *self.model.state_dict().values(),
-                *([] if canaries is None else [canaries.coordinates]),
-            ],
-            {**without_privacy(self._recipe), **sections},
-        )
+        tensors = [
+            *([] if splits.group_ids is None else [splits.group_ids]),
+            *self.model.state_dict().values(),
+            *([] if canaries is None else [canaries.coordinates]),
+        ]
+        return content_key("twin", values, tensors, {**without_privacy(self._recipe), **sections})
 
     @property
     def _recipe(self) -> dict[str, Any]:
         """The sections of the configuration that have a say in what a training comes to."""
-        values = asdict(self.config)
-        return {name: values[name] for name in SHAPES_A_TRAINING}
+        return {name: node for name, node in asdict(self.config).items() if name in SHAPES_A_TRAINING}

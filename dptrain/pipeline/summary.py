@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from dptrain.assembly.outputs import given_away
+from dptrain.assembly.values import given_away
 from dptrain.config import Config
 from dptrain.contracts import Briefing, Constants, Guarantee, Plan, Report, Splits, Statement
 from dptrain.evaluation.scorer import Measured
@@ -108,6 +108,17 @@ def compose(
     **others: Any,
 ) -> Report:
     """The report of a release, of which nothing was measured yet; `others` replace what a training says."""
+    splits = experiment.splits
+    data = {
+        "name": splits.name,
+        "source": splits.source,
+        "train": len(splits.train),
+        "holdout": len(splits.holdout),
+        "test": len(splits.test),
+        "classes": splits.num_classes,
+        "images": len(splits.shape) == 3,
+        "copies": dict(experiment.copies),
+    }
     fields: dict[str, Any] = {
         "recipe": order.recipe,
         "mechanism": type(experiment.parts.mechanism).__name__,
@@ -115,8 +126,8 @@ def compose(
         **others,
     }
     report = Report(
-        data={**describe(experiment.splits), "copies": dict(experiment.copies)},
-        floor_accuracy=task_of(experiment.splits).floor(experiment.splits.test.labels),
+        data=data,
+        floor_accuracy=task_of(splits).floor(splits.test.labels),
         utility=experiment.utility(target),
         guarantee=statement,
         epsilon_by_step=guarantee.curve,
@@ -129,8 +140,7 @@ def compose(
         reproduce=order.command,
         **fields,
     )
-    cleaned: Report = redacted(report)
-    return cleaned
+    return redacted(report)
 
 
 def attacked(
@@ -141,7 +151,7 @@ def attacked(
     seconds: Mapping[str, float],
 ) -> Report:
     """The report with what attacks have measured."""
-    cleaned: Report = redacted(
+    return redacted(
         replace(
             report,
             leakage=tuple(map(of_void, measured.leakage) if report.guarantee.void else measured.leakage),
@@ -153,20 +163,6 @@ def attacked(
             seconds={**seconds, **experiment.cache.seconds},
         )
     )
-    return cleaned
-
-
-def describe(splits: Splits) -> dict[str, Any]:
-    """Which data, where it came from, and how much of it."""
-    return {
-        "name": splits.name,
-        "source": splits.source,
-        "train": len(splits.train),
-        "holdout": len(splits.holdout),
-        "test": len(splits.test),
-        "classes": splits.num_classes,
-        "images": len(splits.shape) == 3,
-    }
 
 
 def model_name(model: nn.Module) -> str:

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from dptrain.assembly.components import assemble
 from dptrain.assembly.given import Given
 from dptrain.config import Config
 from dptrain.contracts import Report
@@ -31,8 +32,9 @@ def run(
 ) -> Report:
     """Train, account, attack, report; raises BrokenGuarantee if an attack beats its bound."""
     started = time.perf_counter()
-    experiment = Experiment.assemble(config, console, given)  # all that is wrong, before anything is spent
-    plan, delta, tracking = experiment.plan, experiment.budget.delta, experiment.parts.tracking
+    parts = assemble(config, given)  # all that is wrong is said here, before anything is spent
+    experiment = Experiment.assemble(config, parts, console, played=parts.played)
+    plan, delta, tracking = experiment.plan, experiment.budget.delta, parts.tracking
     study.check(plan, experiment.records)
     begun = begin_with(folder, experiment)
     console.briefing(summary.brief(experiment, recipe=order.recipe, folder=folder))

@@ -6,8 +6,9 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -19,7 +20,8 @@ from dptrain.privacy.plan import check_delta
 from dptrain.privacy.written import from_json, plan_of
 from dptrain.report import words
 from dptrain.report.document import read_json
-from dptrain.report.statement import CONSTANTS, SCHEMA, VERSION, Published, read_statement
+from dptrain.report.statement import CONSTANTS, Published, read_statement
+from dptrain.report.statement_schema import SCHEMA, VERSION
 from dptrain.runs import binding
 from dptrain.runs import folder as runs
 
@@ -27,8 +29,7 @@ STATEMENT, CARD = "statement.json", "model_card.md"
 CLOSE = 1e-6  # relative: accountants of other versions round otherwise
 
 
-@dataclass(frozen=True, kw_only=True)
-class Check:
+class Check(NamedTuple):
     """One thing that was looked at; `holds` is None where there was nothing to hold it against."""
 
     name: str
@@ -99,13 +100,13 @@ def _hashes(published: Published) -> Hashes:
 def _weights(folder: Path, published: Published) -> Iterator[Check]:
     wanted = _hashes(published).weights
     if wanted is None:
-        yield Check(name="weights", holds=None, said="none are released")
+        yield Check("weights", None, "none are released")
         return
     try:
         state = torch.load(folder / runs.WEIGHTS, weights_only=True, map_location="cpu")
         found = binding.weights_digest(state)
-    except Exception as error:
-        yield Check(name="weights", holds=False, said=f"cannot be read ({type(error).__name__})")
+    except Exception as error:  # of a damaged file torch.load raises whatever reading it came to
+        yield Check("weights", False, f"cannot be read ({type(error).__name__})")
         return
     yield _same("weights", found == wanted, f"{len(state)} tensors, SHA-256 {found[:12]}", "are others")
 
@@ -113,19 +114,17 @@ def _weights(folder: Path, published: Published) -> Iterator[Check]:
 def _code(_: Path, published: Published) -> Iterator[Check]:
     recorded = _hashes(published)
     if recorded.model is None:
-        yield Check(name="code", holds=None, said="no model is released")
+        yield Check("code", None, "no model is released")
         return
     if binding.code_digest(recorded.model, recorded.modules) != recorded.code:
-        yield Check(
-            name="code", holds=False, said="the modules' digests are not those that `code` is made of"
-        )
+        yield Check("code", False, "the modules' digests are not those that `code` is made of")
         return
     if not recorded.modules:
-        yield Check(name="code", holds=None, said=f"{recorded.model} is of an installed package")
+        yield Check("code", None, f"{recorded.model} is of an installed package")
     for name, found in binding.present_code(recorded.modules).items():
         if found is None:
             said = "cannot be found; run from the folder that holds it, or give PYTHONPATH"
-            yield Check(name=f"code {name}", holds=False, said=said)
+            yield Check(f"code {name}", False, said)
         else:
             yield _same(
                 f"code {name}", found == recorded.modules[name], f"SHA-256 {found[:12]}", "is changed"
@@ -135,21 +134,20 @@ def _code(_: Path, published: Published) -> Iterator[Check]:
 def _configuration(folder: Path, published: Published) -> Iterator[Check]:
     recorded = _hashes(published)
     if binding.config_digest(recorded.sections) != recorded.config:
-        said = "the sections' digests are not those that `config` is made of"
-        yield Check(name="configuration", holds=False, said=said)
+        yield Check("configuration", False, "the sections' digests are not those that `config` is made of")
     elif not (folder / runs.ORDER).is_file():
-        yield Check(name="configuration", holds=None, said=f"{runs.ORDER} was not given away")
+        yield Check("configuration", None, f"{runs.ORDER} was not given away")
     else:
         try:
             order = runs.read(folder)
             if (why := runs.earlier(order)) is not None:
-                yield Check(name="configuration", holds=None, said=why)
+                yield Check("configuration", None, why)
                 return
             asked = {**order.config, "device": "auto"}
             now = binding.config_digests(parse(asked, complete=False))
         except (ConfigError, KeyError, ValueError, TypeError) as error:
             first = (str(error).splitlines() or [""])[0]
-            yield Check(name="configuration", holds=False, said=f"{runs.ORDER} cannot be read: {first}")
+            yield Check("configuration", False, f"{runs.ORDER} cannot be read: {first}")
             return
         other = sorted(
             name for name in {*now, *recorded.sections} if now.get(name) != recorded.sections.get(name)
@@ -183,15 +181,14 @@ def guarantee_of(stated: Statement) -> DPGuarantee | None:
 def _epsilon(_: Path, published: Published) -> Iterator[Check]:
     stated = published.stated
     if published.status != "holds":
-        yield Check(name="epsilon", holds=None, said=f"nothing is proved (status: {published.status})")
+        yield Check("epsilon", None, f"nothing is proved (status: {published.status})")
         return
     if published.selected:
-        said = "of a private selection, whose candidates are with the team: not computed anew"
-        yield Check(name="epsilon", holds=None, said=said)
+        why = "of a private selection, whose candidates are with the team: not computed anew"
+        yield Check("epsilon", None, why)
         return
     if stated.plan:
-        said = "of a mechanism with constants of its own: not computed anew"
-        yield Check(name="epsilon", holds=None, said=said)
+        yield Check("epsilon", None, "of a mechanism with constants of its own: not computed anew")
         return
     try:
         again = guarantee_of(stated)
@@ -201,7 +198,7 @@ def _epsilon(_: Path, published: Published) -> Iterator[Check]:
         recorded = [(float(fpr), tpr) for fpr, tpr in stated.tpr_at_fpr.items()]
         rates = [(fpr, tpr, again.membership_tpr(fpr)) for fpr, tpr in recorded]
     except (ConfigError, DataError, KeyError, ValueError, TypeError, ZeroDivisionError) as error:
-        yield Check(name="epsilon", holds=False, said=f"cannot be computed anew: {error}")
+        yield Check("epsilon", False, f"cannot be computed anew: {error}")
         return
     constants = ", ".join(
         f"{name} {getattr(stated, name):.6g}" for name in ("noise_multiplier", "sample_rate", "steps")
@@ -228,15 +225,15 @@ def _delta(_: Path, published: Published) -> Iterator[Check]:
     if units is None and stated.expected_batch_size and stated.sample_rate:
         units = stated.expected_batch_size / stated.sample_rate
     if units is None:
-        yield Check(name="delta", holds=None, said=f"the number of {stated.unit}s is secret")
+        yield Check("delta", None, f"the number of {stated.unit}s is secret")
         return
     try:
         check_delta(stated.delta, units, stated.unit)
     except ConfigError as error:
-        yield Check(name="delta", holds=False, said=str(error))
+        yield Check("delta", False, str(error))
     else:
         said = f"{words.delta(stated.delta)} for {units:,.0f} {stated.unit}s, below 1 / {units:,.0f}"
-        yield Check(name="delta", holds=stated.delta > 0.0, said=said)
+        yield Check("delta", stated.delta > 0.0, said)
 
 
 def _words(folder: Path, published: Published) -> Iterator[Check]:
@@ -271,7 +268,7 @@ def _report(folder: Path, published: Published) -> Iterator[Check]:
     try:
         own = from_json(read_json(path).get("guarantee"), f"{path.name}: guarantee")
     except (DataError, ValueError) as error:
-        yield Check(name="report", holds=False, said=str(error))
+        yield Check("report", False, str(error))
         return
     names = [*CONSTANTS, "plan", "unit", "adjacency", "date", "units_public", "hashes"]
     if own.selection is None and not own.void and own.private:
@@ -290,8 +287,8 @@ def _versions(_: Path, published: Published) -> Iterator[Check]:
         f"{name} {recorded.get(name)}, here {now[name]}" for name in now if recorded.get(name) != now[name]
     ]
     said = f"other libraries than then: {'; '.join(other)}" if other else "the libraries are those of then"
-    yield Check(name="versions", holds=None if other else True, said=said)
+    yield Check("versions", None if other else True, said)
 
 
 def _same(name: str, holds: bool, said: str, otherwise: str) -> Check:
-    return Check(name=name, holds=holds, said=said if holds else otherwise)
+    return Check(name, holds, said if holds else otherwise)

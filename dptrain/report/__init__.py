@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from dptrain.contracts import Report
+from dptrain.storage import write_json, write_text
 
 
 def write(report: Report, *, pdf: bool = False, card_measured: bool = False) -> list[Path]:
@@ -15,18 +16,16 @@ def write(report: Report, *, pdf: bool = False, card_measured: bool = False) -> 
     The numbers come last, so that a folder that holds report.json holds all the rest.
     """
     # Late, as the start of a run shows words on a console and writes no document.
-    from dptrain.report.document import write_json
-    from dptrain.report.exposure import write_exposure
+    from dptrain.report.document import as_json, write_exposure
     from dptrain.report.figures import write_figures
-    from dptrain.report.html import as_html, write_html
-    from dptrain.report.markdown import write_markdown
+    from dptrain.report.pages import as_html, as_markdown
     from dptrain.report.pdf import write_pdf
 
     folder = report.folder
     numbers, text, page = (folder / f"report.{kind}" for kind in ("json", "md", "html"))
     figures = write_figures(report, folder / "figures")
-    write_markdown(report, text, figures)
-    write_html(report, page)
+    write_text(as_markdown(report, figures), text)
+    write_text(as_html(report), page)
     published = write_published(report, card_measured=card_measured)
     exposure = [folder / "exposure.csv"] if report.exposed else []
     for path in exposure:
@@ -34,16 +33,16 @@ def write(report: Report, *, pdf: bool = False, card_measured: bool = False) -> 
     paper = [folder / "report.pdf"] if pdf else []
     for path in paper:
         write_pdf(as_html(report), path)
-    write_json(report, numbers)
+    write_json(as_json(report), numbers)
     return [numbers, page, *paper, text, *published, *exposure, *figures]
 
 
 def write_published(report: Report, *, card_measured: bool = False) -> list[Path]:
     """Write what may be published of a report, its statement and its model card; returns their paths."""
-    from dptrain.report.model_card import write_model_card
-    from dptrain.report.statement import write_statement
+    from dptrain.report.model_card import as_model_card
+    from dptrain.report.statement import as_statement
 
     statement, card = report.folder / "statement.json", report.folder / "model_card.md"
-    write_statement(report, statement)
-    write_model_card(report, card, measured=card_measured)
+    write_json(as_statement(report), statement)
+    write_text(as_model_card(report, measured=card_measured), card)
     return [statement, card]

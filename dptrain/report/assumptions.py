@@ -27,17 +27,8 @@ def assumptions(statement: Statement) -> Iterator[str]:
     else:
         yield f"Batches were drawn by {ran} sampling, accounted as {assumed} sampling."
     randomness = statement.randomness
-    if randomness is None:
-        pass  # a report of an older run, which does not say
-    elif not randomness.secret:
-        yield "**The seed of noise and sampling is not secret.**"
-    elif randomness.cryptographic:
-        yield "The seed of noise and sampling is secret, and their generator is a cryptographic one."
-    else:
-        yield (
-            f"The seed of noise and sampling is secret, but the generator is not a cryptographic one "
-            f"({randomness.source}): it is taken to be as good as true randomness."
-        )
+    if randomness is not None:  # as of an older run, whose report does not say
+        yield _seed(randomness)
     yield from _noise(randomness)
     yield from _contribution(statement)
     yield from _declared(statement)
@@ -52,6 +43,18 @@ def assumptions(statement: Statement) -> Iterator[str]:
             + (f", on {statement.date}" if statement.date else "")
             + "; `python -m dptrain task=verify release=FOLDER` checks it."
         )
+
+
+def _seed(randomness: Randomness) -> str:
+    """Who may know the numbers that were drawn."""
+    if not randomness.secret:
+        return "**The seed of noise and sampling is not secret.**"
+    if randomness.cryptographic:
+        return "The seed of noise and sampling is secret, and their generator is a cryptographic one."
+    return (
+        "The seed of noise and sampling is secret, but the generator is not a cryptographic one "
+        f"({randomness.source}): it is taken to be as good as true randomness."
+    )
 
 
 def _noise(randomness: Randomness | None) -> Iterator[str]:

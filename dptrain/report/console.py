@@ -221,16 +221,10 @@ class Console:
         """Where the comparison of a sweep can be read."""
         self._line(f"[dim]{'page':<8}[/dim] {near(path)}")
 
-    def interrupted(self, folder: Path | None) -> None:
-        """How a run goes on after Ctrl-C; None if it had not begun."""
-        self._stopped("go on with: python -m dptrain resume=", folder)
-
-    def interrupted_sweep(self, folder: Path | None) -> None:
-        """How all the jobs of a sweep go on after Ctrl-C; None if none had begun."""
-        self._stopped("go on with the same command and sweep.resume=", folder)
-
-    def _stopped(self, how: str, folder: Path | None) -> None:
-        outcome = "nothing had begun" if folder is None else f"{how}{near(folder)}"
+    def interrupted(self, folder: Path | None, *, sweep: bool = False) -> None:
+        """How a run, or all the jobs of a sweep, go on after Ctrl-C; None if nothing had begun."""
+        how = "go on with the same command and sweep." if sweep else "go on with: python -m dptrain "
+        outcome = "nothing had begun" if folder is None else f"{how}resume={near(folder)}"
         self.errors.print(Text.assemble(("stopped  ", "bold yellow"), outcome), soft_wrap=True)
 
     def error(self, error: DptrainError) -> None:

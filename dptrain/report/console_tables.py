@@ -102,6 +102,7 @@ class _Row:
 
 def _utility(report: Report) -> list[_Row]:
     utility, control = report.utility, report.control
+    more = {} if control is None else control.more
     return [
         _Row(
             name=f"test {words.named(utility.metric)}",
@@ -111,17 +112,11 @@ def _utility(report: Report) -> list[_Row]:
             control=None if control is None else control.accuracy,
         ),
         *(
-            _Row(
-                name=f"test {words.named(name)}",
-                measured=_measured(found),
-                control=None if control is None else control.more[name],
-            )
+            _Row(name=f"test {words.named(name)}", measured=_measured(found), control=more.get(name))
             for name, found in utility.more.items()
         ),
         _Row(
-            name="AUROC",
-            measured=_number(utility.auroc),
-            control=None if control is None else control.auroc,
+            name="AUROC", measured=_number(utility.auroc), control=None if control is None else control.auroc
         ),
         _Row(name="loss", measured=_number(utility.loss), control=None if control is None else control.loss),
     ]

@@ -1,7 +1,8 @@
-"""The report as JSON: every number of a run, for other programs."""
+"""The numbers of a run as files: all as JSON, for other programs, and those of records, for their owner."""
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 from collections.abc import Mapping
@@ -11,7 +12,6 @@ from typing import Any
 
 from dptrain.contracts import Interval, Leakage, Report, Utility
 from dptrain.privacy.written import to_json
-from dptrain.storage import write_text
 
 
 def as_json(report: Report) -> dict[str, Any]:
@@ -38,20 +38,12 @@ def as_json(report: Report) -> dict[str, Any]:
         "folder": report.folder,
         "reproduce": report.reproduce,
     }
-    plain: dict[str, Any] = _plain(document)
-    return plain
-
-
-def write_json(report: Report, path: Path) -> None:
-    """Write the report whole or not at all: a reader never meets half a file."""
-    text = json.dumps(as_json(report), indent=2, ensure_ascii=False, allow_nan=False)
-    write_text(text + "\n", path)
+    return _plain(document)
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """What `write_json` wrote."""
-    document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return document
+    """The report in a file of JSON."""
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _utility(utility: Utility) -> dict[str, Any]:
@@ -70,11 +62,7 @@ def _of_another_task(utility: Utility) -> dict[str, Any]:
     """What `accuracy` stands for, and further measures, where the task is not classification."""
     if utility.metric == "accuracy":
         return {}
-    more = {
-        name: {"value": found.value, "low": found.low, "high": found.high}
-        for name, found in utility.more.items()
-    }
-    return {"metric": utility.metric, "more": more}
+    return {"metric": utility.metric, "more": {name: asdict(each) for name, each in utility.more.items()}}
 
 
 def _leakage(line: Leakage) -> dict[str, Any]:
@@ -100,3 +88,16 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+def write_exposure(report: Report, path: Path) -> None:
+    """One row a probe that was trained on, the most exposed first: where it is, its label, and by attack
+    its score and the share of non-members that score lower."""
+    attacks = list(report.exposed[0].score)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        kinds = ("percentile", "score")
+        writer.writerow(["record", "label", *(f"{attack}_{kind}" for attack in attacks for kind in kinds)])
+        for row in report.exposed:
+            numbers = [value for attack in attacks for value in (row.percentile[attack], row.score[attack])]
+            writer.writerow([row.record, row.label, *(f"{value:.6g}" for value in numbers)])

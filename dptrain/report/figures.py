@@ -1,4 +1,4 @@
-"""The figures of a run: what was spent, what the model can do, and what the attacks saw."""
+"""The figures of a run: what was spent, what the model can do, what the attacks saw; titles are findings."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dptrain.contracts import Interval, Leakage, Report
-from dptrain.report import defences, titles, words
+from dptrain.report import defences, words
 from dptrain.report.figure import Figure, standalone
 from dptrain.report.gallery import write_gallery
 from dptrain.report.leakage_words import compatible, readable
@@ -70,14 +70,17 @@ def epsilon(report: Report) -> Figure:
     panel.axes("training step", "ε spent so far")
     panel.curve(curve, "line release")
     panel.dot((steps, spent), "mark release")
+    title = "The guarantee is void"
     if void:
         panel.void_mark()
     else:
         place = panel.across(steps) - 10, panel.down(spent) - 10
         panel.text(place, f"ε = {words.epsilon(spent)}", "name release", anchor="end")
+        at = f"at δ = {words.delta(report.guarantee.delta)}, per {report.guarantee.unit}"
+        title = f"{steps:,} steps spend ε = {words.epsilon(spent)} {at}"
     return Figure(
         name="epsilon",
-        title=titles.spent(report),
+        title=title,
         caption=CAPTIONS["epsilon"],
         summary="The guarantee is void, so this curve means nothing."
         if void
@@ -93,6 +96,7 @@ def utility(report: Report) -> Figure:
     last = max((step for step, _, _ in curve), default=1)
     panel = Panel(x=(0, 1.08 * last), y=(0, 1), right=118)
     labels = [(test.value, "release", f"test\n{words.number(test.value)}")]
+    title = f"Test accuracy {words.percent(test.value)}"
     summary = (
         f"Test accuracy is {spelt(test)}; the floor, always naming the most frequent class, {floor:.3f}."
     )
@@ -106,6 +110,8 @@ def utility(report: Report) -> Figure:
         )
         labels.append((control.value, "control", f"non-private twin\n{words.number(control.value)}"))
         summary += f" The non-private twin reaches {spelt(control)}."
+        points = 100 * (test.value - control.value)
+        title += f", {abs(points):.1f} points {'below' if points < 0 else 'above'} the non-private twin"
     panel.axes("training step" if curve else "after training", "accuracy")
     panel.segment((ends[0], panel.down(floor)), (ends[1], panel.down(floor)), "line floor dotted")
     labels.append((floor, "floor", f"floor\n{words.number(floor)}"))
@@ -118,7 +124,7 @@ def utility(report: Report) -> Figure:
     panel.labels(labels)
     return Figure(
         name="utility",
-        title=titles.utility(report),
+        title=title,
         caption="The line: held-out records, during training. The dot: test records in the end, with their "
         "interval.",
         summary=summary,
@@ -148,12 +154,26 @@ def attacks(report: Report) -> Figure:
         )
     return Figure(
         name="attacks",
-        title=titles.attacks(report, lines),
+        title=_best_of(report, lines),
         caption="Success rates, with intervals."
         + ("" if void else " Shaded: true rates that the guarantee rules out."),
         summary=". ".join(described) + ".",
         panel=panel,
     )
+
+
+def _best_of(report: Report, lines: list[tuple[Leakage, float]]) -> str:
+    """The best attack on single records, of these lines and bounds, and what is proved about it."""
+    best, bound = max(lines, key=lambda pair: pair[0].value.value - pair[0].floor)
+    void = report.guarantee.void
+    if any(line.value.low > bound for line, bound in lines) and not void:
+        return "An attack exceeds its bound: the guarantee is broken"
+    chance = "" if void else compatible(best.value, bound)
+    ends = f" [{100 * best.value.low:.1f}, {100 * best.value.high:.1f}]" if chance else ""
+    finding = f"Best attack on single records: {words.percent(best.value.value)}{ends}{chance}"
+    if words.is_private(report.guarantee) and not void:
+        return f"{finding}; no attack's true rate can exceed {words.percent_at_most(bound)}"
+    return f"{finding}; and nothing is proved"
 
 
 def tradeoff(report: Report) -> Figure:
@@ -177,7 +197,9 @@ def tradeoff(report: Report) -> Figure:
         panel.text(beside, f"at most {words.percent_at_most(place)}", "name release", anchor="end")
     return Figure(
         name="tradeoff",
-        title=titles.tradeoff(report),
+        title="The guarantee is void: this curve bounds nothing"
+        if void
+        else f"At 1 % false alarms, no test finds more than {words.percent_at_most(place)} of the members",
         caption="The most that any membership test can do.",
         summary="The guarantee is void, so this curve bounds nothing."
         if void
@@ -208,7 +230,7 @@ def queries(report: Report) -> Figure:
     panel.labels(labels)
     return Figure(
         name="queries",
-        title=titles.queries(report),
+        title=f"{max(spent):,} queries: inversions recognised by another model",
         caption=CAPTIONS["queries"],
         summary=". ".join(described) + ".",
         panel=panel,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 
 from dptrain.contracts import Interval, Leakage
@@ -66,11 +67,11 @@ def named(line: Leakage) -> str:
 def sentence(line: Leakage, *, void: bool) -> str:
     """One leakage line as a sentence or two."""
     text = (
-        f"**{line.attack}**, {named(line)}: {_number(line.value)}, "
+        f"**{line.attack}**, {named(line)}: {words.measured(line.value)}, "
         f"where {words.number(line.floor)} is reached without the model"
     )
     if line.control is not None:
-        text += f" and {_number(line.control)} against the non-private twin"
+        text += f" and {words.measured(line.control)} against the non-private twin"
     text += f". {meaning(line)}"
     if void:
         return text
@@ -129,7 +130,7 @@ def weakness(line: Leakage) -> str:
         )
     if line.control is None:
         return "there is no control"
-    return f"its control, {_number(line.control)}, does not lie above {_threshold(line, control=True)}"
+    return f"its control, {words.measured(line.control)}, does not lie above {_threshold(line, control=True)}"
 
 
 def beside_bound(line: Leakage) -> str:
@@ -141,15 +142,17 @@ def beside_bound(line: Leakage) -> str:
     return "what was certified is within one family of curves, and the proved curve, which decides, allows it"
 
 
-def compatible(value: Interval, bound: float | None) -> str:
-    """What follows a value in percent that is above its bound, but not by more than chance; else nothing.
+def compatible(
+    value: Interval, bound: float | None, said: Callable[[float], str] = words.percent_at_most
+) -> str:
+    """What follows a value that is above its bound, but not by more than chance; else nothing.
 
     >>> compatible(Interval(value=0.417, low=0.199, high=0.661), 0.3935)
     ', compatible with the bound of 39.4 %'
     """
     if bound is None or not value.low <= bound < value.value:
         return ""
-    return f", compatible with the bound of {words.percent_at_most(bound)}"
+    return f", compatible with the bound of {said(bound)}"
 
 
 def _threshold(line: Leakage, *, control: bool = False) -> str:
@@ -159,10 +162,6 @@ def _threshold(line: Leakage, *, control: bool = False) -> str:
         whose = "its own" if control else "the"
         return f"the {words.number(most)} that {whose} non-members may reach"
     return f"the {words.number(line.floor)} that is reached without the model"
-
-
-def _number(value: Interval) -> str:
-    return f"{words.number(value.value)} {words.interval(value)}"
 
 
 def _sentence(text: str) -> str:

@@ -5,15 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import yaml
 
-from dptrain.contracts import Report, Statement
+from dptrain.contracts import Report
 from dptrain.report import assumptions, render, selection, sentences, tables, words
 from dptrain.report.blocks import Block, Code, Heading, Paragraph, Section, Tabular, bullets
-from dptrain.storage import write_text
 
 
 def as_model_card(report: Report, *, measured: bool = False) -> str:
@@ -37,16 +35,11 @@ def as_model_card(report: Report, *, measured: bool = False) -> str:
     )
 
 
-def write_model_card(report: Report, path: Path, *, measured: bool = False) -> None:
-    """Write the card, in UTF-8."""
-    write_text(as_model_card(report, measured=measured), path)
-
-
 def metadata(report: Report) -> dict[str, Any]:
     """What the Hub indexes a model by; the licence is for whoever publishes it to say."""
     name, statement = str(report.data["name"]), report.guarantee
     images = bool(report.data.get("images"))
-    metrics = [
+    metrics: list[dict[str, Any]] = [
         {"type": "accuracy", "name": "Test accuracy", "value": report.utility.accuracy.value},
         {"type": "roc_auc", "name": "Test AUROC, macro one-vs-rest", "value": report.utility.auroc},
     ]
@@ -71,7 +64,7 @@ def metadata(report: Report) -> dict[str, Any]:
                             "name": "Image classification" if images else "Classification",
                         },
                         "dataset": {"type": name, "name": name, "split": "test"},
-                        "metrics": [metric for metric in metrics if _finite(metric["value"])],
+                        "metrics": [metric for metric in metrics if math.isfinite(float(metric["value"]))],
                     }
                 ],
             }
@@ -82,10 +75,6 @@ def metadata(report: Report) -> dict[str, Any]:
 def front_matter(values: Mapping[str, Any]) -> str:
     """Metadata as YAML."""
     return yaml.safe_dump(dict(values), allow_unicode=True, sort_keys=False, width=110)
-
-
-def _finite(value: Any) -> bool:
-    return math.isfinite(float(value))
 
 
 # ---------------------------------------------------------------------- the sections
@@ -115,7 +104,7 @@ def _use(report: Report) -> Section:
 
 def _data(report: Report) -> Section:
     data = report.data
-    number = f"{data['train']:,}" if _counted(report.guarantee) else "a secret number of"
+    number = f"{data['train']:,}" if report.guarantee.units_public else "a secret number of"
     return _section(
         "Training data",
         Paragraph(
@@ -135,7 +124,7 @@ def _privacy(report: Report, *, measured: bool) -> Section:
     blocks: list[Block] = [Paragraph(sentences.void(stated), style="alarm")] if stated.void else []
     blocks += [
         Paragraph(f"**{words.budget(stated)}.** {sentences.promise(stated)}"),
-        Paragraph(f"*To whom.* {sentences.beneficiaries(report, counted=_counted(stated))}"),
+        Paragraph(f"*To whom.* {sentences.beneficiaries(report, counted=stated.units_public)}"),
         bullets(*assumptions.assumptions(stated)),
         Paragraph("The same for other programs: [statement.json](statement.json)."),
     ]
@@ -153,11 +142,6 @@ def _privacy(report: Report, *, measured: bool) -> Section:
                 Paragraph(sentences.legend(report)),
             ]
     return _section("Privacy", *blocks)
-
-
-def _counted(statement: Statement) -> bool:
-    """Whether the number of training records may be told; without privacy there is nothing to keep."""
-    return statement.units_public
 
 
 def _limitations(report: Report) -> Section:

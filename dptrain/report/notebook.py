@@ -10,7 +10,7 @@ from dptrain.contracts import Report, Statement, Utility
 from dptrain.report.comparison import page as comparison_page
 from dptrain.report.comparison.files import by_point
 from dptrain.report.comparison.points import Comparison
-from dptrain.report.html import as_html
+from dptrain.report.pages import as_html
 
 if TYPE_CHECKING:
     import pandas

@@ -1,23 +1,18 @@
-"""The guarantee as JSON for a public registry of deployments, after a schema that the package brings."""
+"""The guarantee as JSON for a public registry of deployments, after the schema in `statement_schema`."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 from dptrain.contracts import DataError, Hashes, Randomness, Report, Statement
 from dptrain.privacy.written import VERSION as WRITTEN
 from dptrain.privacy.written import from_json, part, to_json
 from dptrain.report import selection, sentences, words
-from dptrain.storage import write_text
+from dptrain.report.statement_schema import SCHEMA, VERSION
 
-SCHEMA = "urn:dptrain:statement:2"
-VERSION = 2
 CONSTANTS = (
     "noise_multiplier", "max_grad_norm", "clipping", "sample_rate", "steps", "expected_batch_size",
     "sampling_run", "sampling_assumed",
@@ -65,12 +60,6 @@ def as_statement(report: Report) -> dict[str, Any]:
     }
 
 
-def write_statement(report: Report, path: Path) -> None:
-    """Write the statement, in UTF-8."""
-    text = json.dumps(as_statement(report), indent=2, ensure_ascii=False, allow_nan=False)
-    write_text(text + "\n", path)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Published:
     """A statement as it was published."""
@@ -112,13 +101,6 @@ def read_statement(document: Mapping[str, Any]) -> Published:
     }
     selected = document["search"]["selection"] is not None
     return Published(status=status, stated=from_json(values, "statement"), selected=selected)
-
-
-def schema() -> dict[str, Any]:
-    """The JSON Schema (2020-12) of a statement."""
-    text = files("dptrain.report").joinpath("statement.schema.json").read_text(encoding="utf-8")
-    document: dict[str, Any] = json.loads(text)
-    return document
 
 
 def _mechanism(name: str, stated: Statement) -> dict[str, Any]:

@@ -6,12 +6,12 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from dptrain.contracts import Interval, Leakage, Report, Statement
+from dptrain.contracts import Leakage, Report, Statement
 from dptrain.contracts.rounding import rounded_up_to
 from dptrain.privacy.written import to_json
 from dptrain.report import defences, words
 from dptrain.report.blocks import Table
-from dptrain.report.leakage_words import explained_verdict, named
+from dptrain.report.leakage_words import compatible, explained_verdict, named
 from dptrain.report.sentences import main_lines
 
 
@@ -25,13 +25,17 @@ def utility(report: Report) -> Table:
         rows=(
             (
                 f"test {words.named(report.utility.metric)}",
-                *(with_interval(model.accuracy) for model in models.values()),
+                *(words.measured(model.accuracy) for model in models.values()),
                 words.number(report.floor_accuracy),
             ),
             ("AUROC", *(words.number(model.auroc) for model in models.values()), ""),
             ("loss", *(words.number(model.loss) for model in models.values()), ""),
             *(
-                (f"test {words.named(name)}", *(with_interval(m.more[name]) for m in models.values()), "")
+                (
+                    f"test {words.named(name)}",
+                    *(words.measured(m.more[name]) for m in models.values()),
+                    "",
+                )
                 for name in report.utility.more
             ),
         ),
@@ -52,21 +56,14 @@ def leakage(report: Report) -> Table:
 def _line(line: Leakage, *, void: bool) -> tuple[str, ...]:
     return (
         f"{line.attack}: {named(line)}",
-        with_interval(line.value) + ("" if void else _compatible(line)),
+        words.measured(line.value) + ("" if void else compatible(line.value, line.bound, words.at_most)),
         words.number(line.floor),
-        "none" if line.control is None else with_interval(line.control),
+        "none" if line.control is None else words.measured(line.control),
         "void" if void and line.bound is not None else words.bound(line.bound),
         words.number(line.detection_limit),
         f"{line.trials:,}",
         explained_verdict(line),
     )
-
-
-def _compatible(line: Leakage) -> str:
-    """What follows a value above its bound, but not by more than chance."""
-    if line.bound is None or not line.value.low <= line.bound < line.value.value:
-        return ""
-    return f", compatible with the bound of {words.at_most(line.bound)}"
 
 
 def output_defences(report: Report) -> Table | None:
@@ -77,7 +74,11 @@ def output_defences(report: Report) -> Table | None:
     return Table(
         heads=("attack by query", "floor", *(name.replace("_", " ") for name in names)),
         rows=tuple(
-            (name, words.number(floor), *("" if value is None else with_interval(value) for value in values))
+            (
+                name,
+                words.number(floor),
+                *("" if value is None else words.measured(value) for value in values),
+            )
             for name, floor, values in rows
         ),
         numeric=range(1, 2 + len(names)),
@@ -92,11 +93,6 @@ def statement(stated: Statement) -> Table:
         if value != ""
     )
     return Table(heads=("term", "value"), rows=rows)
-
-
-def with_interval(value: Interval) -> str:
-    """A value and its interval: 0.625 [0.406, 0.812]."""
-    return f"{words.number(value.value)} {words.interval(value)}"
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

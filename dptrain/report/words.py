@@ -31,6 +31,11 @@ def interval(value: Interval) -> str:
     return f"[{number(value.low)}, {number(value.high)}]"
 
 
+def measured(value: Interval) -> str:
+    """A value and its interval: 0.625 [0.406, 0.812]."""
+    return f"{number(value.value)} {interval(value)}"
+
+
 def at_most(value: float) -> str:
     """A bound in as many digits as `number` gives, rounded up.
 

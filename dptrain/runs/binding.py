@@ -106,8 +106,10 @@ def _file(name: str) -> str | None:
     if name in sys.modules:
         return getattr(sys.modules[name], "__file__", None)
     above = name.rpartition(".")[0]
-    if not name or (above and above not in sys.modules):
-        return None
+    return None if not name or (above and above not in sys.modules) else _origin(name)
+
+
+def _origin(name: str) -> str | None:
     try:
         spec = importlib.util.find_spec(name)
     except (ImportError, ValueError):
@@ -162,11 +164,7 @@ def present_code(names: Iterable[str]) -> dict[str, str | None]:
     """The digests of these modules as they would be imported now; None where one cannot be found."""
     found: dict[str, str | None] = {}
     for name in names:
-        try:
-            spec = importlib.util.find_spec(name) if name != "__main__" else None
-        except (ImportError, ValueError):
-            spec = None
-        origin = None if spec is None else spec.origin
+        origin = None if name == "__main__" else _origin(name)
         there = origin is not None and Path(origin).is_file()
         found[name] = hashlib.sha256(Path(str(origin)).read_bytes()).hexdigest() if there else None
     return found

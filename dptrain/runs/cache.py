@@ -43,22 +43,25 @@ class Cache:
     def __contains__(self, key: str) -> bool:
         return self._path(key).exists()
 
-    def get(self, key: str, make: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
-        """What is kept under this key; if there is nothing, what `make` returns, which is then kept.
+    def get(
+        self, key: str, make: Callable[[], Mapping[str, Any]], *, keep: Callable[[], bool] = lambda: True
+    ) -> Mapping[str, Any]:
+        """What is kept under this key; if nothing is, what `make` returns, which is kept if `keep` says so.
 
-        Tensors, numbers, texts, and dictionaries and tuples of them. A second process that asks for
-        the same waits for the first, and takes what that one made.
+        Tensors, numbers, texts, and dictionaries and tuples of them. A second process that asks for the same
+        waits for the first, and takes what that one made.
         """
         path = self._path(key)
         with FileLock(path.with_suffix(".lock")):
             if not path.exists():
                 started = time.perf_counter()
                 made = make()
+                if not keep():
+                    return made
                 with whole(path, private=True) as draft:
                     torch.save(dict(made), draft)
                 self.seconds[key.partition("_")[0]] += time.perf_counter() - started
-            kept: Mapping[str, Any] = torch.load(path, weights_only=True)
-            return kept
+            return torch.load(path, weights_only=True)
 
     def _path(self, key: str) -> Path:
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -63,14 +63,7 @@ def start(folder: Path, order: Order) -> None:
     order = without_secrets(order)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        state = RunState(
-            recipe=order.recipe,
-            overrides=list(order.overrides),
-            config=order.config,
-            sweep=order.sweep,
-            drawn=list(order.drawn),
-        )
-        state.write(folder / ORDER)
+        RunState(**vars(order)).write(folder / ORDER)
     except OSError as error:
         raise _unwritable(folder, error) from error
 
@@ -185,15 +178,8 @@ def refuse_given(asked: str, order: Order) -> None:
 def read(folder: Path) -> Order:
     """What a run folder was asked for."""
     state = read_state(folder)
-    return without_secrets(  # which earlier versions wrote down
-        Order(
-            recipe=state.recipe,
-            overrides=tuple(state.overrides),
-            config=state.config,
-            sweep=state.sweep,
-            drawn=tuple(state.drawn),
-        )
-    )
+    order = Order(**{each.name: getattr(state, each.name) for each in fields(Order)})
+    return without_secrets(order)  # which earlier versions wrote down
 
 
 def read_state(folder: Path) -> RunState:

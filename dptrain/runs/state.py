@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from dptrain.contracts import DptrainError
 from dptrain.storage import write_text
@@ -55,10 +55,10 @@ class RunState(State):
     """What was asked of a run, and what it must know to go on: the file run.json of its folder."""
 
     recipe: str
-    overrides: list[str]
+    overrides: tuple[str, ...]
     config: dict[str, Any]
     sweep: bool = False
-    drawn: list[str] = Field(default_factory=list)  # overrides that a private selection drew
+    drawn: tuple[str, ...] = ()  # overrides that a private selection drew
     begun_with: dict[str, Any] | None = None  # digests of data, model code and configuration
     records: str | None = None  # a keyed hash of the records that are trained on
     tracked_as: str | None = None  # its id in MLflow

@@ -91,8 +91,7 @@ def stated(job: Path, plan: Plan, delta: float) -> SweepTotal:
     together, limited = sweeps.spent_together(job, plan, delta), counted(job.parent)
     if limited:
         together["epsilon_together"] = max(together["epsilon_together"], limited["epsilon_counted"])
-    total: SweepTotal = part(SweepTotal, {**together, **limited}, f"{job.parent}: sweep")
-    return total
+    return part(SweepTotal, {**together, **limited}, f"{job.parent}: sweep")
 
 
 def counted(folder: Path) -> dict[str, Any]:

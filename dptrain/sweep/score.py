@@ -77,10 +77,8 @@ def score(report: Mapping[str, Any], name: str) -> float:
 
 def terms_of(sweep_folder: Path) -> SelectionTerms:
     """The terms of the private selection in this folder."""
-    terms: SelectionTerms = part(
-        SelectionTerms, sweeps.read_state(sweep_folder).agreed.terms, f"{sweep_folder}: selection"
-    )
-    return terms
+    agreed = sweeps.read_state(sweep_folder).agreed
+    return part(SelectionTerms, agreed.terms, f"{sweep_folder}: selection")
 
 
 def tuned_on_public(statement: Statement, data: str) -> Statement:

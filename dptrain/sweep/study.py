@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 from dptrain.config import Config
 from dptrain.contracts import Plan, Report, Statement, Tracker
@@ -16,66 +15,41 @@ from dptrain.sweep import tracking as sweep_tracking
 from dptrain.tracking import PARENT, MLflow, NoTracking
 
 
-class Study(Protocol):
-    """A run's part in something larger, asked in this order."""
-
-    def check(self, plan: Plan | None, records: str) -> None:
-        """Raise DptrainError where this training is not what was agreed on; `records` is their hash."""
-        ...
-
-    def reserve(self, plan: Plan | None, *, delta: float) -> None:
-        """Count the training as spent; raises ConfigError where it would be too much."""
-        ...
-
-    def name(self) -> str:
-        """What the run is tracked as."""
-        ...
-
-    def begin(self, plan: Plan | None, tracking: MLflow | NoTracking, tracker: Tracker) -> None:
-        """Note that the training begins, and show it below its parent."""
-        ...
-
-    def annotate(self, statement: Statement) -> Statement:
-        """The statement, with what is known of how its settings were chosen."""
-        ...
-
-    def keep_score(self, report: Report) -> None:
-        """Keep what the training is chosen by, before any attack."""
-        ...
-
-    def total(self, report: Report, plan: Plan | None, *, delta: float) -> Report:
-        """The report, with what all models together spend."""
-        ...
-
-
 @dataclass(frozen=True, kw_only=True)
-class SingleRun:
-    """A run by itself."""
+class Study:
+    """A run's part in something larger, asked in this order; this one is of a run by itself."""
 
     config: Config
     folder: Path
 
-    def check(self, plan: Plan | None, records: str) -> None: ...
+    def check(self, plan: Plan | None, records: str) -> None:
+        """Raise DptrainError where this training is not what was agreed on; `records` is their hash."""
 
-    def reserve(self, plan: Plan | None, *, delta: float) -> None: ...
+    def reserve(self, plan: Plan | None, *, delta: float) -> None:
+        """Count the training as spent; raises ConfigError where it would be too much."""
 
     def name(self) -> str:
+        """What the run is tracked as."""
         return self.folder.name
 
-    def begin(self, plan: Plan | None, tracking: MLflow | NoTracking, tracker: Tracker) -> None: ...
+    def begin(self, plan: Plan | None, tracking: MLflow | NoTracking, tracker: Tracker) -> None:
+        """Note that the training begins, and show it below its parent."""
 
     def annotate(self, statement: Statement) -> Statement:
+        """The statement, with what is known of how its settings were chosen."""
         public = self.config.privacy.tuned_on
         return statement if public is None else score.tuned_on_public(statement, public)
 
-    def keep_score(self, report: Report) -> None: ...
+    def keep_score(self, report: Report) -> None:
+        """Keep what the training is chosen by, before any attack."""
 
     def total(self, report: Report, plan: Plan | None, *, delta: float) -> Report:  # noqa: ARG002
+        """The report, with what all models together spend."""
         return report
 
 
 @dataclass(frozen=True, kw_only=True)
-class SweepJob(SingleRun):
+class SweepJob(Study):
     """A job of a sweep: what its models spend together is counted; a search may choose by its score."""
 
     overrides: tuple[str, ...]
@@ -128,4 +102,4 @@ def study_of(config: Config, order: runs.Order, folder: Path) -> Study:
         return Trial(config=config, folder=folder, overrides=order.overrides)
     if order.sweep:
         return SweepJob(config=config, folder=folder, overrides=order.overrides)
-    return SingleRun(config=config, folder=folder)
+    return Study(config=config, folder=folder)

@@ -11,15 +11,12 @@ from getpass import getuser
 from hashlib import sha256
 from pathlib import Path
 from tempfile import gettempdir
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from filelock import FileLock
 
 from dptrain.contracts import DptrainError
 from dptrain.redaction import MASK, redact
-
-if TYPE_CHECKING:
-    pass
 
 SERVER_SECONDS = 5  # how long a tracking server may take to answer the first question
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -35,7 +36,6 @@ from dptrain.tracking.connection import (
     quietly,
     store_of,
 )
-from dptrain.tracking.export import exportable
 from dptrain.tracking.names import TABLES, UNNAMEABLE, failure, flatten
 
 FLUSH_SECONDS = 1.0  # metrics wait this long for company: a database write costs as much as a step
@@ -48,14 +48,9 @@ EXPERIMENT = {"mlflow.experimentKind": "custom_model_development"}
 class MLflow:
     """Records runs in MLflow.
 
-    Without a `uri` the runs go to MLFLOW_TRACKING_URI, else to `sqlite:///mlflow.db` in the
-    current folder, with their artifacts in `./mlruns` beside it: what `mlflow ui` looks at by
-    itself. The command that shows them, given in the same folder, is
-
-        mlflow ui
-
-    and, where an old MLflow left a file store in `./mlruns`,
-    `mlflow ui --backend-store-uri sqlite:///mlflow.db`.
+    Without a `uri` the runs go to MLFLOW_TRACKING_URI, else to `sqlite:///mlflow.db` in the current folder,
+    with their artifacts in `./mlruns` beside it: what `mlflow ui`, given there, shows by itself (where an old
+    MLflow left a file store in `./mlruns`: `mlflow ui --backend-store-uri sqlite:///mlflow.db`).
     """
 
     uri: str | None = None
@@ -173,18 +168,18 @@ class MLflowRun:
             if value is not None and (key := UNNAMEABLE.sub("_", name)) not in self._recorded
         ]
         self._recorded.update(param.key for param in new)
-        with self._storing():
-            for start in range(0, len(new), BATCH):
-                self._client.log_batch(self.run_id, params=new[start : start + BATCH])
+        self._log_in_batches("params", new)
 
     def tags(self, values: Mapping[str, str]) -> None:
         """Set tags; later values replace earlier ones."""
         from mlflow.entities import RunTag
 
-        tags = [RunTag(key, redact(str(value))) for key, value in values.items()]
+        self._log_in_batches("tags", [RunTag(key, redact(str(value))) for key, value in values.items()])
+
+    def _log_in_batches(self, kind: str, entries: Any) -> None:
         with self._storing():
-            for start in range(0, len(tags), BATCH):
-                self._client.log_batch(self.run_id, tags=tags[start : start + BATCH])
+            for start in range(0, len(entries), BATCH):
+                self._client.log_batch(self.run_id, **{kind: entries[start : start + BATCH]})
 
     def metric(self, name: str, value: float, step: int = 0) -> None:
         """Record a number at a step; an infinite one is left out, since MLflow would draw it as 1.8e308."""
@@ -232,7 +227,7 @@ class MLflowRun:
         model = model.cpu().eval()
         with torch.no_grad(), quietly():
             signature = infer_signature(shown, model(example).numpy())
-        as_graph = exportable(model, example)
+        as_graph = _exportable(model, example)
         requirements = [
             f"{package}=={version(package).split('+')[0]}" for package in ("mlflow", "torch", "numpy")
         ]
@@ -279,3 +274,14 @@ class MLflowRun:
                     f"tracking.uri={redact(self._uri)} stopped taking records of run {self.run_id} "
                     f"({first_line(error)}); bring it back and resume the run, or run with tracking=none"
                 ) from error
+
+
+def _exportable(model: nn.Module, example: Inputs) -> bool:
+    """Whether torch.export can trace the model, at any batch size."""
+    with quietly(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        try:
+            any_size = by_name(lambda _: {0: torch.export.Dim.AUTO}, example)
+            torch.export.export(model, (example,), dynamic_shapes=(any_size,))
+        except Exception:  # torch.export has no common error; whatever it was, pickle is the answer
+            return False
+    return True

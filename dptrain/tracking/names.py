@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    pass
+from typing import Any
 
 PARENT = "mlflow.parentRunId"  # the tag by which MLflow shows a run below another
 NOTE = "mlflow.note.content"  # the tag that MLflow shows as a run's description, in Markdown

@@ -29,7 +29,7 @@ from dptrain.pipeline import verify
 from dptrain.privacy import selection as privacy_filter
 from dptrain.privacy.written import from_json, plan_from_json, plan_to_json
 from dptrain.report.document import read_json
-from dptrain.report.statement import schema
+from dptrain.report.statement_schema import schema
 from dptrain.runs import folder as runs
 from dptrain.sweep import budget as sweep_budget
 from dptrain.sweep.cost import composed

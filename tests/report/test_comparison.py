@@ -25,9 +25,10 @@ from dptrain.contracts.rounding import rounded_up
 from dptrain.report.comparison import axes, figures, tables
 from dptrain.report.comparison import sentences as said
 from dptrain.report.comparison.console import show
-from dptrain.report.comparison.page import TITLES, as_html, as_json, write_html
+from dptrain.report.comparison.page import TITLES, as_html, as_json
 from dptrain.report.comparison.points import Comparison, Missing
 from dptrain.report.figure import style
+from dptrain.storage import write_text
 
 HOSTILE = "<script>document.title = 'run'</script>\"'&"
 LIMITS = ("accuracy>=.8", "membership.bound<=.2", "leakage.membership_loss.auc.high<=.62")
@@ -283,7 +284,7 @@ BOXES = """[...document.querySelectorAll('svg')].flatMap(svg => {
 @pytest.fixture
 def at(any_comparison: Comparison, tmp_path: Path) -> str:
     """Address of the page."""
-    write_html(any_comparison, tmp_path / "comparison.html")
+    write_text(as_html(any_comparison), tmp_path / "comparison.html")
     return (tmp_path / "comparison.html").as_uri()
 
 

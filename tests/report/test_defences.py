@@ -12,7 +12,7 @@ import rich.console
 from dptrain.contracts import Exposed, Interval, Leakage, Report
 from dptrain.report import defences, figures, write
 from dptrain.report.console import Console
-from dptrain.report.markdown import as_markdown
+from dptrain.report.pages import as_markdown
 
 
 def line(interface: str, value: float, metric: str = "auc", attack: str = "membership_loss") -> Leakage:

@@ -13,12 +13,13 @@ import torch
 
 from dptrain.contracts import Report
 from dptrain.privacy.written import from_json, to_json
-from dptrain.report.document import as_json, read_json, write_json
+from dptrain.report.document import as_json, read_json
+from dptrain.storage import write_json
 
 
 def test_the_document_survives_the_file(report: Report, tmp_path: Path) -> None:
     path = tmp_path / "run" / "report.json"
-    write_json(report, path)
+    write_json(as_json(report), path)
     assert read_json(path) == as_json(report)
     assert [entry.name for entry in path.parent.iterdir()] == ["report.json"]
 
@@ -81,6 +82,6 @@ def test_a_failed_write_leaves_the_old_file(
 
     monkeypatch.setattr(Path, "replace", full_disk)
     with pytest.raises(OSError, match="no space"):
-        write_json(report, path)
+        write_json(as_json(report), path)
     assert read_json(path) == {}
     assert [entry.name for entry in tmp_path.iterdir()] == ["report.json"]

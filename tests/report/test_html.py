@@ -19,10 +19,11 @@ from PIL import Image
 from dptrain.contracts import Exposed, Gallery, Interval, Leakage, Report
 from dptrain.report import sentences, tables
 from dptrain.report.figure import style
-from dptrain.report.html import as_html, write_html
 from dptrain.report.leakage_words import readable
+from dptrain.report.pages import as_html
 from dptrain.report.render import marked
 from dptrain.report.sections import TITLES
+from dptrain.storage import write_text
 
 HOSTILE = "<script>document.title = 'run'</script>\"'&"
 VOID_TAGS = {"meta", "br", "wbr", "img"}
@@ -236,7 +237,7 @@ def test_marks_become_elements_and_all_else_is_text() -> None:
 
 def test_the_folder_is_made(report: Report, tmp_path: Path) -> None:
     path = tmp_path / "new" / "report.html"
-    write_html(report, path)
+    write_text(as_html(report), path)
     assert path.read_text(encoding="utf-8") == as_html(report)
 
 
@@ -254,7 +255,7 @@ def test_figures_take_their_colours_from_the_style_sheet(full: Report) -> None:
 @pytest.fixture
 def at(any_report: Report, tmp_path: Path) -> str:
     """Address of the page."""
-    write_html(any_report, tmp_path / "report.html")
+    write_text(as_html(any_report), tmp_path / "report.html")
     return (tmp_path / "report.html").as_uri()
 
 
@@ -337,7 +338,7 @@ def test_the_page_refuses_what_it_was_not_written_with(page: Page, report: Repor
 
 @needs_browser
 def test_the_gallery_is_seen(page: Page, report: Report, tmp_path: Path) -> None:
-    write_html(report, tmp_path / "report.html")
+    write_text(as_html(report), tmp_path / "report.html")
     page.open((tmp_path / "report.html").as_uri())
     assert page.run("[...document.images].every(image => image.naturalWidth === 28 && image.width > 40)")
     assert page.complaints() == []

@@ -11,7 +11,8 @@ from dptrain.contracts import Interval, Report
 from dptrain.privacy.written import to_json
 from dptrain.report import write
 from dptrain.report.leakage_words import sentence
-from dptrain.report.markdown import as_markdown, write_markdown
+from dptrain.report.pages import as_markdown
+from dptrain.storage import write_text
 
 
 def test_the_verdict_comes_before_the_numbers(report: Report) -> None:
@@ -118,5 +119,5 @@ def test_figures_are_linked_and_training_records_are_not_shown(report: Report) -
 
 def test_the_folder_is_made(report: Report, tmp_path: Path) -> None:
     path = tmp_path / "new" / "report.md"
-    write_markdown(report, path)
+    write_text(as_markdown(report), path)
     assert path.read_text(encoding="utf-8") == as_markdown(report)

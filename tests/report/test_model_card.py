@@ -11,7 +11,8 @@ import pytest
 import yaml as reader
 
 from dptrain.contracts import Assignment, Constants, Randomness, Report, Sensitivity
-from dptrain.report.model_card import as_model_card, front_matter, metadata, write_model_card
+from dptrain.report.model_card import as_model_card, front_matter, metadata
+from dptrain.storage import write_text
 
 SECTIONS = (
     "Intended use", "Training data", "Evaluation", "Privacy", "Limitations", "How to reproduce",
@@ -119,7 +120,7 @@ def test_names_of_any_kind_survive() -> None:
 
 def test_the_folder_is_made(report: Report, tmp_path: Path) -> None:
     path = tmp_path / "new" / "model_card.md"
-    write_model_card(report, path)
+    write_text(as_model_card(report), path)
     assert path.read_text(encoding="utf-8") == as_model_card(report)
 
 

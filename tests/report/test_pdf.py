@@ -16,7 +16,7 @@ from dptrain.assembly.components import assemble
 from dptrain.config import parse
 from dptrain.contracts import ConfigError, DptrainError, Report
 from dptrain.report import write
-from dptrain.report.html import as_html
+from dptrain.report.pages import as_html
 from dptrain.report.pdf import coloured, missing, write_pdf
 
 needs_weasyprint = pytest.mark.skipif(

@@ -14,11 +14,11 @@ from dptrain.contracts import Report, SelectionTerms, Statement
 from dptrain.privacy.accountant import DPSGDPlan
 from dptrain.privacy.guarantee import CHOOSING, DPGuarantee
 from dptrain.report import sentences, words
-from dptrain.report.html import as_html
-from dptrain.report.markdown import as_markdown
 from dptrain.report.model_card import as_model_card
+from dptrain.report.pages import as_html, as_markdown
 from dptrain.report.selection import agreed, cost, selected
-from dptrain.report.statement import as_statement, schema
+from dptrain.report.statement import as_statement
+from dptrain.report.statement_schema import schema
 from dptrain.sweep.cost import search_cost
 from dptrain.sweep.score import as_trial, tuned_on_public
 

@@ -14,7 +14,9 @@ import pytest
 from dptrain.contracts import Budget, Report
 from dptrain.privacy.accountant import DPSGDPlan
 from dptrain.privacy.guarantee import DPGuarantee, NoGuarantee
-from dptrain.report.statement import SCHEMA, VERSION, as_statement, schema, write_statement
+from dptrain.report.statement import as_statement
+from dptrain.report.statement_schema import SCHEMA, VERSION, schema
+from dptrain.storage import write_json
 
 PLAN = DPSGDPlan(
     units=500, sample_rate=0.1, steps=20, expected_batch_size=50, max_grad_norm=1.0, noise_multiplier=2.0
@@ -100,7 +102,7 @@ def test_the_schema_and_the_document_name_the_same_fields(report: Report) -> Non
 
 def test_the_file_is_plain_json(report: Report, tmp_path: Path) -> None:
     path = tmp_path / "new" / "statement.json"
-    write_statement(report, path)
+    write_json(as_statement(report), path)
     assert json.loads(path.read_text(encoding="utf-8")) == as_statement(report)
 
 

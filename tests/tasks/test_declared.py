@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from dptrain.assembly.budget import unit_word
+from dptrain.assembly.values import unit_word
 from dptrain.attacks.canary_audit import CanaryAudit
 from dptrain.attacks.membership import LossThreshold
 from dptrain.contracts import ConfigError, Records, Splits

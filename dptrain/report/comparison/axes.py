@@ -107,12 +107,7 @@ def draw_steady(panel: Panel, points: Sequence[tuple[float, float]], style: str)
 
 
 def draw_measured(
-    panel: Panel,
-    found: Sequence[tuple[float, Spread]],
-    style: str,
-    *,
-    joined: bool,
-    dashed: bool = False,
+    panel: Panel, found: Sequence[tuple[float, Spread]], style: str, *, joined: bool, dashed: bool = False
 ) -> None:
     """Centres with their whiskers and seeds, joined where the axis has an order."""
     if joined and len(found) > 1:

@@ -121,21 +121,15 @@ class Series:
 def _series(points: Sequence[Point], *, joined: bool) -> list[Series]:
     """The points by series; side by side they are all of one kind, and the last stands for all."""
     names = list(dict.fromkeys(point.series for point in points))
-    grouped = [tuple(point for point in points if point.series == name) for name in names]
-    if not joined:
-        labels = [""] * (len(names) - 1) + [RELEASED]
-        return [
-            Series(points=each, style=STYLES[0], label=name)
-            for each, name in zip(grouped, labels, strict=True)
-        ]
-    key = axes.shared_key(points)
+    if joined:
+        key = axes.shared_key(points)
+        labels = [(name.partition(" = ")[2] if key else name) or RELEASED for name in names]
+        styles = [STYLES[min(place, len(STYLES) - 1)] for place in range(len(names))]
+    else:
+        labels, styles = [""] * (len(names) - 1) + [RELEASED], [STYLES[0]] * len(names)
     return [
-        Series(
-            points=each,
-            style=STYLES[min(place, len(STYLES) - 1)],
-            label=(name.partition(" = ")[2] if key else name) or RELEASED,
-        )
-        for place, (each, name) in enumerate(zip(grouped, names, strict=True))
+        Series(points=tuple(each for each in points if each.series == name), style=style, label=label)
+        for name, style, label in zip(names, styles, labels, strict=True)
     ]
 
 

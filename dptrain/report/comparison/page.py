@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from dptrain.report import render, words
@@ -25,7 +24,6 @@ from dptrain.report.blocks import (
 from dptrain.report.comparison import sentences, tables
 from dptrain.report.comparison.figures import frontier, leakage, utility
 from dptrain.report.comparison.points import VOID, Comparison
-from dptrain.storage import write_text
 
 TITLES = {
     "verdict": "Which ε",
@@ -61,15 +59,9 @@ def as_html(comparison: Comparison) -> str:
     )
 
 
-def write_html(comparison: Comparison, path: Path) -> None:
-    """Write the page, in UTF-8."""
-    write_text(as_html(comparison), path)
-
-
 def as_json(comparison: Comparison) -> dict[str, Any]:
     """The comparison as plain JSON values; an infinite number, such as no epsilon, is None."""
-    plain: dict[str, Any] = json.loads(json.dumps(asdict(comparison)), parse_constant=lambda _: None)
-    return plain
+    return json.loads(json.dumps(asdict(comparison)), parse_constant=lambda _: None)
 
 
 # ---------------------------------------------------------------------- the sections, top to bottom
@@ -167,10 +159,7 @@ def _search(comparison: Comparison) -> Section:
 
 
 def _reproduce(comparison: Comparison) -> Section:
-    blocks: list[Block] = [
-        Paragraph("This page:"),
-        Code(comparison.command, "Command of this page"),
-    ]
+    blocks: list[Block] = [Paragraph("This page:"), Code(comparison.command, "Command of this page")]
     commands = list(dict.fromkeys(each for point in comparison.points for each in point.reproduce if each))
     if commands:
         summary = f"The {len(commands)} commands of its runs"

@@ -143,8 +143,3 @@ class Comparison:
     cost: SearchCost
     command: str
     answer: Answer | None = None
-
-    @property
-    def seeds(self) -> int:
-        """The fewest seeds of any point."""
-        return min(len(point.seeds) for point in self.points)

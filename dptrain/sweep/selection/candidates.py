@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from dptrain.assembly.budget import make_budget
 from dptrain.assembly.build import build
 from dptrain.assembly.components import assemble
 from dptrain.assembly.model import make_model
+from dptrain.assembly.values import make_budget
 from dptrain.config import Config, parse
 from dptrain.contracts import ConfigError, Plan, Splits, Streams
 from dptrain.privacy import selection

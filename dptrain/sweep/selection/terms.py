@@ -8,10 +8,9 @@ import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from dptrain.assembly.budget import make_budget
 from dptrain.assembly.components import assemble
-from dptrain.assembly.context import make_streams
 from dptrain.assembly.records import load_splits
+from dptrain.assembly.values import make_budget, make_streams
 from dptrain.config import Config
 from dptrain.contracts import ConfigError
 from dptrain.contracts.rounding import rounded_up, rounded_up_to
@@ -114,8 +113,7 @@ def comparable(values: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration without what may differ between the trials of one selection, as JSON has it."""
     kept = {key: value for key, value in values.items() if key not in ELSEWHERE}
     kept["sweep"] = {key: value for key, value in values["sweep"].items() if key not in ("trial", "resume")}
-    plain: dict[str, Any] = json.loads(json.dumps(kept))
-    return plain
+    return json.loads(json.dumps(kept))
 
 
 def _differing(one: Mapping[str, Any], other: Mapping[str, Any], above: str = "") -> Iterator[str]:

@@ -20,12 +20,11 @@ from typing import Any
 from dptrain.config import parse
 from dptrain.contracts import ConfigError, DptrainError, SelectionTerms
 from dptrain.privacy import selection
-from dptrain.privacy.written import part
 from dptrain.runs import folder as runs
 from dptrain.runs.keyed import keyed
 from dptrain.storage import write_text
 from dptrain.sweep import state as sweeps
-from dptrain.sweep.score import kept_score
+from dptrain.sweep.score import kept_score, terms_of
 from dptrain.sweep.selection import candidates, terms
 from dptrain.training import checkpoint
 
@@ -61,8 +60,7 @@ def begin(
                 state.selection = sweeps.Selection(**fixed, trials=trials)
             noted = state.selection
     terms.refuse_changes(noted.asked, values, f"sweep.resume={folder}")
-    agreed: SelectionTerms = part(SelectionTerms, noted.terms, f"{folder}: selection")
-    return agreed
+    return terms_of(folder)
 
 
 def trials(folder: str) -> str:

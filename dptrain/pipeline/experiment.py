@@ -232,7 +232,7 @@ class Experiment:
             named = ", ".join(sorted(each.value for each in missing))
             raise DptrainError(
                 f"mechanism: `{type(mechanism).__name__}` offers {named}, which its "
-                " release does not hold; correct its `offers`, or what its `fit` returns"
+                "release does not hold; correct its `offers`, or what its `fit` returns"
             )
         seconds = time.perf_counter() - started
         plan, published = mechanism.plan(self.splits, self.budget), release.published

@@ -189,6 +189,8 @@ def most_true_positives(loss: PrivacyLoss, false_positive_rate: float) -> float:
 def _profile(loss: PrivacyLoss) -> tuple[np.ndarray, np.ndarray]:
     """Deltas of a distribution on a fine grid of epsilons."""
     epsilons = np.linspace(0.0, 40.0, 4001)
+    if not isinstance(loss, pld.PrivacyLossDistribution):  # of a private selection, by Rényi divergences
+        return epsilons, np.asarray(loss.get_delta_for_epsilon(epsilons))
     # dp-accounting adds up one loss after the other, which takes a second in place of a hundredth.
     return epsilons, np.maximum(*(_deltas(pmf, epsilons) for pmf in (loss._pmf_remove, loss._pmf_add)))
 

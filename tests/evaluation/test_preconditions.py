@@ -41,7 +41,7 @@ GAMES = {
     "attribute": AttributeGame(evidence=EVIDENCE),
     "audit_records": AuditOfRecords(evidence=EVIDENCE),
     "audit_canaries": AuditOfCanaries(evidence=EVIDENCE),
-    "class_inversion": InversionGame(evidence=EVIDENCE),
+    "class_inversion": InversionGame(evidence=EVIDENCE, evaluator_steps=3),
 }
 BUDGET = Budget(epsilon=None, delta=1e-5, noise_multiplier=1.0)
 

@@ -58,6 +58,13 @@ def test_no_command_is_left_untested() -> None:
     # tests/test_launchers.py has Slurm's launcher (local mode) and, where it is installed, Ray's.
 
 
+def test_files_that_are_named_are_there() -> None:
+    named = re.findall(r"`([\w/]+(?:\.py|\.sh|/))`", README)
+    assert len(named) > 20
+    gone = [each for each in named if not any((top / each).exists() for top in (ROOT, ROOT / "dptrain"))]
+    assert [each for each in gone if not each.startswith(("my_", "runs/", "selected/"))] == []
+
+
 @pytest.mark.parametrize("line", RUNS, ids=str)
 def test_a_run_works_as_written(line: str, tmp_path: Path) -> None:
     for word, file in REAL_DATA.items():

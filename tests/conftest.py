@@ -21,6 +21,13 @@ from dptrain.tracking import NullRun
 from dptrain.training.settings import Settings
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What trains nothing and starts nothing is a unit test."""
+    for item in items:
+        if not any(item.iter_markers("run")) and not any(item.iter_markers("e2e")):
+            item.add_marker("unit")
+
+
 @pytest.fixture(autouse=True, scope="session")
 def one_thread() -> None:
     torch.set_num_threads(1)

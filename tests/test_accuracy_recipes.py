@@ -17,9 +17,13 @@ from dptrain.config import parse
 from dptrain.contracts import Budget, Streams
 from dptrain.models.frozen import split
 
+pytestmark = pytest.mark.e2e
+
 RECIPES = ("mnist_scatter", "fashion_scatter", "cifar10_scatter", "cifar10_wrn", "medical_scatter")
 SHAPES = {"mnist": (28, 28), "cifar10": (32, 32, 3), "pneumoniamnist": (28, 28)}
-FEWER = ("model.patches=20", "model.components=50")  # of CIFAR-10's, which take a minute to find
+FEWER = ("model.patches=20", "model.components=50")  # of those that take a minute to find
+NARROW = ("model.depth=10", "model.width=1")
+SMALL = {"cifar10_scatter": FEWER, "fashion_scatter": FEWER, "cifar10_wrn": NARROW}
 FEW = ("data.records=200", "data.holdout=40")
 SMALLER = ("attack=[]", "control.enabled=false", "tracking=none", "training.evaluations=1", *FEW)
 
@@ -70,7 +74,7 @@ def test_a_recipe_promises_what_it_says(recipe: str, tmp_path: Path, monkeypatch
     small = [
         "training.expected_batch_size=20",
         *(() if recipe == "medical_scatter" else FEW),
-        *(FEWER if recipe == "cifar10_scatter" else ()),
+        *SMALL.get(recipe, ()),
     ]
     root = ["data.root=" + str(tmp_path)] if recipe == "fashion_scatter" else []
     config = parse(order(*small, *root, recipe=recipe).config)
@@ -92,7 +96,7 @@ def test_a_recipe_promises_what_it_says(recipe: str, tmp_path: Path, monkeypatch
             "cifar10_wrn",
             (
                 "training.expected_batch_size=4", "training.steps=2", "training.augmentations=2",
-                "performance.physical_batch_size=8", "model.depth=10", "model.width=1",
+                "performance.physical_batch_size=8", *NARROW,
             ),
         ),
     ],

@@ -18,6 +18,8 @@ from torch import nn
 
 import dptrain
 
+pytestmark = pytest.mark.e2e
+
 LITTLE = (*QUICK, "tracking=none", "control.enabled=false", "attack=[]")
 
 

@@ -24,6 +24,8 @@ from dptrain.privacy.noise.source import NoiseSource
 from dptrain.privacy.sampling import ShuffleSampler
 from dptrain.training import fit
 
+pytestmark = pytest.mark.run
+
 STEPS, PROBES = 60, 30
 RATES = {"steps": STEPS, "sample_rate": 0.1, "expected_batch_size": 20}
 

@@ -19,6 +19,8 @@ from dptrain.mechanisms.non_private import NonPrivate
 from dptrain.report.document import read_json
 from dptrain.runs.cache import Cache, content_key, without_privacy
 
+pytestmark = pytest.mark.run
+
 
 @pytest.fixture
 def cache(tmp_path: Path) -> Cache:

@@ -19,6 +19,8 @@ from dptrain.privacy.plan import default_delta
 from dptrain.report.document import read_json
 from dptrain.runs import folder as runs
 
+pytestmark = pytest.mark.e2e
+
 
 def carry_out(tmp_path: Path, *overrides: str, **options: Any) -> dict[str, Any]:
     """Carry out an order in this process; returns its report."""

@@ -24,6 +24,8 @@ from dptrain.sweep.cost import composed, search_cost
 from dptrain.sweep.state import spent_together
 from dptrain.tracking import MLflow, Tracked
 
+pytestmark = pytest.mark.run
+
 
 def compared(*folders: Path, confidence: float = 0.95, **selected) -> Comparison:
     return compare(Selection(folders=folders, **selected), confidence=confidence, command="compare")

@@ -24,6 +24,8 @@ from dptrain.sweep import state as sweeps
 from dptrain.sweep import tracking as sweep_tracking
 from dptrain.tracking import NOTE, PARENT, MLflow, NoTracking
 
+pytestmark = pytest.mark.e2e
+
 
 def compared(folder: Path) -> Comparison:
     return compare(Selection(folders=(folder,)), confidence=0.95, command="python -m dptrain.cli.compare")

@@ -21,6 +21,8 @@ from dptrain.report.document import read_json
 from dptrain.runs import folder as runs
 from dptrain.sweep import state as sweeps
 
+pytestmark = pytest.mark.e2e
+
 SMALL = ("attack=[]", "control.enabled=false", "tracking=none", *QUICK)
 COUNTING = """
 import os

@@ -14,6 +14,8 @@ from dptrain.cli import main as cli
 from dptrain.cli import process
 from dptrain.contracts import ConfigError
 
+pytestmark = pytest.mark.e2e
+
 # Page faults of ten steps of training.
 STEPS = """
 import resource, sys, torch

@@ -24,6 +24,7 @@ from dptrain.sweep import tracking as sweep_tracking
 from dptrain.tracking import PARENT, MLflow
 
 pytestmark = [
+    pytest.mark.e2e,
     needs_browser,
     pytest.mark.timeout(300),
 ]

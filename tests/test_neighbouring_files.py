@@ -27,6 +27,8 @@ from dptrain.evaluation.games.membership.game import Membership
 from dptrain.evaluation.games.reconstruction.game import Reconstruction
 from dptrain.evidence import probes as probing
 
+pytestmark = pytest.mark.run
+
 PROBES, SLOTS = frozenset({Membership}), frozenset({Reconstruction})
 SMALL = Evidence(slots=3, candidates=3, probes=60, mislabelled=0.2)
 

@@ -15,6 +15,8 @@ from dptrain.config import parse
 from dptrain.contracts import ConfigError
 from dptrain.report.document import read_json
 
+pytestmark = pytest.mark.run
+
 PARTS = '''
 from dataclasses import dataclass, replace
 from typing import ClassVar

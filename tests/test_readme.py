@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
@@ -16,9 +17,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support import QUICK
+from support import QUICK, order
 
+from dptrain.cli import main as cli
 from dptrain.models.mlp import Mlp
+
+pytestmark = pytest.mark.e2e
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -78,6 +82,13 @@ def test_a_run_works_as_written(line: str, tmp_path: Path) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(body)
     smaller = (*QUICK, "tracking=none", "control.enabled=false")
+    if "recipe=medical_cnn" in line and "data=" not in line:
+        smaller += (
+            "data.train=1000",
+            "data.holdout=300",
+            "data.test=100",
+            "training.expected_batch_size=100",
+        )
     if "attack=" not in line:
         smaller += ("attack=[reconstruction_transcript]",)
     before, jobs = 0, 1
@@ -98,10 +109,22 @@ def test_a_run_works_as_written(line: str, tmp_path: Path) -> None:
 
 
 def run(line: str, *smaller: str, cwd: Path) -> None:
-    """Carry out a command of the README, made smaller."""
-    command = [sys.executable, *shlex.split(line)[1:], *smaller]
-    ran = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
-    assert ran.returncode == 0, ran.stderr
+    """Carry out a command of the README, made smaller; sweeps, and what is one's own, by a process."""
+    words = shlex.split(line)[3:]
+    if any(word.startswith(("-", "+sweep")) for word in words):
+        ran = subprocess.run(
+            [sys.executable, "-m", "dptrain", *words, *smaller],
+            cwd=cwd, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert ran.returncode == 0, ran.stderr
+        return
+    recipe = next(
+        (word.removeprefix("recipe=") for word in words if word.startswith("recipe=")), "quickstart"
+    )
+    with contextlib.chdir(cwd):
+        cli.main(
+            order(*(word for word in words if not word.startswith("recipe=")), *smaller, recipe=recipe), None
+        )
 
 
 def write_a_model_and_its_records(folder: Path) -> None:

@@ -24,6 +24,8 @@ from dptrain.runs import folder as runs
 from dptrain.sweep import state as sweeps
 from dptrain.tracking import MLflow, connection, failure
 
+pytestmark = pytest.mark.e2e
+
 SECRET = "S3cretPw-7f"
 LETTERS = st.characters(min_codepoint=33, max_codepoint=126, exclude_characters="'\"<>@/\\ ")
 PASSWORDS = st.text(LETTERS, min_size=6, max_size=20).filter(lambda text: any(c.isdigit() for c in text))

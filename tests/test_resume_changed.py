@@ -16,6 +16,8 @@ from dptrain.cli import main as cli
 from dptrain.runs import folder as runs
 from dptrain.training import checkpoint
 
+pytestmark = pytest.mark.run
+
 PARTS = {
     "own_net.py": "from torch import nn\n\nclass Net(nn.Sequential):\n"
     "    def __init__(self, shape, num_classes):\n"

@@ -44,6 +44,8 @@ from dptrain.sweep import state as sweeps
 from dptrain.sweep.selection import candidates, terms, trials
 from dptrain.training import checkpoint, loop
 
+pytestmark = pytest.mark.run
+
 QUICKLY = (
     "tracking=none", "attack=[]", "control.enabled=false", "performance.threads=1", "training.evaluations=1",
     "privacy.delta=1e-4",

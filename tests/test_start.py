@@ -16,6 +16,8 @@ from dptrain.cli import start
 from dptrain.config import RENAMED
 from dptrain.runs import folder as runs
 
+pytestmark = pytest.mark.e2e
+
 # A run's end needs these; --help and --cfg job need nothing that computes.
 LATE = {"PIL", "jinja2", "markdown_it", "matplotlib", "mlflow", "pandas", "riskcal", "sklearn", "torchvision"}
 COMPUTES = {"torch", "numpy", "scipy", "opacus", "dp_accounting", "PIL", "rich"}

@@ -24,6 +24,8 @@ from dptrain.runs import folder as runs
 from dptrain.sweep import state as sweeps
 from dptrain.sweep.cost import composed
 
+pytestmark = pytest.mark.e2e
+
 JOBS = (
     "-m", "privacy.epsilon=1,3", "optimizer.lr=0.1,-1", "attack=[membership_loss]",
     "performance.threads=1", *QUICK,

@@ -21,6 +21,8 @@ from dptrain.contracts import DptrainError, Tracker
 from dptrain.pipeline import tracked
 from dptrain.tracking import NOTE, MLflow, MLflowRun, NoTracking, flatten
 
+pytestmark = pytest.mark.e2e
+
 torch.set_num_threads(1)
 
 

@@ -29,6 +29,8 @@ from dptrain.privacy.written import to_json
 from dptrain.sweep.state import spent_together
 from dptrain.training import checkpoint
 
+pytestmark = pytest.mark.run
+
 
 @pytest.fixture
 def values():

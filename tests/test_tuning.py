@@ -18,6 +18,8 @@ from dptrain.sweep import budget as sweep_budget
 from dptrain.sweep import state as sweeps
 from dptrain.sweep.cost import composed, search_cost
 
+pytestmark = pytest.mark.run
+
 DELTA = 1e-5
 
 

@@ -21,6 +21,8 @@ from dptrain.pipeline import verify
 from dptrain.runs import binding
 from dptrain.runs import folder as runs
 
+pytestmark = pytest.mark.run
+
 NETS = """
 from torch import nn
 from my_parts import SIZE

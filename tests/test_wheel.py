@@ -9,7 +9,11 @@ import zipfile
 from configparser import ConfigParser
 from pathlib import Path
 
+import pytest
+
 import dptrain
+
+pytestmark = pytest.mark.e2e
 
 CHECKOUT = Path(dptrain.__file__).resolve().parent.parent
 

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from dptrain.attacks.attribute_inference import AttributeInference, weigh
 from dptrain.contracts import Attributes, OutOfQueries, Queries, Records, Release, Sensitive, Targets
 
+pytestmark = pytest.mark.run
+
 MEMBERS = 100
 COLUMN = Sensitive(name="blood", columns=(1, 2, 3), values=torch.eye(3), names=("A", "B", "O"))
 

@@ -14,6 +14,8 @@ from dptrain.attacks.class_inversion import ClassInversion
 from dptrain.contracts import Access, Images, Records, Release, Splits, Targets
 from dptrain.evaluation.games.class_inversion.evaluator import train_evaluator
 
+pytestmark = pytest.mark.run
+
 QUICK = ClassInversion(restarts=3, keep=2, steps=8, trials=3)
 
 

@@ -23,6 +23,8 @@ from dptrain.mechanisms.dpsgd import DPSGD
 from dptrain.mechanisms.non_private import NonPrivate
 from dptrain.privacy.noisy import NoisySum
 
+pytestmark = pytest.mark.run
+
 SLOTS, CANDIDATES, STEPS = 4, 5, 3
 
 

@@ -16,6 +16,8 @@ from dptrain.attacks.membership import LossBets, LossThreshold, log_odds
 from dptrain.attacks.rmia import Rmia, _dominated
 from dptrain.contracts import Access, ConfigError, Records, Release, Shadow, Targets, wants_shadows
 
+pytestmark = pytest.mark.run
+
 CONF = Path(__file__).parents[2] / "conf" / "attack"
 ATTACKS = {
     "membership_loss": LossThreshold,

@@ -12,6 +12,8 @@ from dptrain.attacks.gradient_audit import GradientAudit
 from dptrain.contracts import Canaries, Records, Release, Targets
 from dptrain.evaluation.games.audit.scoring import auc
 
+pytestmark = pytest.mark.run
+
 WIDTH, COUNT = 400, 80
 
 

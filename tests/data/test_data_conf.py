@@ -10,6 +10,8 @@ from hydra.utils import instantiate
 
 from dptrain.data.medmnist import SETS
 
+pytestmark = pytest.mark.run
+
 CONF = Path(__file__).parents[2] / "conf"
 NAMES = sorted(path.stem for path in (CONF / "data").glob("*.yaml"))
 CHOICES = {

@@ -17,6 +17,8 @@ from dptrain.contracts import ConfigError, DataError, Splits
 from dptrain.data.image_folder import ImageFiles, ImageFolder
 from dptrain.data.npz import Npz
 
+pytestmark = pytest.mark.e2e
+
 COUNT = 60
 
 

@@ -8,6 +8,8 @@ from torch import nn
 from dptrain.contracts import ConfigError, Splits
 from dptrain.data.phantom import ChestPhantom
 
+pytestmark = pytest.mark.run
+
 
 def load(seed: int = 0, **fields: object) -> Splits:
     settings = {"mean": [0.5], "std": [0.25], "train": 60, "holdout": 12, "test": 24} | fields

@@ -11,6 +11,8 @@ from torch import Tensor
 from dptrain.contracts import ConfigError, DataError, Records, seed_key
 from dptrain.data.splits import assemble, assignment_key, check_fractions, divide, number_groups
 
+pytestmark = pytest.mark.run
+
 
 def key(seed: int) -> bytes:
     return seed_key(torch.Generator().manual_seed(seed))

@@ -18,6 +18,8 @@ from dptrain.mechanisms.dpsgd import DPSGD
 from dptrain.privacy.dpsgd import DPSGDEngine
 from dptrain.training.settings import Settings
 
+pytestmark = pytest.mark.run
+
 
 class Failing:
     """An observer that fails at a step, as it may where a record is not what it expects."""

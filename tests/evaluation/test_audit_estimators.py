@@ -27,6 +27,8 @@ from dptrain.evidence.one_run import (
 )
 from dptrain.evidence.verdict import BROKEN, NO_CONTROL, RESISTED, TOO_WEAK, UNBOUNDED, WITHIN
 
+pytestmark = pytest.mark.run
+
 DELTA = 1e-5
 
 

@@ -9,6 +9,8 @@ from dptrain.contracts import Attempt, DataError, Images, Records, Splits
 from dptrain.evaluation.games.class_inversion.evaluator import Evaluator, train_evaluator
 from dptrain.evaluation.games.class_inversion.game import score_class_inversion
 
+pytestmark = pytest.mark.run
+
 CLASSES, SHAPE = 4, (1, 12, 12)
 
 

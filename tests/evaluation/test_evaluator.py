@@ -9,6 +9,8 @@ from sklearn.datasets import load_digits
 from dptrain.contracts import Records, Splits
 from dptrain.evaluation.games.class_inversion.evaluator import FEATURES, train_evaluator
 
+pytestmark = pytest.mark.run
+
 
 def digits(*, flat: bool = False) -> Splits:
     inputs, labels = load_digits(return_X_y=True)

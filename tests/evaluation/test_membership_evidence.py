@@ -18,6 +18,8 @@ from dptrain.evidence.verdict import BROKEN, NO_CONTROL, RESISTED, TOO_WEAK, UNB
 from dptrain.privacy.accountant import DPSGDPlan
 from dptrain.privacy.guarantee import DPGuarantee, NoGuarantee
 
+pytestmark = pytest.mark.run
+
 NORMAL = NormalDist()  # quicker than scipy's, one number at a time
 METRICS = ["auc", "tpr_at_fpr_0.01", "tpr_at_fpr_0.001"]
 

@@ -7,6 +7,8 @@ import torch
 
 from dptrain.evaluation.games.class_inversion.near_members import nearest_is_member
 
+pytestmark = pytest.mark.run
+
 
 def test_membership_without_meaning_raises_no_alarm():
     trials, level = 400, 0.05

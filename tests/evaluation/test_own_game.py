@@ -11,6 +11,8 @@ from support import QUICK, order
 from dptrain.cli import main as cli
 from dptrain.report.document import read_json
 
+pytestmark = pytest.mark.run
+
 PARTS = '''
 from dataclasses import dataclass, replace
 from typing import ClassVar

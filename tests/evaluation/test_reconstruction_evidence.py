@@ -12,6 +12,8 @@ from dptrain.evaluation.games.reconstruction.game import score_reconstruction
 from dptrain.evidence.intervals import clopper_pearson
 from dptrain.evidence.verdict import BROKEN, LEAKS, NO_CONTROL, RESISTED, TOO_WEAK, UNBOUNDED, WITHIN, kind
 
+pytestmark = pytest.mark.run
+
 
 @dataclass(frozen=True)
 class Promise:

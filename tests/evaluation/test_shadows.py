@@ -21,6 +21,8 @@ from dptrain.runs import cache
 from dptrain.runs.cache import Cache
 from dptrain.tasks.classification import Classification
 
+pytestmark = pytest.mark.run
+
 
 class Spy:
     """A mechanism that remembers what it was given to train on."""

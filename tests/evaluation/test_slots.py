@@ -9,6 +9,8 @@ from scipy.stats import chisquare
 from dptrain.contracts import ConfigError, Records, seed_key
 from dptrain.evaluation.games.reconstruction.game import plant
 
+pytestmark = pytest.mark.run
+
 
 def planted(splits, seed=0, slots=4, candidates=5):
     return plant(

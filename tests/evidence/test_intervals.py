@@ -6,6 +6,8 @@ from scipy.stats import binomtest
 
 from dptrain.evidence.intervals import clopper_pearson, detection_limit, permutation_p_value, proportion
 
+pytestmark = pytest.mark.run
+
 
 @pytest.mark.parametrize("confidence", [0.9, 0.95, 0.99])
 @pytest.mark.parametrize(

@@ -10,6 +10,8 @@ from dptrain.contracts import ConfigError, Records, seed_key
 from dptrain.evaluation.games.reconstruction.game import plant
 from dptrain.evidence.probes import chances, draw_probes, known_members, public_count
 
+pytestmark = pytest.mark.run
+
 
 def key(seed):
     return seed_key(torch.Generator().manual_seed(seed))

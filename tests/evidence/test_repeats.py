@@ -7,6 +7,8 @@ import pytest
 
 from dptrain.evidence.repeats import paired, spread
 
+pytestmark = pytest.mark.run
+
 
 @pytest.mark.parametrize(("seeds", "wanted"), [(3, 0.95), (5, 0.95), (6, 0.95), (9, 0.95), (15, 0.9)])
 def test_the_interval_covers_as_often_as_it_says(seeds, wanted):

@@ -34,6 +34,8 @@ from dptrain.runs import folder as runs
 from dptrain.sweep import budget as sweep_budget
 from dptrain.sweep.cost import composed
 
+pytestmark = pytest.mark.run
+
 HERE = Path(__file__).parent
 OWN = ("mechanism=noisy_counts", "attack=[membership_loss]", "privacy.epsilon=1", "training.steps=3")
 

@@ -16,6 +16,8 @@ from dptrain.models.photographs import _Sheet, photographs
 from dptrain.models.scatter import ScatterLinear
 from dptrain.models.whitening import Mirrored, SideBySide
 
+pytestmark = pytest.mark.run
+
 SHAPE = (3, 16, 16)
 KERNELS = 12
 

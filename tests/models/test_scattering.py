@@ -12,6 +12,8 @@ from torch.nn import functional as F
 from dptrain.contracts import ConfigError
 from dptrain.models.scattering import Scattering2d, averaging, folded, morlet, orientations, window
 
+pytestmark = pytest.mark.run
+
 SIDES = (36, 36)
 
 

@@ -11,6 +11,8 @@ from dptrain.models.scatter import ScatterLinear
 from dptrain.models.synthetic import synthetic_images
 from dptrain.models.whitening import Whitening
 
+pytestmark = pytest.mark.run
+
 SHAPE = (1, 12, 12)
 
 

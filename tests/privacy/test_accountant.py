@@ -27,6 +27,8 @@ from dptrain.privacy.guarantee import DPGuarantee
 from dptrain.privacy.plan import Rates, make_plan
 from dptrain.privacy.sampled_gaussian import sampled_gaussian
 
+pytestmark = pytest.mark.run
+
 DELTA = 1e-5
 SMALL = {
     "noise_multiplier": 1.0,

@@ -23,6 +23,8 @@ from dptrain.privacy.bookkeeping.uses import NoRule
 from dptrain.privacy.clipping import KINDS, Clipper, gradient_norms, scaled
 from dptrain.privacy.dpsgd import DPSGDEngine
 
+pytestmark = pytest.mark.run
+
 record_loss = partial(nn.functional.cross_entropy, reduction="none")
 WAYS = (costs.KEEP, costs.GRAM, costs.TWICE)
 RECORDS = 5

@@ -13,6 +13,8 @@ from dptrain.contracts import ConfigError
 from dptrain.privacy.clipping import AUTOMATIC_STABILITY, MARGIN, MARGIN_A_RECORD, Clipper
 from dptrain.privacy.dpsgd import ENGINES, DPSGDEngine, RecordGradients, check_choices
 
+pytestmark = pytest.mark.run
+
 record_loss = partial(nn.functional.cross_entropy, reduction="none")
 
 CASES = [

@@ -31,6 +31,8 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 from layer_models import CASES, VOCABULARY
 from mixing_models import MIXING, REMEMBERING
 
+pytestmark = pytest.mark.run
+
 
 def find(model, shape=(8,), *, loss=None, bounds=(0.0, 1.0), classes=3):
     return find_dependence(

@@ -29,6 +29,8 @@ from dptrain.privacy.dpsgd import DPSGDEngine, RecordGradients
 from dptrain.privacy.gradients import ByRules, InFull, OneByOne
 from dptrain.privacy.stilled import stilled
 
+pytestmark = pytest.mark.run
+
 catalogue = script("layer_models")
 CASES = {case.name: case for case in catalogue.CASES}
 OUTSIDE = {  # a parameter is used where no layer of its own sees it: the whole model is formed in full

@@ -7,6 +7,8 @@ from torch import nn
 from dptrain.contracts import ConfigError
 from dptrain.privacy.layers import check_layers
 
+pytestmark = pytest.mark.run
+
 
 def with_batch_norm(channels=8):
     return nn.Sequential(

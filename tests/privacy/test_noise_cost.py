@@ -20,6 +20,8 @@ from dptrain.privacy.noise.gaussian import FINENESS, LEVELS, REACH, TAIL, grid_s
 from dptrain.privacy.noise.source import randomness
 from dptrain.privacy.plan import Rates, make_plan
 
+pytestmark = pytest.mark.run
+
 MILLION = 10**6
 EDGE = 4.63  # standard deviations, where the tail begins at the latest
 

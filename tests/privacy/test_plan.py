@@ -15,6 +15,8 @@ from dptrain.privacy.accountant import DPSGDPlan, privacy_loss
 from dptrain.privacy.guarantee import DPGuarantee
 from dptrain.privacy.plan import Rates, check_delta, default_delta, make_plan
 
+pytestmark = pytest.mark.run
+
 
 def plan_for(epsilon, rates, units, **changes):
     budget = Budget(epsilon=epsilon, delta=1e-5, **changes)

@@ -13,6 +13,8 @@ from dptrain.privacy import sampling
 from dptrain.privacy.noise.keys import Stream
 from dptrain.privacy.sampling import PoissonSampler, ShuffleSampler, Units, make_sampler, passed_over, poisson
 
+pytestmark = pytest.mark.run
+
 KEY = bytes(range(32))
 
 

@@ -18,6 +18,8 @@ from dptrain.contracts import ConfigError
 from dptrain.privacy.accountant import DPSGDPlan, most_true_positives, privacy_loss
 from dptrain.privacy.selection import RenyiLoss, RunCount, mixture, renyi, selected
 
+pytestmark = pytest.mark.run
+
 SHAPES = [0.0, 0.5, 1.0, 3.0, math.inf]
 MNIST = {"units": 60_000, "sample_rate": 256 / 60_000, "steps": 14_100, "expected_batch_size": 256}
 

@@ -30,6 +30,8 @@ from dptrain.report.comparison.points import Comparison, Missing
 from dptrain.report.figure import style
 from dptrain.storage import write_text
 
+pytestmark = pytest.mark.run
+
 HOSTILE = "<script>document.title = 'run'</script>\"'&"
 LIMITS = ("accuracy>=.8", "membership.bound<=.2", "leakage.membership_loss.auc.high<=.62")
 

@@ -14,6 +14,8 @@ from PIL import Image
 from dptrain.contracts import Gallery, Interval, Report
 from dptrain.report import figures, gallery
 
+pytestmark = pytest.mark.run
+
 
 def texts(report: Report, name: str, folder: Path) -> str:
     """The words of a figure's file."""

@@ -25,6 +25,8 @@ from dptrain.report.render import marked
 from dptrain.report.sections import TITLES
 from dptrain.storage import write_text
 
+pytestmark = pytest.mark.e2e
+
 HOSTILE = "<script>document.title = 'run'</script>\"'&"
 VOID_TAGS = {"meta", "br", "wbr", "img"}
 BOXES = """[...document.querySelectorAll('svg')].flatMap(svg =>

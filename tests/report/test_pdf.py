@@ -19,6 +19,8 @@ from dptrain.report import write
 from dptrain.report.pages import as_html
 from dptrain.report.pdf import coloured, missing, write_pdf
 
+pytestmark = pytest.mark.e2e
+
 needs_weasyprint = pytest.mark.skipif(
     importlib.util.find_spec("weasyprint") is None, reason="no WeasyPrint here; the extra `pdf` brings it"
 )

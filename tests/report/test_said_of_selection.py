@@ -22,6 +22,8 @@ from dptrain.report.statement_schema import schema
 from dptrain.sweep.cost import search_cost
 from dptrain.sweep.score import as_trial, tuned_on_public
 
+pytestmark = pytest.mark.run
+
 AGREED: dict[str, Any] = {
     "search": "a1", "epsilon": 5.06, "delta": 1e-5, "tpr_at_fpr": {"0.001": 0.1, "0.01": 0.43},
     "epsilon_alone": 3.0, "unit": "record", "distribution": "geometric", "mean_runs": 10.0, "shape": 1.0,

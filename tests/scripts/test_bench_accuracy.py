@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import support
 
+pytestmark = pytest.mark.run
+
 
 @pytest.fixture(scope="module")
 def measured() -> ModuleType:

@@ -7,6 +7,8 @@ import pytest
 import support
 import torch
 
+pytestmark = pytest.mark.run
+
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:

@@ -8,6 +8,8 @@ from types import ModuleType
 import pytest
 import support
 
+pytestmark = pytest.mark.run
+
 MNIST = Path(os.environ.get("DPTRAIN_DATA", "nowhere")) / "mnist.npz"
 
 

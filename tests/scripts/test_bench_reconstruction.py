@@ -9,6 +9,8 @@ import support
 
 from dptrain.data.files import find
 
+pytestmark = pytest.mark.run
+
 needs_mnist = pytest.mark.skipif(
     find("mnist.npz", root=None) is None, reason="mnist.npz is not in the folder DPTRAIN_DATA"
 )

@@ -6,6 +6,8 @@ from types import ModuleType
 import pytest
 import support
 
+pytestmark = pytest.mark.run
+
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:

@@ -7,6 +7,8 @@ import json
 import pytest
 import support
 
+pytestmark = pytest.mark.run
+
 
 def test_every_start_is_measured_and_said(capsys: pytest.CaptureFixture[str]) -> None:
     script = support.script("bench_start")

@@ -7,6 +7,8 @@ import pytest
 import support
 import torch
 
+pytestmark = pytest.mark.e2e
+
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:

@@ -13,6 +13,8 @@ import torch
 from scipy.stats import norm
 from support import script
 
+pytestmark = pytest.mark.run
+
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))  # where the processes that it starts find it
 check = script("check_noise")
 

@@ -16,6 +16,8 @@ from dptrain.privacy.dpsgd import DPSGDEngine
 from dptrain.privacy.gradients import ByRules
 from dptrain.privacy.noisy import NoisySum
 
+pytestmark = pytest.mark.run
+
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 check = script("check_sensitivity")
 import replay as trainings  # noqa: E402

@@ -12,6 +12,8 @@ from support import script as load
 
 from dptrain.cli import compare
 
+pytestmark = pytest.mark.e2e
+
 
 @pytest.fixture(scope="module", params=["scripts/compare.py", "dptrain.cli.compare"])
 def script(request: pytest.FixtureRequest) -> ModuleType:

@@ -15,6 +15,8 @@ import dptrain
 from dptrain.contracts import Records, Splits, Task
 from dptrain.tasks import MultiLabel, Regression
 
+pytestmark = pytest.mark.run
+
 SEVERAL, NUMBER = MultiLabel(labels=2), Regression(bounds=(-1.0, 3.0))
 WORDS = (*QUICK, "tracking=none", "training.expected_batch_size=20", "evidence.probes=20")
 NOISE = {"epsilon": None, "noise_multiplier": 2.0, "delta": None}

@@ -17,6 +17,8 @@ from dptrain.privacy.noisy import NoisySum
 from dptrain.privacy.sampling import Units
 from dptrain.training.canaries import gradients, lengths
 
+pytestmark = pytest.mark.run
+
 PARAMETERS = 64 * 12 + 12 + 12 * 3 + 3
 
 

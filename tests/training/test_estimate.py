@@ -23,6 +23,8 @@ from dptrain.privacy.accountant import DPSGDPlan
 from dptrain.report.console import Console
 from dptrain.training.estimate import estimate_seconds
 
+pytestmark = pytest.mark.run
+
 CPU = torch.device("cpu")
 COST = 5.0  # seconds that making features takes here
 

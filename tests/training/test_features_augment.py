@@ -19,6 +19,8 @@ from dptrain.privacy.dpsgd import DPSGDEngine
 from dptrain.training.augment import Augmentation
 from dptrain.training.features import Trained
 
+pytestmark = pytest.mark.run
+
 CACHED = {"feature_cache_gib": 1.0}
 UNAUDITED = partial(DPSGD, audit_sensitivity=False)  # which makes features of its own rows
 

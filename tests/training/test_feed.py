@@ -19,6 +19,8 @@ from dptrain.privacy.sampling import PoissonSampler, ShuffleSampler, Units
 from dptrain.training import checkpoint
 from dptrain.training.feed import Drawn, Feed
 
+pytestmark = pytest.mark.run
+
 STEPS = 8
 KEY = bytes(32)
 HOOKS = partial(DPSGD, engine="hooks", audit_sensitivity=False)  # the audit reads by itself

@@ -17,6 +17,8 @@ from dptrain.privacy.clipping import MARGIN
 from dptrain.privacy.dpsgd import DPSGDEngine
 from dptrain.tasks import NextToken, task_of
 
+pytestmark = pytest.mark.run
+
 WORDS, LENGTH, VOCABULARY = 12, 6, 9
 BUDGET = Budget(epsilon=None, delta=1e-3, noise_multiplier=0.5)
 

@@ -27,6 +27,8 @@ from dptrain.training import checkpoint
 from dptrain.training import fit as fitting
 from dptrain.training.settings import Settings
 
+pytestmark = pytest.mark.run
+
 
 class Crash(Exception):
     pass

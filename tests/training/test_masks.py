@@ -18,6 +18,8 @@ from dptrain.training import checkpoint, masks
 from dptrain.training.augment import Augmentation
 from dptrain.training.masks import WORDS, Masks, secret_states
 
+pytestmark = pytest.mark.run
+
 CPU = torch.device("cpu")
 KEY = bytes(range(32))
 

@@ -15,6 +15,8 @@ from dptrain.privacy.accountant import privacy_loss
 from dptrain.privacy.dpsgd import ENGINES
 from dptrain.training import checkpoint
 
+pytestmark = pytest.mark.run
+
 
 def test_both_are_mechanisms(settings_of):
     for mechanism in (DPSGD(settings=settings_of()), NonPrivate(settings=settings_of())):

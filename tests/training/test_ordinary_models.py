@@ -21,6 +21,8 @@ from dptrain.privacy.layers import FrozenBatchNorm, GroupNormOfEnough, check_lay
 from dptrain.training import estimate
 from dptrain.training.estimate import estimate_seconds
 
+pytestmark = pytest.mark.run
+
 CPU = torch.device("cpu")
 
 

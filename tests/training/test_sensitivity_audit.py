@@ -31,6 +31,8 @@ from dptrain.training.augment import Augmentation
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 from mixing_models import MIXING, REMEMBERING
 
+pytestmark = pytest.mark.run
+
 BATCH = {"rates": {"expected_batch_size": 20, "steps": 4}}
 
 

@@ -12,6 +12,8 @@ from torch import nn
 from dptrain.attacks.label_inversion import LabelInversion
 from dptrain.contracts import Access, Records, Release, Targets
 
+pytestmark = pytest.mark.run
+
 
 def targets(shape: tuple[int, ...], classes: int) -> Targets:
     nobody = Records(torch.zeros(0, *shape), torch.zeros(0, dtype=torch.int64))

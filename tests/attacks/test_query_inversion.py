@@ -15,6 +15,8 @@ from dptrain.attacks.query_inversion import QueryInversion, margins
 from dptrain.attacks.search_space import SNAPSHOTS, SearchSpace, Trail
 from dptrain.contracts import Access, Records, Release, Targets
 
+pytestmark = pytest.mark.run
+
 
 def targets(shape: tuple[int, ...], classes: int, *, bounds=(0.0, 1.0), mean=(0.4,)) -> Targets:
     nobody = Records(torch.zeros(0, *shape), torch.zeros(0, dtype=torch.int64))

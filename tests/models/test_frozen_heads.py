@@ -19,6 +19,8 @@ from dptrain.privacy.accountant import DPSGDPlan
 from dptrain.privacy.clipping import MARGIN, MARGIN_A_RECORD
 from dptrain.privacy.dpsgd import ENGINES, DPSGDEngine
 
+pytestmark = pytest.mark.run
+
 SHAPE = (1, 16, 16)
 
 

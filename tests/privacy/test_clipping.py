@@ -14,6 +14,8 @@ from dptrain.privacy.clipping import KINDS, MARGIN, Clipper, gradient_norms, sca
 from dptrain.privacy.dpsgd import DPSGDEngine
 from dptrain.tasks.classification import make_loss
 
+pytestmark = pytest.mark.run
+
 SHAPES = ((3, 4), (3,), (2, 3), (2,))  # weights and biases of two layers
 LAYERS = {"flat": (0, 0, 0, 0), "automatic": (0, 0, 0, 0), "per_layer": (0, 0, 1, 1)}
 

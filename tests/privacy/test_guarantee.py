@@ -10,6 +10,8 @@ from dptrain.contracts import Budget, Guarantee
 from dptrain.privacy.guarantee import DPGuarantee, NoGuarantee, gaussian_delta
 from dptrain.privacy.written import from_json, to_json
 
+pytestmark = pytest.mark.run
+
 BUDGET = Budget(epsilon=None, delta=1e-5, noise_multiplier=1.0)
 
 

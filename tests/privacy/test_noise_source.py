@@ -25,6 +25,8 @@ from dptrain.privacy.noise.gaussian import (
 from dptrain.privacy.noise.keys import KeyChain, Stream, words
 from dptrain.privacy.noise.source import BLOCK, DeviceWords, NoiseSource, on_cpu
 
+pytestmark = pytest.mark.run
+
 KEY = bytes(range(32))
 ADDRESS = st.tuples(st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1))  # level, block
 

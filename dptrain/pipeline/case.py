@@ -62,22 +62,7 @@ def find(config: Config, overrides: tuple[str, ...]) -> Case:
             f"release={source} is no run folder, no name or id of a run under output={config.output} and no "
             "file of weights; give one of them"
         )
-    if runs.read(folder).config.get("task") == "audit":
-        raise ConfigError(
-            f"release={source}: {folder} is an audit itself and holds no model; give a training's folder"
-        )
-    runs.refuse_earlier(f"release={source}", runs.read(folder))
-    runs.refuse_given(f"release={source}", runs.read(folder))
-    if not (folder / runs.REPORT).is_file():
-        raise ConfigError(
-            f"release={source}: {folder} has no {runs.REPORT}; finish the run first (resume={folder})"
-        )
-    if not (folder / runs.WEIGHTS).is_file():
-        raise ConfigError(
-            f"release={source}: {folder} has no {runs.WEIGHTS}, for its mechanism releases no weights and "
-            "nothing else is kept that an attack could ask; train it again with the attacks among "
-            "attack=[...], or take one whose mechanism releases weights"
-        )
+    _refuse_without_a_model(source, folder)
     _refuse_changes(source, overrides)
     trained = parse(runs.read(folder).config)
     trained = replace(
@@ -109,8 +94,28 @@ def find(config: Config, overrides: tuple[str, ...]) -> Case:
     )
 
 
+def _refuse_without_a_model(source: str, folder: Path) -> None:
+    """Raise ConfigError where a run folder holds no model that could be attacked again, and say why."""
+    if runs.read(folder).config.get("task") == "audit":
+        raise ConfigError(
+            f"release={source}: {folder} is an audit itself and holds no model; give a training's folder"
+        )
+    runs.refuse_earlier(f"release={source}", runs.read(folder))
+    runs.refuse_given(f"release={source}", runs.read(folder))
+    if not (folder / runs.REPORT).is_file():
+        raise ConfigError(
+            f"release={source}: {folder} has no {runs.REPORT}; finish the run first (resume={folder})"
+        )
+    if not (folder / runs.WEIGHTS).is_file():
+        raise ConfigError(
+            f"release={source}: {folder} has no {runs.WEIGHTS}: its mechanism releases no weights, or it was removed, and "
+            "nothing else is kept that an attack could ask; train it again with the attacks among "
+            "attack=[...], or take one whose mechanism releases weights"
+        )
+
+
 def _refuse_changes(source: str, overrides: tuple[str, ...]) -> None:
-    """A run's records, coins and model are what they were; only the attack on it can be chosen."""
+    """Raise ConfigError where anything of a run but the attack on it is chosen anew."""
     allowed = (*CHOSEN, "evidence.confidence", "evidence.permutations", "control.enabled")
     others = [
         override

@@ -40,7 +40,7 @@ class ClassInversion(Game):
     findings: ClassVar[type] = Images
 
     evidence: Evidence
-    evaluator_steps: int
+    evaluator_steps: int = 250  # as runs that were begun before it was a key have it
 
     def problems(self, splits: Splits, assigned: Any) -> Iterator[str]:  # noqa: ARG002
         """Inversions are held against members and held-out records of their class, among test records."""

@@ -108,8 +108,8 @@ def _refuse_without_a_model(source: str, folder: Path) -> None:
         )
     if not (folder / runs.WEIGHTS).is_file():
         raise ConfigError(
-            f"release={source}: {folder} has no {runs.WEIGHTS}: its mechanism releases no weights, or it was removed, and "
-            "nothing else is kept that an attack could ask; train it again with the attacks among "
+            f"release={source}: {folder} has no {runs.WEIGHTS}: its mechanism releases no weights, or they were "
+            "removed, and nothing else is kept that an attack could ask; train it again with the attacks among "
             "attack=[...], or take one whose mechanism releases weights"
         )
 

@@ -108,9 +108,9 @@ def _refuse_without_a_model(source: str, folder: Path) -> None:
         )
     if not (folder / runs.WEIGHTS).is_file():
         raise ConfigError(
-            f"release={source}: {folder} has no {runs.WEIGHTS}: its mechanism releases no weights, or they were "
-            "removed, and nothing else is kept that an attack could ask; train it again with the attacks among "
-            "attack=[...], or take one whose mechanism releases weights"
+            f"release={source}: {folder} has no {runs.WEIGHTS}: its mechanism releases no weights, or "
+            "they were removed, and nothing else is kept that an attack could ask; train it again with the "
+            "attacks among attack=[...], or take one whose mechanism releases weights"
         )
 
 

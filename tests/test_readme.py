@@ -58,8 +58,8 @@ def test_no_command_is_left_untested() -> None:
         "python scripts/ablation.py --seeds 2 --write README.md",  # and this one
         *(line for line in COMMANDS if any(word in line for word in ELSEWHERE)),
     }
-    # tests/test_cli.py kills runs and resumes them, tests/test_selecting.py selects in private,
-    # tests/test_launchers.py has Slurm's launcher (local mode) and, where it is installed, Ray's.
+    # tests/cli/test_cli.py kills runs and resumes them, tests/sweep/test_selecting.py selects in private,
+    # tests/cli/test_launchers.py has Slurm's launcher (local mode) and, where it is installed, Ray's.
 
 
 def test_files_that_are_named_are_there() -> None:

@@ -364,5 +364,5 @@ def test_the_configuration_builds_it(name: str, kind: type) -> None:
     from hydra.utils import instantiate
     from omegaconf import OmegaConf
 
-    path = Path(__file__).parents[1] / "conf" / "tracking" / f"{name}.yaml"
+    path = Path(__file__).parents[2] / "conf" / "tracking" / f"{name}.yaml"
     assert instantiate(OmegaConf.load(path)) == kind()

@@ -16,11 +16,15 @@ from torch import Tensor
 
 from dptrain.contracts import ConfigError, DataError, Records, Splits
 from dptrain.data.checks import convert
+from dptrain.data.folders import class_folders, find_parts, group_by_folder, group_by_table, list_images
 from dptrain.data.splits import Cut, assignment_key, number_groups
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
 PILLOW_MODES = {"grayscale": "L", "rgb": "RGB"}
 WHITE_8_BIT, WHITE_16_BIT = 255.0, 65535.0
+LOOKED_AT, DARK = (
+    32,
+    1 / 8,
+)  # so many images tell whether 16 bits are used; 12 bits reach a sixteenth of white
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,10 +32,12 @@ class ImageFolder(Cut):
     """Image files of `root/<class>/`, or of `root/train/<class>/`, with `test` and `val` beside `train`.
 
     A part without a folder is cut from the training images, each by a keyed hash of itself. Images are
-    resized to `size` (height, width in pixels) without keeping their proportions. `group_pattern`, matched
-    from the start of the file's name, captures whose image it is (`(patient\\d+)`); a patient is
-    never divided. Classes are the folders' names, in order. `lazy` decodes images when they are
-    needed, for more than memory holds; `workers` threads decode (default: one a processor).
+    resized to `size` (height, width in pixels) without keeping their proportions. Whose image it is, is
+    captured by `group_pattern`, matched from the start of the file's name (`(patient\\d+)`), or said by the
+    folder in the class folder that holds it (`group_folder`), or by a CSV (`group_file`); a patient is
+    never divided. Classes are the folders' names, in order. `range` declares the darkest and the brightest
+    value of images deeper than 8 bits. `lazy` decodes images when they are needed, for more than memory
+    holds; `workers` threads decode (default: one a processor).
     """
 
     root: str
@@ -40,6 +46,9 @@ class ImageFolder(Cut):
     std: Sequence[float]
     mode: str = "grayscale"
     group_pattern: str | None = None
+    group_folder: bool = False
+    group_file: str | None = None
+    range: Sequence[float] | None = None
     lazy: bool = False
     workers: int | None = None
 
@@ -54,6 +63,15 @@ class ImageFolder(Cut):
         if self.workers is not None and self.workers < 1:
             raise ConfigError(
                 f"data.workers={self.workers} must be at least 1 thread; or null, one a processor"
+            )
+        if self.range is not None and (len(self.range) != 2 or not self.range[0] < self.range[1]):
+            raise ConfigError(
+                f"data.range={list(self.range)} must be the darkest and the brightest value; e.g. [0, 4095]"
+            )
+        if (self.group_pattern is not None) + self.group_folder + (self.group_file is not None) > 1:
+            raise ConfigError(
+                "data.group_pattern, data.group_folder and data.group_file are three ways to say whose an "
+                "image is; choose one"
             )
         if self.group_pattern is not None:
             try:
@@ -71,24 +89,24 @@ class ImageFolder(Cut):
         root, key = Path(self.root).expanduser(), assignment_key(rng, self.split_key)
         if not root.is_dir():
             raise DataError(f"data.root={root} is not a folder: name the folder that holds the class folders")
-        parts = {part: root / part for part in ("train", "val", "test") if (root / part).is_dir()}
-        if "train" not in parts:
-            parts = {"train": root}
-        classes = _folders(parts["train"])
+        parts = find_parts(root)
+        classes = class_folders(parts["train"])
         if len(classes) < 2:
             raise DataError(
                 f"{parts['train']} holds {len(classes)} class folders ({', '.join(classes) or 'none'}): "
                 f"make one folder for each of at least two classes"
             )
-        files = {part: _files(folder, classes) for part, folder in parts.items()}
-        patients = {part: self._patients(listed) for part, listed in files.items()}
+        nested = self.group_folder or self.group_file is not None
+        files = {part: list_images(folder, classes, nested=nested) for part, folder in parts.items()}
+        patients = {part: self._patients(listed, parts[part]) for part, listed in files.items()}
         _refuse_shared(patients, root)
+        self._refuse_dark(files["train"])
         records = {part: self._read(listed) for part, listed in files.items()}
         height, width = self.size
         return self.cut(
             records,
-            number_groups(patients["train"]) if self.group_pattern else None,
-            number_groups(patients["val"]) if self.group_pattern and "val" in patients else None,
+            number_groups(patients["train"]) if patients["train"] else None,
+            number_groups(patients["val"]) if patients.get("val") else None,
             key,
             name=root.name,
             source=f"{root}, {sum(map(len, files.values()))} files as {height}x{width} {self.mode}",
@@ -97,8 +115,12 @@ class ImageFolder(Cut):
             std=self.std,
         )
 
-    def _patients(self, files: Sequence[tuple[Path, int]]) -> list[str]:
-        """Whose image each file is; none if there is no pattern."""
+    def _patients(self, files: Sequence[tuple[Path, int]], folder: Path) -> list[str]:
+        """Whose image each file of a part is; none if nothing tells."""
+        if self.group_folder:
+            return group_by_folder(files, folder)
+        if self.group_file is not None:
+            return group_by_table(files, Path(self.root).expanduser(), self.group_file)
         if self.group_pattern is None:
             return []
         found = [re.match(self.group_pattern, path.name) for path, _ in files]
@@ -118,18 +140,58 @@ class ImageFolder(Cut):
     def _read_image(self, path: Path) -> np.ndarray:
         """One image, (H, W, C) in `size`, float32 in (0, 1)."""
         height, width = self.size
+        image = self._open(path)
+        if image.mode == "F":
+            low, high = self.range or (0.0, WHITE_16_BIT)
+            channels = 3 if self.mode == "rgb" else 1
+        else:
+            image, low, high, channels = image.convert(PILLOW_MODES[self.mode]), 0.0, WHITE_8_BIT, 1
+        small = image.resize((width, height), Image.Resampling.BILINEAR)
+        pixels = np.asarray(small, dtype=np.float32).reshape(height, width, -1)
+        pixels = (pixels - np.float32(low)) / np.float32(high - low)
+        return np.repeat(pixels, channels, axis=-1).clip(0.0, 1.0)
+
+    def _refuse_dark(self, files: Sequence[tuple[Path, int]]) -> None:
+        """Raise DataError where 16 bits hold values of fewer and no range is declared: all would be black."""
+        if self.range is not None:
+            return
+        images = [self._open(path) for path, _ in files[:: max(1, len(files) // LOOKED_AT)]]
+        deep = [np.asarray(image).max() for image in images if image.mode == "F"]
+        if len(deep) == len(images) and max(deep) < DARK * WHITE_16_BIT:
+            raise DataError(
+                f"data.root={self.root}: its images have 16 bits a pixel and are all but black, so their "
+                "values are likely of fewer bits; declare the range, such as data.range=[0,4095] for 12, "
+                "or data.range=[0,65535] if they are that dark"
+            )
+
+    def _open(self, path: Path) -> Image.Image:
         try:
             with Image.open(path) as opened:
-                image = _depth_kept(ImageOps.exif_transpose(opened), path)
+                if (frames := getattr(opened, "n_frames", 1)) > 1:
+                    raise DataError(
+                        f"{path} holds {frames} images in one file: save each in a file of its own"
+                    )
+                return self._decoded(ImageOps.exif_transpose(opened), path)
+        except Image.DecompressionBombError as error:
+            raise DataError(
+                f"{path} says that it has too many pixels to be an image ({error}): repair or remove it"
+            ) from error
         except (UnidentifiedImageError, OSError, SyntaxError) as error:
             raise DataError(f"{path} cannot be read as an image ({error}): repair or remove it") from error
-        if image.mode == "F":
-            white, channels = WHITE_16_BIT, 3 if self.mode == "rgb" else 1
-        else:
-            image, white, channels = image.convert(PILLOW_MODES[self.mode]), WHITE_8_BIT, 1
-        small = image.resize((width, height), Image.Resampling.BILINEAR)
-        pixels = np.asarray(small, dtype=np.float32).reshape(height, width, -1) / np.float32(white)
-        return np.repeat(pixels, channels, axis=-1).clip(0.0, 1.0)
+
+    def _decoded(self, image: Image.Image, path: Path) -> Image.Image:
+        """The image, decoded; deeper than 8 bits a pixel as floats, for Pillow's conversion would clip."""
+        if image.mode == "F" and self.range is None:
+            raise DataError(
+                f"{path} holds floating-point pixels, whose range is unknown: declare it by data.range=[0,1]"
+            )
+        if image.mode == "F" or image.mode.startswith("I"):
+            pixels = np.asarray(image).astype(np.float32)
+            if not np.isfinite(pixels).all():
+                raise DataError(f"{path} holds pixels that are no numbers: repair or remove it")
+            return Image.fromarray(pixels)
+        image.load()
+        return image
 
 
 class ImageFiles:
@@ -147,40 +209,6 @@ class ImageFiles:
             for place, image in enumerate(decoded):
                 images[place] = image
         return convert(images, bounds=(0.0, 1.0))
-
-
-def _depth_kept(image: Image.Image, path: Path) -> Image.Image:
-    """The image, decoded; if of 16 bits a pixel, as floats, which Pillow's conversion would clip."""
-    if image.mode == "F":
-        raise DataError(
-            f"{path} holds floating-point pixels, whose range is unknown: save it with 8 or 16 bits"
-        )
-    if image.mode.startswith("I"):
-        return Image.fromarray(np.asarray(image).astype(np.float32))
-    image.load()
-    return image
-
-
-def _folders(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-
-
-def _files(folder: Path, classes: Sequence[str]) -> list[tuple[Path, int]]:
-    """Image files of the class folders, with their labels, in order of name."""
-    if _folders(folder) != list(classes):
-        raise DataError(
-            f"{folder} holds the class folders {', '.join(_folders(folder)) or 'none'}, "
-            f"but the training images have {', '.join(classes)}: make them alike"
-        )
-    listed = []
-    for label, name in enumerate(classes):
-        found = sorted(path for path in (folder / name).rglob("[!.]*") if path.suffix.lower() in SUFFIXES)
-        if not found:
-            raise DataError(
-                f"{folder / name} holds no image ({', '.join(SUFFIXES)}): add some or remove the folder"
-            )
-        listed += [(path, label) for path in found]
-    return listed
 
 
 def _refuse_shared(patients: dict[str, list[str]], root: Path) -> None:

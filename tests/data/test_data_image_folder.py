@@ -100,10 +100,150 @@ def test_colour_and_depth(tmp_path: Path) -> None:
     assert load(tmp_path).train.inputs.median() == pytest.approx(0.25, abs=1e-3)
 
 
-def test_other_files_and_hidden_ones_are_passed_over(flat: Path) -> None:
+DEBRIS = (".ipynb_checkpoints", "__MACOSX", "@eaDir", ".Trash", "lost+found")
+
+
+@pytest.mark.parametrize("name", DEBRIS)
+def test_debris_is_left_out_at_every_level(flat: Path, name: str) -> None:
+    for folder in (flat, flat / "ill", flat / "well" / "more"):
+        picture(folder / name / "patient1_a.png", 7)
+    (flat / "well" / "Thumbs.db").write_bytes(b"junk")
     (flat / "ill" / "notes.txt").write_text("none")
     (flat / "ill" / "._patient1_a.png").write_bytes(b"junk")
-    assert "40 files" in load(flat).source
+    (flat / "ill" / "folder.png").mkdir()
+    (flat / "ill" / "again").symlink_to(flat)
+    splits = load(flat)
+    assert "40 files" in splits.source
+    assert splits.classes == ("ill", "well")
+
+
+@pytest.mark.parametrize(
+    ("names", "counts"),
+    [
+        (("Training", "Validation", "Testing"), (8, 6, 4)),
+        (("train", "dev", "TEST"), (8, 6, 4)),
+        (("TRAIN", "valid", "test"), (8, 6, 4)),
+    ],
+)
+def test_parts_by_their_usual_names(tmp_path: Path, names: tuple[str, ...], counts: tuple[int, ...]) -> None:
+    for at, (part, count) in enumerate(zip(names, counts, strict=True)):
+        for i in range(count):
+            picture(tmp_path / part / "ab"[i % 2] / f"{i}.png", 10 + i, last=50 * at)
+    splits = load(tmp_path)
+    assert tuple(map(len, (splits.train, splits.holdout, splits.test))) == counts
+
+
+def test_parts_that_cannot_be_told(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        picture(tmp_path / "test" / name / "x.png", 1)
+    with pytest.raises(DataError, match=r"holds test but no folder `train`; name that of training images so"):
+        load(tmp_path)
+    for part in ("train", "Training"):
+        picture(tmp_path / part / "a" / "x.png", 1)
+    with pytest.raises(DataError, match=r"holds both Training and train, which are names of one part"):
+        load(tmp_path)
+
+
+def test_classes_may_be_called_like_parts(tmp_path: Path) -> None:
+    for name in ("valid", "void"):
+        for i in range(20):
+            picture(tmp_path / name / f"{i}.png", i, last=ord(name[-1]))
+    assert load(tmp_path).classes == ("valid", "void")
+
+
+@pytest.fixture
+def nested(tmp_path: Path) -> Path:
+    """Twenty patients with a folder each, and the same images in a table."""
+    rows = ["file,group"]
+    for patient in range(20):
+        for view in range(2):
+            path = Path("ill" if patient % 2 else "well") / f"p{patient}" / f"{view}.png"
+            picture(tmp_path / "nested" / path, patient * 10, last=view)
+            rows.append(f"{path.as_posix()},{patient}")
+    (tmp_path / "nested" / "whose.csv").write_text("\n".join(rows))
+    return tmp_path / "nested"
+
+
+@pytest.mark.parametrize(
+    "fields", [{"group_folder": True}, {"group_file": "whose.csv", "group_folder": False}]
+)
+def test_groups_by_folder_or_by_table(nested: Path, fields: dict[str, object]) -> None:
+    if "group_file" in fields:
+        picture(nested / "ill" / "single.png", 3)
+        picture(nested / "well" / "alone.png", 4)
+        with (nested / "whose.csv").open("a") as table:
+            table.write("\nsingle.png,1\nwell/alone.png,0\n")
+    splits = load(nested, holdout_fraction=0.3, test_fraction=0.3, **fields)
+    parts = [
+        set((records.inputs[:, 0, 0, 0] * 25.5).round().int().tolist()) - {0}
+        for records in (splits.train, splits.holdout, splits.test)
+    ]
+    assert sum(map(len, parts)) == len(set().union(*parts)) == 19, "no patient in two parts"
+    assert splits.group_ids is not None
+    assert len(splits.group_ids.unique()) < len(splits.train)
+
+
+def test_class_folders_of_folders_only_are_refused(nested: Path) -> None:
+    with pytest.raises(DataError, match=r"ill holds only folders \(10, such as p1\).*data.group_folder=true"):
+        load(nested)
+    picture(nested / "ill" / "loose.png", 3)
+    with pytest.raises(DataError, match=r"loose.png lies in its class folder itself.*; move it into one"):
+        load(nested, group_folder=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (None, "cannot be read below .* give a CSV in UTF-8"),
+        ("name,patient\na,b\n", "must have the columns file and group"),
+        ("file,group\n", "must have the columns file and group"),
+        ("file,group\nill/p1/0.png,1\nill/p1/0.png,2\n", "names a file twice"),
+        ("file,group\nill/p1/0.png,1\n", r"does not say whose 39 of the images are \(the first is number 2"),
+        ("file,group\n0.png,1\n1.png,2\n", "gives bare names that several folders hold"),
+    ],
+)
+def test_tables_that_do_not_tell_whose_images_they_are(nested: Path, text: str | None, says: str) -> None:
+    if text is not None:
+        (nested / "whose.csv").write_text(text)
+    with pytest.raises(DataError, match=says):
+        load(nested, group_file="whose.csv" if text is not None else "none.csv")
+
+
+def test_a_declared_range_of_deep_images(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for i in range(30):
+            deep = np.full((20, 30), 1024 + i + 40 * (name == "b"), dtype=np.uint16)
+            Image.fromarray(deep).save(tmp_path / name / f"{i}.png")
+            Image.fromarray((deep / 4096).astype(np.float32)).save(tmp_path / name / f"{i}.tif")
+    with pytest.raises(DataError, match=r"whose range is unknown: declare it by data.range=\[0,1\]"):
+        load(tmp_path)
+    for path in tmp_path.rglob("*.tif"):
+        path.unlink()
+    with pytest.raises(DataError, match=r"all but black, .* such as data.range=\[0,4095\] for 12,"):
+        load(tmp_path)
+    assert load(tmp_path, range=[0, 65535]).train.inputs.max() < 0.02
+    assert load(tmp_path, range=[0, 4096]).train.inputs.median() == pytest.approx(0.26, abs=0.01)
+    with pytest.raises(ConfigError, match=r"data.range=\[5, 5\] must be the darkest and the brightest value"):
+        load(tmp_path, range=[5, 5])
+    Image.fromarray(np.full((20, 30), np.nan, dtype=np.float32)).save(tmp_path / "a" / "none.tif")
+    with pytest.raises(DataError, match=r"none.tif holds pixels that are no numbers"):
+        load(tmp_path, range=[0, 4096])
+
+
+def test_files_that_hold_more_than_one_image_or_far_too_much(
+    flat: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stack = [Image.fromarray(np.full((20, 30), grey, dtype=np.uint8)) for grey in (1, 2, 3)]
+    stack[0].save(flat / "ill" / "stack.tif", save_all=True, append_images=stack[1:])
+    with pytest.raises(
+        DataError, match=r"stack.tif holds 3 images in one file: save each in a file of its own"
+    ):
+        load(flat)
+    (flat / "ill" / "stack.tif").unlink()
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 200)
+    with pytest.raises(DataError, match=r"has too many pixels to be an image .*: repair or remove it"):
+        load(flat)
 
 
 def test_folders_that_cannot_be_used(flat: Path, tmp_path: Path) -> None:
@@ -131,6 +271,7 @@ def test_folders_that_cannot_be_used(flat: Path, tmp_path: Path) -> None:
     [
         ({"mode": "cmyk"}, "data.mode=cmyk must be one of grayscale, rgb"),
         ({"size": [0, 8]}, r"data.size=\[0, 8\] must be height and width"),
+        ({"group_pattern": "(p)", "group_folder": True}, "three ways to say whose an image is; choose one"),
         ({"group_pattern": "patient"}, "data.group_pattern=patient must capture one group"),
         ({"group_pattern": "(patient"}, r"data.group_pattern=\(patient is no pattern"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -14,6 +15,9 @@ import torch
 from torch import Tensor
 
 from dptrain.contracts import Sensitive
+
+ISO = "%Y-%m-%d"
+MISSING = "(missing)"
 
 Wrong = tuple[np.ndarray, str]  # which rows (N,) bool, and what they do wrong
 
@@ -33,28 +37,56 @@ class Banded(Sensitive):
 
 @dataclass(frozen=True, kw_only=True)
 class Number:
-    """A number in declared bounds, scaled to [0, 1]; `clip` pulls what lies outside to the nearer bound."""
+    """A number in declared bounds, scaled to [0, 1]; `clip` pulls what lies outside to the nearer bound.
+
+    Where cells may be `missing`, a second number says so, and the first is the middle of the bounds.
+    """
 
     name: str
     low: float
     high: float
     clip: bool = False
+    missing: bool = False
     bands: tuple[float, ...] = ()  # cut points
 
-    width = 1
-    mean: tuple[float, ...] = (0.5,)
-    std: tuple[float, ...] = (0.25,)
+    @property
+    def width(self) -> int:
+        return 1 + self.missing
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        return (0.5,) * self.width
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        return (0.25, 0.5)[: self.width]
 
     def encode(self, cells: pd.Series) -> tuple[np.ndarray, list[Wrong]]:
-        """Scaled numbers (N, 1), and what is wrong with which cells."""
-        numbers = pd.to_numeric(cells, errors="coerce").to_numpy(np.float64, na_value=np.nan)
+        """Scaled numbers (N, width), and what is wrong with which cells."""
+        numbers = self._read(cells)
         empty, unread = cells.isna().to_numpy(), ~np.isfinite(numbers)
         outside = ~unread & ((numbers < self.low) | (numbers > self.high))
-        wrong = [(empty, "is empty"), (unread & ~empty, "is not a finite number")]
+        wrong = [(unread & ~empty, f"is not {self._what}")]
+        if not self.missing:
+            wrong.insert(0, (empty, "is empty"))
         if not self.clip:
-            wrong.append((outside, f"is outside the declared bounds [{self.low:g}, {self.high:g}]"))
+            wrong.append((outside, f"is outside the declared bounds {self._bounds}"))
         scaled = (np.clip(numbers, self.low, self.high) - self.low) / (self.high - self.low)
-        return scaled[:, None], wrong
+        if not self.missing:
+            return scaled[:, None], wrong
+        return np.stack([np.where(empty, 0.5, scaled), empty.astype(np.float64)], axis=1), wrong
+
+    def _read(self, cells: pd.Series) -> np.ndarray:
+        """The numbers (N,) float64 that cells hold; not a number where they hold none."""
+        return pd.to_numeric(cells, errors="coerce").to_numpy(np.float64, na_value=np.nan)
+
+    @property
+    def _what(self) -> str:
+        return "a finite number"
+
+    @property
+    def _bounds(self) -> str:
+        return f"[{self.low:g}, {self.high:g}]"
 
     def sensitive(self, at: int) -> Sensitive:
         """This column, which starts at position `at`, as one that attribute inference aims at."""
@@ -73,11 +105,42 @@ class Number:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Date(Number):
+    """A day, its bounds in days since 1970, as a number; written by `format`, in the letters of strptime."""
+
+    format: str = ISO
+
+    def _read(self, cells: pd.Series) -> np.ndarray:
+        held = cells.dropna()
+        as_written = len(held) > 0 and isinstance(held.iloc[0], str)
+        times = pd.to_datetime(cells, format=self.format if as_written else None, errors="coerce", utc=True)
+        days = (times - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(days=1)
+        return np.floor(days.to_numpy(np.float64, na_value=np.nan))
+
+    @property
+    def _what(self) -> str:
+        return f"a date written as {self.format}"
+
+    @property
+    def _bounds(self) -> str:
+        first, last = (pd.Timestamp(days, unit="D").strftime(ISO) for days in (self.low, self.high))
+        return f"[{first}, {last}]"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Category:
-    """One of the declared categories, as text; one-hot, in the order in which they are declared."""
+    """One of the declared categories, as text; one-hot, in the order in which they are declared.
+
+    Where cells may be `missing`, that is one more category, the last.
+    """
 
     name: str
-    categories: tuple[str, ...]
+    declared: tuple[str, ...]
+    missing: bool = False
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        return (*self.declared, MISSING) if self.missing else self.declared
 
     @property
     def width(self) -> int:
@@ -95,12 +158,20 @@ class Category:
     def codes(self, cells: pd.Series) -> tuple[np.ndarray, list[Wrong]]:
         """The position (N,) of each cell's category, -1 where it has none, and what is wrong."""
         empty = cells.isna().to_numpy()
-        text = cells.map(as_text, na_action="ignore")
-        codes = pd.Index(self.categories).get_indexer(text).astype(np.int64)
-        return codes, [
-            (empty, "is empty"),
-            ((codes < 0) & ~empty, f"is none of the declared categories ({', '.join(self.categories)})"),
-        ]
+        text = cells.map(self._as_declared, na_action="ignore")
+        codes = pd.Index(self.declared).get_indexer(text).astype(np.int64)
+        strange = (codes < 0) & ~empty
+        wrong = [(strange, f"is none of the declared categories ({', '.join(self.declared)})")]
+        if self.missing:
+            return np.where(empty, len(self.declared), codes), wrong
+        return codes, [(empty, "is empty"), *wrong]
+
+    def _as_declared(self, cell: Any) -> str:
+        """A cell as text; 1.0 is 1 where only that is declared, but 01 is never 1."""
+        text = as_text(cell)
+        if text not in self.declared and re.fullmatch(r"-?\d+\.0+", text):
+            return text.partition(".")[0]
+        return text
 
     def encode(self, cells: pd.Series) -> tuple[np.ndarray, list[Wrong]]:
         """One-hot rows (N, categories), and what is wrong with which cells."""

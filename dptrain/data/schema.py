@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -13,8 +14,9 @@ import torch
 from torch import Tensor
 
 from dptrain.contracts import ConfigError, DataError, Sensitive
-from dptrain.data.columns import Category, Number, Wrong, as_text
+from dptrain.data.columns import ISO, Category, Date, Number, Wrong, as_text
 
+EPOCH = dt.date(1970, 1, 1)
 LISTED = 20  # violations told one by one; the rest are counted
 
 
@@ -132,11 +134,16 @@ class _Violations:
             f"{self._where} is not as data.columns, data.target and their like declare it:\n  "
             + "\n  ".join(lines)
             + "\nCorrect the table, or declare what it holds: wider `bounds` (or `clip: true`), another "
-            "category (a missing value can be one), columns that are not used in data.ignored"
+            "category, `missing: true` for a column of which cells may be empty, columns that are not "
+            "used in data.ignored"
         )
 
 
-FIELDS = {"number": {"kind", "bounds", "clip", "bands"}, "category": {"kind", "categories"}}
+FIELDS = {
+    "number": {"kind", "bounds", "clip", "missing", "bands"},
+    "date": {"kind", "bounds", "clip", "missing", "bands", "format"},
+    "category": {"kind", "categories", "missing"},
+}
 PARTS = ("train", "test", "holdout")
 
 
@@ -173,6 +180,11 @@ def parse_schema(
                 f"{', '.join(map(str, columns))}"
             )
         column = known.get(name)
+        if isinstance(column, Number) and column.missing:
+            problems.append(
+                f"data.sensitive={name} is a number that may be missing, of which no attack can be scored; "
+                f"take it from data.sensitive, or missing from data.columns.{name}"
+            )
         if isinstance(column, Number) and not column.bands:
             problems.append(
                 f"data.sensitive={name} is a number without bands; declare cut points, "
@@ -197,16 +209,44 @@ def _column(name: str, node: Any, problems: list[str]) -> Number | Category | No
     kind = node.get("kind") if isinstance(node, Mapping) else None
     if kind not in FIELDS:
         problems.append(
-            f"{key}={node} must have kind: number (with bounds) or kind: category (with categories)"
+            f"{key}={node} must have kind: number or kind: date (with bounds) or kind: category (with "
+            "categories)"
         )
         return None
     problems += [
         f"{key}.{field}: no such key; a {kind} takes {', '.join(sorted(FIELDS[kind]))}"
         for field in sorted(set(map(str, node)) - FIELDS[kind])
     ]
+    missing = node.get("missing", False)
+    if not isinstance(missing, bool):
+        problems.append(f"{key}.missing={missing} must be true (cells may be empty) or false")
     if kind == "category":
-        return _category(name, f"{key}.categories", node.get("categories"), problems)
+        found = _category(name, f"{key}.categories", node.get("categories"), problems)
+        return None if found is None else replace(found, missing=missing is True)
+    if kind == "date":
+        return _date(name, key, node, problems)
     return _number(name, key, node, problems)
+
+
+def _date(name: str, key: str, node: Mapping[str, Any], problems: list[str]) -> Number | None:
+    """A column of dates: a number of days, between bounds written year-month-day."""
+    written = str(node.get("format", ISO))
+    try:
+        dt.datetime(2001, 2, 3).strftime(written)
+        days = {
+            field: [(dt.date.fromisoformat(str(each)) - EPOCH).days for each in node.get(field, ())]
+            for field in ("bounds", "bands")
+        }
+    except (ValueError, TypeError):
+        problems.append(
+            f"{key}: bounds and bands of dates are written year-month-day, and `format` as strptime has it; "
+            "e.g. {kind: date, bounds: ['2000-01-01', '2029-12-31'], format: '%d.%m.%Y'}"
+        )
+        return None
+    number = _number(name, key, {**node, **days}, problems)
+    if number is None:
+        return None
+    return Date(**{each.name: getattr(number, each.name) for each in fields(number)}, format=written)
 
 
 def _number(name: str, key: str, node: Mapping[str, Any], problems: list[str]) -> Number | None:
@@ -228,6 +268,7 @@ def _number(name: str, key: str, node: Mapping[str, Any], problems: list[str]) -
         low=float(bounds[0]),
         high=float(bounds[1]),
         clip=bool(clip),
+        missing=node.get("missing", False) is True,
         bands=tuple(float(cut) for cut in bands),
     )
 
@@ -243,7 +284,7 @@ def _category(name: str, key: str, values: Any, problems: list[str]) -> Category
     if len(named) < 2:
         problems.append(f"{key}={values} must be a list of at least two, such as [no, maybe, 'yes']")
         return None
-    return Category(name=name, categories=named)
+    return Category(name=name, declared=named)
 
 
 def _split(split: Mapping[str, Any], problems: list[str]) -> Category | None:

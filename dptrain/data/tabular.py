@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import pandas as pd
 import torch
 
 from dptrain.contracts import ConfigError, DataError, Records, Splits
+from dptrain.data.columns import Number
 from dptrain.data.files import cache_folder, local_folders, missing
 from dptrain.data.published import Published
 from dptrain.data.schema import PARTS, Encoded, Schema, parse_schema
@@ -46,6 +48,9 @@ class Tabular(Cut):
     group: str | None = None
     split: Mapping[str, Any] | None = None
     ignored: Sequence[str] = ()
+    encoding: str = "utf-8"
+    delimiter: str = ","
+    decimal: str = "."
     root: str | None = None
     cache: str | None = None
     published: Published | None = None
@@ -56,6 +61,17 @@ class Tabular(Cut):
             raise ConfigError("data.path=null: give the path of a table, or choose data=breast_cancer")
         if self.path is not None and not self.path.endswith(SUFFIXES):
             raise ConfigError(f"data.path={self.path} must end in {', '.join(SUFFIXES)}; convert the table")
+        try:
+            codecs.lookup(self.encoding)
+        except LookupError as error:
+            raise ConfigError(
+                f"data.encoding={self.encoding} is no encoding; e.g. utf-8 or latin-1"
+            ) from error
+        for key in ("delimiter", "decimal"):
+            if len(getattr(self, key)) != 1:
+                raise ConfigError(f"data.{key}={getattr(self, key)!r} must be one character; e.g. ';' or ','")
+        if self.delimiter == self.decimal:
+            raise ConfigError(f"data.delimiter and data.decimal are both {self.decimal!r}; one must differ")
         _ = self.schema
 
     @cached_property
@@ -120,13 +136,21 @@ class Tabular(Cut):
             folders = [*local_folders(self.root), Path(), cache_folder(self.cache)]
             for path in (folder / Path(self.path).expanduser() for folder in folders):
                 if path.is_file():
-                    return read_table(path), str(path)
+                    return self._read(path), str(path)
         if self.published is None:
             assert self.path is not None
             raise missing(
                 self.path, url="any download", root=self.root, cache=self.cache, reason="none is known"
             )
         return self.published.read(root=self.root, cache=self.cache)
+
+    def _read(self, path: Path) -> pd.DataFrame:
+        table = read_table(path, encoding=self.encoding, delimiter=self.delimiter)
+        if self.decimal != "." and path.suffix != ".parquet":
+            for column in self.schema.columns:
+                if type(column) is Number and column.name in table:
+                    table[column.name] = table[column.name].str.replace(self.decimal, ".", regex=False)
+        return table
 
     def _given(self, rows: Encoded, source: str) -> dict[str, np.ndarray]:
         """Positions of the rows in each part that the table itself names; refuses a divided person."""
@@ -150,7 +174,7 @@ class Tabular(Cut):
         return given
 
 
-def read_table(path: Path) -> pd.DataFrame:
+def read_table(path: Path, *, encoding: str = "utf-8", delimiter: str = ",") -> pd.DataFrame:
     """The cells of a CSV file, as text, or of a Parquet file; raises DataError if it cannot be read.
 
     The index tells where a row is found: the line of a CSV file that it starts on.
@@ -160,11 +184,11 @@ def read_table(path: Path) -> pd.DataFrame:
             table = pd.read_parquet(path)
             table.index = pd.RangeIndex(1, len(table) + 1, name="row")
         else:
-            table = _read_csv(path)
+            table = _read_csv(path, encoding, delimiter)
     except (OSError, EOFError, ValueError) as error:  # pandas' and pyarrow's own are ValueErrors
         raise DataError(
-            f"{path} cannot be read ({_reason(error)}): save it as CSV (UTF-8, one header line, commas) or "
-            "as Parquet"
+            f"{path} cannot be read ({_reason(error)}): save it as CSV (one header line, in "
+            f"data.encoding={encoding} with data.delimiter={delimiter!r}) or as Parquet"
         ) from error
     if table.empty:
         raise DataError(f"{path} holds no rows: give it at least one below the header")
@@ -183,10 +207,12 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}{f', near {line[0]}' if line else ''}"
 
 
-def _read_csv(path: Path) -> pd.DataFrame:
+def _read_csv(path: Path, encoding: str, delimiter: str) -> pd.DataFrame:
+    encoding = "utf-8-sig" if codecs.lookup(encoding).name == "utf-8" else encoding
     table = pd.read_csv(
-        path, dtype=str, keep_default_na=False, na_values=[""], skip_blank_lines=False, encoding="utf-8-sig"
-    )
+        path, dtype=str, keep_default_na=False, na_values=[""], skip_blank_lines=False, encoding=encoding,
+        sep=delimiter,
+    )  # fmt: skip
     if not isinstance(table.index, pd.RangeIndex):  # pandas takes a surplus first column for names of rows
         raise Surplus("rows have more cells than the header has names")
     # A quoted cell may hold line ends, so that a row takes several lines.

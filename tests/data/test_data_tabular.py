@@ -96,6 +96,102 @@ def test_a_band_ends_at_its_cut_points_not_half_way_between_middles(tmp_path: Pa
     assert age.read(inputs).tolist() == [0, 0, 1, 1, 1, 2, 2]
 
 
+DATES = {
+    **COLUMNS,
+    "born": {"kind": "date", "bounds": ["1900-01-01", "2000-01-01"], "format": "%d.%m.%Y"},
+}
+
+
+def dated(count: int = 40) -> list[str]:
+    return [f"{row},{1 + i % 28:02}.03.{1950 + i}" for i, row in enumerate(rows(count))]
+
+
+def test_dates_are_days_between_declared_bounds(tmp_path: Path) -> None:
+    path = table(tmp_path, dated(), "age,sex,income,ill,born")
+    found = everyone(load(path, columns=DATES))
+    days = [(pd.Timestamp(1950 + i, 3, 1 + i % 28) - pd.Timestamp(1900, 1, 1)).days for i in range(40)]
+    assert torch.allclose(found[:, 5], torch.tensor(days) / 36524, atol=1e-6)
+    frame = pd.read_csv(path)
+    frame["born"] = pd.to_datetime(frame["born"], format="%d.%m.%Y")
+    frame.to_parquet(tmp_path / "people.parquet")
+    assert torch.equal(everyone(load(tmp_path / "people.parquet", columns=DATES)), found)
+    wrong = table(
+        tmp_path, [*dated(), "1,F,1,no,2001-02-03", "1,F,1,no,01.01.2001"], "age,sex,income,ill,born"
+    )
+    with pytest.raises(DataError, match=r"line 42: born is not a date written as %d.%m.%Y") as caught:
+        load(wrong, columns=DATES)
+    assert "line 43: born is outside the declared bounds [1900-01-01, 2000-01-01]" in str(caught.value)
+    assert "2001-02-03" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"bounds": ["1.1.2000", "2001-01-01"]}, {"bounds": 5}, {"format": "\ud800"}]
+)
+def test_a_date_declared_wrongly(changes: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"data.columns.born: bounds and bands of dates are written year-"):
+        source("x.csv", columns={**COLUMNS, "born": DATES["born"] | changes})
+
+
+GAPS = {name: {**column, "missing": True} for name, column in COLUMNS.items()}
+
+
+def test_cells_may_be_missing_where_declared(tmp_path: Path) -> None:
+    lines = [f"{'' if i % 4 == 0 else 10 + i},{'' if i % 5 == 0 else 'F'},{i},no" for i in range(40)]
+    path = table(tmp_path, [*lines, *(line[:-2] + "yes" for line in lines)])
+    with pytest.raises(DataError, match=r"line 2: age is empty(?s:.*)`missing: true` for a column of which"):
+        load(path)
+    splits = load(path, columns=GAPS, sensitive=["sex"])
+    assert splits.shape == (2 + 4 + 2,)
+    assert len(splits.mean) == len(splits.std) == 8
+    inputs = everyone(splits)[:, :8]
+    assert torch.equal(inputs[:, 1] == 1, inputs[:, 0] == 0.5), "the middle of the bounds, and a mark"
+    assert int(inputs[:, 1].sum()) == 20
+    assert torch.equal(inputs[:, 2:6].sum(1), torch.ones(80))
+    assert int(inputs[:, 5].sum()) == 16
+    assert splits.sensitive[0].names == ("F", "M", "?", "(missing)")
+    with pytest.raises(ConfigError, match=r"data.sensitive=age is a number that may be missing"):
+        load(path, columns=GAPS)
+    with pytest.raises(ConfigError, match=r"data.columns.age.missing=perhaps must be true"):
+        load(path, columns=COLUMNS | {"age": {**COLUMNS["age"], "missing": "perhaps"}})
+
+
+def test_one_is_one_however_it_is_written_but_leading_zeros_are_kept(tmp_path: Path) -> None:
+    columns = {"code": {"kind": "category", "categories": ["01", "1", "2"]}, "age": COLUMNS["age"]}
+    lines = [f"{('01', '1', '1.0', '2.00')[i % 4]},{i},{'no' if i % 2 else 'yes'}" for i in range(40)]
+    path = table(tmp_path, lines, "code,age,ill")
+    found = everyone(load(path, columns=columns, sensitive=[]))
+    assert found[:, :3].sum(0).tolist() == [10, 20, 10]
+    with pytest.raises(DataError, match=r"line 42: code is none of the declared categories"):
+        load(table(tmp_path, [*lines, "001,3,no"], "code,age,ill"), columns=columns, sensitive=[])
+
+
+def test_a_csv_as_it_is_written_elsewhere(tmp_path: Path) -> None:
+    lines = [f"{10 + i},5;{'FMÜ'[i % 3]};{i};{'no' if i % 2 else 'yes'}" for i in range(40)]
+    path = tmp_path / "people.csv"
+    path.write_text("\n".join(["age;sex;income;ill", *lines]), encoding="latin-1")
+    written = {"encoding": "latin-1", "delimiter": ";", "decimal": ","}
+    columns = COLUMNS | {"sex": {"kind": "category", "categories": ["F", "M", "Ü"]}}
+    ages = everyone(load(path, columns=columns, **written))[:, 0]
+    assert torch.allclose(ages, (torch.arange(10, 50) + 0.5) / 100)
+    with pytest.raises(
+        DataError, match=r"people.csv cannot be read .* in data.encoding=utf-8 with data.delimiter"
+    ):
+        load(path, columns=columns)
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"encoding": "latin-7b"}, "data.encoding=latin-7b is no encoding"),
+        ({"delimiter": "||"}, r"data.delimiter='\|\|' must be one character"),
+        ({"decimal": ","}, "data.delimiter and data.decimal are both ','"),
+    ],
+)
+def test_a_csv_cannot_be_written_so(fields: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        source("x.csv", **fields)
+
+
 @pytest.mark.parametrize("form", ["csv", "csv.gz", "parquet"])
 def test_every_form_of_file_reads_alike(tmp_path: Path, form: str) -> None:
     plain = table(tmp_path, rows())

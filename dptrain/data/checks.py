@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -102,6 +103,29 @@ def same_count(values: Sequence | np.ndarray | Tensor, labels: Tensor, *, name: 
         raise DataError(
             f"{name} has {len(values)} records but {other} has {len(labels)}: make them match one to one"
         )
+
+
+def class_names(classes: Any) -> tuple[str, ...]:
+    """The declared names of the classes, in label order, as text; raises ConfigError where they are none.
+
+    >>> class_names(["healthy", 1])
+    ('healthy', '1')
+    """
+    if not isinstance(classes, Sequence) or isinstance(classes, str):
+        raise ConfigError(
+            f"data.classes={classes} must be a list of names, in label order; e.g. data.classes=[healthy,ill]"
+        )
+    if any(isinstance(each, bool) or not isinstance(each, str | int) for each in classes):
+        raise ConfigError(
+            f"data.classes={list(classes)} must be words or whole numbers; quote yes, no, true, false and "
+            'e.g. data.classes=["yes","no"]'
+        )
+    names = tuple(str(each).strip() for each in classes)
+    if len(names) < 2 or len(set(names)) < len(names) or "" in names:
+        raise ConfigError(
+            f"data.classes={list(classes)} must name at least two classes, each once, in label order"
+        )
+    return names
 
 
 def several_classes(records: Records, *, name: str, classes: Sequence[str]) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dptrain.contracts import ConfigError, DataError, Records, Splits
-from dptrain.data.checks import same_count, to_inputs, to_labels
+from dptrain.data.checks import class_names, same_count, to_inputs, to_labels
 from dptrain.data.files import read_npz
 from dptrain.data.splits import assemble
 
@@ -36,6 +36,7 @@ class MemberFiles:
     bounds: Sequence[float] = (0.0, 1.0)
 
     def __post_init__(self) -> None:
+        class_names(self.classes)
         if len(self.bounds) != 2 or not self.bounds[0] < self.bounds[1]:
             raise ConfigError(
                 f"data.bounds={list(self.bounds)} must be two numbers, the lower first; e.g. [0, 1]"
@@ -55,7 +56,7 @@ class MemberFiles:
             train=members,
             holdout=others.take(order[:half]),
             test=others.take(order[half:]),
-            classes=self.classes,
+            classes=class_names(self.classes),
             mean=self._constants(self.mean, members),
             std=self._constants(self.std, members),
         )

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dptrain.contracts import ConfigError, DataError, Records, Splits
-from dptrain.data.checks import check_images, convert, same_count, to_inputs, to_records
+from dptrain.data.checks import check_images, class_names, convert, same_count, to_inputs, to_records
 from dptrain.data.files import read_npz
 from dptrain.data.splits import Cut, assignment_key, number_groups
 
@@ -149,10 +149,7 @@ class Npz(Cut):
             raise ConfigError(
                 f"data.bounds={list(self.bounds)} must be two numbers, the lower first; e.g. [0, 1]"
             )
-        if len(self.classes) < 2:
-            raise ConfigError(
-                f"data.classes={list(self.classes)} must name at least two classes, in label order"
-            )
+        class_names(self.classes)
 
     def load(self, rng: torch.Generator) -> Splits:
         path, key = Path(self.path).expanduser(), assignment_key(rng, self.split_key)
@@ -170,7 +167,7 @@ class Npz(Cut):
             key,
             name=path.stem,
             source=str(path),
-            classes=self.classes,
+            classes=class_names(self.classes),
             mean=self.mean,
             std=self.std,
             public=given.get("public"),

@@ -126,6 +126,17 @@ def test_records_that_cannot_be_used(tmp_path: Path, arrays: dict[str, np.ndarra
     ("fields", "says"),
     [
         ({"bounds": [1, 0]}, r"data.bounds=\[1, 0\] must be two numbers, the lower first"),
+        ({"classes": ["a", "b", "b"]}, r"data.classes=\['a', 'b', 'b'\] must name .*, each once"),
+        (
+            {"classes": [True, False]},
+            r"data.classes=\[True, False\] must be words or whole numbers; quote yes",
+        ),
+        (
+            {"classes": ["yes", None]},
+            "must be words or whole numbers; quote yes, no, true, false and null, e.g.",
+        ),
+        ({"classes": 3}, "data.classes=3 must be a list of names, in label order"),
+        ({"classes": "a,b"}, "data.classes=a,b must be a list of names, in label order"),
         ({"classes": ["all"]}, r"data.classes=\['all'\] must name at least two classes"),
         ({"holdout_fraction": 1.0}, r"data.holdout_fraction=1.0 must be in \(0, 1\)"),
         (

@@ -118,7 +118,7 @@ def class_names(classes: Any) -> tuple[str, ...]:
     if any(isinstance(each, bool) or not isinstance(each, str | int) for each in classes):
         raise ConfigError(
             f"data.classes={list(classes)} must be words or whole numbers; quote yes, no, true, false and "
-            'e.g. data.classes=["yes","no"]'
+            'null, e.g. data.classes=["yes","no"]'
         )
     names = tuple(str(each).strip() for each in classes)
     if len(names) < 2 or len(set(names)) < len(names) or "" in names:

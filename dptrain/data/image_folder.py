@@ -6,7 +6,6 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -156,12 +155,16 @@ class ImageFolder(Cut):
         """Raise DataError where 16 bits hold values of fewer and no range is declared: all would be black."""
         if self.range is not None:
             return
-        images = []
+        brightest = 0.0
         for path, _ in files[:: max(1, len(files) // LOOKED_AT)]:
-            with suppress(DataError):  # what cannot be read is told when it is read
-                images.append(self._open(path))
-        deep = [np.asarray(image).max() for image in images if image.mode == "F"]
-        if deep and len(deep) == len(images) and max(deep) < DARK * WHITE_16_BIT:
+            try:
+                image = self._open(path)
+            except DataError:  # what cannot be read is told when it is read
+                return
+            if image.mode != "F":
+                return
+            brightest = max(brightest, float(np.asarray(image).max()))
+        if brightest < DARK * WHITE_16_BIT:
             raise DataError(
                 f"data.root={self.root}: its images have 16 bits a pixel and are all but black, so their "
                 "values are likely of fewer bits; declare the range, such as data.range=[0,4095] for 12, "

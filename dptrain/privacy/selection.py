@@ -1,20 +1,15 @@
-"""What it costs to choose by results: the best of a random number of trainings, or a search that they lead.
+"""What it costs to release the best of a random number of trainings (Papernot & Steinke 2022).
 
-Papernot & Steinke 2022, "Hyperparameter tuning with Rényi differential privacy"; Liu & Talwar 2019, "Private
+"Hyperparameter tuning with Rényi differential privacy", ICLR 2022; Liu & Talwar 2019, "Private
 selection from private candidates", for the geometric case. How many runs there are is drawn from
 `RunCount`, in secret and before any run; each run draws its settings anew; one is released.
-
-Plans that are known in advance are composed by their privacy loss distributions. Where a result
-chooses the next plan, that sum is not proved; the sum of Rényi divergences of one order, fixed
-before any result was seen, is (Feldman & Zrnic 2021, "Individual Privacy Accounting via a Rényi
-Filter", Theorem 3.1): `spent`.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,8 +17,7 @@ from importlib.metadata import version
 from typing import Any
 
 import numpy as np
-from dp_accounting import DpEvent, rdp
-from dp_accounting.rdp import RdpAccountant
+from dp_accounting import rdp
 from dp_accounting.rdp.rdp_privacy_accountant import DEFAULT_RDP_ORDERS, compute_delta, compute_epsilon
 from scipy.optimize import brentq
 
@@ -184,48 +178,3 @@ def selected(single: RenyiLoss, count: RunCount) -> RenyiLoss:
     total = run + growth + (1.0 + count.shape) * second.min()
     total = np.minimum.accumulate(total[::-1])[::-1]  # divergences grow with the order
     return RenyiLoss(orders=single.orders, divergences=tuple(total))
-
-
-MOST_COPIES = 4096  # of a plan that are tried on a limit
-
-
-def spent(plans: Sequence[Plan], delta: float, order: float) -> float:
-    """Epsilon at `delta` of these plans, of which results chose the later ones, by this Rényi order.
-
-    Raises ConfigError for `replace_one`, for which the order's divergence is not known.
-
-    >>> from dptrain.privacy.accountant import DPSGDPlan
-    >>> plan = DPSGDPlan(units=9, sample_rate=1.0, steps=1, expected_batch_size=9, max_grad_norm=1.0,
-    ...             noise_multiplier=4.0)
-    >>> spent([plan, plan], 1e-5, 16.0) > spent([plan], 1e-5, 16.0)
-    True
-    """
-    accountant = RdpAccountant(orders=[order])
-    for plan in plans:
-        accountant.compose(_covered(plan))
-    return float(accountant.get_epsilon(delta))
-
-
-def best_order(plan: Plan, delta: float, limit: float) -> float:
-    """The Rényi order by which most copies of a plan stay within `limit`, or by which one is cheapest."""
-    copy = _covered(plan)
-
-    def copies_cost(copies: int) -> tuple[float, float]:
-        epsilon, order = RdpAccountant().compose(copy, copies).get_epsilon_and_optimal_order(delta)
-        return float(epsilon), float(order)
-
-    fits, beyond = 1, MOST_COPIES
-    while beyond - fits > 1:
-        middle = (fits + beyond) // 2
-        fits, beyond = (middle, beyond) if copies_cost(middle)[0] <= limit else (fits, middle)
-    return copies_cost(fits)[1]
-
-
-def _covered(plan: Plan) -> DpEvent:
-    """A plan in the words of dp-accounting; raises ConfigError where a filter does not cover it."""
-    if plan.adjacency != "add_remove":
-        raise ConfigError(
-            f"privacy.adjacency={plan.adjacency}: a search in which results choose the next job is accounted "
-            "for with add_remove only; use that, or a grid (hydra/sweeper=basic)"
-        )
-    return event(plan)

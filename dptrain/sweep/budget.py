@@ -13,7 +13,7 @@ from typing import Any
 
 from dptrain.contracts import ConfigError, Plan, SweepTotal
 from dptrain.contracts.rounding import rounded_up
-from dptrain.privacy import selection as privacy_filter
+from dptrain.privacy import filter as privacy_filter
 from dptrain.privacy.written import part, plan_from_json, plan_to_json
 from dptrain.sweep import state as sweeps
 from dptrain.sweep.cost import composed

@@ -9,7 +9,7 @@ from typing import Any
 
 from dptrain.contracts import Plan, Statement, SweepTotal
 from dptrain.contracts.rounding import rounded_up_to
-from dptrain.privacy import selection as privacy_filter
+from dptrain.privacy import filter as privacy_filter
 from dptrain.privacy.accountant import FINEST
 from dptrain.privacy.written import plan_from_json, plan_of
 from dptrain.report.comparison.points import SearchCost

@@ -26,7 +26,7 @@ from dptrain.config import parse
 from dptrain.contracts import Access, ConfigError, Plan, Records, Release, Targets
 from dptrain.evaluation.stage import Subject
 from dptrain.pipeline import verify
-from dptrain.privacy import selection as privacy_filter
+from dptrain.privacy import filter as privacy_filter
 from dptrain.privacy.written import from_json, plan_from_json, plan_to_json
 from dptrain.report.document import read_json
 from dptrain.report.statement_schema import schema

@@ -10,7 +10,7 @@ from support import by_opacus
 
 from dptrain.contracts import ConfigError
 from dptrain.privacy.accountant import DPSGDPlan, privacy_loss
-from dptrain.privacy.selection import best_order, spent
+from dptrain.privacy.filter import best_order, spent
 
 DELTA = 1e-5
 

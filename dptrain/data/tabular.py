@@ -16,9 +16,10 @@ import torch
 
 from dptrain.contracts import ConfigError, DataError, Records, Splits
 from dptrain.data.columns import Number
+from dptrain.data.declare import PARTS, parse_schema
 from dptrain.data.files import cache_folder, local_folders, missing
 from dptrain.data.published import Published
-from dptrain.data.schema import PARTS, Encoded, Schema, parse_schema
+from dptrain.data.schema import Encoded, Schema
 from dptrain.data.splits import Cut, assemble, assignment_key, divide, number_groups
 
 SUFFIXES = (".csv", ".csv.gz", ".parquet")

@@ -31,7 +31,7 @@ class Utility:
 class Briefing:
     """What is about to be spent, told before training starts."""
 
-    recipe: str
+    title: str  # the run's name, or the recipe's
     data: str  # name and where it came from
     train: int
     holdout: int
@@ -59,7 +59,7 @@ class Report:
     mechanism: str
     data: Mapping[str, Any]  # name, source, train, holdout, test (counts), classes (count), copies
     utility: Utility
-    control: Utility | None  # of the non-private twin
+    control: Utility | None  # of the control model
     floor_accuracy: float  # always naming the most frequent class
     guarantee: Statement
     epsilon_by_step: tuple[tuple[int, float], ...]  # empty: not private
@@ -71,6 +71,12 @@ class Report:
     folder: Path
     reproduce: str  # the command line
     queries: Mapping[str, tuple[tuple[int, float, float | None], ...]] = field(default_factory=dict)
-    # by attack: queries spent, success on the release, on the twin
+    # by attack: queries spent, success on the release, on the control model
     exposed: tuple[Exposed, ...] = ()  # the probes that were trained on, the easiest to recognise first
     not_run: tuple[NotRun, ...] = ()  # attacks that could not be judged
+    name: str | None = None  # that the run was given; None: the recipe's
+
+    @property
+    def title(self) -> str:
+        """What the report is headed by."""
+        return self.name or self.recipe

@@ -66,6 +66,6 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
 
 
 def _with_caution(line: Leakage) -> Leakage:
-    """The line, and the caution that it takes where no coin decided who was trained on."""
-    caution = "files tell who was trained on, no coin decided: whatever else they differ in reads as leakage"
+    """The line, and the caution that it takes where no random choice decided who was trained on."""
+    caution = "the files tell who was trained on, not chance: whatever else they differ in reads as leakage"
     return replace(line, notes=f"{line.notes}; {caution}" if line.notes else caution)

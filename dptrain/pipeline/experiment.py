@@ -184,14 +184,14 @@ class Experiment:
         try:
             return self.control_model(), ()
         except Exception as error:
-            return None, (NotRun(attack="control", reason=f"the non-private twin: {reason(error)}"),)
+            return None, (NotRun(attack="control", reason=f"the control model: {reason(error)}"),)
 
     def _kept_control(self, mechanism: Mechanism) -> tuple[Mapping[str, Any], dict[str, Exception]]:
         """A control's weights, and which attacks failed as they looked on: such a one is kept for nobody."""
         failed: dict[str, Exception] = {}
 
         def make() -> dict[str, Any]:
-            subject, _ = self._fit("train the twin", mechanism, self.control_stage, self.context)
+            subject, _ = self._fit("train the control model", mechanism, self.control_stage, self.context)
             failed.update({name: seen.error for name, seen in subject.seen.items() if seen.error is not None})
             assert subject.release.weights is not None
             return {

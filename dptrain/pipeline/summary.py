@@ -41,7 +41,7 @@ def brief(experiment: Experiment, *, recipe: str, folder: Path) -> Briefing:
         model, splits, training.augmentations, config.performance.feature_cache_gib, experiment.context.dtype
     )
     return Briefing(
-        recipe=recipe,
+        title=config.name or recipe,
         data=f"{splits.name}, {splits.source}",
         train=len(splits.train),
         holdout=len(splits.holdout),
@@ -121,6 +121,7 @@ def compose(
     }
     fields: dict[str, Any] = {
         "recipe": order.recipe,
+        "name": experiment.config.name,
         "mechanism": type(experiment.parts.mechanism).__name__,
         "holdout_by_step": target.release.published,
         **others,

@@ -57,7 +57,7 @@ def results(report: Report, *, wide: bool) -> Table:
     """
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, pad_edge=False, expand=True)
     table.add_column("", ratio=1, overflow="fold")
-    for head in ("measured", "floor", "control", "bound", "limit"):
+    for head in ("measured", "baseline", "control", "bound", "limit"):
         table.add_column(head, justify="right", no_wrap=True)
     if wide:
         table.add_column("verdict", max_width=24)
@@ -164,7 +164,7 @@ def output_defences(report: Report) -> Table | None:
         return None
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, expand=True)
     table.add_column(Text("OUTPUT DEFENCES", style="bold cyan"), ratio=1, overflow="fold")
-    for name in ("floor", *names):
+    for name in ("baseline", *names):
         table.add_column(name.replace("_", " "), justify="right")
     for name, floor, values in rows:
         table.add_row(name, _number(floor), *("" if v is None else _number(v.value) for v in values))

@@ -22,6 +22,7 @@ def as_json(report: Report) -> dict[str, Any]:
     """
     document = {
         "recipe": report.recipe,
+        "name": report.name,
         "mechanism": report.mechanism,
         "data": report.data,
         "utility": _utility(report.utility),

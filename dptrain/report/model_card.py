@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from dptrain.contracts import Report
-from dptrain.report import assumptions, render, selection, sentences, tables, words
+from dptrain.report import answers, assumptions, render, selection, sentences, tables, words
 from dptrain.report.blocks import Block, Code, Heading, Paragraph, Section, Tabular, bullets
 
 
@@ -22,7 +22,7 @@ def as_model_card(report: Report, *, measured: bool = False) -> str:
     """
     report = selection.as_released(report)
     return render.markdown(
-        report.recipe,
+        report.title,
         (
             _use(report),
             _data(report),
@@ -56,7 +56,7 @@ def metadata(report: Report) -> dict[str, Any]:
         "metrics": ["accuracy", "roc_auc"],
         "model-index": [
             {
-                "name": report.recipe,
+                "name": report.title,
                 "results": [
                     {
                         "task": {
@@ -123,8 +123,8 @@ def _privacy(report: Report, *, measured: bool) -> Section:
     stated = report.guarantee
     blocks: list[Block] = [Paragraph(sentences.void(stated), style="alarm")] if stated.void else []
     blocks += [
-        Paragraph(f"**{words.budget(stated)}.** {sentences.promise(stated)}"),
-        Paragraph(f"*To whom.* {sentences.beneficiaries(report, counted=stated.units_public)}"),
+        Paragraph(f"**{words.budget(stated)}.** {answers.promise(stated)}"),
+        Paragraph(f"*To whom.* {answers.beneficiaries(report, counted=stated.units_public)}"),
         bullets(*assumptions.assumptions(stated)),
         Paragraph("The same for other programs: [statement.json](statement.json)."),
     ]

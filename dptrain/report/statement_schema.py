@@ -143,9 +143,11 @@ SENSITIVITY = _object(
 ASSIGNMENT = _object(
     slots=_count("Places, at most, in which one of several candidates was trained on."),
     candidates=_count("Of each slot."),
-    probes=_count("Records, as many as were expected, of which a secret coin decided if they are used."),
+    probes=_count(
+        "Records, as many as were expected, of which a secret random choice decided if they are used."
+    ),
     probes_trained_on=_count(),
-    canaries=_count("Made gradients of which a secret coin decided if they are used."),
+    canaries=_count("Made gradients of which a secret random choice decided if they are used."),
     canaries_trained_on=_count(),
     change=_a("string?", "How one unit more or less changes the set that is trained on."),
 )

@@ -16,12 +16,12 @@ from dptrain.report.sentences import main_lines
 
 
 def utility(report: Report) -> Table:
-    """The release beside the non-private twin, where there is one, and the floor."""
+    """The release beside the control model, where there is one, and the baseline."""
     models = {"release": report.utility}
     if report.control is not None:
-        models["non-private twin"] = report.control
+        models["control model"] = report.control
     return Table(
-        heads=("", *models, "floor"),
+        heads=("", *models, "baseline"),
         rows=(
             (
                 f"test {words.named(report.utility.metric)}",
@@ -47,7 +47,7 @@ def leakage(report: Report) -> Table:
     """Every main leakage line with all that is needed to read it."""
     void = bool(report.guarantee.void)
     return Table(
-        heads=("attack", "measured", "floor", "control", "bound", "limit", "trials", "verdict"),
+        heads=("attack", "measured", "baseline", "control", "bound", "detection limit", "trials", "verdict"),
         rows=tuple(_line(line, void=void) for line in main_lines(report)),
         numeric=range(1, 7),
     )
@@ -72,7 +72,7 @@ def output_defences(report: Report) -> Table | None:
     if not rows:
         return None
     return Table(
-        heads=("attack by query", "floor", *(name.replace("_", " ") for name in names)),
+        heads=("attack by query", "baseline", *(name.replace("_", " ") for name in names)),
         rows=tuple(
             (
                 name,

@@ -242,8 +242,8 @@ def remember_records(folder: Path, fingerprint: str) -> None:
     before = read_state(folder).records
     if before is not None and before != fingerprint:
         raise ConfigError(
-            f"resume={folder}: it was begun on other records, or other coins, than are found now; resume it "
-            "with the data and the version of dptrain that it was begun with, or start a new run"
+            f"resume={folder}: it was begun on other records, or another random assignment, than are found "
+            "now; resume it with the data and version of dptrain that it was begun with, or start a new run"
         )
     remember(folder, records=fingerprint)
 

@@ -16,7 +16,7 @@ from dptrain.sweep import state as sweeps
 from dptrain.tracking import NOTE, PARENT, MLflow, NoTracking, failure
 
 # What a job is not called by.
-UNNAMED = ("recipe", "output", "report", "performance", "device", "tracking", "sweep", "hydra")
+UNNAMED = ("recipe", "name", "output", "report", "performance", "device", "tracking", "sweep", "hydra")
 LONGEST = 120  # letters of a job's name
 WORDS = ("point", "seeds")  # columns that hold no number
 

@@ -209,7 +209,7 @@ def score_reconstruction(
         trials=slots,
         confidence=confidence,
         interface=attempt.interface,
-        notes=f"each one of {candidates} candidates by a coin; {note}",
+        notes=f"each one of {candidates} candidates, drawn at random; {note}",
         details={"candidates": float(candidates), "effective_trials": effective},
     )
 

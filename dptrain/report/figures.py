@@ -266,7 +266,7 @@ def _legend(panel: Panel, height: float, *, bound: bool, control: bool) -> None:
     at = float(panel.left + 6)
     for style, there in entries:
         if there:
-            name = {"control": "control model"}.get(style, style)
+            name = {"control": "control model", "floor": "baseline"}.get(style, style)
             if style in ("release", "control"):
                 panel.mark((at, height - 4), style)
             else:

@@ -52,8 +52,8 @@ def readable_metric(name: str, fpr: float | None = None) -> str:
     if asked is None:
         return METRICS.get(name, name.replace("_", " "))
     if fpr is None:
-        return f"true-positive rate at the {words.percent(float(asked[1]))} false-positive rate asked for"
-    return f"true-positive rate at a false-positive rate up to {words.percent_at_most(fpr)}"
+        return f"true positives at the {words.percent(float(asked[1]))} false positives asked for"
+    return f"true positives at up to {words.percent_at_most(fpr)} false positives"
 
 
 def named(line: Leakage) -> str:

@@ -79,7 +79,7 @@ def _finding(line: Leakage, *, void: bool) -> Finding:
 
 def _key_figures(report: Report) -> Cards:
     """Three numbers that sum the run up."""
-    stated, accuracy = report.guarantee, report.utility.accuracy
+    stated = report.guarantee
     if sentences.holds(stated):
         proved = (
             f"ε = {words.epsilon(stated.epsilon)}",
@@ -94,9 +94,19 @@ def _key_figures(report: Report) -> Cards:
     else:
         proved = "void" if stated.void else "none", "no guarantee holds"
         membership = "no limit", "to what a membership test may identify"
-    worth = words.percent(accuracy.value), "of the test records are classified correctly"
-    cards = (("Guarantee", *proved), ("Membership", *membership), ("Accuracy", *worth))
+    worth = _worth(report)
+    cards = (("Guarantee", *proved), ("Membership", *membership), worth)
     return Cards(cards, only="html")
+
+
+def _worth(report: Report) -> tuple[str, str, str]:
+    """What the model is able to do, as a card."""
+    metric, value, records = report.utility.metric, report.utility.accuracy, f"{report.utility.records:,}"
+    if metric != "accuracy":
+        name = words.named(metric).capitalize()
+        return name, words.number(value.value), f"on {records} test records {words.interval(value)}"
+    ends = f"[{words.percent(value.low)}, {words.percent(value.high)}]"
+    return "Accuracy", words.percent(value.value), f"of {records} test records classified correctly {ends}"
 
 
 def numbers(report: Report) -> Section:

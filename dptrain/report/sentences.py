@@ -39,6 +39,13 @@ DETAILS = {
     "fpr_upper": "false-positive rate at most",
     "auc": "AUC",
 }
+PARTS = {
+    "train": "training",
+    "attack": "attacks",
+    "twin": "of them the control model",
+    "shadow": "shadow models",
+    "total": "in all",
+}
 DEFENDED = f"What each form of output leaves to these attacks. {defences.CAVEAT}"
 
 
@@ -195,5 +202,7 @@ def exposure(report: Report) -> str:
 
 def seconds(report: Report) -> str:
     """How long each part took."""
-    parts = ", ".join(f"{name} {words.duration(value)}" for name, value in report.seconds.items())
+    parts = ", ".join(
+        f"{PARTS.get(name, name)} {words.duration(value)}" for name, value in report.seconds.items()
+    )
     return f"Time taken: {parts}."

@@ -60,19 +60,18 @@ def seen(report: Report) -> str:
     leaking = [line for line in lines if found(line, LEAKS, BROKEN)]
     text = "No leakage above the baseline." if not leaking else ""
     if leaking:
-        text = f"Leakage above the baseline: {'; '.join(map(_finding, leaking))}."
+        void = bool(report.guarantee.void)
+        text = f"Leakage above the baseline: {'; '.join(_finding(line, void=void) for line in leaking)}."
     resisted = _attacks(line for line in lines if found(line, RESISTED))
     if resisted:
         text += f" No leakage from {_listed(resisted)}, which succeeds on the control model."
     return text
 
 
-def _finding(line: Leakage) -> str:
-    bound = "no bound" if line.bound is None else f"bound {words.at_most(line.bound)}"
-    text = (
-        f"{line.attack}, {named(line)}, {words.measured(line.value)} (baseline {words.number(line.floor)}, "
-        f"{bound})"
-    )
+def _finding(line: Leakage, *, void: bool) -> str:
+    bound = "no bound" if line.bound is None or void else f"bound {words.at_most(line.bound)}"
+    beside = f"baseline {words.number(line.floor)}, {bound}"
+    text = f"{line.attack}, {named(line)}, {words.measured(line.value)} ({beside})"
     return f"**{text}: more than is proved**" if found(line, BROKEN) else text
 
 

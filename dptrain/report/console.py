@@ -27,9 +27,9 @@ WIDEST = 132  # longer lines are hard to read
 MILESTONES = 10  # lines of progress, where there is no terminal to draw a bar in
 LEGEND = (
     "baseline: the same attack without the model. control: the same attack on a model trained alike without "
-    "privacy. bound: what is proved. limit: the most that the attack could have shown with these trials. In "
-    "brackets: {confidence:.0%} intervals, each line by itself: among many, one may err. Measured leakage is "
-    "no ceiling: a better attack may find more; only a bound is proved."
+    "privacy. bound: the most that the guarantee allows. limit: the most that the attack could have shown "
+    "with these trials. In brackets: {confidence:.0%} intervals, each line by itself: among many, one may "
+    "err. Measured leakage is no ceiling: a better attack may find more; only a bound is proved."
 )
 
 

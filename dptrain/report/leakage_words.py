@@ -52,8 +52,8 @@ def readable_metric(name: str, fpr: float | None = None) -> str:
     if asked is None:
         return METRICS.get(name, name.replace("_", " "))
     if fpr is None:
-        return f"true positives at the {words.percent(float(asked[1]))} false positives asked for"
-    return f"true positives at up to {words.percent_at_most(fpr)} false positives"
+        return f"true positives at the FPR of {words.percent(float(asked[1]))} asked for"
+    return f"true positives at an FPR up to {words.percent_at_most(fpr)}"
 
 
 def named(line: Leakage) -> str:

@@ -34,10 +34,10 @@ torch.set_num_threads(1)
 def make_statement(**changes: Any) -> Statement:
     values: dict[str, Any] = {
         "private": True,
-        "sentence": "Whatever an adversary knows or computes, when one record is added or removed the "
-        "probability of any outcome of this training changes by at most a factor of exp(3.00), but for a "
-        "probability of 1e-05; so no test of whether a record was used finds more than 5.8% of them at 1% "
-        "false alarms.",
+        "sentence": "Whatever an adversary knows or computes, adding or removing one record changes the "
+        "probability of any outcome of this training by at most a factor of exp(3.00), except with a "
+        "probability of 1e-05. At a 1 % false-positive rate, no membership test identifies more than 5.78 % "
+        "of the training records.",
         "released": "the final weights; the guarantee covers every noisy step as well",
         "unit": "record",
         "adjacency": "add_remove",
@@ -153,7 +153,7 @@ def make_leakage() -> tuple[Leakage, ...]:
             control=Interval(value=0.867, low=0.802, high=0.917),
             bound=0.411,
             detection_limit=0.980,
-            verdict="resisted: not above floor, control is",
+            verdict="resisted: not above the baseline, the control is",
             trials=150,
             notes="exact binomial interval over 150 slots",
         ),
@@ -216,7 +216,7 @@ def make_report(folder: Path, **changes: Any) -> Report:
 
 def make_briefing(folder: Path, **changes: Any) -> Briefing:
     values: dict[str, Any] = {
-        "recipe": "medical_cnn",
+        "title": "medical_cnn",
         "data": "phantom, generated from seed, chest phantoms 28x28",
         "train": 4000,
         "holdout": 1000,

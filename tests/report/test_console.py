@@ -91,8 +91,7 @@ def test_the_report_holds_every_number_and_verdict(width: int, report: Report) -
     console.report(report)
     text = squeezed(out.getvalue())
     for line in report.leakage:
-        assert line.attack in text
-        assert line.metric in text
+        assert all(word in text for word in f"{line.attack} {line.metric}".split())
         assert f"{line.value.value:.3f} {line.floor:.3f}" in text
         assert f"[{line.value.low:.3f}, {line.value.high:.3f}]" in text
         assert f"{line.detection_limit:.3f}" in text

@@ -107,7 +107,7 @@ def score_class_inversion(
 ) -> tuple[list[Leakage], Gallery | None]:
     """Score inversions of the release beside the same attack on the control and on untrained models.
 
-    The more untrained models there are, the steadier the floor. There is a gallery of images only. Raises
+    The more untrained models there are, the steadier the baseline. There is a gallery of images only. Raises
     DataError where a class has no training or no held-out record.
     """
     _require_every_class(splits)
@@ -187,7 +187,7 @@ def _recognised(
     }
     if limit <= floor:
         could = f"{classes} classes could certify {limit:.0%}"
-        explained[TOO_WEAK] = f"{TOO_WEAK}: {could}, the floor is {floor:.0%}"
+        explained[TOO_WEAK] = f"{TOO_WEAK}: {could}, the baseline is {floor:.0%}"
     return Leakage(
         attack="class_inversion",
         metric="evaluator_accuracy",

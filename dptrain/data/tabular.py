@@ -1,14 +1,16 @@
-"""A table, CSV or Parquet, with a declared schema."""
+"""A table, CSV, Parquet or Excel, with a declared schema."""
 
 from __future__ import annotations
 
 import codecs
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
@@ -22,7 +24,8 @@ from dptrain.data.published import Published
 from dptrain.data.schema import Encoded, Schema
 from dptrain.data.splits import Cut, assemble, assignment_key, divide, number_groups
 
-SUFFIXES = (".csv", ".csv.gz", ".parquet")
+SUFFIXES = (".csv", ".csv.gz", ".parquet", ".xlsx")
+TYPED = (".parquet", ".xlsx")  # whose numbers and days are no text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +55,7 @@ class Tabular(Cut):
     encoding: str = "utf-8"
     delimiter: str = ","
     decimal: str = "."
+    sheet: str | None = None  # of a workbook; None: its first
     root: str | None = None
     cache: str | None = None
     published: Published | None = None
@@ -146,8 +150,8 @@ class Tabular(Cut):
         return self.published.read(root=self.root, cache=self.cache)
 
     def _read(self, path: Path) -> pd.DataFrame:
-        table = read_table(path, encoding=self.encoding, delimiter=self.delimiter)
-        if self.decimal != "." and path.suffix != ".parquet":
+        table = read_table(path, encoding=self.encoding, delimiter=self.delimiter, sheet=self.sheet)
+        if self.decimal != "." and path.suffix not in TYPED:
             for column in self.schema.columns:
                 if type(column) is Number and column.name in table:
                     table[column.name] = table[column.name].str.replace(self.decimal, ".", regex=False)
@@ -175,18 +179,22 @@ class Tabular(Cut):
         return given
 
 
-def read_table(path: Path, *, encoding: str = "utf-8", delimiter: str = ",") -> pd.DataFrame:
-    """The cells of a CSV file, as text, or of a Parquet file; raises DataError if it cannot be read.
+def read_table(
+    path: Path, *, encoding: str = "utf-8", delimiter: str = ",", sheet: str | None = None
+) -> pd.DataFrame:
+    """The cells of a CSV file, as text, or of a Parquet file or workbook; DataError if it cannot be read.
 
-    The index tells where a row is found: the line of a CSV file that it starts on.
+    The index tells where a row is found: the line of a CSV file that it starts on, the row of a sheet.
     """
     try:
         if path.suffix == ".parquet":
             table = pd.read_parquet(path)
             table.index = pd.RangeIndex(1, len(table) + 1, name="row")
+        elif path.suffix == ".xlsx":
+            table = _read_workbook(path, sheet)
         else:
             table = _read_csv(path, encoding, delimiter)
-    except (OSError, EOFError, ValueError) as error:  # pandas' and pyarrow's own are ValueErrors
+    except (OSError, EOFError, ValueError, BadZipFile, KeyError) as error:  # pandas' own are ValueErrors
         raise DataError(
             f"{path} cannot be read ({_reason(error)}): save it as CSV (one header line, in "
             f"data.encoding={encoding} with data.delimiter={delimiter!r}) or as Parquet"
@@ -206,6 +214,21 @@ def _reason(error: Exception) -> str:
         return str(error)
     line = re.search(r"\b(?:line|row)\W{0,2}(\d+)|position (\d+)", str(error))
     return f"{type(error).__name__}{f', near {line[0]}' if line else ''}"
+
+
+def _read_workbook(path: Path, sheet: str | None) -> pd.DataFrame:
+    """The cells of a sheet as they are stored: text as text, so that leading zeros stay."""
+    try:
+        import openpyxl  # noqa: F401
+    except ImportError as error:
+        raise DataError(f'{path} is a workbook: pip install "dptrain[excel]", or save it as CSV') from error
+    with warnings.catch_warnings(action="ignore"), pd.ExcelFile(path, engine="openpyxl") as book:
+        # Warnings may quote cells.
+        if sheet is not None and sheet not in book.sheet_names:
+            raise DataError(f"data.sheet={sheet} is no sheet of {path}: name one that is, or null, the first")
+        table = book.parse(sheet or 0, dtype=object, keep_default_na=False, na_values=[""])
+    table.index = pd.RangeIndex(2, len(table) + 2, name="row")
+    return table
 
 
 def _read_csv(path: Path, encoding: str, delimiter: str) -> pd.DataFrame:

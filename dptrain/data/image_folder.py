@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,10 +20,8 @@ from dptrain.data.folders import (
     list_images,
     refuse_shared,
 )
-from dptrain.data.pixels import Images, Pixels
+from dptrain.data.pixels import LOOKED_AT, Images, Pixels
 from dptrain.data.splits import Cut, assignment_key, number_groups
-
-LOOKED_AT = 32  # so many images tell whether 16 bits are used
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,10 +53,6 @@ class ImageFolder(Cut):
     def __post_init__(self) -> None:
         super().__post_init__()
         _ = self.pixels
-        if self.workers is not None and self.workers < 1:
-            raise ConfigError(
-                f"data.workers={self.workers} must be at least 1 thread; or null, one a processor"
-            )
         if (self.group_pattern is not None) + self.group_folder + (self.group_file is not None) > 1:
             raise ConfigError(
                 "data.group_pattern, data.group_folder and data.group_file are three ways to say whose an "
@@ -80,7 +73,7 @@ class ImageFolder(Cut):
     @cached_property
     def pixels(self) -> Pixels:
         """How its images are read."""
-        return Pixels(size=self.size, mode=self.mode, range=self.range)
+        return Pixels(size=self.size, mode=self.mode, range=self.range, workers=self.workers)
 
     def load(self, rng: torch.Generator) -> Splits:
         root, key = Path(self.root).expanduser(), assignment_key(rng, self.split_key)
@@ -131,7 +124,7 @@ class ImageFolder(Cut):
         return [match[1] for match in found if match]
 
     def _read(self, files: Sequence[tuple[Path, int]]) -> Records:
-        rows = Images([path for path, _ in files], self._read_image, self.workers or os.cpu_count() or 1)
+        rows = Images([path for path, _ in files], self._read_image, self.pixels.threads)
         labels = torch.tensor([label for _, label in files])
         return Records(rows, labels) if self.lazy else Records(rows, labels).read()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from dptrain.data.dicom import is_dicom, read_dicom
 
 PILLOW_MODES = {"grayscale": "L", "rgb": "RGB"}
 WHITE_8_BIT, WHITE_16_BIT = 255.0, 65535.0
+LOOKED_AT = 32  # so many images tell whether 16 bits are used
 DARK = 1 / 8  # of white; 12 bits reach a sixteenth of what 16 do
 
 
@@ -25,12 +27,14 @@ DARK = 1 / 8  # of white; 12 bits reach a sixteenth of what 16 do
 class Pixels:
     """How images become arrays: resized to `size` (height, width), in a `mode`, scaled by a declared `range`.
 
-    `range` is the darkest and the brightest value of images deeper than 8 bits. Raises ConfigError.
+    `range` is the darkest and the brightest value of images deeper than 8 bits; `workers`
+    threads decode (None: one a processor). Raises ConfigError.
     """
 
     size: Sequence[int]
     mode: str = "grayscale"
     range: Sequence[float] | None = None
+    workers: int | None = None
 
     def __post_init__(self) -> None:
         if self.mode not in PILLOW_MODES:
@@ -39,10 +43,18 @@ class Pixels:
             raise ConfigError(
                 f"data.size={list(self.size)} must be height and width in pixels; e.g. [64, 64]"
             )
+        if self.workers is not None and self.workers < 1:
+            raise ConfigError(
+                f"data.workers={self.workers} must be at least 1 thread; or null, one a processor"
+            )
         if self.range is not None and (len(self.range) != 2 or not self.range[0] < self.range[1]):
             raise ConfigError(
                 f"data.range={list(self.range)} must be the darkest and the brightest value; e.g. [0, 4095]"
             )
+
+    @property
+    def threads(self) -> int:
+        return self.workers or os.cpu_count() or 1
 
     def read(self, file: Path | BinaryIO, where: str) -> np.ndarray:
         """One image, (H, W, C) in `size`, float32 in (0, 1); `where` names it in errors."""

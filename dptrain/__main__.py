@@ -26,7 +26,7 @@ def run() -> None:
     """The program; `main` is what a launcher carries to other processes."""
     start.check(sys.argv[1:])
     # Hydra writes what it is asked for into files, and launchers hand it on: secrets go another way.
-    sys.argv[1:] = withheld_arguments(sys.argv[1:])
+    sys.argv[1:] = start.with_table(withheld_arguments(sys.argv[1:]))
     try:
         main()
     except KeyboardInterrupt:  # while others work: a job at work here answers for itself

@@ -163,11 +163,15 @@ def register() -> None:
 
 def order(config: DictConfig) -> tuple[Order, Path | None]:
     """What Hydra was asked for, and the folder of the sweep that it is part of, if any."""
-    from dptrain.runs.folder import Order  # with PyTorch, for which `--cfg job` does not wait
+    from dptrain.contracts import DptrainError  # with PyTorch, for which `--cfg job` does not wait
+    from dptrain.runs.folder import Order
 
     asked = HydraConfig.get()
     sweeping = asked.mode == RunMode.MULTIRUN
-    values = plain(config)
+    try:
+        values = plain(config, complete=config.task != "schema")
+    except DptrainError as error:
+        start.refuse(str(error))
     if sweeping and values["performance"]["threads"] is None:
         # What submitit asks a scheduler for, and what nothing holds its local jobs to.
         values["performance"]["threads"] = OmegaConf.select(asked.launcher, "cpus_per_task")
@@ -182,7 +186,12 @@ def order(config: DictConfig) -> tuple[Order, Path | None]:
     )
 
 
-def plain(config: DictConfig) -> dict[str, Any]:
-    values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+def plain(config: DictConfig, *, complete: bool = True) -> dict[str, Any]:
+    """The configuration as plain values; raises ConfigError where it must be `complete` and has gaps."""
+    if complete and (gaps := sorted(OmegaConf.missing_keys(config))):
+        from dptrain.contracts import ConfigError  # with PyTorch, as above
+
+        raise ConfigError("\n".join(f"{key}=??? is not filled in; give it a value" for key in gaps))
+    values = OmegaConf.to_container(config, resolve=True, throw_on_missing=complete)
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}

@@ -54,6 +54,16 @@ def several(arguments: Sequence[str]) -> list[str]:
     return found
 
 
+def with_table(arguments: Sequence[str]) -> list[str]:
+    """Words of a command line, of which `task=schema` is about a table even where no data are chosen.
+
+    >>> with_table(["task=schema", "data.path=loans.csv"])
+    ['task=schema', 'data.path=loans.csv', 'data=tabular']
+    """
+    unsaid = "task=schema" in arguments and not any(key_of(word) == "data" for word in arguments)
+    return [*arguments, "data=tabular"] if unsaid else list(arguments)
+
+
 def refuse_renamed(words: Iterable[str]) -> None:
     """Exit with 2 where words of a command line name keys as an earlier version called them."""
     if problems := [renamed(word) for word in words if key_of(word) in RENAMED]:

@@ -208,10 +208,10 @@ class Config(Section):
     """One run."""
 
     task: Annotated[
-        Literal["train", "audit", "verify"],
+        Literal["train", "audit", "verify", "schema"],
         Field(
             description="train; or, of what release=... names, audit: attack it without training it, or "
-            "verify: check it against its statement"
+            "verify: check it against its statement; or schema: draft the schema of the table data.path"
         ),
     ] = "train"
     name: Annotated[

@@ -111,9 +111,11 @@ class Date(Number):
     format: str = ISO
 
     def _read(self, cells: pd.Series) -> np.ndarray:
-        held = cells.dropna()
-        as_written = len(held) > 0 and isinstance(held.iloc[0], str)
-        times = pd.to_datetime(cells, format=self.format if as_written else None, errors="coerce", utc=True)
+        written = cells.map(lambda cell: isinstance(cell, str)).to_numpy(bool)  # a workbook may mix them
+        number = cells.map(lambda cell: isinstance(cell, int | float)).to_numpy(bool)
+        times = pd.to_datetime(cells.where(written), format=self.format, errors="coerce", utc=True)
+        stored = pd.to_datetime(cells.mask(written | number), errors="coerce", utc=True)
+        times = times.fillna(stored)
         days = (times - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(days=1)
         return np.floor(days.to_numpy(np.float64, na_value=np.nan))
 

@@ -17,10 +17,11 @@ from torch import Tensor
 from dptrain.contracts import ConfigError, DataError, Records, Splits
 from dptrain.data.checks import convert
 from dptrain.data.folders import class_folders, find_parts, group_by_folder, group_by_table, list_images
+from dptrain.data.pixels import WHITE_16_BIT, resized
+from dptrain.data.raw import of_images
 from dptrain.data.splits import Cut, assignment_key, number_groups
 
-PILLOW_MODES = {"grayscale": "L", "rgb": "RGB"}
-WHITE_8_BIT, WHITE_16_BIT = 255.0, 65535.0
+CHANNELS = {"grayscale": 1, "rgb": 3}
 LOOKED_AT, DARK = (
     32,
     1 / 8,
@@ -54,8 +55,8 @@ class ImageFolder(Cut):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.mode not in PILLOW_MODES:
-            raise ConfigError(f"data.mode={self.mode} must be one of {', '.join(PILLOW_MODES)}")
+        if self.mode not in CHANNELS:
+            raise ConfigError(f"data.mode={self.mode} must be one of {', '.join(CHANNELS)}")
         if len(self.size) != 2 or min(self.size) < 1:
             raise ConfigError(
                 f"data.size={list(self.size)} must be height and width in pixels; e.g. [64, 64]"
@@ -113,6 +114,7 @@ class ImageFolder(Cut):
             classes=classes,
             mean=self.mean,
             std=self.std,
+            raw=of_images((CHANNELS[self.mode], height, width), declared=self.range),
         )
 
     def _patients(self, files: Sequence[tuple[Path, int]], folder: Path) -> list[str]:
@@ -139,17 +141,7 @@ class ImageFolder(Cut):
 
     def _read_image(self, path: Path) -> np.ndarray:
         """One image, (H, W, C) in `size`, float32 in (0, 1)."""
-        height, width = self.size
-        image = self._open(path)
-        if image.mode == "F":
-            low, high = self.range or (0.0, WHITE_16_BIT)
-            channels = 3 if self.mode == "rgb" else 1
-        else:
-            image, low, high, channels = image.convert(PILLOW_MODES[self.mode]), 0.0, WHITE_8_BIT, 1
-        small = image.resize((width, height), Image.Resampling.BILINEAR)
-        pixels = np.asarray(small, dtype=np.float32).reshape(height, width, -1)
-        pixels = (pixels - np.float32(low)) / np.float32(high - low)
-        return np.repeat(pixels, channels, axis=-1).clip(0.0, 1.0)
+        return resized(self._open(path), size=self.size, channels=CHANNELS[self.mode], declared=self.range)
 
     def _refuse_dark(self, files: Sequence[tuple[Path, int]]) -> None:
         """Raise DataError where 16 bits hold values of fewer and no range is declared: all would be black."""

@@ -89,7 +89,8 @@ class Date(Number):
         held = cells.dropna()
         as_written = len(held) > 0 and isinstance(held.iloc[0], str)
         times = pd.to_datetime(cells, format=self.format if as_written else None, errors="coerce", utc=True)
-        days = (times - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(days=1)
+        # In seconds: nanoseconds since 1970 end in 2262.
+        days = (times - pd.Timestamp(0, tz="UTC").as_unit("s")) / pd.Timedelta(days=1)
         return np.floor(days.to_numpy(np.float64, na_value=np.nan))
 
     @property

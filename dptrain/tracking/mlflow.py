@@ -18,7 +18,7 @@ from dptrain.redaction import MASK, redact, redacted
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
+    from mlflow.entities import Experiment, Run
 
 from dptrain.tracking.connection import (
     alone_with,
@@ -81,10 +81,14 @@ class MLflow:
         uri = complete(self.uri or os.environ.get("MLFLOW_TRACKING_URI") or default())
         with quietly():
             try:
-                with impatiently(), alone_with(uri):
+                with alone_with(uri):
                     client = mlflow.MlflowClient(tracking_uri=uri)
+                    with impatiently(retries=0):  # a server that answers this is there
+                        known = client.get_experiment_by_name(self.experiment)
                     run = (
-                        self._resume(client, uri, resume_id) if resume_id else self._create(client, uri, name)
+                        self._resume(client, uri, resume_id)
+                        if resume_id
+                        else self._create(client, uri, name, known)
                     )
             except DptrainError:
                 raise
@@ -105,8 +109,7 @@ class MLflow:
             raise
         run.end(run.outcome)
 
-    def _create(self, client: MlflowClient, uri: str, name: str) -> MLflowRun:
-        experiment = client.get_experiment_by_name(self.experiment)
+    def _create(self, client: MlflowClient, uri: str, name: str, experiment: Experiment | None) -> MLflowRun:
         if experiment is not None and experiment.lifecycle_stage == "deleted":
             raise DptrainError(
                 f"tracking.experiment={self.experiment} was deleted in {redact(uri)}; name another, or "

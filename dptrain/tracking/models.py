@@ -71,7 +71,11 @@ def log_model(model: Served, run_id: str) -> ModelInfo:
             signature=_signature(model, blank, answered),
             input_example=_example(model, blank),
             pip_requirements=_requirements(model, exported, ours),
-            metadata={"dptrain": ours, **model.metadata},
+            metadata={
+                "dptrain": ours,
+                **({} if model.raw is None else {"inputs": model.raw.settings}),
+                **model.metadata,
+            },
         )
 
 

@@ -17,7 +17,7 @@ from dptrain.contracts import Access, Attack, ConfigError, Game, Mechanism
 from dptrain.mechanisms.non_private import NonPrivate
 from dptrain.privacy.plan import Rates
 from dptrain.report import pdf
-from dptrain.tracking import MLflow, NoTracking
+from dptrain.tracking import Tracking
 from dptrain.training.augment import Augmentation
 from dptrain.training.settings import Settings
 
@@ -32,7 +32,7 @@ class Parts:
     control: Mechanism | None  # `plain`; None: switched off, or the mechanism is not private itself
     attacks: dict[str, Attack]
     games: dict[str, Game]
-    tracking: MLflow | NoTracking
+    tracking: Tracking
     network: Callable[[], nn.Module] | None = None  # that was handed over; None: the configuration names one
 
     @property

@@ -77,6 +77,11 @@ def make_outputs(release: Release) -> tuple[Output | None, ...]:
     return (None, *(_output(release, name) for name in names if name not in ("weights", "confidences")))
 
 
+def given_output(release: Release) -> Output | None:
+    """The form of output that is given away; None where confidences are given as they are."""
+    return _output(release, release.output)
+
+
 def _output(release: Release, name: str) -> Output | None:
     return make_output(name, top_k=release.top_k, digits=release.digits, temperature=release.temperature)
 
@@ -88,6 +93,6 @@ def given_away(release: Release, offers: frozenset[Access]) -> str:
     """
     if Access.CONFIDENCES not in offers:
         return "labels_only"
-    if (output := _output(release, release.output)) is not None:
+    if (output := given_output(release)) is not None:
         return output.name
     return "weights" if Access.WEIGHTS in offers else "confidences"

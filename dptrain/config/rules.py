@@ -57,6 +57,11 @@ def sweep_problems(values: Mapping[str, Any]) -> list[str]:
             f"sweep.max_epsilon={sweep['max_epsilon']} would refuse trials that a private selection has "
             "drawn, whose epsilon counts them all; set it to null"
         )
+    if (registered := section(values, "tracking").get("register")) is not None:
+        problems.append(
+            f"tracking.register={registered} would pass on every trial of a private selection; set it to "
+            "null, and register the model that is selected"
+        )
     if values.get("deterministic"):
         problems.append(
             "deterministic=true with sweep.candidates: noise drawn from the seed proves nothing, and so a "

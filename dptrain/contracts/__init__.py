@@ -35,6 +35,7 @@ from dptrain.contracts.randomness import Streams
 from dptrain.contracts.records import Canaries, Records, Sensitive, Splits
 from dptrain.contracts.release import OF_A_TRAINING, Access, Observation, Observer, Output, Queries, Release
 from dptrain.contracts.rows import Rows
+from dptrain.contracts.served import Raw, Served
 from dptrain.contracts.statement import (
     Assignment,
     Constants,
@@ -57,8 +58,8 @@ __all__ = [
     "DataError", "DptrainError", "Exposed", "Findings", "Form", "Forms", "Gallery", "Game", "Guarantee",
     "Guesses", "Hashes", "Images", "Inputs", "Interval", "Leakage", "LimitExceeded", "MadeKernels",
     "Mechanism", "NoiseSeen", "NotRun", "Observation", "Observer", "OutOfQueries", "Output", "Plan",
-    "PrivacyLoss", "Progress", "Queries", "Randomness", "Records", "Release", "Report", "Rows",
-    "SamplingSeen", "Scored", "Scores", "Scoring", "SelectionTerms", "Sensitive", "Sensitivity", "Shadow",
-    "Shadows", "Slots", "Splits", "Statement", "Streams", "SweepTotal", "Targets", "Task", "Tracker", "Trust",
-    "Utility", "by_query", "keyed_uniform", "seed_key", "stable_ids", "wants_shadows",
+    "PrivacyLoss", "Progress", "Queries", "Randomness", "Raw", "Records", "Release", "Report", "Rows",
+    "SamplingSeen", "Scored", "Scores", "Scoring", "SelectionTerms", "Sensitive", "Sensitivity", "Served",
+    "Shadow", "Shadows", "Slots", "Splits", "Statement", "Streams", "SweepTotal", "Targets", "Task",
+    "Tracker", "Trust", "Utility", "by_query", "keyed_uniform", "seed_key", "stable_ids", "wants_shadows",
 ]  # fmt: skip

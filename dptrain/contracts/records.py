@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from dptrain.contracts.errors import DataError
 from dptrain.contracts.rows import Chosen, Held, Rows, join
+from dptrain.contracts.served import Raw
 from dptrain.contracts.task import Task
 from dptrain.contracts.trees import Form, Forms, by_name, leaves, moved
 
@@ -220,6 +221,7 @@ class Splits:
     group_word: str | None = None  # what a group is: patient, customer, pupil
     public: Records | None = None  # like the others, but of nobody who must be protected
     sensitive: tuple[Sensitive, ...] = ()  # of tables: the columns that attribute inference aims at
+    raw: Raw | None = None  # what a record was before it became an input, for whom the model is served
     # By which units are assigned to parts, probes and slots; None: the key that the seed stands for.
     key: bytes | None = field(default=None, repr=False)
 

@@ -14,7 +14,7 @@ from dptrain.contracts.privacy import Budget, Guarantee, Plan
 from dptrain.contracts.randomness import Streams
 from dptrain.contracts.records import Canaries, Splits
 from dptrain.contracts.release import Access, Observer, Release
-from dptrain.contracts.trees import Inputs
+from dptrain.contracts.served import Served
 
 
 class Tracker(Protocol):
@@ -28,7 +28,9 @@ class Tracker(Protocol):
 
     def artifact(self, path: Path, folder: str | None = None) -> None: ...
 
-    def model(self, model: nn.Module, example: Inputs) -> None: ...
+    def data(self, name: str, counts: Mapping[str, int]) -> None: ...
+
+    def model(self, model: Served) -> None: ...
 
 
 class Progress(Protocol):

@@ -1,38 +1,23 @@
-"""Columns of a table: what each may hold, and the numbers that it becomes."""
+"""Columns of a table: what each may hold, and the numbers that it becomes.
+
+A copy of this file goes with every served model of a table, so that it imports nothing of this package.
+"""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
-from torch import Tensor
-
-from dptrain.contracts import Sensitive
 
 ISO = "%Y-%m-%d"
 MISSING = "(missing)"
 
 Wrong = tuple[np.ndarray, str]  # which rows (N,) bool, and what they do wrong
-
-
-@dataclass(frozen=True, kw_only=True)
-class Banded(Sensitive):
-    """A sensitive number: its values are bands, each standing for all between two cut points."""
-
-    cuts: Tensor  # (values - 1,), scaled as the inputs are
-
-    def read(self, inputs: Tensor) -> Tensor:
-        """The band that each input (N, width) lies in: (N,) int64; a cut point belongs to the band above."""
-        return torch.bucketize(
-            inputs[:, self.columns[0]].contiguous(), self.cuts.to(inputs), right=True
-        ).long()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,20 +73,10 @@ class Number:
     def _bounds(self) -> str:
         return f"[{self.low:g}, {self.high:g}]"
 
-    def sensitive(self, at: int) -> Sensitive:
-        """This column, which starts at position `at`, as one that attribute inference aims at."""
-        ends = list(pairwise((self.low, *self.bands, self.high)))
-        return Banded(
-            name=self.name,
-            columns=(at,),
-            values=self._scaled([(low + high) / 2 for low, high in ends])[:, None],
-            names=tuple(f"{low:g} to {high:g}" for low, high in ends),
-            cuts=self._scaled(self.bands),
-        )
-
-    def _scaled(self, numbers: Sequence[float]) -> Tensor:
-        exact = torch.tensor(numbers, dtype=torch.float64)
-        return ((exact - self.low) / (self.high - self.low)).float()
+    @property
+    def example(self) -> Any:
+        """A cell that this column takes, from its declaration."""
+        return (self.low + self.high) / 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,9 +90,13 @@ class Date(Number):
         number = cells.map(lambda cell: isinstance(cell, int | float)).to_numpy(bool)
         times = pd.to_datetime(cells.where(written), format=self.format, errors="coerce", utc=True)
         stored = pd.to_datetime(cells.mask(written | number), errors="coerce", utc=True)
-        times = times.fillna(stored)
-        days = (times - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(days=1)
+        # In seconds: nanoseconds since 1970 end in 2262.
+        days = (times.fillna(stored) - pd.Timestamp(0, tz="UTC").as_unit("s")) / pd.Timedelta(days=1)
         return np.floor(days.to_numpy(np.float64, na_value=np.nan))
+
+    @property
+    def example(self) -> Any:
+        return pd.Timestamp(int(super().example), unit="D").strftime(self.format)
 
     @property
     def _what(self) -> str:
@@ -180,16 +159,45 @@ class Category:
         codes, wrong = self.codes(cells)
         return np.eye(self.width)[codes], wrong
 
-    def sensitive(self, at: int) -> Sensitive:
-        """This column, which starts at position `at`, as one that attribute inference aims at."""
-        return Sensitive(
-            name=self.name,
-            columns=tuple(range(at, at + self.width)),
-            values=torch.eye(self.width),
-            names=self.categories,
-        )
+    @property
+    def example(self) -> Any:
+        """A cell that this column takes, from its declaration."""
+        return self.declared[0]
+
+
+KINDS = {kind.__name__: kind for kind in (Number, Date, Category)}
 
 
 def as_text(cell: Any) -> str:
     """A cell as a category would be written: whole numbers without a decimal point."""
     return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell)
+
+
+def read(table: pd.DataFrame, settings: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, list[str]]:
+    """Inputs (N, width) of the rows of a table, and all that is wrong with its cells, in words.
+
+    `settings` are columns as `settings_of` writes them; a column whose cells may be missing may be, too.
+    """
+    blocks, problems = [], []
+    for each in settings:
+        column = KINDS[each["kind"]](
+            **{name: _tuple(value) for name, value in each.items() if name != "kind"}
+        )
+        cells = table.get(column.name, pd.Series([None] * len(table), dtype=object))
+        values, wrong = column.encode(cells)
+        blocks.append(values)
+        problems += [
+            f"row {row}: {column.name} {what}"
+            for rows, what in wrong
+            for row in np.flatnonzero(rows).tolist()
+        ]
+    return np.concatenate(blocks, axis=1).astype(np.float32), problems
+
+
+def settings_of(column: Number | Category) -> dict[str, Any]:
+    """A column as plain values."""
+    return {"kind": type(column).__name__, **vars(column)}
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

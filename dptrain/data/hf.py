@@ -79,6 +79,7 @@ class HuggingFace(Cut):
             classes=classes,
             mean=self.mean,
             std=self.std,
+            raw=self.pixels.raw,
         )
 
     def _parts(self, datasets: ModuleType) -> Mapping[str, Any]:

@@ -104,6 +104,7 @@ class ImageFolder(Cut):
             classes=classes,
             mean=self.mean,
             std=self.std,
+            raw=self.pixels.raw,
         )
 
     def _patients(self, files: Sequence[tuple[Path, int]], folder: Path) -> list[str]:

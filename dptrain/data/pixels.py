@@ -13,12 +13,13 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from dptrain.contracts import ConfigError, DataError
+from dptrain.contracts import ConfigError, DataError, Raw
 from dptrain.data.checks import convert
 from dptrain.data.dicom import is_dicom, read_dicom
+from dptrain.data.raw import of_images
+from dptrain.data.raw_pixels import WHITE_16_BIT, resized
 
-PILLOW_MODES = {"grayscale": "L", "rgb": "RGB"}
-WHITE_8_BIT, WHITE_16_BIT = 255.0, 65535.0
+CHANNELS = {"grayscale": 1, "rgb": 3}
 LOOKED_AT = 32  # so many images tell whether 16 bits are used
 DARK = 1 / 8  # of white; 12 bits reach a sixteenth of what 16 do
 
@@ -37,8 +38,8 @@ class Pixels:
     workers: int | None = None
 
     def __post_init__(self) -> None:
-        if self.mode not in PILLOW_MODES:
-            raise ConfigError(f"data.mode={self.mode} must be one of {', '.join(PILLOW_MODES)}")
+        if self.mode not in CHANNELS:
+            raise ConfigError(f"data.mode={self.mode} must be one of {', '.join(CHANNELS)}")
         if len(self.size) != 2 or min(self.size) < 1:
             raise ConfigError(
                 f"data.size={list(self.size)} must be height and width in pixels; e.g. [64, 64]"
@@ -56,19 +57,17 @@ class Pixels:
     def threads(self) -> int:
         return self.workers or os.cpu_count() or 1
 
+    @property
+    def raw(self) -> Raw:
+        """How whoever serves a model of these images reads them."""
+        height, width = self.size
+        return of_images((CHANNELS[self.mode], height, width), declared=self.range)
+
     def read(self, file: Path | BinaryIO, where: str) -> np.ndarray:
         """One image, (H, W, C) in `size`, float32 in (0, 1); `where` names it in errors."""
-        height, width = self.size
+        declared = (0.0, 1.0) if is_dicom(file) else self.range
         image = self.open(file, where)
-        if image.mode == "F":
-            low, high = (0.0, 1.0) if is_dicom(file) else self.range or (0.0, WHITE_16_BIT)
-            channels = 3 if self.mode == "rgb" else 1
-        else:
-            image, low, high, channels = image.convert(PILLOW_MODES[self.mode]), 0.0, WHITE_8_BIT, 1
-        small = image.resize((width, height), Image.Resampling.BILINEAR)
-        pixels = np.asarray(small, dtype=np.float32).reshape(height, width, -1)
-        pixels = (pixels - np.float32(low)) / np.float32(high - low)
-        return np.repeat(pixels, channels, axis=-1).clip(0.0, 1.0)
+        return resized(image, size=self.size, channels=CHANNELS[self.mode], declared=declared)
 
     def open(self, file: Path | BinaryIO, where: str) -> Image.Image:
         """The image, decoded; deeper than 8 bits a pixel as floats. Raises DataError."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dptrain.contracts import DataError, Sensitive
 from dptrain.data.columns import Category, Number, Wrong, as_text
+from dptrain.data.sensitive import sensitive
 
 LISTED = 20  # violations told one by one; the rest are counted
 
@@ -50,7 +51,7 @@ class Schema:
         """The sensitive columns, where they sit in an input."""
         starts = np.cumsum([0, *(column.width for column in self.columns)]).tolist()
         placed = {
-            column.name: column.sensitive(at)
+            column.name: sensitive(column, at)
             for column, at in zip(self.columns, starts, strict=False)
             if column.name in self.sensitive
         }

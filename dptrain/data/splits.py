@@ -15,6 +15,7 @@ from torch import Tensor
 from dptrain.contracts import (
     ConfigError,
     DataError,
+    Raw,
     Records,
     Sensitive,
     Splits,
@@ -171,6 +172,7 @@ def assemble(
     public: Records | None = None,
     sensitive: Sequence[Sensitive] = (),
     key: bytes | None = None,
+    raw: Raw | None = None,
 ) -> Splits:
     """The Splits, with inputs in (0, 1), once its parts fit together.
 
@@ -204,6 +206,7 @@ def assemble(
         public=public,
         sensitive=tuple(sensitive),
         key=key,
+        raw=raw,
     )
 
 

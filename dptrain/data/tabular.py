@@ -16,6 +16,7 @@ from dptrain.contracts import ConfigError, DataError, Records, Splits
 from dptrain.data.columns import Number
 from dptrain.data.declare import PARTS, parse_schema
 from dptrain.data.published import Published
+from dptrain.data.raw import of_table
 from dptrain.data.schema import Encoded, Schema
 from dptrain.data.splits import Cut, assemble, assignment_key, divide, number_groups
 from dptrain.data.tables import TableFile
@@ -129,6 +130,7 @@ class Tabular(Cut):
             group_word=self.group_word,
             sensitive=self.schema.targets,
             key=key,
+            raw=of_table(self.schema.columns),
         )
 
     def _table(self) -> tuple[pd.DataFrame, str]:

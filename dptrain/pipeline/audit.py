@@ -17,7 +17,7 @@ from dptrain.evidence import criteria
 from dptrain.pipeline import summary, tracked
 from dptrain.pipeline.case import find, load, possible, refuse_other_records
 from dptrain.pipeline.experiment import Experiment
-from dptrain.pipeline.publish import record, refuse_broken
+from dptrain.pipeline.publish import publish, refuse_broken
 from dptrain.privacy.guarantee import NoGuarantee
 from dptrain.report.console import Console
 from dptrain.runs import folder as runs
@@ -58,7 +58,7 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
         spent = time.perf_counter() - started
         seconds = {"train": 0.0, "attack": spent, "total": spent}
         report = summary.attacked(report, measured, experiment, control, seconds)
-        record(report, tracker, config.report)
+        publish(report, None, tracker, config.report)
         console.report(report, parts.tracking.command)
         refuse_broken(report)
         criteria.check(experiment.conditions, report)

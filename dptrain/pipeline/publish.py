@@ -4,29 +4,20 @@ from __future__ import annotations
 
 from dptrain import report as documents
 from dptrain.config import Documents
-from dptrain.contracts import BrokenGuarantee, Inputs, Leakage, Report, Tracker
-from dptrain.evaluation.stage import Subject
+from dptrain.contracts import BrokenGuarantee, Leakage, Report, Served, Tracker
 from dptrain.evidence.verdict import BROKEN
 from dptrain.pipeline import tracked
 from dptrain.training import checkpoint
 
 
-def publish(report: Report, subject: Subject, example: Inputs, tracker: Tracker, wanted: Documents) -> None:
-    """Write the report into the run folder, and hand it and the model to the tracker.
-
-    `example` shows the tracker what inputs look like and must not be a record.
-    """
-    record(report, tracker, wanted)
-    if subject.release.weights is not None:
-        tracker.model(subject.release.build().cpu(), example)
-
-
-def record(report: Report, tracker: Tracker, wanted: Documents) -> None:
-    """Write the report into the run folder, and hand it to the tracker."""
+def publish(report: Report, model: Served | None, tracker: Tracker, wanted: Documents) -> None:
+    """Write the report into the run folder, and hand it to the tracker, and the model that it is about."""
     written = documents.write(report, pdf=wanted.pdf, card_measured=wanted.card_measured)
     checkpoint.remove(report.folder)  # the run is complete, whatever becomes of its record elsewhere
     for path in written:
         tracker.artifact(path, "report")
+    if model is not None:
+        tracker.model(model)  # before its metrics, which are shown beside it
     for name, value, step in tracked.metrics(report):
         tracker.metric(name, value, step)
     tracker.tags(tracked.tags(report))

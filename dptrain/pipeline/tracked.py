@@ -9,6 +9,7 @@ from typing import Any
 
 from dptrain.config import Config
 from dptrain.contracts import Report
+from dptrain.pipeline.experiment import Experiment
 from dptrain.report import sentences
 from dptrain.tracking import NOTE
 
@@ -27,6 +28,13 @@ def params(config: Config, recipe: str) -> dict[str, Any]:
     return {"recipe": recipe} | {key: value for key, value in asdict(config).items() if key not in PLACES}
 
 
+def counts(experiment: Experiment) -> dict[str, int]:
+    """How many records each part of the data holds; nothing where the number of units is not public."""
+    if not experiment.budget.units_public:
+        return {}
+    return {part: len(getattr(experiment.splits, part)) for part in ("train", "holdout", "test")}
+
+
 def metrics(report: Report) -> Iterator[tuple[str, float, int]]:
     """Every number of a report that runs are compared by: name, value, step.
 
@@ -36,6 +44,7 @@ def metrics(report: Report) -> Iterator[tuple[str, float, int]]:
     metric = report.utility.metric
     yield metric, report.utility.accuracy.value, 0
     yield "auroc", report.utility.auroc, 0
+    yield "loss", report.utility.loss, 0
     if report.control is not None:
         yield f"control/{metric}", report.control.accuracy.value, 0
         yield "control/auroc", report.control.auroc, 0

@@ -15,6 +15,7 @@ from dptrain.evidence import criteria
 from dptrain.pipeline import summary, tracked
 from dptrain.pipeline.experiment import Experiment
 from dptrain.pipeline.publish import publish, refuse_broken
+from dptrain.pipeline.served import served
 from dptrain.report.console import Console
 from dptrain.runs import binding
 from dptrain.runs import folder as runs
@@ -46,6 +47,7 @@ def run(
         runs.remember(folder, begun_with=begun, tracked_as=tracker.run_id)
         study.begin(plan, tracking, tracker)
         tracker.params(tracked.params(config, order.recipe))
+        tracker.data(experiment.splits.name, tracked.counts(experiment))
 
         target, guarantee = experiment.train(tracker, folder)
         if target.release.weights is not None:
@@ -66,7 +68,8 @@ def run(
         report = summary.attacked(
             study.total(report, plan, delta=delta), measured, experiment, control, seconds
         )
-        publish(report, target, experiment.splits.train.blank(2), tracker, config.report)
+        model = served(report, target.release, experiment) if target.release.weights is not None else None
+        publish(report, model, tracker, config.report)
         console.report(report, tracking.command)
         refuse_broken(report)
         criteria.check(experiment.conditions, report)

@@ -12,7 +12,7 @@ from dptrain.runs import folder as runs
 from dptrain.sweep import budget, score
 from dptrain.sweep import state as sweeps
 from dptrain.sweep import tracking as sweep_tracking
-from dptrain.tracking import PARENT, MLflow, NoTracking
+from dptrain.tracking import PARENT, Tracking
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class Study:
         """What the run is tracked as."""
         return self.config.name or self.folder.name
 
-    def begin(self, plan: Plan | None, tracking: MLflow | NoTracking, tracker: Tracker) -> None:
+    def begin(self, plan: Plan | None, tracking: Tracking, tracker: Tracker) -> None:
         """Note that the training begins, and show it below its parent."""
 
     def annotate(self, statement: Statement) -> Statement:
@@ -59,9 +59,11 @@ class SweepJob(Study):
         budget.reserve(self.folder.parent, self.folder.name, plan, delta=delta, max_epsilon=limit)
 
     def name(self) -> str:
-        return sweep_tracking.job_name(self.overrides, self.folder.name)
+        return sweep_tracking.job_name(
+            self.overrides, self.folder.name, sweep_tracking.shared(self.folder.parent)
+        )
 
-    def begin(self, plan: Plan | None, tracking: MLflow | NoTracking, tracker: Tracker) -> None:
+    def begin(self, plan: Plan | None, tracking: Tracking, tracker: Tracker) -> None:
         sweep = self.folder.parent
         sweeps.note_begun(self.folder, None if self.config.deterministic else plan)
         parent = sweeps.parent_run(sweep, partial(sweep_tracking.begin, tracking, sweep))

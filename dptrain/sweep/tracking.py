@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from dptrain.redaction import redact
 from dptrain.report.comparison import sentences as said
 from dptrain.report.comparison.points import Comparison
 from dptrain.report.comparison.tables import utility
 from dptrain.runs import folder as runs
 from dptrain.sweep import state as sweeps
-from dptrain.tracking import NOTE, PARENT, MLflow, NoTracking, failure
+from dptrain.tracking import NOTE, PARENT, Tracking, failure
 
 # What a job is not called by.
 UNNAMED = ("recipe", "name", "output", "report", "performance", "device", "tracking", "sweep", "hydra")
@@ -21,20 +22,30 @@ LONGEST = 120  # letters of a job's name
 WORDS = ("point", "seeds")  # columns that hold no number
 
 
-def begin(tracking: MLflow | NoTracking, folder: Path) -> str | None:
+def begin(tracking: Tracking, folder: Path) -> str | None:
     """The id of a new run that the runs of a sweep are shown below; None where nothing is recorded."""
     with tracking.open(folder.name, folder) as parent:
         parent.outcome = "RUNNING"
         return parent.run_id
 
 
-def job_name(overrides: Iterable[str], otherwise: str) -> str:
+def shared(folder: Path) -> frozenset[str]:
+    """The overrides that all jobs of a sweep have, which tell none of them apart; none of a single job."""
+    jobs = [frozenset(job.split(" ")) for job in sweeps.read_state(folder).asked]
+    return frozenset.intersection(*jobs) if len(jobs) > 1 else frozenset()
+
+
+def job_name(overrides: Iterable[str], otherwise: str, shared: Collection[str] = ()) -> str:
     """What a job of a sweep is called in MLflow's tables and charts, where there is little room.
+
+    Without the overrides that it has with all others.
 
     >>> job_name(["recipe=quickstart", "privacy.epsilon=1", "seed=2", "performance.threads=1"], "unnamed")
     'epsilon=1 seed=2'
     """
-    asked = (each.lstrip("+~").partition("=") for each in overrides if _names(each))
+    asked = (
+        each.lstrip("+~").partition("=") for each in overrides if _names(each) and redact(each) not in shared
+    )
     name = " ".join(f"{key.rpartition('.')[2]}{equals}{value}" for key, equals, value in asked) or otherwise
     return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
 
@@ -44,9 +55,7 @@ def _names(override: str) -> bool:
     return re.split("[.=]", override.lstrip("+~"))[0] not in UNNAMED
 
 
-def conclude(
-    tracking: MLflow | NoTracking, folder: Path, found: Comparison | None, files: Iterable[Path]
-) -> None:
+def conclude(tracking: Tracking, folder: Path, found: Comparison | None, files: Iterable[Path]) -> None:
     """Give the parent what the jobs say together, and its status: FAILED if one of them failed.
 
     `files` go below `comparison/` of its artifacts, where those of a folder of `folder` stay together.
@@ -58,7 +67,7 @@ def conclude(
     _record_failures(tracking, folder, parent, failed)
     with tracking.open(folder.name, folder, parent) as tracker:
         finished = len(list(folder.glob(f"*/{runs.REPORT}")))
-        tracker.tags(_tags(found, finished, failed))
+        tracker.tags(_tags(found, finished, failed, shared(folder)))
         tracker.metric("jobs/finished", finished)
         tracker.metric("jobs/failed", len(failed))
         if found is not None:
@@ -75,9 +84,10 @@ def conclude(
 
 
 def _record_failures(
-    tracking: MLflow | NoTracking, folder: Path, parent: str, failed: Mapping[str, sweeps.Failure]
+    tracking: Tracking, folder: Path, parent: str, failed: Mapping[str, sweeps.Failure]
 ) -> None:
     """A child for each job that failed before it had one of its own, so that none is missing."""
+    common = shared(folder)
     there = {
         sweeps.job_key(order.overrides)
         for path, order in sweeps.jobs(folder)
@@ -87,7 +97,7 @@ def _record_failures(
         if job in there:
             continue
         before = sweeps.read_state(folder).children.get(job)
-        with tracking.open(job_name(why.asked, folder.name), folder, before) as child:
+        with tracking.open(job_name(why.asked, folder.name, common), folder, before) as child:
             child.tags({PARENT: parent, **failure(why.error)})
             child.params(dict(each.partition("=")[::2] for each in why.asked if _names(each)))
             child.outcome = "FAILED"
@@ -95,7 +105,9 @@ def _record_failures(
                 state.children = {**state.children, job: child.run_id}
 
 
-def _tags(found: Comparison | None, finished: int, failed: Mapping[str, sweeps.Failure]) -> dict[str, str]:
+def _tags(
+    found: Comparison | None, finished: int, failed: Mapping[str, sweeps.Failure], common: Collection[str]
+) -> dict[str, str]:
     lines = [f"{finished} jobs finished, {len(failed)} failed."]
     tags = {"jobs.finished": str(finished), "jobs.failed": str(len(failed))}
     if found is not None:
@@ -110,7 +122,7 @@ def _tags(found: Comparison | None, finished: int, failed: Mapping[str, sweeps.F
         ]
         lines += ["The whole comparison: `comparison/comparison.html` among the artifacts."]
     for number, (job, why) in enumerate(failed.items(), start=1):
-        line = f"{job_name(why.asked, job)}: {why.error}"
+        line = f"{job_name(why.asked, job, common)}: {why.error}"
         tags[f"failed.{number}"] = line
         lines += ["", f"**Failed:** {line}"]
     return {**tags, NOTE: "\n".join(lines)}

@@ -18,7 +18,7 @@ from filelock import FileLock
 from dptrain.contracts import DptrainError
 from dptrain.redaction import MASK, redact
 
-SERVER_SECONDS = 5  # how long a tracking server may take to answer the first question
+SERVER_SECONDS = 4  # how long a tracking server may take to answer a question
 
 
 def import_mlflow() -> Any:
@@ -77,9 +77,11 @@ def quietly() -> Iterator[None]:
 
 
 @contextmanager
-def impatiently() -> Iterator[None]:
+def impatiently(*, retries: int = 1) -> Iterator[None]:
     """A server has seconds to answer, where MLflow would go on asking for minutes."""
-    with environment(MLFLOW_HTTP_REQUEST_MAX_RETRIES="1", MLFLOW_HTTP_REQUEST_TIMEOUT=str(SERVER_SECONDS)):
+    with environment(
+        MLFLOW_HTTP_REQUEST_MAX_RETRIES=str(retries), MLFLOW_HTTP_REQUEST_TIMEOUT=str(SERVER_SECONDS)
+    ):
         yield
 
 

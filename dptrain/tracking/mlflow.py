@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
-
-from dptrain.contracts import DptrainError, Inputs
-from dptrain.contracts.trees import by_name
+from dptrain.contracts import ConfigError, DptrainError, Served
 from dptrain.redaction import MASK, redact, redacted
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
+    from mlflow.entities import Experiment, Run
 
 from dptrain.tracking.connection import (
     alone_with,
@@ -51,10 +46,21 @@ class MLflow:
     Without a `uri` the runs go to MLFLOW_TRACKING_URI, else to `sqlite:///mlflow.db` in the current folder,
     with their artifacts in `./mlruns` beside it: what `mlflow ui`, given there, shows by itself (where an old
     MLflow left a file store in `./mlruns`: `mlflow ui --backend-store-uri sqlite:///mlflow.db`).
+
+    `register` is a name under which the model of every run becomes a version in the registry, its alias the
+    verdict on it; one whose guarantee an attack has broken does not.
     """
 
     uri: str | None = None
     experiment: str = "dptrain"
+    register: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.register is not None and (not self.register.strip() or set(self.register) & set("/:")):
+            raise ConfigError(
+                f"tracking.register={self.register} is no name of a model in MLflow's registry; give one "
+                "without / and :, or null to register none"
+            )
 
     @property
     def command(self) -> str:
@@ -75,10 +81,14 @@ class MLflow:
         uri = complete(self.uri or os.environ.get("MLFLOW_TRACKING_URI") or default())
         with quietly():
             try:
-                with impatiently(), alone_with(uri):
+                with alone_with(uri):
                     client = mlflow.MlflowClient(tracking_uri=uri)
+                    with impatiently(retries=0):  # a server that answers this is there
+                        known = client.get_experiment_by_name(self.experiment)
                     run = (
-                        self._resume(client, uri, resume_id) if resume_id else self._create(client, uri, name)
+                        self._resume(client, uri, resume_id)
+                        if resume_id
+                        else self._create(client, uri, name, known)
                     )
             except DptrainError:
                 raise
@@ -99,8 +109,7 @@ class MLflow:
             raise
         run.end(run.outcome)
 
-    def _create(self, client: MlflowClient, uri: str, name: str) -> MLflowRun:
-        experiment = client.get_experiment_by_name(self.experiment)
+    def _create(self, client: MlflowClient, uri: str, name: str, experiment: Experiment | None) -> MLflowRun:
         if experiment is not None and experiment.lifecycle_stage == "deleted":
             raise DptrainError(
                 f"tracking.experiment={self.experiment} was deleted in {redact(uri)}; name another, or "
@@ -108,7 +117,7 @@ class MLflow:
             )
         identity = experiment.experiment_id if experiment else self._new_experiment(client)
         created = client.create_run(identity, run_name=name, tags={"mlflow.source.name": "dptrain"})
-        return MLflowRun(client, uri, created)
+        return MLflowRun(client, uri, created, self.register)
 
     def _new_experiment(self, client: MlflowClient) -> str:
         from mlflow.exceptions import MlflowException
@@ -136,7 +145,7 @@ class MLflow:
                 f"tracking.uri={redact(uri)} does not hold run {run_id}, which this checkpoint belongs to; "
                 "give the uri that the run was started with, or run with tracking=none"
             ) from error
-        return MLflowRun(client, uri, found)
+        return MLflowRun(client, uri, found, self.register)
 
 
 class MLflowRun:
@@ -145,11 +154,13 @@ class MLflowRun:
     `outcome` is the status it ends with if nothing is raised: FINISHED, FAILED, or RUNNING if it goes on.
     """
 
-    def __init__(self, client: MlflowClient, uri: str, run: Run) -> None:
+    def __init__(self, client: MlflowClient, uri: str, run: Run, register: str | None = None) -> None:
         self.run_id: str = run.info.run_id
         self._experiment_id = run.info.experiment_id
         self._client = client
         self._uri = uri
+        self._register = register
+        self._of_model: dict[str, str] = {}  # what MLflow shows metrics of a model by
         self.outcome = "FINISHED"
         self._recorded = set(run.data.params)
         self._waiting: list[Any] = []
@@ -187,7 +198,8 @@ class MLflowRun:
 
         if math.isinf(value):
             return
-        self._waiting.append(Metric(name, float(value), int(time.time() * 1000), step))
+        of = self._of_model if "model_id" in self._of_model and step == 0 else {}
+        self._waiting.append(Metric(name, float(value), int(time.time() * 1000), step, **of))
         if time.monotonic() - self._flushed > FLUSH_SECONDS or len(self._waiting) == 10 * BATCH:
             self._flush()
 
@@ -208,39 +220,33 @@ class MLflowRun:
             self._client.log_text(self.run_id, text, path)
         self.tags({TABLES: json.dumps([{"path": path, "type": "table"}])})
 
-    def model(self, model: nn.Module, example: Inputs) -> None:
-        """Store the model with its signature and an input example (N, ...), which must be synthetic.
+    def data(self, name: str, counts: Mapping[str, int]) -> None:
+        """Name the data set as an input of the run, with counts that are public."""
+        from mlflow.entities import Dataset, DatasetInput
 
-        The format is torch.export's, which loads without this package and runs no foreign code; a
-        model whose control flow depends on its input is pickled instead. Both are for the CPU.
-        """
-        with quietly():
-            import mlflow.pytorch
-            from mlflow.models import infer_signature
-
-        # torch.export fixes a batch dimension of one: show it two, or the model would serve no others
-        example = by_name(
-            lambda one: one.detach().cpu() if len(one) > 1 else one.detach().cpu().expand(2, *one.shape[1:]),
-            example,
+        profile = json.dumps(dict(counts))
+        # MLflow tells data sets apart by a digest; one of records would let anyone test a guess at them.
+        digest = sha256(f"{name} {profile}".encode()).hexdigest()[:8]
+        used = Dataset(
+            name=name,
+            digest=digest,
+            source_type="dptrain",
+            source=json.dumps({"name": name}),
+            profile=profile,
         )
-        shown = by_name(Tensor.numpy, example)
-        model = model.cpu().eval()
-        with torch.no_grad(), quietly():
-            signature = infer_signature(shown, model(example).numpy())
-        as_graph = _exportable(model, example)
-        requirements = [
-            f"{package}=={version(package).split('+')[0]}" for package in ("mlflow", "torch", "numpy")
-        ]
+        with self._storing():
+            self._client.log_inputs(self.run_id, [DatasetInput(used)])
+        self._of_model |= {"dataset_name": name, "dataset_digest": digest}
+
+    def model(self, model: Served) -> None:
+        """Store the model, to which later metrics belong, and register it where that is wanted."""
+        from dptrain.tracking.models import log_model, register  # when a run has trained
+
         with self._storing(), store_of(self._uri, self._experiment_id):
-            mlflow.pytorch.log_model(
-                model,
-                name="model",
-                signature=signature,
-                input_example=shown,
-                pip_requirements=requirements,
-                serialization_format="pt2" if as_graph else "pickle",
-                run_id=self.run_id,
-            )
+            logged = log_model(model, self.run_id)
+            if self._register is not None and model.standing is not None:
+                register(self._client, self._register, logged, model.standing)
+        self._of_model["model_id"] = logged.model_id
 
     def end(self, status: str) -> None:
         """Write what waits and set the final status; a server lost by now must not hide why the run ended."""
@@ -274,14 +280,3 @@ class MLflowRun:
                     f"tracking.uri={redact(self._uri)} stopped taking records of run {self.run_id} "
                     f"({first_line(error)}); bring it back and resume the run, or run with tracking=none"
                 ) from error
-
-
-def _exportable(model: nn.Module, example: Inputs) -> bool:
-    """Whether torch.export can trace the model, at any batch size."""
-    with quietly(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-        try:
-            any_size = by_name(lambda _: {0: torch.export.Dim.AUTO}, example)
-            torch.export.export(model, (example,), dynamic_shapes=(any_size,))
-        except Exception:  # torch.export has no common error; whatever it was, pickle is the answer
-            return False
-    return True

@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from torch import nn
-
-from dptrain.contracts import Inputs
+from dptrain.contracts import Served
 
 
 @dataclass(frozen=True)
@@ -41,4 +39,6 @@ class NullRun:
 
     def table(self, columns: Mapping[str, Sequence[Any]], path: str) -> None: ...
 
-    def model(self, model: nn.Module, example: Inputs) -> None: ...
+    def data(self, name: str, counts: Mapping[str, int]) -> None: ...
+
+    def model(self, model: Served) -> None: ...

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from dptrain.contracts import Briefing, Interval, Leakage, Report
 from dptrain.evidence.verdict import BROKEN, LEAKS, NOT_SHOWN, RESISTED, kind
-from dptrain.report import defences, words
+from dptrain.report import counts, defences, words
 from dptrain.report.leakage_words import named
 
 TONE = {LEAKS: "yellow", BROKEN: "bold red", RESISTED: "green", NOT_SHOWN: "bold yellow"}
@@ -38,13 +38,15 @@ def plan(briefing: Briefing) -> Iterator[tuple[str, str | Text]]:
         yield from plan.describe()
     yield "", ""
     yield "data", briefing.data
-    yield "", f"{briefing.train:,} to train on, {briefing.holdout:,} held out, {briefing.test:,} to test on"
+    yield "records", counts.row(briefing.counts)
     if briefing.copies:
         yield "warning", briefing.copies
     yield "model", f"{briefing.model}, {briefing.parameters:,} parameters, on {briefing.device}"
     if briefing.features:
         yield "", f"its frozen features are made anew at each step: {briefing.features}"
     yield "attacks", "\n".join(briefing.attacks) if briefing.attacks else "none"
+    yield from (("not run", f"{each.attack}: {each.reason}") for each in briefing.not_run)
+    yield from (("fewer", text) for text in counts.scaled(briefing.scaled))
     yield "", ""
     yield "time", "unknown" if briefing.seconds is None else f"about {words.duration(briefing.seconds)}"
     yield "folder", near(briefing.folder)

@@ -9,7 +9,7 @@ from typing import Any
 from dptrain.contracts import Leakage, Report, Statement
 from dptrain.contracts.rounding import rounded_up_to
 from dptrain.privacy.written import to_json
-from dptrain.report import defences, words
+from dptrain.report import counts, defences, words
 from dptrain.report.blocks import Table
 from dptrain.report.leakage_words import compatible, explained_verdict, named
 from dptrain.report.sentences import main_lines
@@ -89,7 +89,14 @@ def statement(stated: Statement) -> Table:
     """The privacy statement, every term of it."""
     rows = tuple(
         (name.replace("_", " "), value)
-        for name, value in _flat({**to_json(stated), "epsilon": stated.epsilon, "plan": dict(stated.plan)})
+        for name, value in _flat(
+            {
+                **to_json(stated),
+                "epsilon": stated.epsilon,
+                "plan": dict(stated.plan),
+                "counts": counts.row(stated.counts),
+            }
+        )
         if value != ""
     )
     return Table(heads=("term", "value"), rows=rows)

@@ -28,10 +28,8 @@ class Counts:
         How many records the units have, and how many came to be set aside, is a property of the records.
         """
         units = self.units if units_public else None
-        alike = self.unit == "record"
-        return replace(
-            self, files=None, units=units, trained_on=units if alike else None, set_aside=set_aside
-        )
+        records = units if self.unit == "record" else None
+        return replace(self, files=None, units=units, trained_on=records, set_aside=set_aside)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,6 +37,7 @@ def check_records(parts: Parts, splits: Splits) -> None:
         )
 
 
+CURE = ", or leave the attack out"  # of whoever asked for it
 NUMBERS = {"slots": ("slots", "candidates")}  # keys of evidence; of other assignments the one of their name
 
 
@@ -77,7 +78,9 @@ def check(
             if any(key in own or key.startswith(f"attack.{name}.") for key in asked):
                 problems += found
             elif found:
-                left_out[name] = "; ".join(each.removeprefix(f"attack={name}: ") for each in found)
+                left_out[name] = "; ".join(
+                    each.removeprefix(f"attack={name}: ").removesuffix(CURE) for each in found
+                )
     if problems:
         raise ConfigError("\n".join(problems))
     return left_out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 from rich import box
@@ -45,7 +46,8 @@ def plan(briefing: Briefing) -> Iterator[tuple[str, str | Text]]:
     if briefing.features:
         yield "", f"its frozen features are made anew at each step: {briefing.features}"
     yield "attacks", "\n".join(briefing.attacks) if briefing.attacks else "none"
-    yield from (("not run", f"{each.attack}: {each.reason}") for each in briefing.not_run)
+    for reason, of in groupby(briefing.not_run, lambda each: each.reason):
+        yield "not run", f"{', '.join(each.attack for each in of)}: {reason}"
     yield from (("fewer", text) for text in counts.scaled(briefing.scaled))
     yield "", ""
     yield "time", "unknown" if briefing.seconds is None else f"about {words.duration(briefing.seconds)}"

@@ -15,22 +15,24 @@ def row(counts: Counts | None) -> str:
     """How many records there were, and what each of them was used for, in one line."""
     if counts is None:
         return NOT_STATED
-    files = NOT_STATED if counts.files is None else f"{counts.files:,} records"
-    used = [_trained_on(counts), f"{counts.holdout:,} held out", f"{counts.test:,} to test on"]
+    used = {"in the files": _number(counts.files), "trained on": _trained_on(counts)}
+    used |= {"held out": _number(counts.holdout), "to test on": _number(counts.test)}
     if counts.set_aside:
-        each = ", ".join(
-            f"{number:,} {SET_ASIDE.get(name, name)}" for name, number in counts.set_aside.items()
-        )
+        each = ", ".join(f"{count:,} {SET_ASIDE.get(name, name)}" for name, count in counts.set_aside.items())
         about = "about " if counts.files is None else ""
-        used.append(f"{about}{sum(counts.set_aside.values()):,} set aside for attacks ({each})")
-    return f"in the files: {files}; {', '.join(used)}"
+        used["set aside for attacks"] = f"{about}{sum(counts.set_aside.values()):,} ({each})"
+    return "; ".join(f"{name}: {number}" for name, number in used.items())
+
+
+def _number(count: int | None) -> str:
+    return NOT_STATED if count is None else f"{count:,}"
 
 
 def _trained_on(counts: Counts) -> str:
-    units = None if counts.units is None else f"{counts.units:,} {counts.unit}s"
-    if counts.unit != "record" and units is not None and counts.trained_on is not None:
-        return f"{counts.trained_on:,} records of {units} trained on"
-    return f"trained on: {NOT_STATED}" if units is None else f"{units} trained on"
+    if counts.unit == "record" or counts.units is None:
+        return _number(counts.trained_on)
+    units = f"{counts.units:,} {counts.unit}s"
+    return units if counts.trained_on is None else f"{counts.trained_on:,} of {units}"
 
 
 def scaled(numbers: Iterable[Scaled]) -> Iterator[str]:

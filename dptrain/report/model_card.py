@@ -106,8 +106,8 @@ def _data(report: Report) -> Section:
     return _section(
         "Training data",
         Paragraph(
-            f"{report.data['name']}: {counts.row(report.guarantee.counts)}. The records that were held out, "
-            "and those to test on, are unprotected."
+            f"{report.data['name']}, records {counts.row(report.guarantee.counts)}. Those held out and those "
+            "to test on are unprotected."
         ),
     )
 

@@ -202,7 +202,8 @@ def data(report: Report) -> str:
     facts = report.data
     doubled = copies(facts.get("copies", {}))  # an older run did not count them
     return (
-        f"Data: {facts['name']} ({facts['source']}), {facts['classes']} classes; {counts.row(report.counts)}."
+        f"Data: {facts['name']} ({facts['source']}), {facts['classes']} classes. "
+        f"Records {counts.row(report.counts)}."
         f"{' ' * bool(doubled)}{doubled}"
     )
 

@@ -21,9 +21,12 @@ class OnProbes(Game):
 
     def problems(self, splits: Splits, assigned: ProbeAssignment | None) -> Iterator[str]:
         if assigned is None:
+            there, needed = f"{len(splits.train):,} training records", MOST * FEWEST
+            if splits.holdout_group_ids is not None:  # of which the probes are
+                there, needed = f"{len(splits.holdout_group_ids.unique()):,} held-out groups", 2 * FEWEST
             yield (
-                f"{len(splits.train):,} training records are too few for membership attacks and audits of "
-                f"records, which need {MOST * FEWEST}; add records, or leave the attack out"
+                f"{there} are too few for membership attacks and audits of records, which need about "
+                f"{needed}; add records, or leave the attack out"
             )
             return
         inside, scored = int(assigned.members.sum()), len(assigned.members)

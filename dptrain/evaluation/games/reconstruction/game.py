@@ -185,15 +185,16 @@ class Reconstruction(Game):
         return splits, replace(assigned, scaled=numbers != asked)
 
     def problems(self, splits: Splits, assigned: SlotAssignment | None) -> Iterator[str]:
+        each = "" if splits.group_ids is None else " (one of each group)"
         if assigned is None:
             yield (
-                f"{len(splits.holdout):,} held-out records (one of each group) have no room for slots enough "
-                "to show anything; hold out more, or leave the attack out"
+                f"{len(splits.holdout):,} held-out records{each} have no room for slots enough to show "
+                "anything; hold out more, or leave the attack out"
             )
         elif assigned.asked is not None and 2 * len(assigned.truth) < assigned.asked[0]:
             yield (
-                f"by chance {len(assigned.truth)} of {assigned.asked[0]} slots hold enough held-out records "
-                "(one of each group) that occur once; choose fewer evidence.slots or evidence.candidates, "
+                f"by chance {len(assigned.truth)} of {assigned.asked[0]} slots hold enough held-out records"
+                f"{each} that occur once; choose fewer evidence.slots or evidence.candidates, "
                 "hold out more records, or leave the attack out"
             )
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dptrain.contracts.counts import Counts, Scaled
 from dptrain.contracts.evidence import Exposed, Gallery, Interval, Leakage, NotRun
 from dptrain.contracts.privacy import Plan
 from dptrain.contracts.statement import Statement
@@ -33,9 +34,7 @@ class Briefing:
 
     title: str  # the run's name, or the recipe's
     data: str  # name and where it came from
-    train: int
-    holdout: int
-    test: int
+    counts: Counts
     model: str
     parameters: int
     mechanism: str
@@ -48,6 +47,8 @@ class Briefing:
     seconds: float | None  # estimated training time
     folder: Path
     copies: str = ""  # that records occur several times, for their owner; empty: none does
+    scaled: tuple[Scaled, ...] = ()
+    not_run: tuple[NotRun, ...] = ()  # attacks that are left out
     features: str = ""  # why those of a frozen part are made anew at each step; empty: they are not
 
 
@@ -58,6 +59,7 @@ class Report:
     recipe: str
     mechanism: str
     data: Mapping[str, Any]  # name, source, train, holdout, test (counts), classes (count), copies
+    counts: Counts  # for the owner of the records; the guarantee has those that are public
     utility: Utility
     control: Utility | None  # of the control model
     floor_accuracy: float  # always naming the most frequent class
@@ -74,6 +76,7 @@ class Report:
     # by attack: queries spent, success on the release, on the control model
     exposed: tuple[Exposed, ...] = ()  # the probes that were trained on, the easiest to recognise first
     not_run: tuple[NotRun, ...] = ()  # attacks that could not be judged
+    scaled: tuple[Scaled, ...] = ()  # numbers of the evidence
     name: str | None = None  # that the run was given; None: the recipe's
 
     @property

@@ -73,7 +73,7 @@ def draw_probes(
 
     Members follow the remaining training records. Draw before slots are planted: the positions of
     training records change here. `units` is the declared number of training units, None: the number that
-    there are, to two binary digits. Raises ConfigError if fewer than 20 can be scored.
+    there are, to two binary digits. How many can be scored is left to chance: fewer than 20 are no use.
     """
     of_train, of_holdout, ids, probed = _choose(splits, probes, spare, units, key)
     order = torch.argsort(keyed_uniform(key, "order of the probes", ids))
@@ -81,7 +81,6 @@ def draw_probes(
     drawn = splits.train.take(of_train).and_more(splits.holdout.take(of_holdout)).take(order).read()
     single = torch.cat([flags[at] for flags, at in zip(once(splits), (of_train, of_holdout), strict=True)])
     single = single[order]
-    _require_enough(probes, int(single.sum()), len(single))
 
     wrong = keyed_uniform(key, "mislabelled", ids) < mislabelled
     away = 1 + (keyed_uniform(key, "wrong label", ids) * (splits.num_classes - 1)).long()
@@ -153,6 +152,8 @@ def chances(
     # Counts may be a fifth below what is public of them.
     most = min(0.5, max(0.0, 1.0 - spare / (0.8 * others)))
     grouped = splits.group_ids is not None
+    if grouped and most * others < FEWEST <= others / 2:  # all must come from here: they take their half
+        most = 0.5
     holdout = min(most, (probes if grouped else probes / 2) / others)
     train = 0.0 if grouped else (probes - holdout * others) / trained_on
     if train > 0.5:
@@ -182,11 +183,10 @@ def known_members(splits: Splits, *, probes: int, rng: torch.Generator) -> tuple
     """Probes of a model that was trained elsewhere, and the held-out records that are left.
 
     Nothing was assigned: as many of its training records as of the held-out ones (at most half of
-    those) are drawn, none of which occurs twice. Raises ConfigError below 20.
+    those) are drawn, none of which occurs twice.
     """
     train, holdout = (single.nonzero().flatten() for single in once(splits))
     each = min(probes // 2, len(train), len(holdout), len(splits.holdout) // 2)
-    _require_enough(probes, 2 * each, 2 * each)
     train, holdout = (
         places[torch.randperm(len(places), generator=rng)[:each]] for places in (train, holdout)
     )
@@ -200,15 +200,6 @@ def known_members(splits: Splits, *, probes: int, rng: torch.Generator) -> tuple
         origin=_origin(train, holdout, order),
     )
     return assigned, splits.holdout.take(_others(len(splits.holdout), holdout))
-
-
-def _require_enough(probes: int, scored: int, drawn: int) -> None:
-    if scored < FEWEST:
-        cure = "choose more" if probes < 2 * FEWEST else "hold out more records"
-        raise ConfigError(
-            f"evidence.probes={probes}: {drawn} records came to be probes, of which {scored} occur once, "
-            f"fewer than {FEWEST}; {cure}"
-        )
 
 
 def _origin(train: Tensor, holdout: Tensor, order: Tensor) -> tuple[str, ...]:

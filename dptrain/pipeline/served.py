@@ -13,7 +13,7 @@ from dptrain.data.raw_pixels import MODES
 from dptrain.evidence.criteria import Condition
 from dptrain.evidence.verdict import BROKEN
 from dptrain.pipeline.experiment import Experiment
-from dptrain.report import answers
+from dptrain.report import answers, sentences
 from dptrain.report.statement import as_statement
 from dptrain.tasks import Regression, task_of
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 from rich import box
@@ -14,7 +15,7 @@ from rich.text import Text
 
 from dptrain.contracts import Briefing, Interval, Leakage, Report
 from dptrain.evidence.verdict import BROKEN, LEAKS, NOT_SHOWN, RESISTED, kind
-from dptrain.report import defences, words
+from dptrain.report import counts, defences, words
 from dptrain.report.leakage_words import named
 
 TONE = {LEAKS: "yellow", BROKEN: "bold red", RESISTED: "green", NOT_SHOWN: "bold yellow"}
@@ -38,13 +39,16 @@ def plan(briefing: Briefing) -> Iterator[tuple[str, str | Text]]:
         yield from plan.describe()
     yield "", ""
     yield "data", briefing.data
-    yield "", f"{briefing.train:,} to train on, {briefing.holdout:,} held out, {briefing.test:,} to test on"
+    yield "records", counts.row(briefing.counts)
     if briefing.copies:
         yield "warning", briefing.copies
     yield "model", f"{briefing.model}, {briefing.parameters:,} parameters, on {briefing.device}"
     if briefing.features:
         yield "", f"its frozen features are made anew at each step: {briefing.features}"
     yield "attacks", "\n".join(briefing.attacks) if briefing.attacks else "none"
+    for reason, of in groupby(briefing.not_run, lambda each: each.reason):
+        yield "not run", f"{', '.join(each.attack for each in of)}: {reason}"
+    yield from (("fewer", text) for text in counts.scaled(briefing.scaled))
     yield "", ""
     yield "time", "unknown" if briefing.seconds is None else f"about {words.duration(briefing.seconds)}"
     yield "folder", near(briefing.folder)

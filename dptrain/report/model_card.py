@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from dptrain.contracts import Report
-from dptrain.report import answers, assumptions, render, selection, sentences, tables, words
+from dptrain.report import answers, assumptions, counts, render, selection, sentences, tables, words
 from dptrain.report.blocks import Block, Code, Heading, Paragraph, Section, Tabular, bullets
 
 
@@ -103,13 +103,11 @@ def _use(report: Report) -> Section:
 
 
 def _data(report: Report) -> Section:
-    data = report.data
-    number = f"{data['train']:,}" if report.guarantee.units_public else "a secret number of"
     return _section(
         "Training data",
         Paragraph(
-            f"{data['name']}: {number} records to train on; {data['holdout']:,} more were held out and "
-            f"{data['test']:,} kept for the test, and both are unprotected."
+            f"{report.data['name']}, records {counts.row(report.guarantee.counts)}. Those held out and those "
+            "to test on are unprotected."
         ),
     )
 

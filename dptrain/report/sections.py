@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dptrain.contracts import Leakage, Report
 from dptrain.evidence.verdict import BROKEN, LEAKS, NOT_SHOWN, RESISTED, TOO_WEAK, kind
-from dptrain.report import answers, assumptions, sentences, tables, words
+from dptrain.report import answers, assumptions, counts, sentences, tables, words
 from dptrain.report.blocks import (
     Answers,
     Block,
@@ -115,6 +115,7 @@ def numbers(report: Report) -> Section:
         Heading("Utility"),
         Tabular(tables.utility(report), "utility-table", "What the model is able to do.", style="short"),
         Paragraph(sentences.data(report)),
+        *([bullets(*counts.scaled(report.scaled))] if report.scaled else []),
     ]
     if report.leakage:
         blocks += _leakage(report)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from dptrain.contracts import Leakage, Report, Statement
 from dptrain.evidence.verdict import BROKEN, LEAKS, kind
-from dptrain.report import defences, words
+from dptrain.report import counts, defences, words
 
 COPIES = {"train": "training records", "holdout": "held-out records", "test": "test records"}
 CAPTIONS = {
@@ -153,8 +153,8 @@ def data(report: Report) -> str:
     facts = report.data
     doubled = copies(facts.get("copies", {}))  # an older run did not count them
     return (
-        f"Data: {facts['name']} ({facts['source']}); {facts['train']:,} records to train on, "
-        f"{facts['holdout']:,} held out, {facts['test']:,} to test on, {facts['classes']} classes."
+        f"Data: {facts['name']} ({facts['source']}), {facts['classes']} classes. "
+        f"Records {counts.row(report.counts)}."
         f"{' ' * bool(doubled)}{doubled}"
     )
 

@@ -9,6 +9,7 @@ from typing import Any
 from dptrain.contracts import Statement
 from dptrain.contracts.rounding import rounded_up_to
 from dptrain.privacy.written import to_json
+from dptrain.report import counts
 
 # Terms by their place in the statement; one that is not here goes by its place.
 NAMES = {
@@ -17,6 +18,7 @@ NAMES = {
     "unit": "unit of privacy",
     "units": "number of units",
     "units_public": "number of units is public",
+    "counts": "records",
     "adjacency": "neighbouring data sets",
     "released": "what the guarantee covers",
     "interface": "what is given away",
@@ -71,6 +73,7 @@ NEIGHBOURS = {"add_remove": "one unit added or removed", "replace_one": "one uni
 def rows(stated: Statement) -> Iterator[tuple[str, str]]:
     """Name and text of every term that says something."""
     values = {**to_json(stated), "epsilon": stated.epsilon, "plan": dict(stated.plan)}
+    values["counts"] = counts.row(stated.counts)
     values["adjacency"] = NEIGHBOURS[stated.adjacency]
     if not stated.replayed_steps:
         del values["replayed_steps"]

@@ -14,6 +14,7 @@ from dptrain.contracts import (
     Assignment,
     Briefing,
     Constants,
+    Counts,
     Gallery,
     Hashes,
     Interval,
@@ -65,6 +66,9 @@ def make_statement(**changes: Any) -> Statement:
             secret=True, cryptographic=False, source="torch Philox, seeded by the system"
         ),
         "assignment": Assignment(probes=400, probes_trained_on=203),
+        "counts": Counts(
+            unit="record", trained_on=4000, units=4000, holdout=1000, test=1000, set_aside={"probes": 197}
+        ),
         "trust": CENTRAL,
         "constants": Constants(from_units=("sample_rate",), bounds=(0.0, 1.0)),
         "date": "2026-01-31T12:00:00+00:00",
@@ -78,6 +82,15 @@ def make_statement(**changes: Any) -> Statement:
     return Statement(**values)
 
 
+COUNTS = Counts(
+    unit="record",
+    files=6201,
+    trained_on=4000,
+    units=4000,
+    holdout=1000,
+    test=1000,
+    set_aside={"probes": 201},
+)
 NOT_PRIVATE = Statement(
     private=False,
     sentence="Nothing is proved: this model was trained without differential privacy.",
@@ -194,6 +207,7 @@ def make_report(folder: Path, **changes: Any) -> Report:
             "classes": len(CLASSES),
             "images": True,
         },
+        "counts": COUNTS,
         "utility": Utility(
             accuracy=Interval(value=0.873, low=0.851, high=0.892), auroc=0.981, loss=0.412, records=1000
         ),
@@ -218,9 +232,7 @@ def make_briefing(folder: Path, **changes: Any) -> Briefing:
     values: dict[str, Any] = {
         "title": "medical_cnn",
         "data": "phantom, generated from seed, chest phantoms 28x28",
-        "train": 4000,
-        "holdout": 1000,
-        "test": 1000,
+        "counts": COUNTS,
         "model": "SmallCNN",
         "parameters": 16_392,
         "mechanism": "DPSGD",

@@ -79,13 +79,13 @@ def test_what_does_not_hold_is_not_advertised(which: str, request: pytest.Fixtur
 
 def test_a_secret_number_of_units_stays_secret(report: Report) -> None:
     assert "4,000" in as_model_card(report)
-    secret = dataclasses.replace(
-        report, guarantee=dataclasses.replace(report.guarantee, units_public=False), reproduce="dptrain"
-    )
+    public = report.counts.published(units_public=False, set_aside={})
+    stated = dataclasses.replace(report.guarantee, units_public=False, counts=public)
+    secret = dataclasses.replace(report, guarantee=stated, reproduce="dptrain")
     text = as_model_card(secret)
     assert "4,000" not in text
     assert "4000" not in text
-    assert "a secret number of records" in text
+    assert "in the files: not stated; trained on: not stated; held out:" in text
 
 
 def test_the_twin_is_not_evaluated_in_public(report: Report) -> None:

@@ -154,8 +154,27 @@ def test_cells_may_be_missing_where_declared(tmp_path: Path) -> None:
     assert splits.sensitive[0].names == ("F", "M", "?", "(missing)")
     with pytest.raises(ConfigError, match=r"data.sensitive=age is a number that may be missing"):
         load(path, columns=GAPS)
-    with pytest.raises(ConfigError, match=r"data.columns.age.missing=perhaps must be true"):
-        load(path, columns=COLUMNS | {"age": {**COLUMNS["age"], "missing": "perhaps"}})
+    with pytest.raises(ConfigError, match=r"data.columns.age.missing=3 must be true"):
+        load(path, columns=COLUMNS | {"age": {**COLUMNS["age"], "missing": 3}})
+
+
+@pytest.mark.parametrize("mark", ["k. A.", "-9"])
+@pytest.mark.parametrize("suffix", ["csv", "xlsx"])
+def test_what_stands_for_a_missing_cell(tmp_path: Path, mark: str, suffix: str) -> None:
+    columns = {name: {**column, "missing": mark} for name, column in DATES.items()}
+    gaps = [["", "", "", "no", ""], [mark, mark, mark, "no", mark]]
+    lines = [*(line.split(",") for line in dated()), *gaps, *gaps]
+    path, header = table(tmp_path, [",".join(line) for line in lines], "age,sex,income,ill,born"), ["sex"]
+    if suffix == "xlsx":
+        typed = [[int(cell) if cell == "-9" else cell for cell in line] for line in lines]
+        path = workbook(tmp_path / "people.xlsx", ["age", "sex", "income", "ill", "born"], typed)
+    settings = {"columns": columns, "sensitive": header, "sheet": "people" if suffix == "xlsx" else None}
+    found = everyone(load(path, **settings))
+    # age, its mark; sex with its fourth category; income, its mark; born, its mark
+    assert found.shape == (44, 2 + 4 + 2 + 2 + 1)
+    assert found[:, (1, 5, 7, 9)].sum(0).tolist() == [4, 4, 4, 4]
+    with pytest.raises(ConfigError, match=r"data.columns.sex.missing=M is among its categories"):
+        load(path, **settings | {"columns": columns | {"sex": {**COLUMNS["sex"], "missing": "M"}}})
 
 
 def test_one_is_one_however_it_is_written_but_leading_zeros_are_kept(tmp_path: Path) -> None:

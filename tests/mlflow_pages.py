@@ -31,9 +31,7 @@ VISIBLE = (
 @contextmanager
 def serve(uri: str, log: Path, *, seconds: float = 120) -> Iterator[str]:
     """The address of an MLflow server that shows this store, until the end of the block."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
+    port = free_port()
     address = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
     with log.open("w") as output:
@@ -46,11 +44,24 @@ def serve(uri: str, log: Path, *, seconds: float = 120) -> Iterator[str]:
             start_new_session=True,
         )
         try:
-            _until(lambda: _answers(f"{address}/health"), seconds, f"no answer from MLflow: see {log}")
+            until_it_answers(f"{address}/health", log, seconds=seconds)
             yield address
         finally:
             os.killpg(server.pid, 15)  # it has workers
             server.wait(30)
+
+
+def free_port() -> int:
+    """A port of this machine where nobody listens."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def until_it_answers(url: str, log: Path, *, seconds: float = 120) -> None:
+    """Wait for a server that writes this log."""
+    _until(lambda: _answers(url), seconds, f"no answer from MLflow: see {log}")
 
 
 def show(page: Page, url: str, **size: int) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import io
 import json
-import shutil
 from collections.abc import Mapping
 from contextlib import redirect_stderr, redirect_stdout
+from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from mlflow.models import ModelSignature
     from mlflow.models.model import ModelInfo
 
-# Its name tells versions apart: two models of different ones are loaded into one process.
-PACKAGE = "dptrain_served_{}"
-
 
 def log_model(model: Served, run_id: str) -> ModelInfo:
     """Log a model with its code, signature and input example; loading it needs nothing of this package.
@@ -44,9 +41,9 @@ def log_model(model: Served, run_id: str) -> ModelInfo:
     with torch.no_grad():
         answered = answers(blank)
     with TemporaryDirectory() as folder:
-        data, package = Path(folder) / "data", Path(folder) / PACKAGE.format(ours.replace(".", "_"))
+        data = Path(folder) / "data"
         data.mkdir()
-        package.mkdir()
+        package = _write_code(model, Path(folder))
         exported = _export(model, blank, data)
         settings = {
             "format": code.FORMAT,
@@ -57,9 +54,6 @@ def log_model(model: Served, run_id: str) -> ModelInfo:
             "whole": {name: not one.is_floating_point() for name, one in _named(blank).items()},
         }
         (data / code.SETTINGS).write_text(json.dumps(settings), encoding="utf-8")
-        shutil.copy(code.__file__, package / "__init__.py")
-        if model.raw is not None:
-            shutil.copy(model.raw.code, package / "raw.py")
         return Model.log(
             artifact_path=None,
             name="model",
@@ -77,6 +71,21 @@ def log_model(model: Served, run_id: str) -> ModelInfo:
                 **model.metadata,
             },
         )
+
+
+def _write_code(model: Served, folder: Path) -> Path:
+    """The package that travels with the model, written into this folder.
+
+    Its name tells its code from any other: one process may load several models.
+    """
+    files = {"__init__.py": Path(code.__file__).read_text(encoding="utf-8")}
+    if model.raw is not None:
+        files["raw.py"] = model.raw.code.read_text(encoding="utf-8")
+    package = folder / f"dptrain_served_{sha256(''.join(files.values()).encode()).hexdigest()[:8]}"
+    package.mkdir()
+    for name, text in files.items():
+        (package / name).write_text(text, encoding="utf-8")
+    return package
 
 
 def register(client: MlflowClient, name: str, logged: ModelInfo, standing: str) -> None:

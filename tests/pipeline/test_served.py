@@ -1,0 +1,80 @@
+"""The model that is handed on: no more than is released of its predictions, under names, with a verdict."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import replace
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from comparisons import leakage, statement
+from torch import nn
+
+from dptrain.contracts import Records, Release, Splits, Task
+from dptrain.evidence.verdict import BROKEN
+from dptrain.models.output import NAMES, make_output
+from dptrain.pipeline.served import Answers, _image, _names, standing
+from dptrain.tasks import Classification, MultiLabel, NextToken, Regression
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_service_answers_what_the_prediction_interface_of_the_release_does(
+    name: str, splits: Splits, mlp: nn.Module
+) -> None:
+    output = make_output(name, top_k=2, digits=1, temperature=4.0)
+    release = Release(
+        weights=mlp.state_dict(), architecture=partial(copy.deepcopy, mlp), output=output, task=splits.task
+    )
+    answers = Answers(release.build(), Classification(classes=3), output)
+    inputs = splits.test.inputs
+    torch.testing.assert_close(answers(inputs), release.predict(inputs))
+    graph = torch.export.export(answers, (inputs[:2],), dynamic_shapes=({0: torch.export.Dim.AUTO},))
+    torch.testing.assert_close(graph.module()(inputs), release.predict(inputs))
+    torch.testing.assert_close(graph.module()(inputs[:1]), release.predict(inputs[:1]))
+
+
+@pytest.mark.parametrize(
+    ("task", "names"),
+    [
+        (Classification(classes=3), ("a", "b", "c")),
+        (MultiLabel(labels=3), ("a", "b", "c")),
+        (Regression(bounds=(0.0, 9.0)), ("value",)),
+        (NextToken(vocabulary=3, length=4), ()),
+    ],
+)
+def test_predictions_are_named_where_they_are_rows(task: Task, names: tuple[str, ...]) -> None:
+    assert _names(task, ("a", "b", "c")) == names
+
+
+def test_inputs_are_images_by_their_shape(splits: Splits) -> None:
+    raw = _image(splits)
+    assert raw is not None
+    assert raw.settings == {"shape": [1, 8, 8], "bounds": [0.0, 1.0], "declared": None}
+    table = Records(torch.zeros(4, 3), torch.zeros(4, dtype=torch.int64))
+    assert _image(replace(splits, train=table)) is None
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "void", "broken", "met", "verdict"),
+    [
+        (3.0, None, False, False, "passed"),
+        (3.0, None, False, True, "failed"),
+        (3.0, None, True, False, None),
+        (3.0, "noise from the seed", False, False, "unproved"),
+        (math.inf, None, False, False, "unproved"),
+        (math.inf, None, False, True, "failed"),
+    ],
+)
+def test_only_what_is_proved_and_not_broken_has_passed(
+    epsilon: float, void: str | None, broken: bool, met: bool, verdict: str | None
+) -> None:
+    lines = leakage(0.6, 0.02, 0.4, 1.0)
+    if broken:
+        lines = (replace(lines[0], verdict=BROKEN), *lines[1:])
+    report: Any = SimpleNamespace(leakage=lines, guarantee=statement(epsilon, void_reason=void))
+    condition: Any = SimpleNamespace(met=lambda _: iter(["accuracy=0.5 < 0.8"] if met else []))
+    assert standing(report, [condition]) == verdict

@@ -59,7 +59,7 @@ def check(
     problems = [*_of_the_data(splits)]
     left_out: dict[str, str] = {}
     if not problems:
-        problems += _of_numbers(assignments, evidence, asked)
+        problems += without_room(assignments, evidence, asked)
         stage = Stage(attacks=parts.attacks, games=parts.games, splits=splits, assignments=assignments)
         for name, attack in parts.attacks.items():
             game = stage.game(name)
@@ -86,7 +86,7 @@ def check(
     return left_out
 
 
-def _of_numbers(assignments: Assignments, evidence: Evidence, asked: Collection[str]) -> Iterator[str]:
+def without_room(assignments: Assignments, evidence: Evidence, asked: Collection[str]) -> Iterator[str]:
     """Numbers that were asked for and that there are too few held-out records for."""
     there = assignments.described()
     for key in NUMBERS["slots"]:

@@ -75,7 +75,7 @@ def draw_probes(
     training records change here. `units` is the declared number of training units, None: the number that
     there are, to two binary digits. How many can be scored is left to chance: fewer than 20 are no use.
     """
-    of_train, of_holdout, ids, probed = _choose(splits, probes, spare, units, key)
+    of_train, of_holdout, ids, probed, expected = _choose(splits, probes, spare, units, key)
     order = torch.argsort(keyed_uniform(key, "order of the probes", ids))
     ids = ids[order]
     drawn = splits.train.take(of_train).and_more(splits.holdout.take(of_holdout)).take(order).read()
@@ -106,14 +106,15 @@ def draw_probes(
         positions=tuple(range(start, len(after.train))),
         mislabelled=wrong[scored],
         origin=_origin(of_train, of_holdout, order[scored]),
-        expected=probes,
+        expected=expected,
     )
 
 
 def _choose(
     splits: Splits, probes: int, spare: int, units: int | None, key: bytes
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Places of the probes among training and held-out records, their ids, and who leaves the held-out."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
+    """Places of the probes among training and held-out records, their ids, who leaves the held-out, and how
+    many are expected."""
     grouped = splits.group_ids is not None
     places, _ = one_of_each(splits, key)
     chance = chances(splits, probes, held_out=len(places), spare=spare, units=units)
@@ -127,7 +128,7 @@ def _choose(
         known = splits.train.digests()
         of_train = (keyed_uniform(key, "probe", known) < chance.train).nonzero().flatten()
         ids = torch.cat([known[of_train], ids])
-    return of_train, of_holdout, ids, probed
+    return of_train, of_holdout, ids, probed, chance.expected
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +137,7 @@ class Chances:
 
     train: float
     holdout: float
+    expected: int  # probes
 
 
 def chances(
@@ -161,7 +163,7 @@ def chances(
             f"evidence.probes={probes} would take about {round(train * trained_on)} of about {trained_on} "
             f"training records, more than half; choose at most {int(trained_on / 2 + holdout * others)}"
         )
-    return Chances(train=train, holdout=holdout)
+    return Chances(train=train, holdout=holdout, expected=round(train * trained_on + holdout * others))
 
 
 def public_count(count: int) -> int:

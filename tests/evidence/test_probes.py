@@ -207,7 +207,8 @@ def test_the_training_set_is_not_taken_apart_and_the_cure_works(splits):
 def test_groups_share_the_held_out_records_between_probes_and_slots(splits):
     """All probes of groups come from there: they are given half of it, where others would take it all."""
     grouped = replace(splits, group_ids=torch.arange(240), holdout_group_ids=torch.arange(160))
-    assert chances(grouped, 400, held_out=160, spare=480).holdout == 0.5
+    shared = chances(grouped, 400, held_out=160, spare=480)
+    assert (shared.holdout, shared.expected) == (0.5, 96)
     assert chances(grouped, 400, held_out=20, spare=480).holdout == 0.0  # too few for either
     assert chances(splits, 60, held_out=160, spare=480).holdout == 0.0
 

@@ -23,6 +23,7 @@ from dptrain.contracts import (
     Scoring,
     Splits,
 )
+from dptrain.contracts.ranges import Count
 from dptrain.contracts.rounding import rounded_up_to
 from dptrain.evaluation.games.class_inversion.evaluator import Evaluator, load_evaluator, train_evaluator
 from dptrain.evaluation.games.class_inversion.near_members import Space, near_members
@@ -40,7 +41,7 @@ class ClassInversion(Game):
     findings: ClassVar[type] = Images
 
     evidence: Evidence
-    evaluator_steps: int = 250  # as runs that were begun before it was a key have it
+    evaluator_steps: Count = 250  # as runs that were begun before it was a key have it
 
     def problems(self, splits: Splits, assigned: Any) -> Iterator[str]:  # noqa: ARG002
         """Inversions are held against members and held-out records of their class, among test records."""

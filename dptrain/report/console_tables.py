@@ -14,7 +14,7 @@ from rich.text import Text
 
 from dptrain.contracts import Briefing, Interval, Leakage, Report
 from dptrain.evidence.verdict import BROKEN, LEAKS, NOT_SHOWN, RESISTED, kind
-from dptrain.report import defences, words
+from dptrain.report import defences, sentences, words
 from dptrain.report.leakage_words import named
 
 TONE = {LEAKS: "yellow", BROKEN: "bold red", RESISTED: "green", NOT_SHOWN: "bold yellow"}
@@ -110,6 +110,9 @@ def _utility(report: Report) -> list[_Row]:
             measured=_measured(utility.accuracy, "bold"),
             floor=report.floor_accuracy,
             control=None if control is None else control.accuracy,
+            verdict=Text("not shown to be above the floor", style="yellow")
+            if sentences.no_better(report)
+            else None,
         ),
         *(
             _Row(name=f"test {words.named(name)}", measured=_measured(found), control=more.get(name))

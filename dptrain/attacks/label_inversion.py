@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from dptrain.attacks.search_space import SearchSpace, Trail
-from dptrain.contracts import Access, ConfigError, Images, Queries, Release, Targets
+from dptrain.attacks.trials import shortened
+from dptrain.contracts import Access, ConfigError, Images, Part, Queries, Release, Targets
 
 CHUNK = 256  # random inputs asked about at once, in search of each class
 SIZES = (0.05, 2.0)  # of the random inputs, in standard deviations of the space
@@ -48,6 +49,9 @@ class LabelInversion:
     def __post_init__(self) -> None:
         if self.keep < 1 or self.queries < 1:
             raise ConfigError(f"keep={self.keep} and queries={self.queries} must be at least 1")
+
+    def trial(self, release: Release, targets: Targets, rng: torch.Generator) -> Part:
+        return shortened(self, "queries", release=release, targets=targets, rng=rng)
 
     def run(self, release: Release, targets: Targets, rng: torch.Generator) -> Images:
         """Invert every class: `keep` inputs a class, the largest sphere first, in bounds, on the CPU."""

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from dptrain.attacks.search_space import SearchSpace, Trail
-from dptrain.contracts import Access, ConfigError, Images, Queries, Release, Targets
+from dptrain.attacks.trials import shortened
+from dptrain.contracts import Access, ConfigError, Images, Part, Queries, Release, Targets
 
 FLOOR = 1e-6  # confidences below it say no more: rounded, cut off, or saturated
 CHUNK = 128  # queries of the opening asked at once
@@ -55,6 +56,9 @@ class QueryInversion:
             raise ConfigError(f"keep={self.keep} must be from 1 to restarts={self.restarts}")
         if self.queries < 1:
             raise ConfigError(f"queries={self.queries} must be at least 1")
+
+    def trial(self, release: Release, targets: Targets, rng: torch.Generator) -> Part:
+        return shortened(self, "queries", release=release, targets=targets, rng=rng)
 
     def run(self, release: Release, targets: Targets, rng: torch.Generator) -> Images:
         """Invert every class: `keep` inputs a class, the most stable first, in bounds, on the CPU."""

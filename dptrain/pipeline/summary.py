@@ -19,6 +19,7 @@ from dptrain.evaluation.scorer import Measured
 from dptrain.evaluation.stage import Subject
 from dptrain.evidence.verdict import of_void
 from dptrain.models.frozen import split
+from dptrain.pipeline.estimate import estimate
 from dptrain.pipeline.experiment import Experiment
 from dptrain.privacy.accountant import DPSGDPlan
 from dptrain.privacy.guarantee import now
@@ -27,7 +28,6 @@ from dptrain.report import sentences
 from dptrain.runs import binding
 from dptrain.runs import folder as runs
 from dptrain.tasks import task_of
-from dptrain.training.estimate import estimate_seconds
 from dptrain.training.features import remade
 
 CONSTANTS = ("sample_rate", "expected_batch_size", "steps", "noise_multiplier", "max_grad_norm", "delta")
@@ -56,18 +56,7 @@ def brief(experiment: Experiment, *, recipe: str, folder: Path) -> Briefing:
         delta=delta,
         attacks=tuple(experiment.parts.attacks),
         features=why,
-        seconds=None
-        if plan is None
-        else estimate_seconds(
-            model,
-            plan,
-            splits.train.blank(1),
-            device,
-            task=splits.task,
-            engine=str(config.mechanism.get("engine", "bookkeeping")),
-            copies=max(1, training.augmentations),
-            remade=bool(why),
-        ),
+        estimate=estimate(experiment, remade=bool(why)),
         folder=folder,
         copies=sentences.copies(experiment.copies),
     )

@@ -12,7 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from dptrain.contracts import Briefing, Interval, Leakage, Report
+from dptrain.contracts import Briefing, Estimate, Interval, Leakage, Report
 from dptrain.evidence.verdict import BROKEN, LEAKS, NOT_SHOWN, RESISTED, kind
 from dptrain.report import defences, sentences, words
 from dptrain.report.leakage_words import named
@@ -46,8 +46,16 @@ def plan(briefing: Briefing) -> Iterator[tuple[str, str | Text]]:
         yield "", f"its frozen features are made anew at each step: {briefing.features}"
     yield "attacks", "\n".join(briefing.attacks) if briefing.attacks else "none"
     yield "", ""
-    yield "time", "unknown" if briefing.seconds is None else f"about {words.duration(briefing.seconds)}"
+    yield "time", estimated(briefing.estimate)
     yield "folder", near(briefing.folder)
+
+
+def estimated(estimate: Estimate | None) -> str:
+    """How long a run will take, and each part of it."""
+    if estimate is None:
+        return "unknown"
+    named = [f"{name} {words.duration(seconds)}" for name, seconds in estimate.parts.items() if seconds]
+    return f"about {words.duration(estimate.total)}: {', '.join(named)}"
 
 
 def results(report: Report, *, wide: bool) -> Table:

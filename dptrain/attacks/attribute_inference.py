@@ -21,7 +21,17 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 from torch.nn import functional as F
 
-from dptrain.contracts import Access, Attributes, ConfigError, Queries, Records, Release, Sensitive, Targets
+from dptrain.contracts import (
+    Access,
+    Attributes,
+    ConfigError,
+    Part,
+    Queries,
+    Records,
+    Release,
+    Sensitive,
+    Targets,
+)
 from dptrain.contracts.ranges import Whole
 
 FAINTEST = 1e-6  # probability; interfaces round, and a zero would rule a value out for good
@@ -73,6 +83,19 @@ class AttributeInference:
             )
             guesses[column.name], imputed[column.name] = score.argmax(1), prior.argmax(1)
         return Attributes(guesses=guesses, imputed=imputed)
+
+    def trial(self, release: Release, targets: Targets, rng: torch.Generator) -> Part:  # noqa: ARG002
+        """Each regression once, for the first column; its time grows with the values that a column has."""
+        column, *_ = targets.sensitive
+        background = targets.background
+        seen, known = _features(column, background, len(targets.classes)), column.read(background.inputs)
+
+        def fit_each() -> None:
+            for regression in self._regressions(len(background)):
+                _predict(regression, seen, known.numpy(), seen[:1], len(column.values))
+
+        values = sum(len(each.values) for each in targets.sensitive)
+        return Part(work=fit_each, times=self.folds * values / len(column.values))
 
     def _impute(
         self, column: Sensitive, background: Records, subjects: Records, fold: Tensor, classes: int

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dptrain.contracts import Access, ConfigError, Images, Release, Targets
+from dptrain.attacks.trials import shortened
+from dptrain.contracts import Access, ConfigError, Images, Part, Release, Targets
 from dptrain.contracts.ranges import Count, NotNegative, Positive
 
 BATCH = 256  # starting points climbed at once; bounds the memory, changes no result but its random numbers
@@ -49,6 +50,9 @@ class ClassInversion:
     def __post_init__(self) -> None:
         if not 1 <= self.keep <= self.restarts:
             raise ConfigError(f"keep={self.keep} must be from 1 to restarts={self.restarts}")
+
+    def trial(self, release: Release, targets: Targets, rng: torch.Generator) -> Part:
+        return shortened(self, "steps", "trials", release=release, targets=targets, rng=rng)
 
     def run(self, release: Release, targets: Targets, rng: torch.Generator) -> Images:
         """Invert every class: `keep` inputs a class, the most stable first, in bounds, on the CPU."""

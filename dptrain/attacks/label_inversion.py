@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from dptrain.attacks.search_space import SearchSpace, Trail
-from dptrain.contracts import Access, Images, Queries, Release, Targets
+from dptrain.attacks.trials import shortened
+from dptrain.contracts import Access, Images, Part, Queries, Release, Targets
 from dptrain.contracts.ranges import Count, NotNegative, Positive, Share
 
 CHUNK = 256  # random inputs asked about at once, in search of each class
@@ -45,6 +46,9 @@ class LabelInversion:
 
     needs: ClassVar[frozenset[Access]] = frozenset({Access.LABELS})
     game: ClassVar[str] = "class_inversion"
+
+    def trial(self, release: Release, targets: Targets, rng: torch.Generator) -> Part:
+        return shortened(self, "queries", release=release, targets=targets, rng=rng)
 
     def run(self, release: Release, targets: Targets, rng: torch.Generator) -> Images:
         """Invert every class: `keep` inputs a class, the largest sphere first, in bounds, on the CPU."""

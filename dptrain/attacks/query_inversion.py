@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from dptrain.attacks.search_space import SearchSpace, Trail
-from dptrain.contracts import Access, ConfigError, Images, Queries, Release, Targets
+from dptrain.attacks.trials import shortened
+from dptrain.contracts import Access, ConfigError, Images, Part, Queries, Release, Targets
 from dptrain.contracts.ranges import Count, NotNegative, Positive, Share
 
 FLOOR = 1e-6  # confidences below it say no more: rounded, cut off, or saturated
@@ -54,6 +55,9 @@ class QueryInversion:
     def __post_init__(self) -> None:
         if not 1 <= self.keep <= self.restarts:
             raise ConfigError(f"keep={self.keep} must be from 1 to restarts={self.restarts}")
+
+    def trial(self, release: Release, targets: Targets, rng: torch.Generator) -> Part:
+        return shortened(self, "queries", release=release, targets=targets, rng=rng)
 
     def run(self, release: Release, targets: Targets, rng: torch.Generator) -> Images:
         """Invert every class: `keep` inputs a class, the most stable first, in bounds, on the CPU."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import nn
 
-from dptrain.contracts import Records, Release
+from dptrain.attacks.trials import SHARE
+from dptrain.contracts import Part, Records, Release, Targets
 from dptrain.contracts.ranges import Count, Positive, Whole
 
 
@@ -18,6 +20,12 @@ class ByReference:
     reference_steps: Whole = 150
     reference_batch_size: Count = 128
     learning_rate: Positive = 2e-3
+
+    def trial(self, release: Release, targets: Targets, rng: torch.Generator) -> Part:
+        """Some steps of the reference model's training."""
+        few = -(-self.reference_steps // SHARE)
+        work = partial(replace(self, reference_steps=few).train_reference, release, targets.background, rng)
+        return Part(work=work, times=self.reference_steps / few if few else 1.0)
 
     def train_reference(self, release: Release, records: Records, rng: torch.Generator) -> nn.Module:
         """The release's architecture, trained by Adam without privacy on these records, to be evaluated."""

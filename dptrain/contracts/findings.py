@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -102,6 +102,14 @@ class Attributes:
 Findings = Any  # of these or others: what the game of the attack is scored by
 
 
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """A part of some work, and how many `times` as long all of it takes."""
+
+    work: Callable[[], object]
+    times: float
+
+
 class Attack(Protocol):
     """A procedure against a release.
 
@@ -109,7 +117,9 @@ class Attack(Protocol):
     which says what `targets` hold. An attack that needs the transcript also has
     `watch(targets) -> Observer`, called before training; the observer comes back as `release.transcript`.
     One that trains shadow models has `shadows`, their number. One that cannot serve itself with every
-    data set may have `check(targets)`, which raises ConfigError before anything is spent.
+    data set may have `check(targets)`, which raises ConfigError before anything is spent. One that takes
+    long may have `trial(release, targets, rng) -> Part`: a part of what `run` does, by which it is told how
+    long that takes.
     """
 
     @property

@@ -88,7 +88,8 @@ class Game(Protocol):
     before training: nothing (""), PROBES, which are drawn for all games that ask for them, or something of
     its own by `prepare` or `prepare_model`, which games of the same assignment share. `held_out` is how
     many held-out records `prepare` may take, `untrained` how many untrained models attacks are run on as
-    well, for the baseline, and `findings` what its attacks return.
+    well, for the baseline, and `findings` what its attacks return. One whose scoring takes long may have
+    `trial(splits, device) -> Part`, a part of it, by which its time is told.
     """
 
     assignment: ClassVar[str] = ""

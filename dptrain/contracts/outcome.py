@@ -29,6 +29,32 @@ class Utility:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """Seconds that the parts of a run will take, and the most memory in GiB; 0 for what is not done."""
+
+    training: float
+    control: float
+    shadows: float
+    attacks: Mapping[str, float]  # by name
+    report: float
+    memory_gib: float
+
+    @property
+    def parts(self) -> dict[str, float]:
+        return {
+            "training": self.training,
+            "control model": self.control,
+            "shadow models": self.shadows,
+            "attacks": sum(self.attacks.values()),
+            "report": self.report,
+        }
+
+    @property
+    def total(self) -> float:
+        return sum(self.parts.values())
+
+
+@dataclass(frozen=True, kw_only=True)
 class Briefing:
     """What is about to be spent, told before training starts."""
 
@@ -44,7 +70,7 @@ class Briefing:
     epsilon: float  # infinite: not private
     delta: float
     attacks: tuple[str, ...]
-    seconds: float | None  # estimated training time
+    estimate: Estimate | None  # None: unknown
     folder: Path
     copies: str = ""  # that records occur several times, for their owner; empty: none does
     scaled: tuple[Scaled, ...] = ()

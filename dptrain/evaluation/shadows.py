@@ -39,10 +39,8 @@ class ShadowTrainer:
 
     def train(self, count: int, *, private: bool) -> tuple[Shadow, ...]:
         """As many shadow models as asked for, rounded up to pairs; those that are kept cost nothing."""
-        asked = [
-            (number, members, self._key(members, number, private)) for number, members in self._halves(count)
-        ]
-        missing = [number for number, _, key in asked if key not in self.cache]
+        asked = self._asked(count, private=private)
+        missing = self.missing(count, private=private)
         if not missing:
             return tuple(self._shadow(members, number, key, private, None) for number, members, key in asked)
         title = f"{len(missing)} shadow models{'' if private else ', not private'}"
@@ -57,6 +55,15 @@ class ShadowTrainer:
                 )
                 for number, members, key in asked
             )
+
+    def missing(self, count: int, *, private: bool) -> list[int]:
+        """The numbers of those, of as many as asked for, that are not kept."""
+        return [number for number, _, key in self._asked(count, private=private) if key not in self.cache]
+
+    def _asked(self, count: int, *, private: bool) -> list[tuple[int, Tensor, str]]:
+        return [
+            (number, members, self._key(members, number, private)) for number, members in self._halves(count)
+        ]
 
     def _halves(self, count: int) -> Iterator[tuple[int, Tensor]]:
         """Random halves of the probes, each followed by its complement."""

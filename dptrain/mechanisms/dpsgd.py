@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar
 
@@ -19,9 +20,11 @@ from dptrain.privacy.layers import check_layers
 from dptrain.privacy.noise.cost import refuse_costly
 from dptrain.privacy.noise.source import NoiseSource, on_cpu, randomness
 from dptrain.privacy.plan import make_plan
+from dptrain.privacy.sampling import Units
 from dptrain.tasks import task_of
 from dptrain.training.fit import fit, units_of
-from dptrain.training.settings import Settings
+from dptrain.training.sensitivity_audit import SensitivityAudit
+from dptrain.training.settings import MANY, Settings
 from dptrain.training.tested import refuse_dependence, refuse_dependent_release
 
 
@@ -68,22 +71,15 @@ class DPSGD:
         parameters = sum(p.numel() for p in prepared.parameters() if p.requires_grad)
         curve = accountant.Curve(plan, budget.delta, parameters=parameters)
         refuse_costly(plan, parameters * plan.steps, epsilon=curve.points[-1][1], delta=budget.delta)
-        noise = NoiseSource.on(
-            context.device, context.streams.secret("noise"), randomness=context.streams.randomness
-        )
-        release, looked, replayed = fit(
+        release, looked, replayed = self._train(
             prepared,
             splits,
             context,
-            settings=self.settings,
             plan=plan,
             units=units_of(splits, budget),
-            engine=partial(DPSGDEngine, self.engine, plan=plan, loss=task_of(splits).loss, generator=noise),
-            kind=self.engine,
-            noise=noise,
-            clipping=self.clipping,
+            settings=self.settings,
             epsilon_at=curve.at_most,
-            audit_sensitivity=self.audit_sensitivity,
+            audit=self.audit_sensitivity,
         )
         refuse_dependent_release(release, splits)
         audit, ratio = (None, None) if looked is None else looked.published()
@@ -106,6 +102,68 @@ class DPSGD:
             else None,
             curve=curve.points,
             replayed_steps=replayed,
+        )
+
+    def trial(
+        self,
+        model: nn.Module,
+        splits: Splits,
+        budget: Budget,
+        context: Context,
+        *,
+        plan: DPSGDPlan,
+        batch: int,
+        audit: bool,
+    ) -> None:
+        """Train as `fit` does, in batches of about so many units, `audit` in a single step."""
+        units = units_of(splits, budget)
+        plan = replace(
+            plan,
+            units=len(units),
+            expected_batch_size=batch,
+            sample_rate=batch / len(units),
+            steps=1 if audit else MANY,
+        )
+        settings = replace(self.settings, evaluations=1, warmup_steps=0)
+        self._train(
+            model,
+            splits,
+            context,
+            plan=plan,
+            units=units,
+            settings=settings,
+            epsilon_at=lambda _: 0.0,
+            audit=audit and self.audit_sensitivity,
+        )
+
+    def _train(
+        self,
+        model: nn.Module,
+        splits: Splits,
+        context: Context,
+        *,
+        plan: DPSGDPlan,
+        units: Units,
+        settings: Settings,
+        epsilon_at: Callable[[int], float],
+        audit: bool,
+    ) -> tuple[Release, SensitivityAudit | None, int]:
+        noise = NoiseSource.on(
+            context.device, context.streams.secret("noise"), randomness=context.streams.randomness
+        )
+        return fit(
+            model,
+            splits,
+            context,
+            settings=settings,
+            plan=plan,
+            units=units,
+            engine=partial(DPSGDEngine, self.engine, plan=plan, loss=task_of(splits).loss, generator=noise),
+            kind=self.engine,
+            noise=noise,
+            clipping=self.clipping,
+            epsilon_at=epsilon_at,
+            audit_sensitivity=audit,
         )
 
 

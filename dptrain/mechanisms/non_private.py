@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar
 
 from torch import nn
 
-from dptrain.contracts import OF_A_TRAINING, Access, Budget, Context, Guarantee, Release, Splits
+from dptrain.contracts import OF_A_TRAINING, Access, Budget, Context, Guarantee, Plan, Release, Splits
 from dptrain.privacy.accountant import DPSGDPlan
 from dptrain.privacy.guarantee import NoGuarantee
 from dptrain.privacy.layers import check_layers
+from dptrain.privacy.sampling import Units
 from dptrain.tasks import task_of
 from dptrain.training.fit import fit, units_of
 from dptrain.training.plain import PlainEngine
-from dptrain.training.settings import Settings
+from dptrain.training.settings import MANY, Settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,11 +45,59 @@ class NonPrivate:
     ) -> tuple[Release, Guarantee]:
         units = units_of(splits, budget)
         sample_rate, steps, batch = self.settings.rates.resolve(len(units))
-        release, _, _ = fit(
+        release = self._train(
             self.prepare(model, splits),
             splits,
             context,
             settings=self.settings,
+            units=units,
+            sample_rate=sample_rate,
+            steps=steps,
+            batch=batch,
+        )
+        return release, NoGuarantee(budget=budget)
+
+    def trial(
+        self,
+        model: nn.Module,
+        splits: Splits,
+        budget: Budget,
+        context: Context,
+        *,
+        plan: Plan | None,  # noqa: ARG002
+        batch: int,
+        audit: bool,  # noqa: ARG002
+    ) -> None:
+        """Train as `fit` does, in batches of about so many units."""
+        units = units_of(splits, budget)
+        self._train(
+            model,
+            splits,
+            context,
+            settings=replace(self.settings, evaluations=1),
+            units=units,
+            sample_rate=batch / len(units),
+            steps=MANY,
+            batch=batch,
+        )
+
+    def _train(
+        self,
+        model: nn.Module,
+        splits: Splits,
+        context: Context,
+        *,
+        settings: Settings,
+        units: Units,
+        sample_rate: float,
+        steps: int,
+        batch: int,
+    ) -> Release:
+        release, _, _ = fit(
+            model,
+            splits,
+            context,
+            settings=settings,
             plan=DPSGDPlan(
                 units=len(units),
                 sample_rate=sample_rate,
@@ -65,4 +114,4 @@ class NonPrivate:
             clipping=None,
             epsilon_at=lambda _: math.inf,
         )
-        return release, NoGuarantee(budget=budget)
+        return release

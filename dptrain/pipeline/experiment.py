@@ -184,6 +184,15 @@ class Experiment:
             fit_seconds=time.perf_counter() - started,
         )
 
+    @property
+    def needs_control(self) -> bool:
+        """Whether a control model is asked for and not kept from an earlier run."""
+        return self.parts.control is not None and self._control_key() not in self.cache
+
+    def missing_shadows(self, count: int, *, private: bool) -> int:
+        """How many shadow models, of so many, are not kept from an earlier run."""
+        return len(self._shadows.missing(count, private=private))
+
     def control(self) -> tuple[Subject | None, tuple[NotRun, ...]]:
         """The model that every attack is controlled by, or None and why there is none.
 

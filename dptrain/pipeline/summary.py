@@ -20,6 +20,7 @@ from dptrain.evaluation.stage import Subject
 from dptrain.evidence.verdict import of_void
 from dptrain.models.frozen import split
 from dptrain.pipeline import counts
+from dptrain.pipeline.estimate import estimate
 from dptrain.pipeline.experiment import Experiment
 from dptrain.privacy.accountant import DPSGDPlan
 from dptrain.privacy.guarantee import now
@@ -28,7 +29,6 @@ from dptrain.report import sentences
 from dptrain.runs import binding
 from dptrain.runs import folder as runs
 from dptrain.tasks import task_of
-from dptrain.training.estimate import estimate_seconds
 from dptrain.training.features import remade
 
 CONSTANTS = ("sample_rate", "expected_batch_size", "steps", "noise_multiplier", "max_grad_norm", "delta")
@@ -57,18 +57,7 @@ def brief(experiment: Experiment, *, recipe: str, folder: Path) -> Briefing:
         scaled=counts.scaled(experiment.assignments, config.evidence),
         not_run=experiment.left_out,
         features=why,
-        seconds=None
-        if plan is None
-        else estimate_seconds(
-            model,
-            plan,
-            splits.train.blank(1),
-            device,
-            task=splits.task,
-            engine=str(config.mechanism.get("engine", "bookkeeping")),
-            copies=max(1, training.augmentations),
-            remade=bool(why),
-        ),
+        estimate=estimate(experiment, remade=bool(why)),
         folder=folder,
         copies=sentences.copies(experiment.copies),
     )

@@ -8,7 +8,7 @@ from dptrain.contracts import Leakage, NotRun, Report, Statement
 from dptrain.evidence.verdict import BROKEN, LEAKS, NO_CONTROL, NOT_SHOWN, RESISTED, TOO_WEAK
 from dptrain.report import words
 from dptrain.report.leakage_words import named
-from dptrain.report.sentences import attacks, confidential, found, holds, main_lines
+from dptrain.report.sentences import attacks, confidential, found, holds, main_lines, no_better
 
 
 def promise(statement: Statement) -> str:
@@ -131,6 +131,11 @@ def next_steps(report: Report) -> Iterator[str]:
             "is proved, since what was measured is no ceiling."
         )
         yield "Publish nothing else of this run: what is outside the guarantee is listed below."
+    if no_better(report):
+        yield (
+            "Do not use the model's predictions: nothing shows that it has learned anything. Train with more "
+            "records, larger batches, a smaller model or a larger epsilon; `task=plan` tells what they cost."
+        )
     if not report.leakage:
         yield "Run the attacks before deciding: nothing was measured."
     if confidential(report):

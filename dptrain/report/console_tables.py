@@ -13,9 +13,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from dptrain.contracts import Briefing, Interval, Leakage, Report
+from dptrain.contracts import Briefing, Estimate, Interval, Leakage, Report
 from dptrain.evidence.verdict import BROKEN, LEAKS, NOT_SHOWN, RESISTED, kind
-from dptrain.report import counts, defences, words
+from dptrain.report import counts, defences, sentences, words
 from dptrain.report.leakage_words import named
 
 TONE = {LEAKS: "yellow", BROKEN: "bold red", RESISTED: "green", NOT_SHOWN: "bold yellow"}
@@ -50,8 +50,16 @@ def plan(briefing: Briefing) -> Iterator[tuple[str, str | Text]]:
         yield "not run", f"{', '.join(each.attack for each in of)}: {reason}"
     yield from (("fewer", text) for text in counts.scaled(briefing.scaled))
     yield "", ""
-    yield "time", "unknown" if briefing.seconds is None else f"about {words.duration(briefing.seconds)}"
+    yield "time", estimated(briefing.estimate)
     yield "folder", near(briefing.folder)
+
+
+def estimated(estimate: Estimate | None) -> str:
+    """How long a run will take, and each part of it."""
+    if estimate is None:
+        return "unknown"
+    named = [f"{name} {words.duration(seconds)}" for name, seconds in estimate.parts.items() if seconds]
+    return f"about {words.duration(estimate.total)}: {', '.join(named)}"
 
 
 def results(report: Report, *, wide: bool) -> Table:
@@ -114,6 +122,9 @@ def _utility(report: Report) -> list[_Row]:
             measured=_measured(utility.accuracy, "bold"),
             floor=report.floor_accuracy,
             control=None if control is None else control.accuracy,
+            verdict=Text("not shown to be above the floor", style="yellow")
+            if sentences.no_better(report)
+            else None,
         ),
         *(
             _Row(name=f"test {words.named(name)}", measured=_measured(found), control=more.get(name))

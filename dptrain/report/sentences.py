@@ -66,6 +66,8 @@ def short(report: Report) -> str:
     """The guarantee, and how many measurements found leakage, in two sentences."""
     statement = report.guarantee
     text = f"Guarantee: {words.budget(statement)}."
+    if no_better(report):
+        text += f" **{_no_better(report)}**"
     if report.not_run:
         text += (
             f" **{len(report.not_run)} attacks were not run**, see below."
@@ -113,13 +115,27 @@ def not_run(report: Report) -> Iterator[str]:
         yield f"{name}{met}: not run: {each.reason}"
 
 
+def no_better(report: Report) -> bool:
+    """Whether the test records leave it open that one prediction for all of them does as well."""
+    return not report.utility.accuracy.low > report.floor_accuracy
+
+
+def _no_better(report: Report) -> str:
+    """That the model has learned nothing that the test records show."""
+    blind = "always naming the most frequent class"
+    if report.utility.metric != "accuracy":
+        blind = "predicting the same of all records"
+    return f"{report.utility.records:,} test records do not show that the model is better than {blind}."
+
+
 def worth(report: Report) -> str:
     """What the model is able to do, beside the baseline and the control model."""
+    shown = f" {_no_better(report)}" if no_better(report) else ""
     accuracy = report.utility.accuracy
     if report.utility.metric != "accuracy":
         said = f"Its {words.named(report.utility.metric)} on {report.utility.records:,} test records is "
         said += f"{words.number(accuracy.value)}; predicting the same of all of them reaches "
-        return f"{said}{words.number(report.floor_accuracy)}."
+        return f"{said}{words.number(report.floor_accuracy)}.{shown}"
     text = (
         f"It is right on {words.percent(accuracy.value)} of {report.utility.records:,} test records "
         f"(interval {words.percent(accuracy.low)} to {words.percent(accuracy.high)}); always naming the most "
@@ -127,7 +143,7 @@ def worth(report: Report) -> str:
     )
     if report.control is not None:
         text += f", and the control model on {words.percent(report.control.accuracy.value)}"
-    return f"{text}."
+    return f"{text}.{shown}"
 
 
 def confidential(report: Report) -> str:

@@ -1,99 +1,78 @@
-"""How long a training will take, before it starts."""
+"""How long a step of a training takes, by the first few of them on blank records, before it starts."""
 
 from __future__ import annotations
 
-import copy
-import logging
 import time
 from collections.abc import Callable
-from functools import partial
+from contextlib import suppress
+from dataclasses import replace
 
 import torch
-from torch import nn
 
-from dptrain.contracts import Inputs, Plan, Task
-from dptrain.contracts.trees import by_name, moved
-from dptrain.models.frozen import split
-from dptrain.privacy.accountant import DPSGDPlan
-from dptrain.privacy.agreement import ROWS_AT_MOST
-from dptrain.privacy.dpsgd import DPSGDEngine
-from dptrain.tasks import Classification
+from dptrain.contracts import Progress, Records, Splits
+from dptrain.contracts.trees import by_name
+from dptrain.tasks import task_of
 
-log = logging.getLogger(__name__)
+TIMED = 2  # steps, after the first one, which loads what the others find at hand
+LONGEST = 1.0  # seconds: a step that takes longer is told from smaller ones
+QUARTER = 4  # of a physical batch, the smallest step that is timed
+MOST = 1_000_000  # units that batches are drawn from
+
+Trial = Callable[[int, Progress], object]
 
 
-def estimate_seconds(
-    model: nn.Module,
-    plan: Plan,
-    blank: Inputs,
-    device: torch.device,
-    *,
-    task: Task | None = None,
-    engine: str = "bookkeeping",
-    copies: int = 1,
-    remade: bool = False,
-    largest: int = 64,
-) -> float | None:
-    """Seconds that the steps of DP-SGD will take, from a small batch of blank records; None: unknown.
+class _Enough(Exception):
+    """As many steps as are timed have been taken."""
 
-    `blank` is one record without content. Each record is seen as so many `copies`; features of a frozen part
-    are made once, which takes its time too, unless they are `remade` at each step.
+
+def seconds_per_step(trial: Trial, batch: int, *, physical: int) -> float:
+    """Seconds of one step with so many units, by `trial(batch, progress)`, which trains until it is stopped.
+
+    Of a large batch, what a unit takes is the difference of two steps with at most `physical` units.
     """
-    if not isinstance(plan, DPSGDPlan):
-        return None
-    try:
-        return _estimate(
-            model, plan, blank, device, engine, task=task, copies=copies, remade=remade, largest=largest
+    small = min(batch, max(1, physical // QUARTER))
+    seconds = _step(trial, small)
+    if small == batch:
+        return seconds
+    if seconds * batch / small <= LONGEST:
+        return _step(trial, batch)
+    large = min(batch, physical)
+    longer = _step(trial, large)
+    return longer + max(0.0, longer - seconds) * (batch - large) / (large - small)
+
+
+def _step(trial: Trial, batch: int) -> float:
+    ends: list[float] = []
+
+    def progress(*, done: int, total: int, epsilon: float) -> None:  # noqa: ARG001
+        ends.append(time.perf_counter())
+        if len(ends) > TIMED:
+            raise _Enough
+
+    with suppress(_Enough):
+        trial(batch, progress)
+    return (ends[-1] - ends[0]) / (len(ends) - 1)
+
+
+def blank(splits: Splits, units: int, most: int = MOST) -> Splits:
+    """Splits of this form with records that are all alike, of no more than `most` of their `units`."""
+    task, rng = task_of(splits), torch.Generator().manual_seed(0)
+    each = max(1, len(splits.train) // units)
+    grouped = splits.group_ids is not None
+
+    def alike(count: int) -> Records:
+        one = splits.train.blank(1)
+        return Records(
+            by_name(lambda rows: rows.expand(count, *rows.shape[1:]), one), task.made_up(count, rng)
         )
-    except Exception as error:  # whatever it is, the training itself will meet it, and say what to do
-        log.info("how long the training takes cannot be told: %s: %s", type(error).__name__, error)
-        return None
 
-
-def _estimate(
-    model: nn.Module,
-    plan: DPSGDPlan,
-    blank: Inputs,
-    device: torch.device,
-    kind: str,
-    *,
-    task: Task | None,
-    copies: int,
-    remade: bool,
-    largest: int,
-) -> float:
-    size = min(largest, plan.expected_batch_size)
-    inputs = by_name(
-        lambda one: one.expand(size, *one.shape[1:]).clone(), moved(blank, device, torch.float32)
+    count, few = min(units, most) * each, 2
+    return replace(
+        splits,
+        train=alike(count),
+        holdout=alike(few),
+        test=alike(few),
+        public=None,
+        group_ids=torch.arange(count) // each if grouped else None,
+        holdout_group_ids=count + torch.arange(few) if grouped else None,
     )
-    trial = None if task is None else task.made_up(ROWS_AT_MOST, torch.Generator().manual_seed(0))
-    task = task or Classification(classes=1)
-    labels = task.made_up(size, torch.Generator().manual_seed(0)).to(device)
-    model = copy.deepcopy(model).to(device)
-    once = 0.0
-    if not remade and (parts := split(model)) is not None:
-        frozen, model = parts
-        once = _seconds(partial(frozen, inputs)) / size * plan.units
-        inputs = frozen(inputs)
-    with torch.random.fork_rng():  # dropout in the estimate is none of the training's
-        engine = DPSGDEngine(
-            kind,
-            model,
-            torch.optim.SGD(model.parameters(), lr=0.0),
-            plan,
-            loss=task.loss,
-            generator=torch.Generator(device),
-        )
-        engine.prepare(inputs, labels=trial)
-        step = _seconds(partial(engine.accumulate, inputs, labels)) / size * plan.expected_batch_size
-    return once + step * copies * plan.steps
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    """Of the second of two times, when all is at hand."""
-    seconds = 0.0
-    for _ in range(2):
-        start = time.perf_counter()
-        work()
-        seconds = time.perf_counter() - start
-    return seconds

@@ -55,6 +55,11 @@ class Found:
         return self.longest <= 1.0 and self.gap <= self.most
 
 
+def looks(steps: int) -> int:
+    """How many of so many steps are looked at."""
+    return STEPS if steps >= FEW_STEPS else 1
+
+
 class SensitivityAudit:
     """Looks on at steps that nobody can foretell."""
 
@@ -65,8 +70,7 @@ class SensitivityAudit:
         self.claim = plan.max_grad_norm
         self.made_up, self.size, self.folder = made_up, size, folder
         self.random = random.Random(key)
-        count = STEPS if plan.steps >= FEW_STEPS else 1
-        self.steps = sorted(self.random.sample(range(1, plan.steps + 1), count))
+        self.steps = sorted(self.random.sample(range(1, plan.steps + 1), looks(plan.steps)))
         self.looked: list[int] = []
         self.ratio: float | None = None  # of rows that are no record
         _refuse_if_broken(folder)

@@ -11,6 +11,8 @@ from torch.optim import Optimizer
 from dptrain.privacy.plan import Rates
 from dptrain.training.augment import Augmentation
 
+MANY = 1000  # steps of a trial, of which only the first few are taken
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:

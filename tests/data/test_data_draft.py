@@ -70,7 +70,7 @@ def test_a_draft_is_filled_in_and_read(loans: pd.DataFrame, suffix: str, rng) ->
         composed("my_loans_schema")
     gaps = ("sum: paid, #.bounds", "yes.categories", "opened.bounds", "moved.format")
     for gap in (*(f"data.columns.{gap}" for gap in gaps), "data.classes"):
-        assert f"{gap}=??? is not filled in; give it a value" in str(caught.value)
+        assert f"{gap}=??? must be given; add {gap}=..." in str(caught.value)
     days = {"bounds": ["2020-01-01", "2020-12-31"], "missing": True}
     public = {
         "sum: paid, #": {"bounds": [0, 5000]},

@@ -15,6 +15,7 @@ from dptrain.contracts import (
     Briefing,
     Constants,
     Counts,
+    Estimate,
     Gallery,
     Hashes,
     Interval,
@@ -249,7 +250,14 @@ def make_briefing(folder: Path, **changes: Any) -> Briefing:
         "epsilon": 3.0,
         "delta": 1e-5,
         "attacks": ("class inversion", "reconstruction from weights", "reconstruction from gradients"),
-        "seconds": 95.0,
+        "estimate": Estimate(
+            training=60.0,
+            control=20.0,
+            shadows=0.0,
+            attacks={"class inversion": 11.0},
+            report=4.0,
+            memory_gib=0.5,
+        ),
         "folder": folder,
     }
     return Briefing(**{**values, **changes})

@@ -9,7 +9,7 @@ import pytest
 
 from dptrain.contracts import Interval, Report
 from dptrain.privacy.written import to_json
-from dptrain.report import write
+from dptrain.report import sentences, write
 from dptrain.report.leakage_words import sentence
 from dptrain.report.pages import as_markdown
 from dptrain.report.statement_rows import LEFT_OUT, NAMES
@@ -121,3 +121,16 @@ def test_the_folder_is_made(report: Report, tmp_path: Path) -> None:
     path = tmp_path / "new" / "report.md"
     write_text(as_markdown(report), path)
     assert path.read_text(encoding="utf-8") == as_markdown(report)
+
+
+@pytest.mark.parametrize(("low", "useless"), [(0.184, True), (0.1841, False)])
+def test_a_model_that_is_no_better_than_the_most_frequent_class_is_called_so(
+    low: float, useless: bool, report: Report
+) -> None:
+    accuracy = Interval(value=0.2, low=low, high=0.23)
+    report = dataclasses.replace(report, utility=dataclasses.replace(report.utility, accuracy=accuracy))
+    said = "1,000 test records do not show that the model is better than always naming the most frequent"
+    assert (said in sentences.short(report)) == (said in sentences.worth(report)) == useless
+    assert (
+        any("Do not use the model's predictions" in step for step in sentences.next_steps(report)) == useless
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -19,6 +20,7 @@ from dptrain.contracts import (
     Images,
     Interval,
     Leakage,
+    Part,
     Scored,
     Scoring,
     Splits,
@@ -30,6 +32,7 @@ from dptrain.evaluation.games.class_inversion.near_members import Space, near_me
 from dptrain.evidence.intervals import detection_limit, proportion
 from dptrain.evidence.verdict import TOO_WEAK, UNBOUNDED, verdict
 
+TRIED = 10  # steps of the evaluator's training, by which its time is told
 FITTED = 2  # test records that the space of class inversions is fitted to, at least
 
 
@@ -58,6 +61,13 @@ class ClassInversion(Game):
             yield (
                 f"{len(splits.test)} test records are too few to judge class inversion; give {FITTED} or more"
             )
+
+    def trial(self, splits: Splits, device: torch.device) -> Part:
+        """The training of the evaluator, as far as a few of its steps."""
+        few = min(self.evaluator_steps, TRIED)
+        some = replace(splits, test=splits.test.take(torch.arange(FITTED)))
+        work = partial(train_evaluator, some, torch.Generator().manual_seed(0), steps=few, device=device)
+        return Part(work=work, times=self.evaluator_steps / few)
 
     def score(self, attempt: Attempt[Images], scoring: Scoring) -> Scored:
         evaluator = _evaluator(scoring, self.evaluator_steps)

@@ -116,6 +116,7 @@ def test_the_plan_knows_copies_and_whether_features_are_made_once(
         config=config,
         parts=assemble(config),
         conditions=(),
+        left_out=(),
         splits=splits,
         copies={},
         assignments=Assignments(),

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from support import QUICK, order
 
 from dptrain.cli import main as cli
@@ -98,6 +99,12 @@ def test_a_run_works_as_written(line: str, tmp_path: Path) -> None:
         jobs = 0 if "task=verify" in line else 1
     if "release=mine.pt" in line:
         write_a_model_and_its_records(tmp_path)
+    if "loans" in line:
+        write_loans(tmp_path / "loans.csv")
+    if "data.root=scans" in line:
+        write_scans(tmp_path / "scans")
+    if "task=schema" in line or "task=plan" in line:
+        jobs, smaller = 0, ("tracking=none",)
     if " -m recipe" in line:
         jobs = 3
     if "+sweep=epsilon" in line:
@@ -134,6 +141,35 @@ def write_a_model_and_its_records(folder: Path) -> None:
     for name in ("in", "out"):
         images = rng.integers(0, 256, (200, 8, 8), dtype=np.uint8)
         np.savez(folder / f"{name}.npz", images=images, labels=rng.integers(0, 2, 200))
+
+
+def write_loans(path: Path) -> None:
+    """A bank's table as it comes: days as they are written there, empty cells, several rows a customer."""
+    rng = np.random.default_rng(0)
+    customers = rng.integers(0, 600, 1200)
+    rows = ["customer;opened;income;housing;repaid"]
+    for customer in customers:
+        income = rng.integers(500, 9000)
+        day = f"{rng.integers(1, 29):02d}.{rng.integers(1, 13):02d}.{rng.integers(2016, 2025)}"
+        repaid = "yes" if income > 4000 else "no"
+        told = "" if rng.random() < 0.1 else f"{income}.0"  # as a spreadsheet leaves it
+        rows.append(f"K{customer:05d};{day};{told};{rng.choice(['rent', 'own', 'free'])};{repaid}")
+    path.write_text("\n".join(rows))
+
+
+def write_scans(root: Path) -> None:
+    """A hospital's folder: images of several sizes, and what systems leave between them."""
+    rng = np.random.default_rng(0)
+    for name, bright in (("healthy", 90), ("ill", 160)):
+        for number in range(200):
+            path = root / name / f"patient{bright}{number // 2:03d}_{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pixels = rng.normal(bright, 20, (rng.integers(30, 60), rng.integers(30, 60))).clip(0, 255)
+            Image.fromarray(pixels.astype(np.uint8)).save(path)
+        (root / name / "Thumbs.db").write_bytes(b"not an image")
+        (root / name / ".ipynb_checkpoints").mkdir()
+        shutil.copy(path, root / name / ".ipynb_checkpoints" / path.name)
+    (root / "__MACOSX" / "ill").mkdir(parents=True)
 
 
 @pytest.mark.parametrize("script", ["run.sh", "test.sh", "check.sh"])

@@ -108,10 +108,12 @@ def with_table(arguments: Sequence[str]) -> list[str]:
     """Words of a command line, of which `task=schema` is about a table even where no data are chosen.
 
     >>> with_table(["task=schema", "data.path=loans.csv"])
-    ['task=schema', 'data.path=loans.csv', 'data=tabular']
+    ['task=schema', 'data=tabular', 'data.path=loans.csv']
     """
-    unsaid = "task=schema" in arguments and not any(key_of(word) == "data" for word in arguments)
-    return [*arguments, "data=tabular"] if unsaid else list(arguments)
+    if "task=schema" not in arguments or any(key_of(word) == "data" for word in arguments):
+        return list(arguments)
+    place = arguments.index("task=schema") + 1  # argparse takes words that stand side by side only
+    return [*arguments[:place], "data=tabular", *arguments[place:]]
 
 
 def refuse_renamed(words: Iterable[str]) -> None:

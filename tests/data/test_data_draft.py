@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +11,10 @@ import pandas as pd
 import pytest
 import yaml
 from hydra import compose, initialize_config_dir
+from support import order
 
 from dptrain.assembly.build import build
+from dptrain.cli import main as cli
 from dptrain.cli.hydra import plain
 from dptrain.contracts import ConfigError, DataError
 from dptrain.data.draft import write_draft
@@ -126,3 +130,22 @@ def test_how_a_table_is_written_goes_into_its_schema(tmp_path: Path, monkeypatch
 def test_no_table_no_draft(data: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=r"give data.path=TABLE, such as loans.csv"):
         write_draft(data)
+
+
+@pytest.mark.e2e
+def test_the_command_needs_no_more_than_the_table(
+    loans: pd.DataFrame, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("task=schema", f"data.path='{write(loans, '.csv')}'")
+    done = subprocess.run(
+        [sys.executable, "-m", "dptrain", *words, "--cfg", "job"], capture_output=True, text=True, check=True
+    )
+    assert yaml.safe_load(done.stdout)["data"]["_target_"] == "dptrain.data.tabular.Tabular"
+    cli.main(order(*words, "data=tabular"), None)
+    said = capsys.readouterr().out
+    assert said.startswith("schema  schema/data/my_loans_schema.yaml: fill in each ???\n")
+    assert "must come from public knowledge" in said
+    assert "--config-dir=schema data=my_loans_schema model=mlp" in said
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(order(*words, "data=tabular"), None)
+    assert "is there already and is not overwritten" in capsys.readouterr().err

@@ -7,7 +7,7 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from dptrain.cli import start
+from dptrain.cli import explain, start
 from dptrain.cli.hydra import SweepStart, folder, order, register
 from dptrain.redaction import withheld_arguments
 
@@ -24,11 +24,13 @@ def main(config: DictConfig) -> float | None:
 
 def run() -> None:
     """The program; `main` is what a launcher carries to other processes."""
+    sys.argv[1:] = explain.expanded(sys.argv[1:])
     start.check(sys.argv[1:])
     # Hydra writes what it is asked for into files, and launchers hand it on: secrets go another way.
-    sys.argv[1:] = withheld_arguments(sys.argv[1:])
+    sys.argv[1:] = start.with_table(withheld_arguments(sys.argv[1:]))
     try:
-        main()
+        with start.hydra_explained(sys.argv[1:]):
+            main()
     except KeyboardInterrupt:  # while others work: a job at work here answers for itself
         start.stopped(SweepStart.folder)
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from dptrain.assembly.given import Given
 from dptrain.cli import process
+from dptrain.cli.explain import explained
 from dptrain.cli.hydra import folder as files_of
 from dptrain.cli.hydra import plain, register
 from dptrain.comparison.compare import CONFIDENCE
@@ -77,9 +78,13 @@ def _order(
     """What `python -m dptrain recipe=... words` asks for."""
     register()
     extra = [] if config_dir is None else [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"]
-    with initialize_config_dir(str(files_of("conf")), version_base="1.3"):
-        config = compose("config", overrides=[*extra, f"recipe={recipe}", *words])
-    values = plain(config) | (given.nodes() if given else {})
+    asked = [*extra, f"recipe={recipe}", *words]
+    try:
+        with initialize_config_dir(str(files_of("conf")), version_base="1.3"):
+            config = compose("config", overrides=asked)
+    except Exception as error:
+        raise ConfigError(explained(error, asked, files_of("conf"))) from error
+    values = plain(config, asked) | (given.nodes() if given else {})
     return runs.without_secrets(runs.Order(recipe=recipe, overrides=tuple(words), config=values))
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dptrain.contracts import Interval, Leakage, Report, Statement, Utility
+from dptrain.contracts import Counts, Interval, Leakage, Report, Statement, Utility
 from dptrain.evidence.verdict import WITHIN
 from dptrain.report.document import as_json
 from dptrain.storage import write_json
@@ -123,6 +123,7 @@ def write_run(
         "recipe": "invented",
         "mechanism": "DPSGD" if private else "NonPrivate",
         "data": {"name": "phantom", "source": "generated", "train": 1000 + seed, "test": 400, "classes": 6},
+        "counts": Counts(unit="record", trained_on=1000 + seed, holdout=0, test=400),
         "utility": utility(accuracy, 0.03),
         "control": None if twin is None else utility(twin, 0.02),
         "floor_accuracy": 0.2,

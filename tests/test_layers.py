@@ -58,10 +58,10 @@ ONLY = {
     "matplotlib": set(),
 }
 
-# The words of the project know torch and the standard library.
+# The words of the project know torch, the standard library and words for ranges.
 CONTRACTS_MAY_IMPORT = {
-    "__future__", "abc", "collections", "dataclasses", "enum", "functools", "hashlib", "hmac", "pathlib",
-    "secrets", "torch", "typing",
+    "__future__", "abc", "annotated_types", "collections", "dataclasses", "enum", "functools", "hashlib",
+    "hmac", "pathlib", "secrets", "torch", "typing",
 }  # fmt: skip
 
 

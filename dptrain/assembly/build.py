@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
-from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
+from dptrain.config.arguments import OF_HYDRA, argument_problems
+from dptrain.config.rules import shown
 from dptrain.contracts import ConfigError, DptrainError
 
 
@@ -16,25 +17,64 @@ def build(key: str, node: dict[str, Any], **arguments: Any) -> Any:
 
     Raises ConfigError naming the key where the class cannot be found or does not take its arguments.
     """
+    make = factory(key, node, given=arguments)
     try:
         # Called by us and not by Hydra, which would turn dataclasses among the arguments into dictionaries.
-        return factory(key, node)(**arguments)
+        return make(**arguments)
     except DptrainError:
         raise
     except Exception as error:
         raise ConfigError(
-            f"{key}: `{node['_target_']}` cannot be made ({type(error).__name__}: {error}); "
-            f"check the arguments beside {key}._target_"
+            f"{_blamed(key, node, make, arguments)}: `{node['_target_']}` cannot be made of it "
+            f"({type(error).__name__}: {error}); correct it"
         ) from error
 
 
-def factory(key: str, node: dict[str, Any]) -> Callable[..., Any]:
-    """Like `build`, but waiting for arguments that are not known yet."""
+def factory(key: str, node: dict[str, Any], *, given: Collection[str]) -> Callable[..., Any]:
+    """Like `build`, but waiting for the arguments that are `given` later."""
+    if problems := list(_problems(key, node, given)):
+        raise ConfigError("\n".join(problems))
     try:
         made: Callable[..., Any] = instantiate({**node, "_partial_": True}, _convert_="all")
-    except InstantiationException as error:
+    except Exception as error:  # of whatever is made of the arguments
         raise ConfigError(
-            f"{key}._target_={node['_target_']} cannot be found "
-            f"({str(error.__cause__ or error).splitlines()[0]}); give the full name of an importable class"
+            f"{key}: the arguments of `{node['_target_']}` cannot be made "
+            f"({str(error.__cause__ or error).splitlines()[0]}); correct them"
         ) from error
     return made
+
+
+def _problems(key: str, node: Any, given: Collection[str] = ()) -> Iterator[str]:
+    """What is wrong with a node, and with those in it."""
+    if isinstance(node, list):
+        for place, each in enumerate(node):
+            yield from _problems(f"{key}[{place}]", each)
+    if not isinstance(node, dict):
+        return
+    for name, value in node.items():
+        yield from _problems(f"{key}.{name}", value)
+    if "_target_" not in node:
+        return
+    try:
+        target = instantiate({"_target_": node["_target_"], "_partial_": True}).func
+    except Exception as error:  # among them whatever a module of the user's raises
+        first = (str(error.__cause__ or error).splitlines() or [type(error).__name__])[0]
+        yield (
+            f"{key}._target_={node['_target_']} cannot be found ({first}); give the full name of an "
+            "importable class"
+        )
+        return
+    yield from argument_problems(key, target, node, given)
+
+
+def _blamed(key: str, node: dict[str, Any], make: Any, arguments: dict[str, Any]) -> str:
+    """The argument without which the object can be made, as key=value; all of them where no single one is."""
+    own = {name: value for name, value in node.items() if name not in OF_HYDRA}
+    for name, value in own.items():
+        others = {each: kept for each, kept in make.keywords.items() if each != name}
+        try:
+            make.func(*make.args, **others, **arguments)
+        except Exception:
+            continue
+        return f"{key}.{name}={shown(value)}"
+    return ", ".join(f"{key}.{name}={shown(value)}" for name, value in own.items()) or key

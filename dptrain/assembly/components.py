@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
+from torch.optim import Optimizer
 
 from dptrain.assembly.build import build, factory
 from dptrain.assembly.given import Given
 from dptrain.assembly.records import Source
+from dptrain.assembly.values import choose_device
 from dptrain.config import Config, Evidence
 from dptrain.contracts import Access, Attack, ConfigError, Game, Mechanism
 from dptrain.mechanisms.non_private import NonPrivate
@@ -20,6 +24,8 @@ from dptrain.report import pdf
 from dptrain.tracking import Tracking
 from dptrain.training.augment import Augmentation
 from dptrain.training.settings import Settings
+
+OF_A_MODEL = ("shape", "num_classes")  # which the data tell
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +66,9 @@ def assemble(config: Config, given: Given | None = None) -> Parts:
     control_settings = settings and attempt(
         lambda: replace(
             settings,
-            optimizer=factory("control.optimizer", config.control.optimizer or config.optimizer),
+            optimizer=_optimizer("control.optimizer", config.control.optimizer, choose_device(config.device))
+            if config.control.optimizer
+            else settings.optimizer,
             schedule="constant",
             warmup_steps=0,
         )
@@ -68,6 +76,8 @@ def assemble(config: Config, given: Given | None = None) -> Parts:
     source: Any = given
     if given is None or given.splits is None:
         source = attempt(lambda: build("data", config.data))
+    if given is None or given.model is None:
+        attempt(lambda: factory("model", config.model, given=OF_A_MODEL))
     mechanism = attempt(lambda: _mechanism(config.mechanism, settings))
     tracking = attempt(lambda: build("tracking", config.tracking))
     games = {
@@ -112,7 +122,7 @@ def _settings(config: Config) -> Settings:
             epochs=training.epochs,
             sampling=training.sampling,
         ),
-        optimizer=factory("optimizer", config.optimizer),
+        optimizer=_optimizer("optimizer", config.optimizer, choose_device(config.device)),
         physical_batch_size=performance.physical_batch_size,
         schedule=training.schedule,
         warmup_steps=training.warmup_steps,
@@ -126,6 +136,34 @@ def _settings(config: Config) -> Settings:
         feature_cache_gib=performance.feature_cache_gib,
         prefetch=performance.prefetch,
     )
+
+
+def _optimizer(key: str, node: dict[str, Any], device: torch.device) -> Callable[..., Optimizer]:
+    """The optimizer, waiting for its parameters, once it has taken a step on made-up ones."""
+    parameters = [nn.Parameter(torch.zeros(shape, device=device)) for shape in ((2,), (2, 2))]
+    for each in parameters:
+        each.grad = torch.zeros_like(each)
+    with torch.random.fork_rng(devices=[]):
+        tried = build(key, node, params=parameters)
+        if not isinstance(tried, Optimizer):
+            raise ConfigError(
+                f"{key}._target_={node['_target_']} is no optimizer; name a class derived from "
+                "torch.optim.Optimizer"
+            )
+        closure = inspect.signature(tried.step).parameters.get("closure")
+        if closure is not None and closure.default is closure.empty:
+            raise ConfigError(
+                f"{key}._target_={node['_target_']} computes gradients anew within a step, which nothing "
+                "accounts for; use one that takes them as they are, such as torch.optim.SGD"
+            )
+        try:
+            tried.step()
+        except Exception as error:
+            raise ConfigError(
+                f"{key}: `{node['_target_']}` cannot take a step with ordinary parameters "
+                f"({type(error).__name__}: {error}); change its arguments, or use torch.optim.SGD"
+            ) from error
+    return factory(key, node, given={"params"})
 
 
 def offered(attack: Attack, mechanism: Mechanism) -> bool:

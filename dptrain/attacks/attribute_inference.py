@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dptrain.contracts import Access, Attributes, ConfigError, Queries, Records, Release, Sensitive, Targets
+from dptrain.contracts.ranges import Whole
 
 FAINTEST = 1e-6  # probability; interfaces round, and a zero would rule a value out for good
 LEAST_LOSS = 1e-3  # nats; mean loss of a model that knows its training records by heart
@@ -42,7 +43,7 @@ class AttributeInference:
     game: ClassVar[str] = "attribute"
 
     folds: int = 5
-    records_for_trees: int = 1000
+    records_for_trees: Whole = 1000
 
     def __post_init__(self) -> None:
         if self.folds < 2:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dptrain.contracts import Access, ConfigError, Images, Release, Targets
+from dptrain.contracts.ranges import Count, NotNegative, Positive
 
 BATCH = 256  # starting points climbed at once; bounds the memory, changes no result but its random numbers
 
@@ -28,19 +29,19 @@ class ClassInversion:
     both priors count in widths of the bounds; `shift` and `blur` in sides of the image.
     """
 
-    restarts: int = 8  # of each class
-    keep: int = 4  # of each class, the most stable
-    steps: int = 200
-    learning_rate: float = 0.05
-    copies: int = 2  # movements that each gradient is averaged over
-    shift: float = 0.04  # at most
-    turn: float = 0.15  # radians, at most
-    zoom: float = 0.1  # relative, at most
-    noise: float = 0.12  # standard deviation
-    blur: float = 0.05  # standard deviation of the gradient's smoothing at the start; none at the end
-    total_variation: float = 0.2  # weight of the mean slope
-    norm: float = 1.7  # weight of the mean squared distance from the declared mean
-    trials: int = 16  # movements that stability is judged by
+    restarts: Count = 8  # of each class
+    keep: Count = 4  # of each class, the most stable
+    steps: Count = 200
+    learning_rate: Positive = 0.05
+    copies: Count = 2  # movements that each gradient is averaged over
+    shift: NotNegative = 0.04  # at most
+    turn: NotNegative = 0.15  # radians, at most
+    zoom: NotNegative = 0.1  # relative, at most
+    noise: NotNegative = 0.12  # standard deviation
+    blur: NotNegative = 0.05  # standard deviation of the gradient's smoothing at the start; none at the end
+    total_variation: NotNegative = 0.2  # weight of the mean slope
+    norm: NotNegative = 1.7  # weight of the mean squared distance from the declared mean
+    trials: Count = 16  # movements that stability is judged by
 
     needs: ClassVar[frozenset[Access]] = frozenset({Access.WEIGHTS})
     game: ClassVar[str] = "class_inversion"

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from dptrain.attacks.likelihood import sampled_at
 from dptrain.attacks.reference import ByReference
 from dptrain.contracts import Access, Guesses, Observation, Release, Slots, Targets
+from dptrain.contracts.ranges import Count
 
 
 class SlotLikelihoods:
@@ -86,9 +87,9 @@ class TranscriptReconstruction:
     needs: ClassVar[frozenset[Access]] = frozenset({Access.TRANSCRIPT})
     game: ClassVar[str] = "reconstruction"
 
-    gradient_elements: int = 50_000_000
-    overlap_every: int = 10
-    simulations: int = 1000
+    gradient_elements: Count = 50_000_000
+    overlap_every: Count = 10
+    simulations: Count = 1000
 
     def watch(self, targets: Targets) -> SlotLikelihoods:
         assert targets.slots is not None

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from dptrain.attacks.search_space import SearchSpace, Trail
-from dptrain.contracts import Access, ConfigError, Images, Queries, Release, Targets
+from dptrain.contracts import Access, Images, Queries, Release, Targets
+from dptrain.contracts.ranges import Count, NotNegative, Positive, Share
 
 CHUNK = 256  # random inputs asked about at once, in search of each class
 SIZES = (0.05, 2.0)  # of the random inputs, in standard deviations of the space
@@ -30,24 +31,20 @@ class LabelInversion:
     No record is looked at: all success is the model's.
     """
 
-    queries: int = 30000  # in all, over classes
-    keep: int = 2  # of each class, each from a start of its own where as many were found
-    search: float = 0.2  # at most, share of the queries spent on finding an input of each class
-    points: int = 16  # on each sphere
-    radius: float = 0.2  # at the start, in typical lengths of the space
-    growth: float = 1.1  # of the radius once all points are named alike
-    step: float = 0.25  # in radii
-    longest: float = 1.0  # of coordinates, in typical lengths of the space
-    frequencies: int = 12  # along each side of an image
-    decay: float = 1.0  # of their strength
-    contrast: float = 1.0  # standard deviation of a pixel before it is cut, in widths of the bounds
+    queries: Count = 30000  # in all, over classes
+    keep: Count = 2  # of each class, each from a start of its own where as many were found
+    search: Share = 0.2  # at most, share of the queries spent on finding an input of each class
+    points: Count = 16  # on each sphere
+    radius: Positive = 0.2  # at the start, in typical lengths of the space
+    growth: Positive = 1.1  # of the radius once all points are named alike
+    step: Positive = 0.25  # in radii
+    longest: Positive = 1.0  # of coordinates, in typical lengths of the space
+    frequencies: Count = 12  # along each side of an image
+    decay: NotNegative = 1.0  # of their strength
+    contrast: Positive = 1.0  # standard deviation of a pixel before it is cut, in widths of the bounds
 
     needs: ClassVar[frozenset[Access]] = frozenset({Access.LABELS})
     game: ClassVar[str] = "class_inversion"
-
-    def __post_init__(self) -> None:
-        if self.keep < 1 or self.queries < 1:
-            raise ConfigError(f"keep={self.keep} and queries={self.queries} must be at least 1")
 
     def run(self, release: Release, targets: Targets, rng: torch.Generator) -> Images:
         """Invert every class: `keep` inputs a class, the largest sphere first, in bounds, on the CPU."""

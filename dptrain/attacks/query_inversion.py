@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dptrain.attacks.search_space import SearchSpace, Trail
 from dptrain.contracts import Access, ConfigError, Images, Queries, Release, Targets
+from dptrain.contracts.ranges import Count, NotNegative, Positive, Share
 
 FLOOR = 1e-6  # confidences below it say no more: rounded, cut off, or saturated
 CHUNK = 128  # queries of the opening asked at once
@@ -34,18 +35,18 @@ class QueryInversion:
     No record is looked at: all success is the model's.
     """
 
-    queries: int = 30000  # in all, over classes and restarts
-    restarts: int = 2  # of each class
+    queries: Count = 30000  # in all, over classes and restarts
+    restarts: Count = 2  # of each class
     keep: int = 2  # of each class, the most stable
-    opening: float = 0.05  # share of the queries that serve all classes together
-    jump: float = 0.8  # how far the opening leads, in typical lengths of the space
-    pairs: int = 4  # of each gradient
-    radius: float = 0.5  # of a pair, in standard deviations of the space
-    learning_rate: float = 0.2
-    norm: float = 0.02  # weight of half the squared coordinates
-    frequencies: int = 12  # along each side of an image
-    decay: float = 0.5  # of their strength
-    contrast: float = 1.0  # standard deviation of a pixel before it is cut, in widths of the bounds
+    opening: Share = 0.05  # share of the queries that serve all classes together
+    jump: NotNegative = 0.8  # how far the opening leads, in typical lengths of the space
+    pairs: Count = 4  # of each gradient
+    radius: Positive = 0.5  # of a pair, in standard deviations of the space
+    learning_rate: Positive = 0.2
+    norm: NotNegative = 0.02  # weight of half the squared coordinates
+    frequencies: Count = 12  # along each side of an image
+    decay: NotNegative = 0.5  # of their strength
+    contrast: Positive = 1.0  # standard deviation of a pixel before it is cut, in widths of the bounds
 
     needs: ClassVar[frozenset[Access]] = frozenset({Access.CONFIDENCES})
     game: ClassVar[str] = "class_inversion"
@@ -53,8 +54,6 @@ class QueryInversion:
     def __post_init__(self) -> None:
         if not 1 <= self.keep <= self.restarts:
             raise ConfigError(f"keep={self.keep} must be from 1 to restarts={self.restarts}")
-        if self.queries < 1:
-            raise ConfigError(f"queries={self.queries} must be at least 1")
 
     def run(self, release: Release, targets: Targets, rng: torch.Generator) -> Images:
         """Invert every class: `keep` inputs a class, the most stable first, in bounds, on the CPU."""

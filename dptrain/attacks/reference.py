@@ -8,15 +8,16 @@ import torch
 from torch import nn
 
 from dptrain.contracts import Records, Release
+from dptrain.contracts.ranges import Count, Positive, Whole
 
 
 @dataclass(frozen=True, kw_only=True)
 class ByReference:
     """An attack that compares the release with a reference model."""
 
-    reference_steps: int = 150
-    reference_batch_size: int = 128
-    learning_rate: float = 2e-3
+    reference_steps: Whole = 150
+    reference_batch_size: Count = 128
+    learning_rate: Positive = 2e-3
 
     def train_reference(self, release: Release, records: Records, rng: torch.Generator) -> nn.Module:
         """The release's architecture, trained by Adam without privacy on these records, to be evaluated."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -18,8 +18,9 @@ from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf.errors import OmegaConfBaseException
 
-from dptrain.cli import start
+from dptrain.cli import explain, start
 from dptrain.config import defaults
 from dptrain.redaction import withheld
 
@@ -163,11 +164,15 @@ def register() -> None:
 
 def order(config: DictConfig) -> tuple[Order, Path | None]:
     """What Hydra was asked for, and the folder of the sweep that it is part of, if any."""
-    from dptrain.runs.folder import Order  # with PyTorch, for which `--cfg job` does not wait
+    from dptrain.contracts import ConfigError  # with PyTorch, for which `--cfg job` does not wait
+    from dptrain.runs.folder import Order
 
     asked = HydraConfig.get()
     sweeping = asked.mode == RunMode.MULTIRUN
-    values = plain(config)
+    try:
+        values = plain(config, asked.overrides.task, complete=config.task != "schema")
+    except ConfigError as error:
+        start.refuse(str(error))
     if sweeping and values["performance"]["threads"] is None:
         # What submitit asks a scheduler for, and what nothing holds its local jobs to.
         values["performance"]["threads"] = OmegaConf.select(asked.launcher, "cpus_per_task")
@@ -182,7 +187,26 @@ def order(config: DictConfig) -> tuple[Order, Path | None]:
     )
 
 
-def plain(config: DictConfig) -> dict[str, Any]:
-    values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+def plain(config: DictConfig, words: Sequence[str] = (), *, complete: bool = True) -> dict[str, Any]:
+    """The values that these words ask for; `~` at the start of one is the home folder.
+
+    Raises ConfigError where it must be `complete` and has gaps, or refers to what is not there.
+    """
+    from dptrain.contracts import ConfigError  # as above
+
+    if complete and (missing := sorted(OmegaConf.missing_keys(config))):
+        raise ConfigError("\n".join(f"{key}=??? must be given; add {key}=..." for key in missing))
+    try:
+        values = _at_home(OmegaConf.to_container(config, resolve=True))
+    except OmegaConfBaseException as error:
+        raise ConfigError(explain.explained(error, words, folder("conf"))) from error
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
+
+
+def _at_home(node: Any) -> Any:
+    if isinstance(node, dict):
+        return {key: _at_home(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_at_home(value) for value in node]
+    return f"{Path.home()}{node[1:]}" if isinstance(node, str) and node.startswith("~/") else node

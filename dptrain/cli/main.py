@@ -48,6 +48,9 @@ def main(order: runs.Order, sweep_folder: Path | None) -> float | None:
         if config.task == "verify":
             _verify(config, console)
             return None
+        if config.task == "schema":
+            _draft(config, console)
+            return None
         with nullcontext() if sweep_folder is None else sweeps.alone(sweep_folder, order):
             trial = config.sweep.trial
             if trial is not None and (why := trials.barred(sweep_folder, order, trial)) is not None:
@@ -97,6 +100,17 @@ def _verify(config: Config, console: Console) -> None:
     console.verified(folder, checks)
     if any(each.holds is False for each in checks):
         sys.exit(BROKEN)
+
+
+def _draft(config: Config, console: Console) -> None:
+    """Write a schema to fill in of the table that is named, beside whoever asks for it."""
+    from dptrain.data import draft  # no training asks for it
+
+    path = draft.write_draft(config.data)
+    console.note("schema", f"{path}: fill in each {draft.GAP}")
+    for note in draft.NOTES:
+        console.note("", note)
+    console.note("then", f"  {draft.command(path)}")
 
 
 def _place(config: Config, order: runs.Order, sweep_folder: Path | None) -> tuple[Path, runs.Order]:

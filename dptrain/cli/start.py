@@ -6,32 +6,82 @@ Nothing heavy is imported here: `--help` and `--cfg job` do not wait for PyTorch
 from __future__ import annotations
 
 import os
+import shlex
 import sys
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+import traceback
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from importlib import metadata
 from pathlib import Path
 from typing import NoReturn
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
-from dptrain.cli import process
+from dptrain.cli import explain, process
 from dptrain.config.rules import key_of, renamed
 from dptrain.config.schema import RENAMED
 
 FAILED, INTERRUPTED = 2, 130
+FULL = "HYDRA_FULL_ERROR"
 
 
 def check(arguments: Sequence[str]) -> None:
-    """Refuse what no run or sweep may begin with; exits with 2."""
+    """Refuse what no run or sweep may begin with; exits with 2; with 0 after versions or recipes."""
+    if "--version" in arguments:
+        print(version())
+        sys.exit(0)
+    if "recipe=" in arguments:
+        from dptrain.cli.hydra import folder  # which imports this module
+
+        print("\n".join(["recipe=NAME, one of", *explain.recipes(folder("recipes"))]))
+        sys.exit(0)
     if (why := process.ranks(os.environ)) is not None:
         refuse(why)
     refuse_renamed(arguments)
     if words := several(arguments):
+        as_text = shlex.quote(explain.quoted(words[0].partition("=")[0], words[0].partition("=")[2]))
         refuse(
             f"{' and '.join(words)}: several values for one run; give one (decimals have a point: 3.0), or "
-            "add -m to run with each"
+            f"add -m to run with each, or quote a text: {as_text}"
         )
+
+
+def version() -> str:
+    """The version of this program and of what its numbers stand on."""
+    own, *others = (f"{name} {metadata.version(name)}" for name in ("dptrain", "torch", "opacus", "mlflow"))
+    return f"{own} ({', '.join(others)})"
+
+
+@contextmanager
+def hydra_explained(words: Sequence[str]) -> Iterator[None]:
+    """Where Hydra refuses what was asked for, that in a sentence, and exit code 2; our own errors stay.
+
+    With HYDRA_FULL_ERROR=1 Hydra's own words, and where it was.
+    """
+    from dptrain.cli.hydra import folder
+
+    if os.environ.get(FULL) == "1":
+        yield
+        return
+    os.environ[FULL] = "1"  # or Hydra would print what went wrong, and exit with 1
+    try:
+        yield
+    except Exception as error:
+        os.environ.pop(FULL)
+        if not _of_hydra(error):
+            raise
+        refuse(explain.explained(error, words, folder("conf")))
+    finally:
+        os.environ.pop(FULL, None)
+
+
+def _of_hydra(error: Exception) -> bool:
+    """Whether an exception comes of composing the configuration: no launcher, and no job, raised it."""
+    places = {frame.filename for frame in traceback.extract_tb(error.__traceback__)}
+    if any(Path(place).name == "main.py" and Path(place).parent.name == "cli" for place in places):
+        return False
+    return not type(error).__module__.startswith(("joblib", "submitit", "ray", "optuna"))
 
 
 SWEEPS = ("+sweep=", "++sweep=", "hydra.mode=MULTIRUN")  # words that make of a run a sweep
@@ -52,6 +102,16 @@ def several(arguments: Sequence[str]) -> list[str]:
         with suppress(HydraException):  # which Hydra, asked next, explains by itself
             found += [word for each in parser.parse_overrides([word]) if each.is_sweep_override()]
     return found
+
+
+def with_table(arguments: Sequence[str]) -> list[str]:
+    """Words of a command line, of which `task=schema` is about a table even where no data are chosen.
+
+    >>> with_table(["task=schema", "data.path=loans.csv"])
+    ['task=schema', 'data.path=loans.csv', 'data=tabular']
+    """
+    unsaid = "task=schema" in arguments and not any(key_of(word) == "data" for word in arguments)
+    return [*arguments, "data=tabular"] if unsaid else list(arguments)
 
 
 def refuse_renamed(words: Iterable[str]) -> None:

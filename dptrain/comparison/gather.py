@@ -22,7 +22,8 @@ from dptrain.tracking import Tracked, flatten
 
 # What a run may differ in without being another experiment: where it ran, and where it was put.
 BOOKKEEPING = (
-    "seed", "output", "resume", "performance", "device", "fail_if", "task", "tracking", "sweep", "report",
+    "name", "seed", "output", "resume", "performance", "device", "fail_if", "task", "tracking", "sweep",
+    "report",
 )  # fmt: skip
 FIELDS = ("low", "high", "floor", "control", "bound")  # before a leakage metric's name, in MLflow
 INTERFACES = ("top_k", "rounded", "temperature", "labels_only")

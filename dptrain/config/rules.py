@@ -185,4 +185,6 @@ def key_of(word: str) -> str:
 
 
 def shown(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
     return "null" if value is None else str(value)

@@ -118,7 +118,7 @@ class Evidence(Section):
     permutations: Annotated[int, Field(ge=100, description="at least 100")] = 1000
     probes: Annotated[
         int,
-        Field(ge=20, description="a whole number such as 400, at most: a coin decides of each if it is used"),
+        Field(ge=20, description="a whole number such as 400, at most; whether each is used is random"),
     ] = 400
     mislabelled: Annotated[
         float,
@@ -151,10 +151,10 @@ class Release(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class Control(Section):
-    """The non-private twin: same data, model, batches and steps; an optimizer that needs no clipping."""
+    """The control model: same data, model, batches and steps, no privacy, an optimizer without clipping."""
 
     enabled: Annotated[
-        bool, Field(description="true or false; false trains no twin, so that no attack has a control")
+        bool, Field(description="true or false; false trains no control model, so no attack has a control")
     ] = True
     optimizer: Component = field(default_factory=dict)
 
@@ -208,12 +208,15 @@ class Config(Section):
     """One run."""
 
     task: Annotated[
-        Literal["train", "audit", "verify"],
+        Literal["train", "audit", "verify", "schema"],
         Field(
             description="train; or, of what release=... names, audit: attack it without training it, or "
-            "verify: check it against its statement"
+            "verify: check it against its statement; or schema: draft the schema of the table data.path"
         ),
     ] = "train"
+    name: Annotated[
+        str | None, Field(min_length=1, description="a title for report and tracker, such as 'Ward 3'")
+    ] = None
     seed: Annotated[int, Field(ge=0, description="a whole number such as 0")] = 0
     deterministic: Annotated[
         bool,

@@ -5,6 +5,7 @@ packages need not know each other. Imports torch and the standard library only.
 """
 
 from dptrain.contracts.assignment import keyed_uniform, seed_key, stable_ids
+from dptrain.contracts.counts import Counts, Scaled
 from dptrain.contracts.errors import (
     BrokenGuarantee,
     ConfigError,
@@ -55,11 +56,12 @@ from dptrain.contracts.trees import Form, Forms, Inputs
 __all__ = [
     "OF_A_TRAINING", "PROBES", "Access", "Assigned", "Assignment", "Attack", "Attempt", "Attributes", "Bets",
     "Briefing", "BrokenGuarantee", "Budget", "Canaries", "Clips", "ConfigError", "Constants", "Context",
-    "DataError", "DptrainError", "Exposed", "Findings", "Form", "Forms", "Gallery", "Game", "Guarantee",
-    "Guesses", "Hashes", "Images", "Inputs", "Interval", "Leakage", "LimitExceeded", "MadeKernels",
-    "Mechanism", "NoiseSeen", "NotRun", "Observation", "Observer", "OutOfQueries", "Output", "Plan",
-    "PrivacyLoss", "Progress", "Queries", "Randomness", "Raw", "Records", "Release", "Report", "Rows",
-    "SamplingSeen", "Scored", "Scores", "Scoring", "SelectionTerms", "Sensitive", "Sensitivity", "Served",
+    "Counts", "DataError", "DptrainError", "Exposed", "Findings", "Form", "Forms", "Gallery", "Game",
+    "Guarantee", "Guesses", "Hashes", "Images", "Inputs", "Interval", "Leakage", "LimitExceeded",
+    "MadeKernels", "Mechanism", "NoiseSeen", "NotRun", "Observation", "Observer", "OutOfQueries", "Output",
+    "Plan", "PrivacyLoss", "Progress", "Queries", "Randomness", "Raw", "Records", "Release", "Report", "Rows",
+    "SamplingSeen", "Scaled", "Scored", "Scores", "Scoring", "SelectionTerms", "Sensitive", "Sensitivity",
+    "Served",
     "Shadow", "Shadows", "Slots", "Splits", "Statement", "Streams", "SweepTotal", "Targets", "Task",
     "Tracker", "Trust", "Utility", "by_query", "keyed_uniform", "seed_key", "stable_ids", "wants_shadows",
 ]  # fmt: skip

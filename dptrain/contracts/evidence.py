@@ -21,7 +21,7 @@ class Interval:
 class Leakage:
     """What one attack achieved, with all that is needed to read it; never a ceiling.
 
-    `floor` is the same attack without the release, `control` against the non-private twin,
+    `floor` is the same attack without the release, `control` against the control model,
     `bound` what the guarantee proves about this metric (None: no theorem says so), and
     `detection_limit` the most that this attack with these trials could have certified.
     """
@@ -74,6 +74,6 @@ class Gallery:
     classes: tuple[str, ...]
     bounds: tuple[float, float]
     released: Tensor  # (classes, C, H, W): inverted from the release
-    control: Tensor | None  # from the non-private twin
+    control: Tensor | None  # from the control model
     mean: Tensor  # mean image of the class, over held-out records
     nearest_member: Tensor  # the training record nearest to `released`

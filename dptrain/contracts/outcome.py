@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dptrain.contracts.counts import Counts, Scaled
 from dptrain.contracts.evidence import Exposed, Gallery, Interval, Leakage, NotRun
 from dptrain.contracts.privacy import Plan
 from dptrain.contracts.statement import Statement
@@ -31,11 +32,9 @@ class Utility:
 class Briefing:
     """What is about to be spent, told before training starts."""
 
-    recipe: str
+    title: str  # the run's name, or the recipe's
     data: str  # name and where it came from
-    train: int
-    holdout: int
-    test: int
+    counts: Counts
     model: str
     parameters: int
     mechanism: str
@@ -48,6 +47,8 @@ class Briefing:
     seconds: float | None  # estimated training time
     folder: Path
     copies: str = ""  # that records occur several times, for their owner; empty: none does
+    scaled: tuple[Scaled, ...] = ()
+    not_run: tuple[NotRun, ...] = ()  # attacks that are left out
     features: str = ""  # why those of a frozen part are made anew at each step; empty: they are not
 
 
@@ -58,8 +59,9 @@ class Report:
     recipe: str
     mechanism: str
     data: Mapping[str, Any]  # name, source, train, holdout, test (counts), classes (count), copies
+    counts: Counts  # for the owner of the records; the guarantee has those that are public
     utility: Utility
-    control: Utility | None  # of the non-private twin
+    control: Utility | None  # of the control model
     floor_accuracy: float  # always naming the most frequent class
     guarantee: Statement
     epsilon_by_step: tuple[tuple[int, float], ...]  # empty: not private
@@ -71,6 +73,13 @@ class Report:
     folder: Path
     reproduce: str  # the command line
     queries: Mapping[str, tuple[tuple[int, float, float | None], ...]] = field(default_factory=dict)
-    # by attack: queries spent, success on the release, on the twin
+    # by attack: queries spent, success on the release, on the control model
     exposed: tuple[Exposed, ...] = ()  # the probes that were trained on, the easiest to recognise first
     not_run: tuple[NotRun, ...] = ()  # attacks that could not be judged
+    scaled: tuple[Scaled, ...] = ()  # numbers of the evidence
+    name: str | None = None  # that the run was given; None: the recipe's
+
+    @property
+    def title(self) -> str:
+        """What the report is headed by."""
+        return self.name or self.recipe

@@ -255,7 +255,8 @@ class Canaries:
     """Artificial units: each has a gradient of length `norm` along a parameter of its own ("Dirac").
 
     `coordinates` (canaries,) are positions among the trainable parameters, in the order of
-    `model.parameters()`, flattened. About half of the canaries, by a coin each, take part in the training.
+    `model.parameters()`, flattened. About half of the canaries take part in the
+    training, each by a fair random choice.
     """
 
     coordinates: Tensor

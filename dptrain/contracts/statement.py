@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from dptrain.contracts.counts import Counts
+
 
 @dataclass(frozen=True, kw_only=True)
 class Randomness:
@@ -53,6 +55,16 @@ class Assignment:
     canaries: int | None = None
     canaries_trained_on: int | None = None
     change: str | None = None  # how one unit more or less changes the set that is trained on
+
+    @property
+    def set_aside(self) -> dict[str, int]:
+        """Records that are expected to be in no part of the data any more, by what they are needed for."""
+        found = {}
+        if self.probes is not None and self.probes_trained_on is not None:
+            found["probes"] = self.probes - self.probes_trained_on
+        if self.slots is not None and self.candidates is not None:
+            found["slots"] = self.slots * (self.candidates - 1)
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,6 +177,7 @@ class Statement:
     sensitivity: Sensitivity | None = None
     randomness: Randomness | None = None
     assignment: Assignment | None = None
+    counts: Counts | None = None  # those that are public
     trust: Trust | None = None
     constants: Constants | None = None
     public_data: tuple[str, ...] = ()

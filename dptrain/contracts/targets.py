@@ -16,7 +16,7 @@ from dptrain.contracts.release import Release
 class Slots:
     """What the adversary knows of the planted records: candidates (slots, candidates, ...) and their labels.
 
-    One candidate of each slot, drawn by a fair coin before training, was trained on.
+    One candidate of each slot, drawn uniformly before training, was trained on.
     """
 
     inputs: Tensor
@@ -60,7 +60,7 @@ class Targets:
     mean: tuple[float, ...]
     background: Records  # records of the same population that an adversary may own, none trained on
     slots: Slots | None = None
-    probes: Records | None = None  # of which a coin decided whether they are trained on
+    probes: Records | None = None  # of which a random choice decided whether they are trained on
     canaries: Canaries | None = None
     shadows: Shadows | None = None
     sensitive: tuple[Sensitive, ...] = ()

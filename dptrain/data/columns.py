@@ -31,12 +31,12 @@ class Number:
     low: float
     high: float
     clip: bool = False
-    missing: bool = False
+    missing: bool | str = False  # text: what stands in a cell that is missing
     bands: tuple[float, ...] = ()  # cut points
 
     @property
     def width(self) -> int:
-        return 1 + self.missing
+        return 1 + bool(self.missing)
 
     @property
     def mean(self) -> tuple[float, ...]:
@@ -48,6 +48,7 @@ class Number:
 
     def encode(self, cells: pd.Series) -> tuple[np.ndarray, list[Wrong]]:
         """Scaled numbers (N, width), and what is wrong with which cells."""
+        cells = _emptied(cells, self.missing)
         numbers = self._read(cells)
         empty, unread = cells.isna().to_numpy(), ~np.isfinite(numbers)
         outside = ~unread & ((numbers < self.low) | (numbers > self.high))
@@ -86,11 +87,12 @@ class Date(Number):
     format: str = ISO
 
     def _read(self, cells: pd.Series) -> np.ndarray:
-        held = cells.dropna()
-        as_written = len(held) > 0 and isinstance(held.iloc[0], str)
-        times = pd.to_datetime(cells, format=self.format if as_written else None, errors="coerce", utc=True)
+        written = cells.map(lambda cell: isinstance(cell, str)).to_numpy(bool)  # a workbook may mix them
+        number = cells.map(lambda cell: isinstance(cell, int | float)).to_numpy(bool)
+        times = pd.to_datetime(cells.where(written), format=self.format, errors="coerce", utc=True)
+        stored = pd.to_datetime(cells.mask(written | number), errors="coerce", utc=True)
         # In seconds: nanoseconds since 1970 end in 2262.
-        days = (times - pd.Timestamp(0, tz="UTC").as_unit("s")) / pd.Timedelta(days=1)
+        days = (times.fillna(stored) - pd.Timestamp(0, tz="UTC").as_unit("s")) / pd.Timedelta(days=1)
         return np.floor(days.to_numpy(np.float64, na_value=np.nan))
 
     @property
@@ -116,7 +118,7 @@ class Category:
 
     name: str
     declared: tuple[str, ...]
-    missing: bool = False
+    missing: bool | str = False  # text: what stands in a cell that is missing
 
     @property
     def categories(self) -> tuple[str, ...]:
@@ -137,6 +139,7 @@ class Category:
 
     def codes(self, cells: pd.Series) -> tuple[np.ndarray, list[Wrong]]:
         """The position (N,) of each cell's category, -1 where it has none, and what is wrong."""
+        cells = _emptied(cells, self.missing)
         empty = cells.isna().to_numpy()
         text = cells.map(self._as_declared, na_action="ignore")
         codes = pd.Index(self.declared).get_indexer(text).astype(np.int64)
@@ -200,3 +203,10 @@ def settings_of(column: Number | Category) -> dict[str, Any]:
 
 def _tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
+
+
+def _emptied(cells: pd.Series, missing: bool | str) -> pd.Series:
+    """The cells, of which those that hold what stands for a missing one are empty."""
+    if not isinstance(missing, str):
+        return cells
+    return cells.mask(cells.map(lambda cell: as_text(cell) == missing).to_numpy(bool))

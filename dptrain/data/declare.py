@@ -93,11 +93,16 @@ def _column(name: str, node: Any, problems: list[str]) -> Number | Category | No
         for field in sorted(set(map(str, node)) - FIELDS[kind])
     ]
     missing = node.get("missing", False)
-    if not isinstance(missing, bool):
-        problems.append(f"{key}.missing={missing} must be true (cells may be empty) or false")
+    if not isinstance(missing, bool | str) or missing == "":
+        problems.append(
+            f"{key}.missing={missing} must be true (cells may be empty), false, or the text that stands for "
+            "a missing one, such as '?'"
+        )
     if kind == "category":
         found = _category(name, f"{key}.categories", node.get("categories"), problems)
-        return None if found is None else replace(found, missing=missing is True)
+        if found is not None and missing in found.declared:
+            problems.append(f"{key}.missing={missing} is among its categories; take it from one of the two")
+        return None if found is None else replace(found, missing=missing)
     if kind == "date":
         return _date(name, key, node, problems)
     return _number(name, key, node, problems)
@@ -147,7 +152,7 @@ def _number(
         low=float(bounds[0]),
         high=float(bounds[1]),
         clip=bool(clip),
-        missing=node.get("missing", False) is True,
+        missing=node.get("missing", False),
         bands=tuple(float(cut) for cut in bands),
     )
 

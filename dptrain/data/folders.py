@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 
 from dptrain.contracts import DataError
+from dptrain.data.dicom import is_dicom
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm", ".dcm")
 PARTS = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation", "dev"),
@@ -17,7 +19,7 @@ PARTS = {
 # What systems and programs leave beside files, in lower case; hidden ones begin with a dot.
 DEBRIS = {
     "__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found", "thumbs.db",
-    "desktop.ini",
+    "desktop.ini", "dicomdir",
 }  # fmt: skip
 
 
@@ -29,8 +31,7 @@ def find_parts(root: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     folders = class_folders(root)
     for name in folders:
-        part = next((part for part, names in PARTS.items() if name.lower() in names), None)
-        if part is None:
+        if (part := part_called(name)) is None:
             continue
         if part in found:
             raise DataError(
@@ -46,6 +47,11 @@ def find_parts(root: Path) -> dict[str, Path]:
             "images so, or rename these if they are classes"
         )
     return {"train": root}
+
+
+def part_called(name: str) -> str | None:
+    """The part that a usual name of one names, in any case; None: it names none."""
+    return next((part for part, names in PARTS.items() if name.lower() in names), None)
 
 
 def class_folders(folder: Path) -> list[str]:
@@ -129,6 +135,20 @@ def group_by_table(files: Sequence[tuple[Path, int]], root: Path, table: str) ->
     return [named[key] for key in keys]
 
 
+def refuse_shared(groups: Mapping[str, Sequence[str]], where: str) -> None:
+    """Raise DataError where someone's images are in two parts."""
+    for first, second in combinations([part for part in PARTS if part in groups], 2):
+        if shared := set(groups[first]) & set(groups[second]):
+            places = [
+                next(at for at, name in enumerate(groups[part], 1) if name in shared)
+                for part in (first, second)
+            ]
+            raise DataError(
+                f"{where}: {len(shared)} patients have images in both {first} and {second} (the first are "
+                f"images {places[0]} and {places[1]}, in order): keep all images of a patient in one part"
+            )
+
+
 def _entries(folder: Path) -> list[Path]:
     """What a folder holds, in order of name, but for hidden and system files and folders."""
     return sorted(
@@ -142,5 +162,5 @@ def _images(folder: Path) -> Iterator[Path]:
         if path.is_dir():
             if not path.is_symlink():
                 yield from _images(path)
-        elif path.is_file() and path.suffix.lower() in SUFFIXES:
+        elif path.is_file() and (path.suffix.lower() in SUFFIXES or is_dicom(path)):
             yield path

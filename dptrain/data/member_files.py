@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +31,7 @@ class MemberFiles:
 
     members: str
     non_members: str
-    classes: Sequence[str]
+    classes: Sequence[Any]  # words or whole numbers
     mean: Sequence[float]
     std: Sequence[float]
     bounds: Sequence[float] = (0.0, 1.0)

@@ -7,6 +7,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -137,7 +138,7 @@ class Npz(Cut):
     """
 
     path: str
-    classes: Sequence[str]
+    classes: Sequence[Any]  # words or whole numbers
     mean: Sequence[float]
     std: Sequence[float]
     bounds: Sequence[float] = (0.0, 1.0)

@@ -1,87 +1,142 @@
-"""Pixels of images: from a file's or an array's to those that a model takes.
-
-A copy of this file goes with every served model of images, so that it imports nothing of this package.
-"""
+"""From image files to arrays of one size, whatever they are made of."""
 
 from __future__ import annotations
 
-import base64
-import io
-from collections.abc import Mapping, Sequence
-from typing import Any
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
-import pandas as pd
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
 
-MODES = {1: "L", 3: "RGB"}  # by the number of channels
-WHITE_8_BIT, WHITE_16_BIT = 255.0, 65535.0
-COLUMN = "image"
+from dptrain.contracts import ConfigError, DataError, Raw
+from dptrain.data.checks import convert
+from dptrain.data.dicom import is_dicom, read_dicom
+from dptrain.data.raw import of_images
+from dptrain.data.raw_pixels import WHITE_16_BIT, resized
 
-Range = Sequence[float] | None  # the darkest and the brightest value of pixels deeper than 8 bits
-
-
-def resized(image: Image.Image, *, size: Sequence[int], channels: int, declared: Range) -> np.ndarray:
-    """An image, decoded, as (H, W, C) float32 in (0, 1) of this size (height, width)."""
-    height, width = size
-    repeated, (low, high) = 1, (0.0, WHITE_8_BIT)
-    if image.mode == "F":
-        low, high = declared or (0.0, WHITE_16_BIT)
-        repeated = channels
-    else:
-        image = image.convert(MODES[channels])
-    small = image.resize((width, height), Image.Resampling.BILINEAR)
-    pixels = np.asarray(small, dtype=np.float32).reshape(height, width, -1)
-    pixels = (pixels - np.float32(low)) / np.float32(high - low)
-    return np.repeat(pixels, repeated, axis=-1).clip(0.0, 1.0)
+CHANNELS = {"grayscale": 1, "rgb": 3}
+LOOKED_AT = 32  # so many images tell whether 16 bits are used
+DARK = 1 / 8  # of white; 12 bits reach a sixteenth of what 16 do
 
 
-def read(table: pd.DataFrame, settings: Mapping[str, Any]) -> tuple[np.ndarray, list[str]]:
-    """Inputs (N, C, H, W) of the images in a table's one column, and all that is wrong, in words.
+@dataclass(frozen=True, kw_only=True)
+class Pixels:
+    """How images become arrays: resized to `size` (height, width), in a `mode`, scaled by a declared `range`.
 
-    A cell holds a file's bytes (in base64, where it is text), or pixels (H, W, C). Those of 8 bits lie in
-    (0, 255), deeper ones in the declared range; those with a fraction in that, or else in the model's bounds.
+    `range` is the darkest and the brightest value of images deeper than 8 bits; `workers`
+    threads decode (None: one a processor). Raises ConfigError.
     """
-    inputs, problems = [], []
-    for row, cell in enumerate(table[COLUMN]):
+
+    size: Sequence[int]
+    mode: str = "grayscale"
+    range: Sequence[float] | None = None
+    workers: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.mode not in CHANNELS:
+            raise ConfigError(f"data.mode={self.mode} must be one of {', '.join(CHANNELS)}")
+        if len(self.size) != 2 or min(self.size) < 1:
+            raise ConfigError(
+                f"data.size={list(self.size)} must be height and width in pixels; e.g. [64, 64]"
+            )
+        if self.workers is not None and self.workers < 1:
+            raise ConfigError(
+                f"data.workers={self.workers} must be at least 1 thread; or null, one a processor"
+            )
+        if self.range is not None and (len(self.range) != 2 or not self.range[0] < self.range[1]):
+            raise ConfigError(
+                f"data.range={list(self.range)} must be the darkest and the brightest value; e.g. [0, 4095]"
+            )
+
+    @property
+    def threads(self) -> int:
+        return self.workers or os.cpu_count() or 1
+
+    @property
+    def raw(self) -> Raw:
+        """How whoever serves a model of these images reads them."""
+        height, width = self.size
+        return of_images((CHANNELS[self.mode], height, width), declared=self.range)
+
+    def read(self, file: Path | BinaryIO, where: str) -> np.ndarray:
+        """One image, (H, W, C) in `size`, float32 in (0, 1); `where` names it in errors."""
+        declared = (0.0, 1.0) if is_dicom(file) else self.range
+        image = self.open(file, where)
+        return resized(image, size=self.size, channels=CHANNELS[self.mode], declared=declared)
+
+    def open(self, file: Path | BinaryIO, where: str) -> Image.Image:
+        """The image, decoded; deeper than 8 bits a pixel as floats. Raises DataError."""
         try:
-            inputs.append(_read(cell, **settings))
-        except (ValueError, TypeError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-            problems.append(f"row {row}: {error}")
-    return np.stack(inputs) if inputs else np.zeros(0, np.float32), problems
+            if is_dicom(file):
+                return _finite(read_dicom(file, where=where, declared=self.range), where)
+            with Image.open(file) as opened:
+                if (frames := getattr(opened, "n_frames", 1)) > 1:
+                    raise DataError(
+                        f"{where} holds {frames} images in one file: save each in a file of its own"
+                    )
+                return self._decoded(ImageOps.exif_transpose(opened), where)
+        except Image.DecompressionBombError as error:
+            raise DataError(
+                f"{where} says that it has too many pixels to be an image ({error}): repair or remove it"
+            ) from error
+        except (UnidentifiedImageError, OSError, SyntaxError) as error:
+            known = "in no known format" if isinstance(error, UnidentifiedImageError) else error
+            raise DataError(f"{where} cannot be read as an image ({known}): repair or remove it") from error
 
-
-def _read(cell: Any, *, shape: Sequence[int], bounds: Sequence[float], declared: Range) -> np.ndarray:
-    channels, *size = shape
-    if isinstance(cell, str):
-        cell = base64.b64decode(cell, validate=True)
-    if isinstance(cell, bytes):
-        pixels = resized(_decoded(cell), size=size, channels=channels, declared=declared)
-    else:
-        pixels = _scaled(np.asarray(cell), shape=(*size, channels), bounds=bounds, declared=declared)
-    low, high = bounds
-    return np.moveaxis(np.float32(low) + np.float32(high - low) * pixels, -1, 0)
-
-
-def _decoded(held: bytes) -> Image.Image:
-    with Image.open(io.BytesIO(held)) as opened:
-        image = ImageOps.exif_transpose(opened)
-        if image.mode.startswith(("I", "F")):  # deeper than 8 bits, which Pillow's conversion would clip
-            return Image.fromarray(np.asarray(image).astype(np.float32))
+    def _decoded(self, image: Image.Image, where: str) -> Image.Image:
+        if image.mode == "F" and self.range is None:
+            raise DataError(
+                f"{where} holds floating-point pixels, whose range is unknown: declare it by data.range=[0,1]"
+            )
+        if image.mode == "F" or image.mode.startswith("I"):  # which Pillow's conversion would clip
+            return _finite(Image.fromarray(np.asarray(image).astype(np.float32)), where)
         image.load()
         return image
 
+    def refuse_dark(self, files: Iterable[Path | BinaryIO], where: str) -> None:
+        """Raise DataError where 16 bits hold values of fewer and no range is declared: all would be black."""
+        if self.range is not None:
+            return
+        brightest = 0.0
+        for file in files:
+            try:
+                image = self.open(file, where)
+            except DataError:  # what cannot be read is told when it is read
+                return
+            if image.mode != "F" or is_dicom(file):
+                return
+            brightest = max(brightest, float(np.asarray(image).max()))
+        if brightest < DARK * WHITE_16_BIT:
+            raise DataError(
+                f"{where}: its images have 16 bits a pixel and are all but black, so their "
+                "values are likely of fewer bits; declare the range, such as data.range=[0,4095] for 12, "
+                "or data.range=[0,65535] if they are that dark"
+            )
 
-def _scaled(
-    array: np.ndarray, *, shape: tuple[int, ...], bounds: Sequence[float], declared: Range
-) -> np.ndarray:
-    """Pixels (H, W, C), or (H, W) of one channel, in (0, 1)."""
-    array = array[..., None] if array.shape == shape[:2] and shape[2] == 1 else array
-    if array.shape != shape or array.dtype.kind not in "uif":
-        raise ValueError(f"is neither an image file nor numbers of shape {shape} (height, width, channels)")
-    low, high = declared or bounds
-    if array.dtype == np.uint8 or (array.dtype.kind in "ui" and declared is None):
-        low, high = 0.0, WHITE_16_BIT if array.dtype == np.uint16 else WHITE_8_BIT
-    if not (array.min() >= low and array.max() <= high):
-        raise ValueError(f"holds pixels outside {low:g} ... {high:g}")
-    return ((array - np.float32(low)) / np.float32(high - low)).astype(np.float32)
+
+def _finite(image: Image.Image, where: str) -> Image.Image:
+    if not np.isfinite(np.asarray(image)).all():
+        raise DataError(f"{where} holds pixels that are no numbers: repair or remove it")
+    return image
+
+
+class Images:
+    """Rows of images: decoded when they are read, by several threads at once."""
+
+    def __init__(self, files: Sequence[Any], decode: Callable[[Any], np.ndarray], workers: int) -> None:
+        self.files, self.decode, self.workers = files, decode, workers
+        height, width, channels = decode(files[0]).shape
+        self.shape = len(files), channels, height, width
+
+    def read(self, indices: Tensor) -> Tensor:
+        images = np.empty((len(indices), *self.shape[2:], self.shape[1]), dtype=np.float32)
+        with ThreadPoolExecutor(self.workers) as pool:  # Pillow decodes without holding the others up
+            decoded = pool.map(self.decode, [self.files[place] for place in indices.tolist()])
+            for place, image in enumerate(decoded):
+                images[place] = image
+        return convert(images, bounds=(0.0, 1.0))

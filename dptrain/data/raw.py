@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from dptrain.contracts import Raw
-from dptrain.data import columns, pixels
+from dptrain.data import columns, raw_pixels
 from dptrain.data.columns import Category, Number
 
 
@@ -34,5 +34,8 @@ def of_images(
     }
     black = np.zeros((height, width, channels), np.uint8).tolist()
     return Raw(
-        code=Path(pixels.__file__), settings=settings, example={pixels.COLUMN: black}, needs=("pillow",)
+        code=Path(raw_pixels.__file__),
+        settings=settings,
+        example={raw_pixels.COLUMN: black},
+        needs=("pillow",),
     )

@@ -131,6 +131,6 @@ class _Violations:
             f"{self._where} is not as data.columns, data.target and their like declare it:\n  "
             + "\n  ".join(lines)
             + "\nCorrect the table, or declare what it holds: wider `bounds` (or `clip: true`), another "
-            "category, `missing: true` for a column of which cells may be empty, columns that are not "
-            "used in data.ignored"
+            "category, `missing: true` for a column of which cells may be empty (`missing: '?'` where that "
+            "stands in them), columns that are not used in data.ignored"
         )

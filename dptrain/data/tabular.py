@@ -1,9 +1,7 @@
-"""A table, CSV or Parquet, with a declared schema."""
+"""A table, CSV, Parquet or Excel, with a declared schema."""
 
 from __future__ import annotations
 
-import codecs
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,13 +15,11 @@ import torch
 from dptrain.contracts import ConfigError, DataError, Records, Splits
 from dptrain.data.columns import Number
 from dptrain.data.declare import PARTS, parse_schema
-from dptrain.data.files import cache_folder, local_folders, missing
 from dptrain.data.published import Published
 from dptrain.data.raw import of_table
 from dptrain.data.schema import Encoded, Schema
 from dptrain.data.splits import Cut, assemble, assignment_key, divide, number_groups
-
-SUFFIXES = (".csv", ".csv.gz", ".parquet")
+from dptrain.data.tables import TableFile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +49,7 @@ class Tabular(Cut):
     encoding: str = "utf-8"
     delimiter: str = ","
     decimal: str = "."
+    sheet: str | None = None  # of a workbook; None: its first
     root: str | None = None
     cache: str | None = None
     published: Published | None = None
@@ -61,19 +58,7 @@ class Tabular(Cut):
         super().__post_init__()
         if self.path is None and self.published is None:
             raise ConfigError("data.path=null: give the path of a table, or choose data=breast_cancer")
-        if self.path is not None and not self.path.endswith(SUFFIXES):
-            raise ConfigError(f"data.path={self.path} must end in {', '.join(SUFFIXES)}; convert the table")
-        try:
-            codecs.lookup(self.encoding)
-        except LookupError as error:
-            raise ConfigError(
-                f"data.encoding={self.encoding} is no encoding; e.g. utf-8 or latin-1"
-            ) from error
-        for key in ("delimiter", "decimal"):
-            if len(getattr(self, key)) != 1:
-                raise ConfigError(f"data.{key}={getattr(self, key)!r} must be one character; e.g. ';' or ','")
-        if self.delimiter == self.decimal:
-            raise ConfigError(f"data.delimiter and data.decimal are both {self.decimal!r}; one must differ")
+        _ = self.file
         _ = self.schema
 
     @cached_property
@@ -87,6 +72,21 @@ class Tabular(Cut):
             group=self.group,
             split=self.split,
             ignored=self.ignored,
+        )
+
+    @cached_property
+    def file(self) -> TableFile | None:
+        """The table's file, as declared; raises ConfigError."""
+        if self.path is None:
+            return None
+        return TableFile(
+            path=self.path,
+            encoding=self.encoding,
+            delimiter=self.delimiter,
+            decimal=self.decimal,
+            sheet=self.sheet,
+            root=self.root,
+            cache=self.cache,
         )
 
     @property
@@ -135,24 +135,18 @@ class Tabular(Cut):
 
     def _table(self) -> tuple[pd.DataFrame, str]:
         """The table, its index saying where each row is found, and where it came from, in words."""
-        if self.path is not None:
-            folders = [*local_folders(self.root), Path(), cache_folder(self.cache)]
-            for path in (folder / Path(self.path).expanduser() for folder in folders):
-                if path.is_file():
-                    return self._read(path), str(path)
+        if self.file is not None and (path := self.file.find()) is not None:
+            return self._read(self.file, path), str(path)
         if self.published is None:
-            assert self.path is not None
-            raise missing(
-                self.path, url="any download", root=self.root, cache=self.cache, reason="none is known"
-            )
+            assert self.file is not None
+            raise self.file.missing()
         return self.published.read(root=self.root, cache=self.cache)
 
-    def _read(self, path: Path) -> pd.DataFrame:
-        table = read_table(path, encoding=self.encoding, delimiter=self.delimiter)
-        if self.decimal != "." and path.suffix != ".parquet":
-            for column in self.schema.columns:
-                if type(column) is Number and column.name in table:
-                    table[column.name] = table[column.name].str.replace(self.decimal, ".", regex=False)
+    def _read(self, file: TableFile, path: Path) -> pd.DataFrame:
+        table = file.read(path)
+        for column in self.schema.columns:
+            if type(column) is Number and column.name in table:
+                table[column.name] = file.with_points(table[column.name])
         return table
 
     def _given(self, rows: Encoded, source: str) -> dict[str, np.ndarray]:
@@ -175,53 +169,3 @@ class Tabular(Cut):
                     f"keep all rows of a person in one part, or set data.split=null"
                 )
         return given
-
-
-def read_table(path: Path, *, encoding: str = "utf-8", delimiter: str = ",") -> pd.DataFrame:
-    """The cells of a CSV file, as text, or of a Parquet file; raises DataError if it cannot be read.
-
-    The index tells where a row is found: the line of a CSV file that it starts on.
-    """
-    try:
-        if path.suffix == ".parquet":
-            table = pd.read_parquet(path)
-            table.index = pd.RangeIndex(1, len(table) + 1, name="row")
-        else:
-            table = _read_csv(path, encoding, delimiter)
-    except (OSError, EOFError, ValueError) as error:  # pandas' and pyarrow's own are ValueErrors
-        raise DataError(
-            f"{path} cannot be read ({_reason(error)}): save it as CSV (one header line, in "
-            f"data.encoding={encoding} with data.delimiter={delimiter!r}) or as Parquet"
-        ) from error
-    if table.empty:
-        raise DataError(f"{path} holds no rows: give it at least one below the header")
-    return table
-
-
-class Surplus(ValueError):
-    """More cells in a row than names in the header."""
-
-
-def _reason(error: Exception) -> str:
-    """Why a table cannot be read, and where; without the reader's own text, which may quote cells."""
-    if isinstance(error, Surplus):
-        return str(error)
-    line = re.search(r"\b(?:line|row)\W{0,2}(\d+)|position (\d+)", str(error))
-    return f"{type(error).__name__}{f', near {line[0]}' if line else ''}"
-
-
-def _read_csv(path: Path, encoding: str, delimiter: str) -> pd.DataFrame:
-    encoding = "utf-8-sig" if codecs.lookup(encoding).name == "utf-8" else encoding
-    table = pd.read_csv(
-        path, dtype=str, keep_default_na=False, na_values=[""], skip_blank_lines=False, encoding=encoding,
-        sep=delimiter,
-    )  # fmt: skip
-    if not isinstance(table.index, pd.RangeIndex):  # pandas takes a surplus first column for names of rows
-        raise Surplus("rows have more cells than the header has names")
-    # A quoted cell may hold line ends, so that a row takes several lines.
-    ends = sum((table[name].str.count("\n").fillna(0) for name in table), start=np.zeros(len(table)))
-    taken = 1 + np.asarray(ends, dtype=np.int64)
-    table.index = pd.Index(2 + np.cumsum(taken) - taken, name="line")
-    blank = table.isna().all(axis=1).to_numpy()
-    filled = np.flatnonzero(~blank)
-    return table.iloc[: filled[-1] + 1 if len(filled) else 0]  # blank lines at the end are no rows

@@ -13,7 +13,6 @@ from dptrain.contracts import (
     PROBES,
     Assigned,
     Assignment,
-    ConfigError,
     Context,
     Game,
     Plan,
@@ -21,9 +20,9 @@ from dptrain.contracts import (
     Streams,
     seed_key,
 )
+from dptrain.evaluation.games.probed import MOST
+from dptrain.evidence.held_out import one_of_each
 from dptrain.evidence.probes import FEWEST, ProbeAssignment, draw_probes, known_members, public_count
-
-MOST = 3  # training records there must be to each probe: about half of the probes stay out of the training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +31,7 @@ class Assignments:
 
     drawn: Mapping[str, Assigned] = field(default_factory=dict)
     by_hash: bool = False  # by hashes of each unit; else files say who was trained on
+    set_aside: Mapping[str, int] = field(default_factory=dict)  # records in no part any more, by assignment
 
     @property
     def probes(self) -> ProbeAssignment | None:
@@ -99,31 +99,41 @@ def prepare(
 
     `units` is the declared number of training units, None: nobody declared one. Whom a record is assigned
     to is decided by hashes of it under the data's key, or else one that the seed stands for. Probes are
-    drawn first, since they change the positions of training records.
+    drawn first, since they change the positions of training records. What there are too few records for,
+    by their public number, is not assigned.
     """
     key = splits.key or seed_key(streams.seeded("assignment"))
     drawn: dict[str, Assigned] = {}
+    set_aside: dict[str, int] = {}
+
+    def keep(name: str, after: Splits, assigned: Assigned | None) -> Splits:
+        if assigned is not None:
+            drawn[name] = assigned
+            set_aside[name] = set_aside.get(name, 0) + _left(splits) - _left(after)
+        return after
+
     if any(game.assignment == PROBES for game in games.values()):
         held_out = sum(game.held_out for game in games.values())
-        splits, drawn[PROBES] = _probes(splits, evidence, held_out, key, units)
+        splits = keep(PROBES, *_probes(splits, evidence, held_out, key, units))
     for game in games.values():
         if game.assignment == PROBES or game.assignment not in drawn:
-            splits, assigned = game.prepare(splits, key=key)
-            if assigned is not None:
-                drawn[game.assignment] = assigned
+            splits = keep(game.assignment, *game.prepare(splits, key=key))
     # Whoever held the key could tell who was assigned to what: it goes no further.
-    return replace(splits, key=None), Assignments(drawn=drawn, by_hash=True)
+    return replace(splits, key=None), Assignments(drawn=drawn, by_hash=True, set_aside=set_aside)
+
+
+def _left(splits: Splits) -> int:
+    return len(splits.train) + len(splits.holdout)
 
 
 def _probes(
     splits: Splits, evidence: Evidence, held_out: int, key: bytes, units: int | None
-) -> tuple[Splits, ProbeAssignment]:
+) -> tuple[Splits, ProbeAssignment | None]:
     most = (public_count(len(splits.train)) if units is None else units) // MOST
-    if most < min(FEWEST, evidence.probes):
-        raise ConfigError(
-            f"{len(splits.train)} training records are too few for membership attacks and audits of "
-            f"records, which need {MOST * FEWEST}; leave those attacks out, or add records"
-        )
+    grouped = splits.group_ids is not None  # then all of them are held-out units, half of those at most
+    held = public_count(len(one_of_each(splits, key)[0])) // 2 if grouped else most
+    if min(most, held) < FEWEST:
+        return splits, None
     return draw_probes(
         splits,
         probes=min(evidence.probes, most),
@@ -147,4 +157,5 @@ def split_known(splits: Splits, evidence: Evidence, streams: Streams) -> tuple[S
     As many of the training records as of the held-out ones become probes, and those leave the held-out.
     """
     probes, holdout = known_members(splits, probes=evidence.probes, rng=streams.seeded("probes"))
-    return replace(splits, holdout=holdout), Assignments(drawn={PROBES: probes})
+    aside = {PROBES: len(splits.holdout) - len(holdout)}
+    return replace(splits, holdout=holdout), Assignments(drawn={PROBES: probes}, set_aside=aside)

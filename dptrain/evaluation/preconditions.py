@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 
 import torch
 
 from dptrain.assembly.components import Parts
+from dptrain.config import Evidence
 from dptrain.contracts import Attack, Budget, ConfigError, DptrainError, Splits, wants_shadows
 from dptrain.evaluation.assignment import Assignments
 from dptrain.evaluation.stage import Stage
@@ -36,28 +37,66 @@ def check_records(parts: Parts, splits: Splits) -> None:
         )
 
 
-def check(parts: Parts, splits: Splits, assignments: Assignments, budget: Budget) -> None:
-    """Raise one ConfigError for all that would keep an attack of these parts from being scored.
+CURE = ", or leave the attack out"  # of whoever asked for it
+NUMBERS = {"slots": ("slots", "candidates")}  # keys of evidence; of other assignments the one of their name
+
+
+def check(
+    parts: Parts,
+    splits: Splits,
+    assignments: Assignments,
+    budget: Budget,
+    *,
+    evidence: Evidence,
+    asked: Collection[str],
+) -> dict[str, str]:
+    """Why attacks of these parts cannot be scored, by attack: those that nobody asked for are left out.
 
     `splits` and `assignments` are as they will be trained on. An attack with a method `check(targets)` is
-    asked as well; it raises ConfigError where these do not serve it.
+    asked as well; it raises ConfigError where these do not serve it. `asked` are the keys that whoever
+    started the run gave: raises one ConfigError for all that cannot be done of what is asked for there.
     """
     problems = [*_of_the_data(splits)]
+    left_out: dict[str, str] = {}
     if not problems:
+        problems += without_room(assignments, evidence, asked)
         stage = Stage(attacks=parts.attacks, games=parts.games, splits=splits, assignments=assignments)
         for name, attack in parts.attacks.items():
             game = stage.game(name)
-            found = [*game.problems(splits, assignments.of(game))]
+            assigned = assignments.of(game)
+            found = [*game.problems(splits, assigned)]
             if wants_shadows(attack) and assignments.probes is not None:
                 found += _of_shadows(attack, parts, splits, assignments.probes, budget)
-            problems += [f"attack={name}: {problem}" for problem in found]
-            if hasattr(attack, "check"):
+            found = [f"attack={name}: {problem}" for problem in found]
+            if hasattr(attack, "check") and (assigned is not None or not game.assignment):
                 try:
                     attack.check(stage.public(name))
                 except ConfigError as error:
-                    problems.append(f"attack.{name}.{error}")
+                    found.append(f"attack.{name}.{error}")
+            numbers = NUMBERS.get(game.assignment, (game.assignment,))
+            own = {"attack", *(f"evidence.{key}" for key in numbers)}
+            if any(key in own or key.startswith(f"attack.{name}.") for key in asked):
+                problems += found
+            elif found:
+                left_out[name] = "; ".join(
+                    each.removeprefix(f"attack={name}: ").removesuffix(CURE) for each in found
+                )
     if problems:
         raise ConfigError("\n".join(problems))
+    return left_out
+
+
+def without_room(assignments: Assignments, evidence: Evidence, asked: Collection[str]) -> Iterator[str]:
+    """Numbers that were asked for and that there are too few held-out records for."""
+    there = assignments.described()
+    for key in NUMBERS["slots"]:
+        wanted, used = getattr(evidence, key), getattr(there, key)
+        if f"evidence.{key}" in asked and used is not None and used < wanted:
+            yield (
+                f"evidence.{key}={wanted} needs more held-out records than there are, which have room for "
+                f"{there.slots} slots of {there.candidates} candidates; choose fewer of either, or hold out "
+                "more records"
+            )
 
 
 def _of_the_data(splits: Splits) -> Iterator[str]:

@@ -176,13 +176,13 @@ def _controlled(
     watched, seen = control.shown(name), control.seen.get(name)
     failed = seen is not None and seen.error is not None  # which the attack tells by itself
     if watched is not None and not watched.whole and not failed:
-        return None, f"no control: of the twin, {watched}"
+        return None, f"no control: of the control model, {watched}"
     try:
         return run(control), ""
     except BrokenGuarantee:
         raise
     except (Exception, SystemExit) as error:
-        return None, f"no control: on the twin, {reason(error)}"
+        return None, f"no control: on the control model, {reason(error)}"
 
 
 def exposure(scores: Mapping[str, Scores], assigned: ProbeAssignment) -> tuple[Exposed, ...]:

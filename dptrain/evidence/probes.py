@@ -73,15 +73,14 @@ def draw_probes(
 
     Members follow the remaining training records. Draw before slots are planted: the positions of
     training records change here. `units` is the declared number of training units, None: the number that
-    there are, to two binary digits. Raises ConfigError if fewer than 20 can be scored.
+    there are, to two binary digits. How many can be scored is left to chance: fewer than 20 are no use.
     """
-    of_train, of_holdout, ids, probed = _choose(splits, probes, spare, units, key)
+    of_train, of_holdout, ids, probed, expected = _choose(splits, probes, spare, units, key)
     order = torch.argsort(keyed_uniform(key, "order of the probes", ids))
     ids = ids[order]
     drawn = splits.train.take(of_train).and_more(splits.holdout.take(of_holdout)).take(order).read()
     single = torch.cat([flags[at] for flags, at in zip(once(splits), (of_train, of_holdout), strict=True)])
     single = single[order]
-    _require_enough(probes, int(single.sum()), len(single))
 
     wrong = keyed_uniform(key, "mislabelled", ids) < mislabelled
     away = 1 + (keyed_uniform(key, "wrong label", ids) * (splits.num_classes - 1)).long()
@@ -107,14 +106,15 @@ def draw_probes(
         positions=tuple(range(start, len(after.train))),
         mislabelled=wrong[scored],
         origin=_origin(of_train, of_holdout, order[scored]),
-        expected=probes,
+        expected=expected,
     )
 
 
 def _choose(
     splits: Splits, probes: int, spare: int, units: int | None, key: bytes
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Places of the probes among training and held-out records, their ids, and who leaves the held-out."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
+    """Places of the probes among training and held-out records, their ids, who leaves the held-out, and how
+    many are expected."""
     grouped = splits.group_ids is not None
     places, _ = one_of_each(splits, key)
     chance = chances(splits, probes, held_out=len(places), spare=spare, units=units)
@@ -128,7 +128,7 @@ def _choose(
         known = splits.train.digests()
         of_train = (keyed_uniform(key, "probe", known) < chance.train).nonzero().flatten()
         ids = torch.cat([known[of_train], ids])
-    return of_train, of_holdout, ids, probed
+    return of_train, of_holdout, ids, probed, chance.expected
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +137,7 @@ class Chances:
 
     train: float
     holdout: float
+    expected: int  # probes
 
 
 def chances(
@@ -153,6 +154,8 @@ def chances(
     # Counts may be a fifth below what is public of them.
     most = min(0.5, max(0.0, 1.0 - spare / (0.8 * others)))
     grouped = splits.group_ids is not None
+    if grouped and most * others < FEWEST <= others / 2:  # all must come from here: they take their half
+        most = 0.5
     holdout = min(most, (probes if grouped else probes / 2) / others)
     train = 0.0 if grouped else (probes - holdout * others) / trained_on
     if train > 0.5:
@@ -160,7 +163,7 @@ def chances(
             f"evidence.probes={probes} would take about {round(train * trained_on)} of about {trained_on} "
             f"training records, more than half; choose at most {int(trained_on / 2 + holdout * others)}"
         )
-    return Chances(train=train, holdout=holdout)
+    return Chances(train=train, holdout=holdout, expected=round(train * trained_on + holdout * others))
 
 
 def public_count(count: int) -> int:
@@ -182,11 +185,10 @@ def known_members(splits: Splits, *, probes: int, rng: torch.Generator) -> tuple
     """Probes of a model that was trained elsewhere, and the held-out records that are left.
 
     Nothing was assigned: as many of its training records as of the held-out ones (at most half of
-    those) are drawn, none of which occurs twice. Raises ConfigError below 20.
+    those) are drawn, none of which occurs twice.
     """
     train, holdout = (single.nonzero().flatten() for single in once(splits))
     each = min(probes // 2, len(train), len(holdout), len(splits.holdout) // 2)
-    _require_enough(probes, 2 * each, 2 * each)
     train, holdout = (
         places[torch.randperm(len(places), generator=rng)[:each]] for places in (train, holdout)
     )
@@ -200,15 +202,6 @@ def known_members(splits: Splits, *, probes: int, rng: torch.Generator) -> tuple
         origin=_origin(train, holdout, order),
     )
     return assigned, splits.holdout.take(_others(len(splits.holdout), holdout))
-
-
-def _require_enough(probes: int, scored: int, drawn: int) -> None:
-    if scored < FEWEST:
-        cure = "choose more" if probes < 2 * FEWEST else "hold out more records"
-        raise ConfigError(
-            f"evidence.probes={probes}: {drawn} records came to be probes, of which {scored} occur once, "
-            f"fewer than {FEWEST}; {cure}"
-        )
 
 
 def _origin(train: Tensor, holdout: Tensor, order: Tensor) -> tuple[str, ...]:

@@ -11,9 +11,9 @@ LEAKS = "leakage detected"  # the first words; what follows says how it stands w
 WITHIN = f"{LEAKS}, within the guarantee"
 UNBOUNDED = f"{LEAKS}; no theorem bounds it"
 OF_VOID = f"{LEAKS}; the guarantee is void"
-RESISTED = "resisted: not above floor, control is"
+RESISTED = "resisted: not above the baseline, the control is"
 TOO_WEAK = "attack too weak to tell"
-NO_CONTROL = "not above floor, no control"
+NO_CONTROL = "not above the baseline, no control"
 NOT_SHOWN = "not shown"
 
 

@@ -9,6 +9,7 @@ from typing import ClassVar
 from torch import nn
 
 from dptrain.contracts import OF_A_TRAINING, Access, Budget, Context, Guarantee, Release, Sensitivity, Splits
+from dptrain.contracts.ranges import Positive
 from dptrain.privacy import accountant
 from dptrain.privacy.accountant import DPSGDPlan
 from dptrain.privacy.dpsgd import DPSGDEngine, check_choices
@@ -31,7 +32,7 @@ class DPSGD:
     offers: ClassVar[frozenset[Access]] = OF_A_TRAINING
 
     settings: Settings
-    max_grad_norm: float = 1.0
+    max_grad_norm: Positive = 1.0
     clipping: str = "flat"
     engine: str = "bookkeeping"
     replace_batch_norm: bool = False

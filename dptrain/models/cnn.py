@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from dptrain.contracts.ranges import Count, Whole
 from dptrain.models.activations import make_activation, never_falls
 from dptrain.models.frozen import FeaturesAndHead
 from dptrain.models.standardised import StandardisedConv2d
@@ -28,12 +29,12 @@ class SmallCNN(FeaturesAndHead):
         shape: Sequence[int],
         num_classes: int,
         *,
-        channels: Sequence[int] = (16, 32),
-        strides: Sequence[int] = (2, 1),
-        kernel_sizes: Sequence[int] = (5, 3),
-        groups: int = 4,
+        channels: Sequence[Count] = (16, 32),
+        strides: Sequence[Count] = (2, 1),
+        kernel_sizes: Sequence[Count] = (5, 3),
+        groups: Whole = 4,
         activation: str | Sequence[float] = "tanh",
-        pooled: int = 4,
+        pooled: Count = 4,
         pools: Sequence[bool] | None = None,
         weight_standardisation: bool = False,
     ) -> None:

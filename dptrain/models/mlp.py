@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from dptrain.contracts.ranges import Count
 from dptrain.models.activations import make_activation
 from dptrain.models.frozen import FeaturesAndHead
 
@@ -23,7 +24,7 @@ class Mlp(FeaturesAndHead):
         shape: Sequence[int],
         num_classes: int,
         *,
-        widths: Sequence[int] = (32,),
+        widths: Sequence[Count] = (32,),
         activation: str | Sequence[float] = "tanh",
     ) -> None:
         super().__init__()

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from dptrain.contracts import ConfigError
+from dptrain.contracts.ranges import Count, Whole
 from dptrain.models.cnn import SmallCNN
 from dptrain.models.frozen import FrozenFeatures
 from dptrain.models.patches import Patches
@@ -37,19 +38,17 @@ class ScatterLinear(FrozenFeatures):
         shape: Sequence[int],
         num_classes: int,
         *,
-        scales: int = 2,
-        angles: int = 8,
-        groups: int = 27,
-        patches: int = 0,
+        scales: Count = 2,
+        angles: Count = 8,
+        groups: Count = 27,
+        patches: Whole = 0,
         mirrored: bool = False,
-        components: int | None = None,
+        components: Count | None = None,
         power: float = 0.7,
         drawn: str = "shapes",
     ) -> None:
         if drawn not in IMAGES:
             raise ConfigError(f"model.drawn={drawn} is not known; choose one of {', '.join(IMAGES)}")
-        if patches < 0:
-            raise ConfigError(f"model.patches={patches} must be 0 or more; set it to 0 for none")
         draw = IMAGES[drawn]
         features = normalised(Scattering2d(shape, scales=scales, angles=angles), groups)
         if patches:
@@ -60,7 +59,7 @@ class ScatterLinear(FrozenFeatures):
             features = nn.Sequential(Mirrored(features))
         width = features(torch.zeros(1, *shape)).numel()
         if components is not None:
-            if not 0 < components <= width:
+            if components > width:
                 raise ConfigError(
                     f"model.components={components} must be between 1 and the {width} coefficients; "
                     "lower it, or set it to null"
@@ -83,13 +82,13 @@ class ScatterCNN(FrozenFeatures):
         shape: Sequence[int],
         num_classes: int,
         *,
-        scales: int = 2,
-        angles: int = 8,
-        groups: int = 27,
-        channels: Sequence[int] = (32,),
-        strides: Sequence[int] = (2,),
-        kernel_sizes: Sequence[int] = (3,),
-        head_groups: int = 0,
+        scales: Count = 2,
+        angles: Count = 8,
+        groups: Count = 27,
+        channels: Sequence[Count] = (32,),
+        strides: Sequence[Count] = (2,),
+        kernel_sizes: Sequence[Count] = (3,),
+        head_groups: Whole = 0,
         **others: Any,
     ) -> None:
         scattering = Scattering2d(shape, scales=scales, angles=angles)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from dptrain.contracts import ConfigError
+from dptrain.contracts.ranges import Count
 from dptrain.models.activations import make_activation
 from dptrain.models.frozen import FeaturesAndHead
 from dptrain.models.standardised import StandardisedConv2d
@@ -28,8 +29,8 @@ class WideResNet(FeaturesAndHead):
         num_classes: int,
         *,
         depth: int = 16,
-        width: int = 4,
-        groups: int = 16,
+        width: Count = 4,
+        groups: Count = 16,
         activation: str | Sequence[float] = "relu",
         weight_standardisation: bool = True,
     ) -> None:

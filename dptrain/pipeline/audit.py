@@ -33,13 +33,18 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
     asked = any(key_of(override) == "attack" for override in order.overrides)
     parts = replace(parts, attacks=possible(parts, case, asked=asked))
     experiment = Experiment.assemble(
-        config, parts, console, played=case.played, accept=partial(refuse_other_records, case)
+        config,
+        parts,
+        console,
+        played=case.played,
+        asked=order.asked,
+        accept=partial(refuse_other_records, case),
     )
     guarantee = case.guarantee
     if guarantee is None:
         guarantee = NoGuarantee(budget=experiment.budget, sentence=UNKNOWN, outside=(UNKNOWN,))
 
-    console.audit(case.name, case.weights, tuple(parts.attacks), folder)
+    console.audit(case.name, case.weights, tuple(experiment.parts.attacks), folder)
     runs.start(folder, order)
     with parts.tracking.open(folder.name, folder, runs.read_state(folder).tracked_as) as tracker:
         runs.remember(folder, tracked_as=tracker.run_id)
@@ -48,7 +53,7 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
         target = Subject(release=release, targets=experiment.stage.targets)
         control, lost = experiment.control() if case.played is not None else (None, ())
         measured = experiment.attack(target, control, guarantee)
-        measured.not_run[:0] = lost
+        measured.not_run[:0] = (*lost, *experiment.left_out)
         if case.played is None:
             measured.leakage = [_with_caution(line) for line in measured.leakage]
         statement = replace(guarantee.statement(), interface=given_away(config.release, release.offers))
@@ -66,6 +71,6 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
 
 
 def _with_caution(line: Leakage) -> Leakage:
-    """The line, and the caution that it takes where no coin decided who was trained on."""
-    caution = "files tell who was trained on, no coin decided: whatever else they differ in reads as leakage"
+    """The line, and the caution that it takes where no random choice decided who was trained on."""
+    caution = "the files tell who was trained on, not chance: whatever else they differ in reads as leakage"
     return replace(line, notes=f"{line.notes}; {caution}" if line.notes else caution)

@@ -32,7 +32,18 @@ from dptrain.report.document import read_json
 from dptrain.runs import folder as runs
 
 # What an audit may change of the configuration that a run was trained with.
-CHOSEN = ("attack", "tracking", "release", "fail_if", "output", "device", "performance", "task", "report")
+CHOSEN = (
+    "name",
+    "attack",
+    "tracking",
+    "release",
+    "fail_if",
+    "output",
+    "device",
+    "performance",
+    "task",
+    "report",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,11 +202,11 @@ def refuse_other_records(case: Case, assignments: Assignments, splits: Splits) -
     same = runs.same_records(case.weights.parent, assignments.fingerprint(splits))
     if case.played and same is None:
         raise ConfigError(
-            f"release={case.name} does not tell which records and coins it was trained with, so no attack on "
-            "single records could be judged; train it again with this version"
+            f"release={case.name} does not tell which records and random assignment it was trained with, so "
+            "no attack on single records could be judged; train it again with this version"
         )
     if same is False:
         raise ConfigError(
-            f"release={case.name} was trained on other records, or other coins, than are found now: the data "
-            "or the version of dptrain has changed; audit it with those it was trained with"
+            f"release={case.name} was trained on other records, or another random assignment, than are found "
+            "now: the data or the version of dptrain has changed; audit it with those it was trained with"
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -57,6 +57,7 @@ class Experiment:
     config: Config
     parts: Parts
     conditions: tuple[Condition, ...]  # of fail_if
+    left_out: tuple[NotRun, ...]  # attacks that these records, or this model, do not serve
     splits: Splits
     copies: Mapping[str, int]  # records that occur several times
     assignments: Assignments
@@ -73,12 +74,14 @@ class Experiment:
         console: Console,
         *,
         played: Mapping[str, Game] | None,
+        asked: Collection[str] = (),
         accept: Callable[[Assignments, Splits], None] = lambda *_: None,
     ) -> Experiment:
         """Build and check all that is needed; raises ConfigError or DataError, nothing being spent.
 
-        `played` are the games of the training; None: nobody knows how the model was trained. `accept` may
-        refuse the records, before a model is made for them.
+        `played` are the games of the training; None: nobody knows how the model was trained. `asked` are the
+        keys that whoever started the run gave: what cannot be done of the rest is left out, with its reason.
+        `accept` may refuse the records, before a model is made for them.
         """
         conditions = criteria.parse(config.fail_if, parts.attacks)
         streams = make_streams(config)
@@ -97,11 +100,16 @@ class Experiment:
         if played is not None:
             plan = parts.mechanism.plan(splits, budget)
             assignments = assignments.with_model(played, model, plan, streams)
-        preconditions.check(parts, splits, assignments, budget)
+        left_out = preconditions.check(
+            parts, splits, assignments, budget, evidence=config.evidence, asked=asked
+        )
+        kept = {name: attack for name, attack in parts.attacks.items() if name not in left_out}
+        parts = replace(parts, attacks=kept)
         return cls(
             config=config,
             parts=parts,
             conditions=conditions,
+            left_out=tuple(NotRun(attack=name, reason=why) for name, why in left_out.items()),
             splits=splits,
             copies=copies,
             assignments=assignments,
@@ -184,14 +192,14 @@ class Experiment:
         try:
             return self.control_model(), ()
         except Exception as error:
-            return None, (NotRun(attack="control", reason=f"the non-private twin: {reason(error)}"),)
+            return None, (NotRun(attack="control", reason=f"the control model: {reason(error)}"),)
 
     def _kept_control(self, mechanism: Mechanism) -> tuple[Mapping[str, Any], dict[str, Exception]]:
         """A control's weights, and which attacks failed as they looked on: such a one is kept for nobody."""
         failed: dict[str, Exception] = {}
 
         def make() -> dict[str, Any]:
-            subject, _ = self._fit("train the twin", mechanism, self.control_stage, self.context)
+            subject, _ = self._fit("train the control model", mechanism, self.control_stage, self.context)
             failed.update({name: seen.error for name, seen in subject.seen.items() if seen.error is not None})
             assert subject.release.weights is not None
             return {

@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 from dptrain.assembly.values import given_output
 from dptrain.contracts import Form, Inputs, Output, Raw, Release, Report, Served, Splits, Task
-from dptrain.data.pixels import MODES
 from dptrain.data.raw import of_images
+from dptrain.data.raw_pixels import MODES
 from dptrain.evidence.criteria import Condition
 from dptrain.evidence.verdict import BROKEN
 from dptrain.pipeline.experiment import Experiment
-from dptrain.report import sentences
+from dptrain.report import answers, sentences
 from dptrain.report.statement import as_statement
 from dptrain.tasks import Regression, task_of
 
@@ -42,7 +42,7 @@ def served(report: Report, release: Release, experiment: Experiment) -> Served:
         names=_names(task, splits.classes),
         raw=splits.raw or _image(splits),
         metadata={
-            "guarantee": sentences.void(stated) if stated.void else sentences.promise(stated),
+            "guarantee": sentences.void(stated) if stated.void else answers.promise(stated),
             "statement": as_statement(report),
             "output": stated.interface,
             "task": task.name,

@@ -19,6 +19,7 @@ from dptrain.evaluation.scorer import Measured
 from dptrain.evaluation.stage import Subject
 from dptrain.evidence.verdict import of_void
 from dptrain.models.frozen import split
+from dptrain.pipeline import counts
 from dptrain.pipeline.experiment import Experiment
 from dptrain.privacy.accountant import DPSGDPlan
 from dptrain.privacy.guarantee import now
@@ -41,11 +42,9 @@ def brief(experiment: Experiment, *, recipe: str, folder: Path) -> Briefing:
         model, splits, training.augmentations, config.performance.feature_cache_gib, experiment.context.dtype
     )
     return Briefing(
-        recipe=recipe,
+        title=config.name or recipe,
         data=f"{splits.name}, {splits.source}",
-        train=len(splits.train),
-        holdout=len(splits.holdout),
-        test=len(splits.test),
+        counts=counts.counts(splits, experiment.assignments, experiment.budget),
         model=type(model.get_submodule("network")).__name__,
         parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
         mechanism=type(experiment.parts.mechanism).__name__,
@@ -55,6 +54,8 @@ def brief(experiment: Experiment, *, recipe: str, folder: Path) -> Briefing:
         epsilon=math.inf if plan is None else float(plan.loss().get_epsilon_for_delta(delta)),
         delta=delta,
         attacks=tuple(experiment.parts.attacks),
+        scaled=counts.scaled(experiment.assignments, config.evidence),
+        not_run=experiment.left_out,
         features=why,
         seconds=None
         if plan is None
@@ -121,15 +122,21 @@ def compose(
     }
     fields: dict[str, Any] = {
         "recipe": order.recipe,
+        "name": experiment.config.name,
         "mechanism": type(experiment.parts.mechanism).__name__,
         "holdout_by_step": target.release.published,
         **others,
     }
+    found = counts.counts(splits, experiment.assignments, experiment.budget)
+    expected = {} if statement.assignment is None else statement.assignment.set_aside
+    public = found.published(units_public=statement.units_public, set_aside=expected)
     report = Report(
         data=data,
+        counts=found,
+        scaled=counts.scaled(experiment.assignments, experiment.config.evidence),
         floor_accuracy=task_of(splits).floor(splits.test.labels),
         utility=experiment.utility(target),
-        guarantee=statement,
+        guarantee=replace(statement, counts=public),
         epsilon_by_step=guarantee.curve,
         tradeoff=tradeoff(guarantee),
         control=None,

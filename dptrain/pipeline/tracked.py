@@ -13,7 +13,14 @@ from dptrain.pipeline.experiment import Experiment
 from dptrain.report import sentences
 from dptrain.tracking import NOTE
 
-PLACES = ("output", "report", "resume", "sweep", "tracking")  # keys of where a run is put, not what it is
+PLACES = (
+    "name",
+    "output",
+    "report",
+    "resume",
+    "sweep",
+    "tracking",
+)  # keys of what a run is called and where it is put
 
 
 def params(config: Config, recipe: str) -> dict[str, Any]:

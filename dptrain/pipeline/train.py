@@ -34,7 +34,7 @@ def run(
     """Train, account, attack, report; raises BrokenGuarantee if an attack beats its bound."""
     started = time.perf_counter()
     parts = assemble(config, given)  # all that is wrong is said here, before anything is spent
-    experiment = Experiment.assemble(config, parts, console, played=parts.played)
+    experiment = Experiment.assemble(config, parts, console, played=parts.played, asked=order.asked)
     plan, delta, tracking = experiment.plan, experiment.budget.delta, parts.tracking
     study.check(plan, experiment.records)
     begun = begin_with(folder, experiment)
@@ -59,7 +59,7 @@ def run(
         trained = time.perf_counter()
         control, lost = experiment.control()
         measured = experiment.attack(target, control, guarantee)
-        measured.not_run[:0] = lost
+        measured.not_run[:0] = (*lost, *experiment.left_out)
         seconds = {
             "train": target.fit_seconds - target.watched_seconds,
             "attack": target.watched_seconds + time.perf_counter() - trained,

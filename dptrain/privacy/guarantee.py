@@ -168,16 +168,16 @@ class DPGuarantee(ByTradeoff):
     def _sentence(self, epsilon: float, tpr: float) -> str:
         if self.void is not None:
             return f"VOID: {self.void}. No guarantee holds for this run."
+        unit = self.budget.unit
         change = {
-            "add_remove": f"one {self.budget.unit} is added or removed",
-            "replace_one": f"one {self.budget.unit} is replaced by any other",
+            "add_remove": f"adding or removing one {unit}",
+            "replace_one": f"replacing one {unit} by any other",
         }[self.plan.adjacency]
-        delta, unit = rounded_up_to(self.delta, 6), self.budget.unit
         return (
-            f"Whatever an adversary knows or computes, when {change} the probability of any outcome of "
-            f"this training changes by at most a factor of exp({rounded_up(epsilon, 2)}), but for a "
-            f"probability of {delta}; so no test of whether a {unit} was used finds more than "
-            f"{percent_up(tpr)}% of them at 1% false alarms. {self._delta_meaning}"
+            f"Whatever an adversary knows or computes, {change} changes the probability of any outcome of "
+            f"this training by at most a factor of exp({rounded_up(epsilon, 2)}), except with a probability "
+            f"of {rounded_up_to(self.delta, 6)}. At a 1 % false-positive rate, no membership test identifies "
+            f"more than {percent_up(tpr)} % of the training {unit}s."
         )
 
     @property
@@ -263,20 +263,14 @@ def delta_meaning(delta: float, unit: str, units: int | None) -> str:
     (Dwork & Roth 2014, Lemma 3.17); expectations add up, whatever the events have to do with each other.
 
     >>> delta_meaning(4e-05, "record", 1258).partition(", so ")[2]
-    'at most 0.051 failures are expected among all of them.'
+    'at most 0.051 failures are expected among all 1,258.'
     """
-    said = rounded_up_to(delta, 6)
-    fails = f"the bound by epsilon may fail with a probability of up to {said}"
-    if units is None:
-        return (
-            f"Delta {said}: for each {unit} {fails}; times the number of {unit}s, that is the most failures "
-            "that are expected among all of them."
-        )
-    expected = rounded_up_to(units * delta, 2)
-    return (
-        f"Delta {said} for {units:,} {unit}s: for each of them {fails}, so at most {expected} failures are "
-        "expected among all of them."
+    fails = (
+        f"For each {unit} the bound by epsilon fails with a probability of at most {rounded_up_to(delta, 6)}"
     )
+    if units is None:
+        return f"{fails}; times the number of {unit}s, that is the expected number of failures at most."
+    return f"{fails}, so at most {rounded_up_to(units * delta, 2)} failures are expected among all {units:,}."
 
 
 def library_versions() -> dict[str, str]:

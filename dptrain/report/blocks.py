@@ -42,6 +42,13 @@ class Paragraph(Block):
 
 
 @dataclass(frozen=True)
+class Answers(Block):
+    """Questions, each with its answer; an answer of several texts is a list."""
+
+    items: tuple[tuple[str, tuple[str, ...]], ...]
+
+
+@dataclass(frozen=True)
 class Bullets(Block):
     """A list; each item is a name, which may be empty, and a text. Folded away below `summary` in a page."""
 

@@ -9,6 +9,7 @@ from multiprocessing import parent_process
 from pathlib import Path
 
 import rich.console
+from rich.markup import escape
 from rich.padding import Padding
 from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -25,9 +26,9 @@ WIDE = 112  # columns from which the verdict has a column of its own
 WIDEST = 132  # longer lines are hard to read
 MILESTONES = 10  # lines of progress, where there is no terminal to draw a bar in
 LEGEND = (
-    "floor: the same attack without the model. control: the same attack on the twin trained without "
-    "privacy. bound: the most that the guarantee allows anyone. limit: the most that these trials could "
-    "have certified. In brackets: {confidence:.0%} intervals, each line by itself: among many, one may "
+    "baseline: the same attack without the model. control: the same attack on a model trained alike without "
+    "privacy. bound: the most that the guarantee allows. limit: the most that the attack could have shown "
+    "with these trials. In brackets: {confidence:.0%} intervals, each line by itself: among many, one may "
     "err. Measured leakage is no ceiling: a better attack may find more; only a bound is proved."
 )
 
@@ -47,7 +48,7 @@ class Console:
 
     def briefing(self, briefing: Briefing) -> None:
         """The plan: what will be spent, on what, and how long it will take."""
-        title = f"[bold]{briefing.recipe}[/bold]  [dim]{briefing.mechanism}[/dim]"
+        title = f"[bold]{escape(briefing.title)}[/bold]  [dim]{briefing.mechanism}[/dim]"
         self._panel(title, console_tables.plan(briefing))
 
     # ------------------------------------------------------------------ meanwhile

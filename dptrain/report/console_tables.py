@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 from rich import box
@@ -14,7 +15,7 @@ from rich.text import Text
 
 from dptrain.contracts import Briefing, Interval, Leakage, Report
 from dptrain.evidence.verdict import BROKEN, LEAKS, NOT_SHOWN, RESISTED, kind
-from dptrain.report import defences, words
+from dptrain.report import counts, defences, words
 from dptrain.report.leakage_words import named
 
 TONE = {LEAKS: "yellow", BROKEN: "bold red", RESISTED: "green", NOT_SHOWN: "bold yellow"}
@@ -38,13 +39,16 @@ def plan(briefing: Briefing) -> Iterator[tuple[str, str | Text]]:
         yield from plan.describe()
     yield "", ""
     yield "data", briefing.data
-    yield "", f"{briefing.train:,} to train on, {briefing.holdout:,} held out, {briefing.test:,} to test on"
+    yield "records", counts.row(briefing.counts)
     if briefing.copies:
         yield "warning", briefing.copies
     yield "model", f"{briefing.model}, {briefing.parameters:,} parameters, on {briefing.device}"
     if briefing.features:
         yield "", f"its frozen features are made anew at each step: {briefing.features}"
     yield "attacks", "\n".join(briefing.attacks) if briefing.attacks else "none"
+    for reason, of in groupby(briefing.not_run, lambda each: each.reason):
+        yield "not run", f"{', '.join(each.attack for each in of)}: {reason}"
+    yield from (("fewer", text) for text in counts.scaled(briefing.scaled))
     yield "", ""
     yield "time", "unknown" if briefing.seconds is None else f"about {words.duration(briefing.seconds)}"
     yield "folder", near(briefing.folder)
@@ -57,7 +61,7 @@ def results(report: Report, *, wide: bool) -> Table:
     """
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, pad_edge=False, expand=True)
     table.add_column("", ratio=1, overflow="fold")
-    for head in ("measured", "floor", "control", "bound", "limit"):
+    for head in ("measured", "baseline", "control", "bound", "limit"):
         table.add_column(head, justify="right", no_wrap=True)
     if wide:
         table.add_column("verdict", max_width=24)
@@ -164,7 +168,7 @@ def output_defences(report: Report) -> Table | None:
         return None
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, expand=True)
     table.add_column(Text("OUTPUT DEFENCES", style="bold cyan"), ratio=1, overflow="fold")
-    for name in ("floor", *names):
+    for name in ("baseline", *names):
         table.add_column(name.replace("_", " "), justify="right")
     for name, floor, values in rows:
         table.add_row(name, _number(floor), *("" if v is None else _number(v.value) for v in values))

@@ -22,8 +22,10 @@ def as_json(report: Report) -> dict[str, Any]:
     """
     document = {
         "recipe": report.recipe,
+        "name": report.name,
         "mechanism": report.mechanism,
         "data": report.data,
+        "counts": asdict(report.counts),
         "utility": _utility(report.utility),
         "control": None if report.control is None else _utility(report.control),
         "floor_accuracy": report.floor_accuracy,
@@ -33,6 +35,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "tradeoff": report.tradeoff,
         "leakage": [_leakage(line) for line in report.leakage],
         "not_run": [asdict(each) for each in report.not_run],
+        "scaled": [asdict(each) for each in report.scaled],
         "queries": report.queries,
         "seconds": report.seconds,
         "folder": report.folder,

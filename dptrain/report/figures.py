@@ -91,14 +91,14 @@ def epsilon(report: Report) -> Figure:
 
 
 def utility(report: Report) -> Figure:
-    """Accuracy on the way and in the end, between the floor and the non-private twin."""
+    """Accuracy on the way and in the end, between the baseline and the control model."""
     test, floor, curve = report.utility.accuracy, report.floor_accuracy, report.holdout_by_step
     last = max((step for step, _, _ in curve), default=1)
     panel = Panel(x=(0, 1.08 * last), y=(0, 1), right=118)
     labels = [(test.value, "release", f"test\n{words.number(test.value)}")]
     title = f"Test accuracy {words.percent(test.value)}"
     summary = (
-        f"Test accuracy is {spelt(test)}; the floor, always naming the most frequent class, {floor:.3f}."
+        f"Test accuracy is {spelt(test)}; the baseline, always naming the most frequent class, {floor:.3f}."
     )
     ends = panel.left, WIDTH - panel.right
     if report.control is not None:
@@ -108,13 +108,12 @@ def utility(report: Report) -> Figure:
         panel.segment(
             (ends[0], panel.down(control.value)), (ends[1], panel.down(control.value)), "line control dashed"
         )
-        labels.append((control.value, "control", f"non-private twin\n{words.number(control.value)}"))
-        summary += f" The non-private twin reaches {spelt(control)}."
-        points = 100 * (test.value - control.value)
-        title += f", {abs(points):.1f} points {'below' if points < 0 else 'above'} the non-private twin"
+        labels.append((control.value, "control", f"control model\n{words.number(control.value)}"))
+        summary += f" The control model reaches {spelt(control)}."
+        title += f"; of the control model {words.percent(control.value)}"
     panel.axes("training step" if curve else "after training", "accuracy")
     panel.segment((ends[0], panel.down(floor)), (ends[1], panel.down(floor)), "line floor dotted")
-    labels.append((floor, "floor", f"floor\n{words.number(floor)}"))
+    labels.append((floor, "floor", f"baseline\n{words.number(floor)}"))
     if curve:
         panel.curve([(step, accuracy) for step, accuracy, _ in curve], "line release")
         summary += f" On held-out records it went from {curve[0][1]:.3f} to {curve[-1][1]:.3f}."
@@ -133,7 +132,7 @@ def utility(report: Report) -> Figure:
 
 
 def attacks(report: Report) -> Figure:
-    """One row an attack on single records: release and twin with intervals, floor and bound."""
+    """One row an attack on single records: release and control with intervals, baseline and bound."""
     lines, void = bounded(report), bool(report.guarantee.void)
     panel = Panel(x=(0, 1), y=(0, 1), left=10, right=14, top=0, height=ROW * len(lines) + 56, bottom=0)
     for row, (line, bound) in enumerate(lines):
@@ -147,8 +146,8 @@ def attacks(report: Report) -> Figure:
     described = []
     for line, bound in lines:
         named = readable(line)
-        text = f"{named.attack}, {named.metric}: {spelt(line.value)}, floor {line.floor:.3f}"
-        text += "" if line.control is None else f", twin {line.control.value:.3f}"
+        text = f"{named.attack}, {named.metric}: {spelt(line.value)}, baseline {line.floor:.3f}"
+        text += "" if line.control is None else f", control {line.control.value:.3f}"
         described.append(
             text if void else f"{text}, bound {words.at_most(bound)}{compatible(line.value, bound)}"
         )
@@ -182,9 +181,10 @@ def tradeoff(report: Report) -> Figure:
     ends = (SMALLEST_FPR, 1.0)
     panel = Panel(x=ends, y=ends, log_x=True, log_y=True, height=360, left=66, right=26)
     void, place = report.guarantee.void, report.guarantee.tpr_at_fpr["0.01"]
+    most = f"no test identifies more than {words.percent_at_most(place)} of the members"
     if not void:
         panel.area(curve, 1.0, "fill beyond")
-    panel.axes("false alarms (false-positive rate)", "members found (true-positive rate)", name=words.percent)
+    panel.axes("false-positive rate", "true-positive rate", name=words.percent)
     panel.curve([(SMALLEST_FPR, SMALLEST_FPR), (1.0, 1.0)], "line floor dotted")
     panel.curve(curve, "line release")
     panel.dot((0.01, place), "mark release")
@@ -199,12 +199,11 @@ def tradeoff(report: Report) -> Figure:
         name="tradeoff",
         title="The guarantee is void: this curve bounds nothing"
         if void
-        else f"At 1 % false alarms, no test finds more than {words.percent_at_most(place)} of the members",
+        else f"At a 1 % false-positive rate, {most}",
         caption="The most that any membership test can do.",
         summary="The guarantee is void, so this curve bounds nothing."
         if void
-        else f"At 1 % false alarms no test finds more than {words.percent_at_most(place)} of the members; "
-        "guessing finds 1 %.",
+        else f"At a 1 % false-positive rate, {most}; guessing identifies 1 %.",
         panel=panel,
     )
 
@@ -219,7 +218,7 @@ def queries(report: Report) -> Figure:
         report.queries.items(), ("", " dashed", " dotted", " mixed"), strict=False
     ):
         name = attack.removeprefix("class_inversion_").replace("_", " ")
-        for place, style, whose in ((1, "release", "release"), (2, "control", "twin")):
+        for place, style, whose in ((1, "release", "release"), (2, "control", "control")):
             found = [(float(point[0]), point[place]) for point in curve]
             points = [(at, share) for at, share in found if share is not None]
             if points:
@@ -267,7 +266,7 @@ def _legend(panel: Panel, height: float, *, bound: bool, control: bool) -> None:
     at = float(panel.left + 6)
     for style, there in entries:
         if there:
-            name = {"control": "non-private twin"}.get(style, style)
+            name = {"control": "control model", "floor": "baseline"}.get(style, style)
             if style in ("release", "control"):
                 panel.mark((at, height - 4), style)
             else:

@@ -39,7 +39,7 @@ def image_table(gallery: Gallery) -> ImageTable:
     columns = {
         "mean of held-out records": gallery.mean,
         "inverted from the release": gallery.released,
-        "inverted from the twin, not private": gallery.control,
+        "inverted from the control model, not private": gallery.control,
         "nearest training record": gallery.nearest_member,
     }
     shown = {name: images for name, images in columns.items() if images is not None}
@@ -58,7 +58,7 @@ def sheet(gallery: Gallery) -> Sheet:
     """The same for a file, whose last words say that it is confidential."""
     columns = [("mean image", gallery.mean, INK), ("from the release", gallery.released, RELEASE)]
     if gallery.control is not None:
-        columns.append(("from the twin\n(not private)", gallery.control, CONTROL))
+        columns.append(("from the control\nmodel (not private)", gallery.control, CONTROL))
     columns.append(("nearest\ntraining record", gallery.nearest_member, INK))
     rows = min(len(gallery.classes), LARGEST)
     step, bottom = SIDE + SPACE, HEAD + (SIDE + SPACE) * rows

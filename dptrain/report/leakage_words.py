@@ -52,8 +52,8 @@ def readable_metric(name: str, fpr: float | None = None) -> str:
     if asked is None:
         return METRICS.get(name, name.replace("_", " "))
     if fpr is None:
-        return f"true positives at {words.percent(float(asked[1]))} false alarms asked for"
-    return f"true positives at up to {words.percent_at_most(fpr)} false alarms"
+        return f"true positives at the FPR of {words.percent(float(asked[1]))} asked for"
+    return f"true positives at an FPR up to {words.percent_at_most(fpr)}"
 
 
 def named(line: Leakage) -> str:
@@ -67,17 +67,16 @@ def named(line: Leakage) -> str:
 def sentence(line: Leakage, *, void: bool) -> str:
     """One leakage line as a sentence or two."""
     text = (
-        f"**{line.attack}**, {named(line)}: {words.measured(line.value)}, "
-        f"where {words.number(line.floor)} is reached without the model"
+        f"**{line.attack}**, {named(line)}: {words.measured(line.value)}, baseline {words.number(line.floor)}"
     )
     if line.control is not None:
-        text += f" and {words.measured(line.control)} against the non-private twin"
+        text += f", control model {words.measured(line.control)}"
     text += f". {meaning(line)}"
     if void:
         return text
     if line.bound is None:
-        return text if UNBOUNDED in line.verdict else f"{text} No theorem bounds this."
-    text = f"{text} The guarantee allows at most {words.at_most(line.bound)}"
+        return text if UNBOUNDED in line.verdict else f"{text} No theorem bounds this metric."
+    text = f"{text} Proved bound: {words.at_most(line.bound)}"
     standing = beside_bound(line)
     return f"{text}; {standing}." if standing else f"{text}."
 
@@ -88,18 +87,18 @@ def meaning(line: Leakage) -> str:
     if found == BROKEN:
         return "**More than the guarantee allows: the implementation is broken. Do not release this model.**"
     if found == LEAKS:
-        return f"{_sentence(line.verdict)} The attack did better than without the model."
+        return _sentence(line.verdict)
     if found == NOT_SHOWN:
-        return f"{_sentence(line.verdict)} What it would have found in the rest, nobody knows."
+        return f"{_sentence(line.verdict)} What it would have found in the rest is not known."
     if found == RESISTED:
         if own:
             return f"Resisted: {own}."
         return (
-            f"The attack works on the twin; here its interval does not lie above {_threshold(line)}, so that "
-            "no leakage is shown."
+            "The attack works on the control model; here its interval does not lie above "
+            f"{_threshold(line)}, so no leakage is shown."
         )
     if found == TOO_WEAK:
-        return f"The attack is too weak to tell: {own or weakness(line)}. This is no evidence of privacy."
+        return f"Too weak to tell: {own or weakness(line)}. This is no evidence of privacy."
     if found == NO_CONTROL:
         nothing = own or f"its interval does not lie above {_threshold(line)}"
         return _sentence(f"{nothing}; with no control, one cannot know whether it could have")
@@ -124,13 +123,12 @@ def weakness(line: Leakage) -> str:
     """Why a line that is called too weak is: too few trials, or a control that does not stand out."""
     if line.detection_limit <= line.floor:
         return (
-            f"in {line.trials:,} trials even an attack that is always right certifies "
-            f"{words.number(line.detection_limit)} at most, and {words.number(line.floor)} is reached "
-            "without the model"
+            f"with {line.trials:,} trials even an attack that is always right certifies at most "
+            f"{words.number(line.detection_limit)}, and the baseline is {words.number(line.floor)}"
         )
     if line.control is None:
         return "there is no control"
-    return f"its control, {words.measured(line.control)}, does not lie above {_threshold(line, control=True)}"
+    return f"on the control model its interval does not lie above {_threshold(line, control=True)} either"
 
 
 def beside_bound(line: Leakage) -> str:
@@ -138,8 +136,8 @@ def beside_bound(line: Leakage) -> str:
     if line.bound is None or not line.value.value > line.bound or kind(line.verdict) == BROKEN:
         return ""
     if line.value.low <= line.bound:
-        return "what was measured is compatible with that, for its interval reaches down to it"
-    return "what was certified is within one family of curves, and the proved curve, which decides, allows it"
+        return "the measured value is compatible with it, since its interval reaches down to it"
+    return "the certificate is within one family of curves; the proved curve decides, and allows it"
 
 
 def compatible(
@@ -161,7 +159,7 @@ def _threshold(line: Leakage, *, control: bool = False) -> str:
     if (most := line.details.get(name)) is not None:
         whose = "its own" if control else "the"
         return f"the {words.number(most)} that {whose} non-members may reach"
-    return f"the {words.number(line.floor)} that is reached without the model"
+    return f"the baseline, {words.number(line.floor)}"
 
 
 def _sentence(text: str) -> str:

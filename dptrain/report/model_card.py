@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from dptrain.contracts import Report
-from dptrain.report import assumptions, render, selection, sentences, tables, words
+from dptrain.report import answers, assumptions, counts, render, selection, sentences, tables, words
 from dptrain.report.blocks import Block, Code, Heading, Paragraph, Section, Tabular, bullets
 
 
@@ -22,7 +22,7 @@ def as_model_card(report: Report, *, measured: bool = False) -> str:
     """
     report = selection.as_released(report)
     return render.markdown(
-        report.recipe,
+        report.title,
         (
             _use(report),
             _data(report),
@@ -56,7 +56,7 @@ def metadata(report: Report) -> dict[str, Any]:
         "metrics": ["accuracy", "roc_auc"],
         "model-index": [
             {
-                "name": report.recipe,
+                "name": report.title,
                 "results": [
                     {
                         "task": {
@@ -103,13 +103,11 @@ def _use(report: Report) -> Section:
 
 
 def _data(report: Report) -> Section:
-    data = report.data
-    number = f"{data['train']:,}" if report.guarantee.units_public else "a secret number of"
     return _section(
         "Training data",
         Paragraph(
-            f"{data['name']}: {number} records to train on; {data['holdout']:,} more were held out and "
-            f"{data['test']:,} kept for the test, and both are unprotected."
+            f"{report.data['name']}, records {counts.row(report.guarantee.counts)}. Those held out and those "
+            "to test on are unprotected."
         ),
     )
 
@@ -123,8 +121,8 @@ def _privacy(report: Report, *, measured: bool) -> Section:
     stated = report.guarantee
     blocks: list[Block] = [Paragraph(sentences.void(stated), style="alarm")] if stated.void else []
     blocks += [
-        Paragraph(f"**{words.budget(stated)}.** {sentences.promise(stated)}"),
-        Paragraph(f"*To whom.* {sentences.beneficiaries(report, counted=stated.units_public)}"),
+        Paragraph(f"**{words.budget(stated)}.** {answers.promise(stated)}"),
+        Paragraph(f"*To whom.* {answers.beneficiaries(report, counted=stated.units_public)}"),
         bullets(*assumptions.assumptions(stated)),
         Paragraph("The same for other programs: [statement.json](statement.json)."),
     ]

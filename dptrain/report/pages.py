@@ -19,9 +19,9 @@ def as_html(report: Report) -> str:
     report = replace(report, leakage=tuple(readable(line) for line in report.leakage))
     return render.page(
         Page(
-            title=f"Privacy report: {report.recipe}",
+            title=f"Privacy report: {report.title}",
             kind="Privacy report",
-            name=report.recipe,
+            name=report.title,
             images="data:",
             confidential="" if report.gallery is None else sentences.CONFIDENTIAL,
             sections=(
@@ -39,7 +39,7 @@ def as_html(report: Report) -> str:
 def as_markdown(report: Report, figures: Sequence[Path] = ()) -> str:
     """The report for a data-protection officer; `figures` are linked relative to the report's folder."""
     return render.markdown(
-        f"Privacy report: {report.recipe}",
+        f"Privacy report: {report.title}",
         (
             sections.verdict(report),
             sections.numbers(report),

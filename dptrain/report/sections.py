@@ -7,8 +7,9 @@ from pathlib import Path
 
 from dptrain.contracts import Leakage, Report
 from dptrain.evidence.verdict import BROKEN, LEAKS, NOT_SHOWN, RESISTED, TOO_WEAK, kind
-from dptrain.report import assumptions, sentences, tables, words
+from dptrain.report import answers, assumptions, counts, sentences, tables, words
 from dptrain.report.blocks import (
+    Answers,
     Block,
     Bullets,
     Cards,
@@ -46,7 +47,7 @@ BADGES = {
 
 
 def verdict(report: Report) -> Section:
-    """What is promised, to whom, what the attacks did, what the model is worth, and what to do next."""
+    """What is promised to whom, what was tried, found and not seen, what to do; then each measurement."""
     stated = report.guarantee
     void = [Paragraph(sentences.void(stated), style="alarm")] if stated.void else []
     findings = [_finding(line, void=stated.void) for line in sentences.main_lines(report)]
@@ -56,13 +57,19 @@ def verdict(report: Report) -> Section:
         *void,
         Paragraph(sentences.short(report), head="In short", style="lead"),
         _key_figures(report),
-        Paragraph(sentences.promise(stated), head="What is promised"),
-        Paragraph(sentences.beneficiaries(report), head="To whom"),
-        Paragraph(sentences.attacks(report), head="What the attacks did"),
-        *([Findings(tuple(findings))] if findings else []),
-        Paragraph(sentences.worth(report), head="What the model is worth"),
-        Paragraph(head="What to do next"),
-        bullets(*sentences.next_steps(report)),
+        Answers(
+            (
+                ("What is promised", (answers.promise(stated),)),
+                ("To whom", (answers.beneficiaries(report),)),
+                ("What was tried", (answers.tried(report),)),
+                ("What was found", (answers.seen(report),)),
+                ("What could not be seen", (answers.unseen(report),)),
+                ("What to do", tuple(answers.next_steps(report))),
+            )
+        ),
+        Heading("What the model is worth"),
+        Paragraph(sentences.worth(report)),
+        *([Heading("Each measurement"), Findings(tuple(findings))] if findings else []),
     )
 
 
@@ -72,20 +79,34 @@ def _finding(line: Leakage, *, void: bool) -> Finding:
 
 def _key_figures(report: Report) -> Cards:
     """Three numbers that sum the run up."""
-    stated, accuracy = report.guarantee, report.utility.accuracy
+    stated = report.guarantee
     if sentences.holds(stated):
         proved = (
             f"ε = {words.epsilon(stated.epsilon)}",
             f"δ = {words.delta(stated.delta)}, per {stated.unit}",
         )
         test = words.percent_at_most(stated.tpr_at_fpr["0.01"])
-        membership = test, "of the members: the most that any test finds, at 1 % false alarms"
+        membership = (
+            test,
+            f"of the training {stated.unit}s: the most that any membership test identifies, at a 1 % "
+            "false-positive rate",
+        )
     else:
         proved = "void" if stated.void else "none", "no guarantee holds"
-        membership = "no limit", "to what a membership test may find"
-    worth = words.percent(accuracy.value), "of the test records are classified correctly"
-    cards = (("Guarantee", *proved), ("Membership", *membership), ("Accuracy", *worth))
+        membership = "no limit", "to what a membership test may identify"
+    worth = _worth(report)
+    cards = (("Guarantee", *proved), ("Membership", *membership), worth)
     return Cards(cards, only="html")
+
+
+def _worth(report: Report) -> tuple[str, str, str]:
+    """What the model is able to do, as a card."""
+    metric, value, records = report.utility.metric, report.utility.accuracy, f"{report.utility.records:,}"
+    if metric != "accuracy":
+        name = words.named(metric).capitalize()
+        return name, words.number(value.value), f"on {records} test records {words.interval(value)}"
+    ends = f"[{words.percent(value.low)}, {words.percent(value.high)}]"
+    return "Accuracy", words.percent(value.value), f"of {records} test records classified correctly {ends}"
 
 
 def numbers(report: Report) -> Section:
@@ -94,6 +115,7 @@ def numbers(report: Report) -> Section:
         Heading("Utility"),
         Tabular(tables.utility(report), "utility-table", "What the model is able to do.", style="short"),
         Paragraph(sentences.data(report)),
+        *([bullets(*counts.scaled(report.scaled))] if report.scaled else []),
     ]
     if report.leakage:
         blocks += _leakage(report)
@@ -103,7 +125,7 @@ def numbers(report: Report) -> Section:
 
 
 def _leakage(report: Report) -> list[Block]:
-    caption = "What each attack achieved, beside its floor, its control and its bound."
+    caption = "What each attack achieved, beside its baseline, its control and its bound."
     blocks = [
         Heading("Leakage"),
         Tabular(tables.leakage(report), "leakage-table", caption, style="wide"),

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from dptrain.contracts import Leakage, Report, Statement
-from dptrain.evidence.verdict import BROKEN, LEAKS, NOT_SHOWN, TOO_WEAK, kind
-from dptrain.report import defences, words
+from dptrain.evidence.verdict import BROKEN, LEAKS, kind
+from dptrain.report import counts, defences, words
 
 COPIES = {"train": "training records", "holdout": "held-out records", "test": "test records"}
 CAPTIONS = {
@@ -14,7 +14,7 @@ CAPTIONS = {
     "utility": "Accuracy on held-out records during training, and on the test records in the end.",
     "queries": "Class inversion by query: how many inversions another model recognises, against the "
     "queries spent.",
-    "reconstruction": "Attacks on single records beside their floors, controls and bounds; "
+    "reconstruction": "Attacks on single records beside their baselines, controls and bounds; "
     "and the most that any membership test can do.",
 }
 CONFIDENTIAL = (
@@ -29,6 +29,23 @@ INVERSIONS = (
     "owner of the records; for others there are `statement.json` and `model_card.md`, which show none."
 )
 REPETITION = "Noise and sampling are secret, so a repetition agrees within the intervals, not to the digit."
+DETAILS = {
+    "attack_alone_right": "right where the imputation is wrong",
+    "imputation_alone_right": "wrong where the imputation is right",
+    "steinke": "ε certified after Steinke et al. (2023)",
+    "correct": "correct guesses",
+    "fpr_asked": "false-positive rate asked for",
+    "fpr_realised": "false-positive rate realised",
+    "fpr_upper": "false-positive rate at most",
+    "auc": "AUC",
+}
+PARTS = {
+    "train": "training",
+    "attack": "attacks",
+    "twin": "of them the control model",
+    "shadow": "shadow models",
+    "total": "in all",
+}
 DEFENDED = f"What each form of output leaves to these attacks. {defences.CAVEAT}"
 
 
@@ -46,7 +63,7 @@ def found(line: Leakage, *kinds: str) -> bool:
 
 
 def short(report: Report) -> str:
-    """The guarantee, and how many attacks saw something, in two sentences."""
+    """The guarantee, and how many measurements found leakage, in two sentences."""
     statement = report.guarantee
     text = f"Guarantee: {words.budget(statement)}."
     if report.not_run:
@@ -59,10 +76,10 @@ def short(report: Report) -> str:
         return text
     lines = main_lines(report)
     leaking = sum(found(line, LEAKS, BROKEN) for line in lines)
-    text += f" {leaking} of {len(lines)} measurements found leakage above the floor"
+    text += f" {leaking} of {len(lines)} measurements found leakage above the baseline"
     if words.is_private(statement) and not statement.void:
         broken = sum(found(line, BROKEN) for line in lines)
-        text += f", **{broken} of them more than is allowed**" if broken else ", none more than is allowed"
+        text += f", **{broken} of them more than is proved**" if broken else ", none more than is proved"
     return f"{text}."
 
 
@@ -71,43 +88,16 @@ def void(statement: Statement) -> str:
     return f"**VOID**: {statement.void_reason}. This run proves nothing; do not rely on its epsilon."
 
 
-def promise(statement: Statement) -> str:
-    """What is promised, and what follows from it for membership tests."""
-    if not holds(statement):
-        return statement.sentence
-    tests = ", or more than ".join(
-        f"{words.percent_at_most(tpr)} of the {statement.unit}s at {words.percent(float(fpr))} false alarms"
-        for fpr, tpr in statement.tpr_at_fpr.items()
-    )
-    return (
-        f"{statement.sentence} No membership test that could ever exist finds more than {tests}. "
-        "This is an upper bound. It holds against every adversary, "
-        "with whatever knowledge and computing power, today and later."
-    )
-
-
 def holds(statement: Statement) -> bool:
     """Whether anything is promised to anybody."""
     return words.is_private(statement) and not statement.void
-
-
-def beneficiaries(report: Report, *, counted: bool = True) -> str:
-    """To whom it is promised; their number is not told where it is not `counted`."""
-    unit = report.guarantee.unit
-    if not holds(report.guarantee):
-        return "To nobody."
-    number = f"{report.data['train']:,} " if counted else ""
-    text = f"To each {unit} among the {number}training records, alike."
-    if unit == "record":
-        text += " Someone with several records among them is protected less, the more records there are."
-    return text
 
 
 def attacks(report: Report) -> str:
     """How measured leakage must be read."""
     if not report.leakage:
         if report.not_run:
-            return "No attack could be judged, so nothing was measured."
+            return "No attack could be run to its end, so nothing was measured."
         return "No attack was run, so nothing was measured."
     return (
         "Measured leakage is never a ceiling: a better attack may find more. Only a bound is proved, "
@@ -124,7 +114,7 @@ def not_run(report: Report) -> Iterator[str]:
 
 
 def worth(report: Report) -> str:
-    """What the model is able to do, beside the floor and the twin."""
+    """What the model is able to do, beside the baseline and the control model."""
     accuracy = report.utility.accuracy
     if report.utility.metric != "accuracy":
         said = f"Its {words.named(report.utility.metric)} on {report.utility.records:,} test records is "
@@ -136,47 +126,8 @@ def worth(report: Report) -> str:
         f"frequent class is right on {words.percent(report.floor_accuracy)}"
     )
     if report.control is not None:
-        text += f", and the non-private twin on {words.percent(report.control.accuracy.value)}"
+        text += f", and the control model on {words.percent(report.control.accuracy.value)}"
     return f"{text}."
-
-
-def next_steps(report: Report) -> Iterator[str]:
-    """What the person who signs should do with this."""
-    statement, lines = report.guarantee, main_lines(report)
-    if statement.void:
-        yield (
-            "**Do not release this model as a private one.** Remove the reason why the guarantee is void, "
-            "and train again."
-        )
-    elif any(found(line, BROKEN) for line in lines):
-        yield (
-            "**Do not release this model.** An attack did better than the proof allows, so the program does "
-            "not do what was proved. Keep this run's folder, and have the implementation examined."
-        )
-    elif not words.is_private(statement):
-        yield (
-            "Treat this model as confidential as its training records. For a guarantee, train again with "
-            "`mechanism=dpsgd`."
-        )
-    else:
-        yield (
-            f"Decide whether {words.budget(statement)}, is acceptable for these people and this use. Decide "
-            "by what is proved: what was measured is no ceiling."
-        )
-        yield "Read what is outside the guarantee, below: whatever else is published is not covered by it."
-    weak = sum(found(line, TOO_WEAK, NOT_SHOWN) for line in lines)
-    if weak:
-        yield (
-            f"Count {weak} of {len(lines)} measurements as no evidence: those attacks were too weak to tell, "
-            "or were not shown the training. With more trials they may see something."
-        )
-    if not report.leakage:
-        yield "Run the attacks before deciding: nothing was measured."
-    if confidential(report):
-        yield (
-            f"Keep {confidential(report)} as confidential as the training records. What may be given away is "
-            "`statement.json` and `model_card.md`."
-        )
 
 
 def confidential(report: Report) -> str:
@@ -202,8 +153,8 @@ def data(report: Report) -> str:
     facts = report.data
     doubled = copies(facts.get("copies", {}))  # an older run did not count them
     return (
-        f"Data: {facts['name']} ({facts['source']}); {facts['train']:,} records to train on, "
-        f"{facts['holdout']:,} held out, {facts['test']:,} to test on, {facts['classes']} classes."
+        f"Data: {facts['name']} ({facts['source']}), {facts['classes']} classes. "
+        f"Records {counts.row(report.counts)}."
         f"{' ' * bool(doubled)}{doubled}"
     )
 
@@ -225,28 +176,33 @@ def legend(report: Report) -> str:
     """How the leakage table is read; the report must have leakage lines."""
     return (
         f"Intervals are at {report.leakage[0].confidence:.0%} confidence, each line by itself: among many, "
-        "one may err. *Floor*: the same attack without the model. *Control*: the same attack on the twin "
-        "trained without privacy, which is not released. *Bound*: what the guarantee proves about this "
-        "metric. *Limit*: the most that this attack with these trials could have certified."
+        "one may err. *Baseline*: the same attack without the model. *Control*: the same attack on a model "
+        "trained alike without privacy, which is not released. *Bound*: what is proved about this metric. "
+        "*Detection limit*: the most that this attack could have shown with these trials."
     )
 
 
 def remarks(line: Leakage) -> str:
     """How a line came about, and its further numbers; empty where there is nothing to say."""
     parts = [line.notes] if line.notes else []
-    parts += [f"{name.replace('_', ' ')} {words.number(value)}" for name, value in line.details.items()]
+    parts += [
+        f"{DETAILS.get(name, name.replace('_', ' '))} {words.plain(value)}"
+        for name, value in line.details.items()
+    ]
     return "; ".join(parts)
 
 
 def exposure(report: Report) -> str:
     """What exposure.csv holds, to follow its name."""
     return (
-        f"names the {len(report.exposed):,} training records that a coin put there, the most easily "
+        f"names the {len(report.exposed):,} training records that were put there at random, the most easily "
         "recognised first. **It is as confidential as they are.**"
     )
 
 
 def seconds(report: Report) -> str:
     """How long each part took."""
-    parts = ", ".join(f"{name} {words.duration(value)}" for name, value in report.seconds.items())
+    parts = ", ".join(
+        f"{PARTS.get(name, name)} {words.duration(value)}" for name, value in report.seconds.items()
+    )
     return f"Time taken: {parts}."

@@ -51,6 +51,7 @@ def as_statement(report: Report) -> dict[str, Any]:
         "randomness": to_json(stated.randomness) if sentences.holds(stated) else None,
         "sensitivity": to_json(stated.sensitivity),
         "assignment": to_json(stated.assignment),
+        "counts": to_json(stated.counts),
         "trust": to_json(stated.trust),
         "constants": to_json(stated.constants),
         "public_data": list(stated.public_data),

@@ -143,11 +143,23 @@ SENSITIVITY = _object(
 ASSIGNMENT = _object(
     slots=_count("Places, at most, in which one of several candidates was trained on."),
     candidates=_count("Of each slot."),
-    probes=_count("Records, as many as were expected, of which a secret coin decided if they are used."),
+    probes=_count(
+        "Records, as many as were expected, of which a secret random choice decided if they are used."
+    ),
     probes_trained_on=_count(),
-    canaries=_count("Made gradients of which a secret coin decided if they are used."),
+    canaries=_count("Made gradients of which a secret random choice decided if they are used."),
     canaries_trained_on=_count(),
     change=_a("string?", "How one unit more or less changes the set that is trained on."),
+)
+
+COUNTS = _object(
+    unit=_a("string", minLength=1),
+    files=_count("Records in all files; null where their number is not public."),
+    trained_on=_count("Records; null where their number is not public."),
+    units=_count("To whom those records belong; null where their number is not public."),
+    holdout=_a("integer", "Records, which are not protected.", minimum=0),
+    test=_a("integer", "Records, which are not protected.", minimum=0),
+    set_aside=_by_name("integer", "Records that attacks need, as many as were expected, by what for."),
 )
 
 CONSTANTS = _object(
@@ -212,6 +224,10 @@ STATEMENT = _object(
         "it is not known.",
         _ref("assignment"),
     ),
+    counts=_or_null(
+        "How many records there were, and what they were used for; null where it is not known.",
+        _ref("counts"),
+    ),
     trust=_or_null(
         "Who sees records as they are, and what is believed without proof; null where nothing is proved.",
         _ref("trust"),
@@ -235,6 +251,7 @@ PARTS = {
     "assignment": ASSIGNMENT,
     "trust": _object(model=_a("string"), sees_records=_a("string"), trusted=_texts()),
     "constants": CONSTANTS,
+    "counts": COUNTS,
     "hashes": HASHES,
     "code": _object(
         revision=_a("string?", "Of the source; null for an installed package."), versions=_by_name("string")

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping
-from typing import Any
-
 from dptrain.contracts import Leakage, Report, Statement
-from dptrain.contracts.rounding import rounded_up_to
-from dptrain.privacy.written import to_json
 from dptrain.report import defences, words
 from dptrain.report.blocks import Table
 from dptrain.report.leakage_words import compatible, explained_verdict, named
 from dptrain.report.sentences import main_lines
+from dptrain.report.statement_rows import rows
 
 
 def utility(report: Report) -> Table:
-    """The release beside the non-private twin, where there is one, and the floor."""
+    """The release beside the control model, where there is one, and the baseline."""
     models = {"release": report.utility}
     if report.control is not None:
-        models["non-private twin"] = report.control
+        models["control model"] = report.control
     return Table(
-        heads=("", *models, "floor"),
+        heads=("", *models, "baseline"),
         rows=(
             (
                 f"test {words.named(report.utility.metric)}",
@@ -47,7 +42,7 @@ def leakage(report: Report) -> Table:
     """Every main leakage line with all that is needed to read it."""
     void = bool(report.guarantee.void)
     return Table(
-        heads=("attack", "measured", "floor", "control", "bound", "limit", "trials", "verdict"),
+        heads=("attack", "measured", "baseline", "control", "bound", "detection limit", "trials", "verdict"),
         rows=tuple(_line(line, void=void) for line in main_lines(report)),
         numeric=range(1, 7),
     )
@@ -72,7 +67,7 @@ def output_defences(report: Report) -> Table | None:
     if not rows:
         return None
     return Table(
-        heads=("attack by query", "floor", *(name.replace("_", " ") for name in names)),
+        heads=("attack by query", "baseline", *(name.replace("_", " ") for name in names)),
         rows=tuple(
             (
                 name,
@@ -87,32 +82,4 @@ def output_defences(report: Report) -> Table | None:
 
 def statement(stated: Statement) -> Table:
     """The privacy statement, every term of it."""
-    rows = tuple(
-        (name.replace("_", " "), value)
-        for name, value in _flat({**to_json(stated), "epsilon": stated.epsilon, "plan": dict(stated.plan)})
-        if value != ""
-    )
-    return Table(heads=("term", "value"), rows=rows)
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Every entry of a nested statement as a name and a text."""
-    for key, value in values.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{name}: ")
-        elif isinstance(value, list | tuple):
-            yield name, "; ".join(str(item) for item in value)
-        elif value is None:
-            continue  # a constant that this mechanism does not have
-        elif isinstance(value, bool):
-            yield name, "yes" if value else "no"
-        elif isinstance(value, float):
-            if math.isinf(value):
-                yield name, "∞"
-            elif any(word in name for word in ("epsilon", "delta", "tpr")):  # what is proved
-                yield name, rounded_up_to(value, 6)
-            else:
-                yield name, f"{value:.6g}"
-        else:
-            yield name, str(value)
+    return Table(heads=("term", "value"), rows=tuple(rows(stated)))

@@ -26,6 +26,15 @@ def number(value: float) -> str:
     return f"{value:.3f}" if abs(value) < 10 else f"{value:,.1f}"
 
 
+def plain(value: float) -> str:
+    """A count as one, any other number as `number` has it.
+
+    >>> plain(24.0), plain(0.5)
+    ('24', '0.500')
+    """
+    return f"{value:,.0f}" if float(value).is_integer() else number(value)
+
+
 def interval(value: Interval) -> str:
     """The ends of an interval: [0.406, 0.812]."""
     return f"[{number(value.low)}, {number(value.high)}]"

@@ -24,7 +24,8 @@ from dptrain.redaction import redacted
 
 # Where a run is put, what it may use of a machine, what may be done with what it finds: not what it trains.
 ELSEWHERE = (
-    "device", "fail_if", "output", "release", "report", "resume", "sweep", "task", "performance", "tracking",
+    "device", "fail_if", "name", "output", "release", "report", "resume", "sweep", "task", "performance",
+    "tracking",
 )  # fmt: skip
 PACKAGE = Path(__file__).resolve().parents[1]
 INSTALLED = ("site-packages", "dist-packages")

@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from dptrain.config import RENAMED, present
+from dptrain.config.rules import key_of
 from dptrain.contracts import ConfigError, DptrainError
 from dptrain.redaction import withheld, withheld_arguments
 from dptrain.runs.keyed import SECRET, keyed
@@ -37,6 +38,11 @@ class Order:
     config: dict[str, Any]
     sweep: bool = False
     drawn: tuple[str, ...] = ()  # overrides that nobody asked for: a private selection drew them
+
+    @property
+    def asked(self) -> frozenset[str]:
+        """The dotted keys that were given a value by whoever asked."""
+        return frozenset(map(key_of, self.overrides))
 
     @property
     def command(self) -> str:
@@ -242,8 +248,8 @@ def remember_records(folder: Path, fingerprint: str) -> None:
     before = read_state(folder).records
     if before is not None and before != fingerprint:
         raise ConfigError(
-            f"resume={folder}: it was begun on other records, or other coins, than are found now; resume it "
-            "with the data and the version of dptrain that it was begun with, or start a new run"
+            f"resume={folder}: it was begun on other records, or another random assignment, than are found "
+            "now; resume it with the data and version of dptrain that it was begun with, or start a new run"
         )
     remember(folder, records=fingerprint)
 

@@ -21,7 +21,7 @@ from dptrain.runs.state import State
 from dptrain.sweep.cost import composed
 
 STATE = "sweep.json"
-NOT_OF_THE_JOB = ("sweep.resume", "sweep.max_epsilon", "output")  # overrides that say where, not what
+NOT_OF_THE_JOB = ("sweep.resume", "sweep.max_epsilon", "output", "name")  # overrides that say where, not what
 
 
 class Failure(BaseModel):

@@ -30,7 +30,7 @@ class Study:
 
     def name(self) -> str:
         """What the run is tracked as."""
-        return self.folder.name
+        return self.config.name or self.folder.name
 
     def begin(self, plan: Plan | None, tracking: Tracking, tracker: Tracker) -> None:
         """Note that the training begins, and show it below its parent."""

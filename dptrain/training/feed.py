@@ -21,7 +21,7 @@ from dptrain.privacy.sampling import Sampler
 class Drawn:
     """One step's draws, in the order in which the engine adds them up, records in physical batches.
 
-    Probes and canaries come last, so that the share of the sum which coins decided can be told apart
+    Probes and canaries come last, so that the share of the sum that was assigned at random can be told apart
     exactly as the engine made it; the first probe comes by itself, so that its length can be seen.
     """
 

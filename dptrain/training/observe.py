@@ -18,7 +18,7 @@ from dptrain.privacy.dpsgd import RecordGradients
 
 @dataclass(kw_only=True)
 class Shares:
-    """What those that coins decided about added to a sum, as the engine made it; nothing: not sampled."""
+    """What the randomly assigned ones added to a sum, as the engine made it; nothing: not sampled."""
 
     of: dict[str, Tensor] = field(default_factory=dict)  # probes, canaries
     alone: Tensor | None = None  # what a single probe added

@@ -21,7 +21,7 @@ class Settings:
     `average_decay` 0 releases the last weights instead of their moving average. With an `augmentation`
     a record is seen as several random copies. Features of a frozen part are made once where they
     take at most `feature_cache_gib`, and else at every step: the weights are the same. Where twice as much
-    fits, they are kept for the twin and shadow models too.
+    fits, they are kept for control and shadow models too.
     """
 
     rates: Rates

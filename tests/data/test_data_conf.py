@@ -15,6 +15,7 @@ pytestmark = pytest.mark.run
 CONF = Path(__file__).parents[2] / "conf"
 NAMES = sorted(path.stem for path in (CONF / "data").glob("*.yaml"))
 CHOICES = {
+    "hf": ["data.path=own"],
     "npz": ["data.path=own.npz", "data.classes=[well,ill]"],
     "image_folder": ["data.root=images"],
     "member_files": ["data.members=in.npz", "data.non_members=out.npz", "data.classes=[well,ill]"],

@@ -14,8 +14,9 @@ import torch
 from PIL import Image
 
 from dptrain.contracts import ConfigError, DataError, Splits
-from dptrain.data.image_folder import ImageFiles, ImageFolder
+from dptrain.data.image_folder import ImageFolder
 from dptrain.data.npz import Npz
+from dptrain.data.pixels import Images
 
 pytestmark = pytest.mark.e2e
 
@@ -185,7 +186,7 @@ def test_threads_decode_at_once_and_keep_the_order():
             met.wait()
         return np.full((2, 2, 1), 0.0 if path.name == "first" else int(path.name) / 10, np.float32)
 
-    rows = ImageFiles([Path("first"), *(Path(str(number)) for number in range(1, 10))], decode, 3)
+    rows = Images([Path("first"), *(Path(str(number)) for number in range(1, 10))], decode, 3)
     found = rows.read(torch.tensor([4, 9, 1, 7, 3, 2]))
     assert (found[:, 0, 0, 0] * 10).round().tolist() == [4, 9, 1, 7, 3, 2]
 

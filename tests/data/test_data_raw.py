@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dptrain.contracts import DataError, Raw
-from dptrain.data import columns, pixels
+from dptrain.data import columns
+from dptrain.data import raw_pixels as pixels
 from dptrain.data.declare import parse_schema
 from dptrain.data.image_folder import ImageFolder
 from dptrain.data.raw import of_images, of_table

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import gzip
 import hashlib
+import zipfile
 from pathlib import Path
 from typing import Any
 
+import openpyxl
 import pandas as pd
 import pytest
 import torch
@@ -151,8 +154,27 @@ def test_cells_may_be_missing_where_declared(tmp_path: Path) -> None:
     assert splits.sensitive[0].names == ("F", "M", "?", "(missing)")
     with pytest.raises(ConfigError, match=r"data.sensitive=age is a number that may be missing"):
         load(path, columns=GAPS)
-    with pytest.raises(ConfigError, match=r"data.columns.age.missing=perhaps must be true"):
-        load(path, columns=COLUMNS | {"age": {**COLUMNS["age"], "missing": "perhaps"}})
+    with pytest.raises(ConfigError, match=r"data.columns.age.missing=3 must be true"):
+        load(path, columns=COLUMNS | {"age": {**COLUMNS["age"], "missing": 3}})
+
+
+@pytest.mark.parametrize("mark", ["k. A.", "-9"])
+@pytest.mark.parametrize("suffix", ["csv", "xlsx"])
+def test_what_stands_for_a_missing_cell(tmp_path: Path, mark: str, suffix: str) -> None:
+    columns = {name: {**column, "missing": mark} for name, column in DATES.items()}
+    gaps = [["", "", "", "no", ""], [mark, mark, mark, "no", mark]]
+    lines = [*(line.split(",") for line in dated()), *gaps, *gaps]
+    path, header = table(tmp_path, [",".join(line) for line in lines], "age,sex,income,ill,born"), ["sex"]
+    if suffix == "xlsx":
+        typed = [[int(cell) if cell == "-9" else cell for cell in line] for line in lines]
+        path = workbook(tmp_path / "people.xlsx", ["age", "sex", "income", "ill", "born"], typed)
+    settings = {"columns": columns, "sensitive": header, "sheet": "people" if suffix == "xlsx" else None}
+    found = everyone(load(path, **settings))
+    # age, its mark; sex with its fourth category; income, its mark; born, its mark
+    assert found.shape == (44, 2 + 4 + 2 + 2 + 1)
+    assert found[:, (1, 5, 7, 9)].sum(0).tolist() == [4, 4, 4, 4]
+    with pytest.raises(ConfigError, match=r"data.columns.sex.missing=M is among its categories"):
+        load(path, **settings | {"columns": columns | {"sex": {**COLUMNS["sex"], "missing": "M"}}})
 
 
 def test_one_is_one_however_it_is_written_but_leading_zeros_are_kept(tmp_path: Path) -> None:
@@ -192,15 +214,59 @@ def test_a_csv_cannot_be_written_so(fields: dict[str, Any], says: str) -> None:
         source("x.csv", **fields)
 
 
-@pytest.mark.parametrize("form", ["csv", "csv.gz", "parquet"])
+@pytest.mark.parametrize("form", ["csv", "csv.gz", "parquet", "xlsx"])
 def test_every_form_of_file_reads_alike(tmp_path: Path, form: str) -> None:
     plain = table(tmp_path, rows())
     path = tmp_path / f"other.{form}"
     if form == "parquet":
         pd.read_csv(plain).to_parquet(path)  # typed: whole numbers are no text there
+    elif form == "xlsx":
+        pd.read_csv(plain).to_excel(path, index=False)
     else:
         path.write_bytes(plain.read_bytes() if form == "csv" else gzip.compress(plain.read_bytes()))
     assert torch.equal(everyone(load(path)), everyone(load(plain)))
+
+
+def workbook(path: Path, header: list[str], lines: list[list[Any]], sheet: str = "people") -> Path:
+    book = openpyxl.Workbook()
+    book.active.append(["of another sheet"])
+    page = book.create_sheet(sheet)
+    for line in (header, *lines):
+        page.append(line)
+    book.save(path)
+    return path
+
+
+def test_a_workbook_as_people_fill_it_in(tmp_path: Path) -> None:
+    days: list[Any] = [dt.date(1950, 3, 1), dt.datetime(1950, 3, 1, 13), "01.03.1950"]
+    codes: list[Any] = ["01", 1, 1.0, "1"]
+    lines = [[codes[i % 4], days[i % 3], "3.5" if i % 2 else 3.5, ("no", "yes")[i % 2], i] for i in range(48)]
+    columns = {
+        "code": {"kind": "category", "categories": ["01", "1"]},
+        "born": DATES["born"],
+        "dose": {"kind": "number", "bounds": [0, 7]},
+        "n": {"kind": "number", "bounds": [0, 48]},
+    }
+    path = workbook(tmp_path / "people.xlsx", ["code", "born", "dose", "ill", "n"], lines)
+    settings: dict[str, Any] = {"columns": columns, "sensitive": [], "sheet": "people"}
+    found = everyone(load(path, **settings))
+    assert found[:, :2].sum(0).tolist() == [12, 36]
+    assert found[:, 2].unique().tolist() == pytest.approx([18321 / 36524])
+    assert torch.equal(found[:, 3], torch.full((48,), 0.5))
+    with pytest.raises(DataError, match=r"data.sheet=none is no sheet of .*people.xlsx: name one that is"):
+        load(path, **settings | {"sheet": "none"})
+    with pytest.raises(DataError, match="holds no rows"):
+        load(path, **settings | {"sheet": None})
+    wrong = [["1", 18322, dt.date(1950, 3, 1), "no", 1], ["001", "1950-03-01", "x", None, 2]]
+    with pytest.raises(DataError) as caught:
+        load(workbook(path, ["code", "born", "dose", "ill", "n"], [*lines, *wrong]), **settings)
+    for told in (
+        "row 50: born is not a date written as %d.%m.%Y",
+        "row 50: dose is not a finite number",
+        "row 51: code is none of the declared categories (01, 1)",
+        "row 51: ill is empty",
+    ):
+        assert told in str(caught.value)
 
 
 def test_whole_number_categories_in_parquet(tmp_path: Path) -> None:
@@ -353,7 +419,7 @@ def category(*values: Any) -> dict[str, Any]:
         ({"sensitive": ["sex", "sex"]}, "names a column twice"),
         ({"split": {"column": "part", "train": "a"}}, "data.split=.* must be {column: a column"),
         ({"columns": {}}, "data.columns={} must declare at least one column"),
-        ({"path": "people.xls"}, "data.path=people.xls must end in .csv, .csv.gz, .parquet"),
+        ({"path": "people.xls"}, "data.path=people.xls must end in .csv, .csv.gz, .parquet, .xlsx"),
         ({"holdout_fraction": 2}, r"data.holdout_fraction=2 must be in \(0, 1\)"),
     ],
 )
@@ -375,7 +441,10 @@ def test_files_that_cannot_be_read(tmp_path: Path, nowhere: Path) -> None:
     (tmp_path / "c.csv.gz").write_bytes(gzip.compress(b"age,sex\n" * 500)[:30])
     (tmp_path / "d.csv").write_text("age,sex,income,ill\n1,F,2,no,5\n")
     (tmp_path / "e.csv").write_text("")
-    for name in ("a.csv", "b.parquet", "c.csv.gz", "d.csv", "e.csv"):
+    (tmp_path / "f.xlsx").write_text("hello")
+    with zipfile.ZipFile(tmp_path / "g.xlsx", "w") as archive:
+        archive.writestr("a", "b")
+    for name in ("a.csv", "b.parquet", "c.csv.gz", "d.csv", "e.csv", "f.xlsx", "g.xlsx"):
         with pytest.raises(DataError, match=f"{name} cannot be read .*save it as CSV"):
             load(tmp_path / name)
     with pytest.raises(DataError, match="holds no rows"):

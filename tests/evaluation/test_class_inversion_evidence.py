@@ -127,7 +127,7 @@ def test_a_floor_above_the_detection_limit_is_said(splits, evaluator):
     same = copies(splits.holdout, rng)
     lines, _ = measure(same, same, splits, evaluator, untrained=same)
     assert lines["evaluator_accuracy"].verdict == (
-        "attack too weak to tell: 4 classes could certify 40%, the floor is 100%"
+        "attack too weak to tell: 4 classes could certify 40%, the baseline is 100%"
     )
 
 

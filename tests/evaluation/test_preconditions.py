@@ -50,7 +50,7 @@ BUDGET = Budget(epsilon=None, delta=1e-5, noise_multiplier=1.0)
 def checked(splits, settings_of):
     """Check these attacks on the splits of the tests, some of them changed."""
 
-    def run(attacks, *, data=splits, members=None, canaries=None, rates=None, **changes):
+    def run(attacks, *, data=splits, members=None, canaries=None, rates=None, asked=("attack",), **changes):
         settings = settings_of(rates=rates or {})
         plain = NonPrivate(settings=settings)
         parts = Parts(
@@ -72,7 +72,10 @@ def checked(splits, settings_of):
                 members=torch.arange(canaries) % 2 == 0,
             )
         assigned = {"probes": probes} | ({"canaries": canary_assignment} if canary_assignment else {})
-        preconditions.check(parts, replace(data, **changes), Assignments(drawn=assigned), BUDGET)
+        assignments = Assignments(drawn=assigned)
+        return preconditions.check(
+            parts, replace(data, **changes), assignments, BUDGET, evidence=EVIDENCE, asked=asked
+        )
 
     return run
 
@@ -147,6 +150,20 @@ def test_all_problems_are_told_at_once(checked, splits):
             test=splits.test.take(torch.tensor([0])),
         )
     assert len(str(caught.value).splitlines()) == 3
+
+
+def test_what_nobody_asked_for_is_left_out_with_the_reason(checked, splits):
+    attacks = {"inversion": ClassInversion(), "bets": LossBets(guesses=22), "losses": LossThreshold()}
+    few = {"holdout": without(splits.holdout, 2)}
+    left_out = checked(attacks, asked=("training.steps", "evidence.slots"), **few)
+    assert list(left_out) == ["inversion", "bets"]
+    assert left_out["inversion"].startswith("the holdout records hold none of class 'c'")
+    assert "leave the attack out" not in left_out["inversion"]
+    for asked in ("attack.inversion.steps", "attack"):
+        with pytest.raises(ConfigError, match=r"attack=inversion: the holdout .* or leave the attack out"):
+            checked(attacks, asked=(asked,), **few)
+    with pytest.raises(ConfigError, match=r"attack\.bets\.guesses=22"):
+        checked(attacks, asked=("evidence.probes",))
 
 
 def test_a_run_is_refused_before_it_pays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from comparisons import statement
 
-from dptrain.contracts import ConfigError, Interval, Leakage, LimitExceeded, Report, Utility
+from dptrain.contracts import ConfigError, Counts, Interval, Leakage, LimitExceeded, Report, Utility
 from dptrain.evidence import criteria
 
 ATTACKS = ("membership_loss", "membership_lira", "audit_canaries")
@@ -34,6 +34,7 @@ def report(tmp_path: Path) -> Report:
         recipe="r",
         mechanism="DPSGD",
         data={},
+        counts=Counts(unit="record", holdout=0, test=100),
         utility=Utility(accuracy=Interval(value=0.8, low=0.7, high=0.9), auroc=0.85, loss=0.4, records=100),
         control=None,
         floor_accuracy=0.5,

@@ -204,12 +204,13 @@ def test_the_training_set_is_not_taken_apart_and_the_cure_works(splits):
     assert len(drawn(splits, probes=224)[1].origin) > 150
 
 
-@pytest.mark.parametrize(("probes", "cure"), [(24, "choose more"), (60, "hold out more records")])
-def test_too_few_probes_are_refused(splits, probes, cure):
-    small = few(splits, 240, 20)
-    grouped = replace(small, group_ids=torch.arange(240), holdout_group_ids=torch.arange(20))
-    with pytest.raises(ConfigError, match=rf"evidence\.probes={probes}: .* fewer than 20; {cure}"):
-        drawn(grouped, probes=probes)
+def test_groups_share_the_held_out_records_between_probes_and_slots(splits):
+    """All probes of groups come from there: they are given half of it, where others would take it all."""
+    grouped = replace(splits, group_ids=torch.arange(240), holdout_group_ids=torch.arange(160))
+    shared = chances(grouped, 400, held_out=160, spare=480)
+    assert (shared.holdout, shared.expected) == (0.5, 96)
+    assert chances(grouped, 400, held_out=20, spare=480).holdout == 0.0  # too few for either
+    assert chances(splits, 60, held_out=160, spare=480).holdout == 0.0
 
 
 def test_held_out_records_are_spared_for_others(splits):
@@ -271,7 +272,3 @@ def test_of_a_model_from_elsewhere_a_double_is_no_probe_either(splits):
     drawing, _ = known_members(doubled, probes=400, rng=torch.Generator().manual_seed(0))
     assert len(drawing.origin) == 160
     assert all(int(place.split()[1]) >= 20 for place in drawing.origin)
-    with pytest.raises(
-        ConfigError, match=r"evidence\.probes=18: 18 records came to be probes.*; choose more"
-    ):
-        known_members(splits, probes=18, rng=torch.Generator())

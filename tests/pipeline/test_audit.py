@@ -240,7 +240,7 @@ def test_a_table_of_ones_own_is_audited_as_flat_inputs(tmp_path):
     )  # fmt: skip
     (area,) = report["leakage"]
     assert area["low"] < 0.5 < area["high"]
-    assert "no coin decided" in area["notes"]
+    assert "not chance" in area["notes"]
 
 
 def test_a_model_with_batch_norm_is_audited_as_it_is(own, tmp_path):

@@ -293,7 +293,7 @@ def test_a_twin_that_cannot_be_trained_takes_the_control_and_no_more(tmp_path: P
     assert report["control"] is None
     (lost,) = report["not_run"]
     assert lost["attack"] == "control"
-    assert "the non-private twin: " in lost["reason"]
+    assert "the control model: " in lost["reason"]
     assert report["leakage"]
     assert all(line["control"] is None for line in report["leakage"])
     assert json.loads((folder / "ledger.json").read_text())["steps"] == 3
@@ -307,7 +307,7 @@ def test_an_attack_that_fails_over_the_twin_has_no_control_and_one_that_leaves_i
     assert lines
     for line in lines:
         assert line["control"] is None
-        assert "no control: on the twin, IndexError: of a record" in line["notes"]
+        assert "no control: on the control model, IndexError: of a record" in line["notes"]
     assert [each["attack"] for each in report["not_run"]] == ["leaving"]
     assert report["control"] is not None, "the twin was trained, and what it can do is told"
     assert not list((tmp_path / "runs").glob("cache/twin_*.pt")), "and is not kept, as others need it whole"

@@ -82,7 +82,7 @@ def test_statement_says_everything_and_is_json(make_plan_of):
     assert statement.randomness.secret is True
     assert statement.accountant.startswith("dp-accounting PLD ")
     assert "exp(1.83)" in statement.sentence
-    assert "one record is added or removed" in statement.sentence
+    assert "adding or removing one record" in statement.sentence
 
 
 def test_statement_tpr_is_close_to_the_gaussian_approximation(make_plan_of):
@@ -94,7 +94,7 @@ def test_statement_tpr_is_close_to_the_gaussian_approximation(make_plan_of):
 
 def test_replacement_is_put_in_words(make_plan_of):
     plan = make_plan_of(adjacency="replace_one")
-    assert "one record is replaced by any other" in DPGuarantee(plan=plan, budget=BUDGET).statement().sentence
+    assert "replacing one record by any other" in DPGuarantee(plan=plan, budget=BUDGET).statement().sentence
 
 
 def test_a_void_guarantee_says_so_first(make_plan_of):

@@ -14,6 +14,7 @@ from dptrain.contracts import (
     Assignment,
     Briefing,
     Constants,
+    Counts,
     Gallery,
     Hashes,
     Interval,
@@ -34,10 +35,10 @@ torch.set_num_threads(1)
 def make_statement(**changes: Any) -> Statement:
     values: dict[str, Any] = {
         "private": True,
-        "sentence": "Whatever an adversary knows or computes, when one record is added or removed the "
-        "probability of any outcome of this training changes by at most a factor of exp(3.00), but for a "
-        "probability of 1e-05; so no test of whether a record was used finds more than 5.8% of them at 1% "
-        "false alarms.",
+        "sentence": "Whatever an adversary knows or computes, adding or removing one record changes the "
+        "probability of any outcome of this training by at most a factor of exp(3.00), except with a "
+        "probability of 1e-05. At a 1 % false-positive rate, no membership test identifies more than 5.78 % "
+        "of the training records.",
         "released": "the final weights; the guarantee covers every noisy step as well",
         "unit": "record",
         "adjacency": "add_remove",
@@ -65,6 +66,9 @@ def make_statement(**changes: Any) -> Statement:
             secret=True, cryptographic=False, source="torch Philox, seeded by the system"
         ),
         "assignment": Assignment(probes=400, probes_trained_on=203),
+        "counts": Counts(
+            unit="record", trained_on=4000, units=4000, holdout=1000, test=1000, set_aside={"probes": 197}
+        ),
         "trust": CENTRAL,
         "constants": Constants(from_units=("sample_rate",), bounds=(0.0, 1.0)),
         "date": "2026-01-31T12:00:00+00:00",
@@ -78,6 +82,15 @@ def make_statement(**changes: Any) -> Statement:
     return Statement(**values)
 
 
+COUNTS = Counts(
+    unit="record",
+    files=6201,
+    trained_on=4000,
+    units=4000,
+    holdout=1000,
+    test=1000,
+    set_aside={"probes": 201},
+)
 NOT_PRIVATE = Statement(
     private=False,
     sentence="Nothing is proved: this model was trained without differential privacy.",
@@ -153,7 +166,7 @@ def make_leakage() -> tuple[Leakage, ...]:
             control=Interval(value=0.867, low=0.802, high=0.917),
             bound=0.411,
             detection_limit=0.980,
-            verdict="resisted: not above floor, control is",
+            verdict="resisted: not above the baseline, the control is",
             trials=150,
             notes="exact binomial interval over 150 slots",
         ),
@@ -194,6 +207,7 @@ def make_report(folder: Path, **changes: Any) -> Report:
             "classes": len(CLASSES),
             "images": True,
         },
+        "counts": COUNTS,
         "utility": Utility(
             accuracy=Interval(value=0.873, low=0.851, high=0.892), auroc=0.981, loss=0.412, records=1000
         ),
@@ -216,11 +230,9 @@ def make_report(folder: Path, **changes: Any) -> Report:
 
 def make_briefing(folder: Path, **changes: Any) -> Briefing:
     values: dict[str, Any] = {
-        "recipe": "medical_cnn",
+        "title": "medical_cnn",
         "data": "phantom, generated from seed, chest phantoms 28x28",
-        "train": 4000,
-        "holdout": 1000,
-        "test": 1000,
+        "counts": COUNTS,
         "model": "SmallCNN",
         "parameters": 16_392,
         "mechanism": "DPSGD",

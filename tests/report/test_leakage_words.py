@@ -70,18 +70,18 @@ def test_sentence_and_numbers_agree(line: Leakage, void: bool) -> None:
     assert ("implementation is broken" in said) == (line.verdict == BROKEN)
     if not void:
         assert ("theorem bounds" in said) == (line.bound is None)
-        assert ("compatible with that" in said) == (
+        assert ("compatible with it" in said) == (
             line.verdict != BROKEN
             and line.bound is not None
             and line.value.low <= line.bound < line.value.value
         )
         if line.bound is not None:
-            assert f"allows at most {words.at_most(line.bound)}" in said
-    if "did better than without the model" in said:
+            assert f"Proved bound: {words.at_most(line.bound)}" in said
+    if found == LEAKS:
         assert above
     if "its interval does not lie above" in said:
         assert not above
-    if "works on the twin" in said:
+    if "works on the control model" in said:
         assert control_above
         assert not above
     if found == TOO_WEAK:
@@ -89,14 +89,13 @@ def test_sentence_and_numbers_agree(line: Leakage, void: bool) -> None:
         assert not control_above
         if "even an attack that is always right" in said:
             assert line.detection_limit <= line.floor
-            assert f"in {line.trials:,} trials" in said
+            assert f"with {line.trials:,} trials" in said
         else:
             assert line.control is not None
-            ends = f"{words.number(line.control.value)} {words.interval(line.control)}"
-            assert f"its control, {ends}, does not lie above the {words.number(line.floor)}" in said
+            assert f"control model {words.measured(line.control)}" in said
+            assert f"does not lie above the baseline, {words.number(line.floor)}" in said
     assert ("with no control" in said) == (found == NO_CONTROL) or controlled
-    assert "nothing on the twin" not in said
-    assert ("nobody knows" in said) == (found == NOT_SHOWN)
+    assert ("is not known" in said) == (found == NOT_SHOWN)
 
 
 @given(line=lines())
@@ -119,15 +118,15 @@ def make(**changes: object) -> Leakage:
 
 def test_a_control_of_one_is_not_said_to_have_found_nothing() -> None:
     said = meaning(make())
-    assert "its control, 1.000 [0.300, 1.000], does not lie above the 0.500" in said
+    assert "on the control model its interval does not lie above the baseline, 0.500" in said
     few = meaning(make(detection_limit=0.3, trials=3))
-    assert "in 3 trials even an attack that is always right certifies 0.300 at most, and 0.500" in few
+    assert "with 3 trials even an attack that is always right certifies at most 0.300" in few
 
 
 @pytest.mark.parametrize(
     ("given_verdict", "says"),
     [
-        (f"{TOO_WEAK}: 4 classes could certify 40%, the floor is 100%", "4 classes could certify 40%"),
+        (f"{TOO_WEAK}: 4 classes could certify 40%, the baseline is 100%", "4 classes could certify 40%"),
         (
             f"{TOO_WEAK}: not nearer (p = 0.7), nor is the control",
             "not nearer (p = 0.7), nor is the control.",
@@ -152,7 +151,7 @@ def test_attributes_are_held_against_what_non_members_may_reach() -> None:
 
 def test_true_positives_are_labelled_with_the_rate_that_their_bound_holds_at() -> None:
     line = make(metric="tpr_at_fpr_0.01", details={"fpr_upper": 0.0411, "fpr_asked": 0.01}, bound=0.198)
-    assert metric(line) == "true positives at up to 4.11 % false alarms"
+    assert metric(line) == "true positives at an FPR up to 4.11 %"
     assert named(line) == "TPR at FPR up to 4.11 % (tpr_at_fpr_0.01)"
     assert readable(line).metric == metric(line)
     assert not re.search(r"\b1 %", metric(line) + sentence(readable(line), void=False))
@@ -163,7 +162,7 @@ def test_a_certificate_above_epsilon_that_the_curve_allows_is_explained() -> Non
         metric="certified_epsilon", value=Interval(value=3.2, low=3.2, high=float("inf")), floor=0.0,
         bound=3.0, verdict=WITHIN,
     )  # fmt: skip
-    assert "the proved curve, which decides, allows it" in sentence(line, void=False)
+    assert "the proved curve decides, and allows it" in sentence(line, void=False)
 
 
 def test_every_kind_is_told_from_every_other() -> None:

@@ -51,7 +51,7 @@ def test_titles_and_descriptions_state_the_finding(report: Report) -> None:
     assert "Test accuracy is 0.873 (0.851 to 0.892)" in words(utility(report))
     assert "no attack's true rate can exceed 41.1 %" in words(attacks(report))
     assert "reconstruction from gradients, record named among 8: 0.293" in words(attacks(report))
-    assert "no test finds more than 5.78 % of the members" in words(tradeoff(report))
+    assert "no test identifies more than 5.78 % of the members" in words(tradeoff(report))
 
 
 def test_what_is_drawn_lies_where_the_numbers_are(report: Report) -> None:

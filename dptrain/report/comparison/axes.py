@@ -95,9 +95,9 @@ def draw_floor(panel: Panel, floor: float, labels: list[tuple[float, str, str]])
     if floor >= panel.y[0]:
         at = panel.down(floor)
         panel.segment((panel.left, at), (WIDTH - panel.right, at), "line floor dotted")
-        labels.append((floor, "floor", f"floor {words.number(floor)}"))
+        labels.append((floor, "floor", f"baseline {words.number(floor)}"))
     else:
-        labels.append((floor, "floor", f"floor {words.number(floor)} ↓"))
+        labels.append((floor, "floor", f"baseline {words.number(floor)} ↓"))
 
 
 def draw_steady(panel: Panel, points: Sequence[tuple[float, float]], style: str) -> None:
@@ -109,8 +109,8 @@ def draw_steady(panel: Panel, points: Sequence[tuple[float, float]], style: str)
 def draw_measured(
     panel: Panel, found: Sequence[tuple[float, Spread]], style: str, *, joined: bool, dashed: bool = False
 ) -> None:
-    """Centres with their whiskers and seeds, joined where the axis has an order."""
-    if joined and len(found) > 1:
+    """Centres with their whiskers and seeds; joined where the axis has an order and each has an interval."""
+    if joined and len(found) > 1 and all(each.interval is not None for _, each in found):
         panel.curve([(at, each.centre) for at, each in found], f"line {style}{' dashed' if dashed else ''}")
     for at, each in found:
         draw_whisker(panel, at, each, style)

@@ -19,7 +19,7 @@ STYLES = ("release", "second", "third", "fourth", "fifth")
 
 
 def utility(comparison: Comparison) -> Figure:
-    """Accuracy of each point with its seeds, between the floor and the twin's line."""
+    """Accuracy of each point with its seeds, between the baseline and the control model's line."""
     points = shown(comparison)
     at = axes.places(points)
     floors = [point.floor for point in points if point.floor is not None]
@@ -27,10 +27,14 @@ def utility(comparison: Comparison) -> Figure:
     panel = axes.make_panel(extent, floors)
     panel.axes(at.name, "accuracy", across=at.ticks)
     labels: list[tuple[float, str, str]] = []
-    controls = [(at.by_point[p.label], p.control_accuracy.centre) for p in points if p.control_accuracy]
+    controls = [(at.by_point[p.label], p.control_accuracy) for p in points if p.control_accuracy]
     if controls:
-        axes.draw_steady(panel, controls, "line control dashed")
-        labels.append((controls[-1][1], "control", f"non-private twin\n{words.number(controls[-1][1])}"))
+        centres = [(place, each.centre) for place, each in controls]
+        if all(each.interval is not None for _, each in controls):
+            axes.draw_steady(panel, centres, "line control dashed")
+        else:
+            axes.draw_measured(panel, controls, "control", joined=False)
+        labels.append((centres[-1][1], "control", f"control model\n{words.number(centres[-1][1])}"))
     if floors:
         axes.draw_floor(panel, floors[0], labels)
     for series in _series(points, joined=at.joined):
@@ -47,13 +51,13 @@ def utility(comparison: Comparison) -> Figure:
         caption="Dots: mean or median over seeds, with its interval if there is one. Small dots: the seeds."
         + (f" Lines: {axes.shared_key(points)}." if at.joined and axes.shared_key(points) else ""),
         summary=f"Accuracy on test records. {described}."
-        + (f" The non-private twin: {words.number(controls[-1][1])}." if controls else ""),
+        + (f" The control model: {words.number(controls[-1][1].centre)}." if controls else ""),
         panel=panel,
     )
 
 
 def leakage(comparison: Comparison) -> list[Figure]:
-    """One figure a metric: what was measured at each point beside floor, control and bound."""
+    """One figure a metric: what was measured at each point beside baseline, control and bound."""
     points = shown(comparison)
     keys = dict.fromkeys(line.key for point in points for line in point.lines if line.interface in ("", OPEN))
     return [_leakage(points, key, f"leakage-{number}") for number, key in enumerate(keys)]
@@ -91,7 +95,7 @@ def _leakage(points: Sequence[Point], key: tuple[str, str, str], name: str) -> F
             axes.draw_measured(panel, controls, "control", joined=at.joined, dashed=True)
             if series is every[-1]:
                 last = controls[-1][1].centre
-                labels.append((last, "control", f"twin {words.number(last)}"))
+                labels.append((last, "control", f"control {words.number(last)}"))
         found = [(place, line.measured) for place, line in mine]
         axes.draw_measured(panel, found, series.style, joined=at.joined)
         last = found[-1][1].centre
@@ -135,7 +139,7 @@ def _series(points: Sequence[Point], *, joined: bool) -> list[Series]:
 
 def _described(point: Point, line: Line) -> str:
     text = f"{point.label}: measured {ends(line.measured)}"
-    text += "" if line.control is None else f", twin {ends(line.control)}"
+    text += "" if line.control is None else f", control {ends(line.control)}"
     return f"{text}, bound {words.bound(line.bound) if point.private else 'none'}."
 
 
@@ -147,7 +151,7 @@ def frontier(comparison: Comparison) -> Figure | None:
     bounds = {point.label: point.membership_bound or 0.0 for point in points}
     panel = axes.make_panel([end for point in points for end in axes.reach(point.accuracy)], right=20)
     panel.x = (0.0, 1.12 * max(bounds.values()))
-    panel.axes("most true positives of any test at 1 % false alarms", "accuracy")
+    panel.axes("bound on the true-positive rate at 1 % false positives", "accuracy")
     best = sorted((bounds[point.label], point.accuracy.centre) for point in points if point.pareto)
     panel.curve(best, "line second dashed")
     for point in points:

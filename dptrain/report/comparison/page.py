@@ -96,7 +96,11 @@ def _key_figures(comparison: Comparison) -> list[Block]:
     unit = f"δ = {words.delta(chosen.delta)}, per {comparison.unit}; each model alone"
     cards = (
         ("Guarantee", f"ε = {sentences.epsilon(chosen)}", unit),
-        ("Membership", sentences.membership(chosen), "the most that any test finds, at 1 % false alarms"),
+        (
+            "Membership",
+            sentences.membership(chosen),
+            "the most that any test identifies, at a 1 % false-positive rate",
+        ),
         ("Accuracy", value, f"[{around} {chosen.accuracy.method}"),
     )
     return [Cards(cards)]
@@ -120,7 +124,7 @@ def _utility(comparison: Comparison) -> Section:
 def _leakage(comparison: Comparison) -> Section:
     if not any(point.lines for point in comparison.points):
         return _section("leakage", Paragraph("No attack was run, so nothing was measured."))
-    caption = "What each attack achieved at each point, beside its floor, its control and its bound."
+    caption = "What each attack achieved at each point, beside its baseline, its control and its bound."
     return _section(
         "leakage",
         Paragraph(sentences.NO_CEILING),

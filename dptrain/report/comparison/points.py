@@ -56,7 +56,7 @@ class Point:
     accuracy_ends: tuple[float, float] | None  # the runs' own intervals, in the median
     auroc: Spread | None
     control_accuracy: Spread | None
-    cost: Paired | None  # released minus twin, run by run
+    cost: Paired | None  # released minus control, run by run
     floor: float | None
     lines: tuple[Line, ...]
     seeds: tuple[int, ...]

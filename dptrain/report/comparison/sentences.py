@@ -41,8 +41,10 @@ def ends(found: Spread) -> str:
 
 
 def difference(found: Paired) -> str:
-    """A difference with its sign, and its interval or why there is none."""
+    """A difference with its sign and its interval; of too few pairs nothing, for it would rank by chance."""
     spread = found.difference
+    if found.pairs < FEWEST:
+        return f"not judged [{spread.method.replace('seed', 'pair')}]"
     if spread.interval is not None:
         low, high = signed(spread.interval.low), signed(spread.interval.high)
         return f"{signed(spread.interval.value)} {_tied(f'[{low}, {high}]')}"
@@ -117,16 +119,16 @@ def overview(comparison: Comparison) -> Iterator[str]:
     if len(proved) > 1:
         first, last = min(proved, key=lambda p: p.epsilon), max(proved, key=lambda p: p.epsilon)
         control = last.control_accuracy
-        beside = "" if control is None else f", whose non-private twin reaches {ends(control)}"
+        beside = "" if control is None or control.interval is None else f"; its control model {ends(control)}"
         yield (
             f"Accuracy is {ends(first.accuracy)} at **{first.label}** and {ends(last.accuracy)} at "
             f"**{last.label}**{beside}."
         )
         if None not in (first.membership_bound, last.membership_bound):
             yield (
-                f"No membership test that could ever exist finds more than {membership(first)} of the "
-                f"{comparison.unit}s at 1 % false alarms at {first.label}, and {membership(last)} at "
-                f"{last.label}."
+                "At a 1 % false-positive rate, no membership test identifies more than "
+                f"{membership(first)} of the training {comparison.unit}s at {first.label}, and "
+                f"{membership(last)} at {last.label}."
             )
     few = [point.label for point in comparison.points if len(point.seeds) < FEWEST and point.status != VOID]
     if few:

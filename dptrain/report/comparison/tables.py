@@ -40,9 +40,9 @@ def limits(found: Answer) -> Table:
 
 
 def utility(comparison: Comparison) -> Table:
-    """What the released models and the twins are able to do, and what lies between them."""
+    """What the released and the control models are able to do, and what lies between them."""
     return Table(
-        heads=("point", "accuracy", "AUROC", "non-private twin", "released − twin", "p", "seeds"),
+        heads=("point", "accuracy", "AUROC", "control model", "released − control", "p", "seeds"),
         rows=tuple(
             (
                 point.label,
@@ -80,7 +80,7 @@ def leakage(comparison: Comparison) -> Table:
     """Every leakage metric at every point, metric by metric."""
     keys = dict.fromkeys(line.key for point in comparison.points for line in point.lines)
     return Table(
-        heads=("attack", "point", "measured", "floor", "control", "bound", "verdicts"),
+        heads=("attack", "point", "measured", "baseline", "control", "bound", "verdicts"),
         rows=tuple(
             _line(point, line)
             for key in keys

@@ -21,7 +21,14 @@ from dptrain.privacy.guarantee import delta_meaning
 from dptrain.privacy.written import plan_to_json
 from dptrain.sweep.selection import candidates
 
-ELSEWHERE = ("output", "resume", "performance", "device", "tracking")  # where and how it runs, not what
+ELSEWHERE = (
+    "name",
+    "output",
+    "resume",
+    "performance",
+    "device",
+    "tracking",
+)  # where and how it runs, not what
 
 
 def count_of(config: Config) -> selection.RunCount:

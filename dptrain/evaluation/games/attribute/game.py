@@ -183,7 +183,7 @@ def _on_members(
         trials=int(members.sum()),
         confidence=confidence,
         notes=(
-            f"accuracy on {int(members.sum())} members; the floor is that on {int((~members).sum())} "
+            f"accuracy on {int(members.sum())} members; the baseline is that on {int((~members).sum())} "
             f"non-members, and only above its interval's upper end, {others.high:.3f}, is it called a leak "
             f"(the control: above its own). The bound is the most true positives at that many false ones"
         ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -61,18 +62,14 @@ class CanaryAssignment(Assigned):
 
 def assign_canaries(
     parameters: int, canaries: int, *, norm: float, rng: torch.Generator, secret: torch.Generator
-) -> CanaryAssignment:
+) -> CanaryAssignment | None:
     """Up to `canaries` canaries, each along a parameter of its own, one in ten parameters at most.
 
-    `rng` chooses the parameters, which are public; `secret` which canaries take part. Raises
-    ConfigError below 20 canaries.
+    `rng` chooses the parameters, which are public; `secret` which canaries take part. None: fewer than 20.
     """
     count = min(canaries, parameters // CROWDED)
     if count < FEWEST:
-        raise ConfigError(
-            f"evidence.canaries={canaries}: a model of {parameters} parameters has room for {count}, and "
-            f"fewer than {FEWEST} certify nothing; leave out attack=audit_canaries, or choose a larger model"
-        )
+        return None
     return CanaryAssignment(
         canaries=Canaries(coordinates=torch.randperm(parameters, generator=rng)[:count], norm=norm),
         members=torch.rand(count, generator=secret) < 0.5,
@@ -88,7 +85,7 @@ class AuditOfCanaries(Game):
 
     evidence: Evidence
 
-    def prepare_model(self, model: nn.Module, plan: Plan | None, streams: Streams) -> CanaryAssignment:
+    def prepare_model(self, model: nn.Module, plan: Plan | None, streams: Streams) -> CanaryAssignment | None:
         if plan is not None and not isinstance(plan, Clips):
             raise ConfigError(
                 "attack=audit_canaries needs canaries, which are clipped gradients, and this mechanism clips "
@@ -101,6 +98,14 @@ class AuditOfCanaries(Game):
             rng=streams.seeded("canaries"),
             secret=streams.seeded("coins of the canaries"),
         )
+
+    def problems(self, splits: Splits, assigned: CanaryAssignment | None) -> Iterator[str]:  # noqa: ARG002
+        if assigned is None:
+            yield (
+                f"evidence.canaries={self.evidence.canaries}: a model has room for one canary to {CROWDED} "
+                f"parameters, and fewer than {FEWEST} certify nothing; choose a larger model, or leave the "
+                "attack out"
+            )
 
     def public(self, splits: Splits, assigned: CanaryAssignment) -> Targets:
         return Targets.of(splits, canaries=assigned.canaries)

@@ -140,7 +140,7 @@ def _guesses(attack: str, bets: Bets, canaries: int, mu: float, confidence: floa
     if bets.guesses % 2 or not 2 <= bets.guesses <= canaries:
         raise ConfigError(
             f"attack.{attack}.guesses={bets.guesses} must be an even number from 2 to the {canaries} that "
-            "coins were flipped for, or null to have it planned"
+            "were assigned at random, or null to have it planned"
         )
     return bets.guesses
 

@@ -23,6 +23,7 @@ from dptrain.contracts import (
     Scoring,
     Splits,
 )
+from dptrain.contracts.ranges import Count
 from dptrain.contracts.rounding import rounded_up_to
 from dptrain.evaluation.games.class_inversion.evaluator import Evaluator, load_evaluator, train_evaluator
 from dptrain.evaluation.games.class_inversion.near_members import Space, near_members
@@ -40,7 +41,7 @@ class ClassInversion(Game):
     findings: ClassVar[type] = Images
 
     evidence: Evidence
-    evaluator_steps: int = 250  # as runs that were begun before it was a key have it
+    evaluator_steps: Count = 250  # as runs that were begun before it was a key have it
 
     def problems(self, splits: Splits, assigned: Any) -> Iterator[str]:  # noqa: ARG002
         """Inversions are held against members and held-out records of their class, among test records."""
@@ -107,7 +108,7 @@ def score_class_inversion(
 ) -> tuple[list[Leakage], Gallery | None]:
     """Score inversions of the release beside the same attack on the control and on untrained models.
 
-    The more untrained models there are, the steadier the floor. There is a gallery of images only. Raises
+    The more untrained models there are, the steadier the baseline. There is a gallery of images only. Raises
     DataError where a class has no training or no held-out record.
     """
     _require_every_class(splits)
@@ -187,7 +188,7 @@ def _recognised(
     }
     if limit <= floor:
         could = f"{classes} classes could certify {limit:.0%}"
-        explained[TOO_WEAK] = f"{TOO_WEAK}: {could}, the floor is {floor:.0%}"
+        explained[TOO_WEAK] = f"{TOO_WEAK}: {could}, the baseline is {floor:.0%}"
     return Leakage(
         attack="class_inversion",
         metric="evaluator_accuracy",

@@ -110,7 +110,7 @@ def _at_rate(
         notes=(
             f"{found.true_positives} of {found.members} members and {found.false_positives} of "
             f"{found.non_members} non-members score above the threshold (FPR {found.fpr_realised:.2%}); its "
-            f"FPR on others is at most {found.fpr_upper:.2%}, where floor and bound are read"
+            f"FPR on others is at most {found.fpr_upper:.2%}, where baseline and bound are read"
         ),
         details=details,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -13,7 +14,6 @@ from dptrain.config import Evidence
 from dptrain.contracts import (
     Assigned,
     Attempt,
-    ConfigError,
     Context,
     Game,
     Guarantee,
@@ -29,9 +29,11 @@ from dptrain.contracts import (
 )
 from dptrain.evidence.held_out import held_out_units, keep_held_out, once, one_of_each, train_on
 from dptrain.evidence.intervals import detection_limit, proportion
+from dptrain.evidence.probes import public_count
 from dptrain.evidence.verdict import verdict
 
 ROOM = 1.5  # held-out units there must be to each candidate: with fewer, many slots would lack some
+FEW_CANDIDATES = 4  # to which the candidates of small data come down before there are fewer slots
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,12 +44,17 @@ class SlotAssignment(Assigned):
     truth: Tensor  # (slots,) the candidate that was trained on
     positions: tuple[int, ...]  # its index among the training records
     asked: tuple[int, int] | None = None  # slots and candidates, of which fewer may have come to be
+    scaled: bool = False  # whether that is fewer than the configuration asks for
 
     @property
     def change(self) -> str:
+        how = (
+            ". The numbers of slots and candidates are computed from that of held-out units, rounded to two "
+            "binary digits, which is public thereby"
+        )
         return (
             ", but for a held-out unit that is planted in a slot: another then takes its place there, and to "
-            "it and to that one the guarantee is the one for two units"
+            f"it and to that one the guarantee is the one for two units{how * self.scaled}"
         )
 
     def enter(self, context: Context) -> Context:
@@ -56,6 +63,27 @@ class SlotAssignment(Assigned):
     def described(self) -> dict[str, int | None]:
         slots, candidates = self.asked or (None, None)
         return {"slots": slots, "candidates": candidates}
+
+
+def fitted(slots: int, candidates: int, *, units: int, confidence: float) -> tuple[int, int] | None:
+    """As many slots and candidates as so many held-out units have room for; None: too few to show anything.
+
+    Where those asked for do not fit, the numbers come from `public_count(units)` alone. Candidates give way
+    first, for a slot more tells more than a candidate more.
+
+    >>> fitted(24, 10, units=400, confidence=0.95), fitted(24, 10, units=250, confidence=0.95)
+    ((24, 10), (24, 5))
+    >>> fitted(24, 10, units=45, confidence=0.95), fitted(24, 10, units=18, confidence=0.95)
+    ((6, 4), None)
+    """
+    if ROOM * slots * candidates <= units:
+        return slots, candidates
+    room = int(0.8 * public_count(units) / ROOM)  # there may be a fifth fewer than is public
+    candidates = min(candidates, max(FEW_CANDIDATES, room // slots))
+    slots = min(slots, room // candidates)
+    if slots == 0 or detection_limit(slots, confidence) <= 1 / candidates:
+        return None
+    return slots, candidates
 
 
 def plant(splits: Splits, *, slots: int, candidates: int, key: bytes) -> tuple[Splits, SlotAssignment]:
@@ -70,26 +98,13 @@ def plant(splits: Splits, *, slots: int, candidates: int, key: bytes) -> tuple[S
     test mistakes a planted record for a non-member.
 
     A slot that holds too few units is left out. One whose planted record occurs twice in the data
-    is trained on, but not shown, for its double could stand in for it. Raises ConfigError if that
-    leaves fewer than half of the slots.
+    is trained on, but not shown, for its double could stand in for it.
     """
     units, unit_of = one_of_each(splits, key)
-    needed = slots * candidates
-    if ROOM * needed > len(units):
-        raise ConfigError(
-            f"evidence.slots={slots} with evidence.candidates={candidates} needs {needed} held-out records "
-            f"and half as many to spare, but there are {len(units)} (one of each patient); choose fewer of "
-            "either"
-        )
     single = once(splits)[1][units]
     chosen, truth, hidden = _fill(held_out_units(splits)[units], single, slots, candidates, key)
-    if 2 * len(chosen) < slots or not chosen:
-        raise ConfigError(
-            f"evidence.slots={slots} with evidence.candidates={candidates}: by chance {len(chosen)} slots "
-            f"hold enough of the {len(units)} held-out records (one of each patient) that occur once; choose "
-            "fewer of either, or hold out more records"
-        )
-    table, answer = torch.stack(chosen), torch.tensor(truth)
+    table = torch.stack(chosen) if chosen else torch.empty(0, candidates, dtype=torch.int64)
+    answer = torch.tensor(truth, dtype=torch.int64)
     planted_units = torch.cat(
         [torch.tensor(hidden, dtype=torch.int64), table[torch.arange(len(table)), answer]]
     )
@@ -160,8 +175,28 @@ class Reconstruction(Game):
     def held_out(self) -> int:
         return self.evidence.slots * self.evidence.candidates
 
-    def prepare(self, splits: Splits, *, key: bytes) -> tuple[Splits, SlotAssignment]:
-        return plant(splits, slots=self.evidence.slots, candidates=self.evidence.candidates, key=key)
+    def prepare(self, splits: Splits, *, key: bytes) -> tuple[Splits, SlotAssignment | None]:
+        asked = self.evidence.slots, self.evidence.candidates
+        units = len(one_of_each(splits, key)[0])
+        numbers = fitted(*asked, units=units, confidence=self.evidence.confidence)
+        if numbers is None:
+            return splits, None
+        splits, assigned = plant(splits, slots=numbers[0], candidates=numbers[1], key=key)
+        return splits, replace(assigned, scaled=numbers != asked)
+
+    def problems(self, splits: Splits, assigned: SlotAssignment | None) -> Iterator[str]:
+        each = "" if splits.group_ids is None else " (one of each group)"
+        if assigned is None:
+            yield (
+                f"{len(splits.holdout):,} held-out records{each} have no room for slots enough to show "
+                "anything; hold out more, or leave the attack out"
+            )
+        elif assigned.asked is not None and 2 * len(assigned.truth) < assigned.asked[0]:
+            yield (
+                f"by chance {len(assigned.truth)} of {assigned.asked[0]} slots hold enough held-out records"
+                f"{each} that occur once; choose fewer evidence.slots or evidence.candidates, "
+                "hold out more records, or leave the attack out"
+            )
 
     def public(self, splits: Splits, assigned: SlotAssignment) -> Targets:
         return Targets.of(splits, slots=assigned.slots)
@@ -209,7 +244,7 @@ def score_reconstruction(
         trials=slots,
         confidence=confidence,
         interface=attempt.interface,
-        notes=f"each one of {candidates} candidates by a coin; {note}",
+        notes=f"each one of {candidates} candidates, drawn at random; {note}",
         details={"candidates": float(candidates), "effective_trials": effective},
     )
 

@@ -65,6 +65,8 @@ def _read(cell: Any, *, shape: Sequence[int], bounds: Sequence[float], declared:
 
 def _decoded(held: bytes) -> Image.Image:
     with Image.open(io.BytesIO(held)) as opened:
+        if getattr(opened, "n_frames", 1) > 1:
+            raise ValueError("holds several images; give each as one of its own")
         image = ImageOps.exif_transpose(opened)
         if image.mode.startswith(("I", "F")):  # deeper than 8 bits, which Pillow's conversion would clip
             return Image.fromarray(np.asarray(image).astype(np.float32))

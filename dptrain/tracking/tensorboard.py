@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -37,26 +38,30 @@ class TensorBoard:
     @contextmanager
     def open(self, name: str, folder: Path, resume_id: str | None = None) -> Iterator[NullRun]:  # noqa: ARG002
         """A tracker that writes below this folder."""
-        from torch.utils.tensorboard import SummaryWriter  # which takes seconds
-
-        with SummaryWriter(folder / FOLDER) as writer:
-            run = TensorBoardRun(writer)
+        run = TensorBoardRun(folder / FOLDER)
+        try:
             yield run
+        finally:
             run.end()
 
 
 class TensorBoardRun(NullRun):
     """The tracker of one run: a curve a metric; parameters beside the last metrics, where runs compare."""
 
-    def __init__(self, writer: SummaryWriter) -> None:
-        self._writer = writer
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self._params: dict[str, Any] = {}
         self._last: dict[str, float] = {}
 
+    @cached_property
+    def _writer(self) -> SummaryWriter:
+        from torch.utils.tensorboard import SummaryWriter  # which takes seconds, and writes a file
+
+        return SummaryWriter(self._folder)
+
     def params(self, values: Mapping[str, Any]) -> None:
-        self._params |= {
-            name: value for name, value in flatten(redacted(values)).items() if value is not None
-        }
+        new = flatten(redacted(values))
+        self._params |= {name: value for name, value in new.items() if value is not None}
 
     def metric(self, name: str, value: float, step: int = 0) -> None:
         if not math.isinf(value):
@@ -65,7 +70,10 @@ class TensorBoardRun(NullRun):
 
     def end(self) -> None:
         """Write the parameters, with the names of the metrics that runs compare by."""
+        if not self._last:
+            return
         from torch.utils.tensorboard.summary import hparams
 
         for each in hparams(self._params, self._last):
             self._writer._get_file_writer().add_summary(each)
+        self._writer.close()

@@ -149,9 +149,20 @@ def test_pixels_are_scaled_by_what_is_declared_of_their_kind(
 def test_what_is_no_image_is_told_by_its_row_and_nothing_of_it_is_shown() -> None:
     png = io.BytesIO()
     Image.new("L", (2, 2)).save(png, "PNG")
-    cells = [png.getvalue(), b"secret", "secret!", [[0.5, 256], [0, 0]], [[0, 1]], None, "c2VjcmV0"]
+    several = io.BytesIO()
+    Image.new("L", (2, 2)).save(several, "TIFF", save_all=True, append_images=[Image.new("L", (2, 2))])
+    cells = [
+        png.getvalue(),
+        b"secret",
+        "secret!",
+        [[0.5, 256], [0, 0]],
+        [[0, 1]],
+        None,
+        "c2VjcmV0",
+        several.getvalue(),
+    ]
     _, problems = pixels.read(pd.DataFrame({"image": cells}), plain(of_images((1, 2, 2))))
-    assert [each.partition(":")[0] for each in problems] == [f"row {row}" for row in range(1, 7)]
+    assert [each.partition(":")[0] for each in problems] == [f"row {row}" for row in range(1, 8)]
     assert "secret" not in " ".join(problems)
     assert "outside 0 ... 1" in problems[2]
     assert "(2, 2, 1) (height, width, channels)" in problems[3]

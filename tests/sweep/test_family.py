@@ -130,6 +130,23 @@ def test_nothing_is_recorded_where_nothing_is(tmp_path: Path) -> None:
     sweep_tracking.conclude(NoTracking(), tmp_path, None, [])
 
 
+def test_jobs_are_called_by_what_varies(tmp_path: Path) -> None:
+    same = ["recipe=a", "training.steps=100", "data.name=two words", "seed=1"]
+    jobs = [
+        [*same, f"privacy.epsilon={epsilon}", f"model.width={width}"]
+        for epsilon in (1, 3)
+        for width in (8, 9)
+    ]
+    sweeps.expect(tmp_path, jobs[:1])
+    alone = sweep_tracking.job_name(jobs[0], "folder", sweep_tracking.shared(tmp_path))
+    assert "steps=100" in alone, "nothing varies yet"
+    sweeps.expect(tmp_path, jobs)
+    names = [sweep_tracking.job_name(job, "folder", sweep_tracking.shared(tmp_path)) for job in jobs]
+    assert names[0].endswith("epsilon=1 width=8")
+    assert len(set(names)) == 4
+    assert not any("steps" in name or "seed" in name for name in names)
+
+
 def test_the_name_of_a_job_is_short() -> None:
     assert (
         sweep_tracking.job_name(["recipe=a", "+sweep=epsilon", "output=x", "tracking=none"], "folder")

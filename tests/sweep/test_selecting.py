@@ -216,6 +216,7 @@ def test_candidates_come_from_the_operating_system(begun: Path) -> None:
         (("deterministic=true",), "deterministic=true with sweep.candidates"),
         (('fail_if=["leakage.membership.auc.low > 0.6"]',), "fail_if=.*measured on training records"),
         (("privacy.tuned_on=PathMNIST",), "privacy.tuned_on=PathMNIST with sweep.candidates"),
+        (("tracking=mlflow", "tracking.register=loans"), "tracking.register=loans would pass on every trial"),
         (("sweep.distribution=negative_binomial",), "sweep.shape=null"),
         (("sweep.shape=0.5",), "sweep.shape=0.5 with sweep.distribution=geometric"),
         (("sweep.mean_runs=1",), "sweep.mean_runs"),

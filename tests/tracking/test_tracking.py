@@ -17,8 +17,9 @@ import torch
 from support import order
 from torch import Tensor, nn
 
+from dptrain import contracts
 from dptrain.config import parse
-from dptrain.contracts import ConfigError, DptrainError, Served, Tracker
+from dptrain.contracts import ConfigError, DptrainError, Tracker
 from dptrain.pipeline import tracked
 from dptrain.tracking import (
     CSV,
@@ -173,12 +174,12 @@ def test_a_deleted_experiment_is_named(client: Any) -> None:
         MLflow(experiment="gone").open("cnn", Path("out")).__enter__()
 
 
-def kept(network: nn.Module, blank: Tensor, **changes: Any) -> Served:
+def kept(network: nn.Module, blank: Tensor, **changes: Any) -> contracts.Served:
     """A model of arrays, as the pipeline hands it over."""
     values: dict[str, Any] = {
         "answers": network, "blank": blank, "names": (), "raw": None, "metadata": {}, "standing": "passed",
     }  # fmt: skip
-    return Served(**{**values, **changes})
+    return contracts.Served(**{**values, **changes})
 
 
 def test_the_model_can_be_loaded_and_served(here: Path, client: Any) -> None:
@@ -225,6 +226,21 @@ def test_a_model_that_must_not_be_passed_on_has_no_version(here: Path, client: A
     with tracking.open("cnn", Path("out")) as run:
         run.model(kept(nn.Linear(4, 2), torch.zeros(2, 4), standing=None))
     assert client.search_model_versions("name='broken'") == []
+
+
+def test_a_model_that_this_code_or_this_torch_cannot_read_says_so(tmp_path: Path) -> None:
+    from mlflow.exceptions import MlflowException
+
+    from dptrain.tracking.served import FORMAT, Served  # which imports mlflow
+
+    settings = {"format": FORMAT, "raw": None, "names": [], "whole": {}, "torch": "99.0", "dptrain": "9.0"}
+    (tmp_path / "model.json").write_text(json.dumps({**settings, "format": FORMAT + 1}), encoding="utf-8")
+    with pytest.raises(MlflowException, match=rf"of format {FORMAT + 1}, .* reads up to {FORMAT}; log it"):
+        Served(tmp_path)
+    (tmp_path / "model.json").write_text(json.dumps(settings), encoding="utf-8")
+    (tmp_path / "model.pt2").write_bytes(b"of a later torch")
+    with pytest.raises(MlflowException, match=r"written by torch 99\.0 and dptrain 9\.0 .*; install"):
+        Served(tmp_path)
 
 
 @pytest.mark.usefixtures("here")

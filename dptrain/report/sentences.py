@@ -8,7 +8,7 @@ from dptrain.contracts import Leakage, Report, Statement
 from dptrain.evidence.verdict import BROKEN, LEAKS, kind
 from dptrain.report import counts, defences, words
 
-COPIES = {"train": "training records", "holdout": "held-out records", "test": "test records"}
+COPIES = {"train": "training", "holdout": "held-out", "test": "test"}
 CAPTIONS = {
     "epsilon": "What had been spent after each step.",
     "utility": "Accuracy on held-out records during training, and on the test records in the end.",
@@ -175,16 +175,20 @@ def data(report: Report) -> str:
     )
 
 
-def copies(counts: Mapping[str, int]) -> str:
+def copies(number_by_part: Mapping[str, int]) -> str:
     """How often records occur several times, and what that means for what is proved; empty: none does."""
-    found = [f"{counts[part]:,} {what}" for part, what in COPIES.items() if counts.get(part)]
+    found = [
+        f"{number_by_part[part]:,} {what} record{'' if number_by_part[part] == 1 else 's'}"
+        for part, what in COPIES.items()
+        if number_by_part.get(part)
+    ]
     if not found:
         return ""
     *others, last = found
     listed = f"{', '.join(others)} and {last}" if others else last
     return (
-        f"{listed} have exactly the inputs of another training record: the guarantee is for each copy by "
-        "itself, and what is measured on copies of training records flatters."
+        f"With exactly the inputs of another training record: {listed}. The guarantee is for each copy by "
+        "itself, and what is measured on copies of training records looks better than it is."
     )
 
 

@@ -41,5 +41,5 @@ def test_the_owner_is_told(doubled):
     assert sentences.copies({"train": 0, "holdout": 0, "test": 0}) == sentences.copies({}) == ""
     said = sentences.copies(count_copies(doubled))
     assert said.startswith(
-        "5 training records, 1 held-out records and 3 test records have exactly the inputs"
+        "With exactly the inputs of another training record: 5 training records, 1 held-out record and 3 test records."
     )

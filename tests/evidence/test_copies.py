@@ -40,6 +40,5 @@ def test_copies_within_a_patient_are_one_unit_s_own(doubled):
 def test_the_owner_is_told(doubled):
     assert sentences.copies({"train": 0, "holdout": 0, "test": 0}) == sentences.copies({}) == ""
     said = sentences.copies(count_copies(doubled))
-    assert said.startswith(
-        "With exactly the inputs of another training record: 5 training records, 1 held-out record and 3 test records."
-    )
+    numbers = "5 training records, 1 held-out record and 3 test records."
+    assert said.startswith(f"With exactly the inputs of another training record: {numbers}")

@@ -131,6 +131,4 @@ def test_a_model_that_is_no_better_than_the_most_frequent_class_is_called_so(
     report = dataclasses.replace(report, utility=dataclasses.replace(report.utility, accuracy=accuracy))
     said = "1,000 test records do not show that the model is better than always naming the most frequent"
     assert (said in sentences.short(report)) == (said in sentences.worth(report)) == useless
-    assert (
-        any("Do not use the model's predictions" in step for step in sentences.next_steps(report)) == useless
-    )
+    assert any("Do not use the model's predictions" in step for step in answers.next_steps(report)) == useless

@@ -9,7 +9,7 @@ import pytest
 
 from dptrain.contracts import Interval, Report
 from dptrain.privacy.written import to_json
-from dptrain.report import sentences, write
+from dptrain.report import answers, sentences, write
 from dptrain.report.leakage_words import sentence
 from dptrain.report.pages import as_markdown
 from dptrain.report.statement_rows import LEFT_OUT, NAMES

@@ -48,6 +48,9 @@ def main(order: runs.Order, sweep_folder: Path | None) -> float | None:
         if config.task == "verify":
             _verify(config, console)
             return None
+        if config.task == "plan":
+            _plan(config, order, console)
+            return None
         with nullcontext() if sweep_folder is None else sweeps.alone(sweep_folder, order):
             trial = config.sweep.trial
             if trial is not None and (why := trials.barred(sweep_folder, order, trial)) is not None:
@@ -97,6 +100,14 @@ def _verify(config: Config, console: Console) -> None:
     console.verified(folder, checks)
     if any(each.holds is False for each in checks):
         sys.exit(BROKEN)
+
+
+def _plan(config: Config, order: runs.Order, console: Console) -> None:
+    """Tell what a training would cost, without it."""
+    from dptrain.pipeline.plan import plan  # no training asks for it
+
+    process.settle(config.performance.threads)
+    console.forecast(plan(config, order.recipe, console))
 
 
 def _place(config: Config, order: runs.Order, sweep_folder: Path | None) -> tuple[Path, runs.Order]:

@@ -208,10 +208,10 @@ class Config(Section):
     """One run."""
 
     task: Annotated[
-        Literal["train", "audit", "verify"],
+        Literal["train", "plan", "audit", "verify"],
         Field(
-            description="train; or, of what release=... names, audit: attack it without training it, or "
-            "verify: check it against its statement"
+            description="train; plan: tell what it would cost, without training; or, of what release=... "
+            "names, audit: attack it without training it, or verify: check it against its statement"
         ),
     ] = "train"
     seed: Annotated[int, Field(ge=0, description="a whole number such as 0")] = 0

@@ -42,6 +42,8 @@ def plan(briefing: Briefing) -> Iterator[tuple[str, str | Text]]:
     if briefing.copies:
         yield "warning", briefing.copies
     yield "model", f"{briefing.model}, {briefing.parameters:,} parameters, on {briefing.device}"
+    if briefing.signal is not None and (warning := sentences.noise(briefing.signal)):
+        yield "warning", Text(warning, style="yellow")
     if briefing.features:
         yield "", f"its frozen features are made anew at each step: {briefing.features}"
     yield "attacks", "\n".join(briefing.attacks) if briefing.attacks else "none"

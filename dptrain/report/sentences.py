@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 
 from dptrain.contracts import Leakage, Report, Statement
 from dptrain.evidence.verdict import BROKEN, LEAKS, NOT_SHOWN, TOO_WEAK, kind
+from dptrain.privacy.signal import LITTLE, NOTHING
 from dptrain.report import defences, words
 
 COPIES = {"train": "training records", "holdout": "held-out records", "test": "test records"}
@@ -138,9 +140,36 @@ def _no_better(report: Report) -> str:
     return f"{report.utility.records:,} test records do not show that the model is better than {blind}."
 
 
+def noise(signal: float) -> str:
+    """What the noise leaves of the gradients to learn from, where that is little; else nothing."""
+    moved = f"in all steps it moves the weights {1 / signal:.2g} times as far as"
+    if signal < NOTHING:
+        return (
+            f"The noise leaves nothing to learn: {moved} the clipped gradients would if all of them pointed "
+            "one way. Allow a larger epsilon, or take larger batches, more records or a smaller model."
+        )
+    if signal < LITTLE:
+        return (
+            f"The noise leaves little to learn: {moved} the clipped gradients would even if all of them "
+            "pointed one way. A larger epsilon, larger batches, more records or a smaller model leave more."
+        )
+    return ""
+
+
+def signal(statement: Statement) -> float | None:
+    """All gradients together, at most, over the noise; None where no DP-SGD was trained."""
+    drawn, steps = statement.randomness, statement.steps
+    if not statement.noise_multiplier or drawn is None or not drawn.draws or not steps:
+        return None
+    assert statement.expected_batch_size is not None
+    return statement.expected_batch_size * steps / (statement.noise_multiplier * math.sqrt(drawn.draws))
+
+
 def worth(report: Report) -> str:
     """What the model is able to do, beside the floor and the twin."""
     shown = f" {_no_better(report)}" if no_better(report) else ""
+    if (ratio := signal(report.guarantee)) is not None and noise(ratio):
+        shown += f" {noise(ratio)}"
     accuracy = report.utility.accuracy
     if report.utility.metric != "accuracy":
         said = f"Its {words.named(report.utility.metric)} on {report.utility.records:,} test records is "

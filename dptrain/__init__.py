@@ -21,7 +21,8 @@ _PUBLIC = {
     **dict.fromkeys(
         (
             "Attack", "BrokenGuarantee", "Budget", "ConfigError", "Context", "DataError", "DptrainError",
-            "Forecast", "Guarantee", "LimitExceeded", "Mechanism", "Plan", "Records", "Release", "Splits", "Statement",
+            "Forecast", "Guarantee", "LimitExceeded", "Mechanism", "Plan", "Records", "Release", "Splits",
+            "Statement",
         ),
         "dptrain.contracts",
     ),

@@ -15,12 +15,12 @@ from dptrain.data.splits import assemble
 class MadeUp:
     """Rows of numbers in (0, 1) that depend on nothing but their position, each another one."""
 
-    def __init__(self, count: int, shape: tuple[int, ...]) -> None:
-        self.shape = (count, *shape)
+    def __init__(self, first: int, count: int, shape: tuple[int, ...]) -> None:
+        self.first, self.shape = first, (count, *shape)
 
     def read(self, indices: Tensor) -> Tensor:
         width = math.prod(self.shape[1:])
-        places = indices.double()[:, None] * width + torch.arange(width, dtype=torch.float64)
+        places = (self.first + indices.double()[:, None]) * width + torch.arange(width, dtype=torch.float64)
         return ((places.sin() * 43758.5453) % 1.0).float().view(len(indices), *self.shape[1:])
 
 
@@ -29,11 +29,13 @@ def declared(
 ) -> Splits:
     """Splits of so many rows; `constants` are what else `assemble` takes."""
 
-    def rows(count: int) -> Records:
-        return Records(MadeUp(count, shape), torch.arange(count) % len(classes))
+    def rows(first: int, count: int) -> Records:
+        return Records(MadeUp(first, count, shape), torch.arange(count) % len(classes))
 
     parts: dict[str, Any] = {
-        name: rows(count) for name, count in (("train", train), ("holdout", holdout), ("test", test))
+        "train": rows(0, train),
+        "holdout": rows(train, holdout),
+        "test": rows(train + holdout, test),
     }
     return assemble(**parts, classes=classes, source="as declared, no record was read", **constants)
 

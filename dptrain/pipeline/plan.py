@@ -21,6 +21,7 @@ from dptrain.privacy import signal
 from dptrain.privacy.accountant import Curve, DPSGDPlan
 from dptrain.privacy.guarantee import DPGuarantee, NoGuarantee, delta_meaning
 from dptrain.privacy.noise.source import on_cpu, randomness
+from dptrain.privacy.plan import default_delta
 from dptrain.report.console import Console
 
 ANCHORS = 5  # steps at which epsilon is told
@@ -77,11 +78,24 @@ def _experiment(config: Config, parts: Parts, console: Console, units: int | Non
     if units is None:
         return Experiment.assemble(config, parts, console, played=parts.played)
     few = replace(parts, source=_Declared(parts.source, min(units, MOST_MADE_UP)))
-    experiment = Experiment.assemble(config, few, console, played=parts.played)
+    delta = config.privacy.delta or default_delta(units)
+    declared = replace(config, privacy=replace(config.privacy, delta=delta))
+    experiment = Experiment.assemble(declared, few, console, played=parts.played)
     every = parts.source.declare(units)  # type: ignore[attr-defined]
-    splits = replace(experiment.splits, train=every.train, group_ids=every.group_ids)
+    splits = replace(
+        experiment.splits,
+        train=every.train,
+        holdout=every.holdout,
+        test=every.test,
+        group_ids=every.group_ids,
+        holdout_group_ids=every.holdout_group_ids,
+    )
     budget = make_budget(config, splits)
-    return replace(experiment, splits=splits, budget=budget, plan=parts.mechanism.plan(splits, budget))
+    if isinstance(plan := experiment.plan, DPSGDPlan):  # calibrated to the same rate, steps and delta
+        plan = replace(plan, units=units)
+    elif plan is not None:
+        plan = parts.mechanism.plan(splits, budget)
+    return replace(experiment, config=config, splits=splits, budget=budget, plan=plan)
 
 
 def _guarantee(experiment: Experiment, parameters: int) -> Guarantee:

@@ -30,7 +30,7 @@ def near(plan: DPSGDPlan, *, batch: int, epochs: float) -> DPSGDPlan | None:
     """The plan with such batches and passes over the units at about the same epsilon; None: there is none.
 
     By the central limit of the composition (Bu et al. 2020, "Deep learning with Gaussian differential
-    privacy"), held against the plan's own, which is exact: good for orientation, to a few per cent.
+    privacy"), held against the plan's own, which is exact: good for orientation.
     """
     rate = plan.sample_rate * batch / plan.expected_batch_size
     if rate > 1.0:

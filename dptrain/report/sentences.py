@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 
 from dptrain.contracts import Leakage, Report, Statement
 from dptrain.evidence.verdict import BROKEN, LEAKS, NOT_SHOWN, TOO_WEAK, kind
-from dptrain.privacy.signal import LITTLE, NOTHING
 from dptrain.report import defences, words
+from dptrain.report.learned import at_floor, no_better, noise, signal
 
 COPIES = {"train": "training records", "holdout": "held-out records", "test": "test records"}
 CAPTIONS = {
@@ -52,7 +51,7 @@ def short(report: Report) -> str:
     statement = report.guarantee
     text = f"Guarantee: {words.budget(statement)}."
     if no_better(report):
-        text += f" **{_no_better(report)}**"
+        text += f" **{at_floor(report)}**"
     if report.not_run:
         text += (
             f" **{len(report.not_run)} attacks were not run**, see below."
@@ -127,47 +126,9 @@ def not_run(report: Report) -> Iterator[str]:
         yield f"{name}{met}: not run: {each.reason}"
 
 
-def no_better(report: Report) -> bool:
-    """Whether the test records leave it open that one prediction for all of them does as well."""
-    return not report.utility.accuracy.low > report.floor_accuracy
-
-
-def _no_better(report: Report) -> str:
-    """That the model has learned nothing that the test records show."""
-    blind = "always naming the most frequent class"
-    if report.utility.metric != "accuracy":
-        blind = "predicting the same of all records"
-    return f"{report.utility.records:,} test records do not show that the model is better than {blind}."
-
-
-def noise(signal: float) -> str:
-    """What the noise leaves of the gradients to learn from, where that is little; else nothing."""
-    moved = f"in all steps it moves the weights {1 / signal:.2g} times as far as"
-    if signal < NOTHING:
-        return (
-            f"The noise leaves nothing to learn: {moved} the clipped gradients would if all of them pointed "
-            "one way. Allow a larger epsilon, or take larger batches, more records or a smaller model."
-        )
-    if signal < LITTLE:
-        return (
-            f"The noise leaves little to learn: {moved} the clipped gradients would even if all of them "
-            "pointed one way. A larger epsilon, larger batches, more records or a smaller model leave more."
-        )
-    return ""
-
-
-def signal(statement: Statement) -> float | None:
-    """All gradients together, at most, over the noise; None where no DP-SGD was trained."""
-    drawn, steps = statement.randomness, statement.steps
-    if not statement.noise_multiplier or drawn is None or not drawn.draws or not steps:
-        return None
-    assert statement.expected_batch_size is not None
-    return statement.expected_batch_size * steps / (statement.noise_multiplier * math.sqrt(drawn.draws))
-
-
 def worth(report: Report) -> str:
     """What the model is able to do, beside the floor and the twin."""
-    shown = f" {_no_better(report)}" if no_better(report) else ""
+    shown = f" {at_floor(report)}" if no_better(report) else ""
     if (ratio := signal(report.guarantee)) is not None and noise(ratio):
         shown += f" {noise(ratio)}"
     accuracy = report.utility.accuracy

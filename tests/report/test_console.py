@@ -67,7 +67,9 @@ def test_the_briefing_tells_why_frozen_features_are_made_at_each_step(briefing: 
 
 def test_a_briefing_without_privacy_says_so(briefing: Briefing) -> None:
     console, out, _ = make_console()
-    console.briefing(dataclasses.replace(briefing, plan=None, epsilon=float("inf"), attacks=(), seconds=None))
+    console.briefing(
+        dataclasses.replace(briefing, plan=None, epsilon=float("inf"), attacks=(), estimate=None)
+    )
     assert "none (not private)" in out.getvalue()
     assert "inf" not in out.getvalue()
 

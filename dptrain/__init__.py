@@ -15,12 +15,14 @@ _PUBLIC = {
     "run": "dptrain.api",
     "audit": "dptrain.api",
     "compare": "dptrain.api",
+    "plan": "dptrain.api",
     "ReportView": "dptrain.report.notebook",
     "ComparisonView": "dptrain.report.notebook",
     **dict.fromkeys(
         (
             "Attack", "BrokenGuarantee", "Budget", "ConfigError", "Context", "DataError", "DptrainError",
-            "Guarantee", "LimitExceeded", "Mechanism", "Plan", "Records", "Release", "Splits", "Statement",
+            "Forecast", "Guarantee", "LimitExceeded", "Mechanism", "Plan", "Records", "Release", "Splits",
+            "Statement",
         ),
         "dptrain.contracts",
     ),

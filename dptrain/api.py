@@ -20,8 +20,9 @@ from dptrain.comparison.compare import CONFIDENCE
 from dptrain.comparison.compare import compare as compare_runs
 from dptrain.comparison.gather import Selection
 from dptrain.config import Config, parse
-from dptrain.contracts import ConfigError, Splits
+from dptrain.contracts import ConfigError, Forecast, Splits
 from dptrain.pipeline import audit as audit_run
+from dptrain.pipeline import plan as forecasting
 from dptrain.pipeline import train
 from dptrain.report.console import Console
 from dptrain.report.notebook import ComparisonView, ReportView
@@ -51,6 +52,27 @@ def run(
     with _new_folder(config, order.recipe) as folder:
         study = study_of(config, order, folder)
         return ReportView(train.run(config, order, folder, study, Console(), given=given))
+
+
+def plan(
+    recipe: str = "quickstart",
+    *overrides: str,
+    model: nn.Module | None = None,
+    data: Splits | None = None,
+    config_dir: str | Path | None = None,
+    **settings: Any,
+) -> Forecast:
+    """What such a run would promise, cost and be able to show, told on the console and returned.
+
+    Takes what `run` takes; nothing is trained, and nothing written.
+    """
+    given = Given(model=model, splits=data)
+    order = _order(recipe, ["task=plan", *overrides, *_words(settings)], config_dir, given)
+    config, console = parse(order.config), Console()
+    process.settle(config.performance.threads)
+    forecast = forecasting.plan(config, order.recipe, console, given=given)
+    console.forecast(forecast)
+    return forecast
 
 
 def audit(

@@ -88,7 +88,7 @@ def assemble(config: Config, given: Given | None = None) -> Parts:
         name: attempt(partial(_attack, f"attack.{name}", node, tuple(games)))
         for name, node in config.attack.items()
     }
-    if mechanism is not None and config.task == "train":  # an audit leaves out what it cannot do
+    if mechanism is not None and config.task in ("train", "plan"):  # an audit leaves out what it cannot do
         problems += [
             _unoffered(name, attack, mechanism, config.mechanism["_target_"])
             for name, attack in attacks.items()

@@ -51,6 +51,9 @@ def main(order: runs.Order, sweep_folder: Path | None) -> float | None:
         if config.task == "schema":
             _draft(config, console)
             return None
+        if config.task == "plan":
+            _plan(config, order, console)
+            return None
         with nullcontext() if sweep_folder is None else sweeps.alone(sweep_folder, order):
             trial = config.sweep.trial
             if trial is not None and (why := trials.barred(sweep_folder, order, trial)) is not None:
@@ -111,6 +114,14 @@ def _draft(config: Config, console: Console) -> None:
     for note in draft.NOTES:
         console.note("", note)
     console.note("then", f"  {draft.command(path)}")
+
+
+def _plan(config: Config, order: runs.Order, console: Console) -> None:
+    """Tell what a training would cost, without it."""
+    from dptrain.pipeline.plan import plan  # no training asks for it
+
+    process.settle(config.performance.threads)
+    console.forecast(plan(config, order.recipe, console))
 
 
 def _place(config: Config, order: runs.Order, sweep_folder: Path | None) -> tuple[Path, runs.Order]:

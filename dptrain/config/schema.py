@@ -208,10 +208,11 @@ class Config(Section):
     """One run."""
 
     task: Annotated[
-        Literal["train", "audit", "verify", "schema"],
+        Literal["train", "plan", "audit", "verify", "schema"],
         Field(
-            description="train; or, of what release=... names, audit: attack it without training it, or "
-            "verify: check it against its statement; or schema: draft the schema of the table data.path"
+            description="train; plan: tell what it would cost, without training; of what release=... names, "
+            "audit: attack it without training it, or verify: check it against its statement; or schema: "
+            "draft the schema of the table data.path"
         ),
     ] = "train"
     name: Annotated[

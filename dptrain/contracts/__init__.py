@@ -31,7 +31,7 @@ from dptrain.contracts.findings import (
 )
 from dptrain.contracts.game import PROBES, Assigned, Attempt, Game, Scored, Scoring
 from dptrain.contracts.layers import MadeKernels
-from dptrain.contracts.outcome import Briefing, Estimate, Report, Utility
+from dptrain.contracts.outcome import Briefing, Detectable, Estimate, Forecast, Report, Utility, Variant
 from dptrain.contracts.privacy import Budget, Clips, Guarantee, Plan, PrivacyLoss
 from dptrain.contracts.randomness import Streams
 from dptrain.contracts.records import Canaries, Records, Sensitive, Splits
@@ -57,12 +57,13 @@ from dptrain.contracts.trees import Form, Forms, Inputs
 __all__ = [
     "OF_A_TRAINING", "PROBES", "Access", "Assigned", "Assignment", "Attack", "Attempt", "Attributes", "Bets",
     "Briefing", "BrokenGuarantee", "Budget", "Canaries", "Clips", "ConfigError", "Constants", "Context",
-    "Counts", "DataError", "DptrainError", "Estimate", "Exposed", "Findings", "Form", "Forms", "Gallery",
-    "Game", "Guarantee", "Guesses", "Hashes", "Images", "Inputs", "Interval", "Leakage", "LimitExceeded",
-    "MadeKernels", "Mechanism", "NoiseSeen", "NotRun", "Observation", "Observer", "OutOfQueries", "Output",
-    "Part", "Plan", "PrivacyLoss", "Progress", "Queries", "Randomness", "Raw", "Records", "Release", "Report",
-    "Rows", "SamplingSeen", "Scaled", "Scored", "Scores", "Scoring", "SelectionTerms", "Sensitive",
-    "Sensitivity", "Served",
-    "Shadow", "Shadows", "Slots", "Splits", "Statement", "Streams", "SweepTotal", "Targets", "Task",
-    "Tracker", "Trust", "Utility", "by_query", "keyed_uniform", "seed_key", "stable_ids", "wants_shadows",
+    "Counts", "DataError", "Detectable", "DptrainError", "Estimate", "Exposed", "Findings", "Forecast",
+    "Form", "Forms", "Gallery", "Game", "Guarantee", "Guesses", "Hashes", "Images", "Inputs", "Interval",
+    "Leakage",
+    "LimitExceeded", "MadeKernels", "Mechanism", "NoiseSeen", "NotRun", "Observation", "Observer",
+    "OutOfQueries", "Output", "Part", "Plan", "PrivacyLoss", "Progress", "Queries", "Randomness", "Raw",
+    "Records", "Release", "Report", "Rows", "SamplingSeen", "Scaled", "Scored", "Scores", "Scoring",
+    "SelectionTerms", "Sensitive", "Sensitivity", "Served", "Shadow", "Shadows", "Slots", "Splits",
+    "Statement", "Streams", "SweepTotal", "Targets", "Task", "Tracker", "Trust", "Utility", "Variant",
+    "by_query", "keyed_uniform", "seed_key", "stable_ids", "wants_shadows",
 ]  # fmt: skip

@@ -11,6 +11,7 @@ from torch import nn
 
 from dptrain.contracts.evidence import Gallery, Leakage
 from dptrain.contracts.findings import Scores
+from dptrain.contracts.outcome import Detectable
 from dptrain.contracts.privacy import Guarantee, Plan
 from dptrain.contracts.randomness import Streams
 from dptrain.contracts.records import Splits
@@ -125,6 +126,10 @@ class Game(Protocol):
 
     def problems(self, splits: Splits, assigned: Any) -> Iterator[str]:  # noqa: ARG002
         """What would keep findings from being scored, one sentence each with its cure."""
+        return iter(())
+
+    def detectable(self, splits: Splits, assigned: Any, guarantee: Guarantee) -> Iterator[Detectable]:  # noqa: ARG002
+        """The most that attacks could certify here, a metric each; what is not known before is left out."""
         return iter(())
 
     def score(self, attempt: Attempt[Any], scoring: Scoring) -> Scored:

@@ -75,7 +75,45 @@ class Briefing:
     copies: str = ""  # that records occur several times, for their owner; empty: none does
     scaled: tuple[Scaled, ...] = ()
     not_run: tuple[NotRun, ...] = ()  # attacks that are left out
+    signal: float | None = None  # of all gradients, at most, over the noise; None: no plan of DP-SGD
     features: str = ""  # why those of a frozen part are made anew at each step; empty: they are not
+
+
+@dataclass(frozen=True, kw_only=True)
+class Detectable:
+    """The most that an attack could certify, were all its trials right, beside what is proved."""
+
+    attack: str
+    metric: str
+    trials: int
+    limit: float
+    floor: float
+    bound: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """Other batches, or more or fewer passes over the records, at about the same epsilon."""
+
+    batch: int
+    epochs: float
+    steps: int
+    noise_multiplier: float
+    signal: float
+    seconds: float | None  # of the training
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """What a training would promise, cost and be able to show, told without it."""
+
+    briefing: Briefing
+    counted: str  # where the number of records is from
+    epsilon_by_step: tuple[tuple[int, float], ...]
+    delta_meaning: str
+    membership_tpr: float  # the most of any test at 1 % false positives; 1: nothing is proved
+    detectable: tuple[Detectable, ...]
+    variants: tuple[Variant, ...]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ import torch
 
 from dptrain.contracts import Splits
 from dptrain.data.checks import to_records
+from dptrain.data.made_up import declared, parts_of
 from dptrain.data.splits import Cut, assignment_key
 
 BRIGHTEST = 16.0  # pixels count the inked ones among 4x4 of the scan
@@ -42,6 +43,13 @@ class Digits(Cut):
             mean=self.mean,
             std=self.std,
         )
+
+    def declare(self, train: int) -> Splits:
+        """What `load` gives, with so many training records, all made up."""
+        counts = parts_of(train, holdout=self.holdout_fraction, test=self.test_fraction)
+        classes = [str(digit) for digit in range(10)]
+        shape = (1, 8, 8)
+        return declared(*counts, shape=shape, name="digits", classes=classes, mean=self.mean, std=self.std)
 
 
 def read() -> tuple[np.ndarray, np.ndarray]:

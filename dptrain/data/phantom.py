@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dptrain.contracts import ConfigError, Records, Splits
+from dptrain.data.made_up import declared
 from dptrain.data.splits import assemble
 
 RAYS_ACROSS = 56  # at least about this many, so that small images are averaged, not jagged
@@ -286,6 +287,19 @@ class ChestPhantom:
             group_ids=patients(self.train),
             group_word="patient",
             holdout_group_ids=patients(self.holdout, after=self.train),
+        )
+
+    def declare(self, train: int) -> Splits:
+        """What `load` gives, with so many training records, all made up."""
+        return declared(
+            train,
+            self.holdout,
+            self.test,
+            shape=(1, self.size, self.size),
+            name="phantom",
+            classes=("normal", *self.findings),
+            mean=self.mean,
+            std=self.std,
         )
 
     def _records(self, count: int, rng: torch.Generator) -> Records:

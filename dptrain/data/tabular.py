@@ -15,6 +15,7 @@ import torch
 from dptrain.contracts import ConfigError, DataError, Records, Splits
 from dptrain.data.columns import Number
 from dptrain.data.declare import PARTS, parse_schema
+from dptrain.data.made_up import declared, parts_of
 from dptrain.data.published import Published
 from dptrain.data.raw import of_table
 from dptrain.data.schema import Encoded, Schema
@@ -131,6 +132,24 @@ class Tabular(Cut):
             sensitive=self.schema.targets,
             key=key,
             raw=of_table(self.schema.columns),
+        )
+
+    def declare(self, train: int) -> Splits:
+        """What `load` gives, with so many training records, all made up, each of a person of its own."""
+        counts = parts_of(train, holdout=self.holdout_fraction, test=self.test_fraction)
+        people = torch.arange(sum(counts))
+        return declared(
+            *counts,
+            shape=(len(self.mean),),
+            name=self.name or Path(str(self.path)).name.partition(".")[0],
+            classes=self.schema.target.categories,
+            mean=self.mean,
+            std=self.std,
+            class_prior=self.class_prior,
+            group_ids=people[:train] if self.group else None,
+            holdout_group_ids=people[train : train + counts[1]] if self.group else None,
+            group_word=self.group_word,
+            sensitive=self.schema.targets,
         )
 
     def _table(self) -> tuple[pd.DataFrame, str]:

@@ -110,7 +110,7 @@ class _Trials:
             asked[private] = max(asked.get(private, 0), attack.shadows)  # type: ignore[attr-defined]
         seconds = 0.0
         for private, count in asked.items():
-            if missing := self.experiment.missing_shadows(count, private=private):
+            if missing := len(self.experiment.shadows.missing(count, private=private)):
                 mechanism = self.parts.mechanism if private else self.parts.plain
                 step = self._step(mechanism, None, {})
                 seconds += missing * (self.steps * step + evaluations)

@@ -143,13 +143,13 @@ class Experiment:
             games=self.parts.games,
             splits=self.splits,
             assignments=self.assignments,
-            shadows=self._shadows,
+            shadows=self.shadows,
         )
 
     @cached_property
     def control_stage(self) -> Stage:
         """The attacks on the control model, whose canaries are short and whose shadows are never private."""
-        shadows = replace(self._shadows, mechanism=self._shadows.plain)
+        shadows = replace(self.shadows, mechanism=self.shadows.plain)
         return replace(self.stage, assignments=self.assignments.for_control(), shadows=shadows)
 
     def train(self, tracker: Tracker, folder: Path) -> tuple[Subject, Guarantee]:
@@ -188,10 +188,6 @@ class Experiment:
     def needs_control(self) -> bool:
         """Whether a control model is asked for and not kept from an earlier run."""
         return self.parts.control is not None and self._control_key() not in self.cache
-
-    def missing_shadows(self, count: int, *, private: bool) -> int:
-        """How many shadow models, of so many, are not kept from an earlier run."""
-        return len(self._shadows.missing(count, private=private))
 
     def control(self) -> tuple[Subject | None, tuple[NotRun, ...]]:
         """The model that every attack is controlled by, or None and why there is none.
@@ -263,7 +259,7 @@ class Experiment:
         return subject, guarantee
 
     @cached_property
-    def _shadows(self) -> ShadowTrainer:
+    def shadows(self) -> ShadowTrainer:
         """The adversary who trains models of their own, should an attack ask for them."""
         assigned, streams = self.assignments.probes, self.context.streams
         own = streams.seeded("shadows")  # nothing that an attack is handed may lead to the assignment

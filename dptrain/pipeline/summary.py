@@ -24,6 +24,7 @@ from dptrain.pipeline.estimate import estimate
 from dptrain.pipeline.experiment import Experiment
 from dptrain.privacy.accountant import DPSGDPlan
 from dptrain.privacy.guarantee import now
+from dptrain.privacy.signal import signal_to_noise
 from dptrain.redaction import redacted
 from dptrain.report import sentences
 from dptrain.runs import binding
@@ -41,12 +42,14 @@ def brief(experiment: Experiment, *, recipe: str, folder: Path) -> Briefing:
     why = _remade(
         model, splits, training.augmentations, config.performance.feature_cache_gib, experiment.context.dtype
     )
+    parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
     return Briefing(
         title=config.name or recipe,
         data=f"{splits.name}, {splits.source}",
         counts=counts.counts(splits, experiment.assignments, experiment.budget),
         model=type(model.get_submodule("network")).__name__,
-        parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        parameters=parameters,
+        signal=signal_to_noise(plan, parameters) if isinstance(plan, DPSGDPlan) else None,
         mechanism=type(experiment.parts.mechanism).__name__,
         device=str(device),
         plan=plan,

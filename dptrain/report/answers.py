@@ -8,7 +8,8 @@ from dptrain.contracts import Leakage, NotRun, Report, Statement
 from dptrain.evidence.verdict import BROKEN, LEAKS, NO_CONTROL, NOT_SHOWN, RESISTED, TOO_WEAK
 from dptrain.report import words
 from dptrain.report.leakage_words import named
-from dptrain.report.sentences import attacks, confidential, found, holds, main_lines, no_better
+from dptrain.report.learned import no_better
+from dptrain.report.sentences import attacks, confidential, found, holds, main_lines
 
 
 def promise(statement: Statement) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing import parent_process
 from pathlib import Path
+from typing import Any
 
 import rich.console
 from rich.markup import escape
@@ -17,9 +18,10 @@ from rich.table import Table
 from rich.text import Text
 
 from dptrain import contracts
-from dptrain.contracts import Briefing, DptrainError, Report
+from dptrain.contracts import Briefing, DptrainError, Forecast, Report
 from dptrain.redaction import redact
 from dptrain.report import console_tables, defences, sentences, words
+from dptrain.report import forecast as pages
 from dptrain.report.console_tables import near
 
 WIDE = 112  # columns from which the verdict has a column of its own
@@ -50,6 +52,18 @@ class Console:
         """The plan: what will be spent, on what, and how long it will take."""
         title = f"[bold]{escape(briefing.title)}[/bold]  [dim]{briefing.mechanism}[/dim]"
         self._panel(title, console_tables.plan(briefing))
+
+    def forecast(self, forecast: Forecast) -> None:
+        """What a training would promise, cost and be able to show."""
+        briefing, width = forecast.briefing, min(self.out.width, WIDEST)
+        title = f"[bold]plan of {briefing.title}[/bold]  [dim]{briefing.mechanism}[/dim]"
+        self._panel(title, pages.rows(forecast))
+        if forecast.detectable:
+            self.out.print(pages.detectable(forecast.detectable), width=width)
+        if forecast.variants:
+            planned: Any = briefing.plan
+            own = planned.expected_batch_size, planned.steps
+            self.out.print(pages.variants(forecast.variants, *own), width=width)
 
     # ------------------------------------------------------------------ meanwhile
 

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from dptrain.contracts import Briefing, Estimate, Interval, Leakage, Report
 from dptrain.evidence.verdict import BROKEN, LEAKS, NOT_SHOWN, RESISTED, kind
-from dptrain.report import counts, defences, sentences, words
+from dptrain.report import counts, defences, learned, words
 from dptrain.report.leakage_words import named
 
 TONE = {LEAKS: "yellow", BROKEN: "bold red", RESISTED: "green", NOT_SHOWN: "bold yellow"}
@@ -43,6 +43,8 @@ def plan(briefing: Briefing) -> Iterator[tuple[str, str | Text]]:
     if briefing.copies:
         yield "warning", briefing.copies
     yield "model", f"{briefing.model}, {briefing.parameters:,} parameters, on {briefing.device}"
+    if briefing.signal is not None and (warning := learned.noise(briefing.signal)):
+        yield "warning", Text(warning, style="yellow")
     if briefing.features:
         yield "", f"its frozen features are made anew at each step: {briefing.features}"
     yield "attacks", "\n".join(briefing.attacks) if briefing.attacks else "none"
@@ -123,7 +125,7 @@ def _utility(report: Report) -> list[_Row]:
             floor=report.floor_accuracy,
             control=None if control is None else control.accuracy,
             verdict=Text("not shown to be above the floor", style="yellow")
-            if sentences.no_better(report)
+            if learned.no_better(report)
             else None,
         ),
         *(

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dptrain.contracts import Leakage, Report, Statement
 from dptrain.evidence.verdict import BROKEN, LEAKS, kind
 from dptrain.report import counts, defences, words
+from dptrain.report.learned import at_floor, no_better, noise, signal
 
 COPIES = {"train": "training", "holdout": "held-out", "test": "test"}
 CAPTIONS = {
@@ -67,7 +68,7 @@ def short(report: Report) -> str:
     statement = report.guarantee
     text = f"Guarantee: {words.budget(statement)}."
     if no_better(report):
-        text += f" **{_no_better(report)}**"
+        text += f" **{at_floor(report)}**"
     if report.not_run:
         text += (
             f" **{len(report.not_run)} attacks were not run**, see below."
@@ -115,22 +116,11 @@ def not_run(report: Report) -> Iterator[str]:
         yield f"{name}{met}: not run: {each.reason}"
 
 
-def no_better(report: Report) -> bool:
-    """Whether the test records leave it open that one prediction for all of them does as well."""
-    return not report.utility.accuracy.low > report.floor_accuracy
-
-
-def _no_better(report: Report) -> str:
-    """That the model has learned nothing that the test records show."""
-    blind = "always naming the most frequent class"
-    if report.utility.metric != "accuracy":
-        blind = "predicting the same of all records"
-    return f"{report.utility.records:,} test records do not show that the model is better than {blind}."
-
-
 def worth(report: Report) -> str:
     """What the model is able to do, beside the baseline and the control model."""
-    shown = f" {_no_better(report)}" if no_better(report) else ""
+    shown = f" {at_floor(report)}" if no_better(report) else ""
+    if (ratio := signal(report.guarantee)) is not None and noise(ratio):
+        shown += f" {noise(ratio)}"
     accuracy = report.utility.accuracy
     if report.utility.metric != "accuracy":
         said = f"Its {words.named(report.utility.metric)} on {report.utility.records:,} test records is "

@@ -1,131 +1,49 @@
-"""What a plan says of its time: every copy of a record counts, and features where they are made anew."""
+"""What a step takes: as it is where it is short, and from two smaller ones where it is long."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from support import order
-from torch import nn
 
-from dptrain.assembly.components import assemble
-from dptrain.config import parse
-from dptrain.contracts import Briefing, Budget, Splits
-from dptrain.evaluation.assignment import Assignments
-from dptrain.models.normalise import Normalise
-from dptrain.models.scatter import ScatterLinear
-from dptrain.pipeline import summary
-from dptrain.pipeline.experiment import Experiment
-from dptrain.privacy.accountant import DPSGDPlan
-from dptrain.report.console import Console
-from dptrain.training.estimate import estimate_seconds
-
-pytestmark = pytest.mark.run
-
-CPU = torch.device("cpu")
-COST = 5.0  # seconds that making features takes here
+from dptrain.contracts import Splits
+from dptrain.training import estimate
+from dptrain.training.estimate import MOST, blank, seconds_per_step
 
 
-class Clock:
-    """A second passes each time that somebody looks at it."""
+class Steps:
+    """Trainings whose steps take so many seconds, and for each unit so many more; the first one a minute."""
 
-    def __init__(self) -> None:
-        self.now = 0.0
+    def __init__(self, fixed: float, each: float, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.fixed, self.each, self.now = fixed, each, 0.0
+        self.batches: list[int] = []
+        monkeypatch.setattr(estimate.time, "perf_counter", lambda: self.now)
 
-    def __call__(self) -> float:
-        self.now += 1.0
-        return self.now
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    made = Clock()
-    monkeypatch.setattr("dptrain.training.estimate.time.perf_counter", made)
-    return made
-
-
-@pytest.fixture
-def scattered() -> nn.Sequential:
-    return _named(ScatterLinear((1, 8, 8), 3))
-
-
-def _named(network: nn.Module) -> nn.Sequential:
-    model = nn.Sequential()
-    model.add_module("normalise", Normalise((0.5,), (0.5,)))
-    model.add_module("network", network)
-    return model
-
-
-def test_every_copy_of_a_record_takes_its_time(
-    clock: Clock, mlp: nn.Module, make_plan_of: Callable[..., DPSGDPlan]
-) -> None:
-    plan = make_plan_of(steps=20, expected_batch_size=32)
-    once = estimate_seconds(mlp, plan, torch.zeros(1, 1, 8, 8), CPU)
-    assert clock.now == 4.0
-    assert once == 20.0
-    assert estimate_seconds(mlp, plan, torch.zeros(1, 1, 8, 8), CPU, copies=6) == 6 * once
-
-
-def test_features_take_time_where_they_are_made_at_each_step(
-    clock: Clock, scattered: nn.Sequential, make_plan_of: Callable[..., DPSGDPlan]
-) -> None:
-    def pass_by(*_: Any) -> None:
-        clock.now += COST
-
-    scattered.get_submodule("network.features").register_forward_hook(pass_by)
-    plan = make_plan_of(steps=20, expected_batch_size=32)
-    made_once = (1.0 + COST) / 32 * plan.units
-    assert estimate_seconds(scattered, plan, torch.zeros(1, 1, 8, 8), CPU) == made_once + 20.0
-    assert estimate_seconds(scattered, plan, torch.zeros(1, 1, 8, 8), CPU, remade=True) == 20.0 * (1.0 + COST)
+    def __call__(self, batch: int, progress: Any) -> None:
+        self.batches.append(batch)
+        self.now += 60.0
+        for step in range(1, 1001):
+            self.now += self.fixed + self.each * batch
+            progress(done=step, total=1000, epsilon=0.0)
 
 
 @pytest.mark.parametrize(
-    ("model", "overrides", "copies", "why"),
-    [
-        ("scattered", (), 1, ""),
-        ("scattered", ("training.augmentations=4",), 4, "training.augmentations=4 shows other copies"),
-        ("scattered", ("training.augmentations=1", "training.flip=true"), 1, "augmentations=1 shows"),
-        ("scattered", ("performance.feature_cache_gib=0",), 1, "GiB, and performance.feature_cache_gib=0"),
-        ("mlp", ("training.augmentations=4",), 4, ""),
-    ],
-)  # fmt: skip
-def test_the_plan_knows_copies_and_whether_features_are_made_once(
-    model: str,
-    overrides: tuple[str, ...],
-    copies: int,
-    why: str,
-    splits: Splits,
-    mlp: nn.Module,
-    scattered: nn.Sequential,
-    budget: Budget,
-    make_plan_of: Callable[..., DPSGDPlan],
-    monkeypatch: pytest.MonkeyPatch,
+    ("each", "batch", "tried"),
+    [(1e-5, 16, [16]), (1e-5, 2048, [64, 2048]), (1e-2, 2048, [64, 256]), (1e-2, 200, [50, 200])],
+)
+def test_a_step_is_told_by_no_more_than_it_takes(
+    each: float, batch: int, tried: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: dict[str, Any] = {}
+    steps = Steps(0.02, each, monkeypatch)
+    physical = 256 if batch != 200 else 200
+    assert seconds_per_step(steps, batch, physical=physical) == pytest.approx(0.02 + each * batch)
+    assert steps.batches == tried
 
-    def estimated(*_: Any, **how: Any) -> float:
-        asked.update(how)
-        return 1.0
 
-    monkeypatch.setattr(summary, "estimate_seconds", estimated)
-    config = parse(order(*overrides).config)
-    experiment = Experiment(
-        config=config,
-        parts=assemble(config),
-        conditions=(),
-        left_out=(),
-        splits=splits,
-        copies={},
-        assignments=Assignments(),
-        model=scattered if model == "scattered" else _named(mlp),
-        budget=budget,
-        plan=make_plan_of(),
-        console=Console(),
-    )
-    found: Briefing = summary.brief(experiment, recipe="quickstart", folder=Path())
-    assert asked == {"engine": "bookkeeping", "copies": copies, "remade": bool(why), "task": None}
-    assert why in found.features
-    assert bool(found.features) == bool(why)
+def test_blank_records_have_the_form_of_the_data_and_no_value_of_it(splits: Splits) -> None:
+    made = blank(splits, len(splits.train))
+    assert len(made.train) == len(splits.train) <= MOST
+    assert made.train.shapes == splits.train.shapes
+    assert torch.equal(made.train.inputs, torch.zeros_like(splits.train.inputs))
+    assert len(blank(splits, len(splits.train), 10).train) == 10

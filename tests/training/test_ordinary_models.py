@@ -18,8 +18,7 @@ from dptrain.mechanisms.dpsgd import DPSGD
 from dptrain.mechanisms.non_private import NonPrivate
 from dptrain.privacy.accountant import DPSGDPlan
 from dptrain.privacy.layers import FrozenBatchNorm, GroupNormOfEnough, check_layers
-from dptrain.training import estimate
-from dptrain.training.estimate import estimate_seconds
+from dptrain.training.estimate import blank, seconds_per_step
 
 pytestmark = pytest.mark.run
 
@@ -113,10 +112,14 @@ def test_it_trains_is_estimated_and_observed(
 ) -> None:
     model = ORDINARY[name]()
     start = copy.deepcopy(model.state_dict())
-    seconds = estimate_seconds(
-        model, make_plan_of(steps=2, expected_batch_size=8), torch.zeros(1, 1, 8, 8), CPU
-    )
-    assert seconds is not None
+    mechanism = DPSGD(settings=settings_of(rates={"steps": 3, "expected_batch_size": 50}))
+    blanks, plan = blank(splits, len(splits.train)), make_plan_of(steps=2, expected_batch_size=8)
+
+    def trial(batch: int, progress: Any) -> None:
+        context = dataclasses.replace(context_of(), progress=progress)
+        mechanism.trial(copy.deepcopy(model), blanks, budget, context, plan=plan, batch=batch, audit=False)
+
+    assert seconds_per_step(trial, 8, physical=8) > 0
     watching = Watching()
     context = dataclasses.replace(context_of(), observers=(watching,), planted=(3,))
     settings = settings_of(rates={"steps": 3, "expected_batch_size": 50})
@@ -127,21 +130,6 @@ def test_it_trains_is_estimated_and_observed(
     longest = max(float(each.norm()) for each in watching.seen)
     assert 0 < longest <= 1 + 1e-4
     NonPrivate(settings=settings).fit(ORDINARY[name](), splits, budget, context)
-
-
-def test_an_estimate_never_ends_a_run(
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    mlp: nn.Module,
-    make_plan_of: Callable[..., DPSGDPlan],
-) -> None:
-    def broken(*_: Any, **__: Any) -> None:
-        raise ZeroDivisionError("nothing to divide by")
-
-    monkeypatch.setattr(estimate, "DPSGDEngine", broken)
-    with caplog.at_level("INFO", logger="dptrain"):
-        assert estimate_seconds(mlp, make_plan_of(), torch.zeros(1, 1, 8, 8), CPU) is None
-    assert "cannot be told: ZeroDivisionError: nothing to divide by" in caplog.text
 
 
 def vector_net(width: int = 32) -> nn.Module:

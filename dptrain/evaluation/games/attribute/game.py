@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -14,6 +15,7 @@ from dptrain.contracts import (
     Attributes,
     ConfigError,
     DataError,
+    Detectable,
     Guarantee,
     Interval,
     Leakage,
@@ -52,6 +54,18 @@ class AttributeInference(OnProbes):
             column.name: Records(column.hide(probes.inputs), probes.labels) for column in splits.sensitive
         }
         return Targets.of(splits, sensitive=splits.sensitive, subjects=subjects)
+
+    def detectable(
+        self,
+        splits: Splits,
+        assigned: ProbeAssignment,
+        guarantee: Guarantee,  # noqa: ARG002
+    ) -> Iterator[Detectable]:
+        each = len(assigned.probes) // 2
+        for column in splits.sensitive:
+            floor, name = 1 / len(column.values), f"{column.name}.members"
+            limit = detection_limit(each, self.evidence.confidence)
+            yield Detectable(attack="", metric=name, trials=each, limit=limit, floor=floor, bound=None)
 
     def score(self, attempt: Attempt[Attributes], scoring: Scoring) -> Scored:
         sensitive, assigned, confidence = scoring.splits.sensitive, scoring.assigned, self.evidence.confidence

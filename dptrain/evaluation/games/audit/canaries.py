@@ -18,7 +18,9 @@ from dptrain.contracts import (
     Clips,
     ConfigError,
     Context,
+    Detectable,
     Game,
+    Guarantee,
     Plan,
     Scored,
     Scoring,
@@ -26,7 +28,7 @@ from dptrain.contracts import (
     Streams,
     Targets,
 )
-from dptrain.evaluation.games.audit.scoring import score_bets
+from dptrain.evaluation.games.audit.scoring import detectable, score_bets
 
 CROWDED = 10  # parameters there must be to each canary, so that most of the model stays as it was
 FEWEST = 20  # canaries; fewer certify nothing
@@ -109,6 +111,14 @@ class AuditOfCanaries(Game):
 
     def public(self, splits: Splits, assigned: CanaryAssignment) -> Targets:
         return Targets.of(splits, canaries=assigned.canaries)
+
+    def detectable(
+        self,
+        splits: Splits,  # noqa: ARG002
+        assigned: CanaryAssignment,
+        guarantee: Guarantee,
+    ) -> Iterator[Detectable]:
+        yield detectable(len(assigned.canaries), guarantee, confidence=self.evidence.confidence)
 
     def score(self, attempt: Attempt[Bets], scoring: Scoring) -> Scored:
         return score_bets(attempt, scoring, on="canaries", confidence=self.evidence.confidence)

@@ -15,6 +15,7 @@ from dptrain.contracts import (
     Attempt,
     Bets,
     ConfigError,
+    Detectable,
     Guarantee,
     Interval,
     Leakage,
@@ -98,6 +99,20 @@ def score_audit(
             "auc": auc(released.scores, members),
             **checks,
         },
+    )
+
+
+def detectable(coins: int, guarantee: Guarantee, *, confidence: float) -> Detectable:
+    """What right bets alone would certify, as many as are planned for so many coins."""
+    private = math.isfinite(guarantee.epsilon())
+    guesses = planned_guesses(guarantee.mu if private else UNPROVED_MU, coins, confidence)
+    return Detectable(
+        attack="",
+        metric="certified_epsilon",
+        trials=guesses,
+        limit=certified_gaussian(guesses, guesses, coins, guarantee.delta, confidence),
+        floor=0.0,
+        bound=guarantee.epsilon() if private else None,
     )
 
 

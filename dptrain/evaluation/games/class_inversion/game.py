@@ -14,6 +14,7 @@ from dptrain.config import Evidence
 from dptrain.contracts import (
     Attempt,
     DataError,
+    Detectable,
     Gallery,
     Game,
     Guarantee,
@@ -61,6 +62,11 @@ class ClassInversion(Game):
             yield (
                 f"{len(splits.test)} test records are too few to judge class inversion; give {FITTED} or more"
             )
+
+    def detectable(self, splits: Splits, assigned: Any, guarantee: Guarantee) -> Iterator[Detectable]:  # noqa: ARG002
+        classes, name = splits.num_classes, "evaluator_accuracy"
+        limit = detection_limit(classes, self.evidence.confidence)
+        yield Detectable(attack="", metric=name, trials=classes, limit=limit, floor=1 / classes, bound=None)
 
     def trial(self, splits: Splits, device: torch.device) -> Part:
         """The training of the evaluator, as far as a few of its steps."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,9 +12,10 @@ from scipy.stats import beta
 from torch import Tensor
 
 from dptrain.config import Evidence
-from dptrain.contracts import Attempt, Guarantee, Leakage, Scored, Scores, Scoring
+from dptrain.contracts import Attempt, Detectable, Guarantee, Leakage, Scored, Scores, Scoring, Splits
 from dptrain.evaluation.games.probed import OnProbes
 from dptrain.evidence.intervals import auc, clopper_pearson, detection_limit
+from dptrain.evidence.probes import ProbeAssignment
 from dptrain.evidence.verdict import verdict
 
 
@@ -24,6 +26,23 @@ class Membership(OnProbes):
     findings: ClassVar[type] = Scores
 
     evidence: Evidence
+
+    def detectable(
+        self,
+        splits: Splits,  # noqa: ARG002
+        assigned: ProbeAssignment,
+        guarantee: Guarantee,
+    ) -> Iterator[Detectable]:
+        each, confidence = len(assigned.probes) // 2, self.evidence.confidence  # how many are in is a secret
+        private = math.isfinite(guarantee.epsilon())
+        limit = detection_limit(each, confidence)
+        bound = auc_bound(guarantee) if private else None
+        yield Detectable(attack="", metric="auc", trials=2 * each, limit=limit, floor=0.5, bound=bound)
+        for rate in FALSE_POSITIVE_RATES:
+            if _allowed(rate, each) >= 1:
+                bound = guarantee.membership_tpr(rate) if private else None
+                name = f"tpr_at_fpr_{rate:g}"
+                yield Detectable(attack="", metric=name, trials=each, limit=limit, floor=rate, bound=bound)
 
     def score(self, attempt: Attempt[Scores], scoring: Scoring) -> Scored:
         members, confidence = scoring.assigned.members, self.evidence.confidence

@@ -15,6 +15,7 @@ from dptrain.contracts import (
     Assigned,
     Attempt,
     Context,
+    Detectable,
     Game,
     Guarantee,
     Guesses,
@@ -200,6 +201,17 @@ class Reconstruction(Game):
 
     def public(self, splits: Splits, assigned: SlotAssignment) -> Targets:
         return Targets.of(splits, slots=assigned.slots)
+
+    def detectable(
+        self,
+        splits: Splits,  # noqa: ARG002
+        assigned: SlotAssignment,
+        guarantee: Guarantee,
+    ) -> Iterator[Detectable]:
+        slots, blind = len(assigned.truth), 1 / assigned.slots.candidates
+        bound = guarantee.reconstruction_bound(blind) if math.isfinite(guarantee.epsilon()) else None
+        limit = detection_limit(slots, self.evidence.confidence)
+        yield Detectable(attack="", metric="success", trials=slots, limit=limit, floor=blind, bound=bound)
 
     def score(self, attempt: Attempt[Guesses], scoring: Scoring) -> Scored:
         truth, candidates = scoring.assigned.truth, scoring.assigned.slots.candidates

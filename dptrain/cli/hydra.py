@@ -194,12 +194,13 @@ def plain(config: DictConfig, words: Sequence[str] = ()) -> dict[str, Any]:
     """
     from dptrain.contracts import ConfigError  # as above
 
-    if missing := sorted(OmegaConf.missing_keys(config)):
-        raise ConfigError("\n".join(f"{key}=??? must be given; add {key}=..." for key in missing))
     try:
+        missing = sorted(OmegaConf.missing_keys(config))
         values = _at_home(OmegaConf.to_container(config, resolve=True))
     except OmegaConfBaseException as error:
         raise ConfigError(explain.explained(error, words, folder("conf"))) from error
+    if missing:
+        raise ConfigError("\n".join(f"{key}=??? must be given; add {key}=..." for key in missing))
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
 

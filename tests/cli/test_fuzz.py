@@ -1,4 +1,4 @@
-"""Whatever stands on the command line, a run stops at its plan or with a sentence: exit code 0 or 2, no traceback.
+"""Whatever the command line says, a run stops at its plan or with a sentence: exit code 0 or 2, no traceback.
 
 DPTRAIN_FUZZ is how many command lines are tried (300; the full search is 2,000).
 """
@@ -35,8 +35,8 @@ EXAMPLES = int(os.environ.get("DPTRAIN_FUZZ", "300"))
 BASE = order("tracking=none", recipe="quickstart").config
 PLAIN = (
     "0", "1", "-1", "2", "3", "7", "0.5", "0.9", "-0.5", "1.5", "1e-300", "1e30", "1e400", "nan", "inf", "null",
-    "true", "false", "abc", "1000000000000000000000000000000", "-1000000000000000000000000000000", "[1]", "[1,2]",
-    "[]", "{}", "''", "torch.optim.Adam", "weights", "group", "shuffle", "relu", "cosine", "per_layer", "offline",
+    "true", "false", "abc", "1000000000000000000000000000000", "-1000000000000000000000000000000", "[1]",
+    "[1,2]", "[]", "{}", "''", "torch.optim.Adam", "weights", "group", "shuffle", "relu", "cosine", "offline",
 )  # fmt: skip
 ODD = (
     "", "[a,b]", "[[1]]", "[null]", "[nan]", "{a:1}", "{_target_:1}", "{_target_:no.such}", "0x10", "1_000", "???",
@@ -60,11 +60,7 @@ WORDS = st.builds(
     st.sampled_from([*[""] * 15, "+", "++", "~"]),
     st.sampled_from(KEYS),
     st.sampled_from([*[""] * 20, "x", ".x", ".0", "."]),
-    st.sampled_from(PLAIN)
-    | st.sampled_from(PLAIN)
-    | st.sampled_from(PLAIN)
-    | st.sampled_from(ODD)
-    | st.text(max_size=4),
+    st.one_of(*3 * [st.sampled_from(PLAIN)], st.sampled_from(ODD), st.text(max_size=4)),
 )
 LINES = st.lists(WORDS | st.sampled_from(KEYS), min_size=1, max_size=2)
 
@@ -87,24 +83,6 @@ def base() -> Any:
     return config
 
 
-@cache
-def digits(source: str, load: Any, of: Any) -> Any:
-    return load(of.source, torch.Generator().manual_seed(0))
-
-
-class Of:
-    """A source, all alike to a cache."""
-
-    def __init__(self, source: Digits) -> None:
-        self.source = source
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Of)
-
-    def __hash__(self) -> int:
-        return 0
-
-
 @pytest.fixture(scope="module", autouse=True)
 def stopped_at_the_plan(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """The records are read once, the model is tried no further, and nothing is trained."""
@@ -113,18 +91,23 @@ def stopped_at_the_plan(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
         raise SystemExit(0)
 
     load, dependence = Digits.load, dpsgd.refuse_dependence
-    tried = set()
+    tried, read = set(), {}
 
     def once(model: Any, *others: Any) -> None:
         if str(model) not in tried:
             dependence(model, *others)
             tried.add(str(model))
 
+    def digits(source: Digits, rng: torch.Generator) -> Any:
+        if repr(source) not in read:
+            read[repr(source)] = load(source, rng)
+        return read[repr(source)]
+
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("fuzz"))
         patch.setattr(train, "begin_with", stop)
         patch.setattr(dpsgd, "refuse_dependence", once)
-        patch.setattr(Digits, "load", lambda self, _: digits(repr(self), load, Of(self)))
+        patch.setattr(Digits, "load", digits)
         patch.setattr(explain, "_composed", lambda *_: BASE)
         yield
 
@@ -142,8 +125,7 @@ def test_a_command_line_stops_at_the_plan_or_with_a_sentence(words: list[str]) -
         cli.main(quickly(words), None)
     except SystemExit as ended:
         code = ended.code
-    except ConfigError as error:
-        assert str(error)
+    except ConfigError:  # which the program says as it says its other errors
         code = 2
     finally:
         torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""A disk that is full at any write of a run: a sentence, exit code 2, and the run goes on with space again."""
+"""A disk that is full at any write of a run: a sentence, exit code 2, and it goes on with space again."""
 
 from __future__ import annotations
 

@@ -34,15 +34,15 @@ pytestmark = pytest.mark.run
 EXAMPLES = int(os.environ.get("DPTRAIN_FUZZ", "300"))
 BASE = order("tracking=none", recipe="quickstart").config
 PLAIN = (
-    "0", "1", "-1", "2", "3", "7", "0.5", "0.9", "-0.5", "1.5", "1e-300", "1e30", "1e400", "nan", "inf", "null",
-    "true", "false", "abc", "1000000000000000000000000000000", "-1000000000000000000000000000000", "[1]",
-    "[1,2]", "[]", "{}", "''", "torch.optim.Adam", "weights", "group", "shuffle", "relu", "cosine", "offline",
+    "0", "1", "-1", "2", "3", "7", "0.5", "0.9", "-0.5", "1.5", "1e-300", "1e30", "1e400", "nan", "inf",
+    "null", "true", "false", "abc", "1000000000000000000000000000000", "-1000000000000000000000000000000",
+    "[1]", "[1,2]", "[]", "{}", "''", "torch.optim.Adam", "weights", "group", "shuffle", "relu", "cosine",
 )  # fmt: skip
 ODD = (
-    "", "[a,b]", "[[1]]", "[null]", "[nan]", "{a:1}", "{_target_:1}", "{_target_:no.such}", "0x10", "1_000", "???",
-    "{_target_:torch.nn.Tanh}", "${output}", "${nothing}", "${oc.env:NO}", "${", "[1", "{a:", "a=b", "a b", "(x)",
-    "#", "'", '"x"', "ä", "~", "~/x", "\\", "1,2", "range(3)", "int(x)", "[privacy.epsilon > 1]", "epsilon > 1",
-    "../up", "os.getcwd", "dptrain", '"${x}"', "'a,b'", "torch.nn.Linear",
+    "", "[a,b]", "[[1]]", "[null]", "[nan]", "{a:1}", "{_target_:1}", "{_target_:no.such}", "0x10", "1_000",
+    "{_target_:torch.nn.Tanh}", "${output}", "${nothing}", "${oc.env:NO}", "${", "[1", "{a:", "a=b", "a b",
+    "#", "'", '"x"', "ä", "~", "~/x", "\\", "1,2", "range(3)", "int(x)", "[privacy.epsilon > 1]", "???",
+    "epsilon > 1", "(x)", "../up", "os.getcwd", "dptrain", '"${x}"', "'a,b'", "torch.nn.Linear",
 )  # fmt: skip
 
 

@@ -68,9 +68,9 @@ def _problems(key: str, node: Any, given: Collection[str] = ()) -> Iterator[str]
     try:
         target = _target(node["_target_"])
     except Exception as error:  # among them whatever a module of the user's raises
-        first = (str(error.__cause__ or error).splitlines() or [type(error).__name__])[0]
+        why = " ".join(str(error.__cause__ or error).splitlines()[:2]) or type(error).__name__
         yield (
-            f"{key}._target_={node['_target_']} cannot be found ({first}); give the full name of an "
+            f"{key}._target_={node['_target_']} cannot be found ({why}); give the full name of an "
             "importable class"
         )
         return

@@ -21,22 +21,12 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from dptrain.cli import explain, start
+from dptrain.cli.files import folder
 from dptrain.config import defaults
 from dptrain.redaction import withheld
 
 if TYPE_CHECKING:
     from dptrain.runs.folder import Order
-
-
-def folder(name: str) -> Path:
-    """`conf` or `recipes`: inside the installed package, else beside it in a checkout."""
-    package = Path(__file__).resolve().parents[1]
-    for candidate in (package / "_assets" / name, package.parent / name):
-        if candidate.is_dir():
-            return candidate
-    from dptrain.contracts import ConfigError  # with PyTorch, which takes seconds
-
-    raise ConfigError(f"the folder `{name}` is missing from {package}; install dptrain again")
 
 
 # Here and not in register(), because worker processes of a launcher import this module alone.

@@ -22,7 +22,8 @@ from support import order
 
 from dptrain.cli import explain, start
 from dptrain.cli import main as cli
-from dptrain.cli.hydra import folder, plain
+from dptrain.cli.files import folder
+from dptrain.cli.hydra import plain
 from dptrain.contracts import ConfigError
 from dptrain.data.digits import Digits
 from dptrain.mechanisms import dpsgd

@@ -8,7 +8,8 @@ import hydra
 from omegaconf import DictConfig
 
 from dptrain.cli import explain, start
-from dptrain.cli.hydra import SweepStart, folder, order, register
+from dptrain.cli.files import folder
+from dptrain.cli.hydra import SweepStart, order, register
 from dptrain.redaction import withheld_arguments
 
 register()

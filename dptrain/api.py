@@ -14,7 +14,7 @@ from torch import nn
 from dptrain.assembly.given import Given
 from dptrain.cli import process
 from dptrain.cli.explain import explained
-from dptrain.cli.hydra import folder as files_of
+from dptrain.cli.files import folder as files_of
 from dptrain.cli.hydra import plain, register
 from dptrain.comparison.compare import CONFIDENCE
 from dptrain.comparison.compare import compare as compare_runs

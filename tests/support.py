@@ -15,7 +15,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from opacus.accountants.analysis import rdp
 
-from dptrain.cli.hydra import folder, register
+from dptrain.cli.files import folder
+from dptrain.cli.hydra import register
 from dptrain.privacy.accountant import DPSGDPlan
 from dptrain.runs.folder import Order
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
+from functools import cache, partial
 from typing import Any
 
 from hydra.utils import instantiate
 
-from dptrain.config.arguments import OF_HYDRA, argument_problems
+from dptrain.config.arguments import OF_HYDRA, argument_problems, makes
 from dptrain.config.rules import shown
 from dptrain.contracts import ConfigError, DptrainError
 
@@ -34,6 +35,9 @@ def factory(key: str, node: dict[str, Any], *, given: Collection[str]) -> Callab
     """Like `build`, but waiting for the arguments that are `given` later."""
     if problems := list(_problems(key, node, given)):
         raise ConfigError("\n".join(problems))
+    own = {name: value for name, value in node.items() if name not in OF_HYDRA}
+    if not any(map(makes, own.values())):
+        return partial(_target(node["_target_"]), **own)
     try:
         made: Callable[..., Any] = instantiate({**node, "_partial_": True}, _convert_="all")
     except Exception as error:  # of whatever is made of the arguments
@@ -42,6 +46,12 @@ def factory(key: str, node: dict[str, Any], *, given: Collection[str]) -> Callab
             f"({str(error.__cause__ or error).splitlines()[0]}); correct them"
         ) from error
     return made
+
+
+@cache
+def _target(name: str) -> Any:
+    """What a `_target_` names; raises whatever importing it raises."""
+    return instantiate({"_target_": name, "_partial_": True}).func
 
 
 def _problems(key: str, node: Any, given: Collection[str] = ()) -> Iterator[str]:
@@ -56,11 +66,11 @@ def _problems(key: str, node: Any, given: Collection[str] = ()) -> Iterator[str]
     if "_target_" not in node:
         return
     try:
-        target = instantiate({"_target_": node["_target_"], "_partial_": True}).func
+        target = _target(node["_target_"])
     except Exception as error:  # among them whatever a module of the user's raises
-        first = (str(error.__cause__ or error).splitlines() or [type(error).__name__])[0]
+        why = " ".join(str(error.__cause__ or error).splitlines()[:2]) or type(error).__name__
         yield (
-            f"{key}._target_={node['_target_']} cannot be found ({first}); give the full name of an "
+            f"{key}._target_={node['_target_']} cannot be found ({why}); give the full name of an "
             "importable class"
         )
         return

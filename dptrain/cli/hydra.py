@@ -21,22 +21,12 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from dptrain.cli import explain, start
+from dptrain.cli.files import folder
 from dptrain.config import defaults
 from dptrain.redaction import withheld
 
 if TYPE_CHECKING:
     from dptrain.runs.folder import Order
-
-
-def folder(name: str) -> Path:
-    """`conf` or `recipes`: inside the installed package, else beside it in a checkout."""
-    package = Path(__file__).resolve().parents[1]
-    for candidate in (package / "_assets" / name, package.parent / name):
-        if candidate.is_dir():
-            return candidate
-    from dptrain.contracts import ConfigError  # with PyTorch, which takes seconds
-
-    raise ConfigError(f"the folder `{name}` is missing from {package}; install dptrain again")
 
 
 # Here and not in register(), because worker processes of a launcher import this module alone.
@@ -194,12 +184,13 @@ def plain(config: DictConfig, words: Sequence[str] = (), *, complete: bool = Tru
     """
     from dptrain.contracts import ConfigError  # as above
 
-    if complete and (missing := sorted(OmegaConf.missing_keys(config))):
-        raise ConfigError("\n".join(f"{key}=??? must be given; add {key}=..." for key in missing))
     try:
+        missing = sorted(OmegaConf.missing_keys(config))
         values = _at_home(OmegaConf.to_container(config, resolve=True))
     except OmegaConfBaseException as error:
         raise ConfigError(explain.explained(error, words, folder("conf"))) from error
+    if complete and missing:
+        raise ConfigError("\n".join(f"{key}=??? must be given; add {key}=..." for key in missing))
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
 

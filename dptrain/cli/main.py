@@ -7,7 +7,7 @@ import os
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from dptrain.report import selection as said
 from dptrain.report.comparison.points import Comparison
 from dptrain.report.console import Console
 from dptrain.runs import folder as runs
-from dptrain.storage import write_text
+from dptrain.storage import Unwritable, write_text
 from dptrain.sweep import budget as sweep_budget
 from dptrain.sweep import state as sweeps
 from dptrain.sweep import tracking as sweep_tracking
@@ -54,7 +54,8 @@ def main(order: runs.Order, sweep_folder: Path | None) -> float | None:
         if config.task == "plan":
             _plan(config, order, console)
             return None
-        with nullcontext() if sweep_folder is None else sweeps.alone(sweep_folder, order):
+        alone = nullcontext() if sweep_folder is None else sweeps.alone(sweep_folder, order)
+        with runs.disk_explained("the same command"), alone:
             trial = config.sweep.trial
             if trial is not None and (why := trials.barred(sweep_folder, order, trial)) is not None:
                 console.note(f"trial {trial}", why)
@@ -153,9 +154,10 @@ def _note_failure(
     sweep_folder: Path, order: runs.Order, folder: Path | None, error: Exception, code: int
 ) -> None:
     """Remember a failure with the sweep, and with the job as far as it got."""
-    sweeps.note_failure(sweep_folder, order, error, code)
-    if folder is not None and (folder / runs.ORDER).exists():
-        runs.remember(folder, error=redact(str(error)))
+    with suppress(Unwritable):  # of a full disk the error itself tells
+        sweeps.note_failure(sweep_folder, order, error, code)
+        if folder is not None and (folder / runs.ORDER).exists():
+            runs.remember(folder, error=redact(str(error)))
 
 
 def begin_search(sweep_folder: Path, sought: Mapping[str, Any], direction: str | None) -> None:
@@ -206,16 +208,17 @@ def conclude(sweep_folder: Path, tracking: Mapping[str, Any] | None = None) -> N
     found, files = None, []
     if any(sweep_folder.glob(f"*/{runs.REPORT}")):
         try:
-            found = compare(Selection(folders=(sweep_folder,)), command=f"{PROGRAM} {sweep_folder}")
-            page = sweep_folder / "comparison.html"
-            write_text(as_html(found), page)
-            show(found)
-            console.page(page)
-            files = [page, *write_files(found, sweep_folder)]
-            if any(order.config["report"]["pdf"] for _, order in sweeps.jobs(sweep_folder)):
-                paper = page.with_suffix(".pdf")
-                write_pdf(page.read_text(encoding="utf-8"), paper)
-                files.append(paper)
+            with runs.disk_explained(f"the same command and sweep.resume={sweep_folder}"):
+                found = compare(Selection(folders=(sweep_folder,)), command=f"{PROGRAM} {sweep_folder}")
+                page = sweep_folder / "comparison.html"
+                write_text(as_html(found), page)
+                show(found)
+                console.page(page)
+                files = [page, *write_files(found, sweep_folder)]
+                if any(order.config["report"]["pdf"] for _, order in sweeps.jobs(sweep_folder)):
+                    paper = page.with_suffix(".pdf")
+                    write_pdf(page.read_text(encoding="utf-8"), paper)
+                    files.append(paper)
         except DptrainError as error:
             console.error(error)
     _hand_to_the_parent(sweep_folder, tracking, found, files, console)

@@ -19,6 +19,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from dptrain.cli import explain, process
+from dptrain.cli.files import folder
 from dptrain.config.rules import key_of, renamed
 from dptrain.config.schema import RENAMED
 
@@ -32,8 +33,6 @@ def check(arguments: Sequence[str]) -> None:
         print(version())
         sys.exit(0)
     if "recipe=" in arguments:
-        from dptrain.cli.hydra import folder  # which imports this module
-
         print("\n".join(["recipe=NAME, one of", *explain.recipes(folder("recipes"))]))
         sys.exit(0)
     if (why := process.ranks(os.environ)) is not None:
@@ -59,8 +58,6 @@ def hydra_explained(words: Sequence[str]) -> Iterator[None]:
 
     With HYDRA_FULL_ERROR=1 Hydra's own words, and where it was.
     """
-    from dptrain.cli.hydra import folder
-
     if os.environ.get(FULL) == "1":
         yield
         return

@@ -72,7 +72,7 @@ def did_you_mean(word: str, words: Collection[str]) -> str:
 def _wrong(key: str, target: Callable[..., Any], name: str, value: Any) -> list[str]:
     """What the annotation of an argument says against a value, if no other component is made of that."""
     adapter = _adapters(target).get(name)
-    if adapter is None or _makes(value):
+    if adapter is None or makes(value):
         return []
     try:
         adapter.validate_json(json.dumps(value))
@@ -85,11 +85,11 @@ def _wrong(key: str, target: Callable[..., Any], name: str, value: Any) -> list[
     return [_problem(key, value, dict(each)) for each in details[:1]]
 
 
-def _makes(value: Any) -> bool:
+def makes(value: Any) -> bool:
     """Whether a component is made somewhere in a value."""
     if isinstance(value, Mapping):
-        return "_target_" in value or any(map(_makes, value.values()))
-    return isinstance(value, list) and any(map(_makes, value))
+        return "_target_" in value or any(map(makes, value.values()))
+    return isinstance(value, list) and any(map(makes, value))
 
 
 def _problem(key: str, value: Any, detail: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -37,11 +38,16 @@ def parse(values: Mapping[str, Any], *, complete: bool = True) -> Config:
         config = TypeAdapter(Config).validate_python(values)
     except ValidationError as error:
         problems += [_problem(dict(detail)) for detail in error.errors()]
-    problems += privacy_problems({**asdict(Privacy()), **section(values, "privacy")})
-    problems += training_problems({**asdict(Training()), **section(values, "training")})
-    problems += component_problems(values)
-    problems += task_problems(values)
-    problems += sweep_problems(values)
+    for rules, asked in (
+        (privacy_problems, {**asdict(Privacy()), **section(values, "privacy")}),
+        (training_problems, {**asdict(Training()), **section(values, "training")}),
+        (component_problems, values),
+        (task_problems, values),
+        (sweep_problems, values),
+    ):
+        # Where a value is of another type, which is said already, no rule can be asked about it.
+        with suppress(*() if config is not None else (TypeError, ValueError)):
+            problems += rules(asked)
     problems += [
         f"{key}={value}: no file keeps its secret; give it again, {key}=..., as it was given before"
         for key, value in masked_keys(values)

@@ -158,7 +158,7 @@ def section(values: Mapping[str, Any], name: str) -> dict[str, Any]:
 def component_problems(values: Mapping[str, Any]) -> list[str]:
     nodes = {name: values.get(name) for name in COMPONENTS}
     for group in ("attack", "game"):
-        nodes |= {f"{group}.{name}": node for name, node in dict(values.get(group) or {}).items()}
+        nodes |= {f"{group}.{name}": node for name, node in section(values, group).items()}
     return [
         f"{key}: the node names no class; give {key}._target_=package.module.Class, or choose a file of conf/"
         for key, node in nodes.items()

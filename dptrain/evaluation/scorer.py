@@ -35,6 +35,7 @@ from dptrain.evaluation.stage import Stage, Subject
 from dptrain.evidence.probes import ProbeAssignment
 from dptrain.evidence.verdict import Shown, as_shown
 from dptrain.runs.cache import Cache, content_key
+from dptrain.storage import Unwritable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +120,7 @@ def measure(
                     if output is None and scored.exposes is not None and probes is not None:
                         exposure({name: scored.exposes}, probes)  # what cannot be listed is not scored
                         scores[name] = scored.exposes
-                except BrokenGuarantee:
+                except (BrokenGuarantee, Unwritable):
                     raise
                 except (Exception, SystemExit) as error:
                     measured.not_run.append(NotRun(attack=name, interface=interface, reason=reason(error)))
@@ -179,7 +180,7 @@ def _controlled(
         return None, f"no control: of the control model, {watched}"
     try:
         return run(control), ""
-    except BrokenGuarantee:
+    except (BrokenGuarantee, Unwritable):
         raise
     except (Exception, SystemExit) as error:
         return None, f"no control: on the control model, {reason(error)}"

@@ -45,6 +45,7 @@ from dptrain.evidence.criteria import Condition
 from dptrain.evidence.held_out import count_copies
 from dptrain.report.console import Console
 from dptrain.runs.cache import Cache, content_key, without_privacy
+from dptrain.storage import Unwritable
 
 OF_A_MODEL = frozenset(Access) - {Access.TRANSCRIPT}
 SHAPES_A_TRAINING = ("model", "optimizer", "mechanism", "training", "privacy", "control")
@@ -196,6 +197,8 @@ class Experiment:
         """
         try:
             return self.control_model(), ()
+        except Unwritable:  # the run goes on once there is space
+            raise
         except Exception as error:
             return None, (NotRun(attack="control", reason=f"the control model: {reason(error)}"),)
 

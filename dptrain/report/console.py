@@ -71,6 +71,12 @@ class Console:
     def training(self, title: str) -> Iterator[contracts.Progress]:
         """A bar with the running epsilon; yields the function to call after each step."""
         start, taken, last = time.monotonic(), 0, 0.0
+        earlier: bool | None = None  # whether every step was taken before this process began
+
+        def reach(done: int, total: int, epsilon: float) -> None:
+            nonlocal taken, last, earlier
+            earlier = done == total if earlier is None else earlier
+            taken, last = done, epsilon
 
         def note(epsilon: float) -> str:
             return f"ε {words.epsilon(epsilon)}" if 0 <= epsilon < float("inf") else "not private"
@@ -87,8 +93,7 @@ class Console:
                 task = bar.add_task(title, total=None, note="")
 
                 def draw(*, done: int, total: int, epsilon: float) -> None:
-                    nonlocal taken, last
-                    taken, last = done, epsilon
+                    reach(done, total, epsilon)
                     bar.update(task, completed=done, total=total, note=note(epsilon))
 
                 yield draw
@@ -96,10 +101,10 @@ class Console:
             reached = -1
 
             def say(*, done: int, total: int, epsilon: float) -> None:
-                nonlocal reached, taken, last
-                taken, last = done, epsilon
+                nonlocal reached
+                reach(done, total, epsilon)
                 milestone = done * MILESTONES // total
-                if milestone == reached or done == total:
+                if milestone == reached or done in (0, total):
                     return
                 if reached >= 0:
                     left = (time.monotonic() - start) * (total - done) / done
@@ -110,7 +115,8 @@ class Console:
                 reached = milestone
 
             yield say
-        self._done(title, f"{taken:,} steps  {note(last)}", time.monotonic() - start)
+        what = f"{taken:,} steps  {note(last)}{'  finished earlier' if earlier else ''}"
+        self._done(title, what, time.monotonic() - start)
 
     @contextmanager
     def stage(self, title: str) -> Iterator[None]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ from typing import Any
 
 from dptrain.contracts import Interval, Leakage, Report, Utility
 from dptrain.privacy.written import to_json
+from dptrain.storage import write_csv
 
 
 def as_json(report: Report) -> dict[str, Any]:
@@ -97,10 +97,10 @@ def write_exposure(report: Report, path: Path) -> None:
     """One row a probe that was trained on, the most exposed first: where it is, its label, and by attack
     its score and the share of non-members that score lower."""
     attacks = list(report.exposed[0].score)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        kinds = ("percentile", "score")
-        writer.writerow(["record", "label", *(f"{attack}_{kind}" for attack in attacks for kind in kinds)])
-        for row in report.exposed:
-            numbers = [value for attack in attacks for value in (row.percentile[attack], row.score[attack])]
-            writer.writerow([row.record, row.label, *(f"{value:.6g}" for value in numbers)])
+    rows = [
+        ["record", "label", *(f"{attack}_{kind}" for attack in attacks for kind in ("percentile", "score"))]
+    ]
+    for row in report.exposed:
+        numbers = [value for attack in attacks for value in (row.percentile[attack], row.score[attack])]
+        rows.append([str(row.record), str(row.label), *(f"{value:.6g}" for value in numbers)])
+    write_csv(rows, path)

@@ -32,8 +32,8 @@ def rows(forecast: Forecast) -> Iterator[tuple[str, str | Text]]:
     yield "delta", forecast.delta_meaning
     yield (
         "attacks",
-        f"no membership test finds more than {words.percent_at_most(forecast.membership_tpr)} of the "
-        f"{forecast.briefing.unit}s at 1 % false positives",
+        "at a 1 % false-positive rate, no membership test identifies more than "
+        f"{words.percent_at_most(forecast.membership_tpr)} of the training {forecast.briefing.unit}s",
     )
 
 

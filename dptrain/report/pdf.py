@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dptrain.contracts import DptrainError
 from dptrain.report.figure import plain_style
+from dptrain.storage import whole
 
 CURE = (
     "pip install 'dptrain[pdf]', which needs the system's Pango too (Debian: libpangoft2-1.0-0), "
@@ -33,7 +34,8 @@ def write_pdf(page: str, path: Path) -> None:
     import weasyprint
 
     logging.getLogger("weasyprint").setLevel(logging.ERROR)  # it warns of each rule that paper has no use for
-    weasyprint.HTML(string=coloured(page), base_url=str(path.parent)).write_pdf(path)
+    with whole(path) as draft:
+        weasyprint.HTML(string=coloured(page), base_url=str(path.parent)).write_pdf(draft)
 
 
 def coloured(page: str) -> str:

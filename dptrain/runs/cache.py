@@ -18,7 +18,8 @@ from torch import Tensor
 
 from dptrain.privacy.guarantee import library_versions
 from dptrain.runs.keyed import keyed
-from dptrain.storage import whole
+from dptrain.runs.saved import saved
+from dptrain.storage import write_bytes
 
 # What a training without privacy does not read of the configuration: a sweep over these shares its results.
 PRIVATE_ONLY = {
@@ -58,8 +59,7 @@ class Cache:
                 made = make()
                 if not keep():
                     return made
-                with whole(path, private=True) as draft:
-                    torch.save(dict(made), draft)
+                write_bytes(saved(made), path, private=True)
                 self.seconds[key.partition("_")[0]] += time.perf_counter() - started
             return torch.load(path, weights_only=True)
 

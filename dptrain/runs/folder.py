@@ -9,7 +9,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
@@ -18,8 +17,9 @@ from dptrain.config.rules import key_of
 from dptrain.contracts import ConfigError, DptrainError
 from dptrain.redaction import withheld, withheld_arguments
 from dptrain.runs.keyed import SECRET, keyed
+from dptrain.runs.saved import saved
 from dptrain.runs.state import RunState
-from dptrain.storage import whole
+from dptrain.storage import unwritable, write_bytes
 from dptrain.training import checkpoint
 
 ORDER = "run.json"  # what was asked for
@@ -66,12 +66,7 @@ def start(folder: Path, order: Order) -> None:
     """Make the run folder and write the order into it; a resumed run keeps what its folder remembers."""
     if (folder / ORDER).exists():
         return
-    order = without_secrets(order)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        RunState(**vars(order)).write(folder / ORDER)
-    except OSError as error:
-        raise _unwritable(folder, error) from error
+    RunState(**vars(without_secrets(order))).write(folder / ORDER)
 
 
 def _unwritable(folder: Path, error: OSError) -> DptrainError:
@@ -109,24 +104,38 @@ def alone(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise _unwritable(folder, error) from error
     try:
-        yield
+        with disk_explained(f"resume={folder}"):
+            yield
     finally:
         lock.release()
 
 
+@contextmanager
+def disk_explained(again: str) -> Iterator[None]:
+    """A disk that is full, or not to be written to, as DptrainError; `again` is what goes on afterwards."""
+    try:
+        yield
+    except OSError as error:
+        if (why := unwritable(error)) is None:
+            raise
+        raise DptrainError(
+            f"{why}; free space there, or make it writable, and go on with {again}; or set output to another "
+            "folder and start anew"
+        ) from error
+
+
 def discard(folder: Path) -> None:
     """Take away the folder of a run that never began, and the one above if nothing else is in it."""
-    if not (folder / ORDER).exists():
-        (folder / LOCK).unlink(missing_ok=True)
-    with suppress(OSError):  # there is something in it: a run that began
+    with suppress(OSError):  # there is something in it: a run that began; or it is not to be written to
+        if not (folder / ORDER).exists():
+            (folder / LOCK).unlink(missing_ok=True)
         folder.rmdir()
         folder.parent.rmdir()
 
 
 def keep_weights(folder: Path, weights: Mapping[str, Tensor]) -> None:
     """Write the weights into a run folder, whole or not at all."""
-    with whole(folder / WEIGHTS) as draft:
-        torch.save(dict(weights), draft)
+    write_bytes(saved(weights), folder / WEIGHTS)
 
 
 def find(resume: str, output: Path) -> tuple[Path, Order]:

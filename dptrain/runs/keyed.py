@@ -8,7 +8,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from dptrain.storage import whole
+from dptrain.storage import write_bytes
 
 SECRET = ".secret"  # in the folder that a hash is kept in
 
@@ -29,5 +29,4 @@ def _make(path: Path) -> None:
     with FileLock(path.with_name(f"{SECRET}.lock")):
         if path.exists():
             return
-        with whole(path, private=True) as draft:
-            draft.write_bytes(secrets.token_bytes(32))
+        write_bytes(secrets.token_bytes(32), path, private=True)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from dptrain.contracts import DptrainError
-from dptrain.storage import whole
+from dptrain.storage import write_bytes
 
 CHECKPOINT = "checkpoint.pt"
 LEDGER = "ledger.json"
@@ -76,11 +76,4 @@ def _unreadable(path: Path, error: Exception) -> DptrainError:
 
 def write(path: Path, content: bytes | memoryview, *, durable: bool = True) -> None:
     """Write a private file, whole; a full disk leaves the old file as it was."""
-    try:
-        with whole(path, private=True, durable=durable) as draft:
-            draft.write_bytes(content)
-    except OSError as error:
-        raise DptrainError(
-            f"{path} cannot be written ({error.strerror}); free space or set output to another folder, "
-            "then go on with resume=latest"
-        ) from error
+    write_bytes(content, path, private=True, durable=durable)

@@ -41,6 +41,9 @@ def train(
     evaluate_at = {round(steps * (i + 1) / count) for i in range(count)}  # evenly spread, the last step too
     if watch is not None:
         engine.keep_noise()
+    if context.progress is not None:  # where it goes on from; nothing may be left to do
+        taken = session.step
+        context.progress(done=taken, total=steps, epsilon=epsilon_at(taken) if taken else 0.0)
     while session.step < steps:
         step = session.step + 1
         keeper.pay(step, epsilon_at(step))

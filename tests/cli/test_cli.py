@@ -14,7 +14,10 @@ import pytest
 import torch
 from support import QUICK, QUICK_ATTACKS, command, finish, order
 
+from dptrain.assembly.components import assemble
 from dptrain.cli import main as cli
+from dptrain.config import parse
+from dptrain.contracts import ConfigError
 from dptrain.privacy.plan import default_delta
 from dptrain.report.document import read_json
 from dptrain.runs import folder as runs
@@ -212,7 +215,7 @@ def test_everything_that_cannot_be_built_is_said_at_once(
     )
     assert "data._target_=no.such.Data cannot be found" in said
     assert "optimizer._target_=none.Such cannot be found" in said
-    assert "mechanism: `dptrain.mechanisms.dpsgd.DPSGD` cannot be made" in said
+    assert "mechanism.colour=red: `dptrain.mechanisms.dpsgd.DPSGD` has no such argument" in said
     assert "Traceback" not in said
 
 
@@ -249,6 +252,43 @@ def test_a_run_folder_that_cannot_be_written_is_said(
     with pytest.raises(SystemExit):
         cli.main(order("tracking=none", f"output={tmp_path}/file/runs", *QUICK), None)
     assert "set output to another folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("optimizer.lr=-1", "optimizer.lr=-1: `torch.optim.SGD` cannot be made of it"),
+        ("optimizer.lr=abc", "optimizer.lr=abc should be a valid number"),
+        ("optimizer.lr=true", "optimizer.lr=true should be a valid number"),
+        ("control.optimizer.lr=nan", "control.optimizer.lr=nan should be a finite number"),
+        ("+optimizer.momentun=0.9", "has no such argument; did you mean momentum?"),
+        ("+optimizer.params=[]", "optimizer.params=[] is filled in by dptrain itself"),
+        ("optimizer={_target_:torch.optim.LBFGS,lr:1}", "computes gradients anew within a step"),
+        ("optimizer={_target_:torch.optim.SparseAdam,lr:1}", "cannot take a step with ordinary parameters"),
+        ("optimizer={_target_:torch.nn.Identity}", "torch.nn.Identity is no optimizer"),
+        ("mechanism.max_grad_norm=0", "mechanism.max_grad_norm=0 should be greater than 0"),
+        ("model.channels=[8,0]", "model.channels[1]=0 should be greater than or equal to 1"),
+        ("data.mean=abc", "data.mean=abc should be a list"),
+        (
+            "attack.class_inversion.steps=0",
+            "attack.class_inversion.steps=0 should be greater than or equal to 1",
+        ),
+        (
+            "game.class_inversion.evaluator_steps=x",
+            "game.class_inversion.evaluator_steps=x should be a valid",
+        ),
+        ("+tracking.experiment=5", "tracking.experiment=5"),
+    ],
+)
+def test_a_value_of_a_component_is_refused_before_any_data_are_read(override: str, said: str) -> None:
+    key, _, node = override.partition("={")
+    asked = order("tracking=none", *(() if node else (override,)))
+    if node:
+        pairs = (each.split(":") for each in node.rstrip("}").split(","))
+        asked.config[key] = {name: float(value) if name == "lr" else value for name, value in pairs}
+    with pytest.raises(ConfigError) as refused:
+        assemble(parse(asked.config))
+    assert said in str(refused.value)
 
 
 # ------------------------------------------------------------------ one's own parts

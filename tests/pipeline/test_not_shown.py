@@ -287,8 +287,8 @@ def test_a_twin_that_cannot_be_trained_takes_the_control_and_no_more(tmp_path: P
         tmp_path,
         parts,
         "attack=[membership_loss]",
-        "control.optimizer.lr=-1",
         "optimizer@control.optimizer=sgd",
+        "+control.optimizer.weight_decay=1e30",
     )
     assert report["control"] is None
     (lost,) = report["not_run"]

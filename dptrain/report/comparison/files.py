@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import re
@@ -14,25 +13,22 @@ from dptrain.report.comparison.figures import frontier, leakage, utility
 from dptrain.report.comparison.page import as_json
 from dptrain.report.comparison.points import Comparison, Line, Point
 from dptrain.report.figure import standalone, style
+from dptrain.storage import write_csv, write_text
 
 
 def write_files(comparison: Comparison, folder: Path) -> list[Path]:
     """Write comparison.json, points.csv and figures/ into the folder; returns their paths."""
     figures = folder / "figures"
-    figures.mkdir(parents=True, exist_ok=True)
     whole, points = folder / "comparison.json", folder / "points.csv"
-    whole.write_text(json.dumps(as_json(comparison), indent=1, ensure_ascii=False), encoding="utf-8")
+    write_text(json.dumps(as_json(comparison), indent=1, ensure_ascii=False), whole)
     columns = by_point(comparison)
-    with points.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        writer.writerows(zip(*columns.values(), strict=True))
+    write_csv([list(columns), *zip(*columns.values(), strict=True)], points)
     drawn = [utility(comparison), *leakage(comparison), frontier(comparison)]
     written = [whole, points]
     for figure in drawn:
         if figure is not None:
             path = figures / f"{re.sub(r'[^a-z0-9]+', '_', figure.title.lower()).strip('_')}.svg"
-            path.write_text(standalone(figure, sheet=style("comparison")), encoding="utf-8")
+            write_text(standalone(figure, sheet=style("comparison")), path)
             written.append(path)
     return written
 

@@ -27,10 +27,11 @@ def signal_to_noise(plan: DPSGDPlan, parameters: int) -> float:
 
 
 def near(plan: DPSGDPlan, *, batch: int, epochs: float) -> DPSGDPlan | None:
-    """The plan with such batches and passes over the units at about the same epsilon; None: there is none.
+    """The plan with such batches and passes over the units at roughly the same epsilon; None: there is none.
 
     By the central limit of the composition (Bu et al. 2020, "Deep learning with Gaussian differential
-    privacy"), held against the plan's own, which is exact: good for orientation.
+    privacy"), held against the plan's own, which is exact: good for orientation. In fewer than some
+    hundred steps epsilon may be off by half: a run, or `task=plan` with these values, computes it exactly.
     """
     rate = plan.sample_rate * batch / plan.expected_batch_size
     if rate > 1.0:

@@ -54,8 +54,8 @@ def detectable(found: Sequence[Detectable]) -> Table:
 
 
 def variants(found: Sequence[Variant], batch: int, steps: int) -> Table:
-    """Noise, signal and time with other batches and epochs at about the same epsilon."""
-    table = _table("AT ABOUT THE SAME ε", "epochs", "steps", "noise", "signal to noise", "training")
+    """Noise, signal and time with other batches and epochs at roughly the same epsilon."""
+    table = _table("AT ROUGHLY THE SAME ε", "epochs", "steps", "noise", "signal to noise", "training")
     for each in found:
         own = (each.batch, each.steps) == (batch, steps)
         epochs = f"{each.epochs:.1f}" if each.epochs < SHORT else f"{each.epochs:,.0f}"

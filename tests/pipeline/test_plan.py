@@ -76,14 +76,14 @@ def test_a_declared_number_is_planned_for_without_a_record(
 @settings(max_examples=8, deadline=None)
 @given(
     rate=st.floats(0.005, 0.2),
-    steps=st.integers(100, 2000),
+    steps=st.integers(1000, 2000),
     share=st.sampled_from([0.25, 0.5, 2.0, 4.0]),
     times=st.sampled_from([0.5, 1.0, 2.0]),
 )
-def test_plans_at_about_the_same_epsilon_are(rate: float, steps: int, share: float, times: float) -> None:
+def test_plans_at_roughly_the_same_epsilon_are(rate: float, steps: int, share: float, times: float) -> None:
     own = DPSGDPlan(
         units=100_000, sample_rate=rate, steps=steps, expected_batch_size=round(1e5 * rate),
-        max_grad_norm=1.0, noise_multiplier=max(1.0, 2 * rate * steps**0.5),
+        max_grad_norm=1.0, noise_multiplier=max(2.0, 2 * rate * steps**0.5),
     )  # fmt: skip
     other = near(own, batch=round(share * own.expected_batch_size), epochs=times * steps * rate)
     assert other is not None

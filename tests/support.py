@@ -23,6 +23,7 @@ from dptrain.runs.folder import Order
 # Enough of everything to pass through every stage, and no more.
 QUICK = (
     "training.steps=3",
+    "performance.estimate=false",  # which takes longer than such a run
     "performance.physical_batch_size=64",  # as many units are looked at by the sensitivity audit
     "training.evaluations=1",
     "evidence.slots=3",

@@ -29,6 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
 COMMANDS = [line for kind, text in BLOCKS if kind == "bash" for line in text.splitlines()]
+SERVED = ("mlflow models serve", "curl")  # tests/tracking/test_elsewhere.py serves a model and asks it
 ELSEWHERE = ("resume=latest", "private_selection", "submitit_slurm", "launcher=ray")
 RUNS = [
     line
@@ -57,7 +58,7 @@ def test_no_command_is_left_untested() -> None:
         "python scripts/bench_step.py --json",  # tests/scripts/test_bench_step.py runs it
         "python scripts/bench_accuracy.py --write README.md",  # tests/scripts/test_bench_accuracy.py runs it
         "python scripts/ablation.py --seeds 2 --write README.md",  # and this one
-        *(line for line in COMMANDS if any(word in line for word in ELSEWHERE)),
+        *(line for line in COMMANDS if any(word in line for word in (*ELSEWHERE, *SERVED))),
     }
     # tests/cli/test_cli.py kills runs and resumes them, tests/sweep/test_selecting.py selects in private,
     # tests/cli/test_launchers.py has Slurm's launcher (local mode) and, where it is installed, Ray's.
@@ -82,7 +83,8 @@ def test_a_run_works_as_written(line: str, tmp_path: Path) -> None:
             path = tmp_path / name.removeprefix("# ")
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(body)
-    smaller = (*QUICK, "tracking=none", "control.enabled=false")
+    recorded = () if "tracking." in line else ("tracking=none",)
+    smaller = (*QUICK, *recorded, "control.enabled=false")
     if "recipe=medical_cnn" in line and "data=" not in line:
         smaller += (
             "data.train=1000",
@@ -104,7 +106,7 @@ def test_a_run_works_as_written(line: str, tmp_path: Path) -> None:
     if "data.root=scans" in line:
         write_scans(tmp_path / "scans")
     if "task=schema" in line or "task=plan" in line:
-        jobs, smaller = 0, ("tracking=none",)
+        jobs, smaller = 0, recorded
     if " -m recipe" in line:
         jobs = 3
     if "+sweep=epsilon" in line:
@@ -118,7 +120,7 @@ def test_a_run_works_as_written(line: str, tmp_path: Path) -> None:
 def run(line: str, *smaller: str, cwd: Path) -> None:
     """Carry out a command of the README, made smaller; sweeps, and what is one's own, by a process."""
     words = shlex.split(line)[3:]
-    if any(word.startswith(("-", "+sweep")) for word in words):
+    if any(word.startswith(("-", "+sweep", "task=schema")) for word in words):
         ran = subprocess.run(
             [sys.executable, "-m", "dptrain", *words, *smaller],
             cwd=cwd, capture_output=True, text=True, check=False,

@@ -96,6 +96,9 @@ class Performance(Section):
         float, Field(ge=0, description="memory for features of a frozen part, made once; 0 makes them anew")
     ] = 4.0
     checkpoint_seconds: Annotated[float, Field(ge=0, description="a number of seconds")] = 15.0
+    estimate: Annotated[
+        bool, Field(description="true or false; false saves the seconds that telling the run's time takes")
+    ] = True
 
 
 # Keys of earlier versions, and what they are called now.

@@ -60,7 +60,7 @@ def brief(experiment: Experiment, *, recipe: str, folder: Path) -> Briefing:
         scaled=counts.scaled(experiment.assignments, config.evidence),
         not_run=experiment.left_out,
         features=why,
-        estimate=estimate(experiment, remade=bool(why)),
+        estimate=estimate(experiment, remade=bool(why)) if config.performance.estimate else None,
         folder=folder,
         copies=sentences.copies(experiment.copies),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -43,12 +43,12 @@ from dptrain.evaluation.utility import measure_utility
 from dptrain.evidence import criteria
 from dptrain.evidence.criteria import Condition
 from dptrain.evidence.held_out import count_copies
+from dptrain.pipeline import cache_keys
 from dptrain.report.console import Console
-from dptrain.runs.cache import Cache, content_key, without_privacy
+from dptrain.runs.cache import Cache
 from dptrain.storage import Unwritable
 
 OF_A_MODEL = frozenset(Access) - {Access.TRANSCRIPT}
-SHAPES_A_TRAINING = ("model", "optimizer", "mechanism", "training", "privacy", "control")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -274,38 +274,12 @@ class Experiment:
             probes=self.splits.holdout if assigned is None else assigned.probes,
             budget=self.budget,
             context=replace(self.context, streams=replace(streams, seed=own.initial_seed())),
-            recipe=self._recipe,
+            recipe=cache_keys.recipe(self.config),
             cache=self.cache,
             show=self.console.training,
         )
 
     def _control_key(self) -> str:
-        splits, streams = self.splits, self.context.streams
-        canaries = self.control_stage.assignments.enter(self.context).canaries
-        watching = self.stage.watching
-        sections = {
-            "attack": {name: self.config.attack[name] for name in watching},
-            "game": {attack.game: self.config.game[attack.game] for attack in watching.values()},
-        }
-        values = (
-            streams.seed,
-            streams.deterministic,
-            str(self.context.dtype),
-            splits.class_prior,
-            self.assignments.fingerprint(splits),
-            asdict(self.config.evidence),
-            None if canaries is None else canaries.norm,
-            splits.holdout.hashed().hexdigest(),
-            *(() if splits.task is None else (repr(splits.task),)),
+        return cache_keys.of_control(
+            self.config, self.splits, self.context, self.control_stage, self.assignments, self.model
         )
-        tensors = [
-            *([] if splits.group_ids is None else [splits.group_ids]),
-            *self.model.state_dict().values(),
-            *([] if canaries is None else [canaries.coordinates]),
-        ]
-        return content_key("twin", values, tensors, {**without_privacy(self._recipe), **sections})
-
-    @property
-    def _recipe(self) -> dict[str, Any]:
-        """The sections of the configuration that have a say in what a training comes to."""
-        return {name: node for name, node in asdict(self.config).items() if name in SHAPES_A_TRAINING}

@@ -1,0 +1,54 @@
+"""Keys of what is kept beside the runs: equal for all runs that would train the same."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from torch import nn
+
+from dptrain.config import Config
+from dptrain.contracts import Context, Splits
+from dptrain.evaluation.assignment import Assignments
+from dptrain.evaluation.stage import Stage
+from dptrain.runs.cache import content_key, without_privacy
+
+SHAPES_A_TRAINING = ("model", "optimizer", "mechanism", "training", "privacy", "control")
+
+
+def recipe(config: Config) -> dict[str, Any]:
+    """The sections of the configuration that have a say in what a training comes to."""
+    return {name: node for name, node in asdict(config).items() if name in SHAPES_A_TRAINING}
+
+
+def of_control(
+    config: Config,
+    splits: Splits,
+    context: Context,
+    stage: Stage,
+    assignments: Assignments,
+    model: nn.Module,
+) -> str:
+    """The key of a control model, which begins as `model` and is watched by the attacks of a stage."""
+    canaries, streams = stage.assignments.enter(context).canaries, context.streams
+    sections = {
+        "attack": {name: config.attack[name] for name in stage.watching},
+        "game": {attack.game: config.game[attack.game] for attack in stage.watching.values()},
+    }
+    values = (
+        streams.seed,
+        streams.deterministic,
+        str(context.dtype),
+        splits.class_prior,
+        assignments.fingerprint(splits),
+        asdict(config.evidence),
+        None if canaries is None else canaries.norm,
+        splits.holdout.hashed().hexdigest(),
+        *(() if splits.task is None else (repr(splits.task),)),
+    )
+    tensors = [
+        *([] if splits.group_ids is None else [splits.group_ids]),
+        *model.state_dict().values(),
+        *([] if canaries is None else [canaries.coordinates]),
+    ]
+    return content_key("twin", values, tensors, {**without_privacy(recipe(config)), **sections})

@@ -55,8 +55,8 @@ def explained(error: Exception, words: Sequence[str], conf: Path) -> str:
 def unreadable(word: str) -> str:
     """What is wrong with a word that Hydra's grammar does not know.
 
-    >>> unreadable("data.path=/a (b)")
-    "data.path=/a (b): no value that can be read; quote it if it is a text: 'data.path=\\"/a (b)\\"'"
+    >>> print(unreadable("data.path=/a (b)"))
+    data.path=/a (b): no value that can be read; quote it if it is a text: 'data.path="/a (b)"'
     """
     key, equals, value = word.partition("=")
     if not equals:

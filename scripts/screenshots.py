@@ -17,18 +17,20 @@ from browser import Page, browser, find
 from mlflow_pages import select, serve, show_comparison, wait
 from PIL import Image
 
-WIDTH = 1040
+WIDTH, PHONE = 1280, 390
 ASSETS = Path(__file__).resolve().parents[1] / ".github" / "assets"
 PARAMETERS = ("privacy.epsilon",)
 METRICS = ("accuracy", "attack/audit_canaries.certified_epsilon", "bound/membership_loss.auc")
 
 
-def take(page: Page, document: Path, path: Path, *, until: str) -> Path:
+def take(
+    page: Page, document: Path, path: Path, *, until: str, width: int = WIDTH, scheme: str = "light"
+) -> Path:
     """Picture the top of a page down to the first element that this selector finds."""
     url = document.resolve().as_uri()
-    page.open(url, width=WIDTH)
+    page.open(url, width=width, scheme=scheme)
     bottom: float = page.run(f"document.querySelector({json.dumps(until)}).getBoundingClientRect().bottom")
-    page.open(url, width=WIDTH, height=round(bottom) + 4)
+    page.open(url, width=width, height=round(bottom) + 4, scheme=scheme)
     page.screenshot(path, whole=False)
     return small(path)
 
@@ -75,7 +77,9 @@ def main(sweep: Path, folder: Path) -> None:
     reports = sorted(sweep.glob("*/report.html"))
     with tempfile.TemporaryDirectory() as profile, browser(Path(profile)) as page:
         middle = reports[len(reports) // 2]
-        print(take(page, middle, folder / "report.png", until=".findings li:nth-child(4)"))
+        print(take(page, middle, folder / "report.png", until=".answers"))
+        print(take(page, middle, folder / "report_dark.png", until=".answers", scheme="dark"))
+        print(take(page, middle, folder / "report_phone.png", until=".answers", width=PHONE))
         print(take(page, sweep / "comparison.html", folder / "comparison.png", until="figure"))
         print(take_mlflow(page, sweep, folder / "mlflow.png"))
 

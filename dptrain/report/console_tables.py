@@ -124,7 +124,7 @@ def _utility(report: Report) -> list[_Row]:
             measured=_measured(utility.accuracy, "bold"),
             floor=report.floor_accuracy,
             control=None if control is None else control.accuracy,
-            verdict=Text("not shown to be above the floor", style="yellow")
+            verdict=Text("not shown to be above the baseline", style="yellow")
             if learned.no_better(report)
             else None,
         ),

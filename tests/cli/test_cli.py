@@ -494,8 +494,8 @@ def test_help_an_unknown_recipe_and_the_configuration_read_well(tmp_path: Path) 
     (_, helped, _), (code, _, unknown), (_, shown, _), (failed, _, several) = map(finish, started)
     for word in ("medical_cnn", "pneumoniamnist", "privacy:", "python -m dptrain resume=latest"):
         assert word in helped
-    assert code == 1
-    assert "Could not find 'recipe/nonsense'" in unknown
+    assert code == cli.FAILED
+    assert "recipe=nonsense: the group recipe has no nonsense" in " ".join(unknown.split())
     assert "medical_cnn" in unknown
     assert "Traceback" not in unknown
     assert "epsilon: 3.0" in shown

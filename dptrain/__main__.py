@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import hydra
@@ -25,15 +26,18 @@ def main(config: DictConfig) -> float | None:
 
 def run() -> None:
     """The program; `main` is what a launcher carries to other processes."""
-    sys.argv[1:] = explain.expanded(sys.argv[1:])
-    start.check(sys.argv[1:])
-    # Hydra writes what it is asked for into files, and launchers hand it on: secrets go another way.
-    sys.argv[1:] = start.with_table(withheld_arguments(sys.argv[1:]))
     try:
+        sys.argv[1:] = explain.expanded(sys.argv[1:])
+        start.check(sys.argv[1:])
+        # Hydra writes what it is asked for into files, and launchers hand it on: secrets go another way.
+        sys.argv[1:] = start.with_table(withheld_arguments(sys.argv[1:]))
         with start.hydra_explained(sys.argv[1:]):
             main()
     except KeyboardInterrupt:  # while others work: a job at work here answers for itself
         start.stopped(SweepStart.folder)
+    except BrokenPipeError:  # whoever read what is printed, such as `head`, reads no more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(start.UNREAD)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from dptrain.cli.files import folder
 from dptrain.config.rules import key_of, renamed
 from dptrain.config.schema import RENAMED
 
-FAILED, INTERRUPTED = 2, 130
+FAILED, INTERRUPTED, UNREAD = 2, 130, 141
 FULL = "HYDRA_FULL_ERROR"
 
 
@@ -66,7 +66,7 @@ def hydra_explained(words: Sequence[str]) -> Iterator[None]:
         yield
     except Exception as error:
         os.environ.pop(FULL)
-        if not _of_hydra(error):
+        if isinstance(error, BrokenPipeError) or not _of_hydra(error):
             raise
         refuse(explain.explained(error, words, folder("conf")))
     finally:

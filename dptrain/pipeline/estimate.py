@@ -35,16 +35,17 @@ AT_ONCE = 256  # records that a model is asked about, to be timed
 GIB = 2**30
 
 
-def estimate(experiment: Experiment, *, remade: bool) -> Estimate | None:
+def estimate(experiment: Experiment, *, remade: bool, made_up: bool = False) -> Estimate | None:
     """What the run will take, from a few steps and a part of each attack; None: unknown.
 
     Features of a frozen part are made once, or are `remade` at each step. No training record is touched.
+    For records that are `made_up` nothing is kept from earlier runs.
     """
     if not hasattr(experiment.parts.mechanism, "trial"):
         return None
     try:
         with torch.random.fork_rng():  # what is tried is none of the run's randomness
-            return _Trials(experiment, remade).estimate()
+            return _Trials(experiment, remade, made_up).estimate()
     except Exception as error:  # whatever it is, the run itself will meet it, and say what to do
         log.info("how long the run takes cannot be told: %s: %s", type(error).__name__, error)
         return None
@@ -53,8 +54,8 @@ def estimate(experiment: Experiment, *, remade: bool) -> Estimate | None:
 class _Trials:
     """What is tried of a run: steps of each kind of training, queries, parts of attacks."""
 
-    def __init__(self, experiment: Experiment, remade: bool) -> None:
-        self.experiment, self.model = experiment, experiment.model
+    def __init__(self, experiment: Experiment, remade: bool, made_up: bool) -> None:
+        self.experiment, self.model, self.made_up = experiment, experiment.model, made_up
         self.parts, self.config, self.plan = experiment.parts, experiment.config, experiment.plan
         units = len(units_of(experiment.splits, experiment.budget))
         settings = self.parts.plain.settings  # type: ignore[attr-defined]
@@ -83,7 +84,7 @@ class _Trials:
         evaluations = self._evaluations()
         audits = self._audits(step)
         control = 0.0
-        if experiment.needs_control:
+        if parts.control is not None and (self.made_up or experiment.needs_control):
             stage = experiment.control_stage
             control = self.steps * self._step(parts.plain, stage, observers(stage)) + evaluations
         attacks = seconds_of_attacks(
@@ -110,7 +111,8 @@ class _Trials:
             asked[private] = max(asked.get(private, 0), attack.shadows)  # type: ignore[attr-defined]
         seconds = 0.0
         for private, count in asked.items():
-            if missing := len(self.experiment.shadows.missing(count, private=private)):
+            missing = count if self.made_up else len(self.experiment.shadows.missing(count, private=private))
+            if missing:
                 mechanism = self.parts.mechanism if private else self.parts.plain
                 step = self._step(mechanism, None, {})
                 seconds += missing * (self.steps * step + evaluations)

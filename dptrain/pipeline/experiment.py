@@ -187,8 +187,8 @@ class Experiment:
 
     @property
     def needs_control(self) -> bool:
-        """Whether a control model is asked for and not kept from an earlier run."""
-        return self.parts.control is not None and self._control_key() not in self.cache
+        """Whether the control model is not kept from an earlier run."""
+        return self._control_key not in self.cache
 
     def control(self) -> tuple[Subject | None, tuple[NotRun, ...]]:
         """The model that every attack is controlled by, or None and why there is none.
@@ -216,7 +216,7 @@ class Experiment:
                 "steps": subject.steps,
             }
 
-        return self.cache.get(self._control_key(), make, keep=lambda: not failed), failed
+        return self.cache.get(self._control_key, make, keep=lambda: not failed), failed
 
     def attack(self, subject: Subject, control: Subject | None, guarantee: Guarantee) -> Measured:
         """Every attack on the subject, beside the control, through each interface; scored."""
@@ -279,6 +279,7 @@ class Experiment:
             show=self.console.training,
         )
 
+    @cached_property
     def _control_key(self) -> str:
         return cache_keys.of_control(
             self.config, self.splits, self.context, self.control_stage, self.assignments, self.model

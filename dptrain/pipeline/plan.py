@@ -53,7 +53,7 @@ def plan(config: Config, recipe: str, console: Console, *, given: Given | None =
     if units is not None and not hasattr(parts.source, "declare"):
         units, counted = None, UNDECLARED
     experiment = _experiment(config, parts, console, units)
-    briefing = summary.brief(experiment, recipe=recipe, folder=Path())
+    briefing = summary.brief(experiment, recipe=recipe, folder=Path(), made_up=units is not None)
     guarantee = _guarantee(experiment, briefing.parameters)
     planned = experiment.plan
     return Forecast(

@@ -35,8 +35,8 @@ from dptrain.training.features import remade
 CONSTANTS = ("sample_rate", "expected_batch_size", "steps", "noise_multiplier", "max_grad_norm", "delta")
 
 
-def brief(experiment: Experiment, *, recipe: str, folder: Path) -> Briefing:
-    """What is about to be spent, on what, and how long it will take."""
+def brief(experiment: Experiment, *, recipe: str, folder: Path, made_up: bool = False) -> Briefing:
+    """What is about to be spent, on what, and how long it will take; of records that may be made up."""
     config, splits, model, plan = experiment.config, experiment.splits, experiment.model, experiment.plan
     training, delta, device = config.training, experiment.budget.delta, experiment.context.device
     why = _remade(
@@ -60,7 +60,9 @@ def brief(experiment: Experiment, *, recipe: str, folder: Path) -> Briefing:
         scaled=counts.scaled(experiment.assignments, config.evidence),
         not_run=experiment.left_out,
         features=why,
-        estimate=estimate(experiment, remade=bool(why)) if config.performance.estimate else None,
+        estimate=estimate(experiment, remade=bool(why), made_up=made_up)
+        if config.performance.estimate
+        else None,
         folder=folder,
         copies=sentences.copies(experiment.copies),
     )

@@ -45,7 +45,8 @@ def _step(trial: Trial, batch: int) -> float:
     ends: list[float] = []
 
     def progress(*, done: int, total: int, epsilon: float) -> None:  # noqa: ARG001
-        ends.append(time.perf_counter())
+        if done:
+            ends.append(time.perf_counter())
         if len(ends) > TIMED:
             raise _Enough
 

@@ -221,8 +221,9 @@ def test_progress_counts_every_step_and_never_understates(mlp, splits, settings_
     calls = []
     context = context_of(progress=lambda **values: calls.append(values))
     _, guarantee = DPSGD(settings=settings_of()).fit(mlp, splits, budget, context)
-    assert [(call["done"], call["total"]) for call in calls] == [(step, 8) for step in range(1, 9)]
-    for call in calls:
+    assert [(call["done"], call["total"]) for call in calls] == [(step, 8) for step in range(9)]
+    assert calls[0]["epsilon"] == 0.0
+    for call in calls[1:]:
         spent = accountant.privacy_loss(guarantee.plan, call["done"])
         assert call["epsilon"] >= spent.get_epsilon_for_delta(1e-5) - 1e-12
 

@@ -24,6 +24,7 @@ from dptrain.contracts import ConfigError, Forecast, Splits
 from dptrain.pipeline import audit as audit_run
 from dptrain.pipeline import plan as forecasting
 from dptrain.pipeline import train
+from dptrain.redaction import redact
 from dptrain.report.console import Console
 from dptrain.report.notebook import ComparisonView, ReportView
 from dptrain.runs import folder as runs
@@ -70,7 +71,7 @@ def plan(
     order = _order(recipe, ["task=plan", *overrides, *_words(settings)], config_dir, given)
     config, console = parse(order.config), Console()
     process.settle(config.performance.threads)
-    forecast = forecasting.plan(config, order.recipe, console, given=given)
+    forecast = forecasting.plan(config, order.recipe, console, asked=order.asked, given=given)
     console.forecast(forecast)
     return forecast
 
@@ -105,7 +106,9 @@ def _order(
         with initialize_config_dir(str(files_of("conf")), version_base="1.3"):
             config = compose("config", overrides=asked)
     except Exception as error:
-        raise ConfigError(explained(error, asked, files_of("conf"))) from error
+        raise ConfigError(
+            redact(explained(error, asked, files_of("conf")))
+        ) from None  # whose text may hold secrets
     values = plain(config, asked) | (given.nodes() if given else {})
     return runs.without_secrets(runs.Order(recipe=recipe, overrides=tuple(words), config=values))
 

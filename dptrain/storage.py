@@ -37,7 +37,10 @@ def whole(path: Path, *, private: bool = False, durable: bool = False) -> Iterat
                 os.fsync(file.fileno())
         draft.replace(path)
     except OSError as error:
-        if error.errno is None:  # of another kind: what was to be written could not be had
+        ours = {str(each) for each in (draft, path, *path.parents)}
+        if error.errno not in {*FULL, None} and str(error.filename) not in ours:  # of what was to be written
+            raise
+        if error.errno is None:
             raise
         raise Unwritable(error.errno, error.strerror, str(path)) from error
     finally:

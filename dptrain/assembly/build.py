@@ -36,7 +36,7 @@ def factory(key: str, node: dict[str, Any], *, given: Collection[str]) -> Callab
     if problems := list(_problems(key, node, given)):
         raise ConfigError("\n".join(problems))
     own = {name: value for name, value in node.items() if name not in OF_HYDRA}
-    if not any(map(makes, own.values())):
+    if "_args_" not in node and not any(map(makes, own.values())):
         return partial(_target(node["_target_"]), **own)
     try:
         made: Callable[..., Any] = instantiate({**node, "_partial_": True}, _convert_="all")

@@ -24,6 +24,7 @@ from dptrain.cli import explain, start
 from dptrain.cli.files import folder
 from dptrain.config import defaults
 from dptrain.redaction import withheld
+from dptrain.storage import unwritable
 
 if TYPE_CHECKING:
     from dptrain.runs.folder import Order
@@ -50,6 +51,10 @@ def _ending_the_sweep(callback: Callable[..., None]) -> Callable[..., None]:
     def called(self: Callback, config: DictConfig, **others: Any) -> None:
         try:
             callback(self, config, **others)
+        except OSError as error:
+            if (why := unwritable(error)) is None:
+                raise
+            start.refuse(f"{why}; free space there, make it writable, or set output to another folder")
         except Exception:
             traceback.print_exc()
             sys.exit(1)

@@ -1,4 +1,4 @@
-"""The command line's manners: what was asked for, where it runs, how it ends."""
+"""The command line: chooses the task and the run folder, and maps errors to exit codes."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def _plan(config: Config, order: runs.Order, console: Console) -> None:
     from dptrain.pipeline.plan import plan  # no training asks for it
 
     process.settle(config.performance.threads)
-    console.forecast(plan(config, order.recipe, console))
+    console.forecast(plan(config, order.recipe, console, asked=order.asked))
 
 
 def _place(config: Config, order: runs.Order, sweep_folder: Path | None) -> tuple[Path, runs.Order]:
@@ -252,7 +252,7 @@ def _hand_to_the_parent(
     files: Sequence[Path],
     console: Console,
 ) -> None:
-    """Put the comparison where the family of runs is recorded."""
+    """Put the comparison where the runs of the sweep are recorded."""
     jobs = sweeps.jobs(sweep_folder)
     if not jobs:
         return

@@ -17,6 +17,8 @@ from typing import NoReturn
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from dptrain.cli import explain, process
 from dptrain.cli.files import folder
@@ -66,7 +68,7 @@ def hydra_explained(words: Sequence[str]) -> Iterator[None]:
         yield
     except Exception as error:
         os.environ.pop(FULL)
-        if isinstance(error, BrokenPipeError) or not _of_hydra(error):
+        if not _of_hydra(error):
             raise
         refuse(explain.explained(error, words, folder("conf")))
     finally:
@@ -74,11 +76,13 @@ def hydra_explained(words: Sequence[str]) -> Iterator[None]:
 
 
 def _of_hydra(error: Exception) -> bool:
-    """Whether an exception comes of composing the configuration: no launcher, and no job, raised it."""
-    places = {frame.filename for frame in traceback.extract_tb(error.__traceback__)}
-    if any(Path(place).name == "main.py" and Path(place).parent.name == "cli" for place in places):
-        return False
-    return not type(error).__module__.startswith(("joblib", "submitit", "ray", "optuna"))
+    """Whether Hydra, or what reads its YAML, refuses a configuration: no launcher, no job, no bug of ours."""
+    if isinstance(error, HydraException | OmegaConfBaseException | YAMLError):
+        return not any("cli/main.py" in frame.filename for frame in traceback.extract_tb(error.__traceback__))
+    *_, last = traceback.extract_tb(error.__traceback__)
+    return isinstance(error, AssertionError | ValueError) and bool(
+        {"hydra", "omegaconf"} & {*Path(last.filename).parts}
+    )
 
 
 SWEEPS = ("+sweep=", "++sweep=", "hydra.mode=MULTIRUN")  # words that make of a run a sweep

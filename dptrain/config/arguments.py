@@ -14,10 +14,10 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from dptrain.config.rules import shown
 
-OF_HYDRA = ("_target_", "_recursive_", "_convert_")
-VARIABLE = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+OF_HYDRA = ("_target_", "_recursive_", "_convert_", "_args_", "_partial_")
+LONGEST = 200  # characters of what a check says
 # Types that no text of a configuration has: only the component itself can tell what it takes for one.
-BEYOND_TEXT = {"needs_python_object", "is_instance_of", "is_subclass_of", "callable_type"}
+BEYOND_TEXT = {"needs_python_object", "is_instance_of", "is_subclass_of", "callable_type", "enum"}
 
 
 def argument_problems(
@@ -52,6 +52,8 @@ def argument_problems(
             takes = [each for each in named if each not in given]
             cure = did_you_mean(name, takes) or f"it takes {', '.join(takes) or 'none'}"
             problems.append(f"{said}: `{node['_target_']}` has no such argument; {cure}")
+    if "_args_" in node or node.get("_partial_"):  # some are given by their place, or later
+        return problems
     return problems + [
         f"{key}.{name} is missing: `{node['_target_']}` needs it; add +{key}.{name}=..."
         for name, each in named.items()
@@ -101,14 +103,21 @@ def _problem(key: str, value: Any, detail: dict[str, Any]) -> str:
     wrong = (
         detail["msg"].removeprefix("Input ").replace("valid array", "list").replace("an object", "a mapping")
     )
-    return f"{key}={shown(value)} {'is too short' if detail['type'] == 'missing' else wrong}; correct it"
+    said = "is too short" if detail["type"] == "missing" else wrong[:LONGEST]
+    return f"{key}={shown(value)} {said}; correct it"
+
+
+def _own(target: type) -> Collection[str]:
+    """What a class defines itself; a dataclass defines an `__init__` only where it is one by itself."""
+    by_decorator = "__dataclass_fields__" in vars(target)
+    return () if by_decorator else vars(target).keys()
 
 
 @lru_cache(maxsize=256)
 def _adapters(target: Callable[..., Any]) -> dict[str, TypeAdapter[Any]]:
     """Checks by name, of those arguments whose annotations can be read."""
     of: Any = target
-    if isinstance(target, type) and not is_dataclass(target):
+    if isinstance(target, type) and not (is_dataclass(target) and "__init__" not in _own(target)):
         of = getattr(target, "__init__")  # noqa: B009
     try:
         hints = get_type_hints(of, include_extras=True)

@@ -109,6 +109,7 @@ class Forecast:
 
     briefing: Briefing
     counted: str  # where the number of records is from
+    void_reason: str | None  # why the guarantee of such a training would not hold
     epsilon_by_step: tuple[tuple[int, float], ...]
     delta_meaning: str
     membership_tpr: float  # the most of any test at 1 % false positives; 1: nothing is proved

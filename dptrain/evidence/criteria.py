@@ -172,6 +172,12 @@ def _full_name(line: Leakage) -> str:
     return ".".join(parts)
 
 
+def compared(conditions: Sequence[Condition], attacks: Collection[str]) -> list[str]:
+    """The attacks whose lines are compared with something, without which it cannot be."""
+    wanted = [each.parts()[0] for each in conditions if each.quantity.startswith("leakage.")]
+    return [name for name in attacks if any(named(name, each) for each in wanted)]
+
+
 def named(name: str, wanted: str) -> bool:
     """Whether an attack called `name` is meant by `wanted`: the whole name, or words that it begins with."""
     return name == wanted or name.startswith(f"{wanted}_")

@@ -14,7 +14,7 @@ from dptrain.contracts.ranges import Positive
 from dptrain.privacy import accountant
 from dptrain.privacy.accountant import DPSGDPlan
 from dptrain.privacy.dpsgd import DPSGDEngine, check_choices
-from dptrain.privacy.guarantee import OUTSIDE, DPGuarantee
+from dptrain.privacy.guarantee import BY_PUBLIC_SEED, OUTSIDE, DPGuarantee
 from dptrain.privacy.independence.check import TESTED
 from dptrain.privacy.layers import check_layers
 from dptrain.privacy.noise.cost import refuse_costly
@@ -97,9 +97,7 @@ class DPSGD:
                 secret=not deterministic,
             ),
             outside=_outside(self.settings),
-            void="sampling and noise were drawn from the public seed (deterministic=true)"
-            if deterministic
-            else None,
+            void=BY_PUBLIC_SEED if deterministic else None,
             curve=curve.points,
             replayed_steps=replayed,
         )

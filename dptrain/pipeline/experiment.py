@@ -76,12 +76,14 @@ class Experiment:
         *,
         played: Mapping[str, Game] | None,
         asked: Collection[str] = (),
+        units: int | None = None,
         accept: Callable[[Assignments, Splits], None] = lambda *_: None,
     ) -> Experiment:
         """Build and check all that is needed; raises ConfigError or DataError, nothing being spent.
 
         `played` are the games of the training; None: nobody knows how the model was trained. `asked` are the
         keys that whoever started the run gave: what cannot be done of the rest is left out, with its reason.
+        Chances of the assignment are computed for so many training `units`; None: as many as are declared.
         `accept` may refuse the records, before a model is made for them.
         """
         conditions = criteria.parse(config.fail_if, parts.attacks)
@@ -92,7 +94,7 @@ class Experiment:
         if played is None:
             splits, assignments = split_known(splits, config.evidence, streams)
         else:
-            units = declared_units(config.training)
+            units = units or declared_units(config.training)
             splits, assignments = prepare(splits, played, config.evidence, streams, units)
         accept(assignments, splits)
         mechanism, plan = (None if played is None else parts.mechanism), None
@@ -101,6 +103,7 @@ class Experiment:
         if played is not None:
             plan = parts.mechanism.plan(splits, budget)
             assignments = assignments.with_model(played, model, plan, streams)
+        asked = {*asked, *(f"attack.{name}.fail_if" for name in criteria.compared(conditions, parts.attacks))}
         left_out = preconditions.check(
             parts, splits, assignments, budget, evidence=config.evidence, asked=asked
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,13 @@ from dptrain.assembly.components import Parts, assemble
 from dptrain.assembly.given import Given
 from dptrain.assembly.values import make_budget
 from dptrain.config import Config
-from dptrain.contracts import Detectable, Forecast, Guarantee, Splits, Variant
+from dptrain.contracts import PROBES, Detectable, Forecast, Guarantee, Splits, Variant
 from dptrain.evaluation.assignment import declared_units
 from dptrain.pipeline import summary
 from dptrain.pipeline.experiment import Experiment
 from dptrain.privacy import signal
 from dptrain.privacy.accountant import Curve, DPSGDPlan
-from dptrain.privacy.guarantee import DPGuarantee, NoGuarantee, delta_meaning
+from dptrain.privacy.guarantee import BY_PUBLIC_SEED, DPGuarantee, NoGuarantee, delta_meaning
 from dptrain.privacy.noise.source import on_cpu, randomness
 from dptrain.privacy.plan import default_delta
 from dptrain.report.console import Console
@@ -45,20 +45,23 @@ class _Declared:
         return splits
 
 
-def plan(config: Config, recipe: str, console: Console, *, given: Given | None = None) -> Forecast:
+def plan(
+    config: Config, recipe: str, console: Console, *, asked: Collection[str] = (), given: Given | None = None
+) -> Forecast:
     """What this training would come to; raises ConfigError or DataError where the training would."""
     parts = assemble(config, given)
     units = declared_units(config.training)
     counted = COUNTED if units is None else DECLARED
     if units is not None and not hasattr(parts.source, "declare"):
         units, counted = None, UNDECLARED
-    experiment = _experiment(config, parts, console, units)
+    experiment = _experiment(config, parts, console, units, asked)
     briefing = summary.brief(experiment, recipe=recipe, folder=Path(), made_up=units is not None)
     guarantee = _guarantee(experiment, briefing.parameters)
     planned = experiment.plan
     return Forecast(
         briefing=briefing,
         counted=counted,
+        void_reason=BY_PUBLIC_SEED if planned is not None and config.deterministic else None,
         epsilon_by_step=()
         if planned is None
         else Curve(planned, guarantee.delta, ANCHORS, briefing.parameters).points,
@@ -73,22 +76,27 @@ def plan(config: Config, recipe: str, console: Console, *, given: Given | None =
     )
 
 
-def _experiment(config: Config, parts: Parts, console: Console, units: int | None) -> Experiment:
+def _experiment(
+    config: Config, parts: Parts, console: Console, units: int | None, asked: Collection[str]
+) -> Experiment:
     """All that is settled before a training begins; with a declared number of units, of made-up records."""
     if units is None:
-        return Experiment.assemble(config, parts, console, played=parts.played)
-    few = replace(parts, source=_Declared(parts.source, min(units, MOST_MADE_UP)))
+        return Experiment.assemble(config, parts, console, played=parts.played, asked=asked)
+    made_up = min(units, MOST_MADE_UP)
+    few = replace(parts, source=_Declared(parts.source, made_up))
     delta = config.privacy.delta or default_delta(units)
     declared = replace(config, privacy=replace(config.privacy, delta=delta))
-    experiment = Experiment.assemble(declared, few, console, played=parts.played)
+    experiment = Experiment.assemble(declared, few, console, played=parts.played, asked=asked, units=made_up)
     every = parts.source.declare(units)  # type: ignore[attr-defined]
+    aside = sum(n for name, n in experiment.assignments.set_aside.items() if name != PROBES)
+    held_out = torch.arange(max(1, len(every.holdout) - aside))
     splits = replace(
         experiment.splits,
         train=every.train,
-        holdout=every.holdout,
+        holdout=every.holdout.take(held_out),
         test=every.test,
         group_ids=every.group_ids,
-        holdout_group_ids=every.holdout_group_ids,
+        holdout_group_ids=None if every.holdout_group_ids is None else every.holdout_group_ids[held_out],
     )
     budget = make_budget(config, splits)
     if isinstance(plan := experiment.plan, DPSGDPlan):  # calibrated to the same rate, steps and delta
@@ -101,12 +109,12 @@ def _experiment(config: Config, parts: Parts, console: Console, units: int | Non
 def _guarantee(experiment: Experiment, parameters: int) -> Guarantee:
     """What would be proved."""
     plan, budget, context = experiment.plan, experiment.budget, experiment.context
-    if plan is None:
+    if plan is None or context.streams.deterministic:  # then the guarantee is void
         return NoGuarantee(budget=budget)
     if not isinstance(plan, DPSGDPlan):
         return DPGuarantee(plan=plan, budget=budget)
     cpu = on_cpu(context.device, context.streams.randomness)
-    drawn = randomness(plan, parameters * plan.steps, on_cpu=cpu, secret=not context.streams.deterministic)
+    drawn = randomness(plan, parameters * plan.steps, on_cpu=cpu, secret=True)
     return DPGuarantee(plan=plan, budget=budget, randomness=drawn)
 
 
@@ -125,10 +133,10 @@ def _variants(experiment: Experiment, parameters: int, estimate: Any) -> Iterato
     if not isinstance(plan, DPSGDPlan):
         return
     epochs = plan.steps * plan.sample_rate
-    for share in BATCHES:
+    for batch in dict.fromkeys(max(1, round(share * plan.expected_batch_size)) for share in BATCHES):
         for times in EPOCHS:
-            batch = max(1, round(share * plan.expected_batch_size))
-            other = plan if share == times == 1.0 else signal.near(plan, batch=batch, epochs=times * epochs)
+            own = batch == plan.expected_batch_size and times == 1.0
+            other = plan if own else signal.near(plan, batch=batch, epochs=times * epochs)
             if other is None:
                 continue
             seen = other.steps * other.expected_batch_size / (plan.steps * plan.expected_batch_size)

@@ -90,5 +90,9 @@ def tags(report: Report) -> Mapping[str, str]:
         "guarantee": "void" if statement.void else "holds" if statement.private else "none",
         "code_revision": statement.code_revision or "installed package",
         "confidential": sentences.confidential(report) or "nothing",
-        **({"not_run": "; ".join(sentences.not_run(report))} if report.not_run else {}),
+        **(
+            {"not_run": ", ".join(dict.fromkeys(each.attack for each in report.not_run))}
+            if report.not_run
+            else {}
+        ),
     }

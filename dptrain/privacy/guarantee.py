@@ -239,6 +239,7 @@ class NoGuarantee(ByTradeoff):
         )
 
 
+BY_PUBLIC_SEED = "sampling and noise were drawn from the public seed (deterministic=true)"
 CENTRAL = Trust(
     model="central curator",
     sees_records="whoever trains: the computer that runs this program holds every record as it is",

@@ -11,6 +11,12 @@ from dptrain.report.leakage_words import named
 from dptrain.report.learned import no_better
 from dptrain.report.sentences import attacks, confidential, found, holds, main_lines
 
+NOTHING = {  # why a measurement tells nothing, by its verdict
+    TOO_WEAK: "the attack did not succeed on the control model either, or could not have with these trials",
+    NOT_SHOWN: "the attack was not shown the whole training",
+    NO_CONTROL: "without a control model it is not known whether the attack could have succeeded",
+}
+
 
 def promise(statement: Statement) -> str:
     """What is proved, and what its delta allows for so many people."""
@@ -20,18 +26,20 @@ def promise(statement: Statement) -> str:
 
 
 def beneficiaries(report: Report, *, counted: bool = True) -> str:
-    """To whom it is promised; their number is not told where it is not `counted`."""
+    """To whom it is promised; `counted` for the owner of the records, else with numbers that are public."""
     stated = report.guarantee
     if not holds(stated):
         return "To nobody."
+    told = report.counts if counted else stated.counts  # what anyone may know, or what its owner does
+    records = None if told is None else told.trained_on
     if stated.unit == "record":
-        number = f"{report.data['train']:,} " if counted else ""
+        number = "" if records is None else f"{records:,} "
         return (
             f"To each of the {number}training records alike; someone with several of them is protected less, "
             "the more records there are."
         )
-    number = f"{stated.units:,} " if counted and stated.units is not None else ""
-    of = f", with {report.data['train']:,} records together" if counted else ""
+    number = "" if told is None or told.units is None else f"{told.units:,} "
+    of = "" if records is None else f", with {records:,} records together"
     return f"To each of the {number}training {stated.unit}s{of}, alike, with all records of one together."
 
 
@@ -42,14 +50,14 @@ def tried(report: Report) -> str:
         return attacks(report)
     names = list(dict.fromkeys(line.attack for line in lines))
     control = (
-        "a control model (trained alike, without privacy)"
+        "where it could be, a control model (trained alike, without privacy)"
         if any(line.control is not None for line in lines)
         else "no control model"
     )
     return (
         f"{_number(len(names), 'attack')} in {_number(len(lines), 'measurement')}: {_listed(names)}. Each is "
-        f"held against its baseline (the same attack without the model), {control} and, where there is one, "
-        "a proved bound."
+        f"held against its baseline (what it reaches without having seen the training), {control} and, where "
+        "there is one, a proved bound."
     )
 
 
@@ -64,8 +72,8 @@ def seen(report: Report) -> str:
         void = bool(report.guarantee.void)
         text = f"Leakage above the baseline: {'; '.join(_finding(line, void=void) for line in leaking)}."
     resisted = _attacks(line for line in lines if found(line, RESISTED))
-    if resisted:
-        text += f" No leakage from {_listed(resisted)}, which succeeds on the control model."
+    if resisted := [name for name in resisted if name not in _attacks(leaking)]:
+        text += f" No leakage from {_listed(resisted)}, although the attack succeeds on the control model."
     return text
 
 
@@ -79,14 +87,14 @@ def _finding(line: Leakage, *, void: bool) -> str:
 def unseen(report: Report) -> str:
     """Which measurements are no evidence, and why none is a ceiling."""
     lines = main_lines(report)
-    weak = [line for line in lines if found(line, TOO_WEAK, NOT_SHOWN, NO_CONTROL)]
     parts = []
-    if weak:
-        parts.append(
-            f"{len(weak)} of {_number(len(lines), 'measurement')} tell nothing either way "
-            f"({_listed(_attacks(weak))}): the attack did not succeed on the control model either, or could "
-            "not have with these trials."
-        )
+    for kind, why in NOTHING.items():
+        if weak := [line for line in lines if found(line, kind)]:
+            tells = "tells" if len(weak) == 1 else "tell"
+            parts.append(
+                f"{len(weak)} of {_number(len(lines), 'measurement')} {tells} nothing either way "
+                f"({_listed(_attacks(weak))}): {why}."
+            )
     if report.not_run:
         parts.append(f"Not run: {_listed(_attacks(report.not_run))}, for the reasons below.")
     if lines:
@@ -110,37 +118,37 @@ def _listed(names: Sequence[str]) -> str:
 
 def next_steps(report: Report) -> Iterator[str]:
     """What the person who signs should do with this."""
-    statement, lines = report.guarantee, main_lines(report)
+    statement, broken = report.guarantee, any(found(line, BROKEN) for line in main_lines(report))
+    private = words.is_private(statement)
     if statement.void:
         yield (
             "**Do not release this model as a private one.** Remove the reason why the guarantee is void, "
             "and train again."
         )
-    elif any(found(line, BROKEN) for line in lines):
+    if broken:
         yield (
             "**Do not release this model.** An attack did better than the proof allows, so the program does "
             "not do what was proved. Keep this run's folder, and have the implementation examined."
         )
-    elif not words.is_private(statement):
+    elif not private:
         yield (
             "Treat this model as confidential as its training records. For a guarantee, train again with "
             "`mechanism=dpsgd`."
         )
-    else:
+    elif not statement.void:
         yield (
             f"Decide whether {words.budget(statement)}, is acceptable for these people and this use: by what "
             "is proved, since what was measured is no ceiling."
         )
         yield "Publish nothing else of this run: what is outside the guarantee is listed below."
     if no_better(report):
+        more = "larger batches, a smaller model or a larger epsilon" if private else "or for more steps"
         yield (
             "Do not use the model's predictions: nothing shows that it has learned anything. Train with more "
-            "records, larger batches, a smaller model or a larger epsilon; `task=plan` tells what they cost."
+            f"records, {more}; `task=plan` tells what that costs."
         )
     if not report.leakage:
         yield "Run the attacks before deciding: nothing was measured."
     if confidential(report):
-        yield (
-            f"Keep {confidential(report)} as confidential as the training records; give away "
-            "`statement.json` and `model_card.md`."
-        )
+        given = "; give away `statement.json` and `model_card.md`" if holds(statement) and not broken else ""
+        yield f"Keep {confidential(report)} as confidential as the training records{given}."

@@ -56,7 +56,7 @@ class Console:
     def forecast(self, forecast: Forecast) -> None:
         """What a training would promise, cost and be able to show."""
         briefing, width = forecast.briefing, min(self.out.width, WIDEST)
-        title = f"[bold]plan of {briefing.title}[/bold]  [dim]{briefing.mechanism}[/dim]"
+        title = f"[bold]plan of {escape(briefing.title)}[/bold]  [dim]{briefing.mechanism}[/dim]"
         self._panel(title, pages.rows(forecast))
         if forecast.detectable:
             self.out.print(pages.detectable(forecast.detectable), width=width)

@@ -21,7 +21,10 @@ def rows(forecast: Forecast) -> Iterator[tuple[str, str | Text]]:
     estimate = forecast.briefing.estimate
     if estimate is not None:
         yield "memory", f"about {estimate.memory_gib:.1f} GiB"
-    yield "records", forecast.counted
+    yield "counted", forecast.counted
+    if forecast.void_reason is not None:
+        yield "VOID", Text(f"{forecast.void_reason}: nothing would be proved", style="bold red")
+        return
     if not forecast.epsilon_by_step:
         return
     yield "", ""

@@ -22,16 +22,16 @@ def at_floor(report: Report) -> str:
 
 
 def noise(signal: float) -> str:
-    """What the noise leaves of the gradients to learn from, where that is little; else nothing."""
-    moved = f"in all steps it moves the weights {1 / signal:.2g} times as far as"
+    """What the noise leaves of the gradients to learn from, where that is likely little; else nothing."""
+    moved = f"over all steps it adds up to {1 / signal:.2g} times what"
     if signal < NOTHING:
         return (
-            f"The noise leaves nothing to learn: {moved} the clipped gradients would if all of them pointed "
-            "one way. Allow a larger epsilon, or take larger batches, more records or a smaller model."
+            f"The noise likely leaves nothing to learn: {moved} the clipped gradients would if all of them "
+            "pointed one way. Allow a larger epsilon, larger batches, more records or a smaller model."
         )
     if signal < LITTLE:
         return (
-            f"The noise leaves little to learn: {moved} the clipped gradients would even if all of them "
+            f"The noise may leave little to learn: {moved} the clipped gradients would even if all of them "
             "pointed one way. A larger epsilon, larger batches, more records or a smaller model leave more."
         )
     return ""

@@ -122,7 +122,7 @@ def _privacy(report: Report, *, measured: bool) -> Section:
     blocks: list[Block] = [Paragraph(sentences.void(stated), style="alarm")] if stated.void else []
     blocks += [
         Paragraph(f"**{words.budget(stated)}.** {answers.promise(stated)}"),
-        Paragraph(f"*To whom.* {answers.beneficiaries(report, counted=stated.units_public)}"),
+        Paragraph(f"*To whom.* {answers.beneficiaries(report, counted=False)}"),
         bullets(*assumptions.assumptions(stated)),
         Paragraph("The same for other programs: [statement.json](statement.json)."),
     ]

@@ -19,7 +19,7 @@ CAPTIONS = {
     "and the most that any membership test can do.",
 }
 CONFIDENTIAL = (
-    "**Confidential:** it shows training records. Give away `statement.json` and `model_card.md` instead."
+    "**Confidential:** it shows training records. What may be given away is said under *What to do*."
 )
 LINKED = (
     "shows what was inverted of each class beside the nearest training record. **It contains training "
@@ -119,7 +119,7 @@ def not_run(report: Report) -> Iterator[str]:
 def worth(report: Report) -> str:
     """What the model is able to do, beside the baseline and the control model."""
     shown = f" {at_floor(report)}" if no_better(report) else ""
-    if (ratio := signal(report.guarantee)) is not None and noise(ratio):
+    if shown and (ratio := signal(report.guarantee)) is not None and noise(ratio):
         shown += f" {noise(ratio)}"
     accuracy = report.utility.accuracy
     if report.utility.metric != "accuracy":

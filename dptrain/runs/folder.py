@@ -104,20 +104,24 @@ def alone(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise _unwritable(folder, error) from error
     try:
-        with disk_explained(f"resume={folder}"):
+        with disk_explained(f"resume={folder}", folder):
             yield
     finally:
         lock.release()
 
 
 @contextmanager
-def disk_explained(again: str) -> Iterator[None]:
-    """A disk that is full, or not to be written to, as DptrainError; `again` is what goes on afterwards."""
+def disk_explained(again: str, folder: Path | None = None) -> Iterator[None]:
+    """A disk that is full, or not to be written to, as DptrainError; `again` goes on with the run."""
     try:
         yield
     except OSError as error:
         if (why := unwritable(error)) is None:
             raise
+        if folder is not None and (folder / REPORT).exists():
+            raise DptrainError(
+                f"{why}; the run itself is complete, in {folder}: only what a tracker records of it is not"
+            ) from error
         raise DptrainError(
             f"{why}; free space there, or make it writable, and go on with {again}; or set output to another "
             "folder and start anew"

@@ -45,7 +45,6 @@ class SlotAssignment(Assigned):
     truth: Tensor  # (slots,) the candidate that was trained on
     positions: tuple[int, ...]  # its index among the training records
     asked: tuple[int, int] | None = None  # slots and candidates, of which fewer may have come to be
-    scaled: bool = False  # whether that is fewer than the configuration asks for
 
     @property
     def change(self) -> str:
@@ -55,7 +54,7 @@ class SlotAssignment(Assigned):
         )
         return (
             ", but for a held-out unit that is planted in a slot: another then takes its place there, and to "
-            f"it and to that one the guarantee is the one for two units{how * self.scaled}"
+            f"it and to that one the guarantee is the one for two units{how}"
         )
 
     def enter(self, context: Context) -> Context:
@@ -69,17 +68,17 @@ class SlotAssignment(Assigned):
 def fitted(slots: int, candidates: int, *, units: int, confidence: float) -> tuple[int, int] | None:
     """As many slots and candidates as so many held-out units have room for; None: too few to show anything.
 
-    Where those asked for do not fit, the numbers come from `public_count(units)` alone. Candidates give way
-    first, for a slot more tells more than a candidate more.
+    The numbers come from `public_count(units)` alone, so that a unit more changes them at few counts only.
+    Candidates give way first, for a slot more tells more than a candidate more.
 
-    >>> fitted(24, 10, units=400, confidence=0.95), fitted(24, 10, units=250, confidence=0.95)
+    >>> fitted(24, 10, units=500, confidence=0.95), fitted(24, 10, units=250, confidence=0.95)
     ((24, 10), (24, 5))
     >>> fitted(24, 10, units=45, confidence=0.95), fitted(24, 10, units=18, confidence=0.95)
     ((6, 4), None)
     """
-    if ROOM * slots * candidates <= units:
-        return slots, candidates
     room = int(0.8 * public_count(units) / ROOM)  # there may be a fifth fewer than is public
+    if slots * candidates <= room:
+        return slots, candidates
     candidates = min(candidates, max(FEW_CANDIDATES, room // slots))
     slots = min(slots, room // candidates)
     if slots == 0 or detection_limit(slots, confidence) <= 1 / candidates:
@@ -183,7 +182,7 @@ class Reconstruction(Game):
         if numbers is None:
             return splits, None
         splits, assigned = plant(splits, slots=numbers[0], candidates=numbers[1], key=key)
-        return splits, replace(assigned, scaled=numbers != asked)
+        return splits, assigned
 
     def problems(self, splits: Splits, assigned: SlotAssignment | None) -> Iterator[str]:
         each = "" if splits.group_ids is None else " (one of each group)"

@@ -40,7 +40,11 @@ def metadata(report: Report) -> dict[str, Any]:
     name, statement = str(report.data["name"]), report.guarantee
     images = bool(report.data.get("images"))
     metrics: list[dict[str, Any]] = [
-        {"type": "accuracy", "name": "Test accuracy", "value": report.utility.accuracy.value},
+        {
+            "type": report.utility.metric,
+            "name": f"Test {words.named(report.utility.metric)}",
+            "value": report.utility.accuracy.value,
+        },
         {"type": "roc_auc", "name": "Test AUROC, macro one-vs-rest", "value": report.utility.auroc},
     ]
     tags = [report.mechanism.lower()]
@@ -53,7 +57,7 @@ def metadata(report: Report) -> dict[str, Any]:
         "library_name": "pytorch",
         "tags": tags,
         "datasets": [name],
-        "metrics": ["accuracy", "roc_auc"],
+        "metrics": [report.utility.metric, "roc_auc"],
         "model-index": [
             {
                 "name": report.title,
@@ -82,6 +86,9 @@ def front_matter(values: Mapping[str, Any]) -> str:
 
 def _use(report: Report) -> Section:
     data, stated = report.data, report.guarantee
+    what = f"A classifier of {data['classes']} classes"
+    if report.utility.metric != "accuracy":
+        what = f"A model whose {words.named(report.utility.metric)} is measured"
     if sentences.holds(stated):
         meant = (
             "It is meant for use where the training records must stay confidential: "
@@ -95,7 +102,7 @@ def _use(report: Report) -> Section:
     return _section(
         "Intended use",
         Paragraph(
-            f"A classifier of {data['classes']} classes, trained by {report.mechanism} on {data['name']}.\n"
+            f"{what}, trained by {report.mechanism} on {data['name']}.\n"
             f"{meant}\n"
             "It is not meant to be relied on for records unlike those that it was tested on."
         ),

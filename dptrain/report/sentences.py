@@ -12,7 +12,7 @@ from dptrain.report.learned import at_floor, no_better, noise, signal
 COPIES = {"train": "training", "holdout": "held-out", "test": "test"}
 CAPTIONS = {
     "epsilon": "What had been spent after each step.",
-    "utility": "Accuracy on held-out records during training, and on the test records in the end.",
+    "utility": "What the model reaches on held-out records in training, and on the test records in the end.",
     "queries": "Class inversion by query: how many inversions another model recognises, against the "
     "queries spent.",
     "reconstruction": "Attacks on single records beside their baselines, controls and bounds; "
@@ -157,9 +157,10 @@ def audited(report: Report) -> bool:
 def data(report: Report) -> str:
     """Which records there were."""
     facts = report.data
+    of = f", {facts['classes']} classes" if report.utility.metric == "accuracy" else ""
     doubled = copies(facts.get("copies", {}))  # an older run did not count them
     return (
-        f"Data: {facts['name']} ({facts['source']}), {facts['classes']} classes. "
+        f"Data: {facts['name']} ({facts['source']}){of}. "
         f"Records {counts.row(report.counts)}."
         f"{' ' * bool(doubled)}{doubled}"
     )

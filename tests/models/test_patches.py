@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from dptrain.assembly.build import build
 from dptrain.contracts import ConfigError
 from dptrain.models import patches as module
 from dptrain.models.patches import SIDE, THRESHOLD, Patches
@@ -143,9 +144,14 @@ def test_the_head_alone_is_trained_and_all_that_was_drawn_is_part_of_the_weights
     ("wrong", "said"),
     [
         ({"drawn": "x"}, r"model\.drawn=x is not known; choose one of shapes, photographs"),
-        ({"patches": -1}, r"model\.patches=-1 must be 0 or more; set it to 0"),
+        ({"patches": -1}, r"model\.patches=-1 should be greater than or equal to 0"),
     ],
 )
 def test_wrong_values_are_refused_with_the_cure(wrong, said):
     with pytest.raises(ConfigError, match=said):
-        ScatterLinear(SHAPE, 3, **wrong)
+        build(
+            "model",
+            {"_target_": "dptrain.models.scatter.ScatterLinear", **wrong},
+            shape=SHAPE,
+            num_classes=3,
+        )

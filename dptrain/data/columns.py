@@ -48,7 +48,7 @@ class Number:
 
     def encode(self, cells: pd.Series) -> tuple[np.ndarray, list[Wrong]]:
         """Scaled numbers (N, width), and what is wrong with which cells."""
-        cells = _emptied(cells, self.missing)
+        cells = emptied(cells, self.missing)
         numbers = self._read(cells)
         empty, unread = cells.isna().to_numpy(), ~np.isfinite(numbers)
         outside = ~unread & ((numbers < self.low) | (numbers > self.high))
@@ -64,6 +64,8 @@ class Number:
 
     def _read(self, cells: pd.Series) -> np.ndarray:
         """The numbers (N,) float64 that cells hold; not a number where they hold none."""
+        if cells.dtype.kind in "mM":  # of which pandas would count nanoseconds
+            return np.full(len(cells), np.nan)
         return pd.to_numeric(cells, errors="coerce").to_numpy(np.float64, na_value=np.nan)
 
     @property
@@ -90,7 +92,10 @@ class Date(Number):
         written = cells.map(lambda cell: isinstance(cell, str)).to_numpy(bool)  # a workbook may mix them
         number = cells.map(lambda cell: isinstance(cell, int | float)).to_numpy(bool)
         times = pd.to_datetime(cells.where(written), format=self.format, errors="coerce", utc=True)
-        stored = pd.to_datetime(cells.mask(written | number), errors="coerce", utc=True)
+        held = cells.mask(written | number)
+        if isinstance(held.dtype, pd.DatetimeTZDtype):
+            held = held.dt.tz_localize(None)  # the day that it was there
+        stored = pd.to_datetime(held, errors="coerce", utc=True)
         # In seconds: nanoseconds since 1970 end in 2262.
         days = (times.fillna(stored) - pd.Timestamp(0, tz="UTC").as_unit("s")) / pd.Timedelta(days=1)
         return np.floor(days.to_numpy(np.float64, na_value=np.nan))
@@ -139,7 +144,7 @@ class Category:
 
     def codes(self, cells: pd.Series) -> tuple[np.ndarray, list[Wrong]]:
         """The position (N,) of each cell's category, -1 where it has none, and what is wrong."""
-        cells = _emptied(cells, self.missing)
+        cells = emptied(cells, self.missing)
         empty = cells.isna().to_numpy()
         text = cells.map(self._as_declared, na_action="ignore")
         codes = pd.Index(self.declared).get_indexer(text).astype(np.int64)
@@ -205,7 +210,7 @@ def _tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _emptied(cells: pd.Series, missing: bool | str) -> pd.Series:
+def emptied(cells: pd.Series, missing: bool | str) -> pd.Series:
     """The cells, of which those that hold what stands for a missing one are empty."""
     if not isinstance(missing, str):
         return cells

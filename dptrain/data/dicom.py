@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any, BinaryIO
@@ -26,13 +27,14 @@ FAR = 1e12  # beyond every window
 
 
 def is_dicom(file: Path | BinaryIO) -> bool:
-    """Whether a file begins as DICOM files do; an open one is left at its start."""
+    """Whether a file begins as DICOM files do; an open one, wherever it is, is left at its start."""
     if isinstance(file, Path):
         try:
             with file.open("rb") as opened:
                 return is_dicom(opened)
         except OSError:  # which is told when it is read
             return False
+    file.seek(0)
     head = file.read(PREAMBLE_BYTES + len(MAGIC))
     file.seek(0)
     return head[PREAMBLE_BYTES:] == MAGIC
@@ -48,6 +50,9 @@ def read_dicom(file: Path | BinaryIO, *, where: str, declared: Sequence[float] |
     pydicom = _pydicom(where)
     try:
         held = pydicom.dcmread(file, specific_tags=PIXEL_TAGS)
+        for name in PIXEL_TAGS:
+            if name in held and not held.get_item(name).value:  # a tag without a value says nothing
+                del held[name]
         frames = int(held.get("NumberOfFrames") or 1)
         pixels = int(held.Rows) * int(held.Columns)
         grey = str(held.PhotometricInterpretation).startswith("MONOCHROME")
@@ -74,10 +79,16 @@ def _pydicom(where: str) -> ModuleType:
         import pydicom.pixels
     except ImportError as error:
         raise DataError(f'{where} is DICOM: pip install "dptrain[dicom]" to read it, or remove it') from error
+    _silence(pydicom)
+    return pydicom
+
+
+@cache
+def _silence(pydicom: ModuleType) -> None:
+    """Once, for what it changes is the whole process's, and images are read by many threads."""
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
     logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
     warnings.filterwarnings("ignore", module=r"pydicom\.|dptrain\.data\.dicom")
-    return pydicom
 
 
 def _most_pixels() -> int:
@@ -98,7 +109,7 @@ def _grey(values: np.ndarray, held: Any, where: str, declared: Sequence[float] |
     if declared is not None:
         low, high = declared
         scaled = (values - low) / (high - low)
-    elif "VOILUTSequence" in held or "WindowWidth" in held:
+    elif "VOILUTSequence" in held or ("WindowWidth" in held and "WindowCenter" in held):
         scaled = _windowed(values, held)
     else:
         raise DataError(
@@ -114,7 +125,10 @@ def _windowed(values: np.ndarray, held: Any) -> np.ndarray:
     from pydicom.pixels.processing import apply_voi, apply_windowing
 
     if "VOILUTSequence" in held:
-        bits = int(held.VOILUTSequence[0].LUTDescriptor[2])
+        descriptor = held.VOILUTSequence[0].LUTDescriptor
+        entries, first, bits = map(int, descriptor)
+        descriptor[2] = 16  # pydicom counts places in the type of entries: of 8 bits, modulo 256
+        values = np.clip(values, first, first + (entries or 2**16) - 1)
         return apply_voi(values, held) / (2.0**bits - 1)
     with np.errstate(over="ignore"):  # of a sigmoid, far out
         low, high = apply_windowing(np.array([-FAR, FAR]), held)  # the ends of what a window gives

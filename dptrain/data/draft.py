@@ -6,7 +6,7 @@ import datetime as dt
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pandas as pd
 import yaml
@@ -20,7 +20,9 @@ FOLDER = Path("schema")  # a --config-dir, in the folder that the user works in
 GAP = "???"
 WRITING = ("encoding", "delimiter", "decimal", "sheet")  # keys that say how a table is written
 LABELS = {"target", "label", "class", "y", "outcome"}  # headers of columns that hold what is to be learned
-IDENTIFIERS = re.compile(r"(?:.*[^a-z])?(?:id|uuid|key)", flags=re.I)  # headers of columns that tell who
+IDENTIFIERS = re.compile(
+    r"(?:.*[^a-z])?(?:id|uuid|key)", flags=re.I | re.S
+)  # headers of columns that tell who
 FORMATS = (ISO, "%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%Y/%m/%d", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S")
 EXAMPLES = {
     "number": "lowest and highest, such as [0, 120]",
@@ -41,7 +43,10 @@ def write_draft(data: Mapping[str, Any]) -> Path:
     """
     if not {"path", *WRITING} <= data.keys() or data["path"] in (None, GAP):
         raise ConfigError("task=schema drafts the schema of a table: give data.path=TABLE, such as loans.csv")
-    file = TableFile(path=data["path"], **{key: data[key] for key in (*WRITING, "root", "cache")})
+    kinds = get_type_hints(TableFile)
+    if wrong := [key for key, kind in kinds.items() if not isinstance(data[key], kind)]:
+        raise ConfigError("\n".join(f"data.{key}={data[key]} must be text; quote it" for key in wrong))
+    file = TableFile(**{key: data[key] for key in kinds})
     if (found := file.find()) is None:
         raise file.missing()
     name = re.sub(r"\W+", "_", found.name.partition(".")[0]) + "_schema"
@@ -53,7 +58,10 @@ def write_draft(data: Mapping[str, Any]) -> Path:
     if len(names) == 1 and (sign := next((sign for sign in ";\t|" if sign in names[0]), None)):
         raise DataError(f"{found} has one column, whose name holds {sign!r}: is it data.delimiter={sign!r}?")
     lines = _lines(file, table, names, asked=data.get("target", GAP))
-    head = [f"# {found.name}: fill in each {GAP}, then: {command(path)}", *(f"# {note}" for note in NOTES)]
+    head = [
+        f"# {_text(found.name)}: fill in each {GAP}, then: {command(path)}",
+        *(f"# {note}" for note in NOTES),
+    ]
     try:
         write_text("\n".join([*head, *lines, ""]), path)
     except OSError as error:
@@ -97,7 +105,8 @@ def _whose(tells_who: Sequence[str]) -> str:
         return (
             f"group: {_text(tells_who[0])} # by its name: whose row it is; if it is not, move it to ignored"
         )
-    return f"group: {GAP} # whose row it is: one of {', '.join(tells_who)}, which ignored loses; or null"
+    names = ", ".join(map(_text, tells_who))
+    return f"group: {GAP} # whose row it is: one of {names}, which ignored loses; or null"
 
 
 def _declared(file: TableFile, name: str, cells: pd.Series) -> list[str]:
@@ -131,6 +140,10 @@ def _kind(file: TableFile, held: pd.Series) -> tuple[str, str | None]:
     return "date", GAP if len(fits) > 1 and len(texts) else _text(fits[0])
 
 
-def _text(value: Any) -> str:
-    """A value as YAML, in one line."""
-    return yaml.safe_dump([value], default_flow_style=True, allow_unicode=True, width=1 << 30).strip()[1:-1]
+def _text(value: str) -> str:
+    """A text as YAML, in one line."""
+    style = None if value.isprintable() else '"'  # in which line ends are escaped
+    dumped = yaml.safe_dump(
+        [value], default_flow_style=True, default_style=style, allow_unicode=True, width=1 << 30
+    )
+    return dumped.strip()[1:-1]

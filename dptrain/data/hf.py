@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,10 +20,11 @@ from dptrain.data.checks import class_names, to_labels
 from dptrain.data.columns import as_text
 from dptrain.data.files import cache_folder
 from dptrain.data.folders import part_called, refuse_shared
-from dptrain.data.pixels import LOOKED_AT, Images, Pixels
+from dptrain.data.pixels import Images, Pixels, looked_at
 from dptrain.data.splits import Cut, assignment_key, number_groups
 
 SAVED = ("dataset_dict.json", "state.json")  # what save_to_disk leaves
+HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 SECONDS = 5  # that the hub may take to say what it has
 
 
@@ -63,7 +66,11 @@ class HuggingFace(Cut):
         return Pixels(size=self.size, mode=self.mode, range=self.range, workers=self.workers)
 
     def load(self, rng: torch.Generator) -> Splits:
-        key, parts = assignment_key(rng, self.split_key), self._parts(_datasets())
+        key, datasets = assignment_key(rng, self.split_key), _datasets()
+        found = self._found(datasets)
+        named = found if isinstance(found, datasets.DatasetDict) else {"train": found}
+        parts = self._parts(named, datasets)
+        unused = [name for name in named if part_called(name) is None]
         classes = self._classes(parts["train"])
         groups = {part: self._groups(part, rows) for part, rows in parts.items()} if self.group else {}
         refuse_shared(groups, self.path)
@@ -75,18 +82,23 @@ class HuggingFace(Cut):
             number_groups(groups["val"]) if "val" in groups else None,
             key,
             name=Path(self.path).name,
-            source=f"{self.path}, {sum(map(len, parts.values()))} images as {height}x{width} {self.mode}",
+            source=f"{self.path}, {sum(map(len, parts.values()))} images as {height}x{width} {self.mode}"
+            + (f"; not used: {', '.join(unused)}" if unused else ""),
             classes=classes,
             mean=self.mean,
             std=self.std,
             raw=self.pixels.raw,
         )
 
-    def _parts(self, datasets: ModuleType) -> Mapping[str, Any]:
-        """The parts that the data set has, their images not decoded."""
-        found = self._found(datasets)
-        named = found if isinstance(found, datasets.DatasetDict) else {"train": found}
-        parts = {part: rows for name, rows in named.items() if (part := part_called(name)) is not None}
+    def _parts(self, named: Mapping[str, Any], datasets: ModuleType) -> Mapping[str, Any]:
+        """The parts among what is called so, their images not decoded."""
+        called = [(part, name) for name in named if (part := part_called(name)) is not None]
+        parts = {part: named[name] for part, name in called}
+        if len(parts) < len(called):
+            raise DataError(
+                f"data.path={self.path} has the parts {', '.join(named)}, two of which are names of one; "
+                "keep one of them"
+            )
         if "train" not in parts:
             raise DataError(
                 f"data.path={self.path} has the parts {', '.join(named)} but none called train; rename one"
@@ -98,6 +110,8 @@ class HuggingFace(Cut):
                     f"data.path={self.path} has no column {' or '.join(lacking)} in {part}, but "
                     f"{', '.join(rows.column_names)}: name them in data.image, data.label and data.group"
                 )
+            if len(rows) == 0:
+                raise DataError(f"data.path={self.path} has no records in {part}: give it some, or remove it")
             if not isinstance(rows.features[self.image], datasets.Image):
                 raise DataError(
                     f"data.image={self.image} is no column of images; of a table make a Parquet file, for "
@@ -109,6 +123,12 @@ class HuggingFace(Cut):
     def _found(self, datasets: ModuleType) -> Any:
         folder = Path(self.path).expanduser()
         local = folder.is_dir()
+        beside = folder.parent != Path() and folder.parent.is_dir()
+        if not local and (beside or HUB_NAME.fullmatch(self.path) is None):
+            raise DataError(
+                f"data.path={self.path} is no folder here: correct it; the hub is asked only for NAME or "
+                "OWNER/NAME, where no folder is called OWNER"
+            )
         try:
             if local and any((folder / name).is_file() for name in SAVED):
                 return datasets.load_from_disk(str(folder))
@@ -128,7 +148,7 @@ class HuggingFace(Cut):
                 f"data.path={self.path} {where} ({type(error).__name__}): give a folder that save_to_disk "
                 "made, or one of Parquet files or images; or the name of a data set on the hub, with a "
                 "network (or HF_HUB_OFFLINE=1 and a copy in data.cache), and perhaps data.subset"
-            ) from error
+            ) from None
 
     def _classes(self, train: Any) -> tuple[str, ...]:
         """The names of the labels: the data set's own, or else declared."""
@@ -147,19 +167,20 @@ class HuggingFace(Cut):
         return declared
 
     def _labels(self, part: str, rows: Any, classes: Sequence[str]) -> torch.Tensor:
-        values = rows[self.label][:]
-        if getattr(rows.features[self.label], "names", None) is None:
-            place = {name: at for at, name in enumerate(classes)}
-            values = [place.get(as_text(value), -1) for value in values]
-        known = np.asarray([-1 if value is None else value for value in values])
-        return to_labels(known, name=f"data.label={self.label} in {part}", num_classes=len(classes))
+        own = getattr(rows.features[self.label], "names", None)  # each part may number them its own way
+        name_of = as_text if own is None else {at: name.strip() for at, name in enumerate(own)}.get
+        place: Mapping[str | None, int] = {name: at for at, name in enumerate(classes)}
+        known = [-1 if value is None else place.get(name_of(value), -1) for value in rows[self.label][:]]
+        return to_labels(
+            np.asarray(known), name=f"data.label={self.label} in {part}", num_classes=len(classes)
+        )
 
     def _groups(self, part: str, rows: Any) -> list[str]:
-        values = rows[self.group][:]
-        if None in values:
-            at = values.index(None)
+        groups = ["" if value is None else as_text(value).strip() for value in rows[self.group][:]]
+        if "" in groups:
+            at = groups.index("")
             raise DataError(f"data.group={self.group} of record {at} in {part} is empty; say whose it is")
-        return [as_text(value) for value in values]
+        return groups
 
     def _records(self, part: str, rows: Any, classes: Sequence[str]) -> Records:
         images = rows.select_columns([self.image])
@@ -169,20 +190,21 @@ class HuggingFace(Cut):
             return _file(images[at][self.image], where), where
 
         if part == "train":
-            some = range(0, len(images), max(1, len(images) // LOOKED_AT))
-            self.pixels.refuse_dark((stored(at)[0] for at in some), f"data.path={self.path}")
+            some = (stored(at)[0] for at in looked_at(len(images)))
+            self.pixels.refuse_dark(some, f"data.path={self.path}")
         decoded = Images(range(len(images)), lambda at: self.pixels.read(*stored(at)), self.pixels.threads)
         records = Records(decoded, self._labels(part, rows, classes))
         return records if self.lazy else records.read()
 
 
 def _datasets() -> ModuleType:
-    """The library, without its bars, one for each part that it copies."""
+    """The library, without bars for what it copies, and without its log, which may quote a record."""
     try:
         import datasets
     except ImportError as error:
         raise ConfigError('data=hf needs the library datasets: pip install "dptrain[hf]"') from error
     datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(logging.CRITICAL + 1)
     module: ModuleType = datasets
     return module
 

@@ -20,7 +20,7 @@ from dptrain.data.folders import (
     list_images,
     refuse_shared,
 )
-from dptrain.data.pixels import LOOKED_AT, Images, Pixels
+from dptrain.data.pixels import Images, Pixels, looked_at
 from dptrain.data.splits import Cut, assignment_key, number_groups
 
 
@@ -90,8 +90,8 @@ class ImageFolder(Cut):
         files = {part: list_images(folder, classes, nested=nested) for part, folder in parts.items()}
         patients = {part: self._patients(listed, parts[part]) for part, listed in files.items()}
         refuse_shared(patients, str(root))
-        some = files["train"][:: max(1, len(files["train"]) // LOOKED_AT)]
-        self.pixels.refuse_dark((path for path, _ in some), f"data.root={self.root}")
+        some = (files["train"][at][0] for at in looked_at(len(files["train"])))
+        self.pixels.refuse_dark(some, f"data.root={self.root}")
         records = {part: self._read(listed) for part, listed in files.items()}
         height, width = self.size
         return self.cut(

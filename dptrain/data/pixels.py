@@ -80,12 +80,15 @@ class Pixels:
                         f"{where} holds {frames} images in one file: save each in a file of its own"
                     )
                 return self._decoded(ImageOps.exif_transpose(opened), where)
+        except (DataError, MemoryError):
+            raise
         except Image.DecompressionBombError as error:
             raise DataError(
                 f"{where} says that it has too many pixels to be an image ({error}): repair or remove it"
             ) from error
-        except (UnidentifiedImageError, OSError, SyntaxError) as error:
-            known = "in no known format" if isinstance(error, UnidentifiedImageError) else error
+        except Exception as error:  # Pillow's decoders raise what they come upon
+            told = str(error) if isinstance(error, OSError | SyntaxError) else type(error).__name__
+            known = "in no known format" if isinstance(error, UnidentifiedImageError) else told
             raise DataError(f"{where} cannot be read as an image ({known}): repair or remove it") from error
 
     def _decoded(self, image: Image.Image, where: str) -> Image.Image:
@@ -117,6 +120,11 @@ class Pixels:
                 "values are likely of fewer bits; declare the range, such as data.range=[0,4095] for 12, "
                 "or data.range=[0,65535] if they are that dark"
             )
+
+
+def looked_at(count: int) -> range:
+    """Places, of so many images, of those that tell whether 16 bits are used."""
+    return range(0, count, max(1, count // LOOKED_AT))
 
 
 def _finite(image: Image.Image, where: str) -> Image.Image:

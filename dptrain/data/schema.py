@@ -74,8 +74,9 @@ class Schema:
         split = None if self.split is None else self._codes(self.split, table, wrong)
         groups = None
         if self.group is not None and self.group in table:
-            wrong.add(self.group, [(table[self.group].isna().to_numpy(), "is empty")])
-            groups = table[self.group].map(as_text, na_action="ignore").to_numpy(object)
+            named = table[self.group].map(lambda cell: as_text(cell).strip(), na_action="ignore")
+            wrong.add(self.group, [((named.isna() | (named == "")).to_numpy(bool), "is empty")])
+            groups = named.to_numpy(object)
         wrong.refuse()
         return Encoded(
             inputs=torch.from_numpy(np.concatenate(blocks, axis=1)).float(),

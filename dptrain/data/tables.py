@@ -7,12 +7,12 @@ import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
 
 from dptrain.contracts import ConfigError, DataError
+from dptrain.data.columns import as_text
 from dptrain.data.files import cache_folder, local_folders, missing
 
 SUFFIXES = (".csv", ".csv.gz", ".parquet", ".xlsx")
@@ -38,8 +38,8 @@ class TableFile:
         if not self.path.endswith(SUFFIXES):
             raise ConfigError(f"data.path={self.path} must end in {', '.join(SUFFIXES)}; convert the table")
         try:
-            codecs.lookup(self.encoding)
-        except LookupError as error:
+            "a".encode(self.encoding)
+        except (LookupError, ValueError) as error:  # of codecs, those that encode no text among them
             raise ConfigError(
                 f"data.encoding={self.encoding} is no encoding; e.g. utf-8 or latin-1"
             ) from error
@@ -65,7 +65,8 @@ class TableFile:
         """Cells of numbers, with points for the decimal sign of a CSV."""
         if self.decimal == "." or self.path.endswith(TYPED):
             return cells
-        return cells.str.replace(self.decimal, ".", regex=False)
+        # A point is no part of such a number, so that "1.234" is read as none, and not as a thousandth of it.
+        return cells.str.translate(str.maketrans(f"{self.decimal}.", f".{self.decimal}"))
 
     def read(self, path: Path) -> pd.DataFrame:
         """The cells of a CSV file, as text, or of a Parquet file or workbook, as they are stored.
@@ -81,11 +82,14 @@ class TableFile:
                 table = _read_workbook(path, self.sheet)
             else:
                 table = _read_csv(path, self.encoding, self.delimiter)
-        except (OSError, EOFError, ValueError, BadZipFile, KeyError) as error:  # pandas' own are ValueErrors
+        except (DataError, MemoryError):
+            raise
+        except Exception as error:  # of many libraries
             raise DataError(
                 f"{path} cannot be read ({_reason(error)}): save it as CSV (one header line, in "
                 f"data.encoding={self.encoding} with data.delimiter={self.delimiter!r}) or as Parquet"
-            ) from error
+            ) from None
+        table.columns = [as_text(name) for name in table.columns]
         if table.empty:
             raise DataError(f"{path} holds no rows: give it at least one below the header")
         return table

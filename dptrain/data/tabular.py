@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 
 from dptrain.contracts import ConfigError, DataError, Records, Splits
-from dptrain.data.columns import Number
+from dptrain.data.columns import Number, emptied
 from dptrain.data.declare import PARTS, parse_schema
 from dptrain.data.made_up import declared, parts_of
 from dptrain.data.published import Published
@@ -165,7 +165,8 @@ class Tabular(Cut):
         table = file.read(path)
         for column in self.schema.columns:
             if type(column) is Number and column.name in table:
-                table[column.name] = file.with_points(table[column.name])
+                cells = emptied(table[column.name], column.missing)  # which is written as the file has it
+                table[column.name] = file.with_points(cells)
         return table
 
     def _given(self, rows: Encoded, source: str) -> dict[str, np.ndarray]:

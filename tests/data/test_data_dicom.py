@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, JPEGLossless, SecondaryCaptureImageStorage, generate_uid
 
 from dptrain.contracts import DataError
+from dptrain.data.dicom import _silence
 from dptrain.data.image_folder import ImageFolder
 from dptrain.data.pixels import Pixels
 
@@ -28,6 +30,7 @@ def as_scanners_write(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files may hold what the standard does not allow."""
     for kind in ("reading", "writing"):
         monkeypatch.setattr(pydicom.config.settings, f"{kind}_validation_mode", pydicom.config.IGNORE)
+    _silence.cache_clear()  # pytest takes back what it changes, after each test
 
 
 def scan(path: Path, values: np.ndarray | None = None, **tags: Any) -> Path:
@@ -75,11 +78,14 @@ def test_a_declared_range_and_the_file_s_own_window(tmp_path: Path, inverted: bo
         assert np.allclose(found, 1 - shown if inverted else shown, atol=1e-6), way
 
 
-def test_a_lookup_table(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("entries", "first", "bits"), [(256, 0, 10), (200, 7, 8), (1000, 0, 8)])
+def test_a_lookup_table(tmp_path: Path, entries: int, first: int, bits: int) -> None:
+    white = 2**bits - 1
+    rising = np.linspace(0, white, entries).round()
     table = Dataset()
-    table.add_new("LUTDescriptor", "US", [256, 0, 10])
-    table.add_new("LUTData", "US", [3 * each for each in range(256)])
-    values = np.arange(64).reshape(8, 8) * 4
+    table.add_new("LUTDescriptor", "US", [entries, first, bits])
+    table.add_new("LUTData", "US", rising.astype(int).tolist())
+    values = np.arange(64).reshape(8, 8) * 40  # beyond both ends, too
     path = scan(
         tmp_path / "a.dcm",
         values - 1024,
@@ -88,7 +94,28 @@ def test_a_lookup_table(tmp_path: Path) -> None:
         WindowWidth=2,
         WindowCenter=1,
     )
-    assert np.allclose(read(path), 3 * values / 1023, atol=1e-6)
+    assert np.allclose(read(path), rising[np.clip(values - first, 0, entries - 1)] / white, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["WindowCenter", "WindowWidth", "VOILUTSequence", "VOILUTFunction"])
+def test_a_tag_without_a_value_says_nothing(tmp_path: Path, name: str) -> None:
+    empty = {name: [] if name == "VOILUTSequence" else None}
+    scaled = {"RescaleSlope": None, "RescaleIntercept": None}
+    path = scan(tmp_path / "a.dcm", **empty, **scaled)
+    assert np.allclose(read(path, range=[0, 4095]), (HOUNSFIELD + 1024) / 4095, atol=1e-6)
+    with pytest.raises(DataError, match="has no window of its own"):
+        read(path)
+    if name.startswith("VOI"):
+        window = {"WindowCenter": 40, "WindowWidth": 400}
+        with_one = read(scan(tmp_path / "b.dcm", **window))
+        assert np.array_equal(read(scan(tmp_path / "b.dcm", **window, **empty)), with_one)
+
+
+def test_an_open_file_is_dicom_wherever_it_was_left(tmp_path: Path) -> None:
+    held = io.BytesIO(scan(tmp_path / "a.dcm", WindowCenter=40, WindowWidth=400).read_bytes())
+    Pixels(size=(8, 8)).refuse_dark([held, held], "a")
+    held.seek(0, io.SEEK_END)
+    assert np.array_equal(Pixels(size=(8, 8)).read(held, "a")[..., 0], read(tmp_path / "a.dcm"))
 
 
 def test_colours_are_as_they_are(tmp_path: Path) -> None:

@@ -126,6 +126,28 @@ def test_how_a_table_is_written_goes_into_its_schema(tmp_path: Path, monkeypatch
     assert found["columns"] == {"größe": {"kind": "number", "bounds": "???"}}
 
 
+@pytest.mark.parametrize(
+    "header", ["two\nlines", "a\r\nb", "a\x85b", "a\u2028b", "\ttab", 'say: "#"', "größe\n"]
+)
+def test_any_header_makes_a_schema_that_is_yaml(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, header: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = [header, f"{header} id", f"{header} key", "Label"]
+    pd.DataFrame([[1, 2, 3, "a"], [4, 5, 6, "b"]], columns=names).to_parquet("a.parquet")
+    found = yaml.safe_load(write_draft({**WRITTEN, "path": "a.parquet"}).read_text("utf-8"))
+    assert list(found["columns"]) == names[:1]
+    assert found["ignored"] == names[1:3]
+
+
+def test_what_must_be_text_is_told_at_once() -> None:
+    wrong = {"encoding": 8, "delimiter": 5, "decimal": None, "path": 5, "sheet": 1, "root": [], "cache": 0}
+    with pytest.raises(ConfigError) as caught:
+        write_draft({**WRITTEN, **wrong})
+    told = str(caught.value).splitlines()
+    assert sorted(told) == sorted(f"data.{key}={wrong[key]} must be text; quote it" for key in wrong)
+
+
 @pytest.mark.parametrize("data", [{"path": "x.npz"}, {**WRITTEN, "path": "???"}, {**WRITTEN, "path": None}])
 def test_no_table_no_draft(data: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=r"give data.path=TABLE, such as loans.csv"):

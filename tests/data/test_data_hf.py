@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from dptrain.contracts import ConfigError, DataError, Splits
+from dptrain.data import hf
 from dptrain.data.hf import HuggingFace
 
 COUNTS = {"train": 40, "validation": 10, "test": 12}
@@ -113,6 +114,7 @@ def test_parts_that_are_missing_are_cut_and_nobody_is_divided(tmp_path: Path) ->
         ({}, {"image": "scan"}, "has no column scan in train, but image, label, who: name them in"),
         ({"image": list(range(40))}, {}, "data.image=image is no column of images; of a table"),
         ({"who": [None, *"ab" * 19, "c"]}, {"group": "who"}, "data.group=who of record 0 in train is empty"),
+        ({"who": ["a", " ", *"ab" * 19]}, {"group": "who"}, "data.group=who of record 1 in train is empty"),
         ({}, {"workers": 0}, "data.workers=0 must be at least 1"),
         ({}, {"mode": "cmyk"}, "data.mode=cmyk must be one of"),
         ({}, {"classes": ["a", "a"]}, "must name at least two classes, each once"),
@@ -127,12 +129,44 @@ def test_what_is_not_as_declared(
     assert "SECRET" not in str(caught.value)
 
 
+@pytest.mark.parametrize("named", [(True, True), (False, True), (True, False)])
+def test_a_label_means_what_its_own_part_calls_it(tmp_path: Path, named: tuple[bool, bool]) -> None:
+    parts = {}
+    for part, own, names in (("train", named[0], ["well", "ill"]), ("test", named[1], ["ill", "well"])):
+        words = [("well", "ill")[i % 2] for i in range(COUNTS[part])]
+        label = datasets.ClassLabel(names=names) if own else datasets.Value("string")
+        parts[part] = rows(part, label=words).cast_column("label", label)
+    datasets.DatasetDict(parts).save_to_disk(tmp_path / "a")
+    splits = load(tmp_path / "a", classes=["well", "ill"])
+    greys = (splits.test.inputs[:, 0, 0, 0] * 255).round().int()
+    assert torch.equal(splits.test.labels, (greys % 2).long())
+
+
+def test_a_name_that_another_part_alone_has_is_refused(tmp_path: Path) -> None:
+    other = rows("test").cast_column("label", datasets.ClassLabel(names=["well", "SECRET"]))
+    datasets.DatasetDict({"train": rows("train"), "test": other}).save_to_disk(tmp_path / "a")
+    with pytest.raises(DataError, match=r"the label of record 1 of data.label=label in test lies outside"):
+        load(tmp_path / "a")
+
+
 def test_parts_and_groups_that_do_not_fit(tmp_path: Path) -> None:
     datasets.DatasetDict({"validation": rows("validation"), "all": rows("train")}).save_to_disk(
         tmp_path / "a"
     )
     with pytest.raises(DataError, match="has the parts validation, all but none called train; rename one"):
         load(tmp_path / "a")
+    twice = {"train": rows("train"), "val": rows("validation"), "dev": rows("test")}
+    datasets.DatasetDict(twice).save_to_disk(tmp_path / "twice")
+    with pytest.raises(DataError, match="has the parts train, val, dev, two of which are names of one; keep"):
+        load(tmp_path / "twice")
+    for part in ("train", "test"):
+        held = {"train": rows("train"), "test": rows("test")}
+        held[part] = held[part].select([])
+        with pytest.raises(DataError, match=f"has no records in {part}: give it some, or remove it"):
+            source("a")._parts(held, datasets)
+    extra = {"train": rows("train"), "all": rows("test")}
+    datasets.DatasetDict(extra).save_to_disk(tmp_path / "c")
+    assert load(tmp_path / "c").source.endswith("40 images as 8x8 grayscale; not used: all")
     shared = rows("test", who=["train3"] * 12)
     datasets.DatasetDict({"train": rows("train"), "test": shared}).save_to_disk(tmp_path / "b")
     with pytest.raises(DataError, match="1 patients have images in both train and test"):
@@ -143,10 +177,15 @@ def test_a_hub_that_does_not_answer_is_one_sentence(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
     says = r"is no folder here, and no hub that answers has a data set so \(\w+\): give a folder that save_to"
-    for name in ("somebody/xrays", "./nowhere", str(tmp_path / "nowhere")):
-        with pytest.raises(DataError, match=says):
-            load(name, cache=str(tmp_path))
+    with pytest.raises(DataError, match=says) as caught:
+        load("somebody/xrays", cache=str(tmp_path))
+    assert caught.value.__cause__ is None
     (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(hf, "_ask_hub", None)  # which is not asked about a folder
+    for name in ("./nowhere", "~/nowhere", str(tmp_path / "nowhere"), "empty/xrays", "a/b/c"):
+        with pytest.raises(DataError, match="is no folder here: correct it; the hub is asked only for NAME"):
+            load(name, cache=str(tmp_path))
     with pytest.raises(
         DataError, match=r"empty cannot be read \(\w+\): give a folder that save_to_disk made"
     ):
@@ -154,3 +193,15 @@ def test_a_hub_that_does_not_answer_is_one_sentence(tmp_path: Path, monkeypatch:
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ConfigError, match=r'needs the library datasets: pip install "dptrain\[hf\]"'):
         load("somebody/xrays")
+
+
+def test_what_the_library_cannot_read_is_quoted_nowhere(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "train.csv").write_text("image,label\nSECRET,2\nSECRET,1,4,5\n")
+    with pytest.raises(DataError, match="cannot be read") as caught:
+        load(tmp_path / "a")
+    assert "SECRET" not in str(caught.value)
+    assert caplog.text + "".join(capfd.readouterr()) == ""
+    assert caught.value.__cause__ is None

@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from dptrain.contracts import ConfigError, DataError, Splits
 from dptrain.data.image_folder import ImageFolder
+from dptrain.data.pixels import Pixels
 
 
 def picture(path: Path, grey: int, shape: tuple[int, ...] = (20, 30), last: int | None = None) -> None:
@@ -229,6 +230,22 @@ def test_a_declared_range_of_deep_images(tmp_path: Path) -> None:
     Image.fromarray(np.full((20, 30), np.nan, dtype=np.float32)).save(tmp_path / "a" / "none.tif")
     with pytest.raises(DataError, match=r"none.tif holds pixels that are no numbers"):
         load(tmp_path, range=[0, 4096])
+
+
+def test_whatever_a_decoder_raises_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    notes = PngImagePlugin.PngInfo()
+    notes.add_text("SECRET", "0" * 3_000_000, zip=True)
+    Image.new("L", (8, 8)).save(tmp_path / "a.png", pnginfo=notes)
+    pixels = Pixels(size=(8, 8))
+    with pytest.raises(DataError, match=r"a cannot be read as an image \(\w+\): repair or remove it"):
+        pixels.read(tmp_path / "a.png", "a")
+
+    def beyond(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(Image, "open", beyond)
+    with pytest.raises(MemoryError):
+        pixels.read(tmp_path / "a.png", "a")
 
 
 def test_files_that_hold_more_than_one_image_or_far_too_much(

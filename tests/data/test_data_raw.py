@@ -146,6 +146,11 @@ def test_pixels_are_scaled_by_what_is_declared_of_their_kind(
         assert made.tolist() == [[[[0, 1], [1, 0]]]]
 
 
+def test_a_value_outside_the_declared_range_counts_as_the_nearest_bound() -> None:
+    held = Image.fromarray(np.array([[-3024, 1000], [1000, 1000]], np.float32))
+    assert pixels.resized(held, size=(1, 1), channels=1, declared=(0, 1000)).item() == 0.75
+
+
 def test_what_is_no_image_is_told_by_its_row_and_nothing_of_it_is_shown() -> None:
     png = io.BytesIO()
     Image.new("L", (2, 2)).save(png, "PNG")

@@ -16,6 +16,7 @@ import torch
 
 from dptrain.contracts import ConfigError, DataError, Splits
 from dptrain.data.published import ADULT, GERMAN, Adult, BreastCancer, GermanCredit
+from dptrain.data.tables import TableFile
 from dptrain.data.tabular import Tabular
 
 COLUMNS: dict[str, Any] = {
@@ -115,9 +116,11 @@ def test_dates_are_days_between_declared_bounds(tmp_path: Path) -> None:
     days = [(pd.Timestamp(1950 + i, 3, 1 + i % 28) - pd.Timestamp(1900, 1, 1)).days for i in range(40)]
     assert torch.allclose(found[:, 5], torch.tensor(days) / 36524, atol=1e-6)
     frame = pd.read_csv(path)
-    frame["born"] = pd.to_datetime(frame["born"], format="%d.%m.%Y")
-    frame.to_parquet(tmp_path / "people.parquet")
-    assert torch.equal(everyone(load(tmp_path / "people.parquet", columns=DATES)), found)
+    stored = pd.to_datetime(frame["born"], format="%d.%m.%Y")
+    for zone in (None, "Europe/Berlin", "Pacific/Auckland", "America/New_York"):
+        frame["born"] = stored.dt.tz_localize(zone)
+        frame.to_parquet(tmp_path / "people.parquet")
+        assert torch.equal(everyone(load(tmp_path / "people.parquet", columns=DATES)), found), zone
     wrong = table(
         tmp_path, [*dated(), "1,F,1,no,2001-02-03", "1,F,1,no,01.01.2001"], "age,sex,income,ill,born"
     )
@@ -177,6 +180,52 @@ def test_what_stands_for_a_missing_cell(tmp_path: Path, mark: str, suffix: str) 
         load(path, **settings | {"columns": columns | {"sex": {**COLUMNS["sex"], "missing": "M"}}})
 
 
+@pytest.mark.parametrize("mark", ["9999,99", "9999.99", "k. A."])
+def test_what_stands_for_a_missing_cell_is_written_as_the_file_has_it(tmp_path: Path, mark: str) -> None:
+    columns = COLUMNS | {"age": {"kind": "number", "bounds": [0, 100], "missing": mark}}
+    lines = [";".join(line.split(",")) for line in rows()]
+    lines = [line.replace("10;", f"{mark};", 1) if i == 0 else line for i, line in enumerate(lines)]
+    path = table(tmp_path, lines, "age;sex;income;ill")
+    found = everyone(load(path, columns=columns, sensitive=[], delimiter=";", decimal=","))
+    assert found[:, 1].sum() == 1
+
+
+@pytest.mark.parametrize("cell", ["1.234", "1.234,5", "12.5", "1.234.567"])
+@pytest.mark.parametrize("missing", [False, True])
+def test_with_a_decimal_comma_a_point_makes_no_number(tmp_path: Path, cell: str, missing: bool) -> None:
+    columns = {"age": {"kind": "number", "bounds": [0, 100], "missing": missing}}
+    path = table(tmp_path, ["1,5;no", "2;yes", f"{cell};no"], "age;ill")
+    with pytest.raises(DataError, match="line 4: age is not a finite number") as caught:
+        load(path, columns=columns, sensitive=[], delimiter=";", decimal=",")
+    assert str(caught.value).count("line ") == 1
+
+
+@pytest.mark.parametrize(
+    "kind", ["datetime64[ns]", "datetime64[s]", "timedelta64[ns]", "datetime64[ns, UTC]"]
+)
+def test_times_are_no_numbers(tmp_path: Path, kind: str) -> None:
+    frame = pd.DataFrame({"age": pd.Series([1, 2]).astype(kind), "ill": ["no", "yes"]})
+    frame.to_parquet(tmp_path / "people.parquet")
+    columns = {"age": {"kind": "number", "bounds": [0, 1e19]}}
+    with pytest.raises(DataError, match="row 2: age is not a finite number"):
+        load(tmp_path / "people.parquet", columns=columns, sensitive=[])
+
+
+@pytest.mark.parametrize("suffix", ["xlsx", "parquet"])
+def test_a_header_that_is_a_number_is_a_name(tmp_path: Path, suffix: str) -> None:
+    columns = {"2019": {"kind": "number", "bounds": [0, 40]}, "age": COLUMNS["age"]}
+    frame = pd.DataFrame({2019: range(40), "age": range(40), "ill": ["no", "yes"] * 20})
+    path = tmp_path / f"people.{suffix}"
+    if suffix == "xlsx":
+        workbook(path, list(frame), frame.to_numpy(object).tolist())
+    else:
+        frame[[2019]].to_parquet(path)  # a header of numbers alone, which pandas restores
+        assert list(TableFile(path=str(path)).read(path)) == ["2019"]
+        return
+    found = everyone(load(path, columns=columns, sensitive=[], sheet="people"))
+    assert torch.allclose(found[:, 0], torch.arange(40) / 40)
+
+
 def test_one_is_one_however_it_is_written_but_leading_zeros_are_kept(tmp_path: Path) -> None:
     columns = {"code": {"kind": "category", "categories": ["01", "1", "2"]}, "age": COLUMNS["age"]}
     lines = [f"{('01', '1', '1.0', '2.00')[i % 4]},{i},{'no' if i % 2 else 'yes'}" for i in range(40)]
@@ -204,7 +253,10 @@ def test_a_csv_as_it_is_written_elsewhere(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
-        ({"encoding": "latin-7b"}, "data.encoding=latin-7b is no encoding"),
+        *(
+            ({"encoding": name}, f"data.encoding={name} is no encoding")
+            for name in ("latin-7b", "hex", "base64", "rot13", "undefined", "")
+        ),
         ({"delimiter": "||"}, r"data.delimiter='\|\|' must be one character"),
         ({"decimal": ","}, "data.delimiter and data.decimal are both ','"),
     ],
@@ -341,6 +393,17 @@ def test_lines_are_those_of_the_file(tmp_path: Path) -> None:
         load(blank)
 
 
+@pytest.mark.parametrize("group", ["", " ", "\t"])
+def test_a_blank_group_is_nobody(tmp_path: Path, group: str) -> None:
+    lines = [f"{line},{f' p{i} ' if i else group}" for i, line in enumerate(rows())]
+    with pytest.raises(DataError, match="line 2: who is empty"):
+        load(table(tmp_path, lines, "age,sex,income,ill,who"), group="who")
+    frame = pd.read_csv(tmp_path / "people.csv", dtype=str)[1:]
+    groups = source("x.csv", group="who").schema.encode(frame, where="a table").groups
+    assert groups is not None
+    assert groups.tolist() == [f"p{i}" for i in range(1, 40)]
+
+
 def test_rows_of_one_person_stay_together(tmp_path: Path) -> None:
     lines = [f"{line},p{i // 4}" for i, line in enumerate(rows(40))]
     splits = load(table(tmp_path, lines, "age,sex,income,ill,person"), group="person", holdout_fraction=0.2)
@@ -444,9 +507,32 @@ def test_files_that_cannot_be_read(tmp_path: Path, nowhere: Path) -> None:
     (tmp_path / "f.xlsx").write_text("hello")
     with zipfile.ZipFile(tmp_path / "g.xlsx", "w") as archive:
         archive.writestr("a", "b")
-    for name in ("a.csv", "b.parquet", "c.csv.gz", "d.csv", "e.csv", "f.xlsx", "g.xlsx"):
-        with pytest.raises(DataError, match=f"{name} cannot be read .*save it as CSV"):
+    packed = bytearray(gzip.compress(b"age,sex\n" + bytes(range(48, 58)) * 500))
+    packed[12:16] = b"\xff" * 4
+    (tmp_path / "h.csv.gz").write_bytes(packed)
+    workbook(tmp_path / "whole.xlsx", ["age"], [["SECRET"]])
+    with (
+        zipfile.ZipFile(tmp_path / "whole.xlsx") as whole,
+        zipfile.ZipFile(tmp_path / "i.xlsx", "w") as archive,
+    ):
+        for name in whole.namelist():
+            held = whole.read(name)
+            archive.writestr(name, b"<a>SECRET" if name.endswith("sheet1.xml") else held)
+    for name in (
+        "a.csv",
+        "b.parquet",
+        "c.csv.gz",
+        "d.csv",
+        "e.csv",
+        "f.xlsx",
+        "g.xlsx",
+        "h.csv.gz",
+        "i.xlsx",
+    ):
+        with pytest.raises(DataError, match=f"{name} cannot be read .*save it as CSV") as caught:
             load(tmp_path / name)
+        assert caught.value.__cause__ is None
+        assert "SECRET" not in str(caught.value)
     with pytest.raises(DataError, match="holds no rows"):
         load(table(tmp_path, []))
     with pytest.raises(DataError, match=r"none.csv was not found in any of: .*DPTRAIN_DATA \(not set\)"):

@@ -158,16 +158,15 @@ def test_a_record_with_a_double_may_be_trained_on_but_is_not_shown(splits):
 def test_numbers_come_down_to_what_there_is_room_for(slots, candidates, units, more):
     """No number grows, all fit, and another held-out unit changes them at few counts only."""
     found = fitted(slots, candidates, units=units, confidence=0.95)
-    if ROOM * slots * candidates <= units:
+    if ROOM * slots * candidates <= 0.8 * public_count(units) - ROOM:
         assert found == (slots, candidates)
     elif found is not None:
         assert ROOM * found[0] * found[1] <= units
         assert found[0] <= slots
         assert found[1] <= candidates
-        assert detection_limit(found[0], 0.95) > 1 / found[1]
-        other = fitted(slots, candidates, units=units + more, confidence=0.95)
-        if public_count(units) == public_count(units + more) and other != (slots, candidates):
-            assert other == found
+        assert found == (slots, candidates) or detection_limit(found[0], 0.95) > 1 / found[1]
+    if public_count(units) == public_count(units + more):
+        assert fitted(slots, candidates, units=units + more, confidence=0.95) == found
 
 
 def test_slots_that_happen_to_be_short_are_left_out_unless_they_are_many(splits):

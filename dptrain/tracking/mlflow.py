@@ -244,9 +244,10 @@ class MLflowRun:
 
         with self._storing(), store_of(self._uri, self._experiment_id):
             logged = log_model(model, self.run_id)
-            if self._register is not None and model.standing is not None:
-                register(self._client, self._register, logged, model.standing)
-        self._of_model["model_id"] = logged.model_id
+            if logged is not None and self._register is not None and model.verdict is not None:
+                register(self._client, self._register, logged, model.verdict)
+        if logged is not None:
+            self._of_model["model_id"] = logged.model_id
 
     def end(self, status: str) -> None:
         """Write what waits and set the final status; a server lost by now must not hide why the run ended."""

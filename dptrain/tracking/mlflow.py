@@ -7,13 +7,13 @@ import math
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dptrain.contracts import ConfigError, DptrainError, Served
+from dptrain.contracts import ConfigError, DptrainError, RecordLost, Served
 from dptrain.redaction import MASK, redact, redacted
 
 if TYPE_CHECKING:
@@ -101,7 +101,8 @@ class MLflow:
         try:
             yield run
         except Exception as error:
-            run.tags(failure(first_line(error)))
+            with suppress(RecordLost), impatiently():
+                run.tags(failure(first_line(error)))
             run.end("FAILED")
             raise
         except BaseException:  # interrupted, or asked to exit
@@ -257,9 +258,11 @@ class MLflowRun:
                 if status != "RUNNING":
                     with self._storing():
                         self._client.set_terminated(self.run_id, status)
-        except DptrainError:
+        except RecordLost as error:
             if status == "FINISHED":
-                raise
+                raise RecordLost(
+                    error.what, "the run is complete in its folder, and only its record there is not"
+                ) from error
 
     def _flush(self) -> None:
         waiting, self._waiting = self._waiting, []
@@ -277,7 +280,8 @@ class MLflowRun:
             try:
                 yield
             except (MlflowException, OSError) as error:
-                raise DptrainError(
+                raise RecordLost(
                     f"tracking.uri={redact(self._uri)} stopped taking records of run {self.run_id} "
-                    f"({first_line(error)}); bring it back and resume the run, or run with tracking=none"
+                    f"({first_line(error)})",
+                    "bring it back and resume the run, or run with tracking=none",
                 ) from error

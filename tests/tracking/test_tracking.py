@@ -377,8 +377,17 @@ def test_a_store_that_is_lost_on_the_way_is_named_but_hides_no_error(monkeypatch
         monkeypatch.setattr(run._client, "set_terminated", lost)
         raise ValueError("ours")
 
+    def fail_with_everything(run: MLflowRun) -> None:
+        monkeypatch.setattr(run._client, "log_batch", lost)
+        fail(run)
+
+    def finish(run: MLflowRun) -> None:
+        monkeypatch.setattr(run._client, "set_terminated", lost)
+
     failing(DptrainError, record, match=r"stopped taking records .*connection refused.*resume")
     failing(ValueError, fail, match="ours")
+    failing(ValueError, fail_with_everything, match="ours")
+    failing(DptrainError, finish, match=r"connection refused\); the run is complete in its folder")
 
 
 def test_the_command_that_shows_the_runs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -389,6 +398,7 @@ def test_the_command_that_shows_the_runs(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://other:5000")
     assert MLflow().command == "http://other:5000"
     assert NoTracking().command == ""
+    assert TensorBoard(logdir="my runs").command == "tensorboard --logdir 'my runs'"
 
 
 def test_no_tracking_takes_everything_and_keeps_nothing(tmp_path: Path) -> None:
@@ -496,7 +506,8 @@ def test_the_configuration_builds_it(name: str, kind: type) -> None:
     from omegaconf import OmegaConf
 
     path = Path(__file__).parents[2] / "conf" / "tracking" / f"{name}.yaml"
-    assert instantiate(OmegaConf.load(path)) == kind()
+    built = instantiate(OmegaConf.create({"output": ".", "tracking": OmegaConf.load(path)}))
+    assert built["tracking"] == kind()
 
 
 def test_a_name_that_no_registry_takes_is_refused() -> None:
@@ -521,12 +532,15 @@ def test_runs_are_recorded_in_files_without_secrets(tracking: CSV | TensorBoard,
     assert all(b"hush" not in path.read_bytes() for path in written)
     if isinstance(tracking, CSV):
         with tracking.open("b", tmp_path / "b") as again:
+            again.params({"privacy": {"epsilon": 3.0}})
             again.metric("accuracy", 0.8)
+            again.metric("loss", 0.4)
         metrics = (tmp_path / "b" / "metrics.csv").read_text(encoding="utf-8").splitlines()
         assert metrics[:2] == ["step,name,value", "0,holdout/accuracy,0.5"]
-        assert metrics[-2:] == ["0,accuracy,0.75", "0,accuracy,0.8"]
+        assert metrics[-2:] == ["0,accuracy,0.8", "0,loss,0.4"]
+        assert len(metrics) == len({line.rpartition(",")[0] for line in metrics}) == 6
         params = (tmp_path / "b" / "params.csv").read_text(encoding="utf-8").splitlines()
-        assert params[:2] == ["name,value", "privacy.epsilon,3.0"]
+        assert params == ["name,value", "privacy.epsilon,3.0"]
     else:
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -1,4 +1,4 @@
-"""The end of a run whose tracker is lost: it is complete, and what matters more is told first."""
+"""What trackers are told: no number that is a secret; one lost at the end loses no more than a record."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from comparisons import leakage
 
-from dptrain.contracts import BrokenGuarantee, DptrainError, RecordLost
+from dptrain.contracts import BrokenGuarantee, DptrainError, RecordLost, Splits
 from dptrain.evidence.verdict import BROKEN
-from dptrain.pipeline import publish
+from dptrain.pipeline import publish, tracked
 from dptrain.tracking import NullRun
 
 
@@ -42,3 +43,22 @@ def test_a_run_whose_record_is_lost_is_complete(
     with pytest.raises(error, match=rf"(?i){says}") as raised:
         publish.publish(report, None, Lost(), wanted)
     assert "resume" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("unit", "public", "told"),
+    [("record", True, {"train", "holdout", "test"}), ("patient", True, {"units"}), ("record", False, set()),
+     ("patient", False, set())],
+)  # fmt: skip
+def test_a_tracker_is_told_no_count_that_the_statement_withholds(
+    unit: str, public: bool, told: set[str], splits: Splits
+) -> None:
+    patients = replace(splits, group_ids=torch.arange(len(splits.train)) // 2)
+    experiment: Any = SimpleNamespace(
+        splits=patients,
+        assignments=SimpleNamespace(set_aside={"probes": 7}),
+        budget=SimpleNamespace(unit=unit, units_public=public),
+    )
+    found = tracked.counts(experiment)
+    assert set(found) == told
+    assert found.get("units", len(splits.train) // 2) == len(splits.train) // 2

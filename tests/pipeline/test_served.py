@@ -53,7 +53,7 @@ def test_predictions_are_named_where_they_are_rows(task: Task, names: tuple[str,
 def test_inputs_are_images_by_their_shape(splits: Splits) -> None:
     raw = _image(splits)
     assert raw is not None
-    assert raw.settings == {"shape": [1, 8, 8], "bounds": [0.0, 1.0], "declared": None}
+    assert raw.settings == {"shape": [1, 8, 8], "bounds": [0.0, 1.0], "declared": None, "clip": True}
     table = Records(torch.zeros(4, 3), torch.zeros(4, dtype=torch.int64))
     assert _image(replace(splits, train=table)) is None
 

@@ -19,6 +19,7 @@ FILES = {
 # A room sees rooms of lower rank and itself; equals never meet. Every module of dptrain belongs to one.
 RANK = {
     "contracts": 0,
+    "installed": 0,
     "redaction": 0,
     "storage": 0,
     "data": 1,

@@ -13,6 +13,7 @@ from dptrain.contracts.errors import (
     DptrainError,
     LimitExceeded,
     OutOfQueries,
+    RecordLost,
 )
 from dptrain.contracts.evidence import Exposed, Gallery, Interval, Leakage, NotRun
 from dptrain.contracts.findings import (
@@ -62,8 +63,8 @@ __all__ = [
     "Leakage",
     "LimitExceeded", "MadeKernels", "Mechanism", "NoiseSeen", "NotRun", "Observation", "Observer",
     "OutOfQueries", "Output", "Part", "Plan", "PrivacyLoss", "Progress", "Queries", "Randomness", "Raw",
-    "Records", "Release", "Report", "Rows", "SamplingSeen", "Scaled", "Scored", "Scores", "Scoring",
-    "SelectionTerms", "Sensitive", "Sensitivity", "Served", "Shadow", "Shadows", "Slots", "Splits",
+    "RecordLost", "Records", "Release", "Report", "Rows", "SamplingSeen", "Scaled", "Scored", "Scores",
+    "Scoring", "SelectionTerms", "Sensitive", "Sensitivity", "Served", "Shadow", "Shadows", "Slots", "Splits",
     "Statement", "Streams", "SweepTotal", "Targets", "Task", "Tracker", "Trust", "Utility", "Variant",
     "by_query", "keyed_uniform", "seed_key", "stable_ids", "wants_shadows",
 ]  # fmt: skip

@@ -18,18 +18,20 @@ class Counts:
     files: int | None = None
     trained_on: int | None = None
     units: int | None = None
-    holdout: int
-    test: int
+    holdout: int | None = None
+    test: int | None = None
     set_aside: Mapping[str, int] = field(default_factory=dict)
 
     def published(self, *, units_public: bool, set_aside: Mapping[str, int]) -> Counts:
         """What may be told to anyone, with as many `set_aside` as were expected.
 
-        How many records the units have, and how many came to be set aside, is a property of the records.
+        How many records the units have, and how many came to be set aside, is a property of the records. So
+        is how many are held out and tested on: they are a share of all, each cut by a hash of itself.
         """
         units = self.units if units_public else None
-        records = units if self.unit == "record" else None
-        return replace(self, files=None, units=units, trained_on=records, set_aside=set_aside)
+        if units is None or self.unit != "record":
+            return Counts(unit=self.unit, units=units, set_aside=set_aside)
+        return replace(self, files=None, trained_on=units, set_aside=set_aside)
 
 
 @dataclass(frozen=True, kw_only=True)

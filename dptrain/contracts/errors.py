@@ -15,6 +15,14 @@ class DataError(DptrainError):
     """The data cannot be found, read or trusted."""
 
 
+class RecordLost(DptrainError):
+    """A tracker stopped taking records: `what` happened, and its cure."""
+
+    def __init__(self, what: str, cure: str) -> None:
+        super().__init__(f"{what}; {cure}")
+        self.what = what
+
+
 class BrokenGuarantee(DptrainError):
     """An attack measured more leakage than the guarantee allows: the implementation is wrong."""
 

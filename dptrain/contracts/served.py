@@ -33,7 +33,7 @@ class Served:
 
     `answers` takes inputs (N, ...) and gives what is released of predictions; `names` are those of its
     columns, none where an answer is no row. `blank` are two inputs that are no records; `metadata` is what
-    is proved of the model. `standing` is the verdict on it in one word; None: it must not be passed on.
+    is proved of the model. `verdict` on it is one word; None: it must not be passed on.
     """
 
     answers: nn.Module
@@ -41,4 +41,4 @@ class Served:
     names: tuple[str, ...]
     raw: Raw | None
     metadata: Mapping[str, Any]
-    standing: str | None
+    verdict: str | None

@@ -82,7 +82,7 @@ class HuggingFace(Cut):
             number_groups(groups["val"]) if "val" in groups else None,
             key,
             name=Path(self.path).name,
-            source=f"{self.path}, {sum(map(len, parts.values()))} images as {height}x{width} {self.mode}"
+            source=f"{self.path}, images as {height}x{width} {self.mode}"
             + (f"; not used: {', '.join(unused)}" if unused else ""),
             classes=classes,
             mean=self.mean,

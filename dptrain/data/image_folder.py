@@ -100,7 +100,7 @@ class ImageFolder(Cut):
             number_groups(patients["val"]) if patients.get("val") else None,
             key,
             name=root.name,
-            source=f"{root}, {sum(map(len, files.values()))} files as {height}x{width} {self.mode}",
+            source=f"{root}, files as {height}x{width} {self.mode}",
             classes=classes,
             mean=self.mean,
             std=self.std,

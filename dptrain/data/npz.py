@@ -13,9 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dptrain.contracts import ConfigError, DataError, Records, Splits
+from dptrain.contracts import ConfigError, DataError, Raw, Records, Splits
 from dptrain.data.checks import check_images, class_names, convert, same_count, to_inputs, to_records
 from dptrain.data.files import read_npz
+from dptrain.data.raw import of_images
+from dptrain.data.raw_pixels import MODES
 from dptrain.data.splits import Cut, assignment_key, number_groups
 
 LOCAL_HEADER_BYTES = 30  # of a zip member, before its name and its extra field
@@ -172,6 +174,15 @@ class Npz(Cut):
             mean=self.mean,
             std=self.std,
             public=given.get("public"),
+            raw=self._raw(arrays["train_images"], given["train"]),
+        )
+
+    def _raw(self, stored: np.ndarray, records: Records) -> Raw | None:
+        """How whoever serves a model of these images reads them; None where no image file is like them."""
+        if records.shape[0] not in MODES:
+            return None
+        return of_images(
+            records.shape, declared=None if stored.dtype == np.uint8 else self.bounds, clip=False
         )
 
     def _records(self, arrays: Mapping[str, np.ndarray], part: str, path: Path) -> Records:

@@ -23,16 +23,25 @@ def of_table(declared: Sequence[Number | Category]) -> Raw:
 
 
 def of_images(
-    shape: Sequence[int], bounds: Sequence[float] = (0.0, 1.0), declared: Sequence[float] | None = None
+    shape: Sequence[int],
+    bounds: Sequence[float] = (0.0, 1.0),
+    declared: Sequence[float] | None = None,
+    *,
+    clip: bool = True,
 ) -> Raw:
-    """Images that become inputs of this shape (C, H, W); `declared` is the range of pixels beyond 8 bits."""
+    """Images that become inputs of this shape (C, H, W); `declared` is the range of pixels beyond 8 bits.
+
+    Pixels outside of it are clipped, or refused: as the data source does.
+    """
     channels, height, width = shape
     settings = {
         "shape": list(shape),
         "bounds": list(bounds),
         "declared": None if declared is None else list(declared),
+        "clip": clip,
     }
-    black = np.zeros((height, width, channels), np.uint8).tolist()
+    darkest = 0 if declared is None else float(declared[0])
+    black = np.full((height, width, channels), darkest).tolist()
     return Raw(
         code=Path(raw_pixels.__file__),
         settings=settings,

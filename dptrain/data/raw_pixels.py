@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 MODES = {1: "L", 3: "RGB"}  # by the number of channels
 WHITE_8_BIT, WHITE_16_BIT = 255.0, 65535.0
@@ -44,6 +44,7 @@ def read(table: pd.DataFrame, settings: Mapping[str, Any]) -> tuple[np.ndarray, 
 
     A cell holds a file's bytes (in base64, where it is text), or pixels (H, W, C). Those of 8 bits lie in
     (0, 255), deeper ones in the declared range; those with a fraction in that, or else in the model's bounds.
+    Whole numbers of no type, as in JSON, are of 8 bits; refused where a range is declared.
     """
     inputs, problems = [], []
     for row, cell in enumerate(table[COLUMN]):
@@ -54,31 +55,41 @@ def read(table: pd.DataFrame, settings: Mapping[str, Any]) -> tuple[np.ndarray, 
     return np.stack(inputs) if inputs else np.zeros(0, np.float32), problems
 
 
-def _read(cell: Any, *, shape: Sequence[int], bounds: Sequence[float], declared: Range) -> np.ndarray:
+def _read(
+    cell: Any, *, shape: Sequence[int], bounds: Sequence[float], declared: Range, clip: bool
+) -> np.ndarray:
     channels, *size = shape
     if isinstance(cell, str):
         cell = base64.b64decode(cell, validate=True)
     if isinstance(cell, bytes):
-        pixels = resized(_decoded(cell), size=size, channels=channels, declared=declared)
+        pixels = resized(_decoded(cell, declared), size=size, channels=channels, declared=declared)
     else:
-        pixels = _scaled(np.asarray(cell), shape=(*size, channels), bounds=bounds, declared=declared)
+        pixels = _scaled(
+            np.asarray(cell), shape=(*size, channels), bounds=bounds, declared=declared, clip=clip
+        )
     low, high = bounds
     return np.moveaxis(np.float32(low) + np.float32(high - low) * pixels, -1, 0)
 
 
-def _decoded(held: bytes) -> Image.Image:
-    with Image.open(io.BytesIO(held)) as opened:
+def _decoded(held: bytes, declared: Range) -> Image.Image:
+    try:
+        opened = Image.open(io.BytesIO(held))
+    except UnidentifiedImageError:
+        raise ValueError("is no image file in a known format") from None
+    with opened:
         if getattr(opened, "n_frames", 1) > 1:
             raise ValueError("holds several images; give each as one of its own")
         image = ImageOps.exif_transpose(opened)
+        if image.mode == "F" and declared is None:
+            raise ValueError("holds floating-point pixels, whose range is unknown; give whole numbers")
         if image.mode.startswith(("I", "F")):  # deeper than 8 bits, which Pillow's conversion would clip
-            return Image.fromarray(np.asarray(image).astype(np.float32))
+            return Image.fromarray(_finite(np.asarray(image).astype(np.float32)))
         image.load()
         return image
 
 
 def _scaled(
-    array: np.ndarray, *, shape: tuple[int, ...], bounds: Sequence[float], declared: Range
+    array: np.ndarray, *, shape: tuple[int, ...], bounds: Sequence[float], declared: Range, clip: bool
 ) -> np.ndarray:
     """Pixels (H, W, C), or (H, W) of one channel, in (0, 1)."""
     array = array[..., None] if array.shape == shape[:2] and shape[2] == 1 else array
@@ -87,6 +98,19 @@ def _scaled(
     low, high = declared or bounds
     if array.dtype == np.uint8 or (array.dtype.kind in "ui" and declared is None):
         low, high = 0.0, WHITE_16_BIT if array.dtype == np.uint16 else WHITE_8_BIT
-    if not (array.min() >= low and array.max() <= high):
+    elif array.dtype.kind in "ui" and array.dtype != np.uint16:
+        raise ValueError(
+            "holds whole numbers that may be of 8 bits or deeper; give an image file, or numbers with a "
+            f"fraction (1.0) in {low:g} ... {high:g}"
+        )
+    array = _finite(array)
+    if not (clip and declared) and not (array.min() >= low and array.max() <= high):
         raise ValueError(f"holds pixels outside {low:g} ... {high:g}")
-    return ((array - np.float32(low)) / np.float32(high - low)).astype(np.float32)
+    pixels = (array - np.float32(low)) / np.float32(high - low)
+    return pixels.astype(np.float32).clip(0.0, 1.0)
+
+
+def _finite(pixels: np.ndarray) -> np.ndarray:
+    if not np.isfinite(pixels).all():
+        raise ValueError("holds pixels that are no numbers")
+    return pixels

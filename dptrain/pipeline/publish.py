@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dptrain import report as documents
 from dptrain.config import Documents
-from dptrain.contracts import BrokenGuarantee, Leakage, Report, Served, Tracker
+from dptrain.contracts import BrokenGuarantee, Leakage, RecordLost, Report, Served, Tracker
 from dptrain.evidence.verdict import BROKEN
 from dptrain.pipeline import tracked
 from dptrain.training import checkpoint
@@ -14,13 +14,18 @@ def publish(report: Report, model: Served | None, tracker: Tracker, wanted: Docu
     """Write the report into the run folder, and hand it to the tracker, and the model that it is about."""
     written = documents.write(report, pdf=wanted.pdf, card_measured=wanted.card_measured)
     checkpoint.remove(report.folder)  # the run is complete, whatever becomes of its record elsewhere
-    for path in written:
-        tracker.artifact(path, "report")
-    if model is not None:
-        tracker.model(model)  # before its metrics, which are shown beside it
-    for name, value, step in tracked.metrics(report):
-        tracker.metric(name, value, step)
-    tracker.tags(tracked.tags(report))
+    try:
+        for path in written:
+            tracker.artifact(path, "report")
+        if model is not None:
+            tracker.model(model)  # before its metrics, which are shown beside it
+        for name, value, step in tracked.metrics(report):
+            tracker.metric(name, value, step)
+        tracker.tags(tracked.tags(report))
+    except RecordLost as error:
+        refuse_broken(report)  # which matters more
+        complete = f"the run is complete in {report.folder}, and only its record there is not"
+        raise RecordLost(error.what, complete) from error
 
 
 def refuse_broken(report: Report) -> None:

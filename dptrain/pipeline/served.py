@@ -47,11 +47,11 @@ def served(report: Report, release: Release, experiment: Experiment) -> Served:
             "output": stated.interface,
             "task": task.name,
         },
-        standing=standing(report, experiment.conditions),
+        verdict=verdict(report, experiment.conditions),
     )
 
 
-def standing(report: Report, conditions: Sequence[Condition]) -> str | None:
+def verdict(report: Report, conditions: Sequence[Condition]) -> str | None:
     """The verdict on a model in one word; None where an attack has broken its guarantee."""
     if any(line.verdict.startswith(BROKEN) for line in report.leakage):
         return None

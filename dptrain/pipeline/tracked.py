@@ -9,6 +9,7 @@ from typing import Any
 
 from dptrain.config import Config
 from dptrain.contracts import Report
+from dptrain.pipeline import counts as records
 from dptrain.pipeline.experiment import Experiment
 from dptrain.report import sentences
 from dptrain.tracking import NOTE
@@ -29,10 +30,13 @@ def params(config: Config, recipe: str) -> dict[str, Any]:
 
 
 def counts(experiment: Experiment) -> dict[str, int]:
-    """How many records each part of the data holds; nothing where the number of units is not public."""
-    if not experiment.budget.units_public:
-        return {}
-    return {part: len(getattr(experiment.splits, part)) for part in ("train", "holdout", "test")}
+    """How many records each part of the data holds, and units; what is not public is left out."""
+    budget = experiment.budget
+    found = records.counts(experiment.splits, experiment.assignments, budget)
+    public = found.published(units_public=budget.units_public, set_aside={})
+    named = {"train": public.trained_on, "holdout": public.holdout, "test": public.test}
+    named |= {} if budget.unit == "record" else {"units": public.units}
+    return {name: count for name, count in named.items() if count is not None}
 
 
 def metrics(report: Report) -> Iterator[tuple[str, float, int]]:

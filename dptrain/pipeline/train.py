@@ -68,7 +68,8 @@ def run(
         report = summary.attacked(
             study.total(report, plan, delta=delta), measured, experiment, control, seconds
         )
-        model = served(report, target.release, experiment) if target.release.weights is not None else None
+        handed_on = target.release.weights is not None and config.sweep.trial is None  # trials are the team's
+        model = served(report, target.release, experiment) if handed_on else None
         publish(report, model, tracker, config.report)
         console.report(report, tracking.command)
         refuse_broken(report)

@@ -17,6 +17,7 @@ from scipy.stats import norm
 
 from dptrain.contracts import Budget, Plan, PrivacyLoss, Randomness, Sensitivity, Statement, Trust
 from dptrain.contracts.rounding import percent_up, rounded_up, rounded_up_to
+from dptrain.installed import own_version
 from dptrain.privacy import accountant
 from dptrain.privacy.accountant import DPSGDPlan
 from dptrain.privacy.noise.cost import Cost, cost, stated_epsilon
@@ -276,7 +277,8 @@ def delta_meaning(delta: float, unit: str, units: int | None) -> str:
 
 def library_versions() -> dict[str, str]:
     """Versions of the libraries that a guarantee rests on."""
-    return {name: version(name) for name in ("dptrain", "torch", "opacus", "dp-accounting", "numpy")}
+    others = ("torch", "opacus", "dp-accounting", "numpy")
+    return {"dptrain": own_version(), **{name: version(name) for name in others}}
 
 
 def code_revision() -> str | None:

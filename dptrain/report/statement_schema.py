@@ -157,8 +157,8 @@ COUNTS = _object(
     files=_count("Records in all files; null where their number is not public."),
     trained_on=_count("Records; null where their number is not public."),
     units=_count("To whom those records belong; null where their number is not public."),
-    holdout=_a("integer", "Records, which are not protected.", minimum=0),
-    test=_a("integer", "Records, which are not protected.", minimum=0),
+    holdout=_count("Records, which are not protected; null where they tell a number that is not public."),
+    test=_count("Records, which are not protected; null where they tell a number that is not public."),
     set_aside=_by_name("integer", "Records that attacks need, as many as were expected, by what for."),
 )
 

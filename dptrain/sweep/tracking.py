@@ -1,4 +1,4 @@
-"""The runs of a sweep as a family: their parent run, which shows by itself what they say together."""
+"""The parent run of a sweep: its jobs are shown below it, and itself it shows what they say together."""
 
 from __future__ import annotations
 

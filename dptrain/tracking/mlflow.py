@@ -7,13 +7,13 @@ import math
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dptrain.contracts import ConfigError, DptrainError, Served
+from dptrain.contracts import ConfigError, DptrainError, RecordLost, Served
 from dptrain.redaction import MASK, redact, redacted
 
 if TYPE_CHECKING:
@@ -101,7 +101,8 @@ class MLflow:
         try:
             yield run
         except Exception as error:
-            run.tags(failure(first_line(error)))
+            with suppress(RecordLost), impatiently():
+                run.tags(failure(first_line(error)))
             run.end("FAILED")
             raise
         except BaseException:  # interrupted, or asked to exit
@@ -244,9 +245,10 @@ class MLflowRun:
 
         with self._storing(), store_of(self._uri, self._experiment_id):
             logged = log_model(model, self.run_id)
-            if self._register is not None and model.standing is not None:
-                register(self._client, self._register, logged, model.standing)
-        self._of_model["model_id"] = logged.model_id
+            if logged is not None and self._register is not None and model.verdict is not None:
+                register(self._client, self._register, logged, model.verdict)
+        if logged is not None:
+            self._of_model["model_id"] = logged.model_id
 
     def end(self, status: str) -> None:
         """Write what waits and set the final status; a server lost by now must not hide why the run ended."""
@@ -256,9 +258,11 @@ class MLflowRun:
                 if status != "RUNNING":
                     with self._storing():
                         self._client.set_terminated(self.run_id, status)
-        except DptrainError:
+        except RecordLost as error:
             if status == "FINISHED":
-                raise
+                raise RecordLost(
+                    error.what, "the run is complete in its folder, and only its record there is not"
+                ) from error
 
     def _flush(self) -> None:
         waiting, self._waiting = self._waiting, []
@@ -276,7 +280,8 @@ class MLflowRun:
             try:
                 yield
             except (MlflowException, OSError) as error:
-                raise DptrainError(
+                raise RecordLost(
                     f"tracking.uri={redact(self._uri)} stopped taking records of run {self.run_id} "
-                    f"({first_line(error)}); bring it back and resume the run, or run with tracking=none"
+                    f"({first_line(error)})",
+                    "bring it back and resume the run, or run with tracking=none",
                 ) from error

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 from collections.abc import Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
+from pickle import PicklingError
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
@@ -17,25 +19,31 @@ from torch import Tensor
 
 from dptrain.contracts import Inputs, Served
 from dptrain.contracts.trees import by_name
+from dptrain.installed import UNKNOWN, own_version
 from dptrain.tracking import served as code
-from dptrain.tracking.connection import quietly
+from dptrain.tracking.connection import first_line, quietly
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.models import ModelSignature
     from mlflow.models.model import ModelInfo
 
+COUNTS = (1, 3)  # of records; traced with two, a graph may have become one of two alone
 
-def log_model(model: Served, run_id: str) -> ModelInfo:
+log = logging.getLogger(__name__)
+
+
+def log_model(model: Served, run_id: str) -> ModelInfo | None:
     """Log a model with its code, signature and input example; loading it needs nothing of this package.
 
     The format is torch.export's, which runs no foreign code. A model whose control flow depends on its
-    input is pickled instead, and needs the packages that its classes are of. Both are for the CPU.
+    input is pickled instead, and needs the packages that its classes are of. Both are for the CPU. None for
+    one that cannot be pickled either, which is logged: its run is recorded all the same.
     """
     import mlflow.pyfunc
     from mlflow.models import Model
 
-    ours = version("dptrain")
+    ours = own_version()
     blank = by_name(lambda one: one.detach().cpu(), model.blank)
     answers = model.answers.cpu().eval()
     with torch.no_grad():
@@ -45,13 +53,27 @@ def log_model(model: Served, run_id: str) -> ModelInfo:
         data.mkdir()
         package = _write_code(model, Path(folder))
         exported = _export(model, blank, data)
+        try:
+            if not exported:
+                torch.save(model.answers, data / code.PICKLED)
+        except (
+            PicklingError,
+            AttributeError,
+            TypeError,
+        ) as error:  # what pickle raises, by its kind of class
+            log.warning(
+                "the model is not stored in MLflow: torch.export cannot trace it and it cannot be pickled "
+                "(%s); its weights are in the run folder. Define its classes at the top of a module",
+                first_line(error),
+            )
+            return None
         settings = {
             "format": code.FORMAT,
             "dptrain": ours,
             "torch": torch.__version__,
             "names": list(model.names),
             "raw": None if model.raw is None else model.raw.settings,
-            "whole": {name: not one.is_floating_point() for name, one in _named(blank).items()},
+            "integer_inputs": {name: not one.is_floating_point() for name, one in _named(blank).items()},
         }
         (data / code.SETTINGS).write_text(json.dumps(settings), encoding="utf-8")
         return Model.log(
@@ -88,8 +110,8 @@ def _write_code(model: Served, folder: Path) -> Path:
     return package
 
 
-def register(client: MlflowClient, name: str, logged: ModelInfo, standing: str) -> None:
-    """Make the model a version of this name; `models:/NAME@STANDING` is the newest that stands so."""
+def register(client: MlflowClient, name: str, logged: ModelInfo, verdict: str) -> None:
+    """Make the model a version of this name; `models:/NAME@VERDICT` is the newest with this verdict."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -102,22 +124,25 @@ def register(client: MlflowClient, name: str, logged: ModelInfo, standing: str) 
         logged.model_uri,
         run_id=logged.run_id,
         model_id=logged.model_id,
-        tags={"standing": standing},
+        tags={"verdict": verdict},
         description=(logged.metadata or {}).get("guarantee"),
     )
-    client.set_registered_model_alias(name, standing, made.version)
+    client.set_registered_model_alias(name, verdict, made.version)
 
 
 def _export(model: Served, blank: Inputs, folder: Path) -> bool:
-    """Write the model for any number of inputs; as a graph, unless torch.export cannot trace it."""
-    with quietly(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+    """Write the model as a graph for any number of inputs; False where torch.export cannot."""
+    with quietly(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()), torch.no_grad():
         try:
             any_size = by_name(lambda _: {0: torch.export.Dim.AUTO}, blank)
             program = torch.export.export(model.answers, (blank,), dynamic_shapes=(any_size,))
+            graph = program.module()
+            for count in COUNTS:
+                given = by_name(lambda one, count=count: one[:1].repeat(count, *[1] * (one.dim() - 1)), blank)
+                torch.testing.assert_close(graph(given), model.answers(given), equal_nan=True)
             torch.export.save(program, folder / code.GRAPH)
         except Exception:  # torch.export has no common error; whatever it was, pickle is the answer
             (folder / code.GRAPH).unlink(missing_ok=True)
-            torch.save(model.answers, folder / code.PICKLED)
             return False
     return True
 
@@ -155,7 +180,7 @@ def _requirements(model: Served, exported: bool, ours: str) -> list[str]:
     """The packages that loading takes, as they are installed here."""
     needed = ["mlflow", "torch", "numpy", "pandas", *(model.raw.needs if model.raw is not None else ())]
     pinned = [f"{package}=={version(package).split('+')[0]}" for package in needed]
-    return pinned if exported else [*pinned, f"dptrain=={ours}"]
+    return pinned if exported else [*pinned, "dptrain" if ours == UNKNOWN else f"dptrain=={ours}"]
 
 
 def _named(inputs: Inputs) -> dict[str, Tensor]:

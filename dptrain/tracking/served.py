@@ -20,7 +20,7 @@ FORMAT = 1
 BATCH = 256
 
 
-class Served:
+class ServedModel:
     """A model that answers tables with named columns, or arrays, with predictions."""
 
     def __init__(self, folder: Path) -> None:
@@ -31,7 +31,7 @@ class Served:
                 "log it again, or take the code and the model from one run"
             )
         self._raw, self._names = settings["raw"], settings["names"]
-        self._whole = settings["whole"]
+        self._integer_inputs = settings["integer_inputs"]
         try:
             if (folder / GRAPH).exists():
                 self._answers = torch.export.load(folder / GRAPH).module()
@@ -60,7 +60,7 @@ class Served:
         """Inputs by name; one tensor without a name has the empty one."""
         if self._raw is None:
             named = given if isinstance(given, dict) else {"": given}
-            return {name: _tensor(one, self._whole[name]) for name, one in named.items()}
+            return {name: _tensor(one, self._integer_inputs[name]) for name, one in named.items()}
         raw = importlib.import_module(f"{__name__}.raw")
         made, problems = raw.read(pd.DataFrame(given).reset_index(drop=True), self._raw)
         if problems:
@@ -68,8 +68,8 @@ class Served:
         return {"": torch.from_numpy(made)}
 
 
-def _tensor(array: Any, whole: bool) -> torch.Tensor:
-    return torch.from_numpy(np.asarray(array, np.int64 if whole else np.float32))
+def _tensor(array: Any, integer: bool) -> torch.Tensor:
+    return torch.from_numpy(np.asarray(array, np.int64 if integer else np.float32))
 
 
 def _starts(inputs: dict[str, torch.Tensor]) -> range:
@@ -79,6 +79,6 @@ def _starts(inputs: dict[str, torch.Tensor]) -> range:
     return range(0, count, BATCH)
 
 
-def _load_pyfunc(path: str) -> Served:
+def _load_pyfunc(path: str) -> ServedModel:
     """What MLflow loads, from the folder of the model's data."""
-    return Served(Path(path))
+    return ServedModel(Path(path))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from dptrain.contracts import ConfigError
 from dptrain.redaction import redacted
@@ -26,7 +27,7 @@ FOLDER = "tensorboard"
 class TensorBoard:
     """Records metrics and parameters for TensorBoard, which shows all runs below the folder it is given."""
 
-    command: ClassVar[str] = "tensorboard --logdir ."
+    logdir: str = "."  # the folder that all runs are below, for whoever looks at them
 
     def __post_init__(self) -> None:
         if find_spec("tensorboard") is None:
@@ -34,6 +35,11 @@ class TensorBoard:
                 'tracking=tensorboard needs TensorBoard; pip install "dptrain[tensorboard]", or choose '
                 "tracking=csv"
             )
+
+    @property
+    def command(self) -> str:
+        """What to type to look at the runs."""
+        return f"tensorboard --logdir {shlex.quote(self.logdir)}"
 
     @contextmanager
     def open(self, name: str, folder: Path, resume_id: str | None = None) -> Iterator[NullRun]:  # noqa: ARG002

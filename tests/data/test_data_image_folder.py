@@ -45,7 +45,7 @@ def test_a_flat_folder(flat: Path) -> None:
     assert splits.shape == (1, 8, 12)
     assert len(splits.train) + len(splits.holdout) + len(splits.test) == 40
     assert 16 <= len(splits.train) < 39
-    assert splits.source == f"{flat}, 40 files as 8x12 grayscale"
+    assert splits.source == f"{flat}, files as 8x12 grayscale"
     patients = (splits.train.inputs[:, 0, 0, 0] * 25.5).round().long()
     assert torch.equal(patients % 2 == 1, splits.train.labels == 0)
 
@@ -114,7 +114,7 @@ def test_debris_is_left_out_at_every_level(flat: Path, name: str) -> None:
     (flat / "ill" / "folder.png").mkdir()
     (flat / "ill" / "again").symlink_to(flat)
     splits = load(flat)
-    assert "40 files" in splits.source
+    assert sum(map(len, (splits.train, splits.holdout, splits.test))) == 40
     assert splits.classes == ("ill", "well")
 
 

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from dptrain.contracts import ConfigError, DataError, Splits
 from dptrain.data.npz import Npz
+from dptrain.data.raw_pixels import read
 
 
 def own(count: int = 60) -> dict[str, np.ndarray]:
@@ -80,6 +83,23 @@ def test_floats_in_declared_bounds(tmp_path: Path) -> None:
     splits = load(tmp_path, arrays, bounds=[-1, 1])
     assert 0.0 <= splits.train.inputs.min() < 0.05
     assert splits.bounds == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("lazy", [False, True], ids=["in memory", "lazy"])
+@pytest.mark.parametrize("bounds", [[0, 1], [-1, 1], [0, 255], None])
+def test_a_service_reads_an_image_as_training_did(
+    bounds: list[float] | None, lazy: bool, tmp_path: Path
+) -> None:
+    arrays = own()
+    if bounds is not None:
+        arrays["train_images"] = np.random.default_rng(2).uniform(*bounds, (60, 6, 5))
+    given = {f"test_{kind}": arrays[f"train_{kind}"] for kind in ("images", "labels")}
+    splits = load(tmp_path, arrays | given, lazy=lazy, **({} if bounds is None else {"bounds": bounds}))
+    assert splits.raw is not None
+    asked = pd.DataFrame({"image": json.loads(json.dumps(arrays["train_images"].tolist()))})
+    made, problems = read(asked, json.loads(json.dumps(splits.raw.settings)))
+    assert problems == []
+    np.testing.assert_allclose(made, splits.test.take(torch.arange(60)).read().inputs.numpy(), atol=1e-6)
 
 
 def extended(**arrays: np.ndarray) -> dict[str, np.ndarray]:

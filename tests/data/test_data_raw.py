@@ -132,8 +132,8 @@ def test_an_image_file_is_read_as_training_read_it(mode: str, deep: bool, tmp_pa
 
 @pytest.mark.parametrize(
     ("dtype", "declared", "white"),
-    [("uint8", None, 255), ("uint8", (0, 4095), 255), ("int64", None, 255), ("int64", (0, 4095), 4095),
-     ("uint16", None, 65535), ("float64", None, 1.0), ("float64", (0, 4095), 4095.0)],
+    [("uint8", None, 255), ("uint8", (0, 4095), 255), ("int64", None, 255),
+     ("uint16", (0, 4095), 4095), ("uint16", None, 65535), ("float64", None, 1.0), ("float64", (0, 4095), 4095.0)],
 )  # fmt: skip
 def test_pixels_are_scaled_by_what_is_declared_of_their_kind(
     dtype: str, declared: tuple[float, float] | None, white: float
@@ -149,6 +149,38 @@ def test_pixels_are_scaled_by_what_is_declared_of_their_kind(
 def test_a_value_outside_the_declared_range_counts_as_the_nearest_bound() -> None:
     held = Image.fromarray(np.array([[-3024, 1000], [1000, 1000]], np.float32))
     assert pixels.resized(held, size=(1, 1), channels=1, declared=(0, 1000)).item() == 0.75
+
+
+def test_pixels_outside_the_declared_range_are_clipped_where_training_clipped_them() -> None:
+    outside = pd.DataFrame({"image": [np.array([[-9.0, 4095], [5000, 0]])]})
+    made, problems = pixels.read(outside, plain(of_images((1, 2, 2), declared=(0, 4095))))
+    assert problems == []
+    assert made.tolist() == [[[[0, 1], [1, 0]]]]
+    _, problems = pixels.read(outside, plain(of_images((1, 2, 2), declared=(0, 4095), clip=False)))
+    assert problems == ["row 0: holds pixels outside 0 ... 4095"]
+
+
+@pytest.mark.parametrize(
+    ("pixel", "declared", "says"),
+    [(0.5, None, "floating-point pixels, whose range is unknown"), (np.nan, (0, 4095), "are no numbers")],
+)
+def test_a_file_that_training_refuses_is_refused(
+    pixel: float, declared: tuple[float, float] | None, says: str
+) -> None:
+    tiff = io.BytesIO()
+    Image.fromarray(np.full((2, 2), pixel, np.float32)).save(tiff, "TIFF")
+    _, problems = pixels.read(
+        pd.DataFrame({"image": [tiff.getvalue()]}), plain(of_images((1, 2, 2), declared=declared))
+    )
+    assert says in problems[0]
+
+
+@pytest.mark.parametrize("value", [0, 200, 4095])
+def test_whole_numbers_of_json_are_refused_where_they_may_be_of_two_depths(value: int) -> None:
+    cells = [np.full((2, 2), value).tolist(), np.full((2, 2), np.nan).tolist()]
+    _, problems = pixels.read(pd.DataFrame({"image": cells}), plain(of_images((1, 2, 2), declared=(0, 4095))))
+    assert "may be of 8 bits or deeper; give an image file" in problems[0]
+    assert "are no numbers" in problems[1]
 
 
 def test_what_is_no_image_is_told_by_its_row_and_nothing_of_it_is_shown() -> None:
@@ -169,5 +201,6 @@ def test_what_is_no_image_is_told_by_its_row_and_nothing_of_it_is_shown() -> Non
     _, problems = pixels.read(pd.DataFrame({"image": cells}), plain(of_images((1, 2, 2))))
     assert [each.partition(":")[0] for each in problems] == [f"row {row}" for row in range(1, 8)]
     assert "secret" not in " ".join(problems)
+    assert problems[0] == problems[5].replace("6", "1") == "row 1: is no image file in a known format"
     assert "outside 0 ... 1" in problems[2]
     assert "(2, 2, 1) (height, width, channels)" in problems[3]

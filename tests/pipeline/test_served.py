@@ -17,7 +17,7 @@ from torch import nn
 from dptrain.contracts import Records, Release, Splits, Task
 from dptrain.evidence.verdict import BROKEN
 from dptrain.models.output import NAMES, make_output
-from dptrain.pipeline.served import Answers, _image, _names, standing
+from dptrain.pipeline.served import Answers, _image, _names, verdict
 from dptrain.tasks import Classification, MultiLabel, NextToken, Regression
 
 
@@ -53,13 +53,13 @@ def test_predictions_are_named_where_they_are_rows(task: Task, names: tuple[str,
 def test_inputs_are_images_by_their_shape(splits: Splits) -> None:
     raw = _image(splits)
     assert raw is not None
-    assert raw.settings == {"shape": [1, 8, 8], "bounds": [0.0, 1.0], "declared": None}
+    assert raw.settings == {"shape": [1, 8, 8], "bounds": [0.0, 1.0], "declared": None, "clip": True}
     table = Records(torch.zeros(4, 3), torch.zeros(4, dtype=torch.int64))
     assert _image(replace(splits, train=table)) is None
 
 
 @pytest.mark.parametrize(
-    ("epsilon", "void", "broken", "met", "verdict"),
+    ("epsilon", "void", "broken", "met", "found"),
     [
         (3.0, None, False, False, "passed"),
         (3.0, None, False, True, "failed"),
@@ -70,11 +70,11 @@ def test_inputs_are_images_by_their_shape(splits: Splits) -> None:
     ],
 )
 def test_only_what_is_proved_and_not_broken_has_passed(
-    epsilon: float, void: str | None, broken: bool, met: bool, verdict: str | None
+    epsilon: float, void: str | None, broken: bool, met: bool, found: str | None
 ) -> None:
     lines = leakage(0.6, 0.02, 0.4, 1.0)
     if broken:
         lines = (replace(lines[0], verdict=BROKEN), *lines[1:])
     report: Any = SimpleNamespace(leakage=lines, guarantee=statement(epsilon, void_reason=void))
     condition: Any = SimpleNamespace(met=lambda _: iter(["accuracy=0.5 < 0.8"] if met else []))
-    assert standing(report, [condition]) == verdict
+    assert verdict(report, [condition]) == found

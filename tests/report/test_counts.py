@@ -1,5 +1,8 @@
 """Numbers of records in words: all of them for their owner, those that are public for others."""
 
+import re
+from dataclasses import replace
+
 from dptrain.contracts import Counts, Scaled
 from dptrain.report import counts
 
@@ -20,11 +23,15 @@ def test_what_is_published_holds_no_secret_number() -> None:
     """Of groups their number, if that is public; how many records they have is theirs."""
     public = OF_CUSTOMERS.published(units_public=True, set_aside={"probes": 700})
     assert counts.row(public) == (
-        "in the files: not stated; trained on: 721 customers; held out: 416; to test on: 411; "
+        "in the files: not stated; trained on: 721 customers; held out: not stated; to test on: not stated; "
         "set aside for attacks: about 700 (700 probes)"
     )
-    secret = counts.row(OF_CUSTOMERS.published(units_public=False, set_aside={}))
-    assert secret == "in the files: not stated; trained on: not stated; held out: 416; to test on: 411"
+    of_records = replace(OF_CUSTOMERS, unit="record", units=1446)
+    for each in (OF_CUSTOMERS, of_records):
+        assert not re.search(r"\d", counts.row(each.published(units_public=False, set_aside={})))
+    assert counts.row(of_records.published(units_public=True, set_aside={})) == (
+        "in the files: not stated; trained on: 1,446; held out: 416; to test on: 411"
+    )
     assert counts.row(None) == "not stated"
 
 

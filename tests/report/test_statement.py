@@ -76,6 +76,7 @@ def test_a_secret_number_of_units_stays_secret(report: Report) -> None:
     stated = dataclasses.replace(report.guarantee, units_public=False, counts=public)
     document = as_statement(dataclasses.replace(report, guarantee=stated))
     assert document["units"] is document["counts"]["units"] is document["counts"]["trained_on"] is None
+    assert document["counts"]["holdout"] is document["counts"]["test"] is None
     assert complaints(document) == []
     assert "4000" not in json.dumps(document)
 

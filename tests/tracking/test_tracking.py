@@ -8,6 +8,7 @@ import re
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import torch
 from support import order
 from torch import Tensor, nn
 
-from dptrain import contracts
+from dptrain import contracts, installed
 from dptrain.config import parse
 from dptrain.contracts import ConfigError, DptrainError, Tracker
 from dptrain.pipeline import tracked
@@ -48,6 +49,29 @@ class Branching(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         out: Tensor = self.layer(inputs) if inputs.sum() > 0 else self.layer(-inputs)
         return out
+
+
+class Alone(nn.Module):
+    """It treats a record without company in another way, of which torch.export makes a graph of no other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 2)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        out: Tensor = self.layer(inputs) if len(inputs) > 1 else self.layer(inputs) + 0.0
+        return out
+
+
+class Row(nn.Module):
+    """A loop over records, of which torch.export makes one over two."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 2)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return torch.stack([self.layer(inputs[row]) for row in range(int(inputs.shape[0]))])
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +201,7 @@ def test_a_deleted_experiment_is_named(client: Any) -> None:
 def kept(network: nn.Module, blank: Tensor, **changes: Any) -> contracts.Served:
     """A model of arrays, as the pipeline hands it over."""
     values: dict[str, Any] = {
-        "answers": network, "blank": blank, "names": (), "raw": None, "metadata": {}, "standing": "passed",
+        "answers": network, "blank": blank, "names": (), "raw": None, "metadata": {}, "verdict": "passed",
     }  # fmt: skip
     return contracts.Served(**{**values, **changes})
 
@@ -224,38 +248,67 @@ def test_the_model_can_be_loaded_and_served(here: Path, client: Any) -> None:
 def test_a_model_that_must_not_be_passed_on_has_no_version(here: Path, client: Any) -> None:
     tracking = MLflow(uri=f"sqlite:///{here / 'mlflow.db'}", register="broken")
     with tracking.open("cnn", Path("out")) as run:
-        run.model(kept(nn.Linear(4, 2), torch.zeros(2, 4), standing=None))
+        run.model(kept(nn.Linear(4, 2), torch.zeros(2, 4), verdict=None))
     assert client.search_model_versions("name='broken'") == []
 
 
 def test_a_model_that_this_code_or_this_torch_cannot_read_says_so(tmp_path: Path) -> None:
     from mlflow.exceptions import MlflowException
 
-    from dptrain.tracking.served import FORMAT, Served  # which imports mlflow
+    from dptrain.tracking.served import FORMAT, ServedModel  # which imports mlflow
 
-    settings = {"format": FORMAT, "raw": None, "names": [], "whole": {}, "torch": "99.0", "dptrain": "9.0"}
+    settings = {
+        "format": FORMAT,
+        "raw": None,
+        "names": [],
+        "integer_inputs": {},
+        "torch": "99.0",
+        "dptrain": "9.0",
+    }
     (tmp_path / "model.json").write_text(json.dumps({**settings, "format": FORMAT + 1}), encoding="utf-8")
     with pytest.raises(MlflowException, match=rf"of format {FORMAT + 1}, .* reads up to {FORMAT}; log it"):
-        Served(tmp_path)
+        ServedModel(tmp_path)
     (tmp_path / "model.json").write_text(json.dumps(settings), encoding="utf-8")
     (tmp_path / "model.pt2").write_bytes(b"of a later torch")
     with pytest.raises(MlflowException, match=r"written by torch 99\.0 and dptrain 9\.0 .*; install"):
-        Served(tmp_path)
+        ServedModel(tmp_path)
 
 
 @pytest.mark.usefixtures("here")
-def test_a_model_that_cannot_be_exported_is_pickled(capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("architecture", [Branching, Alone, Row])
+def test_a_model_that_cannot_be_exported_is_pickled(
+    architecture: type[nn.Module], capfd: pytest.CaptureFixture[str]
+) -> None:
     import mlflow
 
-    network = Branching().requires_grad_(False)
+    network = architecture().requires_grad_(False)
     with MLflow().open("cnn", Path("out")) as run:
         run.model(kept(network, torch.zeros(2, 4)))
     assert capfd.readouterr() == ("", "")
-    inputs = torch.rand(3, 4)
     loaded = mlflow.pyfunc.load_model(f"runs:/{run.run_id}/model")
-    torch.testing.assert_close(torch.tensor(loaded.predict(inputs.numpy())), network(inputs))
+    for inputs in (torch.rand(1, 4), torch.rand(5, 4)):
+        torch.testing.assert_close(torch.tensor(loaded.predict(inputs.numpy())), network(inputs))
     requirements = Path(mlflow.pyfunc.get_model_dependencies(f"runs:/{run.run_id}/model"))
     assert "dptrain==" in requirements.read_text(encoding="utf-8"), "what is pickled needs its classes"
+
+
+def test_a_model_that_cannot_be_kept_costs_no_record_of_its_run(
+    client: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Local(Branching):
+        """What a function or a notebook defines, pickle does not find again."""
+
+    def of_no_package(_: str) -> str:
+        raise PackageNotFoundError
+
+    monkeypatch.setattr(installed, "version", of_no_package)
+    with MLflow(register="local").open("cnn", Path("out")) as run:
+        run.model(kept(Local(), torch.zeros(2, 4)))
+        run.metric("accuracy", 0.5)
+    assert client.get_run(run.run_id).data.metrics == {"accuracy": 0.5}
+    assert client.search_model_versions("name='local'") == []
+    assert "is not stored in MLflow" in caplog.text
+    assert "Define its classes at the top of a module" in caplog.text
 
 
 def test_nothing_is_said_on_the_console(
@@ -324,8 +377,17 @@ def test_a_store_that_is_lost_on_the_way_is_named_but_hides_no_error(monkeypatch
         monkeypatch.setattr(run._client, "set_terminated", lost)
         raise ValueError("ours")
 
+    def fail_with_everything(run: MLflowRun) -> None:
+        monkeypatch.setattr(run._client, "log_batch", lost)
+        fail(run)
+
+    def finish(run: MLflowRun) -> None:
+        monkeypatch.setattr(run._client, "set_terminated", lost)
+
     failing(DptrainError, record, match=r"stopped taking records .*connection refused.*resume")
     failing(ValueError, fail, match="ours")
+    failing(ValueError, fail_with_everything, match="ours")
+    failing(DptrainError, finish, match=r"connection refused\); the run is complete in its folder")
 
 
 def test_the_command_that_shows_the_runs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -336,6 +398,7 @@ def test_the_command_that_shows_the_runs(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://other:5000")
     assert MLflow().command == "http://other:5000"
     assert NoTracking().command == ""
+    assert TensorBoard(logdir="my runs").command == "tensorboard --logdir 'my runs'"
 
 
 def test_no_tracking_takes_everything_and_keeps_nothing(tmp_path: Path) -> None:
@@ -443,7 +506,8 @@ def test_the_configuration_builds_it(name: str, kind: type) -> None:
     from omegaconf import OmegaConf
 
     path = Path(__file__).parents[2] / "conf" / "tracking" / f"{name}.yaml"
-    assert instantiate(OmegaConf.load(path)) == kind()
+    built = instantiate(OmegaConf.create({"output": ".", "tracking": OmegaConf.load(path)}))
+    assert built["tracking"] == kind()
 
 
 def test_a_name_that_no_registry_takes_is_refused() -> None:
@@ -468,12 +532,15 @@ def test_runs_are_recorded_in_files_without_secrets(tracking: CSV | TensorBoard,
     assert all(b"hush" not in path.read_bytes() for path in written)
     if isinstance(tracking, CSV):
         with tracking.open("b", tmp_path / "b") as again:
+            again.params({"privacy": {"epsilon": 3.0}})
             again.metric("accuracy", 0.8)
+            again.metric("loss", 0.4)
         metrics = (tmp_path / "b" / "metrics.csv").read_text(encoding="utf-8").splitlines()
         assert metrics[:2] == ["step,name,value", "0,holdout/accuracy,0.5"]
-        assert metrics[-2:] == ["0,accuracy,0.75", "0,accuracy,0.8"]
+        assert metrics[-2:] == ["0,accuracy,0.8", "0,loss,0.4"]
+        assert len(metrics) == len({line.rpartition(",")[0] for line in metrics}) == 6
         params = (tmp_path / "b" / "params.csv").read_text(encoding="utf-8").splitlines()
-        assert params[:2] == ["name,value", "privacy.epsilon,3.0"]
+        assert params == ["name,value", "privacy.epsilon,3.0"]
     else:
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -133,7 +133,8 @@ def test_an_image_file_is_read_as_training_read_it(mode: str, deep: bool, tmp_pa
 @pytest.mark.parametrize(
     ("dtype", "declared", "white"),
     [("uint8", None, 255), ("uint8", (0, 4095), 255), ("int64", None, 255),
-     ("uint16", (0, 4095), 4095), ("uint16", None, 65535), ("float64", None, 1.0), ("float64", (0, 4095), 4095.0)],
+     ("uint16", (0, 4095), 4095), ("uint16", None, 65535), ("float64", None, 1.0),
+     ("float64", (0, 4095), 4095.0)],
 )  # fmt: skip
 def test_pixels_are_scaled_by_what_is_declared_of_their_kind(
     dtype: str, declared: tuple[float, float] | None, white: float

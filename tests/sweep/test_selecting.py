@@ -42,6 +42,7 @@ from dptrain.sweep import budget as sweep_budget
 from dptrain.sweep import score
 from dptrain.sweep import state as sweeps
 from dptrain.sweep.selection import candidates, terms, trials
+from dptrain.tracking import NullRun
 from dptrain.training import checkpoint, loop
 
 pytestmark = pytest.mark.run
@@ -99,6 +100,7 @@ def done(begun: Path) -> Path:
     killed = trials.as_drawn(trial(output, 3), begun, choose=lambda values: values[0])
     runs.start(begun / "killed", killed)
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(NullRun, "model", lambda *_: pytest.fail("a trial's model went to the tracker"))
         cli.main(trial(output, 1), begun)
 
         def fail(_: Any) -> None:

@@ -24,6 +24,7 @@ from dptrain.cli import explain, process
 from dptrain.cli.files import folder
 from dptrain.config.rules import key_of, renamed
 from dptrain.config.schema import RENAMED
+from dptrain.installed import own_version
 
 FAILED, INTERRUPTED, UNREAD = 2, 130, 141
 FULL = "HYDRA_FULL_ERROR"
@@ -50,8 +51,8 @@ def check(arguments: Sequence[str]) -> None:
 
 def version() -> str:
     """The version of this program and of what its numbers stand on."""
-    own, *others = (f"{name} {metadata.version(name)}" for name in ("dptrain", "torch", "opacus", "mlflow"))
-    return f"{own} ({', '.join(others)})"
+    others = (f"{name} {metadata.version(name)}" for name in ("torch", "opacus", "mlflow"))
+    return f"dptrain {own_version()} ({', '.join(others)})"
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 from hydra.utils import instantiate
@@ -48,7 +48,6 @@ def factory(key: str, node: dict[str, Any], *, given: Collection[str]) -> Callab
     return made
 
 
-@cache
 def _target(name: str) -> Any:
     """What a `_target_` names; raises whatever importing it raises."""
     return instantiate({"_target_": name, "_partial_": True}).func

@@ -8,8 +8,6 @@ from torch import Tensor, nn
 
 from dptrain.assembly.values import given_output
 from dptrain.contracts import Form, Inputs, Output, Raw, Release, Report, Served, Splits, Task
-from dptrain.data.raw import of_images
-from dptrain.data.raw_pixels import MODES
 from dptrain.evidence.criteria import Condition
 from dptrain.evidence.verdict import BROKEN
 from dptrain.pipeline.experiment import Experiment
@@ -69,6 +67,9 @@ def _names(task: Task, classes: Sequence[str]) -> tuple[str, ...]:
 
 def _image(splits: Splits) -> Raw | None:
     """Inputs that are images by their shape, in bounds that are declared."""
+    from dptrain.data.raw import of_images  # which reads tables and images: when a run has trained
+    from dptrain.data.raw_pixels import MODES
+
     form = splits.forms
     if not isinstance(form, Form) or form.whole or len(form.shape) != 3 or form.shape[0] not in MODES:
         return None

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from dptrain.assembly.build import build
 from dptrain.contracts import ConfigError
 from dptrain.models.scatter import ScatterLinear
 from dptrain.models.synthetic import synthetic_images
@@ -70,7 +71,10 @@ def test_the_head_alone_is_trained_and_the_projection_is_part_of_the_weights():
     assert inputs.grad.abs().sum() > 0
 
 
-@pytest.mark.parametrize("components", [0, 10**6])
-def test_as_many_components_as_there_can_be(components):
-    with pytest.raises(ConfigError, match=f"model.components={components} must be between 1 and"):
-        ScatterLinear(SHAPE, 3, components=components)
+@pytest.mark.parametrize(
+    ("components", "said"), [(0, "should be greater than or equal to 1"), (10**6, "must be between 1 and")]
+)
+def test_as_many_components_as_there_can_be(components, said):
+    node = {"_target_": "dptrain.models.scatter.ScatterLinear", "components": components}
+    with pytest.raises(ConfigError, match=f"model.components={components} {said}"):
+        build("model", node, shape=SHAPE, num_classes=3)

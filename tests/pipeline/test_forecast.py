@@ -25,7 +25,7 @@ DECLARED = ("training.sample_rate=0.05", "training.expected_batch_size=50", "tra
 
 
 def planned(output: Path, *words: str) -> Forecast:
-    asked = order("task=plan", f"output={output}", *QUICK, *words)
+    asked = order("task=plan", f"output={output}", *QUICK, "performance.estimate=true", *words)
     return plan(parse(asked.config), "quickstart", Console())
 
 
@@ -65,10 +65,10 @@ def test_a_declared_number_is_planned_for_without_a_record(
     monkeypatch.setattr(Digits, "load", load)
     told = planned(tmp_path, *DECLARED, "training.steps=1000000", "attack=[membership_loss]")
     assert isinstance(told.briefing.plan, DPSGDPlan)
-    assert told.briefing.plan.units == told.briefing.train == 1000
+    assert told.briefing.plan.units == told.briefing.counts.trained_on == 1000
     assert told.epsilon_by_step[-1][0] == 1_000_000
     assert told.briefing.epsilon <= 3.0
-    assert "no record was read" in dict(rows(told))["records"]
+    assert "no record was read" in dict(rows(told))["counted"]
     with pytest.raises(AssertionError, match="a record was read"):
         planned(tmp_path, "tracking=none")
 
@@ -102,6 +102,6 @@ def test_noise_that_leaves_nothing_is_told() -> None:
     )  # quickstart at epsilon 0.01
     signal = signal_to_noise(digits, 5514)
     assert signal == pytest.approx(0.08, abs=0.005)
-    assert "leaves nothing to learn: in all steps it moves the weights 12 times as far" in noise(signal)
-    assert "leaves little" in noise(2.0)
+    assert "likely leaves nothing to learn: over all steps it adds up to 12 times" in noise(signal)
+    assert "leave little" in noise(2.0)
     assert noise(11.0) == ""

@@ -51,11 +51,9 @@ def _ending_the_sweep(callback: Callable[..., None]) -> Callable[..., None]:
     def called(self: Callback, config: DictConfig, **others: Any) -> None:
         try:
             callback(self, config, **others)
-        except OSError as error:
-            if (why := unwritable(error)) is None:
-                raise
-            start.refuse(f"{why}; free space there, make it writable, or set output to another folder")
-        except Exception:
+        except Exception as error:
+            if isinstance(error, OSError) and (why := unwritable(error)) is not None:
+                start.refuse(f"{why}; free space there, make it writable, or set output to another folder")
             traceback.print_exc()
             sys.exit(1)
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from hydra.experimental.callback import Callback
+from omegaconf import OmegaConf
 from support import order
 from torch import nn
 
 from dptrain.assembly.given import Given
 from dptrain.cli import main as cli
 from dptrain.cli import start
+from dptrain.cli.hydra import _ending_the_sweep
 from dptrain.config import RENAMED
 from dptrain.runs import folder as runs
 
@@ -121,3 +125,17 @@ def test_a_run_of_objects_that_a_program_handed_over_is_refused_as_such(
     assert "a program handed over its model as Python objects" in said
     assert "dptrain.run(model=...)" in said
     assert "cannot be made" not in said
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(OSError("of anything"), 1), (OSError(errno.ENOSPC, "full", "a"), 2), (KeyError(), 1)]
+)
+def test_a_sweep_never_goes_on_after_a_callback_that_failed(error: Exception, code: int) -> None:
+    """Hydra makes a warning of whatever leaves a callback but an exit."""
+
+    def failing(*_: object) -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as ended:
+        _ending_the_sweep(failing)(Callback(), OmegaConf.create())
+    assert ended.value.code == code

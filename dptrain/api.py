@@ -106,9 +106,8 @@ def _order(
         with initialize_config_dir(str(files_of("conf")), version_base="1.3"):
             config = compose("config", overrides=asked)
     except Exception as error:
-        raise ConfigError(
-            redact(explained(error, asked, files_of("conf")))
-        ) from None  # whose text may hold secrets
+        why = redact(explained(error, asked, files_of("conf")))
+        raise ConfigError(why) from None  # Hydra's own text may hold a secret
     values = plain(config, asked) | (given.nodes() if given else {})
     return runs.without_secrets(runs.Order(recipe=recipe, overrides=tuple(words), config=values))
 

@@ -38,10 +38,8 @@ def whole(path: Path, *, private: bool = False, durable: bool = False) -> Iterat
         draft.replace(path)
     except OSError as error:
         ours = {str(each) for each in (draft, path, *path.parents)}
-        if error.errno not in {*FULL, None} and str(error.filename) not in ours:  # of what was to be written
-            raise
-        if error.errno is None:
-            raise
+        if error.errno is None or (error.errno not in FULL and str(error.filename) not in ours):
+            raise  # what was to be written could not be had
         raise Unwritable(error.errno, error.strerror, str(path)) from error
     finally:
         with suppress(OSError):  # on a disk that is not to be written to it is not there

@@ -68,7 +68,6 @@ def hydra_explained(words: Sequence[str]) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        os.environ.pop(FULL)
         if not _of_hydra(error):
             raise
         refuse(explain.explained(error, words, folder("conf")))

@@ -20,9 +20,7 @@ FOLDER = Path("schema")  # a --config-dir, in the folder that the user works in
 GAP = "???"
 WRITING = ("encoding", "delimiter", "decimal", "sheet")  # keys that say how a table is written
 LABELS = {"target", "label", "class", "y", "outcome"}  # headers of columns that hold what is to be learned
-IDENTIFIERS = re.compile(
-    r"(?:.*[^a-z])?(?:id|uuid|key)", flags=re.I | re.S
-)  # headers of columns that tell who
+IDENTIFIERS = re.compile(r"(?:.*[^a-z])?(?:id|uuid|key)", flags=re.I | re.S)  # headers that tell who
 FORMATS = (ISO, "%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%Y/%m/%d", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S")
 EXAMPLES = {
     "number": "lowest and highest, such as [0, 120]",

@@ -28,9 +28,8 @@ def resized(image: Image.Image, *, size: Sequence[int], channels: int, declared:
     if image.mode == "F":
         low, high = declared or (0.0, WHITE_16_BIT)
         repeated = channels
-        image = Image.fromarray(
-            np.asarray(image).clip(low, high)
-        )  # before one pixel spreads to its neighbours
+        # Before a pixel far outside spreads to its neighbours.
+        image = Image.fromarray(np.asarray(image).clip(low, high))
     else:
         image = image.convert(MODES[channels])
     small = image.resize((width, height), Image.Resampling.BILINEAR)

@@ -7,13 +7,13 @@ there are held-out records, as many.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from dptrain.contracts import Access, Attack, Part, Records, Release, Shadow, Slots, Splits, Targets, by_query
+from dptrain.contracts import Access, Attack, Part, Records, Release, Shadow, Slots, Targets, by_query
 from dptrain.evaluation.observing import Timed
 from dptrain.evaluation.stage import Stage
 
@@ -72,16 +72,18 @@ def seconds_of_attacks(
     `release` is of an untrained model, `seen` what observers saw of a trial. An attack by query meets so
     many `interfaces`. Without shadow models, which are trainings.
     """
-    found = {}
+    found: dict[str, float] = {}
+    scored: set[str] = set()  # games: findings of several attacks are scored by what one of them prepared
+    held_out = replace(stage.splits, train=stage.splits.holdout)
     with torch.random.fork_rng():
         for name, attack in stage.attacks.items():
             game = stage.game(name)
             untrained = 0 if Access.TRANSCRIPT in attack.needs else game.untrained
             runs = (1 + controlled + untrained) * (interfaces if by_query(attack) else 1)
             found[name] = runs * _seconds(_part(stage, name, attack, release, seen))
-        for part in _scoring(stage, release.device):
-            name = next(iter(found))
-            found[name] += _seconds(part)
+            if attack.game not in scored and hasattr(game, "trial"):
+                found[name] += _seconds(game.trial(held_out, release.device))
+            scored.add(attack.game)
     return found
 
 
@@ -96,14 +98,6 @@ def _part(stage: Stage, name: str, attack: Attack, release: Release, seen: Mappi
         part: Part = attack.trial(release, targets, rng)
         return part
     return Part(work=lambda: attack.run(release, targets, rng), times=1.0)
-
-
-def _scoring(stage: Stage, device: torch.device) -> Iterator[Part]:
-    """What of the games' scoring is tried, each game once."""
-    splits: Splits = replace(stage.splits, train=stage.splits.holdout)
-    for name in {stage.attacks[attack].game for attack in stage.attacks}:
-        if hasattr(stage.games[name], "trial"):
-            yield stage.games[name].trial(splits, device)  # type: ignore[attr-defined]
 
 
 def _seconds(part: Part) -> float:

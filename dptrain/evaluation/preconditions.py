@@ -67,20 +67,18 @@ def check(
             found = [*game.problems(splits, assigned)]
             if wants_shadows(attack) and assignments.probes is not None:
                 found += _of_shadows(attack, parts, splits, assignments.probes, budget)
-            found = [f"attack={name}: {problem}" for problem in found]
+            own = []
             if hasattr(attack, "check") and (assigned is not None or not game.assignment):
                 try:
                     attack.check(stage.public(name))
                 except ConfigError as error:
-                    found.append(f"attack.{name}.{error}")
+                    own.append(f"attack.{name}.{error}")
             numbers = NUMBERS.get(game.assignment, (game.assignment,))
-            own = {"attack", *(f"evidence.{key}" for key in numbers)}
-            if any(key in own or key.startswith(f"attack.{name}.") for key in asked):
-                problems += found
-            elif found:
-                left_out[name] = "; ".join(
-                    each.removeprefix(f"attack={name}: ").removesuffix(CURE) for each in found
-                )
+            keys = {"attack", *(f"evidence.{key}" for key in numbers)}
+            if any(key in keys or key.startswith(f"attack.{name}.") for key in asked):
+                problems += [*(f"attack={name}: {problem}" for problem in found), *own]
+            elif found or own:
+                left_out[name] = "; ".join(each.removesuffix(CURE) for each in (*found, *own))
     if problems:
         raise ConfigError("\n".join(problems))
     return left_out

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -40,7 +40,7 @@ class ShadowTrainer:
     def train(self, count: int, *, private: bool) -> tuple[Shadow, ...]:
         """As many shadow models as asked for, rounded up to pairs; those that are kept cost nothing."""
         asked = self._asked(count, private=private)
-        missing = self.missing(count, private=private)
+        missing = self._unkept(asked)
         if not missing:
             return tuple(self._shadow(members, number, key, private, None) for number, members, key in asked)
         title = f"{len(missing)} shadow models{'' if private else ', not private'}"
@@ -58,9 +58,13 @@ class ShadowTrainer:
 
     def missing(self, count: int, *, private: bool) -> list[int]:
         """The numbers of those, of as many as asked for, that are not kept."""
-        return [number for number, _, key in self._asked(count, private=private) if key not in self.cache]
+        return self._unkept(self._asked(count, private=private))
+
+    def _unkept(self, asked: Iterable[tuple[int, Tensor, str]]) -> list[int]:
+        return [number for number, _, key in asked if key not in self.cache]
 
     def _asked(self, count: int, *, private: bool) -> list[tuple[int, Tensor, str]]:
+        """Number, members and key of each; to make the keys takes a look at all records."""
         return [
             (number, members, self._key(members, number, private)) for number, members in self._halves(count)
         ]

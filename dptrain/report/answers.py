@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 from dptrain.contracts import Leakage, NotRun, Report, Statement
 from dptrain.evidence.verdict import BROKEN, LEAKS, NO_CONTROL, NOT_SHOWN, RESISTED, TOO_WEAK
@@ -10,6 +10,7 @@ from dptrain.report import words
 from dptrain.report.leakage_words import named
 from dptrain.report.learned import no_better
 from dptrain.report.sentences import attacks, confidential, found, holds, main_lines
+from dptrain.report.words import how_many, listed
 
 NOTHING = {  # why a measurement tells nothing, by its verdict
     TOO_WEAK: "the attack did not succeed on the control model either, or could not have with these trials",
@@ -55,9 +56,9 @@ def tried(report: Report) -> str:
         else "no control model"
     )
     return (
-        f"{_number(len(names), 'attack')} in {_number(len(lines), 'measurement')}: {_listed(names)}. Each is "
-        f"held against its baseline (what it reaches without having seen the training), {control} and, where "
-        "there is one, a proved bound."
+        f"{how_many(len(names), 'attack')} in {how_many(len(lines), 'measurement')}: {listed(names)}. Each "
+        f"is held against its baseline (what it reaches without having seen the training), {control} and, "
+        "where there is one, a proved bound."
     )
 
 
@@ -71,9 +72,10 @@ def seen(report: Report) -> str:
     if leaking:
         void = bool(report.guarantee.void)
         text = f"Leakage above the baseline: {'; '.join(_finding(line, void=void) for line in leaking)}."
+    leaked = _attacks(leaking)
     resisted = _attacks(line for line in lines if found(line, RESISTED))
-    if resisted := [name for name in resisted if name not in _attacks(leaking)]:
-        text += f" No leakage from {_listed(resisted)}, although the attack succeeds on the control model."
+    if resisted := [name for name in resisted if name not in leaked]:
+        text += f" No leakage from {listed(resisted)}, although the attack succeeds on the control model."
     return text
 
 
@@ -92,11 +94,11 @@ def unseen(report: Report) -> str:
         if weak := [line for line in lines if found(line, kind)]:
             tells = "tells" if len(weak) == 1 else "tell"
             parts.append(
-                f"{len(weak)} of {_number(len(lines), 'measurement')} {tells} nothing either way "
-                f"({_listed(_attacks(weak))}): {why}."
+                f"{len(weak)} of {how_many(len(lines), 'measurement')} {tells} nothing either way "
+                f"({listed(_attacks(weak))}): {why}."
             )
     if report.not_run:
-        parts.append(f"Not run: {_listed(_attacks(report.not_run))}, for the reasons below.")
+        parts.append(f"Not run: {listed(_attacks(report.not_run))}, for the reasons below.")
     if lines:
         parts.append("A better attack may find more than any of these: only a bound is a ceiling.")
     return " ".join(parts) or "Everything: nothing was measured."
@@ -105,15 +107,6 @@ def unseen(report: Report) -> str:
 def _attacks(lines: Iterable[Leakage | NotRun]) -> list[str]:
     """The names of their attacks, each once."""
     return list(dict.fromkeys(line.attack.replace("_", " ") for line in lines))
-
-
-def _number(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"
-
-
-def _listed(names: Sequence[str]) -> str:
-    *others, last = names
-    return f"{', '.join(others)} and {last}" if others else last
 
 
 def next_steps(report: Report) -> Iterator[str]:

@@ -141,8 +141,7 @@ def confidential(report: Report) -> str:
     shown = ["report.html (or .pdf)", "class_inversion.png"] if report.gallery is not None else []
     named = ["exposure.csv"] if report.exposed else []
     measured = ["sensitivity.json"] if audited(report) else []
-    *others, last = [*shown, *named, *measured] or [""]
-    return f"{', '.join(others)} and {last}" if others else last
+    return words.listed([*shown, *named, *measured] or [""])
 
 
 def audited(report: Report) -> bool:
@@ -169,17 +168,15 @@ def data(report: Report) -> str:
 def copies(number_by_part: Mapping[str, int]) -> str:
     """How often records occur several times, and what that means for what is proved; empty: none does."""
     found = [
-        f"{number_by_part[part]:,} {what} record{'' if number_by_part[part] == 1 else 's'}"
+        words.how_many(number_by_part[part], f"{what} record")
         for part, what in COPIES.items()
         if number_by_part.get(part)
     ]
     if not found:
         return ""
-    *others, last = found
-    listed = f"{', '.join(others)} and {last}" if others else last
     return (
-        f"With exactly the inputs of another training record: {listed}. The guarantee is for each copy by "
-        "itself, and what is measured on copies of training records looks better than it is."
+        f"With exactly the inputs of another training record: {words.listed(found)}. The guarantee is for "
+        "each copy by itself, and what is measured on copies of training records looks better than it is."
     )
 
 

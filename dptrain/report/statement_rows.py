@@ -9,7 +9,7 @@ from typing import Any
 from dptrain.contracts import Statement
 from dptrain.contracts.rounding import rounded_up_to
 from dptrain.privacy.written import to_json
-from dptrain.report import counts
+from dptrain.report import counts, words
 
 # Terms by their place in the statement; one that is not here goes by its place.
 NAMES = {
@@ -67,14 +67,13 @@ NAMES = {
 # What other programs ask first, and the sentence says to people.
 LEFT_OUT = ("version", "void", "private")
 PROVED = ("epsilon", "delta", "tpr")  # shown rounded up
-NEIGHBOURS = {"add_remove": "one unit added or removed", "replace_one": "one unit replaced by another"}
 
 
 def rows(stated: Statement) -> Iterator[tuple[str, str]]:
     """Name and text of every term that says something."""
     values = {**to_json(stated), "epsilon": stated.epsilon, "plan": dict(stated.plan)}
     values["counts"] = counts.row(stated.counts)
-    values["adjacency"] = NEIGHBOURS[stated.adjacency]
+    values["adjacency"] = f"one unit {words.ADJACENCY[stated.adjacency]}"
     if not stated.replayed_steps:
         del values["replayed_steps"]
     for place, value in _flat({name: value for name, value in values.items() if name not in LEFT_OUT}):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 
 from dptrain.contracts import Interval, Statement
 from dptrain.contracts.rounding import percent_up, rounded_up, rounded_up_to
@@ -131,6 +132,21 @@ def budget(statement: Statement) -> str:
             f"(this training by itself: ε = {epsilon(statement.epsilon)})"
         )
     return f"ε = {epsilon(statement.epsilon)} {at}"
+
+
+def how_many(count: int, what: str) -> str:
+    """How many of what: 1 attack, 1,200 attacks."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names as a sentence has them, at least one.
+
+    >>> listed(["a"]), listed(["a", "b", "c"])
+    ('a', 'a, b and c')
+    """
+    *others, last = names
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def named(metric: str) -> str:

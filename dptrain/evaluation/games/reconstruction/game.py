@@ -181,8 +181,7 @@ class Reconstruction(Game):
         numbers = fitted(*asked, units=units, confidence=self.evidence.confidence)
         if numbers is None:
             return splits, None
-        splits, assigned = plant(splits, slots=numbers[0], candidates=numbers[1], key=key)
-        return splits, assigned
+        return plant(splits, slots=numbers[0], candidates=numbers[1], key=key)
 
     def problems(self, splits: Splits, assigned: SlotAssignment | None) -> Iterator[str]:
         each = "" if splits.group_ids is None else " (one of each group)"

@@ -18,6 +18,7 @@ class Utility:
     """How good a model is on the test records: accuracy, macro one-vs-rest AUROC, mean loss in nats.
 
     Of another task than classification, `accuracy` is what `metric` names, and `more` are further measures.
+    `by_class` is the recall of each class, by its name; of several labels the AUROC of each.
     """
 
     accuracy: Interval
@@ -26,6 +27,7 @@ class Utility:
     records: int
     metric: str = "accuracy"
     more: Mapping[str, Interval] = field(default_factory=dict)
+    by_class: Mapping[str, Interval] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from dptrain.models.frozen import FeaturesAndHead, FrozenFeatures
 from dptrain.models.pretrained.cut import cut
 from dptrain.models.pretrained.inputs import BackboneInputs
 from dptrain.models.pretrained.stages import POOLED, Stages, check_stages
-from dptrain.models.pretrained.trained import train_only
+from dptrain.models.pretrained.trained import last_block, train_only
 from dptrain.models.pretrained.weights import Origin
 
 Trainable = Literal["head", "bias", "norm", "last_block", "all"]
@@ -96,10 +96,10 @@ def with_head(
     head = nn.Linear(width, num_classes)
     if trainable == "head":
         return FrozenBackbone(InParts(inputs, stages), head, backbone.origin)
-    trained = train_only(network, trainable)
+    train_only(network, trainable)
     if trainable == "last_block" and plain:
         rng = torch.Generator().manual_seed(0)
-        parts = cut(network, trained, inputs(torch.rand(blank.shape, generator=rng)))
+        parts = cut(network, last_block(network), inputs(torch.rand(blank.shape, generator=rng)))
         if parts is not None:
             front, rest = parts
             return FrozenBackbone(InParts(inputs, front), nn.Sequential(rest, head), backbone.origin)

@@ -37,11 +37,15 @@ class _Around(fx.Tracer):
 
     def __init__(self, trained: Collection[str]) -> None:
         super().__init__()
-        first = next(iter(trained))
-        self.followed = {first[:end] for end, letter in enumerate(first) if letter == "."}
+        self.followed = _owners(next(iter(trained)))
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:  # noqa: ARG002
         return module_qualified_name not in self.followed
+
+
+def _owners(name: str) -> set[str]:
+    """The names of the modules that a module is part of."""
+    return {name[:end] for end, letter in enumerate(name) if letter == "."}
 
 
 def _divided(
@@ -49,10 +53,8 @@ def _divided(
 ) -> tuple[nn.Module, nn.Module] | None:
     """The last place before the trained part that all it is made of passes through as one tensor."""
     nodes = list(graph.nodes)
-    held = {name[:end] for name in trained for end in range(len(name) + 1)} & {
-        str(node.target) for node in nodes if node.op == "call_module"
-    }
-    start = next(at for at, node in enumerate(nodes) if node.op == "call_module" and node.target in held)
+    holding = {holder for name in trained for holder in (name, *_owners(name))}
+    start = next(at for at, node in enumerate(nodes) if node.op == "call_module" and node.target in holding)
     constants = {node for node in nodes if node.op == "get_attr"}
     for at in range(start - 1, 0, -1):
         before = set(nodes[: at + 1]) - constants
@@ -68,16 +70,20 @@ def _part(
     """The nodes up to `end`, or those after `begin`, which takes the place of the input."""
     graph = fx.Graph()
     copied: dict[fx.Node, fx.Node] = {}
+
+    def copy_of(node: fx.Node) -> fx.Node:
+        if node not in copied:  # a constant of the network, such as a position embedding
+            copied[node] = graph.node_copy(node)
+        return copied[node]
+
     begun = begin is None
     for node in nodes:
         if node is begin:
             copied[node] = graph.placeholder("features")
             begun = True
-        elif begun or node.op == "get_attr":
-            copied[node] = graph.node_copy(node, copied.__getitem__)
+        elif begun and node.op != "get_attr":
+            copied[node] = graph.node_copy(node, copy_of)
         if node is end:
             graph.output(copied[node])
             break
-    graph.eliminate_dead_code()
-    graph.lint()
     return fx.GraphModule(network, graph)

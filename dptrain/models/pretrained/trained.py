@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 
 from torch import nn
 
@@ -38,8 +37,8 @@ def last_block(network: nn.Module) -> list[str]:
     return [block, *(name for name in after if not name.startswith(f"{block}."))]
 
 
-def train_only(network: nn.Module, trainable: str) -> list[str]:
-    """Have the parameters that `trainable` names require gradients, and no others: modules that hold some.
+def train_only(network: nn.Module, trainable: str) -> None:
+    """Have the parameters that `trainable` names require gradients, and no others.
 
     `bias` are all shifts, `norm` scales and shifts of normalisation layers, `last_block` as above. Raises
     ConfigError where there are none.
@@ -52,12 +51,10 @@ def train_only(network: nn.Module, trainable: str) -> list[str]:
         for module in network.modules():
             for name, parameter in module.named_parameters(recurse=False):
                 parameter.requires_grad_(name.endswith("bias") if trainable == "bias" else is_norm(module))
-    holders = list(_holders(network))
-    if not holders:
+    if not any(parameter.requires_grad for parameter in network.parameters()):
         raise ConfigError(
             f"model.trainable={trainable}: this network has no such parameters; use head, last_block or all"
         )
-    return holders
 
 
 def is_norm(module: nn.Module) -> bool:
@@ -65,9 +62,3 @@ def is_norm(module: nn.Module) -> bool:
     return "norm" in type(module).__name__.lower() and not any(
         type(child).__name__ in ("Conv2d", "Linear") for child in module.children()
     )
-
-
-def _holders(network: nn.Module) -> Iterator[str]:
-    for name, module in network.named_modules():
-        if any(parameter.requires_grad for parameter in module.parameters(recurse=False)):
-            yield name

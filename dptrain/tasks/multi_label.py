@@ -72,6 +72,7 @@ class MultiLabel:
             loss=loss,
             records=len(labels),
             metric=self.metric,
+            scores=right.double().mean(-1),
             more={"all_labels_right": clopper_pearson(int(right.all(-1).sum()), len(labels), confidence)},
         )
 

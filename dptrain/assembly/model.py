@@ -40,7 +40,7 @@ def make_model(
             else network()
         )
     as_they_are = splits.train.names or splits.train.whole
-    if getattr(made, "own_normalisation", False):
+    if normalises_itself(made):
         low, high = splits.bounds
         mean, std = (low,) * len(splits.mean), (high - low,) * len(splits.std)
     else:
@@ -64,3 +64,8 @@ def make_model(
             f"it must return {wanted}"
         )
     return model if mechanism is None else mechanism.prepare(model, splits)
+
+
+def normalises_itself(network: nn.Module) -> bool:
+    """Whether a network wants its inputs in [0, 1], and not normalised by the constants of the data."""
+    return bool(getattr(network, "own_normalisation", False))

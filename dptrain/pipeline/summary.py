@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from dptrain.assembly.model import normalises_itself
 from dptrain.assembly.values import given_away
 from dptrain.config import Config
 from dptrain.contracts import Briefing, Constants, Cost, Guarantee, Plan, Report, Splits, Statement
@@ -88,8 +89,14 @@ def stated(
         interface=given_away(config.release, target.release.offers),
         assignment=experiment.assignments.described(),
         date=runs.remember_date(folder, now()),
-        constants=constants(config, splits, experiment.plan, units_public=experiment.budget.units_public),
-        public_data=public_data(config, splits),
+        constants=constants(
+            config,
+            splits,
+            experiment.plan,
+            units_public=experiment.budget.units_public,
+            normalised=not normalises_itself(experiment.model.get_submodule("network")),
+        ),
+        public_data=public_data(config, splits, experiment.model),
         hashes=binding.hashes(target.release.weights, model_name(experiment.model), code, config),
     )
 
@@ -178,10 +185,13 @@ def model_name(model: nn.Module) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
-def constants(config: Config, splits: Splits, plan: Plan | None, *, units_public: bool) -> Constants:
+def constants(
+    config: Config, splits: Splits, plan: Plan | None, *, units_public: bool, normalised: bool = True
+) -> Constants:
     """The numbers that a training uses as if they were public, and where they come from.
 
-    Of a plan that is not DP-SGD's they are in its own description, but for delta.
+    Of a plan that is not DP-SGD's they are in its own description, but for delta. Inputs are `normalised` by
+    the mean and standard deviation of the data, or else by the network's own.
     """
     training, privacy = config.training, config.privacy
     known = CONSTANTS if plan is None or isinstance(plan, DPSGDPlan) else ("delta",)
@@ -198,15 +208,16 @@ def constants(config: Config, splits: Splits, plan: Plan | None, *, units_public
         declared=tuple(name for name in known if name not in computed),
         from_units=tuple(name for name in computed if name in known) if units_public else (),
         class_prior=splits.class_prior,
-        mean=splits.mean,
-        std=splits.std,
+        mean=splits.mean if normalised else None,
+        std=splits.std if normalised else None,
         bounds=None if splits.bounds_by_name else splits.bounds,
     )
 
 
-def public_data(config: Config, splits: Splits) -> tuple[str, ...]:
+def public_data(config: Config, splits: Splits, model: nn.Module) -> tuple[str, ...]:
     """Data that are taken to be public and that the model or its settings come of."""
-    named = []
+    origin = getattr(model.get_submodule("network"), "origin", None)
+    named = [] if origin is None else [str(origin)]
     if config.privacy.tuned_on is not None:
         named.append(f"{config.privacy.tuned_on}, on which the settings were chosen, as is declared")
     if splits.public is not None:

@@ -95,8 +95,9 @@ def _declared(statement: Statement) -> Iterator[str]:
         named = ", ".join(found.declared).replace("_", " ")
         declared = f"{named}; " if named else ""
         yield (
-            f"Declared, and taken to depend on no record: {declared}mean, standard deviation and bounds of "
-            "inputs" + (", class frequencies." if found.class_prior is not None else ".")
+            f"Declared, and taken to depend on no record: {declared}"
+            f"{'' if found.mean is None else 'mean, standard deviation and '}bounds of inputs"
+            + (", class frequencies." if found.class_prior is not None else ".")
         )
         if found.from_units:
             named = ", ".join(found.from_units).replace("_", " ")

@@ -118,6 +118,13 @@ def check_images(name: str, shape: Sequence[int] | object) -> tuple[int, int, in
     return channels, height, width
 
 
+def behead(network: nn.Module) -> str:
+    """Take the last linear layer off, which leaves features (N, width); its name."""
+    name = [name for name, layer in network.named_modules() if isinstance(layer, nn.Linear)][-1]
+    put(network, name, nn.Identity())
+    return name
+
+
 def without_randomness(network: nn.Module) -> nn.Module:
     """The network, its dropout and stochastic depth switched off: every forward pass says the same."""
     for module in network.modules():

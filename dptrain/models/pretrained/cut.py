@@ -18,8 +18,9 @@ def cut(network: nn.Module, trained: Collection[str], inputs: Tensor) -> tuple[n
     the trained part comes down to one tensor; `inputs` (N, ...) are tried on both.
     """
     try:
-        graph = _Around(trained).trace(network)
-        parts = _divided(network, graph, trained)
+        whole = nn.Sequential(network)  # whose call leaves optional arguments at their defaults
+        trained = [f"0.{name}" for name in trained]
+        parts = _divided(whole, _Around(trained).trace(whole), trained)
         if parts is None:
             return None
         front, rest = parts

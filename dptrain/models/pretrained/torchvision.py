@@ -14,7 +14,7 @@ from torchvision.models import SwinTransformer
 
 from dptrain.contracts import ConfigError
 from dptrain.contracts.ranges import Count
-from dptrain.models.pretrained.backbone import Backbone, Trainable, check_images, with_head
+from dptrain.models.pretrained.backbone import Backbone, Trainable, behead, check_images, with_head
 from dptrain.models.pretrained.stages import POOLED
 from dptrain.models.pretrained.weights import Origin, file_hash, load, read_weights
 
@@ -51,7 +51,10 @@ def torchvision_model(
         raise ConfigError(f"model.name={name} takes square images; set model.size, such as 224")
     published = torchvision.models.get_model_weights(name).DEFAULT
     network = torchvision.models.get_model(name, weights=None, **_arguments(name, side, weights))
-    head = _beheaded(network)
+    if isinstance(network, torchvision.models.SqueezeNet):  # whose classifier is a convolution, then a mean
+        network.classifier, head = nn.AdaptiveAvgPool2d(1), "classifier"
+    else:
+        head = behead(network)
     origin = None
     if weights is not None:
         path = Path(weights).expanduser()
@@ -88,17 +91,6 @@ def _arguments(name: str, side: int, weights: str | None) -> dict[str, Any]:
     if name in ("inception_v3", "googlenet"):
         return {"aux_logits": False, "init_weights": weights is None, "transform_input": weights is not None}
     return {}
-
-
-def _beheaded(network: nn.Module) -> str:
-    """Take the classifier off, which leaves features (N, width); its name."""
-    if isinstance(network, torchvision.models.SqueezeNet):  # whose classifier is a convolution, then a mean
-        network.classifier = nn.AdaptiveAvgPool2d(1)
-        return "classifier"
-    name = [name for name, layer in network.named_modules() if isinstance(layer, nn.Linear)][-1]
-    owner, _, last = name.rpartition(".")
-    setattr(network.get_submodule(owner), last, nn.Identity())
-    return name
 
 
 def _downloaded(published: Any) -> Path:

@@ -1,0 +1,97 @@
+"""Image classifiers of the library transformers, which the extra `hf_image` has, with a fresh head."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch import Tensor, nn
+
+from dptrain.contracts import ConfigError
+from dptrain.contracts.ranges import Count
+from dptrain.models.pretrained.backbone import Backbone, Trainable, behead, check_images, with_head
+from dptrain.models.pretrained.stages import POOLED
+from dptrain.models.pretrained.weights import Origin, file_hash
+
+
+def hf_image_model(
+    shape: Sequence[int],
+    num_classes: int,
+    *,
+    name: str,
+    download: bool = False,
+    sha256: str | None = None,
+    trained_on: str | None = None,
+    trainable: Trainable = "head",
+    size: Count | None = None,
+    features: str | Sequence[str] = POOLED,
+    normalise_features: bool = False,
+) -> nn.Module:
+    """The image model in the folder `name`, or of this name on the hub: images (C, H, W) to logits.
+
+    What is on the hub must lie in the cache of Hugging Face, or is downloaded where that is allowed. Raises
+    ConfigError.
+    """
+    transformers = _transformers()
+    check_images(name, shape)
+    find: Callable[[str], str] = partial(transformers.utils.cached_file, name, local_files_only=not download)
+    try:
+        weights = Path(find("model.safetensors"))
+        reads = json.loads(Path(find("preprocessor_config.json")).read_text())
+        network: Any = transformers.AutoModelForImageClassification.from_pretrained(
+            name, local_files_only=not download, use_safetensors=True
+        )
+    except Exception as error:  # of a library that may ask a hub
+        raise ConfigError(
+            f"model.name={name} cannot be read as an image classifier of transformers "
+            f"({type(error).__name__}); give a folder that holds config.json, model.safetensors and "
+            "preprocessor_config.json, or a name on the hub with model.download=true"
+        ) from error
+    digest = file_hash(weights, sha256)
+    behead(network)
+    normalised = reads.get("do_normalize", True)
+    return with_head(
+        Backbone(
+            network=_Features(network),
+            mean=reads["image_mean"] if normalised else [0.0] * 3,
+            std=reads["image_std"] if normalised else [1.0] * 3,
+            origin=Origin(name=name, trained_on=trained_on, sha256=digest),
+        ),
+        shape,
+        num_classes,
+        trainable=trainable,
+        size=size,
+        features=features,
+        normalise_features=normalise_features,
+    )
+
+
+class _Features(nn.Module):
+    """What a classifier without its last layer makes of images: (N, width)."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        features: Tensor = self.network(pixel_values=images).logits
+        return features
+
+
+def _transformers() -> ModuleType:
+    """The library, without bars and without words on weights that a fresh head does not need."""
+    try:
+        import transformers
+    except ImportError as error:
+        raise ConfigError(
+            'model=hf_image needs the library transformers: pip install "dptrain[hf_image]"'
+        ) from error
+    transformers.utils.logging.set_verbosity(logging.ERROR)
+    transformers.utils.logging.disable_progress_bar()
+    module: ModuleType = transformers
+    return module

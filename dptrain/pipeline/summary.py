@@ -21,6 +21,7 @@ from dptrain.evaluation.scorer import Measured
 from dptrain.evaluation.stage import Subject
 from dptrain.evidence.verdict import of_void
 from dptrain.models.frozen import split
+from dptrain.models.one_output import inner
 from dptrain.pipeline import counts
 from dptrain.pipeline.estimate import estimate
 from dptrain.pipeline.experiment import Experiment
@@ -49,7 +50,7 @@ def brief(experiment: Experiment, *, recipe: str, folder: Path, made_up: bool = 
         title=config.name or recipe,
         data=f"{splits.name}, {splits.source}",
         counts=counts.counts(splits, experiment.assignments, experiment.budget),
-        model=type(model.get_submodule("network")).__name__,
+        model=type(inner(model.get_submodule("network"))).__name__,
         parameters=parameters,
         signal=signal_to_noise(plan, parameters) if isinstance(plan, DPSGDPlan) else None,
         mechanism=type(experiment.parts.mechanism).__name__,
@@ -181,7 +182,7 @@ def attacked(
 
 def model_name(model: nn.Module) -> str:
     """The class of a model behind its normalisation: my_nets.Net."""
-    kind = type(model.get_submodule("network"))
+    kind = type(inner(model.get_submodule("network")))
     return f"{kind.__module__}.{kind.__qualname__}"
 
 

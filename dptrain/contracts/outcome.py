@@ -70,8 +70,9 @@ class Utility:
 
     Of another task than classification, `accuracy` is what `metric` names, and `more` are further measures.
     `by_class` is the recall of each class, by its name; of several labels the AUROC of each. `confusion`
-    counts records, by their class and then by the class that is named. `scores` (records,) is
-    what each record adds to the metric, which is their mean; None: the metric is no mean, NaN: not measured.
+    counts records, by their class and then by the class that is named. `scores` (records,) are
+    what `scored` names of each record, or, where that is empty, what it adds to the metric, which is their
+    mean; NaN: not measured.
     """
 
     accuracy: Interval
@@ -85,6 +86,7 @@ class Utility:
     confusion: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     calibration: Calibration | None = None
     scores: Tensor | None = field(default=None, repr=False, compare=False)
+    scored: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ import mmap
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ import torch
 from torch import Tensor
 
 from dptrain.contracts import ConfigError, DataError, Raw, Records, Splits
-from dptrain.data.checks import check_images, class_names, convert, same_count, to_inputs, to_records
+from dptrain.data.checks import check_images, convert, same_count, to_inputs, to_records
 from dptrain.data.files import called, read_npz
+from dptrain.data.labels import Target
 from dptrain.data.raw import of_images
 from dptrain.data.raw_pixels import MODES
 from dptrain.data.splits import Cut, assignment_key, number_groups
@@ -138,15 +140,18 @@ class Npz(Cut):
     is; a group is never divided. `public_images` and `public_labels` are of nobody who must be protected:
     the evaluator of class inversions learns from them. `test_subgroup_NAME` (N,), numbers or names, tell test
     records apart, such as `test_subgroup_scanner`: utility is measured for each. `classes` names each label,
-    for how many there are is public, not counted.
+    for how many there are is public, not counted. Labels may be several a record, (N, labels) of 0 and 1, or
+    numbers within `target_bounds`: `task` says so.
     `lazy` leaves the images in the file, for more than memory holds; it must not be compressed.
     """
 
     path: str
-    classes: Sequence[Any]  # words or whole numbers
     mean: Sequence[float]
     std: Sequence[float]
+    classes: Sequence[Any] | None = None  # words or whole numbers
     bounds: Sequence[float] = (0.0, 1.0)
+    task: str = "classification"
+    target_bounds: Sequence[float] | None = None
     lazy: bool = False
 
     def __post_init__(self) -> None:
@@ -155,7 +160,12 @@ class Npz(Cut):
             raise ConfigError(
                 f"data.bounds={list(self.bounds)} must be two numbers, the lower first; e.g. [0, 1]"
             )
-        class_names(self.classes)
+        _ = self.target
+
+    @cached_property
+    def target(self) -> Target:
+        """What labels are declared to be; raises ConfigError."""
+        return Target.of(self.task, classes=self.classes, bounds=self.target_bounds)
 
     def load(self, rng: torch.Generator) -> Splits:
         path, key = Path(self.path).expanduser(), assignment_key(rng, self.split_key)
@@ -173,7 +183,8 @@ class Npz(Cut):
             key,
             name=path.stem,
             source=str(path),
-            classes=class_names(self.classes),
+            classes=self.target.classes,
+            task=self.target.task,
             mean=self.mean,
             std=self.std,
             public=given.get("public"),
@@ -198,7 +209,8 @@ class Npz(Cut):
             arrays,
             part,
             where=str(path),
-            num_classes=len(self.classes),
+            num_classes=len(self.target.classes),
+            read_labels=self.target.read,
             bounds=(float(low), float(high)),
             make_inputs=MappedImages if self.lazy else to_inputs,
         )

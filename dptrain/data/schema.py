@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dptrain.contracts import DataError, Sensitive
 from dptrain.data.columns import MISSING, Category, Number, Wrong, as_text
+from dptrain.data.labels import within
 from dptrain.data.sensitive import sensitive
 
 LISTED = 20  # violations told one by one; the rest are counted
@@ -19,7 +20,7 @@ LISTED = 20  # violations told one by one; the rest are counted
 
 @dataclass(frozen=True, kw_only=True)
 class Encoded:
-    """A table as numbers: inputs (N, width), labels (N,), group names (N,), part of the split (N,).
+    """A table as numbers: inputs (N, width), labels (N, ...), group names (N,), part of the split (N,).
 
     Of the columns that subgroups are told apart by, the value of each row: (N,) text.
     """
@@ -36,7 +37,7 @@ class Schema:
     """What every column of a table is for."""
 
     columns: tuple[Number | Category, ...]  # of the inputs, in order
-    target: Category
+    target: tuple[Number | Category, ...]  # several: of each whether a record has it
     sensitive: tuple[str, ...] = ()
     group: str | None = None
     split: Category | None = None  # its categories name the parts
@@ -79,7 +80,7 @@ class Schema:
                 values, found = column.encode(table[column.name])
                 wrong.add(column.name, found)
                 blocks.append(values)
-        labels = self._codes(self.target, table, wrong)
+        labels = [self._labels(column, table, wrong) for column in self.target]
         split = None if self.split is None else self._codes(self.split, table, wrong)
         groups = None
         if self.group is not None and self.group in table:
@@ -90,7 +91,7 @@ class Schema:
         inputs = torch.from_numpy(np.concatenate(blocks, axis=1)).float()
         return Encoded(
             inputs=inputs,
-            labels=torch.from_numpy(labels),
+            labels=labels[0] if len(labels) == 1 else torch.stack(labels, 1).float(),
             groups=None if groups is None else groups.astype(str),
             parts=split,
             subgroups={name: self._values(name, inputs, table[name]) for name in self.subgroups},
@@ -109,9 +110,21 @@ class Schema:
         return values
 
     def _expected(self) -> list[str]:
-        names = [*(column.name for column in self.columns), self.target.name]
+        names = [column.name for column in (*self.columns, *self.target)]
         names += [name for name in self.subgroups if name not in names]
         return names + [name for name in (self.group, self.split and self.split.name) if name]
+
+    @classmethod
+    def _labels(cls, column: Number | Category, table: pd.DataFrame, wrong: _Violations) -> Tensor:
+        """Positions of categories, or numbers in their own unit."""
+        if isinstance(column, Category):
+            return torch.from_numpy(cls._codes(column, table, wrong))
+        if column.name not in table:
+            return torch.zeros(0)
+        scaled, found = column.encode(table[column.name])
+        wrong.add(column.name, found)
+        bounds = column.low, column.high
+        return within(bounds[0] + (bounds[1] - bounds[0]) * scaled[:, 0], bounds)
 
     @staticmethod
     def _codes(column: Category, table: pd.DataFrame, wrong: _Violations) -> np.ndarray:
@@ -157,5 +170,6 @@ class _Violations:
             + "\n  ".join(lines)
             + "\nCorrect the table, or declare what it holds: wider `bounds` (or `clip: true`), another "
             "category, `missing: true` for a column of which cells may be empty (`missing: '?'` where that "
-            "stands in them), columns that are not used in data.ignored"
+            "stands in them), columns that are not used in data.ignored, a target that is a number by "
+            "data.task=regression with data.target_bounds"
         )

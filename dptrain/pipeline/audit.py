@@ -49,7 +49,7 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
     with parts.tracking.open(folder.name, folder, runs.read_state(folder).tracked_as) as tracker:
         runs.remember(folder, tracked_as=tracker.run_id)
         tracker.params(tracked.params(config, order.recipe))
-        release = load(case.weights, experiment.model, experiment.context.device)
+        release = load(case.weights, experiment.model, experiment.context.device, experiment.splits.task)
         target = Subject(release=release, targets=experiment.stage.targets)
         control, lost = experiment.control() if case.played is not None else (None, ())
         measured = experiment.attack(target, control, guarantee)

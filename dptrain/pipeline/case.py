@@ -24,6 +24,7 @@ from dptrain.contracts import (
     Guarantee,
     Release,
     Splits,
+    Task,
     wants_shadows,
 )
 from dptrain.evaluation.assignment import Assignments
@@ -170,7 +171,7 @@ def possible(parts: Parts, case: Case, *, asked: bool) -> dict[str, Attack]:
     return kept
 
 
-def load(weights: Path, model: nn.Module, device: torch.device) -> Release:
+def load(weights: Path, model: nn.Module, device: torch.device, task: Task | None = None) -> Release:
     """The release in a file of weights, a state dict; raises ConfigError where it does not fit the model."""
     try:
         state: dict[str, Tensor] = torch.load(weights, weights_only=True, map_location="cpu")
@@ -193,7 +194,7 @@ def load(weights: Path, model: nn.Module, device: torch.device) -> Release:
         ) from error
     if broken := [name for name, value in state.items() if not bool(torch.isfinite(value).all())]:
         raise DptrainError(f"release={weights}: `{broken[0]}` is not finite; give weights that are")
-    return Release(architecture=partial(copy.deepcopy, model), weights=state, device=device)
+    return Release(architecture=partial(copy.deepcopy, model), weights=state, device=device, task=task)
 
 
 def refuse_other_records(case: Case, assignments: Assignments, splits: Splits) -> None:

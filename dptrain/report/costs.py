@@ -58,7 +58,11 @@ def caption(report: Report) -> str:
 def legend(report: Report) -> str:
     """How the table of classes and subgroups is read."""
     text = "Of classes the recall" if report.utility.confusion else "Of classes the AUROC"
-    text += f", of subgroups the {words.named(report.utility.metric)}." if report.utility.by_subgroup else "."
+    text += (
+        f", of subgroups the {words.named(report.utility.scored or report.utility.metric)}."
+        if report.utility.by_subgroup
+        else "."
+    )
     if report.utility.by_subgroup:
         text += (
             " Values that fewer than 10 test records have are in *all others*, with the next larger one "
@@ -108,7 +112,7 @@ def sentence(report: Report) -> str:
     if len(report.costs) < 2:
         return ""
     everybody, *rest = report.costs
-    metric = words.named(report.utility.metric)
+    metric = words.named(report.utility.scored or report.utility.metric)
     text = (
         f"Released minus control, {metric} on all test records differs by "
         f"{words.difference(everybody.difference)}. "

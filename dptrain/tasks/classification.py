@@ -16,6 +16,8 @@ from dptrain.contracts.task import Pairs
 from dptrain.evidence.calibration import calibration
 from dptrain.evidence.intervals import clopper_pearson
 
+LEAST = 1e-30  # stands for a probability of zero
+
 
 @dataclass(frozen=True, kw_only=True)
 class Classification:
@@ -27,6 +29,7 @@ class Classification:
 
     name: ClassVar[str] = "classification"
     metric: ClassVar[str] = "accuracy"
+    of_classes: ClassVar[bool] = True
 
     classes: int
     prior: tuple[float, ...] | None = None
@@ -44,6 +47,12 @@ class Classification:
 
     def made_up(self, count: int, rng: torch.Generator) -> Tensor:
         return torch.randint(self.classes, (count,), generator=rng)
+
+    def mislabelled(self, labels: Tensor, draws: Tensor) -> Tensor:
+        return another(labels, draws, self.classes)
+
+    def log_likelihood(self, predictions: Tensor, labels: Tensor) -> Tensor:
+        return log_of_label(predictions, labels)
 
     def evaluate(self, outputs: Pairs) -> tuple[float, float]:
         correct = loss = 0.0
@@ -69,6 +78,16 @@ class Classification:
         if bool(((labels < 0) | (labels >= self.classes)).any()):
             return f"lie outside 0 ... {self.classes - 1}; correct them, or raise classes"
         return None
+
+
+def another(labels: Tensor, draws: Tensor, count: int) -> Tensor:
+    """Of so many whole numbers from 0 on, others than these, by a uniform number for each."""
+    return (labels + 1 + (draws * (count - 1)).long()) % count
+
+
+def log_of_label(probabilities: Tensor, labels: Tensor) -> Tensor:
+    """Logarithm of the probability of each record's class: (n,) float64 from (n, classes)."""
+    return probabilities.double().gather(1, labels[:, None]).squeeze(1).clamp(min=LEAST).log()
 
 
 def make_loss(class_prior: Sequence[float] | None) -> Callable[[Tensor, Tensor], Tensor]:

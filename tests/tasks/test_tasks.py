@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dptrain.contracts import Task
-from dptrain.tasks import Classification, MultiLabel, NextToken, Regression
+from dptrain.tasks import Classification, MultiLabel, NextToken, Ordinal, Regression
 from dptrain.tasks.means import interval_of_mean
 from dptrain.tasks.next_token import IGNORED
 
@@ -21,6 +21,7 @@ TASKS: tuple[Any, ...] = (
     Classification(classes=4),
     Classification(classes=4, prior=(0.4, 0.3, 0.2, 0.1)),
     MultiLabel(labels=3),
+    Ordinal(classes=4),
     Regression(bounds=(-2.0, 6.0)),
     NextToken(vocabulary=7, length=5),
 )
@@ -74,17 +75,20 @@ def test_several_labels_beside_sklearn(rng: torch.Generator) -> None:
     outputs, labels = made(task, 60, rng)
     found = task.utility(pairs(task.predict(outputs), labels), confidence=0.95)
     named = (outputs > 0).float()
-    assert found.accuracy.value == pytest.approx(1 - metrics.hamming_loss(labels, named))
+    right = found.more["label_accuracy"]
+    assert right.value == pytest.approx(1 - metrics.hamming_loss(labels, named))
     assert found.more["all_labels_right"].value == pytest.approx(metrics.accuracy_score(labels, named))
     assert found.auroc == pytest.approx(metrics.roc_auc_score(labels, outputs, average="macro"))
     expected = F.binary_cross_entropy_with_logits(outputs, labels)
-    assert task.loss(outputs, labels).mean().item() == pytest.approx(expected.item())
+    assert task.loss(outputs, labels).mean().item() == pytest.approx(3 * expected.item())
+    each = metrics.roc_auc_score(labels, outputs, average=None)
+    assert [one.value for one in found.by_class.values()] == pytest.approx(each)
 
 
 def test_numbers_beside_sklearn(rng: torch.Generator) -> None:
     task = Regression(bounds=(-2.0, 6.0))
     labels = task.made_up(80, rng)
-    outputs = ((labels + 2) / 8 + 0.1 * torch.randn(80, generator=rng)).unsqueeze(-1)
+    outputs = ((labels - 2) / 2 + 0.4 * torch.randn(80, generator=rng)).unsqueeze(-1)
     predictions = task.predict(outputs)
     assert float(predictions.min()) >= -2.0
     found = task.utility(pairs(predictions, labels), confidence=0.95)
@@ -93,11 +97,11 @@ def test_numbers_beside_sklearn(rng: torch.Generator) -> None:
     assert found.more["mean_absolute_error"].value == pytest.approx(
         metrics.mean_absolute_error(labels, told), rel=1e-5
     )
-    assert found.more["mean_squared_error"].value == pytest.approx(
-        metrics.mean_squared_error(labels, told), rel=1e-5
+    assert found.more["root_mean_squared_error"].value == pytest.approx(
+        metrics.root_mean_squared_error(labels, told), rel=1e-5
     )
     assert metrics.r2_score(labels, labels.mean().expand(80)) == pytest.approx(task.floor(labels), abs=1e-6)
-    expected = F.mse_loss(outputs.squeeze(-1), (labels + 2) / 8) / 2
+    expected = F.mse_loss(outputs.squeeze(-1), (labels - 2) / 2) / 2
     assert task.loss(outputs, labels).mean().item() == pytest.approx(expected.item())
 
 

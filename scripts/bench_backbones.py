@@ -6,7 +6,8 @@ its parameters, how many are trained, the time of a step of DP-SGD and of SGD on
 memory that the tensors of a step take beside the model, and how far the clipped sum of the engine, in double
 and in single precision, is from that of a loop over single records in double precision, over its length. In
 single precision that is large where rounding carries a ReLU over its kink. `way` is what the engine chose.
-Each model is measured in a process of its own, its time as the median of several steps.
+Each model is measured in a process of its own, its time as the median of several steps: that of a
+processor, on one thread.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from dptrain.models.frozen import split
 from dptrain.models.pretrained.timm import timm_model
 from dptrain.models.pretrained.torchvision import torchvision_model
 from dptrain.privacy.accountant import DPSGDPlan
+from dptrain.privacy.agreement import choose
 from dptrain.privacy.clipping import MARGIN, MARGIN_A_RECORD
 from dptrain.privacy.dpsgd import DPSGDEngine
 from dptrain.privacy.layers import check_layers
@@ -96,6 +98,7 @@ def row(name: str, trainable: str, folder: Path) -> str:
             part, inputs = parts[1], parts[0](images)
     loss = partial(F.cross_entropy, reduction="none")
     limit, truth = slow_sum(part, inputs, labels)
+    chosen = choose("bookkeeping", part, loss, inputs)
 
     def engine_of(part: nn.Module) -> DPSGDEngine:
         plan = DPSGDPlan(
@@ -105,7 +108,7 @@ def row(name: str, trainable: str, folder: Path) -> str:
         )  # fmt: skip
         optimizer = torch.optim.SGD([each for each in part.parameters() if each.requires_grad], lr=0.0)
         noise = torch.Generator().manual_seed(0)
-        return DPSGDEngine("bookkeeping", part, optimizer, plan, loss=loss, generator=noise)
+        return DPSGDEngine("bookkeeping", part, optimizer, plan, loss=loss, generator=noise, chosen=chosen)
 
     double = engine_of(copy.deepcopy(part).double())
     double.accumulate(inputs.double(), labels)
@@ -176,9 +179,9 @@ def cost(step: Callable[[], None]) -> tuple[float, float]:
     held = list(itertools.accumulate(each.nbytes() for each in events))
     times = []
     for _ in range(STEPS):
-        started = time.perf_counter()
+        started = time.process_time()
         step()
-        times.append(1000 * (time.perf_counter() - started))
+        times.append(1000 * (time.process_time() - started))
     return statistics.median(times), max(held, default=0) / MIB
 
 

@@ -1,6 +1,6 @@
 """How far one unit moves the sum that noise is added to, over what the plan claims: at most 1, or refused.
 
-python scripts/check_sensitivity.py [--json] [--quick]
+python scripts/check_sensitivity.py [--json] [--quick | --backbones FOLDER]
 
 First part: models ordinary, unusual and mixing. Each is put to the tests that a run puts it to; of one that
 is accepted, the clipped sum of a batch is compared with that of the batch without each of its units in turn,
@@ -10,6 +10,9 @@ choices occurs. Some records are extreme: zero, a thousand times as large, infin
 Second part, in the manner of "re:cord-play" (arXiv 2602.17454): whole trainings on neighbouring data, the
 outputs of every addition of noise frozen to those of the first. All that is not noised must then be equal,
 and the sums before the noise may differ by the claim at most.
+
+With --backbones the pre-trained networks of scripts/bench_backbones.py take the place of all these, each with
+every part of it that can be trained; it takes an hour of a core.
 
 The last line is one JSON object: worst_ratio, refused, accepted (model, mode: ratio), replay (case:
 worst_ratio, all_else_invariant).
@@ -50,6 +53,11 @@ from dptrain.privacy.stilled import stilled
 from dptrain.tasks.classification import Classification, make_loss
 
 sys.path.insert(0, str(Path(__file__).parent))
+from bench_backbones import CLASSES as IMAGE_CLASSES
+from bench_backbones import MODELS as BACKBONES
+from bench_backbones import SHAPE as IMAGES
+from bench_backbones import TRAINABLE
+from bench_backbones import make as backbone
 from layer_models import CASES, VOCABULARY
 from mixing_models import MIXING, REMEMBERING
 from replay import CASES as TRAININGS
@@ -109,8 +117,22 @@ class Tokens(nn.Module):
         return logits
 
 
-def subjects(*, quick: bool) -> Iterator[Subject]:
-    """Ordinary and unusual models, then those that mix records or remember them."""
+def subjects(*, quick: bool, backbones: Path | None = None) -> Iterator[Subject]:
+    """Ordinary and unusual models, then those that mix records or remember them; or pre-trained ones.
+
+    `backbones` is a folder for the weights of these.
+    """
+    if backbones is not None:
+        for name in BACKBONES:
+            for trainable in TRAINABLE:
+                yield Subject(
+                    name=f"{name}, trainable={trainable}",
+                    make=partial(backbone, name, trainable, backbones),
+                    shape=IMAGES,
+                    classes=IMAGE_CLASSES,
+                    large=True,
+                )
+        return
     cases = list(CASES)
     every = max(1, len(cases) // (6 if quick else FEW))
     for index, case in enumerate(cases):
@@ -203,9 +225,9 @@ def worst_change(subject: Subject, clipping: str, unit: str, copies: int) -> flo
 Ratios = dict[str, float]
 
 
-def examine(number: int, *, quick: bool) -> tuple[str, str | Ratios]:
+def examine(number: int, *, quick: bool, backbones: Path | None = None) -> tuple[str, str | Ratios]:
     """Of the model of this number: its name, and why it is refused or its ratio in each mode."""
-    subject = list(subjects(quick=quick))[number]
+    subject = list(subjects(quick=quick, backbones=backbones))[number]
     if (reason := refusal(subject)) is not None:
         return subject.name, reason
     modes = MODES[:1] if subject.large else MODES[:3] if quick else MODES
@@ -220,17 +242,19 @@ def examine(number: int, *, quick: bool) -> tuple[str, str | Ratios]:
         return subject.name, str(error)
 
 
-def measure(*, quick: bool, processes: int, say: Callable[[str], None]) -> dict[str, Any]:
+def measure(
+    *, quick: bool, processes: int, say: Callable[[str], None], backbones: Path | None = None
+) -> dict[str, Any]:
     """Both parts, as the last line has them."""
     refused: list[str] = []
     accepted: dict[str, Ratios] = {}
     trainings: dict[str, dict[str, Any]] = {}
-    names = list(TRAININGS)[: 2 if quick else None]
+    names = [] if backbones else list(TRAININGS)[: 2 if quick else None]
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, mp_context=context, initializer=_alone) as pool:
-        count = len(list(subjects(quick=quick)))
+        count = len(list(subjects(quick=quick, backbones=backbones)))
         replays = [pool.submit(replay, name) for name in names]
-        found = [pool.submit(examine, number, quick=quick) for number in range(count)]
+        found = [pool.submit(examine, number, quick=quick, backbones=backbones) for number in range(count)]
         for name, each in zip(names, replays, strict=True):
             trainings[name] = each.result()
             ratio, same = trainings[name]["worst_ratio"], trainings[name]["all_else_invariant"]
@@ -262,6 +286,7 @@ def main() -> int:
     parser.add_argument(
         "--processes", type=int, default=os.cpu_count(), help="at a time (default: the cores)"
     )
+    parser.add_argument("--backbones", type=Path, metavar="FOLDER", help="where weights are put meanwhile")
     arguments = parser.parse_args()
     started = time.perf_counter()
     say = (
@@ -269,7 +294,9 @@ def main() -> int:
         if arguments.json
         else partial(print, flush=True)
     )
-    found = measure(quick=arguments.quick, processes=arguments.processes, say=say)
+    found = measure(
+        quick=arguments.quick, processes=arguments.processes, say=say, backbones=arguments.backbones
+    )
     say(f"{time.perf_counter() - started:.0f} seconds")
     print(json.dumps(found))
     mixing = [name for name in found["accepted"] if name.startswith(("mixing", "remembering"))]

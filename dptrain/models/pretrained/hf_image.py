@@ -39,6 +39,7 @@ def hf_image_model(
     """
     transformers = _transformers()
     check_images(name, shape)
+    known_as = Path(name).name if Path(name).is_dir() else name
     find: Callable[[str], str] = partial(transformers.utils.cached_file, name, local_files_only=not download)
     try:
         weights = Path(find("model.safetensors"))
@@ -60,7 +61,7 @@ def hf_image_model(
             network=_Features(network),
             mean=reads["image_mean"] if normalised else [0.0] * 3,
             std=reads["image_std"] if normalised else [1.0] * 3,
-            origin=Origin(name=name, trained_on=trained_on, sha256=digest),
+            origin=Origin(name=known_as, trained_on=trained_on, sha256=digest),
         ),
         shape,
         num_classes,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from urllib.error import URLError
 
 import pytest
 import torch
@@ -95,3 +96,39 @@ def test_stages_stand_side_by_side_each_normalised(file, rng) -> None:
         torch.testing.assert_close(stage.mean(1), torch.zeros(4), atol=1e-5, rtol=0)
     with pytest.raises(ConfigError, match=r"model.features=\['layer9'\]: layer9 is no module"):
         torchvision_model(SHAPE, 3, name="resnet18", features=["layer9"])
+
+
+def test_published_weights_come_from_the_libraries_own_caches(resnet, tmp_path, monkeypatch) -> None:
+    import huggingface_hub
+    import timm
+    from safetensors.torch import save_file
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    published = tmp_path / "hub" / "checkpoints" / "resnet18-f37072fd.pth"
+    published.parent.mkdir(parents=True)
+    torch.save(resnet.state_dict(), published)
+    model = torchvision_model(SHAPE, 3, name="resnet18", weights="DEFAULT")
+    assert model.origin.trained_on == "ImageNet-1k, as torchvision says of its weights IMAGENET1K_V1"
+    published.unlink()
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", _no_network)
+    monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", _no_network)
+    with pytest.raises(ConfigError, match=r"resnet18-f37072fd.pth cannot be had \(URLError\).*or put it at"):
+        torchvision_model(SHAPE, 3, name="resnet18", weights="DEFAULT")
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ConfigError, match=r"timm/test_resnet.r160_in1k cannot be had"):
+        timm_model(SHAPE, 3, name="test_resnet", weights="DEFAULT")
+    kept = tmp_path / "models--timm--test_resnet.r160_in1k"
+    (kept / "refs").mkdir(parents=True)
+    (kept / "refs" / "main").write_text("0" * 40)
+    (kept / "snapshots" / ("0" * 40)).mkdir(parents=True)
+    save_file(
+        timm.create_model("test_resnet").state_dict(), kept / "snapshots" / ("0" * 40) / "model.safetensors"
+    )
+    model = timm_model(SHAPE, 3, name="test_resnet", weights="DEFAULT")
+    assert model.origin.trained_on == "ImageNet-1k (timm's tag r160_in1k)"
+
+
+def _no_network(*_: object, **__: object) -> None:
+    raise URLError("no network")

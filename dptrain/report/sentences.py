@@ -162,6 +162,7 @@ def data(report: Report) -> str:
         f"Data: {facts['name']} ({facts['source']}){of}. "
         f"Records {counts.row(report.counts)}."
         f"{' ' * bool(doubled)}{doubled}"
+        f"{''.join(f' {note}' for note in facts.get('notes', ()))}"
     )
 
 

@@ -162,13 +162,13 @@ def _worst(report: Report) -> Iterator[_Row]:
     if len(report.costs) > 1:
         most = min(report.costs[1:], key=lambda each: each.difference.value)
         yield _Row(
-            name="costs most",
+            name="privacy costs most",
             detail=costs.name(most.by, most.name),
             measured=_measured(most.release),
             control=most.control,
-            verdict=Text("more than the rest", style="yellow")
+            verdict=Text("worse than for the rest", style="yellow")
             if most in costs.more(report.costs)
-            else Text("not shown to be more than the rest"),
+            else Text("not shown to be worse than for the rest"),
         )
 
 

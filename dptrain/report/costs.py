@@ -24,7 +24,7 @@ def by_part(report: Report) -> Table | None:
     if not found:
         return None
     counts = records(report.utility)
-    beside = ("control model", "release − control", "the same, less that of the others") if control else ()
+    beside = ("control model", "release − control", "beside all others") if control else ()
     return Table(
         heads=("", "records", "release", *beside),
         rows=tuple(
@@ -70,8 +70,9 @@ def legend(report: Report) -> str:
         )
     if report.costs:
         text += (
-            " The intervals of each of the last two columns hold for all rows together (Bonferroni). They "
-            "are about these two models: another training may differ."
+            " *Beside all others*: release minus control, less what that is on all other test records. The "
+            "intervals of each of the last two columns hold for all rows together (Bonferroni). They are "
+            "about these two models: another training may differ."
         )
     return text
 
@@ -127,15 +128,15 @@ def sentence(report: Report) -> str:
             if each.excess is not None
         ]
         left = [f"{len(paying) - LISTED} more"] if len(paying) > LISTED else []
-        return f"{text}**Privacy costs some more than the rest**: {words.listed([*named, *left])}."
+        return f"{text}**Privacy is worse for some than for the rest**: {words.listed([*named, *left])}."
     least, excess = min(judged, key=lambda pair: pair[1].low)
     among = (
         words.listed([name(each.by, each.name) for each, _ in judged[:LISTED]]) if len(judged) <= 3 else ""
     )
     whom = among or f"any of {len(judged)} classes and subgroups"
     return (
-        f"{text}The test records do not show that privacy costs {whom} more than the rest; they leave open "
-        f"up to {words.number(max(0.0, -excess.low))} more for {name(least.by, least.name)} "
+        f"{text}The test records do not show that privacy is worse for {whom} than for the rest; they leave "
+        f"open up to {words.number(max(0.0, -excess.low))} for {name(least.by, least.name)} "
         f"({words.how_many(least.records, 'record')})."
     )
 

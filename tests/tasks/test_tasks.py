@@ -68,6 +68,42 @@ def test_classification_beside_sklearn(rng: torch.Generator) -> None:
     assert found.auroc == pytest.approx(metrics.roc_auc_score(labels, chances, multi_class="ovr"), abs=1e-6)
     assert found.loss == pytest.approx(metrics.log_loss(labels, chances), rel=1e-5)
     assert task.floor(labels) == float(labels.bincount().max()) / 60
+    named = outputs.argmax(-1)
+    balanced = found.more["balanced_accuracy"]
+    assert balanced.value == pytest.approx(metrics.balanced_accuracy_score(labels, named))
+    assert balanced.low < balanced.value < balanced.high
+    rows = [list(row.values()) for row in found.confusion.values()]
+    assert rows == metrics.confusion_matrix(labels, named).tolist()
+    recalls = [each.value for each in found.by_class.values()]
+    assert recalls == pytest.approx(metrics.recall_score(labels, named, average=None).tolist())
+    assert found.scores is not None
+    assert found.scores.mean().item() == pytest.approx(found.accuracy.value)
+
+
+def test_classes_have_names_and_those_without_records_no_recall(rng: torch.Generator) -> None:
+    task = Classification(classes=3, names=("a", "b", "c"))
+    outputs, labels = torch.randn(30, 3, generator=rng), torch.arange(30) % 2
+    outputs[0] = math.nan
+    found = task.utility(pairs(task.predict(outputs), labels), confidence=0.95)
+    assert list(found.by_class) == ["a", "b"]
+    assert list(found.confusion) == ["a", "b", "c"]
+    assert sum(sum(row.values()) for row in found.confusion.values()) == 29  # of one nothing is named
+    assert found.calibration is None
+    assert found.more["balanced_accuracy"].value == pytest.approx(
+        sum(each.value for each in found.by_class.values()) / 2
+    )
+    assert repr(task) == "Classification(classes=3, prior=None)"  # a key of caches, as it was
+
+
+def test_a_balanced_accuracy_lies_in_its_interval_as_often_as_it_says() -> None:
+    rng, task, held = torch.Generator().manual_seed(0), Classification(classes=2), 0
+    labels = (torch.arange(120) < 20).long()
+    for _ in range(60):
+        right = torch.rand(120, generator=rng) < torch.tensor([0.9, 0.6])[labels]
+        made = F.one_hot(torch.where(right, labels, 1 - labels), 2).float()
+        found = task.utility([(made, labels)], confidence=0.95).more["balanced_accuracy"]
+        held += found.low <= 0.75 <= found.high
+    assert held >= 54
 
 
 def test_several_labels_beside_sklearn(rng: torch.Generator) -> None:

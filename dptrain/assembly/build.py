@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Collection, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
 from dptrain.config.arguments import OF_HYDRA, argument_problems, makes
@@ -37,7 +40,7 @@ def factory(key: str, node: dict[str, Any], *, given: Collection[str]) -> Callab
         raise ConfigError("\n".join(problems))
     own = {name: value for name, value in node.items() if name not in OF_HYDRA}
     if "_args_" not in node and not any(map(makes, own.values())):
-        return partial(_target(node["_target_"]), **own)
+        return partial(target(node["_target_"]), **own)
     try:
         made: Callable[..., Any] = instantiate({**node, "_partial_": True}, _convert_="all")
     except Exception as error:  # of whatever is made of the arguments
@@ -48,7 +51,7 @@ def factory(key: str, node: dict[str, Any], *, given: Collection[str]) -> Callab
     return made
 
 
-def _target(name: str) -> Any:
+def target(name: str) -> Any:
     """What a `_target_` names; raises whatever importing it raises."""
     return instantiate({"_target_": name, "_partial_": True}).func
 
@@ -65,15 +68,34 @@ def _problems(key: str, node: Any, given: Collection[str] = ()) -> Iterator[str]
     if "_target_" not in node:
         return
     try:
-        target = _target(node["_target_"])
+        found = target(node["_target_"])
     except Exception as error:  # among them whatever a module of the user's raises
-        why = " ".join(str(error.__cause__ or error).splitlines()[:2]) or type(error).__name__
-        yield (
-            f"{key}._target_={node['_target_']} cannot be found ({why}); give the full name of an "
-            "importable class"
-        )
+        yield f"{key}._target_={node['_target_']} {_unfound(str(node['_target_']), error)}"
         return
-    yield from argument_problems(key, target, node, given)
+    yield from argument_problems(key, found, node, given)
+
+
+def _unfound(name: str, error: BaseException) -> str:
+    """Why what a `_target_` names cannot be imported, and the cure."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    said = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, InstantiationException):
+        return f"cannot be found ({said}); give the full name of an importable class"
+    missing = error.name if isinstance(error, ModuleNotFoundError) else None
+    if missing and f"{name}.".startswith(f"{missing}."):
+        above, _, last = missing.rpartition(".")
+        why = f"`{above}` has no `{last}`" if above else f"there is no module `{missing}`"
+        return (
+            f"cannot be found ({why}); give the full name of an importable class; PYTHONPATH names the "
+            "folders of modules of one's own"
+        )
+    frames = [each for each in traceback.extract_tb(error.__traceback__) if "<frozen" not in each.filename]
+    place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    if missing:
+        return f"needs the module `{missing}`, which is missing ({said}{place}); install it"
+    place = "" if isinstance(error, SyntaxError) else place  # which says where by itself
+    return f"cannot be imported ({type(error).__name__}: {said}{place}); correct its module"
 
 
 def _blamed(key: str, node: dict[str, Any], make: Any, arguments: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from dptrain.assembly.build import build, factory
 from dptrain.assembly.given import Given
+from dptrain.assembly.network import check_network
 from dptrain.assembly.records import Source
 from dptrain.assembly.values import choose_device
 from dptrain.config import Config, Evidence
@@ -24,8 +25,6 @@ from dptrain.report import pdf
 from dptrain.tracking import Tracking
 from dptrain.training.augment import Augmentation
 from dptrain.training.settings import Settings
-
-OF_A_MODEL = ("shape", "num_classes")  # which the data tell
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +76,7 @@ def assemble(config: Config, given: Given | None = None) -> Parts:
     if given is None or given.splits is None:
         source = attempt(lambda: build("data", config.data))
     if given is None or given.model is None:
-        attempt(lambda: factory("model", config.model, given=OF_A_MODEL))
+        attempt(lambda: check_network(config.model))
     mechanism = attempt(lambda: _mechanism(config.mechanism, settings))
     tracking = attempt(lambda: build("tracking", config.tracking))
     games = {

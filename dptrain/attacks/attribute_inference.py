@@ -31,6 +31,7 @@ from dptrain.contracts import (
     Release,
     Sensitive,
     Targets,
+    Task,
 )
 from dptrain.contracts.ranges import Whole
 
@@ -51,6 +52,7 @@ class AttributeInference:
 
     needs: ClassVar[frozenset[Access]] = frozenset({Access.CONFIDENCES})
     game: ClassVar[str] = "attribute"
+    any_labels: ClassVar[bool] = True
 
     folds: int = 5
     records_for_trees: Whole = 1000
@@ -76,9 +78,9 @@ class AttributeInference:
             prior, known_prior = self._impute(column, background, subjects, fold, len(targets.classes))
             score = weigh(
                 prior,
-                losses(queries, column, subjects),
+                losses(queries, column, subjects, release.task),
                 known_prior,
-                losses(queries, column, background),
+                losses(queries, column, background, release.task),
                 column.read(background.inputs),
             )
             guesses[column.name], imputed[column.name] = score.argmax(1), prior.argmax(1)
@@ -102,6 +104,11 @@ class AttributeInference:
     ) -> tuple[Tensor, Tensor]:
         """Log-probability of each value for the subjects, and, each by other folds, for the background."""
         seen, asked = _features(column, background, classes), _features(column, subjects, classes)
+        if background.labels.is_floating_point():  # as wide as the other columns, for ridge regressions
+            labels = slice(background.inputs.shape[1], None)
+            middle, spread = seen[:, labels].mean(0), seen[:, labels].std(0) + FAINTEST
+            for each in (seen, asked):
+                each[:, labels] = (each[:, labels] - middle) / spread
         known, values = column.read(background.inputs).numpy(), len(column.values)
         best: tuple[float, Regression | None, np.ndarray] = (np.inf, None, np.empty(0))
         for regression in self._regressions(len(background)):
@@ -160,19 +167,27 @@ def _expected(prior: Tensor, loss: Tensor) -> float:
     return float((prior.exp() * loss).sum(1).mean())
 
 
-def losses(queries: Queries, column: Sensitive, records: Records) -> Tensor:
+def losses(queries: Queries, column: Sensitive, records: Records, task: Task | None = None) -> Tensor:
     """Loss of the label in nats with each value of the column filled in, (N, values); N queries a value."""
     confidences = [
         queries.confidences(column.fill(records.inputs, value)).double()
         for value in range(len(column.values))
     ]
+    if task is not None and not task.of_classes:
+        return -torch.stack([task.log_likelihood(rows, records.labels) for rows in confidences], 1)
     of_label = torch.stack([rows.gather(1, records.labels[:, None])[:, 0] for rows in confidences], 1)
     return -of_label.clamp(FAINTEST, 1.0).log()
 
 
 def _features(column: Sensitive, records: Records, classes: int) -> np.ndarray:
-    """What is known beside the column: the other columns and the label, (N, width + classes)."""
-    label = F.one_hot(records.labels, classes).to(records.inputs)
+    """What is known beside the column: the other columns and the label, (N, width + classes).
+
+    Of a label that is no class its numbers stand there.
+    """
+    label = records.labels.view(len(records), -1)
+    if not label.is_floating_point():
+        label = F.one_hot(records.labels, classes)
+    label = label.to(records.inputs)
     return torch.cat([column.hide(records.inputs), label], 1).double().numpy()
 
 

@@ -70,6 +70,7 @@ class GradientAudit(Betting):
 
     needs: ClassVar[frozenset[Access]] = frozenset({Access.TRANSCRIPT})
     game: ClassVar[str] = "audit_records"
+    any_labels: ClassVar[bool] = True
 
     every: int = 4  # steps
     gradient_elements: int = 50_000_000

@@ -67,7 +67,7 @@ class SlotLikelihoods:
 
     def _gradients(self, step: Observation, slots: Tensor) -> Tensor:
         inputs, labels = self.slots.inputs[slots], self.slots.labels[slots]
-        rows = step.contribution(inputs.flatten(0, 1), labels.flatten())
+        rows = step.contribution(inputs.flatten(0, 1), labels.flatten(0, 1))
         return rows.view(len(slots), self.slots.candidates, -1)
 
     def state_dict(self) -> dict[str, Any]:
@@ -86,6 +86,7 @@ class TranscriptReconstruction:
 
     needs: ClassVar[frozenset[Access]] = frozenset({Access.TRANSCRIPT})
     game: ClassVar[str] = "reconstruction"
+    any_labels: ClassVar[bool] = True
 
     gradient_elements: Count = 50_000_000
     overlap_every: Count = 10
@@ -116,13 +117,15 @@ class WeightsReconstruction(ByReference):
 
     needs: ClassVar[frozenset[Access]] = frozenset({Access.WEIGHTS})
     game: ClassVar[str] = "reconstruction"
+    any_labels: ClassVar[bool] = True
 
     def run(self, release: Release, targets: Targets, rng: torch.Generator) -> Guesses:
         assert targets.slots is not None
         reference = self.train_reference(release, targets.background, rng)
         inputs = targets.slots.inputs.flatten(0, 1).to(release.device)
-        labels = targets.slots.labels.flatten().to(release.device)
-        gained = _losses(reference, inputs, labels) - _losses(release.build(), inputs, labels)
+        labels = targets.slots.labels.flatten(0, 1).to(release.device)
+        before, after = (_losses(release, model, inputs, labels) for model in (reference, release.build()))
+        gained = before - after
         return Guesses(guesses=gained.view(targets.slots.count, -1).argmax(dim=1).cpu())
 
 
@@ -156,10 +159,10 @@ def _sketch(rows: Tensor, most: int = 1 << 16) -> Tensor:
 
 
 @torch.no_grad()
-def _losses(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+def _losses(release: Release, model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
     return torch.cat(
         [
-            nn.functional.cross_entropy(model(some), named, reduction="none")
+            release.losses(model(some), named)
             for some, named in zip(inputs.split(1024), labels.split(1024), strict=True)
         ]
     )

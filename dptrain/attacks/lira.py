@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
-from dptrain.attacks.membership import log_odds
+from dptrain.attacks.membership import odds
 from dptrain.contracts import Access, ConfigError, Records, Release, Scores, Targets
 
 ENOUGH_FOR_EACH = 64  # shadow models, from which on each probe's own variance can be told
@@ -34,6 +34,7 @@ class Lira:
 
     needs: ClassVar[frozenset[Access]] = frozenset({Access.CONFIDENCES})
     game: ClassVar[str] = "membership"
+    any_labels: ClassVar[bool] = True
 
     shadows: int = 16
     mode: str = "online"  # online | offline
@@ -86,8 +87,8 @@ def _queries(probes: Records, count: int) -> list[Records]:
 def _ask(release: Release, queries: list[Records]) -> Tensor:
     """Log-odds of the label at every query, asked all at once: (probes, queries)."""
     answers = release.predict(torch.cat([query.inputs for query in queries]))
-    odds = log_odds(answers, torch.cat([query.labels for query in queries]))
-    return odds.view(len(queries), -1).T
+    found = odds(release, answers, torch.cat([query.labels for query in queries]))
+    return found.view(len(queries), -1).T
 
 
 def _gaussian(answers: Tensor, chosen: Tensor, *, pooled: bool) -> MultivariateNormal:

@@ -47,9 +47,16 @@ def _zero(confidences: Tensor) -> float:
     return max(LEAST, float(positive.min()) / 2) if len(positive) else LEAST
 
 
+def odds(release: Release, answers: Tensor, labels: Tensor) -> Tensor:
+    """What answers say for the labels: log-odds of classes, log-likelihoods of others; (N,) float64."""
+    if release.task is None or release.task.of_classes:
+        return log_odds(answers, labels)
+    return release.task.log_likelihood(answers, labels)
+
+
 def probe_log_odds(release: Release, probes: Records) -> Tensor:
     """The log-odds that a model's interface gives each probe's label: (probes,) float64."""
-    return log_odds(release.predict(probes.inputs), probes.labels)
+    return odds(release, release.predict(probes.inputs), probes.labels)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +65,7 @@ class LossThreshold:
 
     needs: ClassVar[frozenset[Access]] = frozenset({Access.CONFIDENCES})
     game: ClassVar[str] = "membership"
+    any_labels: ClassVar[bool] = True
 
     def run(self, release: Release, targets: Targets, rng: torch.Generator) -> Scores:  # noqa: ARG002
         assert targets.probes is not None
@@ -75,6 +83,7 @@ class LossBets(Betting, ByReference):
 
     needs: ClassVar[frozenset[Access]] = frozenset({Access.CONFIDENCES})
     game: ClassVar[str] = "audit_records"
+    any_labels: ClassVar[bool] = True
 
     def run(self, release: Release, targets: Targets, rng: torch.Generator) -> Bets:
         assert targets.probes is not None

@@ -34,7 +34,7 @@ class ByReference:
         for _ in range(self.reference_steps):
             batch = records.take(torch.randint(len(records), (self.reference_batch_size,), generator=rng))
             inputs, labels = batch.inputs.to(release.device), batch.labels.to(release.device)
-            loss = nn.functional.cross_entropy(model(inputs), labels)
+            loss = release.losses(model(inputs), labels).mean()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

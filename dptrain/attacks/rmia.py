@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from dptrain.attacks.membership import true_class
+from dptrain.attacks.membership import LEAST, true_class
 from dptrain.contracts import Access, ConfigError, Records, Release, Scores, Targets
 
 
@@ -28,6 +28,7 @@ class Rmia:
 
     needs: ClassVar[frozenset[Access]] = frozenset({Access.CONFIDENCES})
     game: ClassVar[str] = "membership"
+    any_labels: ClassVar[bool] = True
 
     shadows: int = 4
     mode: str = "online"  # online | offline
@@ -78,7 +79,10 @@ class Rmia:
 
 def _ask(release: Release, records: Records) -> Tensor:
     """Confidence in each record's label: (N,)."""
-    return true_class(release.predict(records.inputs), records.labels)
+    answers, task = release.predict(records.inputs), release.task
+    if task is None or task.of_classes:
+        return true_class(answers, records.labels)
+    return task.log_likelihood(answers, records.labels).exp().clamp(min=LEAST)
 
 
 def _mean(answers: Tensor, chosen: Tensor) -> Tensor:

@@ -59,7 +59,7 @@ class Exposed:
     """
 
     record: str  # where it comes from, such as "train 17"
-    label: int
+    label: int | str  # of a task without classes its numbers
     score: Mapping[str, float]
     percentile: Mapping[str, float]
 

@@ -233,6 +233,11 @@ class Splits:
         return self.train.shape
 
     @property
+    def of_classes(self) -> bool:
+        """Whether labels are classes, one a record."""
+        return self.task is None or self.task.of_classes
+
+    @property
     def num_classes(self) -> int:
         return len(self.classes)
 

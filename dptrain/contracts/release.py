@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from dptrain.contracts.errors import OutOfQueries
 from dptrain.contracts.records import Canaries
@@ -66,6 +67,12 @@ class Release:
         if self.predictions is not None:
             return frozenset({Access.CONFIDENCES, Access.LABELS})
         return frozenset() if self.labels is None else frozenset({Access.LABELS})
+
+    def losses(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """The loss of each record that the model was trained by, but for declared class frequencies: (n,)."""
+        if self.task is None:
+            return cross_entropy(outputs, labels, reduction="none")
+        return self.task.loss(outputs, labels)
 
     def blank(self) -> nn.Module:
         """The architecture with arbitrary weights; of a release with weights only."""

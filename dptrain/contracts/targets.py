@@ -20,7 +20,7 @@ class Slots:
     """
 
     inputs: Tensor
-    labels: Tensor  # (slots, candidates)
+    labels: Tensor  # (slots, candidates, ...)
 
     @property
     def count(self) -> int:

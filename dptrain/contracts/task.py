@@ -27,6 +27,10 @@ class Task(Protocol):
         """What `evaluate`, `floor` and `Utility.accuracy` measure; the higher the better."""
 
     @property
+    def of_classes(self) -> bool:
+        """Whether labels are classes (n,) int64, outputs their logits and predictions their probabilities."""
+
+    @property
     def outputs(self) -> tuple[int, ...]:
         """Shape of a model's output for one record; models are built with the last of it."""
 
@@ -38,6 +42,15 @@ class Task(Protocol):
 
     def made_up(self, count: int, rng: torch.Generator) -> Tensor:
         """Labels of so many rows that are no record."""
+
+    def mislabelled(self, labels: Tensor, draws: Tensor) -> Tensor:
+        """Other labels than these of the same kind, chosen by a uniform number in [0, 1) for each record."""
+
+    def log_likelihood(self, predictions: Tensor, labels: Tensor) -> Tensor:
+        """How likely predictions make the labels of their records, finite whatever they are: (n,) float64.
+
+        Attacks compare it among records and among models: what is the same for all of them may be left out.
+        """
 
     def evaluate(self, outputs: Pairs) -> tuple[float, float]:
         """The metric, and the mean loss, from outputs and labels."""

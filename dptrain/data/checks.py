@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,15 +24,17 @@ def to_records(
     num_classes: int,
     bounds: tuple[float, float] = (0.0, 1.0),
     make_inputs: Callable[..., Tensor | Rows] | None = None,
+    read_labels: Callable[..., Tensor] | None = None,
 ) -> Records:
     """Records from the arrays `{part}_images` and `{part}_labels` of `where`, a file's name.
 
-    Takes what `to_inputs` (or `make_inputs` in its place) and `to_labels` take. Raises DataError
+    Takes what `to_inputs` (or `make_inputs`) and `to_labels` (or `read_labels`) take. Raises DataError
     naming array, file and cure.
     """
     images, labels = arrays[f"{part}_images"], arrays[f"{part}_labels"]
     inputs = (make_inputs or to_inputs)(images, name=f"{part}_images of {where}", bounds=bounds)
-    targets = to_labels(labels, name=f"{part}_labels of {where}", num_classes=num_classes)
+    read_labels = read_labels or partial(to_labels, num_classes=num_classes)
+    targets = read_labels(labels, name=f"{part}_labels of {where}")
     same_count(images, targets, name=f"{part}_images of {where}", other=f"{part}_labels")
     return Records(inputs, targets)
 
@@ -81,11 +84,17 @@ def to_labels(labels: np.ndarray, *, name: str, num_classes: int) -> Tensor:
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.ndim != 1:
-        raise DataError(f"{name} has shape {tuple(labels.shape)}: give one label a record, (N,) or (N, 1)")
+        raise DataError(
+            f"{name} has shape {tuple(labels.shape)}: give one label a record, (N,) or (N, 1); "
+            "where a record may have several, declare data.task=multi_label"
+        )
     if len(labels) == 0:
         raise DataError(f"{name} holds no labels: give it at least one")
     if labels.dtype.kind not in "iub":
-        raise DataError(f"{name} is {labels.dtype}: store labels as integers, 0 ... {num_classes - 1}")
+        raise DataError(
+            f"{name} is {labels.dtype}: store labels as integers, 0 ... {num_classes - 1}; or, where they "
+            "are numbers to predict, declare data.task=regression with data.target_bounds"
+        )
     labels = labels.astype(np.int64)
     wrong = (labels < 0) | (labels >= num_classes)
     if wrong.any():

@@ -11,7 +11,9 @@ from typing import Any, TypeGuard
 
 from dptrain.contracts import ConfigError
 from dptrain.data.columns import ISO, Category, Date, Number
+from dptrain.data.labels import Target
 from dptrain.data.schema import Schema
+from dptrain.tasks import Regression
 
 EPOCH = dt.date(1970, 1, 1)
 FIELDS = {
@@ -25,12 +27,15 @@ PARTS = ("train", "test", "holdout")
 def parse_schema(
     *,
     columns: Mapping[str, Any],
-    target: str,
-    classes: Sequence[Any],
+    target: str | Sequence[str],
+    classes: Sequence[Any] | None,
+    task: str = "classification",
+    target_bounds: Sequence[float] | None = None,
     sensitive: Sequence[str],
     group: str | None,
     split: Mapping[str, Any] | None,
     ignored: Sequence[str],
+    subgroups: Sequence[str] = (),
 ) -> Schema:
     """The schema that these settings describe; raises one ConfigError that lists all that is wrong."""
     problems: list[str] = []
@@ -38,12 +43,21 @@ def parse_schema(
     known = {column.name: column for column in made if column is not None}
     if not columns:
         problems.append("data.columns={} must declare at least one column; e.g. age: {kind: number, ...}")
-    labels = _category(target, "data.classes", classes, problems)
+    named = [target] if isinstance(target, str) else [str(each) for each in target]
+    declared = known.get(named[0]) if task == "regression" and len(named) == 1 else None
+    if isinstance(declared, Number) and target_bounds is None:  # a column is declared, and is the target
+        if declared.missing:
+            problems.append(f"data.columns.{target}.missing: a target is in every row; leave it out")
+        target_bounds = declared.low, declared.high
+        del known[declared.name]
+    else:
+        declared = None
+    labels = _targets(named, task, classes, target_bounds, problems)
     parts = None if split is None else _split(split, problems)
     _one_role_each(
         problems,
-        columns=[str(name) for name in columns],
-        target=[target],
+        columns=[str(name) for name in columns if declared is None or name != declared.name],
+        target=named,
         group=[group] if group else [],
         split=[parts.name] if parts else [],
         ignored=list(ignored),
@@ -67,16 +81,66 @@ def parse_schema(
             )
     if len(set(sensitive)) < len(sensitive):
         problems.append(f"data.sensitive={list(sensitive)} names a column twice; name each once")
-    if problems or labels is None:
+    for name in subgroups:
+        column = known.get(name)
+        if name not in {*map(str, columns), *ignored}:
+            problems.append(
+                f"data.subgroups={name} is not declared; name one of data.columns, or of data.ignored where "
+                "the model is not to see it"
+            )
+        if isinstance(column, Number) and not column.bands:
+            problems.append(
+                f"data.subgroups={name} is a number without bands; declare cut points, "
+                f"e.g. bands: [{(column.low + column.high) / 2:g}], in data.columns.{name}"
+            )
+    if len(set(subgroups)) < len(subgroups):
+        problems.append(f"data.subgroups={list(subgroups)} names a column twice; name each once")
+    if problems:
         raise ConfigError("\n".join(problems))
     return Schema(
         columns=tuple(known.values()),
-        target=labels,
+        target=tuple(labels) if declared is None else (declared,),
         sensitive=tuple(sensitive),
         group=group,
         split=parts,
         ignored=tuple(ignored),
+        subgroups=tuple(subgroups),
     )
+
+
+def _targets(
+    names: Sequence[str],
+    task: str,
+    classes: Sequence[Any] | None,
+    bounds: Sequence[float] | None,
+    problems: list[str],
+) -> list[Number | Category]:
+    """The columns of labels, read by the classes, by the bounds of a number, or as 0 or 1 each."""
+    if (len(names) > 1) != (task == "multi_label"):
+        cure = (
+            "declare data.task=multi_label, or name one column"
+            if len(names) > 1
+            else "name a list of columns of 0 and 1"
+        )
+        problems.append(f"data.target={', '.join(names)} with data.task={task}: {cure}")
+    elif task == "multi_label":
+        if classes is not None:
+            problems.append(
+                "data.classes names values of one column; of data.task=multi_label set it to null"
+            )
+        return [Category(name=name, declared=("0", "1")) for name in names]
+    elif task == "regression" or classes is None or bounds is not None:
+        try:
+            found = Target.of(task, classes=classes, bounds=bounds).task
+        except ConfigError as error:
+            problems.append(str(error))
+            return []
+        assert isinstance(found, Regression)
+        return [Number(name=name, low=found.bounds[0], high=found.bounds[1]) for name in names]
+    else:
+        labels = _category(names[0], "data.classes", classes, problems)
+        return [] if labels is None else [labels]
+    return []
 
 
 def _column(name: str, node: Any, problems: list[str]) -> Number | Category | None:

@@ -20,6 +20,7 @@ from dptrain.data.folders import (
     list_images,
     refuse_shared,
 )
+from dptrain.data.labels import Target
 from dptrain.data.pixels import Images, Pixels, looked_at
 from dptrain.data.splits import Cut, assignment_key, number_groups
 
@@ -32,7 +33,8 @@ class ImageFolder(Cut):
     resized to `size` (height, width in pixels) without keeping their proportions. Whose image it is, is
     captured by `group_pattern`, matched from the start of the file's name (`(patient\\d+)`), or said by the
     folder in the class folder that holds it (`group_folder`), or by a CSV (`group_file`); a patient is
-    never divided. Classes are the folders' names, in order. `range` declares the darkest and the brightest
+    never divided. Classes are the folders' names, in order, which is
+    that of grades where `task` is ordinal. `range` declares the darkest and the brightest
     value of images deeper than 8 bits, and takes the place of the window of DICOM files. `lazy` decodes
     images when they are needed, for more than memory holds; `workers` threads decode (default: one a
     processor).
@@ -49,9 +51,15 @@ class ImageFolder(Cut):
     range: Sequence[float] | None = None
     lazy: bool = False
     workers: int | None = None
+    task: str = "classification"
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.task not in ("classification", "ordinal"):
+            raise ConfigError(
+                f"data.task={self.task}: folders are classes; use classification, or ordinal where the "
+                "order of their names is theirs"
+            )
         _ = self.pixels
         if (self.group_pattern is not None) + self.group_folder + (self.group_file is not None) > 1:
             raise ConfigError(
@@ -102,6 +110,7 @@ class ImageFolder(Cut):
             name=root.name,
             source=f"{root}, files as {height}x{width} {self.mode}",
             classes=classes,
+            task=Target.of(self.task, classes=classes).task,
             mean=self.mean,
             std=self.std,
             raw=self.pixels.raw,

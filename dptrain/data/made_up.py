@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dptrain.contracts import Records, Splits
+from dptrain.contracts import Records, Splits, Task
 from dptrain.data.splits import assemble
 
 
@@ -25,19 +25,31 @@ class MadeUp:
 
 
 def declared(
-    train: int, holdout: int, test: int, *, shape: tuple[int, ...], classes: Any, **constants: Any
+    train: int,
+    holdout: int,
+    test: int,
+    *,
+    shape: tuple[int, ...],
+    classes: Any,
+    task: Task | None = None,
+    **constants: Any,
 ) -> Splits:
     """Splits of so many rows; `constants` are what else `assemble` takes."""
 
     def rows(first: int, count: int) -> Records:
-        return Records(MadeUp(first, count, shape), torch.arange(count) % len(classes))
+        labels = torch.arange(count) % len(classes)
+        if task is not None and not task.of_classes:
+            labels = task.made_up(count, torch.Generator().manual_seed(first))
+        return Records(MadeUp(first, count, shape), labels)
 
     parts: dict[str, Any] = {
         "train": rows(0, train),
         "holdout": rows(train, holdout),
         "test": rows(train + holdout, test),
     }
-    return assemble(**parts, classes=classes, source="as declared, no record was read", **constants)
+    return assemble(
+        **parts, classes=classes, task=task, source="as declared, no record was read", **constants
+    )
 
 
 def parts_of(train: int, *, holdout: float, test: float) -> tuple[int, int, int]:

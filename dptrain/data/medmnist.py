@@ -11,12 +11,14 @@ import torch
 from dptrain.contracts import ConfigError, DataError, Splits
 from dptrain.data.checks import to_records
 from dptrain.data.files import download, find, md5_of, read_npz
+from dptrain.data.labels import Target
 from dptrain.data.splits import assemble, assignment_key
 
 ORGANS = (
     "bladder; femur-left; femur-right; heart; kidney-left; kidney-right; liver; lung-left; lung-right; "
     "pancreas; spleen"
 )
+FOLDED = "chestmnist"  # whose findings can be folded into one
 KEYS = tuple(f"{part}_{kind}" for part in ("train", "val", "test") for kind in ("images", "labels"))
 
 
@@ -26,11 +28,12 @@ class Published:
 
     md5: str
     classes: tuple[str, ...]
+    task: str = "classification"
 
     @classmethod
-    def of(cls, md5: str, classes: str) -> Published:
+    def of(cls, md5: str, classes: str, task: str = "classification") -> Published:
         """From names of classes that semicolons divide."""
-        return cls(md5=md5, classes=tuple(classes.split("; ")))
+        return cls(md5=md5, classes=tuple(classes.split("; ")), task=task)
 
 
 SETS = {
@@ -39,8 +42,12 @@ SETS = {
         "adipose; background; debris; lymphocytes; mucus; smooth muscle; normal colon mucosa; "
         "cancer-associated stroma; colorectal adenocarcinoma epithelium",
     ),
-    # Fourteen findings that may occur together, which one label a record cannot say.
-    "chestmnist": Published.of("02c8a6516a18b556561a56cbdd36c4a8", "no finding; any finding"),
+    "chestmnist": Published.of(
+        "02c8a6516a18b556561a56cbdd36c4a8",
+        "atelectasis; cardiomegaly; effusion; infiltration; mass; nodule; pneumonia; pneumothorax; "
+        "consolidation; edema; emphysema; fibrosis; pleural thickening; hernia",
+        "multi_label",
+    ),
     "dermamnist": Published.of(
         "0744692d530f8e62ec473284d019b0c7",
         "actinic keratoses and intraepithelial carcinoma; basal cell carcinoma; benign keratosis-like "
@@ -52,7 +59,7 @@ SETS = {
     ),
     "pneumoniamnist": Published.of("28209eda62fecd6e6a2d98b1501bb15f", "normal; pneumonia"),
     "retinamnist": Published.of(
-        "bd4c0672f1bba3e3a89f0e4e876791e4", "grade 0; grade 1; grade 2; grade 3; grade 4"
+        "bd4c0672f1bba3e3a89f0e4e876791e4", "grade 0; grade 1; grade 2; grade 3; grade 4", "ordinal"
     ),
     "breastmnist": Published.of("750601b1f35ba3300ea97c75c52ff8f6", "malignant; normal, benign"),
     "bloodmnist": Published.of(
@@ -79,7 +86,9 @@ class MedMNIST:
     `<name>.npz` is looked for in `root`, in the folder DPTRAIN_DATA and in `cache`, and then
     downloaded from `url` (Zenodo) into `cache`. A file of the user's own may have another
     checksum, which `Splits.source` then tells; a download may not. `md5` is what to expect of
-    another `url`. ChestMNIST's fourteen findings are folded into one, "any finding".
+    another `url`. ChestMNIST's fourteen findings are several labels a record, RetinaMNIST's grades are in an
+    order. As `task=classification` the findings are folded into one, "any finding", and grades are
+    mere classes.
     Source: Yang et al. 2023, Scientific Data 10:41; files of https://zenodo.org/records/10519652.
     """
 
@@ -92,10 +101,25 @@ class MedMNIST:
     md5: str | None = None
     class_prior: Sequence[float] | None = None
     split_key: str | None = None
+    task: str | None = None  # None: the set's own
 
     def __post_init__(self) -> None:
         if self.name not in SETS:
             raise ConfigError(f"data.name={self.name} must be one of {', '.join(SETS)}")
+        known = dict.fromkeys([SETS[self.name].task, "classification"])
+        if self.task not in (None, *known):
+            raise ConfigError(
+                f"data.task={self.task} is not what labels of {self.name} are; use null, or "
+                f"{' or '.join(known)}"
+            )
+
+    @property
+    def target(self) -> Target:
+        """What its labels are."""
+        task, classes = self.task or SETS[self.name].task, SETS[self.name].classes
+        if self.name == FOLDED and task == "classification":
+            classes = ("no finding", "any finding")
+        return Target.of(task, classes=classes)
 
     def load(self, rng: torch.Generator) -> Splits:
         path = find(f"{self.name}.npz", root=self.root)
@@ -107,14 +131,16 @@ class MedMNIST:
         if found != official:
             source += f" (md5 {found} differs from MedMNIST's {official})"
         arrays = read_npz(path, KEYS)
-        if self.name == "chestmnist":
+        target = self.target
+        if self.name == FOLDED and target.task is None:
             source += "; any of 14 findings against none"
             for key in ("train_labels", "val_labels", "test_labels"):
                 arrays[key] = _any_finding(arrays[key], name=f"{key} of {path}")
-        classes = SETS[self.name].classes
         secret = assignment_key(rng, self.split_key)
         train, val, test = (
-            to_records(arrays, part, where=str(path), num_classes=len(classes))
+            to_records(
+                arrays, part, where=str(path), num_classes=len(target.classes), read_labels=target.read
+            )
             for part in ("train", "val", "test")
         )
         return assemble(
@@ -123,7 +149,8 @@ class MedMNIST:
             train=train,
             holdout=val,
             test=test,
-            classes=classes,
+            classes=target.classes,
+            task=target.task,
             mean=self.mean,
             std=self.std,
             class_prior=self.class_prior,

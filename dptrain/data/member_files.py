@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import torch
 from torch import Tensor
 
 from dptrain.contracts import ConfigError, DataError, Records, Splits
-from dptrain.data.checks import class_names, same_count, to_inputs, to_labels
+from dptrain.data.checks import same_count, to_inputs
 from dptrain.data.files import read_npz
+from dptrain.data.labels import Target
 from dptrain.data.splits import assemble
 
 FEWEST = 8  # non-members: some to compare members with, some to test on, some for the adversary
@@ -31,17 +33,24 @@ class MemberFiles:
 
     members: str
     non_members: str
-    classes: Sequence[Any]  # words or whole numbers
     mean: Sequence[float]
     std: Sequence[float]
+    classes: Sequence[Any] | None = None  # words or whole numbers
     bounds: Sequence[float] = (0.0, 1.0)
+    task: str = "classification"
+    target_bounds: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
-        class_names(self.classes)
+        _ = self.target
         if len(self.bounds) != 2 or not self.bounds[0] < self.bounds[1]:
             raise ConfigError(
                 f"data.bounds={list(self.bounds)} must be two numbers, the lower first; e.g. [0, 1]"
             )
+
+    @cached_property
+    def target(self) -> Target:
+        """What labels are declared to be; raises ConfigError."""
+        return Target.of(self.task, classes=self.classes, bounds=self.target_bounds)
 
     def load(self, rng: torch.Generator) -> Splits:
         members, others = self._records(self.members), self._records(self.non_members)
@@ -57,7 +66,8 @@ class MemberFiles:
             train=members,
             holdout=others.take(order[:half]),
             test=others.take(order[half:]),
-            classes=class_names(self.classes),
+            classes=self.target.classes,
+            task=self.target.task,
             mean=self._constants(self.mean, members),
             std=self._constants(self.std, members),
         )
@@ -79,7 +89,7 @@ class MemberFiles:
             inputs = _rows(arrays["inputs"], name=f"inputs of {path}", bounds=(low, high))
         else:
             raise DataError(f"{path} lacks images and inputs: save one of them beside labels")
-        labels = to_labels(arrays["labels"], name=f"labels of {path}", num_classes=len(self.classes))
+        labels = self.target.read(arrays["labels"], name=f"labels of {path}")
         same_count(inputs, labels, name=f"records of {path}", other="labels")
         return Records(inputs, labels)
 

@@ -6,6 +6,7 @@ import mmap
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ import torch
 from torch import Tensor
 
 from dptrain.contracts import ConfigError, DataError, Raw, Records, Splits
-from dptrain.data.checks import check_images, class_names, convert, same_count, to_inputs, to_records
-from dptrain.data.files import read_npz
+from dptrain.data.checks import check_images, convert, same_count, to_inputs, to_records
+from dptrain.data.files import called, read_npz
+from dptrain.data.labels import Target
 from dptrain.data.raw import of_images
 from dptrain.data.raw_pixels import MODES
 from dptrain.data.splits import Cut, assignment_key, number_groups
@@ -76,7 +78,7 @@ def map_arrays(path: Path, required: Sequence[str], optional: Sequence[str] = ()
             f"{path} lacks {', '.join(lacking)} and holds {', '.join(held) or 'nothing'}: "
             f"save the arrays under the names {', '.join(required)}"
         )
-    wanted = [key for key in (*required, *optional) if key in held]
+    wanted = called(list(held), (*required, *optional))
     return {key: _map_file(held[key]) if path.is_dir() else _map_member(path, key) for key in wanted}
 
 
@@ -120,9 +122,11 @@ def _map_member(path: Path, key: str) -> np.ndarray:
 
 REQUIRED = ("train_images", "train_labels")
 PARTS = ("train", "val", "test")
+SUBGROUP = "test_subgroup_"
 OPTIONAL = (
     *(f"{part}_{kind}" for part in ("val", "test", "public") for kind in ("images", "labels")),
     *(f"{part}_groups" for part in PARTS),
+    f"{SUBGROUP}*",
 )
 
 
@@ -134,16 +138,20 @@ class Npz(Cut):
     records are) and `test_...` are optional: a part that the file lacks is cut from the training
     records, each by a keyed hash of itself. `train_groups` (N,), numbers or names, say whose record each
     is; a group is never divided. `public_images` and `public_labels` are of nobody who must be protected:
-    the evaluator of class inversions learns from them. `classes` names each label, for how many there are
-    is public, not counted.
+    the evaluator of class inversions learns from them. `test_subgroup_NAME` (N,), numbers or names, tell test
+    records apart, such as `test_subgroup_scanner`: utility is measured for each. `classes` names each label,
+    for how many there are is public, not counted. Labels may be several a record, (N, labels) of 0 and 1, or
+    numbers within `target_bounds`: `task` says so.
     `lazy` leaves the images in the file, for more than memory holds; it must not be compressed.
     """
 
     path: str
-    classes: Sequence[Any]  # words or whole numbers
     mean: Sequence[float]
     std: Sequence[float]
+    classes: Sequence[Any] | None = None  # words or whole numbers
     bounds: Sequence[float] = (0.0, 1.0)
+    task: str = "classification"
+    target_bounds: Sequence[float] | None = None
     lazy: bool = False
 
     def __post_init__(self) -> None:
@@ -152,7 +160,12 @@ class Npz(Cut):
             raise ConfigError(
                 f"data.bounds={list(self.bounds)} must be two numbers, the lower first; e.g. [0, 1]"
             )
-        class_names(self.classes)
+        _ = self.target
+
+    @cached_property
+    def target(self) -> Target:
+        """What labels are declared to be; raises ConfigError."""
+        return Target.of(self.task, classes=self.classes, bounds=self.target_bounds)
 
     def load(self, rng: torch.Generator) -> Splits:
         path, key = Path(self.path).expanduser(), assignment_key(rng, self.split_key)
@@ -170,10 +183,12 @@ class Npz(Cut):
             key,
             name=path.stem,
             source=str(path),
-            classes=class_names(self.classes),
+            classes=self.target.classes,
+            task=self.target.task,
             mean=self.mean,
             std=self.std,
             public=given.get("public"),
+            subgroups=_subgroups(arrays, given, path),
             raw=self._raw(arrays["train_images"], given["train"]),
         )
 
@@ -194,7 +209,8 @@ class Npz(Cut):
             arrays,
             part,
             where=str(path),
-            num_classes=len(self.classes),
+            num_classes=len(self.target.classes),
+            read_labels=self.target.read,
             bounds=(float(low), float(high)),
             make_inputs=MappedImages if self.lazy else to_inputs,
         )
@@ -204,12 +220,7 @@ def _groups(arrays: Mapping[str, np.ndarray], given: Mapping[str, Records], path
     """Group ids of the training records, or None; raises DataError for a patient in two parts of the file."""
     named = {part: arrays[f"{part}_groups"] for part in given if f"{part}_groups" in arrays}
     for part, names in named.items():
-        if names.ndim != 1 or names.dtype.kind not in "iuUS":
-            raise DataError(
-                f"{part}_groups of {path} is {names.dtype} of shape {names.shape}: "
-                f"store one number or name a record"
-            )
-        same_count(names, given[part].labels, name=f"{part}_groups of {path}", other=f"{part}_labels")
+        _check_names(names, f"{part}_groups", given[part], path)
     for first, second in (("train", "val"), ("train", "test"), ("val", "test")):
         one, other = (named.get(part, np.array([])).tolist() for part in (first, second))
         if shared := set(one) & set(other):
@@ -219,3 +230,24 @@ def _groups(arrays: Mapping[str, np.ndarray], given: Mapping[str, Records], path
                 f"records {places[0]} and {places[1]}: keep all records of a patient in one part"
             )
     return number_groups(named["train"]) if "train" in named else None
+
+
+def _subgroups(
+    arrays: Mapping[str, np.ndarray], given: Mapping[str, Records], path: Path
+) -> dict[str, list[str]]:
+    """By what test records are told apart, the value of each."""
+    found = {key: values for key, values in arrays.items() if key.startswith(SUBGROUP)}
+    for key, values in found.items():
+        if "test" not in given:
+            raise DataError(f"{path} holds {key} but no test_images: save those of the test records, too")
+        _check_names(values, key, given["test"], path)
+    return {key.removeprefix(SUBGROUP): values.astype(str).tolist() for key, values in found.items()}
+
+
+def _check_names(names: np.ndarray, key: str, records: Records, path: Path) -> None:
+    """Raises DataError unless these are numbers or names, one a record."""
+    if names.ndim != 1 or names.dtype.kind not in "iuUS":
+        raise DataError(
+            f"{key} of {path} is {names.dtype} of shape {names.shape}: store one number or name a record"
+        )
+    same_count(names, records.labels, name=f"{key} of {path}", other=f"{key.partition('_')[0]}_labels")

@@ -19,11 +19,13 @@ from dptrain.contracts import (
     Records,
     Sensitive,
     Splits,
+    Task,
     keyed_uniform,
     seed_key,
     stable_ids,
 )
-from dptrain.data.checks import constants, several_classes
+from dptrain.data.checks import constants
+from dptrain.data.labels import spread
 
 FEWEST_KEY_BYTES = 16
 PARTS = ("the training part", "the holdout", "the test part")
@@ -88,7 +90,10 @@ def divide(
     units = records.digests() if groups is None else groups
     place = keyed_uniform(key, "split", units)
     # Copies of one input may have several labels.
-    order = torch.argsort(records.labels, stable=True)
+    labels = records.labels
+    order = torch.argsort(
+        labels if labels.ndim == 1 else labels.unique(dim=0, return_inverse=True)[1], stable=True
+    )
     order = order[torch.argsort(keyed_uniform(key, "order", units)[order], stable=True)]
     place = place[order]
     parts = (
@@ -166,17 +171,19 @@ def assemble(
     mean: Sequence[float],
     std: Sequence[float],
     class_prior: Sequence[float] | None = None,
+    task: Task | None = None,
     group_ids: Tensor | None = None,
     holdout_group_ids: Tensor | None = None,
     group_word: str | None = None,
     public: Records | None = None,
+    subgroups: Mapping[str, Sequence[str]] | None = None,
     sensitive: Sequence[Sensitive] = (),
     key: bytes | None = None,
     raw: Raw | None = None,
 ) -> Splits:
     """The Splits, with inputs in (0, 1), once its parts fit together.
 
-    Raises DataError if the parts differ in shape or if there is one class only to train or
+    Raises DataError if the parts differ in shape or if there is one label only to train or
     to test on; ConfigError if `mean` or `std` has not one value a channel, or `class_prior` not
     one frequency a class.
     """
@@ -187,8 +194,13 @@ def assemble(
                 f"the {part} images of {name} have shape {records.shape} but the training "
                 f"images have {shape} (channels, height, width): make them alike"
             )
-    several_classes(train, name="training", classes=classes)
-    several_classes(test, name="test", classes=classes)
+    for part, records in (("training", train), ("test", test)):
+        spread(records, name=part, classes=classes, task=task)
+    if task is not None and class_prior is not None:
+        raise ConfigError(
+            f"data.class_prior={list(class_prior)} weighs classes, which labels of {task.name} are not "
+            "weighed by; set it to null"
+        )
     return Splits(
         name=name,
         source=source,
@@ -200,10 +212,12 @@ def assemble(
         mean=constants(mean, key="mean", channels=shape[0]),
         std=constants(std, key="std", channels=shape[0]),
         class_prior=_frequencies(class_prior, classes=classes),
+        task=task,
         group_ids=group_ids,
         holdout_group_ids=holdout_group_ids,
         group_word=group_word,
         public=public,
+        subgroups={column: tuple(values) for column, values in (subgroups or {}).items()},
         sensitive=tuple(sensitive),
         key=key,
         raw=raw,

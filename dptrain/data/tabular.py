@@ -15,6 +15,7 @@ import torch
 from dptrain.contracts import ConfigError, DataError, Records, Splits
 from dptrain.data.columns import Number, emptied
 from dptrain.data.declare import PARTS, parse_schema
+from dptrain.data.labels import Target
 from dptrain.data.made_up import declared, parts_of
 from dptrain.data.published import Published
 from dptrain.data.raw import of_table
@@ -28,8 +29,10 @@ class Tabular(Cut):
     """Rows of a table as inputs (width,): numbers scaled by declared bounds, categories one-hot.
 
     `columns` declares what each column holds, in the order of the inputs; `target` is the column
-    of labels, `classes` its values in label order; `ignored` names columns that are not used.
-    Attribute inference aims at the `sensitive` columns. Rows with the same `group` are one person's.
+    of labels, `classes` its values in label order; of `task` regression it is a number in `target_bounds`, of
+    multi_label several columns of 0 and 1. `ignored` names columns that are not used.
+    Attribute inference aims at the `sensitive` columns. What the model is able to do for whom is measured by
+    the `subgroups`, columns or ignored ones. Rows with the same `group` are one person's.
     `split` says by which column and values the table is divided already; otherwise, and for the
     held-out rows it does not name, each person (or row) is assigned by a keyed hash.
 
@@ -39,11 +42,14 @@ class Tabular(Cut):
     """
 
     columns: Mapping[str, Any]
-    target: str
-    classes: Sequence[Any]
+    target: str | Sequence[str]
+    classes: Sequence[Any] | None = None
+    task: str = "classification"
+    target_bounds: Sequence[float] | None = None
     path: str | None = None
     name: str | None = None  # None: the path's
     sensitive: Sequence[str] = ()
+    subgroups: Sequence[str] = ()
     group: str | None = None
     split: Mapping[str, Any] | None = None
     ignored: Sequence[str] = ()
@@ -69,11 +75,23 @@ class Tabular(Cut):
             columns=self.columns,
             target=self.target,
             classes=self.classes,
+            task=self.task,
+            target_bounds=self.target_bounds,
             sensitive=self.sensitive,
             group=self.group,
             split=self.split,
             ignored=self.ignored,
+            subgroups=self.subgroups,
         )
+
+    @cached_property
+    def labels(self) -> Target:
+        """What labels are declared to be."""
+        columns = self.schema.target
+        first, names = columns[0], [column.name for column in columns]
+        if isinstance(first, Number):
+            return Target.of(self.task, classes=None, bounds=(first.low, first.high), name=first.name)
+        return Target.of(self.task, classes=first.categories if len(columns) == 1 else names)
 
     @cached_property
     def file(self) -> TableFile | None:
@@ -116,19 +134,22 @@ class Tabular(Cut):
                 test=0.0 if "test" in given else self.test_fraction,
             )
         )
+        tested = given.get("test", test)
         return assemble(
             name=self.name or Path(str(self.path)).name.partition(".")[0],
             source=source,
             train=records.take(train),
             holdout=records.take(given.get("holdout", holdout)),
-            test=records.take(given.get("test", test)),
-            classes=self.schema.target.categories,
+            test=records.take(tested),
+            classes=self.labels.classes,
+            task=self.labels.task,
             mean=self.mean,
             std=self.std,
             class_prior=self.class_prior,
             group_ids=None if groups is None else groups[train],
             holdout_group_ids=None if groups is None else groups[given.get("holdout", holdout)],
             group_word=self.group_word,
+            subgroups={name: values[tested.numpy()] for name, values in rows.subgroups.items()},
             sensitive=self.schema.targets,
             key=key,
             raw=of_table(self.schema.columns),
@@ -142,7 +163,8 @@ class Tabular(Cut):
             *counts,
             shape=(len(self.mean),),
             name=self.name or Path(str(self.path)).name.partition(".")[0],
-            classes=self.schema.target.categories,
+            classes=self.labels.classes,
+            task=self.labels.task,
             mean=self.mean,
             std=self.std,
             class_prior=self.class_prior,
@@ -163,7 +185,7 @@ class Tabular(Cut):
 
     def _read(self, file: TableFile, path: Path) -> pd.DataFrame:
         table = file.read(path)
-        for column in self.schema.columns:
+        for column in (*self.schema.columns, *self.schema.target):
             if type(column) is Number and column.name in table:
                 cells = emptied(table[column.name], column.missing)  # which is written as the file has it
                 table[column.name] = file.with_points(cells)

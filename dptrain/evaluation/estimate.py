@@ -27,9 +27,10 @@ def stood_in(targets: Targets) -> Targets:
     if targets.probes is not None:
         changes["probes"] = _many(background, len(targets.probes))
     if targets.slots is not None:
-        some = _many(background, targets.slots.labels.numel())
+        shape = targets.slots.labels.shape[:2]
+        some = _many(background, shape.numel())
         inputs = some.inputs.view(targets.slots.inputs.shape)
-        changes["slots"] = Slots(inputs=inputs, labels=some.labels.view(targets.slots.labels.shape))
+        changes["slots"] = Slots(inputs=inputs, labels=some.labels.unflatten(0, shape))
     if targets.subjects:
         changes["subjects"] = {
             name: _many(background, len(records)) for name, records in targets.subjects.items()

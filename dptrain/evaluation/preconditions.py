@@ -9,6 +9,7 @@ import torch
 
 from dptrain.assembly.components import Parts
 from dptrain.config import Evidence
+from dptrain.config import Release as ReleaseAsked
 from dptrain.contracts import Attack, Budget, ConfigError, DptrainError, Splits, wants_shadows
 from dptrain.evaluation.assignment import Assignments
 from dptrain.evaluation.stage import Stage
@@ -16,29 +17,52 @@ from dptrain.evidence.held_out import train_on
 from dptrain.evidence.probes import ProbeAssignment
 from dptrain.tasks import task_of
 
-
-def check_records(parts: Parts, splits: Splits) -> None:
-    """Raise one ConfigError for the attacks that cannot work on such inputs or labels, by name.
-
-    Attacks on records work on one input tensor of numbers and on classes, unless they say `any_records`.
-    """
-    names, task = splits.train.names, task_of(splits).name
-    strange = [f"inputs by name ({', '.join(names)})"] if names else []
-    strange += ["inputs of whole numbers"] if splits.train.whole is True else []
-    strange += [f"labels of {task}"] if splits.task is not None else []
-    refused = [name for name, attack in parts.attacks.items() if not getattr(attack, "any_records", False)]
-    if strange and refused:
-        raise ConfigError(
-            "\n".join(
-                f"attack={name} works on one tensor of numbers and one class a record, and data "
-                f"`{splits.name}` has {' and '.join(strange)}; leave the attack out"
-                for name in refused
-            )
-        )
-
-
+OF_CLASSES = ("top_k", "temperature", "labels_only")  # forms of output
 CURE = ", or leave the attack out"  # of whoever asked for it
 NUMBERS = {"slots": ("slots", "candidates")}  # keys of evidence; of other assignments the one of their name
+
+
+def check_records(parts: Parts, splits: Splits, asked: Collection[str] = ()) -> dict[str, str]:
+    """Why attacks cannot work on such inputs or labels, by attack; `asked` as of `check`.
+
+    Attacks on records work on one input tensor of numbers and on classes, unless they say `any_records`, or
+    `any_labels`. Raises one ConfigError for those that were asked for.
+    """
+    names, task = splits.train.names, task_of(splits).name
+    inputs = [f"inputs by name ({', '.join(names)})"] if names else []
+    inputs += ["inputs of whole numbers"] if splits.train.whole is True else []
+    labels = [] if splits.of_classes else [f"labels of {task}"]
+    left_out = {}
+    for name, attack in parts.attacks.items():
+        if getattr(attack, "any_records", False):
+            continue
+        needed = ["one tensor of numbers"] + ["one class"] * (not getattr(attack, "any_labels", False))
+        if strange := [*inputs, *(labels if len(needed) > 1 else [])]:
+            left_out[name] = (
+                f"works on {' and '.join(needed)} a record, and data `{splits.name}` has "
+                f"{' and '.join(strange)}"
+            )
+    problems = [
+        f"attack={name} {why}; leave the attack out" for name, why in left_out.items() if _asked(name, asked)
+    ]
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return {name: f"it {why}" for name, why in left_out.items()}
+
+
+def _asked(name: str, asked: Collection[str]) -> bool:
+    """Whether whoever started the run asked for this attack."""
+    return any(key == "attack" or key.startswith(f"attack.{name}.") for key in asked)
+
+
+def check_output(release: ReleaseAsked, splits: Splits) -> None:
+    """Raise ConfigError where answers would be shown in forms that these labels do not have."""
+    for key, name in (("output", release.output), *(("compare", each) for each in release.compare)):
+        if name in OF_CLASSES and not splits.of_classes:
+            raise ConfigError(
+                f"release.{key}={name} is made of the probabilities of classes, and data `{splits.name}` has "
+                f"labels of {task_of(splits).name}; use weights, confidences or rounded"
+            )
 
 
 def check(

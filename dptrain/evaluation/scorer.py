@@ -193,13 +193,20 @@ def exposure(scores: Mapping[str, Scores], assigned: ProbeAssignment) -> tuple[E
     rows = [
         Exposed(
             record=assigned.origin[probe],
-            label=int(assigned.probes.labels[probe]),
+            label=_shown(assigned.probes.labels[probe]),
             score={attack: float(found.scores[probe]) for attack, found in scores.items()},
             percentile={attack: float(shares[place]) for attack, shares in percentiles.items()},
         )
         for place, probe in enumerate(members.tolist())
     ]
     return tuple(sorted(rows, key=lambda row: (-max(row.percentile.values()), -sum(row.percentile.values()))))
+
+
+def _shown(label: Tensor) -> int | str:
+    """A class, or the numbers of another task's label."""
+    if label.dtype == torch.int64 and label.ndim == 0:
+        return int(label)
+    return " ".join(f"{number:g}" for number in label.flatten().tolist())
 
 
 def _percentiles(scores: Tensor, members: Tensor) -> Tensor:

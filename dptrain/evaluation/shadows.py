@@ -119,6 +119,7 @@ class ShadowTrainer:
         private = self._mechanism(private) is not self.plain
         streams, known = self.context.streams, self.known
         values = (number, private, streams.seed, str(self.context.dtype), known.class_prior, self._records)
+        values += () if known.task is None else (repr(known.task),)  # type: ignore[assignment]
         return content_key(
             "shadow",
             values,

@@ -73,7 +73,9 @@ class Subject:
         if release.weights is None:
             classes = len(next(iter(self.targets.values())).classes)
             alike = torch.full((1, classes), 1 / classes)
-            blind = replace(release, predictions=lambda inputs: alike.expand(len(inputs), -1))
+            if release.task is not None:
+                alike = release.task.predict(torch.zeros(1, *release.task.outputs))
+            blind = replace(release, predictions=lambda inputs: alike.expand(len(inputs), *alike.shape[1:]))
             return Subject(release=blind, targets=self.targets)
         weights = reinitialise(release.blank(), seed).state_dict()
         return Subject(release=replace(release, weights=weights), targets=self.targets)

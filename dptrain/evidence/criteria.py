@@ -19,7 +19,10 @@ OPERATORS: dict[str, Callable[[float, float], bool]] = {
     "<=": operator.le,
 }
 FIELDS = ("value", "low", "high", "floor", "control", "bound")
-PLAIN = ("accuracy", "auroc", "loss", "epsilon", "delta", "membership.bound")
+PLAIN = (
+    "accuracy", "balanced_accuracy", "auroc", "loss", "calibration_error", "worst_class", "worst_subgroup",
+    "epsilon", "delta", "membership.bound",
+)  # fmt: skip
 OPEN = "confidences"
 EXAMPLE = '"leakage.membership.low > bound" or "accuracy < 0.8"'
 
@@ -32,7 +35,8 @@ class Condition:
 
     `leakage.NAME[.METRIC][.FIELD]` stands for every leakage line whose attack is called NAME, or
     begins with it; the field is `value` where none is named. `membership.bound` is the most true
-    positives of any membership test at 1 % false positives.
+    positives of any membership test at 1 % false positives; `worst_class` and `worst_subgroup` are the
+    least that the model reaches on one.
     """
 
     text: str
@@ -195,10 +199,16 @@ def _plain(report: Report, name: str) -> float:
         return float(getattr(report.guarantee, name))
     if name == "membership.bound":
         return float(report.guarantee.tpr_at_fpr["0.01"])
+    utility = report.utility
+    balanced, calibration = utility.more.get("balanced_accuracy"), utility.calibration
     return {
-        "accuracy": report.utility.accuracy.value,
-        "auroc": report.utility.auroc,
-        "loss": report.utility.loss,
+        "accuracy": utility.accuracy.value,
+        "balanced_accuracy": math.nan if balanced is None else balanced.value,
+        "auroc": utility.auroc,
+        "loss": utility.loss,
+        "calibration_error": math.nan if calibration is None else calibration.error.value,
+        "worst_class": min((each.value for each in utility.by_class.values()), default=math.nan),
+        "worst_subgroup": min((each.value.value for each in utility.by_subgroup), default=math.nan),
     }[name]
 
 

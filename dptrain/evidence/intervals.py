@@ -74,11 +74,42 @@ def auc(scores: Tensor, members: Tensor, confidence: float) -> Interval:
 
 def delong(scores: Tensor, members: Tensor) -> tuple[float, float]:
     """The AUC, ties counted half, and its variance (DeLong et al. 1988) by midranks (Sun and Xu 2014)."""
+    beats, beaten = placements(scores, members)
+    return float(beats.mean()), float(_variance_of_mean(beats) + _variance_of_mean(beaten))
+
+
+def placements(scores: Tensor, members: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """The share of non-members below each member, and of members above each non-member, ties counted half."""
     inside, outside = scores[members].double().numpy(), scores[~members].double().numpy()
     ranks = rankdata(np.concatenate([inside, outside]))
-    beats = (ranks[: len(inside)] - rankdata(inside)) / len(outside)  # share of non-members below each member
+    beats = (ranks[: len(inside)] - rankdata(inside)) / len(outside)
     beaten = 1 - (ranks[len(inside) :] - rankdata(outside)) / len(inside)
-    return float(beats.mean()), float(_variance_of_mean(beats) + _variance_of_mean(beaten))
+    return beats, beaten
+
+
+def mean_auc(scores: Tensor, labels: Tensor, confidence: float) -> Interval:
+    """The mean of the AUCs of several labels (n, labels) of the same records, each of which differs.
+
+    DeLong's variance of the mean, on the logit scale: what a record adds to it, over all its labels, is
+    taken together, so that labels may depend on each other. Where no record decides anything (all areas
+    are 1, or 0), the interval is that of a proportion among the fewest records that have a label.
+    """
+    areas = []
+    influence = np.zeros(len(scores))
+    fewest = len(scores)
+    for score, label in zip(scores.T, labels.T.bool(), strict=True):
+        sides = placements(score, label)
+        areas.append(float(sides[0].mean()))
+        for side, where in zip(sides, (label, ~label), strict=True):
+            count = len(side)
+            influence[where.numpy()] += (side - side.mean()) / math.sqrt(count * max(1, count - 1))
+            fewest = min(fewest, count)
+    area = float(np.mean(areas))
+    reach = norm.ppf((1 + confidence) / 2) * float(np.linalg.norm(influence)) / len(areas)
+    if not reach > 0.0:
+        return proportion(area * fewest, fewest, confidence)
+    reach /= area * (1 - area)
+    return Interval(value=area, low=float(expit(logit(area) - reach)), high=float(expit(logit(area) + reach)))
 
 
 def _variance_of_mean(values: np.ndarray) -> float:

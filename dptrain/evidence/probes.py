@@ -83,8 +83,14 @@ def draw_probes(
     single = single[order]
 
     wrong = keyed_uniform(key, "mislabelled", ids) < mislabelled
-    away = 1 + (keyed_uniform(key, "wrong label", ids) * (splits.num_classes - 1)).long()
-    drawn = drawn.labelled(torch.where(wrong, (drawn.labels + away) % splits.num_classes, drawn.labels))
+    labels, draws = drawn.labels, keyed_uniform(key, "wrong label", ids)
+    if splits.task is None:
+        others = (labels + 1 + (draws * (splits.num_classes - 1)).long()) % splits.num_classes
+    else:
+        others = splits.task.mislabelled(labels, draws)
+    labels = labels.clone()
+    labels[wrong] = others[wrong]
+    drawn = drawn.labelled(labels)
     members = keyed_uniform(key, "member", ids) < 0.5
 
     rest = _others(len(splits.train), of_train)

@@ -7,13 +7,15 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from dptrain.contracts.ranges import Count
+from dptrain.contracts import ConfigError
+from dptrain.contracts.ranges import Count, Positive
 from dptrain.models.activations import make_activation
 from dptrain.models.frozen import FeaturesAndHead
+from dptrain.models.width import widened
 
 
 class Mlp(FeaturesAndHead):
-    """Linear and activation, once for each of `widths`; then a linear head.
+    """Linear and activation, `depth` times for each of `widths`, times `width`; then a linear head.
 
     Takes inputs (N, ...) of any shape, flattened, and returns logits (N, num_classes). Bounded
     activations keep per-sample gradients small (Papernot et al. 2021, "Tempered Sigmoid Activations").
@@ -25,20 +27,26 @@ class Mlp(FeaturesAndHead):
         num_classes: int,
         *,
         widths: Sequence[Count] = (32,),
+        width: Positive = 1,
+        depth: Count = 1,
         activation: str | Sequence[float] = "tanh",
     ) -> None:
         super().__init__()
         layers: list[nn.Module] = [nn.Flatten()]
-        width = math.prod(shape)
-        for out in widths:
-            layers += [nn.Linear(width, out), make_activation(activation)]
-            width = out
+        units = math.prod(shape)
+        for out in (widened(each, width) for each in widths for _ in range(depth)):
+            layers += [nn.Linear(units, out), make_activation(activation)]
+            units = out
         self.features = nn.Sequential(*layers)
-        self.head = nn.Linear(width, num_classes)
+        self.head = nn.Linear(units, num_classes)
 
 
 class Logistic(Mlp):
-    """Multinomial logistic regression: a perceptron without hidden layers."""
+    """Multinomial logistic regression: a perceptron without hidden layers, which has a width of 1 alone."""
 
-    def __init__(self, shape: Sequence[int], num_classes: int) -> None:
+    def __init__(self, shape: Sequence[int], num_classes: int, *, width: Positive = 1) -> None:
+        if width != 1:
+            raise ConfigError(
+                f"model.width={width}: logistic regression has no layer that could be wider; take model=mlp"
+            )
         super().__init__(shape, num_classes, widths=())

@@ -7,15 +7,17 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from dptrain.contracts import ConfigError
-from dptrain.contracts.ranges import Count
+from dptrain.contracts.ranges import Count, Positive
 from dptrain.models.activations import make_activation
 from dptrain.models.frozen import FeaturesAndHead
 from dptrain.models.standardised import StandardisedConv2d
+from dptrain.models.width import widened
 
 
 class WideResNet(FeaturesAndHead):
     """WRN-`depth`-`width`: three stages of residual blocks, 16, 32 and 64 times `width` wide, then a mean.
 
+    What is no multiple of `groups` becomes the nearest.
     Takes images (N, C, H, W) and returns logits (N, num_classes). Zagoruyko and Komodakis 2016, "Wide
     residual networks", with the changes of De et al. 2022, "Unlocking high-accuracy differentially private
     image classification through scale", as in their code: GroupNorm of `groups` groups after each activation,
@@ -29,7 +31,7 @@ class WideResNet(FeaturesAndHead):
         num_classes: int,
         *,
         depth: int = 16,
-        width: Count = 4,
+        width: Positive = 4,
         groups: Count = 16,
         activation: str | Sequence[float] = "relu",
         weight_standardisation: bool = True,
@@ -42,7 +44,8 @@ class WideResNet(FeaturesAndHead):
         convolution = StandardisedConv2d if weight_standardisation else nn.Conv2d
         layers: list[nn.Module] = [convolution(shape[0], 16, 3, padding=1)]
         channels = 16
-        for stage, wide in enumerate((16 * width, 32 * width, 64 * width)):
+        for stage, base in enumerate((16, 32, 64)):
+            wide = widened(base, width, multiple=groups)
             for number in range((depth - 4) // 6):
                 stride = 2 if stage > 0 and number == 0 else 1
                 layers.append(

@@ -15,9 +15,10 @@ from dptrain.contracts import Leakage, Report
 from dptrain.evaluation.stage import Subject
 from dptrain.evidence import criteria
 from dptrain.pipeline import summary, tracked
-from dptrain.pipeline.case import find, load, possible, refuse_other_records
+from dptrain.pipeline.case import find, possible, refuse_other_records
 from dptrain.pipeline.experiment import Experiment
 from dptrain.pipeline.publish import publish, refuse_broken
+from dptrain.pipeline.weights import load
 from dptrain.privacy.guarantee import NoGuarantee
 from dptrain.report.console import Console
 from dptrain.runs import folder as runs
@@ -44,12 +45,13 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
     if guarantee is None:
         guarantee = NoGuarantee(budget=experiment.budget, sentence=UNKNOWN, outside=(UNKNOWN,))
 
-    console.audit(case.name, case.weights, tuple(experiment.parts.attacks), folder)
+    release, read = load(case.weights, experiment.model, experiment.context.device, experiment.splits.task)
+    notes = [f"Weights: {read}."] if read else []
+    console.audit(case.name, case.weights, tuple(experiment.parts.attacks), folder, notes)
     runs.start(folder, order)
     with parts.tracking.open(folder.name, folder, runs.read_state(folder).tracked_as) as tracker:
         runs.remember(folder, tracked_as=tracker.run_id)
         tracker.params(tracked.params(config, order.recipe))
-        release = load(case.weights, experiment.model, experiment.context.device)
         target = Subject(release=release, targets=experiment.stage.targets)
         control, lost = experiment.control() if case.played is not None else (None, ())
         measured = experiment.attack(target, control, guarantee)
@@ -60,6 +62,7 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
         others = {"recipe": f"audit of {case.name}"}
         others |= {} if case.played is not None else {"mechanism": "unknown"}
         report = summary.compose(experiment, guarantee, statement, target, order, folder, **others)
+        report = replace(report, data={**report.data, "notes": notes})
         spent = time.perf_counter() - started
         seconds = {"train": 0.0, "attack": spent, "total": spent}
         report = summary.attacked(report, measured, experiment, control, seconds)

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-
-import torch
-from torch import Tensor, nn
 
 from dptrain.assembly.components import Parts, assemble
 from dptrain.config import Config, parse
@@ -19,10 +14,8 @@ from dptrain.contracts import (
     Access,
     Attack,
     ConfigError,
-    DptrainError,
     Game,
     Guarantee,
-    Release,
     Splits,
     wants_shadows,
 )
@@ -168,32 +161,6 @@ def possible(parts: Parts, case: Case, *, asked: bool) -> dict[str, Attack]:
     if problems and (asked or not kept):
         raise ConfigError("\n".join(problems))
     return kept
-
-
-def load(weights: Path, model: nn.Module, device: torch.device) -> Release:
-    """The release in a file of weights, a state dict; raises ConfigError where it does not fit the model."""
-    try:
-        state: dict[str, Tensor] = torch.load(weights, weights_only=True, map_location="cpu")
-    except Exception as error:  # of a foreign file torch.load raises whatever reading it came to
-        raise ConfigError(
-            f"release={weights} cannot be read as weights ({type(error).__name__}); write it with "
-            "torch.save(model.state_dict(), PATH)"
-        ) from error
-    names = set(model.state_dict())
-    if isinstance(state, dict) and not names & set(state):
-        # The user's own file knows nothing of the normalisation that the model comes behind.
-        state = {f"network.{name}": value for name, value in state.items()}
-        state = {**{k: v for k, v in model.state_dict().items() if not k.startswith("network.")}, **state}
-    try:
-        copy.deepcopy(model).load_state_dict(state)
-    except (RuntimeError, TypeError, AttributeError) as error:
-        raise ConfigError(
-            f"release={weights} does not fit the model ({str(error).splitlines()[-1].strip()}); choose the "
-            "model=... that it was saved from"
-        ) from error
-    if broken := [name for name, value in state.items() if not bool(torch.isfinite(value).all())]:
-        raise DptrainError(f"release={weights}: `{broken[0]}` is not finite; give weights that are")
-    return Release(architecture=partial(copy.deepcopy, model), weights=state, device=device)
 
 
 def refuse_other_records(case: Case, assignments: Assignments, splits: Splits) -> None:

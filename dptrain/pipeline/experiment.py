@@ -15,7 +15,7 @@ from torch import nn
 from dptrain.assembly.components import Parts
 from dptrain.assembly.model import make_model
 from dptrain.assembly.records import load_splits
-from dptrain.assembly.values import make_budget, make_context, make_outputs, make_streams
+from dptrain.assembly.values import given_output, make_budget, make_context, make_outputs, make_streams
 from dptrain.config import Config
 from dptrain.contracts import (
     Access,
@@ -89,7 +89,10 @@ class Experiment:
         conditions = criteria.parse(config.fail_if, parts.attacks)
         streams = make_streams(config)
         splits = load_splits(parts.source, streams)
-        preconditions.check_records(parts, splits)
+        preconditions.check_output(config.release, splits)
+        asked = {*asked, *(f"attack.{name}.fail_if" for name in criteria.compared(conditions, parts.attacks))}
+        unfit = preconditions.check_records(parts, splits, asked)
+        parts, played = _without(unfit, parts, played)
         copies = count_copies(splits)
         if played is None:
             splits, assignments = split_known(splits, config.evidence, streams)
@@ -103,8 +106,7 @@ class Experiment:
         if played is not None:
             plan = parts.mechanism.plan(splits, budget)
             assignments = assignments.with_model(played, model, plan, streams)
-        asked = {*asked, *(f"attack.{name}.fail_if" for name in criteria.compared(conditions, parts.attacks))}
-        left_out = preconditions.check(
+        left_out = unfit | preconditions.check(
             parts, splits, assignments, budget, evidence=config.evidence, asked=asked
         )
         kept = {name: attack for name, attack in parts.attacks.items() if name not in left_out}
@@ -236,7 +238,12 @@ class Experiment:
 
     def utility(self, subject: Subject) -> Utility:
         """How well a subject does on the test records."""
-        return measure_utility(subject.release, self.splits, confidence=self.config.evidence.confidence)
+        return measure_utility(
+            subject.release,
+            self.splits,
+            confidence=self.config.evidence.confidence,
+            as_they_are=given_output(self.config.release) is None,
+        )
 
     def _fit(
         self, title: str, mechanism: Mechanism, stage: Stage, context: Context
@@ -287,3 +294,14 @@ class Experiment:
         return cache_keys.of_control(
             self.config, self.splits, self.context, self.control_stage, self.assignments, self.model
         )
+
+
+def _without(
+    unfit: Collection[str], parts: Parts, played: Mapping[str, Game] | None
+) -> tuple[Parts, Mapping[str, Game] | None]:
+    """The parts without these attacks, and of the games those that are not theirs alone."""
+    kept = {name: attack for name, attack in parts.attacks.items() if name not in unfit}
+    gone = {parts.attacks[name].game for name in unfit} - {attack.game for attack in kept.values()}
+    if played is not None:
+        played = {name: game for name, game in played.items() if name not in gone}
+    return replace(parts, attacks=kept), played

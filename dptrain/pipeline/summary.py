@@ -15,11 +15,13 @@ from torch import nn
 from dptrain.assembly.model import normalises_itself
 from dptrain.assembly.values import given_away
 from dptrain.config import Config
-from dptrain.contracts import Briefing, Constants, Guarantee, Plan, Report, Splits, Statement
+from dptrain.contracts import Briefing, Constants, Cost, Guarantee, Plan, Report, Splits, Statement
+from dptrain.evaluation.costs import costs
 from dptrain.evaluation.scorer import Measured
 from dptrain.evaluation.stage import Subject
 from dptrain.evidence.verdict import of_void
 from dptrain.models.frozen import split
+from dptrain.models.one_output import inner
 from dptrain.pipeline import counts
 from dptrain.pipeline.estimate import estimate
 from dptrain.pipeline.experiment import Experiment
@@ -48,7 +50,7 @@ def brief(experiment: Experiment, *, recipe: str, folder: Path, made_up: bool = 
         title=config.name or recipe,
         data=f"{splits.name}, {splits.source}",
         counts=counts.counts(splits, experiment.assignments, experiment.budget),
-        model=type(model.get_submodule("network")).__name__,
+        model=type(inner(model.get_submodule("network"))).__name__,
         parameters=parameters,
         signal=signal_to_noise(plan, parameters) if isinstance(plan, DPSGDPlan) else None,
         mechanism=type(experiment.parts.mechanism).__name__,
@@ -159,15 +161,20 @@ def attacked(
     seconds: Mapping[str, float],
 ) -> Report:
     """The report with what attacks have measured."""
+    utility = None if control is None else experiment.utility(control)
+    paid: tuple[Cost, ...] = ()
+    if utility is not None:
+        paid = costs(report.utility, utility, experiment.splits, experiment.config.evidence.confidence)
     return redacted(
         replace(
             report,
+            costs=paid,
             leakage=tuple(map(of_void, measured.leakage) if report.guarantee.void else measured.leakage),
             gallery=measured.gallery,
             queries=measured.queries,
             exposed=measured.exposed,
             not_run=tuple(measured.not_run),
-            control=None if control is None else experiment.utility(control),
+            control=utility,
             seconds={**seconds, **experiment.cache.seconds},
         )
     )
@@ -175,7 +182,7 @@ def attacked(
 
 def model_name(model: nn.Module) -> str:
     """The class of a model behind its normalisation: my_nets.Net."""
-    kind = type(model.get_submodule("network"))
+    kind = type(inner(model.get_submodule("network")))
     return f"{kind.__module__}.{kind.__qualname__}"
 
 

@@ -191,9 +191,13 @@ class Console:
             )
             self._line("")
 
-    def audit(self, name: str, weights: Path, attacks: Sequence[str], folder: Path) -> None:
+    def audit(
+        self, name: str, weights: Path, attacks: Sequence[str], folder: Path, notes: Sequence[str]
+    ) -> None:
         """Which model is attacked, how, and where the report goes."""
-        rows = (("weights", near(weights)), ("attacks", "\n".join(attacks)), ("folder", near(folder)))
+        rows: list[tuple[str, str | Text]] = [("weights", near(weights)), ("attacks", "\n".join(attacks))]
+        rows += [("", Text(note, style="yellow")) for note in notes]
+        rows += [("folder", near(folder))]
         self._panel(f"[bold]audit of {name}[/bold]", rows)
 
     def _panel(self, title: str, rows: Iterable[tuple[str, str | Text]]) -> None:

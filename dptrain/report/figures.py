@@ -7,6 +7,7 @@ from pathlib import Path
 
 from dptrain.contracts import Interval, Leakage, Report
 from dptrain.report import defences, words
+from dptrain.report.cost_figures import calibration, cost_figure
 from dptrain.report.figure import Figure, standalone
 from dptrain.report.gallery import write_gallery
 from dptrain.report.leakage_words import compatible, readable
@@ -23,6 +24,8 @@ FILES = {  # names of files, and of the figures that are side by side in each
     "utility": ("utility",),
     "reconstruction": ("attacks", "tradeoff"),
     "queries": ("queries",),
+    "costs": ("costs",),
+    "calibration": ("calibration",),
 }
 
 
@@ -57,6 +60,8 @@ def figures(report: Report) -> list[Figure]:
         (utility, True),
         (epsilon, bool(report.epsilon_by_step)),
         (queries, bool(report.queries)),
+        (cost_figure, len(report.costs) > 1),
+        (calibration, report.utility.calibration is not None),
     ]
     return [draw(report) for draw, there in wanted if there]
 

@@ -15,6 +15,8 @@ CAPTIONS = {
     "utility": "What the model reaches on held-out records in training, and on the test records in the end.",
     "queries": "Class inversion by query: how many inversions another model recognises, against the "
     "queries spent.",
+    "costs": "What privacy costs whom: the release beside the control model, by class and subgroup.",
+    "calibration": "How often the named class is right, against the confidence in it.",
     "reconstruction": "Attacks on single records beside their baselines, controls and bounds; "
     "and the most that any membership test can do.",
 }
@@ -162,6 +164,7 @@ def data(report: Report) -> str:
         f"Data: {facts['name']} ({facts['source']}){of}. "
         f"Records {counts.row(report.counts)}."
         f"{' ' * bool(doubled)}{doubled}"
+        f"{''.join(f' {note}' for note in facts.get('notes', ()))}"
     )
 
 

@@ -4,11 +4,14 @@ from dptrain.contracts import Splits, Task
 from dptrain.tasks.classification import Classification
 from dptrain.tasks.multi_label import MultiLabel
 from dptrain.tasks.next_token import NextToken
+from dptrain.tasks.ordinal import Ordinal
 from dptrain.tasks.regression import Regression
 
-__all__ = ["Classification", "MultiLabel", "NextToken", "Regression", "task_of"]
+__all__ = ["Classification", "MultiLabel", "NextToken", "Ordinal", "Regression", "task_of"]
 
 
 def task_of(splits: Splits) -> Task:
     """The task that the data declare; classification where they declare none."""
-    return splits.task or Classification(classes=splits.num_classes, prior=splits.class_prior)
+    return splits.task or Classification(
+        classes=splits.num_classes, prior=splits.class_prior, names=splits.classes
+    )

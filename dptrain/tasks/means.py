@@ -1,4 +1,4 @@
-"""Intervals of means over records."""
+"""Intervals of means over records, and of measures that are no means."""
 
 from __future__ import annotations
 
@@ -22,3 +22,14 @@ def interval_of_mean(values: Tensor, confidence: float, least: float = 0.0, most
     if spread == 0.0 and math.isfinite(most - least):
         half = (most - least) * -math.log((1 - confidence) / 2) / count
     return Interval(value=mean, low=max(least, mean - half), high=min(most, mean + half))
+
+
+def jackknife(value: float, without: Tensor, confidence: float, *, least: float, most: float) -> Interval:
+    """A measure with the interval of its pseudo-values (Tukey 1958); `without` is it without each record."""
+    count = len(without)
+    if not math.isfinite(value) or count < 3:
+        return Interval(value=value, low=least, high=most)
+    pseudo = count * value - (count - 1) * without
+    around = interval_of_mean(pseudo, confidence, least=-math.inf, most=math.inf)
+    low, high = value - (around.value - around.low), value + (around.high - around.value)
+    return Interval(value=value, low=max(least, low), high=min(most, high))

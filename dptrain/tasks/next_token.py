@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from dptrain.contracts import Interval, Utility
 from dptrain.contracts.task import Pairs
+from dptrain.tasks.classification import LEAST, another
 from dptrain.tasks.means import interval_of_mean
 
 IGNORED = -100  # the label of a place that is not scored, such as padding
@@ -28,6 +29,7 @@ class NextToken:
 
     name: ClassVar[str] = "next_token"
     metric: ClassVar[str] = "token_accuracy"
+    of_classes: ClassVar[bool] = False
 
     vocabulary: int
     length: int
@@ -45,6 +47,15 @@ class NextToken:
 
     def made_up(self, count: int, rng: torch.Generator) -> Tensor:
         return torch.randint(self.vocabulary, (count, self.length), generator=rng)
+
+    def mislabelled(self, labels: Tensor, draws: Tensor) -> Tensor:
+        others = another(labels, draws[:, None], self.vocabulary)
+        return torch.where(labels == IGNORED, labels, others)
+
+    def log_likelihood(self, predictions: Tensor, labels: Tensor) -> Tensor:
+        """Of all tokens of a record together."""
+        mine = predictions.double().gather(2, labels.clamp(min=0)[..., None]).squeeze(-1)
+        return (mine.nan_to_num(math.log(LEAST)).clamp(min=math.log(LEAST)) * (labels != IGNORED)).sum(-1)
 
     def evaluate(self, outputs: Pairs) -> tuple[float, float]:
         right, losses = self._by_record(outputs)

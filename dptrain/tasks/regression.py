@@ -8,23 +8,28 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn.functional import huber_loss
 
 from dptrain.contracts import ConfigError, Interval, Utility
 from dptrain.contracts.task import Pairs
-from dptrain.tasks.means import interval_of_mean
+from dptrain.tasks.means import interval_of_mean, jackknife
+
+WIDTH = 4.0  # of the bounds in the scale of outputs: two units on either side of the middle, as standardised
 
 
 @dataclass(frozen=True, kw_only=True)
 class Regression:
     """Labels (n,) of floats within `bounds`, which are declared and public; outputs (n, 1).
 
-    A model is trained to say where in the bounds a number lies, 0 at the lower and 1 at the upper end; its
-    prediction (n, 1) is in the unit of the labels. The loss is half the squared error in the scale of the
-    bounds.
+    An output is a number of quarters of the bounds' width above their middle: -2 the lower end, 2 the upper.
+    A prediction (n, 1) is in the unit of the labels, and within the bounds. The loss is Huber's in the scale
+    of outputs, and quadratic as far as the bounds are wide: for every output within them half the squared
+    error, whose minimum is the mean that R2 measures; beyond, its gradient by the output stays at 4.
     """
 
     name: ClassVar[str] = "regression"
     metric: ClassVar[str] = "r2"
+    of_classes: ClassVar[bool] = False
     outputs: ClassVar[tuple[int, ...]] = (1,)
 
     bounds: tuple[float, float]
@@ -38,42 +43,53 @@ class Regression:
     def _span(self) -> float:
         return self.bounds[1] - self.bounds[0]
 
+    def _scaled(self, labels: Tensor) -> Tensor:
+        return WIDTH * ((labels - self.bounds[0]) / self._span - 0.5)
+
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        aim = (labels - self.bounds[0]) / self._span
-        return 0.5 * (outputs.squeeze(-1) - aim.to(outputs)).square()
+        aim = self._scaled(labels).to(outputs)
+        return huber_loss(outputs.squeeze(-1), aim, reduction="none", delta=WIDTH)
 
     def predict(self, outputs: Tensor) -> Tensor:
-        return (self.bounds[0] + self._span * outputs).clamp(*self.bounds)
+        return (self.bounds[0] + self._span * (outputs / WIDTH + 0.5)).clamp(*self.bounds)
 
     def made_up(self, count: int, rng: torch.Generator) -> Tensor:
         return self.bounds[0] + self._span * torch.rand(count, generator=rng)
 
+    def mislabelled(self, labels: Tensor, draws: Tensor) -> Tensor:
+        """A quarter of the bounds' width away at least, around their ends."""
+        away = 0.25 + 0.5 * draws.to(labels)
+        return self.bounds[0] + self._span * (((labels - self.bounds[0]) / self._span + away) % 1.0)
+
+    def log_likelihood(self, predictions: Tensor, labels: Tensor) -> Tensor:
+        """Of normal errors whose variance is the mean square of those that are shown here."""
+        errors = (predictions.double().squeeze(-1) - labels.double()).nan_to_num(self._span).square()
+        return -errors / (2 * float(errors.mean()) + 1e-30)
+
     def evaluate(self, outputs: Pairs) -> tuple[float, float]:
         """R2 of the predictions, and the mean loss."""
-        loss = 0.0
-        made, known = [], []
-        for values, labels in outputs:
-            loss += float(self.loss(values.float(), labels).sum())
-            made.append(self.predict(values.float()).squeeze(-1).cpu())
-            known.append(labels.cpu())
-        labels = torch.cat(known)
-        return r2(torch.cat(made), labels), loss / len(labels)
+        made, labels = (torch.cat(side).cpu() for side in zip(*outputs, strict=True))
+        loss = float(self.loss(made.float(), labels).double().mean())
+        return r2(self.predict(made.float()).squeeze(-1), labels), loss
 
     def utility(self, predictions: Pairs, *, confidence: float) -> Utility:
-        """R2 with a jackknife interval; mean absolute and squared error in the unit of the labels."""
-        made, labels = (torch.cat(side).double() for side in zip(*predictions, strict=True))
+        """R2 with a jackknife interval; mean absolute and root mean squared error in the labels' unit."""
+        made, labels = (torch.cat(side).cpu().double() for side in zip(*predictions, strict=True))
         made = made.squeeze(-1)
         errors = made - labels
-        span = self._span
+        squared = interval_of_mean(errors.square(), confidence, most=self._span**2)
         return Utility(
-            accuracy=_jackknife(made, labels, confidence),
+            accuracy=_r2(made, labels, confidence),
             auroc=math.nan,
-            loss=float((errors / span).square().mean()) / 2,
+            loss=float((WIDTH * errors / self._span).square().mean()) / 2,
             records=len(labels),
             metric=self.metric,
+            scores=_shares(errors, labels),
             more={
-                "mean_absolute_error": interval_of_mean(errors.abs(), confidence, most=span),
-                "mean_squared_error": interval_of_mean(errors.square(), confidence, most=span**2),
+                "mean_absolute_error": interval_of_mean(errors.abs(), confidence, most=self._span),
+                "root_mean_squared_error": Interval(
+                    **{end: math.sqrt(value) for end, value in vars(squared).items()}
+                ),
             },
         )
 
@@ -100,16 +116,16 @@ def r2(made: Tensor, labels: Tensor) -> float:
     return 1.0 - float((made.double() - labels).square().sum()) / spread if spread > 0 else math.nan
 
 
-def _jackknife(made: Tensor, labels: Tensor, confidence: float) -> Interval:
-    """R2 with the interval of its pseudo-values (Tukey 1958), one a record."""
-    value, count = r2(made, labels), len(labels)
-    if math.isnan(value) or count < 3:
-        return Interval(value=value, low=-math.inf, high=1.0)
+def _shares(errors: Tensor, labels: Tensor) -> Tensor | None:
+    """What each record adds to R2, which is their mean; None where all labels are equal."""
+    spread = (labels - labels.mean()).square().mean()
+    return 1 - errors.square() / spread if bool(spread > 0) else None
+
+
+def _r2(made: Tensor, labels: Tensor, confidence: float) -> Interval:
     squares = (made - labels).square()
-    others = count - 1  # of each record: the mean and the spread of those without it
+    others = max(1, len(labels) - 1)  # of each record: the mean and the spread of those without it
     mean = (labels.sum() - labels) / others
     spread = labels.square().sum() - labels.square() - others * mean.square()
     without = 1 - (squares.sum() - squares) / spread
-    pseudo = count * value - others * without
-    around = interval_of_mean(pseudo, confidence, least=-math.inf)
-    return Interval(value=value, low=value - (around.value - around.low), high=min(1.0, around.high))
+    return jackknife(r2(made, labels), without, confidence, least=-math.inf, most=1.0)

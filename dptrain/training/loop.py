@@ -132,13 +132,14 @@ def _augmented(
     Random copies are seen once: what a planted record added is read off the sum, as the engine made it.
     """
     copies = augment(inputs).unflatten(0, (len(labels), augment.copies))
-    labels = labels.unsqueeze(1).expand(-1, augment.copies)
     apart = torch.tensor([index >= 0 for index in watched], device=labels.device)
-    loss = engine.accumulate(copies[~apart].flatten(0, 1), labels[~apart].flatten(), augment.copies)
+    loss = engine.accumulate(
+        copies[~apart].flatten(0, 1), labels[~apart].repeat_interleave(augment.copies, 0), augment.copies
+    )
     for row, index in enumerate(watched):
         if index >= 0:
             before = engine.total()
-            loss = loss + engine.accumulate(copies[row], labels[row], augment.copies)
+            loss = loss + engine.accumulate(copies[row], labels[[row] * augment.copies], augment.copies)
             shares.planted[index] = engine.total() - before
     return loss
 

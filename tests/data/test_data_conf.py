@@ -29,7 +29,12 @@ CHOICES = {
 }
 CONSTANTS = dict.fromkeys(
     ["pathmnist", "dermamnist", "retinamnist", "bloodmnist", "medmnist", "cifar10"], 3
-) | {"adult": 49, "german_credit": 63, "breast_cancer": 30}  # one a channel of images, a column of tables
+) | {
+    "adult": 49,
+    "adult_age": 50,
+    "german_credit": 63,
+    "breast_cancer": 30,
+}  # one a channel of images, a column of tables
 
 
 def build(name: str, *overrides: str):

@@ -10,6 +10,7 @@ import torch
 
 from dptrain.contracts import ConfigError, DataError
 from dptrain.data.medmnist import SETS, MedMNIST
+from dptrain.tasks import Ordinal
 
 
 def source(name: str = "pneumoniamnist", **fields: object) -> MedMNIST:
@@ -40,7 +41,13 @@ def test_chest_findings_are_folded_into_any(tmp_path: Path, rng, official) -> No
         findings[::3, 2] = findings[::3, 9] = 1
         official[f"{part}_labels"] = findings
     save(tmp_path, "chestmnist", official)
-    splits = source("chestmnist", root=str(tmp_path)).load(rng)
+    several = source("chestmnist", root=str(tmp_path)).load(rng)
+    assert several.train.labels.sum(0).tolist() == [4.0 if at in (2, 9) else 0.0 for at in range(14)]
+    assert several.task is not None
+    assert several.task.outputs == (14,)
+    assert (several.classes[2], several.classes[13]) == ("effusion", "hernia")
+    splits = source("chestmnist", root=str(tmp_path), task="classification").load(rng)
+    assert splits.task is None
     assert splits.train.labels.tolist() == [1, 0, 0] * 4
     assert splits.classes == ("no finding", "any finding")
     assert splits.source.endswith("any of 14 findings against none")
@@ -60,7 +67,19 @@ def test_chest_findings_are_folded_into_any(tmp_path: Path, rng, official) -> No
 def test_chest_findings_that_are_none(tmp_path: Path, rng, official, labels: np.ndarray, says: str) -> None:
     save(tmp_path, "chestmnist", official | {"train_labels": labels})
     with pytest.raises(DataError, match=says):
-        source("chestmnist", root=str(tmp_path)).load(rng)
+        source("chestmnist", root=str(tmp_path), task="classification").load(rng)
+
+
+def test_retinal_grades_are_in_an_order(tmp_path: Path, rng, official) -> None:
+    for part in ("train", "val", "test"):
+        official[f"{part}_labels"] = np.arange(len(official[f"{part}_images"]))[:, None].astype(np.uint8) % 5
+    save(tmp_path, "retinamnist", official)
+    splits = source("retinamnist", root=str(tmp_path)).load(rng)
+    assert splits.task == Ordinal(classes=5)
+    assert splits.num_classes == 5
+    assert source("retinamnist", root=str(tmp_path), task="classification").load(rng).task is None
+    with pytest.raises(ConfigError, match=r"data\.task=multi_label is not what labels of retinamnist are"):
+        source("retinamnist", task="multi_label")
 
 
 def test_download_then_cache(web, nowhere: Path, tmp_path: Path, rng, official) -> None:

@@ -168,3 +168,23 @@ def test_records_that_cannot_be_used(tmp_path: Path, arrays: dict[str, np.ndarra
 def test_settings_that_cannot_be(tmp_path: Path, fields: dict[str, object], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         load(tmp_path, own(), **fields)
+
+
+@pytest.mark.parametrize("lazy", [False, True], ids=["in memory", "lazy"])
+def test_what_test_records_are_told_apart_by_is_read(tmp_path: Path, lazy: bool) -> None:
+    arrays = own() | {"test_images": own(4)["train_images"], "test_labels": own(4)["train_labels"]}
+    arrays |= {"test_subgroup_scanner": np.array(["A", "B", "A", "B"]), "test_subgroup_ward": np.arange(4)}
+    splits = load(tmp_path, arrays, lazy=lazy)
+    assert splits.subgroups == {"scanner": ("A", "B", "A", "B"), "ward": ("0", "1", "2", "3")}
+    assert load(tmp_path, own(), lazy=lazy).subgroups == {}
+    for wrong, said in (
+        (
+            {"test_subgroup_ward": np.arange(3)},
+            "test_subgroup_ward of .* has 3 records but test_labels has 4",
+        ),
+        ({"test_subgroup_ward": np.ones(4)}, "test_subgroup_ward of .* is float64 .* one number or name"),
+    ):
+        with pytest.raises(DataError, match=said):
+            load(tmp_path, arrays | wrong, lazy=lazy)
+    with pytest.raises(DataError, match="holds test_subgroup_scanner but no test_images"):
+        load(tmp_path, own() | {"test_subgroup_scanner": np.array(["A"])}, lazy=lazy)

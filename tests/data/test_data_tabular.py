@@ -598,3 +598,40 @@ def test_breast_cancer_needs_no_file() -> None:
     made, _ = BreastCancer().read(root=None, cache=None)
     assert made.shape == (569, 31)
     assert made["diagnosis"].value_counts().to_dict() == {"benign": 357, "malignant": 212}
+
+
+def test_subgroups_are_columns_bands_and_what_the_model_does_not_see(tmp_path: Path) -> None:
+    lines = [f"{row},{'north' if at % 3 else ''}" for at, row in enumerate(rows())]
+    columns = COLUMNS | {"income": {"kind": "number", "bounds": [0, 10], "clip": True, "bands": [5]}}
+    path = table(tmp_path, lines, "age,sex,income,ill,site")
+    splits = load(path, columns=columns, ignored=["site"], subgroups=["sex", "age", "income", "site"])
+    ages = (splits.test.inputs[:, 0] * 100).round().int().tolist()
+    assert splits.subgroups == {
+        "sex": tuple("FM?"[(age - 10) % 3] for age in ages),
+        "age": tuple("0 to 20" if age < 20 else "20 to 60" for age in ages),
+        "income": tuple("0 to 5" if age < 15 else "5 to 10" for age in ages),
+        "site": tuple("north" if (age - 10) % 3 else "(missing)" for age in ages),
+    }
+    assert splits.shape == (5,)
+    assert load(path, ignored=["site"]).subgroups == {}
+
+
+def test_a_missing_number_is_a_subgroup_of_its_own(tmp_path: Path) -> None:
+    columns = COLUMNS | {"age": {"kind": "number", "bounds": [0, 100], "bands": [20], "missing": True}}
+    lines = [row if at % 2 else f",{row.partition(',')[2]}" for at, row in enumerate(rows())]
+    splits = load(table(tmp_path, lines), columns=columns, sensitive=[], subgroups=["age"])
+    missing = splits.test.inputs[:, 1].bool().tolist()
+    found = splits.subgroups["age"]
+    assert [value == "(missing)" for value in found] == missing
+    assert {value for value, lacks in zip(found, missing, strict=True) if not lacks} <= {
+        "0 to 20",
+        "20 to 100",
+    }
+
+
+def test_subgroups_that_cannot_be_are_refused_together() -> None:
+    with pytest.raises(ConfigError) as caught:
+        source("people.csv", subgroups=["income", "height", "sex", "sex"])
+    assert "data.subgroups=income is a number without bands" in str(caught.value)
+    assert "data.subgroups=height is not declared" in str(caught.value)
+    assert "names a column twice" in str(caught.value)

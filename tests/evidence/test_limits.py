@@ -8,7 +8,17 @@ from pathlib import Path
 import pytest
 from comparisons import statement
 
-from dptrain.contracts import ConfigError, Counts, Interval, Leakage, LimitExceeded, Report, Utility
+from dptrain.contracts import (
+    Calibration,
+    ConfigError,
+    Counts,
+    Interval,
+    Leakage,
+    LimitExceeded,
+    Report,
+    Subgroup,
+    Utility,
+)
 from dptrain.evidence import criteria
 
 ATTACKS = ("membership_loss", "membership_lira", "audit_canaries")
@@ -28,6 +38,10 @@ def line(attack, metric, value, *, bound=None, control=None):
     )
 
 
+def interval(value):
+    return Interval(value=value, low=value - 0.1, high=value + 0.1)
+
+
 @pytest.fixture
 def report(tmp_path: Path) -> Report:
     return Report(
@@ -35,7 +49,16 @@ def report(tmp_path: Path) -> Report:
         mechanism="DPSGD",
         data={},
         counts=Counts(unit="record", holdout=0, test=100),
-        utility=Utility(accuracy=Interval(value=0.8, low=0.7, high=0.9), auroc=0.85, loss=0.4, records=100),
+        utility=Utility(
+            accuracy=Interval(value=0.8, low=0.7, high=0.9),
+            auroc=0.85,
+            loss=0.4,
+            records=100,
+            more={"balanced_accuracy": interval(0.7)},
+            by_class={"well": interval(0.8), "ill": interval(0.6)},
+            by_subgroup=(Subgroup(column="sex", name="f", records=40, value=interval(0.75)),),
+            calibration=Calibration(error=interval(0.12), bins=()),
+        ),
         control=None,
         floor_accuracy=0.5,
         guarantee=statement(3.0, delta=1e-5),
@@ -71,6 +94,10 @@ def met(report, *texts):
         ("leakage.membership_loss.tpr_at_fpr_0.01.value > 0.1", "tpr_at_fpr_0.01.value=0.2 > 0.1"),
         ("leakage.audit_canaries.value > 0.5", "certified_epsilon.value=0.8 > 0.5"),
         ("accuracy < 0.85", "accuracy=0.8 < 0.85"),
+        ("balanced_accuracy < 0.75", "balanced_accuracy=0.7 < 0.75"),
+        ("worst_class < 0.7", "worst_class=0.6 < 0.7"),
+        ("worst_subgroup <= 0.75", "worst_subgroup=0.75 <= 0.75"),
+        ("calibration_error > 0.1", "calibration_error=0.12 > 0.1"),
         ("epsilon > 1", "epsilon=3 > 1"),
     ],
 )
@@ -148,3 +175,9 @@ def test_what_cannot_be_meant_is_refused_before_training(text, why):
     with pytest.raises(ConfigError, match=r"fail_if") as error:
         criteria.parse([text, "accuracy < 0.1"], ATTACKS)
     assert why in str(error.value)
+
+
+def test_a_limit_on_what_was_not_measured_guards_nothing(report):
+    alone = replace(report, utility=replace(report.utility, by_subgroup=(), calibration=None))
+    for text in ("worst_subgroup < 0.1", "calibration_error > 0.9"):
+        assert "guards nothing" in met(alone, text)

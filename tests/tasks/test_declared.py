@@ -11,6 +11,7 @@ import torch
 
 from dptrain.assembly.values import unit_word
 from dptrain.attacks.canary_audit import CanaryAudit
+from dptrain.attacks.class_inversion import ClassInversion
 from dptrain.attacks.membership import LossThreshold
 from dptrain.contracts import ConfigError, Records, Splits
 from dptrain.evaluation.games.class_inversion.evaluator import train_evaluator
@@ -35,17 +36,22 @@ def test_a_group_is_called_what_the_data_call_it(splits: Splits, unit: str, word
 
 def test_attacks_on_classes_say_by_name_that_they_cannot_use_other_records(splits: Splits) -> None:
     parts: Any = SimpleNamespace(
-        attacks={"membership_loss": LossThreshold(), "audit_canaries": CanaryAudit()}
+        attacks={
+            "membership_loss": LossThreshold(),
+            "audit_canaries": CanaryAudit(),
+            "class_inversion": ClassInversion(),
+        }
     )
-    check_records(parts, splits)
-    with pytest.raises(
-        ConfigError, match=r"attack=membership_loss .*labels of multi_label; leave the"
-    ) as told:
-        check_records(parts, replace(splits, task=MultiLabel(labels=3)))
-    assert "audit_canaries" not in str(told.value)
+    assert check_records(parts, splits) == {}
+    several = replace(splits, task=MultiLabel(labels=3))
+    left_out = check_records(parts, several)
+    assert list(left_out) == ["class_inversion"]
+    assert left_out["class_inversion"].endswith("has labels of multi_label")
+    with pytest.raises(ConfigError, match=r"attack=class_inversion .*labels of multi_label; leave the"):
+        check_records(parts, several, asked=["attack"])
     named = Records({"image": splits.train.inputs, "age": torch.zeros(60)}, splits.train.labels)
     with pytest.raises(ConfigError, match=r"inputs by name \(image, age\)"):
-        check_records(parts, replace(splits, train=named))
+        check_records(parts, replace(splits, train=named), asked=["attack.membership_loss.fail_if"])
 
 
 def test_the_evaluator_learns_from_public_records_where_there_are_any(

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dptrain.contracts import Task
-from dptrain.tasks import Classification, MultiLabel, NextToken, Regression
+from dptrain.tasks import Classification, MultiLabel, NextToken, Ordinal, Regression
 from dptrain.tasks.means import interval_of_mean
 from dptrain.tasks.next_token import IGNORED
 
@@ -21,6 +21,7 @@ TASKS: tuple[Any, ...] = (
     Classification(classes=4),
     Classification(classes=4, prior=(0.4, 0.3, 0.2, 0.1)),
     MultiLabel(labels=3),
+    Ordinal(classes=4),
     Regression(bounds=(-2.0, 6.0)),
     NextToken(vocabulary=7, length=5),
 )
@@ -67,6 +68,42 @@ def test_classification_beside_sklearn(rng: torch.Generator) -> None:
     assert found.auroc == pytest.approx(metrics.roc_auc_score(labels, chances, multi_class="ovr"), abs=1e-6)
     assert found.loss == pytest.approx(metrics.log_loss(labels, chances), rel=1e-5)
     assert task.floor(labels) == float(labels.bincount().max()) / 60
+    named = outputs.argmax(-1)
+    balanced = found.more["balanced_accuracy"]
+    assert balanced.value == pytest.approx(metrics.balanced_accuracy_score(labels, named))
+    assert balanced.low < balanced.value < balanced.high
+    rows = [list(row.values()) for row in found.confusion.values()]
+    assert rows == metrics.confusion_matrix(labels, named).tolist()
+    recalls = [each.value for each in found.by_class.values()]
+    assert recalls == pytest.approx(metrics.recall_score(labels, named, average=None).tolist())
+    assert found.scores is not None
+    assert found.scores.mean().item() == pytest.approx(found.accuracy.value)
+
+
+def test_classes_have_names_and_those_without_records_no_recall(rng: torch.Generator) -> None:
+    task = Classification(classes=3, names=("a", "b", "c"))
+    outputs, labels = torch.randn(30, 3, generator=rng), torch.arange(30) % 2
+    outputs[0] = math.nan
+    found = task.utility(pairs(task.predict(outputs), labels), confidence=0.95)
+    assert list(found.by_class) == ["a", "b"]
+    assert list(found.confusion) == ["a", "b", "c"]
+    assert sum(sum(row.values()) for row in found.confusion.values()) == 29  # of one nothing is named
+    assert found.calibration is None
+    assert found.more["balanced_accuracy"].value == pytest.approx(
+        sum(each.value for each in found.by_class.values()) / 2
+    )
+    assert repr(task) == "Classification(classes=3, prior=None)"  # a key of caches, as it was
+
+
+def test_a_balanced_accuracy_lies_in_its_interval_as_often_as_it_says() -> None:
+    rng, task, held = torch.Generator().manual_seed(0), Classification(classes=2), 0
+    labels = (torch.arange(120) < 20).long()
+    for _ in range(60):
+        right = torch.rand(120, generator=rng) < torch.tensor([0.9, 0.6])[labels]
+        made = F.one_hot(torch.where(right, labels, 1 - labels), 2).float()
+        found = task.utility([(made, labels)], confidence=0.95).more["balanced_accuracy"]
+        held += found.low <= 0.75 <= found.high
+    assert held >= 54
 
 
 def test_several_labels_beside_sklearn(rng: torch.Generator) -> None:
@@ -74,17 +111,20 @@ def test_several_labels_beside_sklearn(rng: torch.Generator) -> None:
     outputs, labels = made(task, 60, rng)
     found = task.utility(pairs(task.predict(outputs), labels), confidence=0.95)
     named = (outputs > 0).float()
-    assert found.accuracy.value == pytest.approx(1 - metrics.hamming_loss(labels, named))
+    right = found.more["label_accuracy"]
+    assert right.value == pytest.approx(1 - metrics.hamming_loss(labels, named))
     assert found.more["all_labels_right"].value == pytest.approx(metrics.accuracy_score(labels, named))
     assert found.auroc == pytest.approx(metrics.roc_auc_score(labels, outputs, average="macro"))
     expected = F.binary_cross_entropy_with_logits(outputs, labels)
-    assert task.loss(outputs, labels).mean().item() == pytest.approx(expected.item())
+    assert task.loss(outputs, labels).mean().item() == pytest.approx(3 * expected.item())
+    each = metrics.roc_auc_score(labels, outputs, average=None)
+    assert [one.value for one in found.by_class.values()] == pytest.approx(each)
 
 
 def test_numbers_beside_sklearn(rng: torch.Generator) -> None:
     task = Regression(bounds=(-2.0, 6.0))
     labels = task.made_up(80, rng)
-    outputs = ((labels + 2) / 8 + 0.1 * torch.randn(80, generator=rng)).unsqueeze(-1)
+    outputs = ((labels - 2) / 2 + 0.4 * torch.randn(80, generator=rng)).unsqueeze(-1)
     predictions = task.predict(outputs)
     assert float(predictions.min()) >= -2.0
     found = task.utility(pairs(predictions, labels), confidence=0.95)
@@ -93,11 +133,11 @@ def test_numbers_beside_sklearn(rng: torch.Generator) -> None:
     assert found.more["mean_absolute_error"].value == pytest.approx(
         metrics.mean_absolute_error(labels, told), rel=1e-5
     )
-    assert found.more["mean_squared_error"].value == pytest.approx(
-        metrics.mean_squared_error(labels, told), rel=1e-5
+    assert found.more["root_mean_squared_error"].value == pytest.approx(
+        metrics.root_mean_squared_error(labels, told), rel=1e-5
     )
     assert metrics.r2_score(labels, labels.mean().expand(80)) == pytest.approx(task.floor(labels), abs=1e-6)
-    expected = F.mse_loss(outputs.squeeze(-1), (labels + 2) / 8) / 2
+    expected = F.mse_loss(outputs.squeeze(-1), (labels - 2) / 2) / 2
     assert task.loss(outputs, labels).mean().item() == pytest.approx(expected.item())
 
 

@@ -112,7 +112,7 @@ def plant(splits: Splits, *, slots: int, candidates: int, key: bytes) -> tuple[S
     shown_records = splits.holdout.take(units[table.flatten()]).read()
     public = Slots(
         inputs=shown_records.inputs.view(*table.shape, *splits.shape),
-        labels=shown_records.labels.view(table.shape),
+        labels=shown_records.labels.unflatten(0, table.shape),
     )
     left = ~torch.isin(unit_of, torch.cat([planted_units, table.flatten()]))
     return (

@@ -1,0 +1,119 @@
+"""What privacy costs whom: found where it was planted, nowhere else, and nothing of small subgroups."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from dptrain.contracts import Cost, Records, Splits, Utility
+from dptrain.evaluation.costs import LEAST, by_subgroup, costs, pooled
+from dptrain.evidence.intervals import clopper_pearson
+
+
+def splits_of(labels: Tensor, **subgroups: list[str]) -> Splits:
+    records = Records(torch.zeros(len(labels), 2), labels)
+    return Splits(
+        name="made up",
+        source="here",
+        train=records,
+        holdout=records,
+        test=records,
+        classes=("well", "ill"),
+        bounds=(0.0, 1.0),
+        mean=(0.5,),
+        std=(0.5,),
+        subgroups={name: tuple(values) for name, values in subgroups.items()},
+    )
+
+
+def utility(right: Tensor, labels: Tensor) -> Utility:
+    share = clopper_pearson(int(right.sum()), len(labels), 0.95)
+    return Utility(accuracy=share, auroc=0.5, loss=0.5, records=len(labels), scores=right.double())
+
+
+def worse(found: tuple[Cost, ...]) -> set[str]:
+    return {each.name for each in found if each.excess is not None and each.excess.high < 0}
+
+
+def drawn(rng: torch.Generator, *, planted: float, count: int = 800) -> tuple[Cost, ...]:
+    """Costs of a release that is wrong on one record in ten, and on more of those from scanner B."""
+    labels = torch.randint(2, (count,), generator=rng)
+    scanner, lot = (torch.rand(count, generator=rng) < 0.06 for _ in range(2))
+    chance = torch.rand(2, count, generator=rng)
+    control, release = chance[0] > 0.05, chance[1] > 0.1 + planted * scanner
+    named = [["B" if each else "A" for each in chosen.tolist()] for chosen in (scanner, lot)]
+    splits = splits_of(labels, scanner=named[0], lot=named[1])
+    return costs(utility(release, labels), utility(control, labels), splits, 0.95)
+
+
+def test_a_planted_effect_is_found_and_none_where_none_was_planted(rng: torch.Generator) -> None:
+    trials = 15
+    planted = [drawn(rng, planted=0.6) for _ in range(trials)]
+    scanner = [next(c for c in found if (c.by, c.name) == ("scanner", "B")) for found in planted]
+    assert sum(c.excess is not None and c.excess.high < 0 for c in scanner) >= 0.9 * trials
+    false = [bool(worse(drawn(rng, planted=0.0))) for _ in range(trials)]
+    assert sum(false) <= 4  # at most 5 % of them: more than 4 in 15 once in 2,000
+
+
+def test_a_cost_is_the_difference_on_the_same_records(rng: torch.Generator) -> None:
+    labels = torch.arange(60) % 2
+    release, control = torch.rand(60, generator=rng) > 0.4, torch.rand(60, generator=rng) > 0.1
+    site = ["north" if at < 24 else "south" for at in range(60)]
+    splits = splits_of(labels, site=site)
+    found = {
+        (c.by, c.name): c for c in costs(utility(release, labels), utility(control, labels), splits, 0.9)
+    }
+    assert list(found) == [
+        ("all", ""),
+        ("class", "well"),
+        ("class", "ill"),
+        ("site", "north"),
+        ("site", "south"),
+    ]
+    apart = release.double() - control.double()
+    north = found["site", "north"]
+    assert north.records == 24
+    assert north.release.value == pytest.approx(float(release[:24].double().mean()))
+    assert north.difference.value == pytest.approx(float(apart[:24].mean()))
+    assert north.excess is not None
+    assert north.excess.value == pytest.approx(float(apart[:24].mean() - apart[24:].mean()))
+    assert found["all", ""].excess is None
+    assert found["class", "ill"].release.value == pytest.approx(float(release[labels == 1].double().mean()))
+    shown = by_subgroup(utility(release, labels), splits, 0.9)
+    assert [(each.name, each.value) for each in shown] == [
+        (name, found["site", name].release) for name in ("north", "south")
+    ]
+
+
+def test_scores_that_are_no_counts_are_compared_as_means(rng: torch.Generator) -> None:
+    labels = torch.arange(40) % 2
+    scores = torch.rand(2, 40, generator=rng, dtype=torch.float64)
+    of = [replace(utility(labels > 0, labels), scores=each) for each in scores]
+    everybody = costs(*of, splits_of(labels), 0.95)[0]
+    assert everybody.difference.value == pytest.approx(float((scores[0] - scores[1]).mean()))
+    assert everybody.difference.low < everybody.difference.value < everybody.difference.high
+
+
+@given(st.lists(st.sampled_from("abcdef"), min_size=1, max_size=120))
+def test_of_small_subgroups_nothing_follows_from_the_rest(values: list[str]) -> None:
+    before, after = Counter(values), Counter(pooled(values))
+    kept = {name for name in after if name in before}
+    assert all(before[name] == after[name] >= LEAST for name in kept)
+    assert {name for name, count in before.items() if count < LEAST} <= before.keys() - kept
+    if hidden := before.keys() - kept:
+        (pool,) = after.keys() - kept
+        assert len(hidden) > 1 or len(before) == 1
+        assert after[pool] >= LEAST or not kept
+        assert after[pool] == sum(before[name] for name in hidden)
+
+
+def test_a_column_in_which_nothing_can_be_told_apart_is_not_shown() -> None:
+    labels = torch.arange(40) % 2
+    splits = splits_of(labels, rare=["B"] * 4 + ["A"] * 36, same=["A"] * 40)
+    assert by_subgroup(utility(labels >= 0, labels), splits, 0.95) == ()

@@ -141,7 +141,13 @@ def test_what_the_guarantee_rests_on_is_said_in_words(report: Report) -> None:
             assumptions=("the cipher is good",),
         ),
         assignment=Assignment(probes=40, change="by it and its replacement at most"),
-        constants=Constants(declared=("max_grad_norm",), from_units=("sample_rate",), class_prior=(0.5, 0.5)),
+        constants=Constants(
+            declared=("max_grad_norm",),
+            mean=(0.5,),
+            std=(0.25,),
+            from_units=("sample_rate",),
+            class_prior=(0.5, 0.5),
+        ),
         public_data=("PathMNIST",),
     )
     card = as_model_card(dataclasses.replace(report, guarantee=told))

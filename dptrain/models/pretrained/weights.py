@@ -7,14 +7,12 @@ import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from dptrain.contracts import ConfigError
+from dptrain.models.weight_files import read_tensors
 
-NESTED = ("state_dict", "model_state_dict", "model")  # under which training scripts save the weights
 WRAPPED = "module."  # what DataParallel puts before each name
 AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")  # classifiers beside the head, of Inception and GoogLeNet
 
@@ -60,31 +58,7 @@ def file_hash(path: Path, expected: str | None) -> str:
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Tensors by name, of a file of `torch.save` or of safetensors; raises ConfigError."""
-    if path.suffix == ".safetensors":
-        try:
-            from safetensors.torch import load_file
-        except ImportError as error:
-            raise ConfigError(
-                f'model.weights={path} needs the library safetensors: pip install "dptrain[timm]"'
-            ) from error
-        read: Any = load_file
-    else:
-
-        def read(path: Path) -> Any:
-            return torch.load(path, map_location="cpu", weights_only=True)
-
-    try:
-        found = read(path)
-    except Exception as error:  # of what is no such file, or holds more than tensors
-        raise ConfigError(
-            f"model.weights={path} cannot be read ({type(error).__name__}); give a state dict, saved by "
-            "torch.save(model.state_dict(), ...) or as safetensors"
-        ) from error
-    for name in NESTED:
-        if isinstance(found, Mapping) and isinstance(found.get(name), Mapping):
-            found = found[name]
-    if not isinstance(found, Mapping) or not all(isinstance(each, Tensor) for each in found.values()):
-        raise ConfigError(f"model.weights={path} holds no tensors by name; give a state dict")
+    found, _ = read_tensors(path, f"model.weights={path}")
     return {name.removeprefix(WRAPPED): each for name, each in found.items()}
 
 

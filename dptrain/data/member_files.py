@@ -18,7 +18,8 @@ from dptrain.data.files import read_npz
 from dptrain.data.labels import Target
 from dptrain.data.splits import assemble
 
-FEWEST = 8  # non-members: some to compare members with, some to test on, some for the adversary
+HALF = 2.0**-12  # to which a float of 16 bits holds numbers up to one
+FEWEST = 8  # of either; of non-members some to compare members with, some to test on, some for the adversary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,10 +55,7 @@ class MemberFiles:
 
     def load(self, rng: torch.Generator) -> Splits:
         members, others = self._records(self.members), self._records(self.non_members)
-        if len(others) < FEWEST:
-            raise DataError(
-                f"{self.non_members} holds {len(others)} records: give at least {FEWEST} non-members"
-            )
+        self._refuse_what_shows_nothing(members, others)
         order = torch.randperm(len(others), generator=rng)
         half = len(others) // 2
         splits = assemble(
@@ -74,6 +72,25 @@ class MemberFiles:
         low, high = self.bounds
         return splits if members.inputs.dim() > 2 else replace(splits, bounds=(float(low), float(high)))
 
+    def _refuse_what_shows_nothing(self, members: Records, others: Records) -> None:
+        """Raise DataError where no attack on these could tell who was trained on."""
+        for path, records, what in ((self.members, members, "members"), (self.non_members, others, "others")):
+            if len(records) < FEWEST:
+                raise DataError(f"{path} holds {len(records)} records: give at least {FEWEST} {what}")
+        inside, outside = (records.digests()[:, 0] for records in (members, others))
+        if bool(torch.isin(outside, inside).all()):
+            raise DataError(
+                f"data.non_members={self.non_members} holds {len(others)} records, all of which are in "
+                f"data.members={self.members} too: give records that the model was not trained on"
+            )
+        kinds = [len(records.labels.unique()) for records in (members, others)]
+        if min(kinds) == 1 < max(kinds):
+            one, several = (self.members, self.non_members)[:: 1 if kinds[0] == 1 else -1]
+            raise DataError(
+                f"{one} holds records of one class alone, and {several} of {max(kinds)}: attacks would tell "
+                "classes apart, not who was trained on; give both the same classes"
+            )
+
     @staticmethod
     def _constants(values: Sequence[float], records: Records) -> Sequence[float]:
         """One constant a channel, or one for every column of flat inputs."""
@@ -84,7 +101,7 @@ class MemberFiles:
         arrays = read_npz(Path(path).expanduser(), ("labels",), ("images", "inputs"))
         low, high = (float(bound) for bound in self.bounds)
         if "images" in arrays:
-            inputs = to_inputs(arrays["images"], name=f"images of {path}", bounds=(low, high))
+            inputs = _of_bytes(to_inputs(arrays["images"], name=f"images of {path}", bounds=(low, high)))
         elif "inputs" in arrays:
             inputs = _rows(arrays["inputs"], name=f"inputs of {path}", bounds=(low, high))
         else:
@@ -92,6 +109,18 @@ class MemberFiles:
         labels = self.target.read(arrays["labels"], name=f"labels of {path}")
         same_count(inputs, labels, name=f"records of {path}", other="labels")
         return Records(inputs, labels)
+
+
+def _of_bytes(images: Tensor) -> Tensor:
+    """Images in (0, 1); where all are bytes that were stored as short floats, exactly those bytes' values.
+
+    Then they are known for the same as those of another file, which holds the bytes.
+
+    >>> _of_bytes(torch.tensor([0.2]).half().float()).item() == (torch.tensor(51) / 255).item()
+    True
+    """
+    levels = (images * 255).round() / 255
+    return levels if bool(((images - levels).abs() <= HALF).all()) else images
 
 
 def _rows(values: np.ndarray, *, name: str, bounds: tuple[float, float]) -> Tensor:

@@ -14,6 +14,7 @@ from dptrain.config.rules import key_of
 from dptrain.contracts import Leakage, Report
 from dptrain.evaluation.stage import Subject
 from dptrain.evidence import criteria
+from dptrain.evidence.verdict import TOO_WEAK
 from dptrain.pipeline import summary, tracked
 from dptrain.pipeline.case import find, possible, refuse_other_records
 from dptrain.pipeline.experiment import Experiment
@@ -23,6 +24,7 @@ from dptrain.privacy.guarantee import NoGuarantee
 from dptrain.report.console import Console
 from dptrain.runs import folder as runs
 
+SWAPPED = f"{TOO_WEAK}: members look less like members than the others do; the two may be swapped"
 UNKNOWN = "Nothing is proved: it is not known how this model was trained."
 
 
@@ -47,6 +49,8 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
 
     release, read = load(case.weights, experiment.model, experiment.context.device, experiment.splits.task)
     notes = [f"Weights: {read}."] if read else []
+    overlap = _overlap(experiment) if case.played is None else ""
+    notes += [f"{overlap[:1].upper()}{overlap[1:]}: leave them out of the non-members."] if overlap else []
     console.audit(case.name, case.weights, tuple(experiment.parts.attacks), folder, notes)
     runs.start(folder, order)
     with parts.tracking.open(folder.name, folder, runs.read_state(folder).tracked_as) as tracker:
@@ -57,12 +61,15 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
         measured = experiment.attack(target, control, guarantee)
         measured.not_run[:0] = (*lost, *experiment.left_out)
         if case.played is None:
-            measured.leakage = [_with_caution(line) for line in measured.leakage]
+            measured.leakage = [_with_caution(line, overlap) for line in measured.leakage]
         statement = replace(guarantee.statement(), interface=given_away(config.release, release.offers))
         others = {"recipe": f"audit of {case.name}"}
         others |= {} if case.played is not None else {"mechanism": "unknown"}
         report = summary.compose(experiment, guarantee, statement, target, order, folder, **others)
-        report = replace(report, data={**report.data, "notes": notes})
+        data = {**report.data, "notes": notes}
+        if overlap:
+            data["copies"] = {}  # the note tells of them
+        report = replace(report, data=data)
         spent = time.perf_counter() - started
         seconds = {"train": 0.0, "attack": spent, "total": spent}
         report = summary.attacked(report, measured, experiment, control, seconds)
@@ -73,7 +80,18 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
     return report
 
 
-def _with_caution(line: Leakage) -> Leakage:
+def _overlap(experiment: Experiment) -> str:
+    """How many non-members are members as well, in words; empty: none is."""
+    both = experiment.copies["holdout"] + experiment.copies["test"]
+    splits, aside = experiment.splits, experiment.assignments.set_aside
+    others = len(splits.holdout) + len(splits.test) + sum(aside.values())
+    return f"{both:,} of the {others:,} non-members have the inputs of a member" if both else ""
+
+
+def _with_caution(line: Leakage, overlap: str) -> Leakage:
     """The line, and the caution that it takes where no random choice decided who was trained on."""
     caution = "the files tell who was trained on, not chance: whatever else they differ in reads as leakage"
-    return replace(line, notes=f"{line.notes}; {caution}" if line.notes else caution)
+    notes = "; ".join(each for each in (line.notes, overlap, caution) if each)
+    if line.metric == "auc" and line.value.high < line.floor:
+        return replace(line, notes=notes, verdict=SWAPPED)
+    return replace(line, notes=notes)

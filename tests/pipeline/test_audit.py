@@ -245,14 +245,37 @@ def test_a_table_of_ones_own_is_audited_as_flat_inputs(tmp_path):
 
 def test_a_model_with_batch_norm_is_audited_as_it_is(own, tmp_path):
     torch.save(normed_model((1, 8, 8), 3).state_dict(), tmp_path / "mine.pt")
-    own = [*own, "model._target_=test_audit.normed_model", "~model.widths", "~model.activation"]
-    own = [override for override in own if override != "model.widths=[64]"]
+    own = [*own, "model=own", "model._target_=test_audit.normed_model"]
+    own = [override for override in own if override not in ("model=mlp", "model.widths=[64]")]
     report = carry_out(tmp_path / "out", *own, "attack=[membership_loss]")
     assert report["leakage"]
 
 
 def normed_model(shape, num_classes):
     return nn.Sequential(nn.BatchNorm2d(shape[0]), nn.Flatten(), nn.Linear(64, num_classes))
+
+
+def test_files_that_overlap_or_are_swapped_are_told(own, tmp_path, capsys):
+    """Members of the one are among the non-members of the other; then each stands for the other."""
+    inside, outside = np.load(tmp_path / "in.npz"), np.load(tmp_path / "out.npz")
+    np.savez(
+        tmp_path / "half.npz",
+        **{name: np.concatenate([inside[name][:60], outside[name][:300]]) for name in ("images", "labels")},
+    )
+    report = carry_out(
+        tmp_path / "out", *own, f"data.non_members={tmp_path}/half.npz", "attack=[membership_loss]"
+    )
+    told = "60 of the 360 non-members have the inputs of a member"
+    said = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert told in said
+    assert all(told in line["notes"] for line in report["leakage"])
+    assert any(told in note for note in report["data"]["notes"])
+    assert report["leakage"][0]["low"] > 0.5
+    swapped = [each for each in own if not each.startswith(("data.members", "data.non_members"))]
+    files = (f"data.members={tmp_path}/out.npz", f"data.non_members={tmp_path}/in.npz")
+    area, *_ = carry_out(tmp_path / "other", *swapped, *files, "attack=[membership_loss]")["leakage"]
+    assert area["high"] < 0.5
+    assert "may be swapped" in area["verdict"]
 
 
 @pytest.mark.parametrize("damage", ["other", "text", "nan"])

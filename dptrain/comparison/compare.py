@@ -14,6 +14,7 @@ from dptrain.comparison.gather import Found, Selection, gather
 from dptrain.comparison.labels import Label, label
 from dptrain.contracts import DataError
 from dptrain.evidence.repeats import Paired, Spread, paired, spread
+from dptrain.report import costs
 from dptrain.report.comparison.points import HOLDS, NONE, VOID, Comparison, Line, Neighbours, Point
 from dptrain.sweep.cost import search_cost
 
@@ -108,6 +109,7 @@ def _point(runs: Sequence[Found], name: Label, confidence: float) -> tuple[dict[
     noises = [each.noise_multiplier for each in stated if each.noise_multiplier]
     bounds = [each.tpr_at_fpr.get(FPR) for each in stated]
     worst = next(each for each, epsilon in zip(stated, epsilons, strict=True) if epsilon == max(epsilons))
+    least = [found for run in runs if (found := _worst(run.report)) is not None]
     return accuracy, Point(
         label=name.text,
         series=name.series,
@@ -129,7 +131,20 @@ def _point(runs: Sequence[Found], name: Label, confidence: float) -> tuple[dict[
         seeds=tuple(sorted({run.seed for run in runs})),
         runs=tuple(run.name for run in runs),
         reproduce=tuple(run.report.get("reproduce") or "" for run in runs),
+        worst=_spread(by_seed(runs, lambda report: (_worst(report) or (None,))[0]), confidence),
+        worst_for=tuple(sorted({whom for _, whom in least})),
     )
+
+
+def _worst(report: Mapping[str, Any]) -> tuple[float, str] | None:
+    """The least that a model reaches on a subgroup, and on which; where there are none, on a class."""
+    utility = report["utility"]
+    found = [
+        (each["value"]["value"], each["column"], each["name"]) for each in utility.get("by_subgroup", ())
+    ]
+    found = found or [(each["value"], "class", label) for label, each in utility.get("by_class", {}).items()]
+    known = [(value, costs.name(by, whom)) for value, by, whom in found if value is not None]
+    return min(known, default=None)
 
 
 def by_seed(runs: Sequence[Found], value: Callable[[Mapping[str, Any]], float | None]) -> dict[int, float]:

@@ -107,6 +107,19 @@ def group_by_table(files: Sequence[tuple[Path, int]], root: Path, table: str) ->
 
     A `file` is a path below `root`, or a bare name that no two images share.
     """
+    found = read_table(files, root, table, ("group",))["group"]
+    if absent := [place for place, group in enumerate(found, 1) if not group]:
+        raise DataError(
+            f"data.group_file={table} does not say whose {len(absent)} of the images are (the first is "
+            f"number {absent[0]} by class and name); give each a row and a group"
+        )
+    return found
+
+
+def read_table(
+    files: Sequence[tuple[Path, int]], root: Path, table: str, columns: Sequence[str]
+) -> dict[str, list[str]]:
+    """What columns of a CSV below `root` say of each file; nothing where it has no row, or an empty cell."""
     path = root / table
     try:
         with path.open(newline="", encoding="utf-8-sig") as opened:
@@ -114,25 +127,22 @@ def group_by_table(files: Sequence[tuple[Path, int]], root: Path, table: str) ->
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(
             f"data.group_file={table} cannot be read below {root} ({type(error).__name__}): give a CSV in "
-            "UTF-8 with the columns file and group"
+            f"UTF-8 with the columns file and {' and '.join(columns)}"
         ) from error
-    if not rows or not {"file", "group"} <= rows[0].keys():
-        raise DataError(f"data.group_file={table} must have the columns file and group, and a row an image")
-    named = {(row["file"] or "").strip(): (row["group"] or "").strip() for row in rows}
+    if not rows or not {"file", *columns} <= rows[0].keys():
+        wanted = " and ".join(["file", *columns])
+        raise DataError(f"data.group_file={table} must have the columns {wanted}, and a row an image")
+    named = {(row["file"] or "").strip(): row for row in rows}
     if len(named) < len(rows):
         raise DataError(f"data.group_file={table} names a file twice; give each image one row")
     paths = [image.relative_to(root).as_posix() for image, _ in files]
     keys = [path if path in named else image.name for path, (image, _) in zip(paths, files, strict=True)]
-    if absent := [place for place, key in enumerate(keys, 1) if not named.get(key)]:
-        raise DataError(
-            f"data.group_file={table} does not say whose {len(absent)} of the images are (the first is "
-            f"number {absent[0]} by class and name); give each a row and a group"
-        )
-    if len(set(keys)) < len(keys):
+    known = [key for key in keys if key in named]
+    if len(set(known)) < len(known):
         raise DataError(
             f"data.group_file={table} gives bare names that several folders hold; give paths below {root}"
         )
-    return [named[key] for key in keys]
+    return {column: [(named.get(key, {}).get(column) or "").strip() for key in keys] for column in columns}
 
 
 def refuse_shared(groups: Mapping[str, Sequence[str]], where: str) -> None:

@@ -12,12 +12,14 @@ import numpy as np
 import torch
 
 from dptrain.contracts import ConfigError, DataError, Records, Splits
+from dptrain.data.columns import MISSING
 from dptrain.data.folders import (
     class_folders,
     find_parts,
     group_by_folder,
     group_by_table,
     list_images,
+    read_table,
     refuse_shared,
 )
 from dptrain.data.labels import Target
@@ -33,8 +35,9 @@ class ImageFolder(Cut):
     resized to `size` (height, width in pixels) without keeping their proportions. Whose image it is, is
     captured by `group_pattern`, matched from the start of the file's name (`(patient\\d+)`), or said by the
     folder in the class folder that holds it (`group_folder`), or by a CSV (`group_file`); a patient is
-    never divided. Classes are the folders' names, in order, which is
-    that of grades where `task` is ordinal. `range` declares the darkest and the brightest
+    never divided. `subgroups` are further columns of that CSV, such as scanner, by which utility is told
+    apart. Classes are the folders' names, in order, which is that of grades where `task` is ordinal.
+    `range` declares the darkest and the brightest
     value of images deeper than 8 bits, and takes the place of the window of DICOM files. `lazy` decodes
     images when they are needed, for more than memory holds; `workers` threads decode (default: one a
     processor).
@@ -48,6 +51,7 @@ class ImageFolder(Cut):
     group_pattern: str | None = None
     group_folder: bool = False
     group_file: str | None = None
+    subgroups: Sequence[str] = ()
     range: Sequence[float] | None = None
     lazy: bool = False
     workers: int | None = None
@@ -65,6 +69,11 @@ class ImageFolder(Cut):
             raise ConfigError(
                 "data.group_pattern, data.group_folder and data.group_file are three ways to say whose an "
                 "image is; choose one"
+            )
+        if self.subgroups and self.group_file is None:
+            raise ConfigError(
+                f"data.subgroups={list(self.subgroups)} are columns of data.group_file, which is null; name "
+                "a CSV there with the columns file, group and these"
             )
         if self.group_pattern is not None:
             try:
@@ -111,6 +120,7 @@ class ImageFolder(Cut):
             source=f"{root}, files as {height}x{width} {self.mode}",
             classes=classes,
             task=Target.of(self.task, classes=classes).task,
+            subgroups=self._subgroups(files.get("test", files["train"])),
             mean=self.mean,
             std=self.std,
             raw=self.pixels.raw,
@@ -132,6 +142,13 @@ class ImageFolder(Cut):
                     f"rename the file or widen the pattern"
                 )
         return [match[1] for match in found if match]
+
+    def _subgroups(self, files: Sequence[tuple[Path, int]]) -> dict[str, list[str]]:
+        """What each file of a part is told apart by."""
+        if self.group_file is None:
+            return {}
+        found = read_table(files, Path(self.root).expanduser(), self.group_file, self.subgroups)
+        return {column: [value or MISSING for value in values] for column, values in found.items()}
 
     def _read(self, files: Sequence[tuple[Path, int]]) -> Records:
         rows = Images([path for path, _ in files], self._read_image, self.pixels.threads)

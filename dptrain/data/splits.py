@@ -131,12 +131,15 @@ class Cut:
         groups: Tensor | None,
         held_out_groups: Tensor | None,
         key: bytes,
+        *,
+        subgroups: Mapping[str, Sequence[str]] | None = None,
         **constants: Any,
     ) -> Splits:
         """The splits of the parts `given`, by name: train and, where they need not be cut, val and test.
 
         `groups` are those of the training records, `held_out_groups` those of the records of val, None where
-        they are not known. `constants` are what else `assemble` takes.
+        they are not known, `subgroups` those of test where it is given, else of train. `constants` are
+        what else `assemble` takes.
         """
         pool = given["train"]
         train, holdout, test = divide(
@@ -146,6 +149,7 @@ class Cut:
             holdout=0.0 if "val" in given else self.holdout_fraction,
             test=0.0 if "test" in given else self.test_fraction,
         )
+        tested = range(len(given["test"])) if "test" in given else test.tolist()
         held_out = held_out_groups if groups is None or "val" in given else groups[holdout]
         return assemble(
             train=pool.take(train),
@@ -155,6 +159,7 @@ class Cut:
             group_ids=None if groups is None else groups[train],
             holdout_group_ids=None if groups is None else held_out,
             group_word=self.group_word,
+            subgroups={column: [values[at] for at in tested] for column, values in (subgroups or {}).items()},
             key=key,
             **constants,
         )

@@ -14,7 +14,7 @@ BAR = 24  # of its tracks
 ROWS = 16  # that are drawn; the table has all
 MIDDLE = 236  # where the tracks of the two models end
 RIGHT = 262  # where those of the differences begin
-APART = 42  # a tick nearer than this to the last is not written
+APART = 40  # a tick nearer than this to another is not written
 
 
 def cost_figure(report: Report) -> Figure:
@@ -48,11 +48,12 @@ def cost_figure(report: Report) -> Figure:
     for place, each in enumerate(rows):
         _difference(right, each, middle=ROW * place + 20.0 + BAR / 2)
     for panel, name in ((left, "{:.15g}".format), (right, _signed_tick)):
-        last = -math.inf
-        for value in ticks(panel.x, log=False):
-            if (at := panel.across(value)) - last >= APART:
+        written: list[float] = []
+        for value in sorted(ticks(panel.x, log=False), key=abs):  # zero before all others
+            at = panel.across(value)
+            if all(abs(at - other) >= APART for other in written):
                 panel.text((at, under + 10), name(value), "tick", anchor="middle")
-                last = at
+                written.append(at)
     metric = words.named(report.utility.metric)
     left.text((MIDDLE / 2, under + 30), metric, "label", anchor="middle")
     left.text(((RIGHT + WIDTH - 10) / 2, under + 30), "release − control", "label", anchor="middle")

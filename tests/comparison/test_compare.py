@@ -15,9 +15,10 @@ from dptrain import tracking
 from dptrain.comparison import choose
 from dptrain.comparison.compare import compare
 from dptrain.comparison.gather import Selection, from_metrics, gather
-from dptrain.contracts import ConfigError, DataError, DptrainError
+from dptrain.contracts import ConfigError, DataError, DptrainError, Interval, Subgroup, Utility
 from dptrain.pipeline.tracked import metrics as metrics_of
 from dptrain.privacy.written import from_json, plan_of
+from dptrain.report.comparison import tables
 from dptrain.report.comparison.points import HOLDS, MET, NONE, NOT_MET, UNDECIDED, VOID, Comparison
 from dptrain.report.document import read_json
 from dptrain.sweep.cost import composed, search_cost
@@ -147,6 +148,30 @@ def test_a_run_without_privacy_is_a_point_without_a_guarantee(tmp_path):
     assert (plain.label, plain.status, plain.epsilon) == ("not private", NONE, math.inf)
     assert plain.membership_bound == 1.0
     assert private.status == HOLDS
+
+
+def test_the_worst_subgroup_of_each_point_is_named_and_older_reports_have_none(tmp_path):
+    def reached(value: float) -> Utility:
+        of = {"f": value, "m": 0.9}
+        found = tuple(
+            Subgroup(column="sex", name=name, records=200, value=Interval(value=at, low=at, high=at))
+            for name, at in of.items()
+        )
+        return replace(utility(0.85, 0.03), by_subgroup=found)
+
+    for epsilon, least in ((1.0, 0.6), (8.0, 0.8)):
+        write_run(tmp_path / f"{epsilon}", epsilon=epsilon, utility=reached(least))
+    found = compared(tmp_path)
+    assert [(point.worst.centre, point.worst_for) for point in found.points] == [
+        (0.6, ("sex = f",)), (0.8, ("sex = f",)),
+    ]  # fmt: skip
+    table = tables.utility(found)
+    assert table.heads[-1] == "worst for"
+    assert table.rows[0][-1].startswith("sex = f: 0.600")
+    write_run(tmp_path / "older" / "a")
+    older = compared(tmp_path / "older")
+    assert older.points[0].worst is None
+    assert tables.utility(older).heads[-1] == "seeds"
 
 
 # ---------------------------------------------------------------------- what is refused or missing
@@ -387,6 +412,7 @@ def told_to_mlflow(seed: int) -> Tracked:
     report = SimpleNamespace(
         utility=utility(0.85 + seed / 100, 0.03),
         control=utility(0.95, 0.02),
+        costs=(),
         floor_accuracy=0.2,
         guarantee=statement(2.0),
         epsilon_by_step=(),

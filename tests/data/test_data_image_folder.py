@@ -184,6 +184,22 @@ def test_groups_by_folder_or_by_table(nested: Path, fields: dict[str, object]) -
     assert len(splits.group_ids.unique()) < len(splits.train)
 
 
+def test_subgroups_are_columns_of_the_table(nested: Path) -> None:
+    table = nested / "whose.csv"
+    head, *lines = table.read_text().splitlines()
+    told = (f"{line},{'A' if int(line.rpartition(',')[2]) % 3 else ''}" for line in lines)
+    table.write_text("\n".join([f"{head},scanner", *told]))
+    settings: dict[str, object] = {"holdout_fraction": 0.3, "test_fraction": 0.3, "group_file": "whose.csv"}
+    splits = load(nested, subgroups=["scanner"], **settings)
+    patients = (splits.test.inputs[:, 0, 0, 0] * 25.5).round().int().tolist()
+    assert splits.subgroups == {"scanner": tuple("A" if each % 3 else "(missing)" for each in patients)}
+    assert load(nested, **settings).subgroups == {}
+    with pytest.raises(DataError, match="must have the columns file and ward"):
+        load(nested, subgroups=["ward"], **settings)
+    with pytest.raises(ConfigError, match="which is null; name a CSV there with"):
+        load(nested, subgroups=["scanner"])
+
+
 def test_class_folders_of_folders_only_are_refused(nested: Path) -> None:
     with pytest.raises(DataError, match=r"ill holds only folders \(10, such as p1\).*data.group_folder=true"):
         load(nested)

@@ -62,6 +62,8 @@ class Point:
     seeds: tuple[int, ...]
     runs: tuple[str, ...]
     reproduce: tuple[str, ...]
+    worst: Spread | None = None  # utility for the subgroup that it is least for, or class if there are none
+    worst_for: tuple[str, ...] = ()  # which they were, of the runs
     pareto: bool = False  # no other point has a smaller bound at the same accuracy or better
 
     @property

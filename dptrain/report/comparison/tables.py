@@ -40,9 +40,13 @@ def limits(found: Answer) -> Table:
 
 
 def utility(comparison: Comparison) -> Table:
-    """What the released and the control models are able to do, and what lies between them."""
+    """What the released and the control models are able to do, for whom least, and what lies between them."""
+    worst = any(point.worst is not None for point in comparison.points)
     return Table(
-        heads=("point", "accuracy", "AUROC", "control model", "released − control", "p", "seeds"),
+        heads=(
+            "point", "accuracy", "AUROC", "control model", "released − control", "p", "seeds",
+            *(["worst for"] if worst else []),
+        ),
         rows=tuple(
             (
                 point.label,
@@ -52,11 +56,18 @@ def utility(comparison: Comparison) -> Table:
                 "" if point.cost is None else sentences.difference(point.cost),
                 "" if point.cost is None else sentences.p_value(point.cost),
                 ", ".join(map(str, point.seeds)),
+                *([_worst(point)] if worst else []),
             )
             for point in comparison.points
         ),
         numeric=range(1, 7),
-    )
+    )  # fmt: skip
+
+
+def _worst(point: Point) -> str:
+    if point.worst is None:
+        return ""
+    return f"{'; '.join(point.worst_for)}: {sentences.ends(point.worst)}"
 
 
 def neighbours(comparison: Comparison) -> Table:

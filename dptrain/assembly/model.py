@@ -25,7 +25,8 @@ def make_model(
     """The model with its seeded initial weights, behind the normalisation that the data declare.
 
     Built for the shape of an input (by name, where inputs have names) and for as many outputs as the task
-    has. Whole numbers and inputs with names reach it as they are.
+    has. Whole numbers and inputs with names reach it as they are; a network that says `own_normalisation`
+    has values in [0, 1].
 
     It comes as the mechanism can train it (None: as it is, for nobody trains it), and has been
     tried on two blank inputs. `network` makes one that was handed over, in place of the configured one.
@@ -39,7 +40,12 @@ def make_model(
             else network()
         )
     as_they_are = splits.train.names or splits.train.whole
-    normalise = nn.Identity() if as_they_are else Normalise(splits.mean, splits.std)
+    if getattr(made, "own_normalisation", False):
+        low, high = splits.bounds
+        mean, std = (low,) * len(splits.mean), (high - low,) * len(splits.std)
+    else:
+        mean, std = splits.mean, splits.std
+    normalise = nn.Identity() if as_they_are else Normalise(mean, std)
     model = nn.Sequential(OrderedDict(normalise=normalise, network=made))
     try:
         with torch.no_grad():

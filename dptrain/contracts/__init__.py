@@ -32,7 +32,19 @@ from dptrain.contracts.findings import (
 )
 from dptrain.contracts.game import PROBES, Assigned, Attempt, Game, Scored, Scoring
 from dptrain.contracts.layers import MadeKernels
-from dptrain.contracts.outcome import Briefing, Detectable, Estimate, Forecast, Report, Utility, Variant
+from dptrain.contracts.outcome import (
+    Bin,
+    Briefing,
+    Calibration,
+    Cost,
+    Detectable,
+    Estimate,
+    Forecast,
+    Report,
+    Subgroup,
+    Utility,
+    Variant,
+)
 from dptrain.contracts.privacy import Budget, Clips, Guarantee, Plan, PrivacyLoss
 from dptrain.contracts.randomness import Streams
 from dptrain.contracts.records import Canaries, Records, Sensitive, Splits
@@ -57,13 +69,14 @@ from dptrain.contracts.trees import Form, Forms, Inputs
 
 __all__ = [
     "OF_A_TRAINING", "PROBES", "Access", "Assigned", "Assignment", "Attack", "Attempt", "Attributes", "Bets",
-    "Briefing", "BrokenGuarantee", "Budget", "Canaries", "Clips", "ConfigError", "Constants", "Context",
-    "Counts", "DataError", "Detectable", "DptrainError", "Estimate", "Exposed", "Findings", "Forecast",
-    "Form", "Forms", "Gallery", "Game", "Guarantee", "Guesses", "Hashes", "Images", "Inputs", "Interval",
-    "Leakage", "LimitExceeded", "MadeKernels", "Mechanism", "NoiseSeen", "NotRun", "Observation", "Observer",
-    "OutOfQueries", "Output", "Part", "Plan", "PrivacyLoss", "Progress", "Queries", "Randomness", "Raw",
-    "RecordLost", "Records", "Release", "Report", "Rows", "SamplingSeen", "Scaled", "Scored", "Scores",
-    "Scoring", "SelectionTerms", "Sensitive", "Sensitivity", "Served", "Shadow", "Shadows", "Slots", "Splits",
-    "Statement", "Streams", "SweepTotal", "Targets", "Task", "Tracker", "Trust", "Utility", "Variant",
-    "by_query", "keyed_uniform", "seed_key", "stable_ids", "wants_shadows",
+    "Bin", "Briefing", "BrokenGuarantee", "Budget", "Calibration", "Canaries", "Clips", "ConfigError",
+    "Constants", "Context", "Cost", "Counts", "DataError", "Detectable", "DptrainError", "Estimate",
+    "Exposed", "Findings", "Forecast", "Form", "Forms", "Gallery", "Game", "Guarantee", "Guesses", "Hashes",
+    "Images", "Inputs", "Interval", "Leakage", "LimitExceeded", "MadeKernels", "Mechanism", "NoiseSeen",
+    "NotRun", "Observation", "Observer", "OutOfQueries", "Output", "Part", "Plan", "PrivacyLoss", "Progress",
+    "Queries", "Randomness", "Raw", "RecordLost", "Records", "Release", "Report", "Rows", "SamplingSeen",
+    "Scaled", "Scored", "Scores", "Scoring", "SelectionTerms", "Sensitive", "Sensitivity", "Served", "Shadow",
+    "Shadows", "Slots", "Splits", "Statement", "Streams", "Subgroup", "SweepTotal", "Targets", "Task",
+    "Tracker", "Trust", "Utility", "Variant", "by_query", "keyed_uniform", "seed_key", "stable_ids",
+    "wants_shadows",
 ]  # fmt: skip

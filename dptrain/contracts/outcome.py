@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from dptrain.contracts.counts import Counts, Scaled
 from dptrain.contracts.evidence import Exposed, Gallery, Interval, Leakage, NotRun
 from dptrain.contracts.privacy import Plan
@@ -14,11 +16,62 @@ from dptrain.contracts.statement import Statement
 
 
 @dataclass(frozen=True, kw_only=True)
+class Bin:
+    """Test records of about the same confidence: its mean, and the share of them that are named rightly."""
+
+    confidence: float
+    right: Interval
+    records: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """How far the confidence in the named class is from how often that class is right.
+
+    Bins hold as many records each, the least confident first; `error` is what lies between confidence and
+    share right, in the mean over records (expected calibration error).
+    """
+
+    error: Interval
+    bins: tuple[Bin, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subgroup:
+    """The test records with one value in a column, and the task's metric on them."""
+
+    column: str
+    name: str
+    records: int
+    value: Interval
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What privacy costs the test records of a class or a subgroup: the release beside the control model.
+
+    `by` is what they are told apart by: all, class, or a column. The intervals of `difference`, release
+    minus control on the same records, hold together for all that are measured, and so do those of `excess`,
+    that difference minus the one of all other records; None: there are no others.
+    """
+
+    by: str
+    name: str
+    records: int
+    release: Interval
+    control: Interval
+    difference: Interval
+    excess: Interval | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Utility:
     """How good a model is on the test records: accuracy, macro one-vs-rest AUROC, mean loss in nats.
 
     Of another task than classification, `accuracy` is what `metric` names, and `more` are further measures.
-    `by_class` is the recall of each class, by its name; of several labels the AUROC of each.
+    `by_class` is the recall of each class, by its name; of several labels the AUROC of each. `confusion`
+    counts records, by their class and then by the class that is named. `scores` (records,) is
+    what each record adds to the metric, which is their mean; None: the metric is no mean, NaN: not measured.
     """
 
     accuracy: Interval
@@ -28,6 +81,10 @@ class Utility:
     metric: str = "accuracy"
     more: Mapping[str, Interval] = field(default_factory=dict)
     by_class: Mapping[str, Interval] = field(default_factory=dict)
+    by_subgroup: tuple[Subgroup, ...] = ()
+    confusion: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    calibration: Calibration | None = None
+    scores: Tensor | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +202,7 @@ class Report:
     not_run: tuple[NotRun, ...] = ()  # attacks that could not be judged
     scaled: tuple[Scaled, ...] = ()  # numbers of the evidence
     name: str | None = None  # that the run was given; None: the recipe's
+    costs: tuple[Cost, ...] = ()  # of privacy: all test records first; none without a control model
 
     @property
     def title(self) -> str:

@@ -25,7 +25,7 @@ def check_splits(splits: object, *, source: str, values: bool) -> Splits:
         raise DataError(
             f"data: `{source}`.load returned {type(splits).__name__}; return dptrain.contracts.Splits"
         )
-    problems = [*_constants(splits), *_parts(splits), *_groups(splits)]
+    problems = [*_constants(splits), *_parts(splits), *_groups(splits), *_subgroups(splits)]
     if not problems and values:
         for name, records in _named(splits):
             problems += _values(name, records, splits.forms)
@@ -102,6 +102,12 @@ def _groups(splits: Splits) -> Iterator[str]:
     if one is not None and other is not None and bool(torch.isin(one, other).any()):
         at = int(torch.isin(one, other).int().argmax())
         yield f"the group of training record {at} has held-out records too; keep all of a group in one part"
+
+
+def _subgroups(splits: Splits) -> Iterator[str]:
+    for column, values in splits.subgroups.items():
+        if len(values) != len(splits.test):
+            yield f"subgroups.{column} has {len(values)} values; give one a test record: {len(splits.test)}"
 
 
 def _values(name: str, records: Records, forms: Forms) -> Iterator[str]:

@@ -35,6 +35,7 @@ def parse_schema(
     group: str | None,
     split: Mapping[str, Any] | None,
     ignored: Sequence[str],
+    subgroups: Sequence[str] = (),
 ) -> Schema:
     """The schema that these settings describe; raises one ConfigError that lists all that is wrong."""
     problems: list[str] = []
@@ -80,6 +81,20 @@ def parse_schema(
             )
     if len(set(sensitive)) < len(sensitive):
         problems.append(f"data.sensitive={list(sensitive)} names a column twice; name each once")
+    for name in subgroups:
+        column = known.get(name)
+        if name not in {*map(str, columns), *ignored}:
+            problems.append(
+                f"data.subgroups={name} is not declared; name one of data.columns, or of data.ignored where "
+                "the model is not to see it"
+            )
+        if isinstance(column, Number) and not column.bands:
+            problems.append(
+                f"data.subgroups={name} is a number without bands; declare cut points, "
+                f"e.g. bands: [{(column.low + column.high) / 2:g}], in data.columns.{name}"
+            )
+    if len(set(subgroups)) < len(subgroups):
+        problems.append(f"data.subgroups={list(subgroups)} names a column twice; name each once")
     if problems:
         raise ConfigError("\n".join(problems))
     return Schema(
@@ -89,6 +104,7 @@ def parse_schema(
         group=group,
         split=parts,
         ignored=tuple(ignored),
+        subgroups=tuple(subgroups),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import os
 import zipfile
@@ -93,7 +94,10 @@ def md5_of(path: Path) -> str:
 
 
 def read_npz(path: Path, required: Sequence[str], optional: Sequence[str] = ()) -> dict[str, np.ndarray]:
-    """The named arrays of an npz file; raises DataError if it is not one, is damaged, or lacks one."""
+    """The named arrays of an npz file; raises DataError if it is not one, is damaged, or lacks one.
+
+    An optional name may end in a `*`, for all that begin so.
+    """
     if not path.is_file():
         raise DataError(f"{path} does not exist: give the path of an npz file")
     if not zipfile.is_zipfile(path):
@@ -108,10 +112,15 @@ def read_npz(path: Path, required: Sequence[str], optional: Sequence[str] = ()) 
                     f"{path} lacks {', '.join(lacking)} and holds {', '.join(archive.files) or 'nothing'}: "
                     f"save the arrays under the names {', '.join(required)}"
                 )
-            wanted = [key for key in (*required, *optional) if key in archive.files]
+            wanted = called(archive.files, (*required, *optional))
             return {key: _read_array(archive, key, path) for key in wanted}
     except zipfile.BadZipFile as error:
         raise DataError(f"{path} is damaged ({error}): copy the file again") from error
+
+
+def called(held: Sequence[str], patterns: Sequence[str]) -> list[str]:
+    """The names that patterns stand for."""
+    return [name for pattern in patterns for name in fnmatch.filter(held, pattern)]
 
 
 def _read_array(archive: np.lib.npyio.NpzFile, key: str, path: Path) -> np.ndarray:

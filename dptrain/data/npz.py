@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dptrain.contracts import ConfigError, DataError, Raw, Records, Splits
 from dptrain.data.checks import check_images, convert, same_count, to_inputs, to_records
-from dptrain.data.files import read_npz
+from dptrain.data.files import called, read_npz
 from dptrain.data.labels import Target
 from dptrain.data.raw import of_images
 from dptrain.data.raw_pixels import MODES
@@ -78,7 +78,7 @@ def map_arrays(path: Path, required: Sequence[str], optional: Sequence[str] = ()
             f"{path} lacks {', '.join(lacking)} and holds {', '.join(held) or 'nothing'}: "
             f"save the arrays under the names {', '.join(required)}"
         )
-    wanted = [key for key in (*required, *optional) if key in held]
+    wanted = called(list(held), (*required, *optional))
     return {key: _map_file(held[key]) if path.is_dir() else _map_member(path, key) for key in wanted}
 
 
@@ -122,9 +122,11 @@ def _map_member(path: Path, key: str) -> np.ndarray:
 
 REQUIRED = ("train_images", "train_labels")
 PARTS = ("train", "val", "test")
+SUBGROUP = "test_subgroup_"
 OPTIONAL = (
     *(f"{part}_{kind}" for part in ("val", "test", "public") for kind in ("images", "labels")),
     *(f"{part}_groups" for part in PARTS),
+    f"{SUBGROUP}*",
 )
 
 
@@ -136,9 +138,10 @@ class Npz(Cut):
     records are) and `test_...` are optional: a part that the file lacks is cut from the training
     records, each by a keyed hash of itself. `train_groups` (N,), numbers or names, say whose record each
     is; a group is never divided. `public_images` and `public_labels` are of nobody who must be protected:
-    the evaluator of class inversions learns from them. `classes` names each label, for how many there are
-    is public, not counted. Labels may be several a record, (N, labels) of 0 and 1, or numbers within
-    `target_bounds`: `task` says so.
+    the evaluator of class inversions learns from them. `test_subgroup_NAME` (N,), numbers or names, tell test
+    records apart, such as `test_subgroup_scanner`: utility is measured for each. `classes` names each label,
+    for how many there are is public, not counted. Labels may be several a record, (N, labels) of 0 and 1, or
+    numbers within `target_bounds`: `task` says so.
     `lazy` leaves the images in the file, for more than memory holds; it must not be compressed.
     """
 
@@ -185,6 +188,7 @@ class Npz(Cut):
             mean=self.mean,
             std=self.std,
             public=given.get("public"),
+            subgroups=_subgroups(arrays, given, path),
             raw=self._raw(arrays["train_images"], given["train"]),
         )
 
@@ -216,12 +220,7 @@ def _groups(arrays: Mapping[str, np.ndarray], given: Mapping[str, Records], path
     """Group ids of the training records, or None; raises DataError for a patient in two parts of the file."""
     named = {part: arrays[f"{part}_groups"] for part in given if f"{part}_groups" in arrays}
     for part, names in named.items():
-        if names.ndim != 1 or names.dtype.kind not in "iuUS":
-            raise DataError(
-                f"{part}_groups of {path} is {names.dtype} of shape {names.shape}: "
-                f"store one number or name a record"
-            )
-        same_count(names, given[part].labels, name=f"{part}_groups of {path}", other=f"{part}_labels")
+        _check_names(names, f"{part}_groups", given[part], path)
     for first, second in (("train", "val"), ("train", "test"), ("val", "test")):
         one, other = (named.get(part, np.array([])).tolist() for part in (first, second))
         if shared := set(one) & set(other):
@@ -231,3 +230,24 @@ def _groups(arrays: Mapping[str, np.ndarray], given: Mapping[str, Records], path
                 f"records {places[0]} and {places[1]}: keep all records of a patient in one part"
             )
     return number_groups(named["train"]) if "train" in named else None
+
+
+def _subgroups(
+    arrays: Mapping[str, np.ndarray], given: Mapping[str, Records], path: Path
+) -> dict[str, list[str]]:
+    """By what test records are told apart, the value of each."""
+    found = {key: values for key, values in arrays.items() if key.startswith(SUBGROUP)}
+    for key, values in found.items():
+        if "test" not in given:
+            raise DataError(f"{path} holds {key} but no test_images: save those of the test records, too")
+        _check_names(values, key, given["test"], path)
+    return {key.removeprefix(SUBGROUP): values.astype(str).tolist() for key, values in found.items()}
+
+
+def _check_names(names: np.ndarray, key: str, records: Records, path: Path) -> None:
+    """Raises DataError unless these are numbers or names, one a record."""
+    if names.ndim != 1 or names.dtype.kind not in "iuUS":
+        raise DataError(
+            f"{key} of {path} is {names.dtype} of shape {names.shape}: store one number or name a record"
+        )
+    same_count(names, records.labels, name=f"{key} of {path}", other=f"{key.partition('_')[0]}_labels")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dptrain.contracts import DataError, Sensitive
-from dptrain.data.columns import Category, Number, Wrong, as_text
+from dptrain.data.columns import MISSING, Category, Number, Wrong, as_text
 from dptrain.data.labels import within
 from dptrain.data.sensitive import sensitive
 
@@ -20,12 +20,16 @@ LISTED = 20  # violations told one by one; the rest are counted
 
 @dataclass(frozen=True, kw_only=True)
 class Encoded:
-    """A table as numbers: inputs (N, width), labels (N, ...), group names (N,), part of the split (N,)."""
+    """A table as numbers: inputs (N, width), labels (N, ...), group names (N,), part of the split (N,).
+
+    Of the columns that subgroups are told apart by, the value of each row: (N,) text.
+    """
 
     inputs: Tensor
     labels: Tensor
     groups: np.ndarray | None
     parts: np.ndarray | None
+    subgroups: dict[str, np.ndarray]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +42,7 @@ class Schema:
     group: str | None = None
     split: Category | None = None  # its categories name the parts
     ignored: tuple[str, ...] = ()
+    subgroups: tuple[str, ...] = ()  # columns of the inputs, or ignored ones
 
     @property
     def mean(self) -> tuple[float, ...]:
@@ -48,12 +53,16 @@ class Schema:
         return sum((column.std for column in self.columns), ())
 
     @property
+    def _starts(self) -> list[int]:
+        """Where each column begins in an input."""
+        return np.cumsum([0, *(column.width for column in self.columns)]).tolist()
+
+    @property
     def targets(self) -> tuple[Sensitive, ...]:
         """The sensitive columns, where they sit in an input."""
-        starts = np.cumsum([0, *(column.width for column in self.columns)]).tolist()
         placed = {
             column.name: sensitive(column, at)
-            for column, at in zip(self.columns, starts, strict=False)
+            for column, at in zip(self.columns, self._starts, strict=False)
             if column.name in self.sensitive
         }
         return tuple(placed[name] for name in self.sensitive)
@@ -79,15 +88,30 @@ class Schema:
             wrong.add(self.group, [((named.isna() | (named == "")).to_numpy(bool), "is empty")])
             groups = named.to_numpy(object)
         wrong.refuse()
+        inputs = torch.from_numpy(np.concatenate(blocks, axis=1)).float()
         return Encoded(
-            inputs=torch.from_numpy(np.concatenate(blocks, axis=1)).float(),
+            inputs=inputs,
             labels=labels[0] if len(labels) == 1 else torch.stack(labels, 1).float(),
             groups=None if groups is None else groups.astype(str),
             parts=split,
+            subgroups={name: self._values(name, inputs, table[name]) for name in self.subgroups},
         )
+
+    def _values(self, name: str, inputs: Tensor, cells: pd.Series) -> np.ndarray:
+        """The value of each row in a column: its category, its band, or the text of an ignored one."""
+        placed = {column.name: (column, at) for column, at in zip(self.columns, self._starts, strict=False)}
+        if name not in placed:
+            return cells.map(as_text, na_action="ignore").fillna(MISSING).to_numpy(object)
+        column, at = placed[name]
+        found = sensitive(column, at)
+        values = np.array(found.names, dtype=object)[found.read(inputs).numpy()]
+        if isinstance(column, Number) and column.missing:
+            values[inputs[:, at + 1].bool().numpy()] = MISSING
+        return values
 
     def _expected(self) -> list[str]:
         names = [column.name for column in (*self.columns, *self.target)]
+        names += [name for name in self.subgroups if name not in names]
         return names + [name for name in (self.group, self.split and self.split.name) if name]
 
     @classmethod

@@ -31,7 +31,8 @@ class Tabular(Cut):
     `columns` declares what each column holds, in the order of the inputs; `target` is the column
     of labels, `classes` its values in label order; of `task` regression it is a number in `target_bounds`, of
     multi_label several columns of 0 and 1. `ignored` names columns that are not used.
-    Attribute inference aims at the `sensitive` columns. Rows with the same `group` are one person's.
+    Attribute inference aims at the `sensitive` columns. What the model is able to do for whom is measured by
+    the `subgroups`, columns or ignored ones. Rows with the same `group` are one person's.
     `split` says by which column and values the table is divided already; otherwise, and for the
     held-out rows it does not name, each person (or row) is assigned by a keyed hash.
 
@@ -48,6 +49,7 @@ class Tabular(Cut):
     path: str | None = None
     name: str | None = None  # None: the path's
     sensitive: Sequence[str] = ()
+    subgroups: Sequence[str] = ()
     group: str | None = None
     split: Mapping[str, Any] | None = None
     ignored: Sequence[str] = ()
@@ -79,6 +81,7 @@ class Tabular(Cut):
             group=self.group,
             split=self.split,
             ignored=self.ignored,
+            subgroups=self.subgroups,
         )
 
     @cached_property
@@ -131,12 +134,13 @@ class Tabular(Cut):
                 test=0.0 if "test" in given else self.test_fraction,
             )
         )
+        tested = given.get("test", test)
         return assemble(
             name=self.name or Path(str(self.path)).name.partition(".")[0],
             source=source,
             train=records.take(train),
             holdout=records.take(given.get("holdout", holdout)),
-            test=records.take(given.get("test", test)),
+            test=records.take(tested),
             classes=self.labels.classes,
             task=self.labels.task,
             mean=self.mean,
@@ -145,6 +149,7 @@ class Tabular(Cut):
             group_ids=None if groups is None else groups[train],
             holdout_group_ids=None if groups is None else groups[given.get("holdout", holdout)],
             group_word=self.group_word,
+            subgroups={name: values[tested.numpy()] for name, values in rows.subgroups.items()},
             sensitive=self.schema.targets,
             key=key,
             raw=of_table(self.schema.columns),

@@ -15,7 +15,7 @@ from torch import nn
 from dptrain.assembly.components import Parts
 from dptrain.assembly.model import make_model
 from dptrain.assembly.records import load_splits
-from dptrain.assembly.values import make_budget, make_context, make_outputs, make_streams
+from dptrain.assembly.values import given_output, make_budget, make_context, make_outputs, make_streams
 from dptrain.config import Config
 from dptrain.contracts import (
     Access,
@@ -238,7 +238,12 @@ class Experiment:
 
     def utility(self, subject: Subject) -> Utility:
         """How well a subject does on the test records."""
-        return measure_utility(subject.release, self.splits, confidence=self.config.evidence.confidence)
+        return measure_utility(
+            subject.release,
+            self.splits,
+            confidence=self.config.evidence.confidence,
+            as_they_are=given_output(self.config.release) is None,
+        )
 
     def _fit(
         self, title: str, mechanism: Mechanism, stage: Stage, context: Context

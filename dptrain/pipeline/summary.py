@@ -14,7 +14,8 @@ from torch import nn
 
 from dptrain.assembly.values import given_away
 from dptrain.config import Config
-from dptrain.contracts import Briefing, Constants, Guarantee, Plan, Report, Splits, Statement
+from dptrain.contracts import Briefing, Constants, Cost, Guarantee, Plan, Report, Splits, Statement
+from dptrain.evaluation.costs import costs
 from dptrain.evaluation.scorer import Measured
 from dptrain.evaluation.stage import Subject
 from dptrain.evidence.verdict import of_void
@@ -152,15 +153,20 @@ def attacked(
     seconds: Mapping[str, float],
 ) -> Report:
     """The report with what attacks have measured."""
+    utility = None if control is None else experiment.utility(control)
+    paid: tuple[Cost, ...] = ()
+    if utility is not None:
+        paid = costs(report.utility, utility, experiment.splits, experiment.config.evidence.confidence)
     return redacted(
         replace(
             report,
+            costs=paid,
             leakage=tuple(map(of_void, measured.leakage) if report.guarantee.void else measured.leakage),
             gallery=measured.gallery,
             queries=measured.queries,
             exposed=measured.exposed,
             not_run=tuple(measured.not_run),
-            control=None if control is None else experiment.utility(control),
+            control=utility,
             seconds={**seconds, **experiment.cache.seconds},
         )
     )

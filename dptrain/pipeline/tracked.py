@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
@@ -11,7 +12,7 @@ from dptrain.config import Config
 from dptrain.contracts import Report
 from dptrain.pipeline import counts as records
 from dptrain.pipeline.experiment import Experiment
-from dptrain.report import sentences
+from dptrain.report import costs, sentences
 from dptrain.tracking import NOTE
 
 PLACES = (
@@ -55,6 +56,9 @@ def metrics(report: Report) -> Iterator[tuple[str, float, int]]:
     yield f"floor/{metric}", report.floor_accuracy, 0
     for name, found in report.utility.more.items():
         yield name, found.value, 0
+    if report.utility.calibration is not None:
+        yield "calibration_error", report.utility.calibration.error.value, 0
+    yield from _by_part(report)
     stated = report.guarantee
     yield "guarantee/epsilon", stated.epsilon, 0
     yield "guarantee/delta", stated.delta, 0
@@ -79,6 +83,20 @@ def metrics(report: Report) -> Iterator[tuple[str, float, int]]:
             yield f"bound/{name}", line.bound, 0
     for key, seconds in report.seconds.items():
         yield f"seconds/{key}", seconds, 0
+
+
+def _by_part(report: Report) -> Iterator[tuple[str, float, int]]:
+    """Utility for each class and each subgroup, and what privacy costs it: control minus release."""
+    found, paid = costs.parts(report.utility), {(each.by, each.name): each for each in report.costs}
+    names: list[str] = []
+    for (by, value), measured in found.items():
+        name = re.sub(r"[^\w.-]+", "_", f"{by}.{value}")
+        while name in names:  # such as those of <5 and >5
+            name += "_"
+        names.append(name)
+        yield f"utility/{name}", measured.value, 0
+        if (by, value) in paid:
+            yield f"cost/{name}", -paid[by, value].difference.value, 0
 
 
 def tags(report: Report) -> Mapping[str, str]:

@@ -13,9 +13,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from dptrain.contracts import Briefing, Estimate, Interval, Leakage, Report
+from dptrain.contracts import Briefing, Estimate, Interval, Leakage, Report, Utility
 from dptrain.evidence.verdict import BROKEN, LEAKS, NOT_SHOWN, RESISTED, kind
-from dptrain.report import counts, defences, learned, words
+from dptrain.report import costs, counts, defences, learned, words
 from dptrain.report.leakage_words import named
 
 TONE = {LEAKS: "yellow", BROKEN: "bold red", RESISTED: "green", NOT_SHOWN: "bold yellow"}
@@ -136,7 +136,40 @@ def _utility(report: Report) -> list[_Row]:
             name="AUROC", measured=_number(utility.auroc), control=None if control is None else control.auroc
         ),
         _Row(name="loss", measured=_number(utility.loss), control=None if control is None else control.loss),
+        *_calibration(utility, control),
+        *_worst(report),
     ]
+
+
+def _calibration(utility: Utility, control: Utility | None) -> Iterator[_Row]:
+    if utility.calibration is not None:
+        beside = None if control is None or control.calibration is None else control.calibration.error
+        yield _Row(name="calibration error", measured=_measured(utility.calibration.error), control=beside)
+
+
+def _worst(report: Report) -> Iterator[_Row]:
+    """The class or subgroup for which the model does worst, and the one that privacy costs the most."""
+    if not (found := costs.parts(report.utility)):
+        return
+    control = {} if report.control is None else costs.parts(report.control)
+    worst = min(found, key=lambda key: found[key].value)
+    yield _Row(
+        name="worst for",
+        detail=costs.name(*worst),
+        measured=_measured(found[worst]),
+        control=control.get(worst),
+    )
+    if len(report.costs) > 1:
+        most = min(report.costs[1:], key=lambda each: each.difference.value)
+        yield _Row(
+            name="costs most",
+            detail=costs.name(most.by, most.name),
+            measured=_measured(most.release),
+            control=most.control,
+            verdict=Text("more than the rest", style="yellow")
+            if most in costs.more(report.costs)
+            else Text("not shown to be more than the rest"),
+        )
 
 
 def _guarantee(report: Report) -> list[_Row]:

@@ -28,6 +28,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "counts": asdict(report.counts),
         "utility": _utility(report.utility),
         "control": None if report.control is None else _utility(report.control),
+        "costs": [asdict(each) for each in report.costs],
         "floor_accuracy": report.floor_accuracy,
         "guarantee": to_json(report.guarantee),
         "epsilon_by_step": report.epsilon_by_step,
@@ -57,15 +58,16 @@ def _utility(utility: Utility) -> dict[str, Any]:
         "auroc": utility.auroc,
         "loss": utility.loss,
         "records": utility.records,
-        **_of_another_task(utility),
+        "metric": utility.metric,
+        **{name: _by_name(getattr(utility, name)) for name in ("more", "by_class")},
+        "by_subgroup": [asdict(each) for each in utility.by_subgroup],
+        "confusion": utility.confusion,
+        "calibration": None if utility.calibration is None else asdict(utility.calibration),
     }
 
 
-def _of_another_task(utility: Utility) -> dict[str, Any]:
-    """What `accuracy` stands for, and further measures, where the task is not classification."""
-    if utility.metric == "accuracy":
-        return {}
-    return {"metric": utility.metric, "more": {name: asdict(each) for name, each in utility.more.items()}}
+def _by_name(found: Mapping[str, Interval]) -> dict[str, Any]:
+    return {name: asdict(each) for name, each in found.items()}
 
 
 def _leakage(line: Leakage) -> dict[str, Any]:

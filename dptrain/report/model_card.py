@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from dptrain.contracts import Report
-from dptrain.report import answers, assumptions, counts, render, selection, sentences, tables, words
+from dptrain.report import answers, assumptions, counts, render, sections, selection, sentences, tables, words
 from dptrain.report.blocks import Block, Code, Heading, Paragraph, Section, Tabular, bullets
 
 
@@ -120,8 +120,13 @@ def _data(report: Report) -> Section:
 
 
 def _evaluation(report: Report) -> Section:
-    alone = replace(report, control=None)  # the control is not released, nor is what it can do
-    return _section("Evaluation", Paragraph(sentences.worth(alone)), Tabular(tables.utility(alone)))
+    alone = replace(report, control=None, costs=())  # the control is not released, nor is what it can do
+    return _section(
+        "Evaluation",
+        Paragraph(sentences.worth(alone)),
+        Tabular(tables.utility(alone)),
+        *sections.by_part(alone),
+    )
 
 
 def _privacy(report: Report, *, measured: bool) -> Section:

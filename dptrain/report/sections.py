@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dptrain.contracts import Leakage, Report
 from dptrain.evidence.verdict import BROKEN, LEAKS, NOT_SHOWN, RESISTED, TOO_WEAK, kind
-from dptrain.report import answers, assumptions, counts, sentences, tables, words
+from dptrain.report import answers, assumptions, costs, counts, sentences, tables, words
 from dptrain.report.blocks import (
     Answers,
     Block,
@@ -69,6 +69,7 @@ def verdict(report: Report) -> Section:
         ),
         Heading("What the model is worth"),
         Paragraph(sentences.worth(report)),
+        *([Paragraph(paid)] if (paid := costs.sentence(report)) else []),
         *([Heading("Each measurement"), Findings(tuple(findings))] if findings else []),
     )
 
@@ -116,12 +117,30 @@ def numbers(report: Report) -> Section:
         Tabular(tables.utility(report), "utility-table", "What the model is able to do.", style="short"),
         Paragraph(sentences.data(report)),
         *([bullets(*counts.scaled(report.scaled))] if report.scaled else []),
+        *by_part(report),
     ]
     if report.leakage:
         blocks += _leakage(report)
     if report.leakage and report.exposed:
         blocks.append(Paragraph(f"[exposure.csv](exposure.csv) {sentences.exposure(report)}"))
     return _section("numbers", *blocks)
+
+
+def by_part(report: Report) -> list[Block]:
+    """What the model is able to do for each class and each subgroup, and how far it knows."""
+    blocks: list[Block] = []
+    if (found := costs.by_part(report)) is not None:
+        blocks += [
+            Heading("Classes and subgroups"),
+            Tabular(found, "costs-table", costs.caption(report), style="wide"),
+            Paragraph(costs.legend(report), style="note"),
+        ]
+    if (named := costs.confusion(report.utility)) is not None:
+        caption = "How often each class is named for test records of each class."
+        blocks.append(Tabular(named, "confusion-table", caption, style="short"))
+    if calibrated := costs.calibrated(report):
+        blocks.append(Paragraph(calibrated))
+    return blocks
 
 
 def _leakage(report: Report) -> list[Block]:

@@ -46,6 +46,21 @@ def measured(value: Interval) -> str:
     return f"{number(value.value)} {interval(value)}"
 
 
+def signed(value: float) -> str:
+    """A number with its sign, a true minus.
+
+    >>> signed(0.125), signed(-0.5), signed(-0.0001)
+    ('+0.125', '−0.500', '0.000')
+    """
+    text = number(abs(value))
+    return text if text == number(0.0) else f"{'+' if value > 0 else '−'}{text}"
+
+
+def difference(value: Interval) -> str:
+    """A difference and its interval: −0.041 [−0.060, −0.022]."""
+    return f"{signed(value.value)} [{signed(value.low)}, {signed(value.high)}]"
+
+
 def at_most(value: float) -> str:
     """A bound in as many digits as `number` gives, rounded up.
 

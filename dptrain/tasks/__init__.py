@@ -12,4 +12,6 @@ __all__ = ["Classification", "MultiLabel", "NextToken", "Ordinal", "Regression",
 
 def task_of(splits: Splits) -> Task:
     """The task that the data declare; classification where they declare none."""
-    return splits.task or Classification(classes=splits.num_classes, prior=splits.class_prior)
+    return splits.task or Classification(
+        classes=splits.num_classes, prior=splits.class_prior, names=splits.classes
+    )

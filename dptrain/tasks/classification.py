@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, nll_loss
 
-from dptrain.contracts import Utility
+from dptrain.contracts import Interval, Utility
 from dptrain.contracts.task import Pairs
+from dptrain.evidence.calibration import calibration
 from dptrain.evidence.intervals import clopper_pearson
 
 LEAST = 1e-30  # stands for a probability of zero
@@ -22,7 +23,8 @@ LEAST = 1e-30  # stands for a probability of zero
 class Classification:
     """One of some classes: labels (n,) int64, outputs logits (n, classes), predictions probabilities.
 
-    `prior` are declared frequencies of the classes, where they are unequal.
+    `prior` are declared frequencies of the classes, where they are unequal; `names` are what classes are
+    called, their numbers where none are given.
     """
 
     name: ClassVar[str] = "classification"
@@ -31,6 +33,7 @@ class Classification:
 
     classes: int
     prior: tuple[float, ...] | None = None
+    names: tuple[str, ...] = field(default=(), repr=False)  # which no training depends on
 
     @property
     def outputs(self) -> tuple[int, ...]:
@@ -62,7 +65,8 @@ class Classification:
 
     def utility(self, predictions: Pairs, *, confidence: float) -> Utility:
         made, labels = zip(*predictions, strict=True)
-        return measure_utility(torch.cat(made), torch.cat(labels), confidence=confidence)
+        names = self.names or tuple(map(str, range(self.classes)))
+        return measure_utility(torch.cat(made), torch.cat(labels), confidence=confidence, names=names)
 
     def floor(self, labels: Tensor) -> float:
         """Accuracy of always naming the most frequent class."""
@@ -102,21 +106,45 @@ def make_loss(class_prior: Sequence[float] | None) -> Callable[[Tensor, Tensor],
     return lambda logits, labels: cross_entropy(logits + shift.to(logits), labels, reduction="none")
 
 
-def measure_utility(probabilities: Tensor, labels: Tensor, *, confidence: float) -> Utility:
+def measure_utility(
+    probabilities: Tensor, labels: Tensor, *, confidence: float, names: Sequence[str]
+) -> Utility:
     """Accuracy with its exact interval, AUROC (macro, one class against the rest) and mean loss.
 
     A record whose probabilities are no numbers, as where a network's values overflow, is classified wrongly.
-    AUROC and loss are undefined then, and the AUROC of a class that is alone in the test records too.
+    AUROC, loss and calibration are undefined then, and the AUROC of a class that is alone in the test records
+    too. A class that is not in the test records has no recall, and no share in the balanced accuracy.
     """
     finite = probabilities.isfinite().all(-1)
-    correct = int(((probabilities.argmax(-1) == labels) & finite).sum())
+    surest, named = probabilities.max(-1)
+    right = (named == labels) & finite
     logs = probabilities.double().clamp(min=torch.finfo(torch.float32).tiny).log()
+    counts = torch.bincount(len(names) * labels[finite] + named[finite], minlength=len(names) ** 2)
+    rows = counts.reshape(len(names), len(names)).tolist()
+    recalls = {
+        name: clopper_pearson(int(right[labels == label].sum()), int((labels == label).sum()), confidence)
+        for label, name in enumerate(names)
+        if bool((labels == label).any())
+    }
     return Utility(
-        accuracy=clopper_pearson(correct, len(labels), confidence),
+        accuracy=clopper_pearson(int(right.sum()), len(labels), confidence),
         auroc=_auroc(probabilities.double(), labels),
         loss=float(nll_loss(logs, labels)),
         records=len(labels),
+        more={"balanced_accuracy": _mean(tuple(recalls.values()))},
+        by_class=recalls,
+        confusion={name: dict(zip(names, row, strict=True)) for name, row in zip(names, rows, strict=True)},
+        calibration=calibration(surest, right, confidence) if bool(finite.all()) else None,
+        scores=right.double(),
     )
+
+
+def _mean(found: Sequence[Interval]) -> Interval:
+    """The mean of independent estimates, from their intervals (Zou and Donner 2008)."""
+    value = sum(each.value for each in found) / len(found)
+    below = math.hypot(*(each.value - each.low for each in found)) / len(found)
+    above = math.hypot(*(each.high - each.value for each in found)) / len(found)
+    return Interval(value=value, low=value - below, high=value + above)
 
 
 def _auroc(probabilities: Tensor, labels: Tensor) -> float:

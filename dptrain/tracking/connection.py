@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from getpass import getuser
 from hashlib import sha256
@@ -39,6 +39,20 @@ def alone_with(uri: str) -> FileLock:
     """
     name = sha256(f"{getuser()} {uri}".encode()).hexdigest()[:16]
     return FileLock(Path(gettempdir()) / f"dptrain-{name}.lock")
+
+
+def look_and_write(uri: str, call: Callable[[], None]) -> None:
+    """Make a call by which MLflow looks whether a row is there and then writes it.
+
+    Once more where it fails, as it does if a process of another machine wrote the row in between.
+    """
+    from mlflow.exceptions import MlflowException
+
+    with alone_with(uri):
+        try:
+            call()
+        except MlflowException:
+            call()
 
 
 def default() -> str:

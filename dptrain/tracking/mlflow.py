@@ -28,6 +28,7 @@ from dptrain.tracking.connection import (
     impatiently,
     import_mlflow,
     is_server,
+    look_and_write,
     quietly,
     store_of,
 )
@@ -236,7 +237,7 @@ class MLflowRun:
             profile=profile,
         )
         with self._storing():
-            self._client.log_inputs(self.run_id, [DatasetInput(used)])
+            look_and_write(self._uri, lambda: self._client.log_inputs(self.run_id, [DatasetInput(used)]))
         self._of_model |= {"dataset_name": name, "dataset_digest": digest}
 
     def model(self, model: Served) -> None:

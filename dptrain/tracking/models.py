@@ -21,7 +21,7 @@ from dptrain.contracts import Inputs, Served
 from dptrain.contracts.trees import by_name
 from dptrain.installed import UNKNOWN, own_version
 from dptrain.tracking import served as code
-from dptrain.tracking.connection import first_line, quietly
+from dptrain.tracking.connection import first_line, look_and_write, quietly
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -127,7 +127,9 @@ def register(client: MlflowClient, name: str, logged: ModelInfo, verdict: str) -
         tags={"verdict": verdict},
         description=(logged.metadata or {}).get("guarantee"),
     )
-    client.set_registered_model_alias(name, verdict, made.version)
+    look_and_write(
+        client.tracking_uri, lambda: client.set_registered_model_alias(name, verdict, made.version)
+    )
 
 
 def _export(model: Served, blank: Inputs, folder: Path) -> bool:

@@ -26,14 +26,17 @@ def test_the_document_survives_the_file(report: Report, tmp_path: Path) -> None:
 
 def test_every_number_is_there_and_is_a_number(report: Report) -> None:
     document = as_json(report)
-    assert document["utility"] == {
-        "accuracy": 0.873,
-        "accuracy_low": 0.851,
-        "accuracy_high": 0.892,
-        "auroc": 0.981,
-        "loss": 0.412,
-        "records": 1000,
-    }
+    assert (
+        document["utility"].items()
+        >= {
+            "accuracy": 0.873,
+            "accuracy_low": 0.851,
+            "accuracy_high": 0.892,
+            "auroc": 0.981,
+            "loss": 0.412,
+            "records": 1000,
+        }.items()
+    )
     assert document["control"]["accuracy"] == 0.951
     assert document["guarantee"] == to_json(report.guarantee)
     assert from_json(document["guarantee"]) == report.guarantee

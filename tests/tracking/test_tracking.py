@@ -7,9 +7,11 @@ import os
 import re
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import pytest
@@ -204,6 +206,22 @@ def kept(network: nn.Module, blank: Tensor, **changes: Any) -> contracts.Served:
         "answers": network, "blank": blank, "names": (), "raw": None, "metadata": {}, "verdict": "passed",
     }  # fmt: skip
     return contracts.Served(**{**values, **changes})
+
+
+def test_jobs_that_begin_together_name_the_same_data(here: Path) -> None:
+    tracking = MLflow(uri=f"sqlite:///{here / 'mlflow.db'}", experiment="together")
+    with ExitStack() as opened:
+        trackers = [opened.enter_context(tracking.open(f"job {job}", Path("out"))) for job in range(4)]
+        with ThreadPoolExecutor(len(trackers)) as jobs:
+            for name in map(str, range(10)):  # of each the store's first look finds none
+                start = Barrier(len(trackers))
+                for told in [jobs.submit(_name_data, tracker, name, start) for tracker in trackers]:
+                    told.result()
+
+
+def _name_data(tracker: Tracker, name: str, start: Barrier) -> None:
+    start.wait()
+    tracker.data(name, {"train": 60})
 
 
 def test_the_model_can_be_loaded_and_served(here: Path, client: Any) -> None:

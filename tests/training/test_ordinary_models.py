@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from dptrain.contracts import Budget, ConfigError, Splits
+from dptrain.contracts.layers import FrozenBatchNorm, GroupNormOfEnough
 from dptrain.mechanisms.dpsgd import DPSGD
 from dptrain.mechanisms.non_private import NonPrivate
 from dptrain.privacy.accountant import DPSGDPlan
-from dptrain.privacy.layers import FrozenBatchNorm, GroupNormOfEnough, check_layers
+from dptrain.privacy.layers import check_layers
 from dptrain.training.estimate import blank, seconds_per_step
 
 pytestmark = pytest.mark.run

@@ -16,11 +16,18 @@ from torch.func import functional_call, grad, vmap
 from torch.utils.hooks import RemovableHandle
 
 from dptrain.contracts import MadeKernels
+from dptrain.contracts.layers import FrozenBatchNorm
 from dptrain.privacy.bookkeeping.attention import attention, sequence_bias
 from dptrain.privacy.bookkeeping.convolution import convolution, made_kernels, transposed_convolution
 from dptrain.privacy.bookkeeping.embedding import bag, embedding
 from dptrain.privacy.bookkeeping.linear import linear
-from dptrain.privacy.bookkeeping.normalisation import group_norm, instance_norm, layer_norm, rms_norm
+from dptrain.privacy.bookkeeping.normalisation import (
+    frozen_batch_norm,
+    group_norm,
+    instance_norm,
+    layer_norm,
+    rms_norm,
+)
 from dptrain.privacy.bookkeeping.products import by_onednn
 from dptrain.privacy.bookkeeping.recurrent import cell, recurrent
 from dptrain.privacy.bookkeeping.shares import Instantiated, Share
@@ -45,6 +52,7 @@ RULES: Mapping[type[nn.Module], Rule] = {
     nn.InstanceNorm3d: instance_norm,
     nn.LayerNorm: layer_norm,
     nn.RMSNorm: rms_norm,
+    FrozenBatchNorm: frozen_batch_norm,
     nn.Embedding: embedding,
     SequenceBias: sequence_bias,
 }

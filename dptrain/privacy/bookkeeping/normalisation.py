@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dptrain.contracts.layers import FrozenBatchNorm
 from dptrain.privacy.bookkeeping.shares import Instantiated, Share
 from dptrain.privacy.bookkeeping.uses import Use, sum_copies
 
@@ -45,6 +46,21 @@ def rms_norm(use: Use) -> dict[Tensor, Share]:
     eps = layer.eps if layer.eps is not None else torch.finfo(layer.weight.dtype).eps
     normalise = partial(F.rms_norm, normalized_shape=layer.normalized_shape, eps=eps)
     return _by_feature(use, layer.weight, None, normalise)
+
+
+def frozen_batch_norm(use: Use) -> dict[Tensor, Share]:
+    """Shares of scale and shift (channels,) of a BatchNorm whose statistics are constants."""
+    layer = use.layer
+    assert isinstance(layer, FrozenBatchNorm)
+    x, dy = use.x.flatten(2), use.dy.flatten(2)
+    shape = (1, -1) + (1,) * (x.dim() - 2)
+    mean, variance = layer.running_mean.to(x).view(shape), layer.running_var.to(x).view(shape)
+    product = (x - mean) * (variance + layer.eps).rsqrt() * dy
+    between = tuple(range(2, x.dim()))
+    weight, bias = (layer.get_parameter(name) for name in ("weight", "bias"))
+    return _shares(
+        use, {weight: product.sum(between), bias: dy.sum(between)} if between else {weight: product, bias: dy}
+    )
 
 
 def _by_channel(

@@ -46,20 +46,15 @@ def difference(found: Paired) -> str:
     if found.pairs < FEWEST:
         return f"not judged [{spread.method.replace('seed', 'pair')}]"
     if spread.interval is not None:
-        low, high = signed(spread.interval.low), signed(spread.interval.high)
-        return f"{signed(spread.interval.value)} {_tied(f'[{low}, {high}]')}"
-    return f"{'; '.join(dict.fromkeys(map(signed, spread.values)))} [{spread.method.replace('seed', 'pair')}]"
+        low, high = words.signed(spread.interval.low), words.signed(spread.interval.high)
+        return f"{words.signed(spread.interval.value)} {_tied(f'[{low}, {high}]')}"
+    each = "; ".join(dict.fromkeys(map(words.signed, spread.values)))
+    return f"{each} [{spread.method.replace('seed', 'pair')}]"
 
 
 def _tied(interval: str) -> str:
     """An interval that no line break parts."""
     return interval.replace(", ", ",\u00a0")
-
-
-def signed(value: float) -> str:
-    """A number with its sign, a true minus."""
-    text = words.number(abs(value))
-    return text if not float(text.replace(",", "")) else f"{'+' if value > 0 else '−'}{text}"
 
 
 def p_value(found: Paired) -> str:

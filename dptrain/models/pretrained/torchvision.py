@@ -1,0 +1,115 @@
+"""Every classification model of torchvision, with a fresh head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from torch import nn
+from torchvision.models import SwinTransformer
+
+from dptrain.contracts import ConfigError
+from dptrain.contracts.ranges import Count
+from dptrain.models.pretrained.backbone import Backbone, Trainable, check_images, with_head
+from dptrain.models.pretrained.stages import POOLED
+from dptrain.models.pretrained.weights import Origin, file_hash, load, read_weights
+
+DEFAULT = "DEFAULT"
+
+
+def torchvision_model(
+    shape: Sequence[int],
+    num_classes: int,
+    *,
+    name: str,
+    weights: str | None = None,
+    sha256: str | None = None,
+    trained_on: str | None = None,
+    trainable: Trainable = "head",
+    size: Count | None = None,
+    features: str | Sequence[str] = POOLED,
+    normalise_features: bool = False,
+) -> nn.Module:
+    """The classification model of this name, from images `shape` (C, H, W) to logits (N, num_classes).
+
+    `weights` is a file, DEFAULT (torchvision's own, downloaded into its cache) or None (random). Raises
+    ConfigError.
+    """
+    _, height, width = check_images(name, shape)
+    known = torchvision.models.list_models(module=torchvision.models)
+    if name not in known:
+        close = ", ".join(get_close_matches(name, known, n=3)) or "resnet18, densenet121, vit_b_16"
+        raise ConfigError(
+            f"model.name={name} is no classification model of torchvision; did you mean {close}?"
+        )
+    side = size or height
+    if "vit_" in name and size is None and height != width:
+        raise ConfigError(f"model.name={name} takes square images; set model.size, such as 224")
+    published = torchvision.models.get_model_weights(name).DEFAULT
+    network = torchvision.models.get_model(name, weights=None, **_arguments(name, side, weights))
+    head = _beheaded(network)
+    origin = None
+    if weights is not None:
+        path = Path(weights).expanduser()
+        if weights == DEFAULT:
+            path = _downloaded(published)
+            trained_on = trained_on or f"ImageNet-1k, as torchvision says of its weights {published.name}"
+        digest = file_hash(path, sha256)
+        load(network, read_weights(path), name=name, head=[head])
+        origin = Origin(name=name, trained_on=trained_on, sha256=digest)
+    transforms = published.transforms()
+    return with_head(
+        Backbone(
+            network=network,
+            mean=transforms.mean,
+            std=transforms.std,
+            channels_last=isinstance(network, SwinTransformer),
+            origin=origin,
+        ),
+        shape,
+        num_classes,
+        trainable=trainable,
+        size=size,
+        features=features,
+        normalise_features=normalise_features,
+    )
+
+
+def _arguments(name: str, side: int, weights: str | None) -> dict[str, Any]:
+    """What the constructors of some need beside their number of classes."""
+    if name.startswith("vit_"):
+        return {"image_size": side}
+    if name.startswith("maxvit"):
+        return {"input_size": (side, side)}
+    if name in ("inception_v3", "googlenet"):
+        return {"aux_logits": False, "init_weights": weights is None, "transform_input": weights is not None}
+    return {}
+
+
+def _beheaded(network: nn.Module) -> str:
+    """Take the classifier off, which leaves features (N, width); its name."""
+    if isinstance(network, torchvision.models.SqueezeNet):  # whose classifier is a convolution, then a mean
+        network.classifier = nn.AdaptiveAvgPool2d(1)
+        return "classifier"
+    name = [name for name, layer in network.named_modules() if isinstance(layer, nn.Linear)][-1]
+    owner, _, last = name.rpartition(".")
+    setattr(network.get_submodule(owner), last, nn.Identity())
+    return name
+
+
+def _downloaded(published: Any) -> Path:
+    """The file of torchvision's own weights, from the cache of torch.hub, into which it downloads them."""
+    path = Path(torch.hub.get_dir()) / "checkpoints" / published.url.rpartition("/")[2]
+    if not path.is_file():
+        try:
+            published.get_state_dict(progress=False, check_hash=True)
+        except Exception as error:
+            raise ConfigError(
+                f"model.weights=DEFAULT: {published.url} cannot be had ({type(error).__name__}); download it "
+                f"elsewhere and give it as model.weights=PATH, or put it at {path}"
+            ) from error
+    return path

@@ -1,0 +1,153 @@
+"""What the model is able to do for whom, and what privacy costs them: tables and sentences."""
+
+from __future__ import annotations
+
+from dptrain.contracts import Cost, Interval, Report, Utility
+from dptrain.report import words
+from dptrain.report.blocks import Table
+
+LISTED = 3  # of those who pay, by name in a sentence
+WIDEST = 12  # classes of a confusion table that is shown; larger ones are in report.json
+
+
+def name(by: str, value: str) -> str:
+    """Whom a row is about: all test records, class ill, sex = Female."""
+    if by == "all":
+        return "all test records"
+    return f"class {value}" if by == "class" else f"{by.replace('_', ' ')} = {value}"
+
+
+def by_part(report: Report) -> Table | None:
+    """The release on each class and each subgroup, beside the control model where there is one."""
+    costs = {(each.by, each.name): each for each in report.costs}
+    found, control = parts(report.utility), {} if report.control is None else parts(report.control)
+    if not found:
+        return None
+    counts = records(report.utility)
+    beside = ("control model", "release − control", "the same, less that of the others") if control else ()
+    return Table(
+        heads=("", "records", "release", *beside),
+        rows=tuple(
+            (
+                name(*key),
+                f"{counts[key]:,}" if key in counts else "",
+                words.measured(value),
+                *(_beside(control.get(key), costs.get(key)) if control else ()),
+            )
+            for key, value in found.items()
+        ),
+        numeric=range(1, 3 + len(beside)),
+    )
+
+
+def _beside(control: Interval | None, cost: Cost | None) -> tuple[str, str, str]:
+    return (
+        "" if control is None else words.measured(control),
+        "" if cost is None else words.difference(cost.difference),
+        "" if cost is None or cost.excess is None else words.difference(cost.excess),
+    )
+
+
+def caption(report: Report) -> str:
+    """What the table of classes and subgroups is about."""
+    if report.costs:
+        return "What privacy costs whom: release and control model on the same test records."
+    return "What the release is able to do for whom, on test records."
+
+
+def legend(report: Report) -> str:
+    """How the table of classes and subgroups is read."""
+    text = "Of classes the recall" if report.utility.confusion else "Of classes the AUROC"
+    text += f", of subgroups the {words.named(report.utility.metric)}." if report.utility.by_subgroup else "."
+    if report.utility.by_subgroup:
+        text += (
+            " Values that fewer than 10 test records have are in *all others*, with the next larger one "
+            "where they would still be too few."
+        )
+    if report.costs:
+        text += (
+            " The intervals of each of the last two columns hold for all rows together (Bonferroni). They "
+            "are about these two models: another training may differ."
+        )
+    return text
+
+
+def parts(utility: Utility) -> dict[tuple[str, str], Interval]:
+    """What a model reaches on each class and each subgroup."""
+    classes = {("class", label): value for label, value in utility.by_class.items()}
+    return classes | {(each.column, each.name): each.value for each in utility.by_subgroup}
+
+
+def records(utility: Utility) -> dict[tuple[str, str], int]:
+    """How many test records each class and each subgroup has, as far as is known."""
+    classes = {("class", label): sum(row.values()) for label, row in utility.confusion.items()}
+    return classes | {(each.column, each.name): each.records for each in utility.by_subgroup}
+
+
+def confusion(utility: Utility) -> Table | None:
+    """How often each class is named for records of each; None of very many classes, or of another task."""
+    if not 0 < len(utility.confusion) <= WIDEST:
+        return None
+    return Table(
+        heads=("class of the record", *(f"named {label}" for label in utility.confusion)),
+        rows=tuple(
+            (label, *(f"{count:,}" for count in row.values())) for label, row in utility.confusion.items()
+        ),
+        numeric=range(1, 1 + len(utility.confusion)),
+    )
+
+
+def more(costs: tuple[Cost, ...]) -> list[Cost]:
+    """Those whom privacy costs more than all others, the most first, by the digits that are shown."""
+    paying = [each for each in costs if each.excess is not None and round(each.excess.high, 3) < 0]
+    return sorted(paying, key=lambda each: each.excess.value if each.excess is not None else 0.0)
+
+
+def sentence(report: Report) -> str:
+    """What privacy costs all test records, and whether it costs anybody more than the rest; may be empty."""
+    if len(report.costs) < 2:
+        return ""
+    everybody, *rest = report.costs
+    metric = words.named(report.utility.metric)
+    text = (
+        f"Released minus control, {metric} on all test records differs by "
+        f"{words.difference(everybody.difference)}. "
+    )
+    judged = [(each, each.excess) for each in rest if each.excess is not None]
+    if not judged:
+        return text.strip()
+    if paying := more(report.costs):
+        named = [
+            f"{name(each.by, each.name)} ({words.difference(each.excess)} beside all others)"
+            for each in paying[:LISTED]
+            if each.excess is not None
+        ]
+        left = [f"{len(paying) - LISTED} more"] if len(paying) > LISTED else []
+        return f"{text}**Privacy costs some more than the rest**: {words.listed([*named, *left])}."
+    least, excess = min(judged, key=lambda pair: pair[1].low)
+    among = (
+        words.listed([name(each.by, each.name) for each, _ in judged[:LISTED]]) if len(judged) <= 3 else ""
+    )
+    whom = among or f"any of {len(judged)} classes and subgroups"
+    return (
+        f"{text}The test records do not show that privacy costs {whom} more than the rest; they leave open "
+        f"up to {words.number(max(0.0, -excess.low))} more for {name(least.by, least.name)} "
+        f"({words.how_many(least.records, 'record')})."
+    )
+
+
+def calibrated(report: Report) -> str:
+    """How far confidences may be trusted; empty where none are given away as they are."""
+    if report.utility.calibration is None:
+        return ""
+    error = report.utility.calibration.error
+    text = f"Confidence and share right differ by {words.measured(error)} in the mean (calibration error)"
+    if report.control is not None and report.control.calibration is not None:
+        text += f", those of the control model by {words.measured(report.control.calibration.error)}"
+    constants = report.guarantee.constants
+    if constants is not None and constants.class_prior is not None:
+        text += (
+            ". Trained with `data.class_prior`, the model gives confidences as they would be if all classes "
+            "were equally frequent: on records as frequent as these they are not calibrated by design"
+        )
+    return f"{text}."

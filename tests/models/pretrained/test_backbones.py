@@ -1,0 +1,97 @@
+"""Pre-trained networks with a fresh head: what reaches them, what is trained, what is frozen."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from dptrain.contracts import ConfigError
+from dptrain.models.frozen import split
+from dptrain.models.normalise import Normalise
+from dptrain.models.pretrained.timm import timm_model
+from dptrain.models.pretrained.torchvision import torchvision_model
+
+SHAPE = (1, 32, 32)
+IMAGENET = torchvision.models.ResNet18_Weights.DEFAULT.transforms()
+
+
+@pytest.fixture(scope="module")
+def resnet() -> nn.Module:
+    """A ResNet-18 whose BatchNorm has seen something, of 7 classes."""
+    torch.manual_seed(3)
+    network = torchvision.models.resnet18(num_classes=7).train()
+    with torch.no_grad():
+        network(torch.rand(8, 3, 32, 32) * 2)
+    return network.eval()
+
+
+@pytest.fixture(scope="module")
+def file(resnet: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "resnet18.pth"
+    torch.save(resnet.state_dict(), path)
+    return path
+
+
+def test_a_backbone_sees_images_as_it_was_trained_with_them(resnet, file, rng) -> None:
+    model = torchvision_model(SHAPE, 3, name="resnet18", weights=str(file), size=64)
+    assert model.own_normalisation
+    images = torch.rand(5, *SHAPE, generator=rng)
+    resized = nn.functional.interpolate(images, size=(64, 64), mode="bilinear")
+    normalise = Normalise(tuple(IMAGENET.mean), tuple(IMAGENET.std))
+    network = nn.Sequential(*list(resnet.children())[:-1], nn.Flatten())
+    expected = network(normalise(resized.expand(-1, 3, -1, -1)))
+    torch.testing.assert_close(model.features(images), expected)
+    assert model(images).shape == (5, 3)
+
+
+def test_all_but_the_head_is_frozen_and_made_once(file) -> None:
+    model = nn.Sequential(
+        Normalise((0.0,), (1.0,)), torchvision_model(SHAPE, 3, name="resnet18", weights=str(file))
+    )
+    parts = split(model)
+    assert parts is not None
+    assert sum(each.requires_grad for each in model.parameters()) == 2
+    assert isinstance(parts[1], nn.Linear)
+
+
+def test_images_that_no_backbone_takes_and_names_that_there_are_not_are_told() -> None:
+    for make, name in ((torchvision_model, "resnet18"), (timm_model, "test_resnet")):
+        with pytest.raises(ConfigError, match=f"model.name={name} takes images of 1 or 3 channels, not of 4"):
+            make((4, 32, 32), 3, name=name)
+        with pytest.raises(ConfigError, match="takes images, and these records are none"):
+            make((30,), 3, name=name)
+    with pytest.raises(ConfigError, match="did you mean resnet18"):
+        torchvision_model(SHAPE, 3, name="resnet-18")
+    with pytest.raises(ConfigError, match="did you mean test_vit"):
+        timm_model(SHAPE, 3, name="test_vitt")
+
+
+def test_weights_of_another_network_or_another_file_are_told(file, tmp_path) -> None:
+    make = partial(torchvision_model, SHAPE, 3)
+    with pytest.raises(ConfigError, match=r"lacks `layer1.2.conv1.weight`.*more differences"):
+        make(name="resnet34", weights=str(file))
+    with pytest.raises(ConfigError, match=r"model.sha256=0+, but model.weights=\S+ has [0-9a-f]{64}"):
+        make(name="resnet18", weights=str(file), sha256="0" * 64)
+    with pytest.raises(ConfigError, match=r"is no file; give a file of weights"):
+        make(name="resnet18", weights=str(tmp_path / "none.pth"))
+    (tmp_path / "text.pth").write_text("no weights")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        make(name="resnet18", weights=str(tmp_path / "text.pth"))
+
+
+def test_stages_stand_side_by_side_each_normalised(file, rng) -> None:
+    features = ["layer1", "layer3", "pooled"]
+    model = torchvision_model(
+        SHAPE, 3, name="resnet18", weights=str(file), features=features, normalise_features=True
+    )
+    assert model.head.in_features == 64 + 256 + 512
+    made = model.features(torch.rand(4, *SHAPE, generator=rng))
+    for stage in made.split([64, 256, 512], dim=1):
+        torch.testing.assert_close(stage.mean(1), torch.zeros(4), atol=1e-5, rtol=0)
+    with pytest.raises(ConfigError, match=r"model.features=\['layer9'\]: layer9 is no module"):
+        torchvision_model(SHAPE, 3, name="resnet18", features=["layer9"])

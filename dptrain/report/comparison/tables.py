@@ -42,7 +42,15 @@ def limits(found: Answer) -> Table:
 def utility(comparison: Comparison) -> Table:
     """What the released and the control models are able to do, and what lies between them."""
     return Table(
-        heads=("point", "accuracy", "AUROC", "control model", "released − control", "p", "seeds"),
+        heads=(
+            "point",
+            words.named(comparison.metric),
+            "AUROC",
+            "control model",
+            "released − control",
+            "p",
+            "seeds",
+        ),
         rows=tuple(
             (
                 point.label,

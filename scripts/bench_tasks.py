@@ -28,7 +28,6 @@ BOTH = (
     "privacy.delta=1e-5",
     f"attack=[{ATTACKS}]",
     "tracking=none",
-    "report.html=false",
     "training.average_decay=0.9",
 )
 CASES = {
@@ -36,7 +35,6 @@ CASES = {
         "data=npz",
         "data.task=multi_label",
         f"data.classes=[{','.join(f'digit{digit}' for digit in range(10))}]",
-        "data.test_fraction=0.01",
         "model=scatter_linear",
         "optimizer=sgd",
         "optimizer.lr=2",

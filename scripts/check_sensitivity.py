@@ -39,18 +39,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dptrain.contracts import ConfigError, Form
+from dptrain.contracts import ConfigError, Form, Task
 from dptrain.models.cnn import SmallCNN
 from dptrain.models.mlp import Mlp
 from dptrain.models.wide_resnet import WideResNet
 from dptrain.privacy.accountant import DPSGDPlan
+from dptrain.privacy.agreement import ROWS_AT_MOST
 from dptrain.privacy.dpsgd import DPSGDEngine
 from dptrain.privacy.independence.check import find_dependence
 from dptrain.privacy.layers import check_layers
 from dptrain.privacy.noise.keys import Stream
 from dptrain.privacy.sampling import Units
 from dptrain.privacy.stilled import stilled
-from dptrain.tasks.classification import Classification, make_loss
+from dptrain.tasks import Classification, MultiLabel, Ordinal, Regression
 
 sys.path.insert(0, str(Path(__file__).parent))
 from bench_backbones import CLASSES as IMAGE_CLASSES
@@ -95,6 +96,11 @@ class Subject:
     shape: tuple[int, ...]
     classes: int
     large: bool = False  # is measured in one mode alone
+    labels: Task | None = None  # None: classes
+
+    @property
+    def task(self) -> Task:
+        return self.labels or Classification(classes=self.classes)
 
     def inputs(self, count: int, generator: torch.Generator) -> Tensor:
         """Records that differ in size by far, the last ones extreme."""
@@ -149,6 +155,14 @@ def subjects(*, quick: bool, backbones: Path | None = None) -> Iterator[Subject]
             name="WideResNet", make=partial(WideResNet, colour, 10), shape=colour, classes=10, large=True
         )
         yield Subject(name="ResNet-18", make=_resnet, shape=(3, 32, 32), classes=10, large=True)
+    for task in (
+        MultiLabel(labels=5),
+        Ordinal(classes=5),
+        Regression(bounds=(0.0, 9.0)),
+        Regression(bounds=(-1e30, 1e30)),
+    ):
+        made = partial(Mlp, digits, task.outputs[-1])
+        yield Subject(name=f"loss: {task}", make=made, shape=digits, classes=task.outputs[-1], labels=task)
     for name, make in MIXING.items():
         yield Subject(name=f"mixing: {name}", make=make, shape=(8,), classes=3)
     for name, (make, _) in REMEMBERING.items():
@@ -170,8 +184,8 @@ def refusal(subject: Subject) -> str | None:
     return find_dependence(
         model,
         forms=Form(shape=subject.shape),
-        labels=Classification(classes=subject.classes).made_up,
-        loss=make_loss(None),
+        labels=subject.task.made_up,
+        loss=subject.task.loss,
     )
 
 
@@ -195,12 +209,14 @@ def worst_change(subject: Subject, clipping: str, unit: str, copies: int) -> flo
         model,
         optimizer,
         plan,
-        loss=make_loss(None),
+        loss=subject.task.loss,
         generator=torch.Generator().manual_seed(7),
     )
+    if subject.labels is not None:  # engines try classes of their own
+        engine.prepare(torch.zeros(1, *subject.shape), copies, subject.task.made_up(ROWS_AT_MOST, generator))
     records = UNITS if unit == "record" else 2 * UNITS
     inputs = subject.inputs(records, generator)
-    labels = torch.randint(subject.classes, (records,), generator=generator)
+    labels = subject.task.made_up(records, generator)
     units = Units(records, None if unit == "record" else torch.arange(records) % UNITS)
     picked = units.pick(torch.arange(len(units)), Stream(bytes(32)))
 
@@ -210,7 +226,7 @@ def worst_change(subject: Subject, clipping: str, unit: str, copies: int) -> flo
         if copies > 1 and subject.shape:
             views[1::2] = views[1::2].flip(-1)
         with stilled():
-            engine.accumulate(views, labels[chosen].repeat_interleave(copies), copies)
+            engine.accumulate(views, labels[chosen].repeat_interleave(copies, 0), copies)
         found = engine.total().double()
         engine.optimizer.zero_grad(set_to_none=True)
         return found

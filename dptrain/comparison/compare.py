@@ -20,6 +20,7 @@ from dptrain.sweep.cost import search_cost
 
 CONFIDENCE = 0.95  # of the intervals over seeds
 SHARE = (0.0, 1.0)
+BELOW_ONE = (-math.inf, 1.0)
 FPR = "0.01"  # at which the bound on membership tests is compared
 # Metrics that are no share of anything, and may pass one.
 NO_SHARE = ("certified_epsilon",)
@@ -38,12 +39,18 @@ def compare(selection: Selection, *, confidence: float = CONFIDENCE, command: st
         unit=first.guarantee.unit,
         adjacency=first.guarantee.adjacency,
         confidence=confidence,
+        metric=metric_of(first),
         points=_frontier([point for _, point in ordered]),
         neighbours=tuple(_neighbours(ordered, confidence)),
         missing=tuple(missing),
         cost=search_cost([run.guarantee for run in found]),
         command=command,
     )
+
+
+def metric_of(run: Found) -> str:
+    """What the accuracy of a run stands for."""
+    return str(run.report["utility"].get("metric", "accuracy"))
 
 
 def _natural(text: str) -> list[tuple[float, str]]:
@@ -59,6 +66,7 @@ def refuse(found: Sequence[Found]) -> None:
     asked: dict[str, Callable[[Found], object]] = {
         "data": lambda run: (run.report["data"]["name"], run.report["data"]["source"]),
         "test records": lambda run: run.report["data"].get("test"),
+        "metric": metric_of,
         "unit of privacy": lambda run: run.guarantee.unit,
         "adjacency": lambda run: run.guarantee.adjacency,
         "privacy.delta": lambda run: run.settings.get("privacy.delta", "None"),
@@ -104,6 +112,7 @@ def _point(runs: Sequence[Found], name: Label, confidence: float) -> tuple[dict[
     epsilons = [each.epsilon for each in stated]
     status = VOID if void else HOLDS if all(map(math.isfinite, epsilons)) else NONE
     accuracy = by_seed(runs, lambda report: report["utility"]["accuracy"])
+    within = BELOW_ONE if metric_of(runs[0]) == "r2" else SHARE
     auroc = by_seed(runs, lambda report: report["utility"]["auroc"])
     control = by_seed(runs, lambda report: (report["control"] or {}).get("accuracy"))
     noises = [each.noise_multiplier for each in stated if each.noise_multiplier]
@@ -121,10 +130,10 @@ def _point(runs: Sequence[Found], name: Label, confidence: float) -> tuple[dict[
         noise_multiplier=(min(noises), max(noises)) if noises and status != NONE else None,
         sentence=(void or worst).sentence,
         interface=worst.interface or "weights",
-        accuracy=spread(list(accuracy.values()), confidence, within=SHARE),
+        accuracy=spread(list(accuracy.values()), confidence, within=within),
         accuracy_ends=_ends(runs),
         auroc=_spread(auroc, confidence),
-        control_accuracy=_spread(control, confidence),
+        control_accuracy=_spread(control, confidence, within),
         cost=paired(control, accuracy, confidence) if control.keys() & accuracy.keys() else None,
         floor=_median([run.report["floor_accuracy"] for run in runs]),
         lines=tuple(_lines(runs, confidence, void=void is not None)),

@@ -208,15 +208,16 @@ def from_metrics(run: Tracked) -> dict[str, Any] | None:
     There are no intervals of the utility, no trade-off curve and no plan among them.
     """
     metrics, tags = run.metrics, run.tags
-    if "accuracy" not in metrics or "guarantee" not in tags:
+    metric = tags.get("metric", "accuracy")  # as runs that were made before it was a tag have it
+    if metric not in metrics or "guarantee" not in tags:
         return None
-    control = {key: metrics.get(f"control/{key}") for key in ("accuracy", "auroc")}
+    control = {"accuracy": metrics.get(f"control/{metric}"), "auroc": metrics.get("control/auroc")}
     return {
         "recipe": tags.get("recipe", ""),
         "data": {"name": tags.get("data", ""), "source": tags.get("data.source", "")},
-        "utility": {"accuracy": metrics["accuracy"], "auroc": metrics.get("auroc")},
+        "utility": {"accuracy": metrics[metric], "auroc": metrics.get("auroc"), "metric": metric},
         "control": None if control["accuracy"] is None else control,
-        "floor_accuracy": metrics.get("floor/accuracy"),
+        "floor_accuracy": metrics.get(f"floor/{metric}"),
         "guarantee": {
             "private": "guarantee/epsilon" in metrics,
             "void": tags["guarantee"] == "void",

@@ -184,9 +184,10 @@ class Sweep(Section):
     distribution: Literal["geometric", "logarithmic", "negative_binomial", "poisson"] = "geometric"
     mean_runs: Annotated[float, Field(gt=1, le=500, description="above 1, such as 10")] = 10.0
     shape: Annotated[Positive | None, Field(description="a number, with negative_binomial only")] = None
-    score: Annotated[Scores, Field(description="a metric on held-out records: holdout.accuracy")] = (
-        "holdout.accuracy"
-    )
+    score: Annotated[
+        Scores,
+        Field(description="on held-out records: holdout.accuracy, which stands for the metric of the task"),
+    ] = "holdout.accuracy"
     selection_epsilon: Annotated[
         Positive | None, Field(description="the selected model's epsilon, in place of privacy.epsilon's")
     ] = None

@@ -18,6 +18,7 @@ from dptrain.storage import write_text
 
 FOLDER = Path("schema")  # a --config-dir, in the folder that the user works in
 GAP = "???"
+MOST_CLASSES = 20  # whole numbers; more of them are guessed to be a number to predict
 WRITING = ("encoding", "delimiter", "decimal", "sheet")  # keys that say how a table is written
 LABELS = {"target", "label", "class", "y", "outcome"}  # headers of columns that hold what is to be learned
 IDENTIFIERS = re.compile(r"(?:.*[^a-z])?(?:id|uuid|key)", flags=re.I | re.S)  # headers that tell who
@@ -88,10 +89,26 @@ def _lines(file: TableFile, table: pd.DataFrame, names: Sequence[str], *, asked:
         "columns: # missing: true where cells may be empty; what is not to be learned from goes to ignored",
         *(line for name in columns for line in _declared(file, name, table.iloc[:, names.index(name)])),
         f"target: {GAP if target == GAP else _text(target)} # the column of labels; columns is without it",
-        f"classes: {GAP} # its values, in the order of the labels 0, 1, ...",
+        *_target(file, None if target == GAP else table.iloc[:, names.index(target)].dropna()),
         "sensitive: [] # columns that attribute inference aims at; a number also needs bands: [cut, points]",
         _whose(tells_who),
         f"ignored: [{', '.join(map(_text, tells_who if len(tells_who) > 1 else []))}]",
+    ]
+
+
+def _target(file: TableFile, held: pd.Series | None) -> list[str]:
+    """What the labels are: a number where the cells have decimals, or are more numbers than classes."""
+    if held is None or _kind(file, held)[0] != "number":
+        return [f"classes: {GAP} # its values, in the order of the labels 0, 1, ..."]
+    numbers = pd.to_numeric(file.with_points(held))
+    if not ((numbers % 1 != 0).any() or numbers.nunique() > MOST_CLASSES):
+        return [
+            f"classes: {GAP} # its values, in the order of the labels 0, 1, ...; of grades also task: ordinal"
+        ]
+    return [
+        "task: regression # guessed: the target is a number; of classes: task: classification, and classes",
+        f"target_bounds: {GAP} # {EXAMPLES['number']}",
+        "classes: null",
     ]
 
 

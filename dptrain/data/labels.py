@@ -55,7 +55,9 @@ class Target:
         names = class_names(classes)
         if task == "multi_label":
             return cls(classes=names, task=MultiLabel(labels=len(names), names=names))
-        return cls(classes=names, task=Ordinal(classes=len(names)) if task == "ordinal" else None)
+        return cls(
+            classes=names, task=Ordinal(classes=len(names), names=names) if task == "ordinal" else None
+        )
 
     def read(self, labels: np.ndarray, *, name: str) -> Tensor:
         """Labels (N, ...) as the task takes them, from stored ones called `name`; raises DataError."""

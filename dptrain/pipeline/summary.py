@@ -120,6 +120,7 @@ def compose(
         "holdout": len(splits.holdout),
         "test": len(splits.test),
         "classes": splits.num_classes,
+        **({} if splits.task is None else {"task": splits.task.name}),
         "images": len(splits.shape) == 3,
         "copies": dict(experiment.copies),
     }

@@ -48,11 +48,13 @@ def metrics(report: Report) -> Iterator[tuple[str, float, int]]:
     """
     metric = report.utility.metric
     yield metric, report.utility.accuracy.value, 0
-    yield "auroc", report.utility.auroc, 0
+    if metric == "accuracy":
+        yield "auroc", report.utility.auroc, 0
     yield "loss", report.utility.loss, 0
     if report.control is not None:
         yield f"control/{metric}", report.control.accuracy.value, 0
-        yield "control/auroc", report.control.auroc, 0
+        if metric == "accuracy":
+            yield "control/auroc", report.control.auroc, 0
     yield f"floor/{metric}", report.floor_accuracy, 0
     for name, found in report.utility.more.items():
         yield name, found.value, 0
@@ -108,6 +110,7 @@ def tags(report: Report) -> Mapping[str, str]:
         "data": report.data["name"],
         "data.source": report.data["source"],
         "mechanism": report.mechanism,
+        "metric": report.utility.metric,
         "unit": statement.unit,
         "guarantee": "void" if statement.void else "holds" if statement.private else "none",
         "code_revision": statement.code_revision or "installed package",

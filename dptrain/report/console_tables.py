@@ -17,6 +17,7 @@ from dptrain.contracts import Briefing, Estimate, Interval, Leakage, Report, Uti
 from dptrain.evidence.verdict import BROKEN, LEAKS, NOT_SHOWN, RESISTED, kind
 from dptrain.report import costs, counts, defences, learned, words
 from dptrain.report.leakage_words import named
+from dptrain.report.tables import has_auroc
 
 TONE = {LEAKS: "yellow", BROKEN: "bold red", RESISTED: "green", NOT_SHOWN: "bold yellow"}
 MARKS = {True: ("holds", "green"), False: ("DOES NOT MATCH", "bold red"), None: ("open", "dim")}
@@ -132,8 +133,16 @@ def _utility(report: Report) -> list[_Row]:
             _Row(name=f"test {words.named(name)}", measured=_measured(found), control=more.get(name))
             for name, found in utility.more.items()
         ),
-        _Row(
-            name="AUROC", measured=_number(utility.auroc), control=None if control is None else control.auroc
+        *(
+            [
+                _Row(
+                    name="AUROC",
+                    measured=_number(utility.auroc),
+                    control=None if control is None else control.auroc,
+                )
+            ]
+            if has_auroc(utility)
+            else []
         ),
         _Row(name="loss", measured=_number(utility.loss), control=None if control is None else control.loss),
         *_calibration(utility, control),

@@ -99,12 +99,16 @@ def utility(report: Report) -> Figure:
     """Accuracy on the way and in the end, between the baseline and the control model."""
     test, floor, curve = report.utility.accuracy, report.floor_accuracy, report.holdout_by_step
     last = max((step for step, _, _ in curve), default=1)
-    panel = Panel(x=(0, 1.08 * last), y=(0, 1), right=118)
+    lowest = min(0.0, floor, test.low if test.low > -1 else test.value, *(value for _, value, _ in curve))
+    panel = Panel(x=(0, 1.08 * last), y=(max(-1.0, lowest), 1), right=118)
+    metric, blind = words.named(report.utility.metric), "predicting the same of all records"
+    of_classes = report.utility.metric == "accuracy"
+    value_of: Callable[[float], str] = words.percent if of_classes else words.number
+    if of_classes:
+        blind = "always naming the most frequent class"
     labels = [(test.value, "release", f"test\n{words.number(test.value)}")]
-    title = f"Test accuracy {words.percent(test.value)}"
-    summary = (
-        f"Test accuracy is {spelt(test)}; the baseline, always naming the most frequent class, {floor:.3f}."
-    )
+    title = f"Test {metric} {value_of(test.value)}"
+    summary = f"Test {metric} is {spelt(test)}; the baseline, {blind}, {floor:.3f}."
     ends = panel.left, WIDTH - panel.right
     if report.control is not None:
         control = report.control.accuracy
@@ -115,8 +119,8 @@ def utility(report: Report) -> Figure:
         )
         labels.append((control.value, "control", f"control model\n{words.number(control.value)}"))
         summary += f" The control model reaches {spelt(control)}."
-        title += f"; of the control model {words.percent(control.value)}"
-    panel.axes("training step" if curve else "after training", "accuracy")
+        title += f"; of the control model {value_of(control.value)}"
+    panel.axes("training step" if curve else "after training", metric)
     panel.segment((ends[0], panel.down(floor)), (ends[1], panel.down(floor)), "line floor dotted")
     labels.append((floor, "floor", f"baseline\n{words.number(floor)}"))
     if curve:

@@ -13,6 +13,13 @@ from dptrain.contracts import Report
 from dptrain.report import answers, assumptions, counts, render, sections, selection, sentences, tables, words
 from dptrain.report.blocks import Block, Code, Heading, Paragraph, Section, Tabular, bullets
 
+TASKS = {  # of the data: what the Hub calls it, and what people do
+    "multi_label": ("classification", "multi-label classification"),
+    "ordinal": ("classification", "ordinal classification"),
+    "regression": ("regression", "regression"),
+    "next_token": ("generation", "text generation"),
+}
+
 
 def as_model_card(report: Report, *, measured: bool = False) -> str:
     """The card, for those who are given the model; it tells no more of the records than it must.
@@ -45,8 +52,17 @@ def metadata(report: Report) -> dict[str, Any]:
             "name": f"Test {words.named(report.utility.metric)}",
             "value": report.utility.accuracy.value,
         },
-        {"type": "roc_auc", "name": "Test AUROC, macro one-vs-rest", "value": report.utility.auroc},
     ]
+    if tables.has_auroc(report.utility):
+        metrics.append(
+            {"type": "roc_auc", "name": "Test AUROC, macro one-vs-rest", "value": report.utility.auroc}
+        )
+    metrics += [
+        {"type": name, "name": f"Test {words.named(name)}", "value": found.value}
+        for name, found in report.utility.more.items()
+        if report.data.get("task") is not None
+    ]
+    kind, task = TASKS.get(str(report.data.get("task")), ("classification", "classification"))
     tags = [report.mechanism.lower()]
     if sentences.holds(statement):
         tags = ["differential-privacy", *tags]
@@ -57,15 +73,18 @@ def metadata(report: Report) -> dict[str, Any]:
         "library_name": "pytorch",
         "tags": tags,
         "datasets": [name],
-        "metrics": [report.utility.metric, "roc_auc"],
+        "metrics": [
+            report.utility.metric,
+            *(["roc_auc"] if tables.has_auroc(report.utility) else []),
+        ],
         "model-index": [
             {
                 "name": report.title,
                 "results": [
                     {
                         "task": {
-                            "type": "image-classification" if images else "other",
-                            "name": "Image classification" if images else "Classification",
+                            "type": f"image-{kind}" if images and kind == "classification" else "other",
+                            "name": words.sentence_case(f"image {task}" if images else task),
                         },
                         "dataset": {"type": name, "name": name, "split": "test"},
                         "metrics": [metric for metric in metrics if math.isfinite(float(metric["value"]))],
@@ -86,9 +105,13 @@ def front_matter(values: Mapping[str, Any]) -> str:
 
 def _use(report: Report) -> Section:
     data, stated = report.data, report.guarantee
-    what = f"A classifier of {data['classes']} classes"
-    if report.utility.metric != "accuracy":
-        what = f"A model whose {words.named(report.utility.metric)} is measured"
+    count = data["classes"]
+    what = {
+        None: f"A classifier of {count} classes",
+        "ordinal": f"A classifier of {count} classes in an order",
+        "multi_label": f"A model that tells of each of {count} labels how likely it is",
+        "regression": "A model that predicts a number",
+    }.get(data.get("task"), f"A model whose {words.named(report.utility.metric)} is measured")
     if sentences.holds(stated):
         meant = (
             "It is meant for use where the training records must stay confidential: "

@@ -104,7 +104,7 @@ def _worth(report: Report) -> tuple[str, str, str]:
     """What the model is able to do, as a card."""
     metric, value, records = report.utility.metric, report.utility.accuracy, f"{report.utility.records:,}"
     if metric != "accuracy":
-        name = words.named(metric).capitalize()
+        name = words.sentence_case(words.named(metric))
         return name, words.number(value.value), f"on {records} test records {words.interval(value)}"
     ends = f"[{words.percent(value.low)}, {words.percent(value.high)}]"
     return "Accuracy", words.percent(value.value), f"of {records} test records classified correctly {ends}"

@@ -126,8 +126,11 @@ def worth(report: Report) -> str:
     accuracy = report.utility.accuracy
     if report.utility.metric != "accuracy":
         said = f"Its {words.named(report.utility.metric)} on {report.utility.records:,} test records is "
-        said += f"{words.number(accuracy.value)}; predicting the same of all of them reaches "
-        return f"{said}{words.number(report.floor_accuracy)}.{shown}"
+        said += f"{words.measured(accuracy)}; predicting the same of all of them reaches "
+        said += words.number(report.floor_accuracy)
+        if report.control is not None:
+            said += f", and the control model {words.number(report.control.accuracy.value)}"
+        return f"{said}.{shown}"
     text = (
         f"It is right on {words.percent(accuracy.value)} of {report.utility.records:,} test records "
         f"(interval {words.percent(accuracy.low)} to {words.percent(accuracy.high)}); always naming the most "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dptrain.contracts import Leakage, Report, Statement
+from dptrain.contracts import Leakage, Report, Statement, Utility
 from dptrain.report import defences, words
 from dptrain.report.blocks import Table
 from dptrain.report.leakage_words import compatible, explained_verdict, named
@@ -23,7 +23,11 @@ def utility(report: Report) -> Table:
                 *(words.measured(model.accuracy) for model in models.values()),
                 words.number(report.floor_accuracy),
             ),
-            ("AUROC", *(words.number(model.auroc) for model in models.values()), ""),
+            *(
+                [("AUROC", *(words.number(model.auroc) for model in models.values()), "")]
+                if has_auroc(report.utility)
+                else []
+            ),
             ("loss", *(words.number(model.loss) for model in models.values()), ""),
             *(
                 (
@@ -36,6 +40,11 @@ def utility(report: Report) -> Table:
         ),
         numeric=range(1, 2 + len(models)),
     )
+
+
+def has_auroc(utility: Utility) -> bool:
+    """Whether an AUROC stands beside the task's metric: that of classes."""
+    return utility.metric == "accuracy"
 
 
 def leakage(report: Report) -> Table:

@@ -165,5 +165,10 @@ def listed(names: Sequence[str]) -> str:
 
 
 def named(metric: str) -> str:
-    """A measure's name in words: token accuracy."""
-    return metric.replace("_", " ")
+    """A measure's name in words: token accuracy, mean AUROC, R2."""
+    return metric.replace("_", " ").replace("auroc", "AUROC").replace("r2", "R2")
+
+
+def sentence_case(text: str) -> str:
+    """A text that begins a line: Mean AUROC."""
+    return text[:1].upper() + text[1:]

@@ -62,6 +62,11 @@ def kept_score(folder: Path) -> float | None:
 def score(report: Mapping[str, Any], name: str) -> float:
     """A finished training's score, larger is better; the worst where it is not a number."""
     where, metric = name.split(".")
+    if metric == "auroc" and report["utility"].get("metric", "accuracy") == "r2":
+        raise ConfigError(
+            f"sweep.score={name}: numbers have no AUROC; use {where}.accuracy, which stands "
+            "for the task's metric"
+        )
     if where == "test":
         value = report["utility"][metric]
     elif report["holdout_by_step"]:

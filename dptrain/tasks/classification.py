@@ -87,7 +87,8 @@ def another(labels: Tensor, draws: Tensor, count: int) -> Tensor:
 
 def log_of_label(probabilities: Tensor, labels: Tensor) -> Tensor:
     """Logarithm of the probability of each record's class: (n,) float64 from (n, classes)."""
-    return probabilities.double().gather(1, labels[:, None]).squeeze(1).clamp(min=LEAST).log()
+    mine = probabilities.double().gather(1, labels[:, None]).squeeze(1)
+    return mine.nan_to_num(LEAST).clamp(min=LEAST).log()
 
 
 def make_loss(class_prior: Sequence[float] | None) -> Callable[[Tensor, Tensor], Tensor]:

@@ -75,7 +75,7 @@ def test_retinal_grades_are_in_an_order(tmp_path: Path, rng, official) -> None:
         official[f"{part}_labels"] = np.arange(len(official[f"{part}_images"]))[:, None].astype(np.uint8) % 5
     save(tmp_path, "retinamnist", official)
     splits = source("retinamnist", root=str(tmp_path)).load(rng)
-    assert splits.task == Ordinal(classes=5)
+    assert splits.task == Ordinal(classes=5, names=splits.classes)
     assert splits.num_classes == 5
     assert source("retinamnist", root=str(tmp_path), task="classification").load(rng).task is None
     with pytest.raises(ConfigError, match=r"data\.task=multi_label is not what labels of retinamnist are"):

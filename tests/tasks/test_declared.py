@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,11 +13,13 @@ import torch
 from dptrain.assembly.values import unit_word
 from dptrain.attacks.canary_audit import CanaryAudit
 from dptrain.attacks.class_inversion import ClassInversion
-from dptrain.attacks.membership import LossThreshold
+from dptrain.attacks.membership import LossThreshold, odds
+from dptrain.config import Release
 from dptrain.contracts import ConfigError, Records, Splits
 from dptrain.evaluation.games.class_inversion.evaluator import train_evaluator
-from dptrain.evaluation.preconditions import check_records
-from dptrain.tasks import MultiLabel
+from dptrain.evaluation.preconditions import check_output, check_records
+from dptrain.pipeline.case import load
+from dptrain.tasks import MultiLabel, Regression
 
 
 @pytest.mark.parametrize(
@@ -64,3 +67,25 @@ def test_the_evaluator_learns_from_public_records_where_there_are_any(
     train_evaluator(replace(splits, public=public), torch.Generator().manual_seed(1), steps=2)
     assert all(records is public for records in asked)
     assert asked
+
+
+@pytest.mark.parametrize("name", ["top_k", "temperature", "labels_only"])
+def test_forms_of_output_that_are_made_of_classes(splits: Splits, name: str) -> None:
+    several = replace(splits, task=MultiLabel(labels=3))
+    check_output(Release(output=name), splits)
+    check_output(Release(output="rounded"), several)
+    with pytest.raises(ConfigError, match=f"release.output={name} is made of the probabilities of classes"):
+        check_output(Release(output=name), several)
+    with pytest.raises(ConfigError, match=f"release.compare={name} "):
+        check_output(Release(compare=(name,)), several)
+
+
+def test_a_model_of_labels_that_are_no_classes_is_audited(splits: Splits, tmp_path: Path) -> None:
+    task = Regression(bounds=(0.0, 9.0))
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 1))
+    torch.save(model.state_dict(), tmp_path / "weights.pt")
+    release = load(tmp_path / "weights.pt", model, torch.device("cpu"), task)
+    answers = release.predict(splits.test.inputs)
+    assert torch.equal(answers, task.predict(model(splits.test.inputs)).detach())
+    labels = task.made_up(len(answers), torch.Generator().manual_seed(1))
+    assert torch.equal(odds(release, answers, labels), task.log_likelihood(answers, labels))

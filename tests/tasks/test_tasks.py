@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from sklearn import metrics
 from torch import Tensor
 from torch.nn import functional as F
@@ -181,3 +183,85 @@ def test_intervals_hold_as_often_as_they_say() -> None:
     held = [interval_of_mean(row, 0.9) for row in draws]
     assert 0.87 <= np.mean([each.low <= 1 / 3 <= each.high for each in held]) <= 0.93
     assert interval_of_mean(torch.ones(10), 0.95).low == pytest.approx(1 - math.log(40) / 10)
+
+
+def drawn(task: Task, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Predictions that are right to some extent, and labels, of 150 records."""
+    labels = task.made_up(150, rng)
+    told = F.one_hot(labels, 4).float() if task.of_classes else labels.view(150, -1)
+    noise = torch.randn(150, *task.outputs, generator=rng)
+    return task.predict(
+        1.5 * told + noise if not isinstance(task, Regression) else told / 2 - 1 + noise
+    ), labels
+
+
+@pytest.mark.parametrize(
+    "task", [MultiLabel(labels=3), Ordinal(classes=4), Regression(bounds=(-2.0, 6.0))], ids=repr
+)
+def test_intervals_beside_a_bootstrap_of_records(task: Task, rng: torch.Generator) -> None:
+    """By scikit-learn's measures: as wide as theirs over resampled records, and around the same value."""
+    made, labels = drawn(task, rng)
+    found = task.utility([(made, labels)], confidence=0.95)
+
+    def measures(at: Tensor) -> dict[str, float]:
+        told, known = made[at], labels[at]
+        if isinstance(task, MultiLabel):
+            return {"metric": float(metrics.roc_auc_score(known, told, average="macro"))}
+        if isinstance(task, Regression):
+            told = told.squeeze(-1)
+            return {
+                "metric": metrics.r2_score(known, told),
+                "mean_absolute_error": metrics.mean_absolute_error(known, told),
+                "root_mean_squared_error": metrics.root_mean_squared_error(known, told),
+            }
+        told = told.argmax(-1)
+        return {
+            "metric": metrics.accuracy_score(known, told),
+            "mean_absolute_grade_error": metrics.mean_absolute_error(known, told),
+            "quadratic_weighted_kappa": metrics.cohen_kappa_score(known, told, weights="quadratic"),
+        }
+
+    whole = measures(torch.arange(150))
+    again = [measures(torch.randint(150, (150,), generator=rng)) for _ in range(400)]
+    for name, value in whole.items():
+        interval = found.accuracy if name == "metric" else found.more[name]
+        low, high = np.quantile([each[name] for each in again], [0.025, 0.975])
+        assert interval.value == pytest.approx(value, abs=1e-6), name
+        assert interval.high - interval.low == pytest.approx(high - low, rel=0.3), name
+        assert interval.low == pytest.approx(low, abs=0.25 * (high - low)), name
+
+
+def test_a_label_that_all_have_is_left_out_and_a_perfect_one_has_an_interval() -> None:
+    labels = torch.tensor([[0.0, 1.0], [0.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
+    task = MultiLabel(labels=2, names=("mass", "edema"))
+    found = task.utility([((labels + 0.1) / 2, labels)], confidence=0.95)
+    assert list(found.by_class) == ["edema"]
+    assert found.accuracy.value == 1.0
+    assert found.accuracy.low < 0.5
+    assert math.isnan(task.utility([(labels * torch.nan, labels)], confidence=0.95).accuracy.value)
+
+
+@given(outputs=st.lists(st.floats(-30, 30), min_size=5, max_size=5), grade=st.integers(0, 4))
+def test_the_ordinal_loss_is_that_of_borders(outputs: list[float], grade: int) -> None:
+    logits = torch.tensor([outputs], dtype=torch.float64)
+    chances = logits.softmax(-1)[0]
+    above = chances.flip(0).cumsum(0).flip(0)[1:]  # the chance to lie above each border
+    truth = (torch.arange(4) < grade).double()
+    expected = -(truth * above.log() + (1 - truth) * chances.cumsum(0)[:-1].log()).sum()
+    assert float(Ordinal(classes=5).loss(logits, torch.tensor([grade]))) == pytest.approx(
+        float(expected), rel=1e-6, abs=1e-9
+    )
+    assert bool((above.diff() <= 1e-12).all())
+
+
+@pytest.mark.parametrize("task", TASKS, ids=repr)
+def test_other_labels_are_labels_and_others_and_likelier_labels_are_told(
+    task: Task, rng: torch.Generator
+) -> None:
+    outputs, labels = made(task, 30, rng)
+    others = task.mislabelled(labels, torch.rand(30, generator=rng))
+    assert task.problem(others) is None
+    assert bool((others != labels).reshape(30, -1).any(-1).all())
+    said = task.log_likelihood(task.predict(outputs), labels)
+    assert said.shape == (30,)
+    assert bool(task.log_likelihood(task.predict(outputs) * torch.nan, labels).isfinite().all())

@@ -25,7 +25,8 @@ def utility(comparison: Comparison) -> Figure:
     floors = [point.floor for point in points if point.floor is not None]
     extent = [end for point in points for end in axes.reach(point.accuracy, point.control_accuracy)]
     panel = axes.make_panel(extent, floors)
-    panel.axes(at.name, "accuracy", across=at.ticks)
+    metric = words.named(comparison.metric)
+    panel.axes(at.name, metric, across=at.ticks)
     labels: list[tuple[float, str, str]] = []
     controls = [(at.by_point[p.label], p.control_accuracy) for p in points if p.control_accuracy]
     if controls:
@@ -47,10 +48,10 @@ def utility(comparison: Comparison) -> Figure:
     described = "; ".join(f"{point.label}: {ends(point.accuracy)}" for point in points)
     return Figure(
         name="utility",
-        title="What privacy costs in accuracy",
+        title=f"What privacy costs in {metric}",
         caption="Dots: mean or median over seeds, with its interval if there is one. Small dots: the seeds."
         + (f" Lines: {axes.shared_key(points)}." if at.joined and axes.shared_key(points) else ""),
-        summary=f"Accuracy on test records. {described}."
+        summary=f"{words.sentence_case(metric)} on test records. {described}."
         + (f" The control model: {words.number(controls[-1][1].centre)}." if controls else ""),
         panel=panel,
     )
@@ -151,7 +152,8 @@ def frontier(comparison: Comparison) -> Figure | None:
     bounds = {point.label: point.membership_bound or 0.0 for point in points}
     panel = axes.make_panel([end for point in points for end in axes.reach(point.accuracy)], right=20)
     panel.x = (0.0, 1.12 * max(bounds.values()))
-    panel.axes("bound on the true-positive rate at 1 % false positives", "accuracy")
+    metric = words.named(comparison.metric)
+    panel.axes("bound on the true-positive rate at 1 % false positives", metric)
     best = sorted((bounds[point.label], point.accuracy.centre) for point in points if point.pareto)
     panel.curve(best, "line second dashed")
     for point in points:
@@ -170,7 +172,7 @@ def frontier(comparison: Comparison) -> Figure | None:
         place = (x - 10, height + 4) if turned else (x + 14, height + 4)
         panel.text(place, axes.clip(point.label, 24), "name second", anchor="end" if turned else "start")
     described = "; ".join(
-        f"{point.label}: accuracy {ends(point.accuracy)} at a bound of "
+        f"{point.label}: {metric} {ends(point.accuracy)} at a bound of "
         f"{words.percent_at_most(bounds[point.label])}"
         + (", on the frontier" if point.pareto else ", beaten by another")
         for point in points

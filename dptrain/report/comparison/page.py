@@ -101,7 +101,7 @@ def _key_figures(comparison: Comparison) -> list[Block]:
             sentences.membership(chosen),
             "the most that any test identifies, at a 1 % false-positive rate",
         ),
-        ("Accuracy", value, f"[{around} {chosen.accuracy.method}"),
+        (words.sentence_case(words.named(comparison.metric)), value, f"[{around} {chosen.accuracy.method}"),
     )
     return [Cards(cards)]
 

@@ -145,3 +145,4 @@ class Comparison:
     cost: SearchCost
     command: str
     answer: Answer | None = None
+    metric: str = "accuracy"  # what is called so of the points

@@ -116,7 +116,8 @@ def overview(comparison: Comparison) -> Iterator[str]:
         control = last.control_accuracy
         beside = "" if control is None or control.interval is None else f"; its control model {ends(control)}"
         yield (
-            f"Accuracy is {ends(first.accuracy)} at **{first.label}** and {ends(last.accuracy)} at "
+            f"{words.sentence_case(words.named(comparison.metric))} is {ends(first.accuracy)} at "
+            f"**{first.label}** and {ends(last.accuracy)} at "
             f"**{last.label}**{beside}."
         )
         if None not in (first.membership_bound, last.membership_bound):

@@ -44,8 +44,8 @@ def utility(comparison: Comparison) -> Table:
     worst = any(point.worst is not None for point in comparison.points)
     return Table(
         heads=(
-            "point", "accuracy", "AUROC", "control model", "released − control", "p", "seeds",
-            *(["worst for"] if worst else []),
+            "point", words.named(comparison.metric), "AUROC", "control model", "released − control", "p",
+            "seeds", *(["worst for"] if worst else []),
         ),
         rows=tuple(
             (

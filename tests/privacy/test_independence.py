@@ -156,7 +156,11 @@ def test_densenet_raises_no_alarm():
     assert find(ModuleValidator.fix(model), (3, 16, 16)) is None
 
 
-CONF = sorted(path.stem for path in (Path(__file__).parents[2] / "conf" / "model").glob("*.yaml"))
+CONF = sorted(  # but for those that are incomplete until the user names a class or a folder
+    path.stem
+    for path in (Path(__file__).parents[2] / "conf" / "model").glob("*.yaml")
+    if ": ???" not in path.read_text()
+)
 
 
 @pytest.mark.parametrize("name", CONF)

@@ -16,14 +16,13 @@ def make_streams(config: Config) -> Streams:
     return Streams(config.seed, config.deterministic, config.privacy.randomness)
 
 
-def make_context(config: Config, *, keeps_features: bool) -> Context:
-    """What surrounds a training that nobody resumes and nobody tracks."""
+def make_context(config: Config) -> Context:
+    """What surrounds a training that nobody resumes and nobody tracks, and that keeps no features."""
     return Context(
         streams=make_streams(config),
         tracker=NullRun(),
         device=choose_device(config.device),
         dtype=getattr(torch, config.dtype),
-        features={} if keeps_features else None,
     )
 
 

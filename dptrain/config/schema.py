@@ -95,6 +95,9 @@ class Performance(Section):
     feature_cache_gib: Annotated[
         float, Field(ge=0, description="memory for features of a frozen part, made once; 0 makes them anew")
     ] = 4.0
+    feature_files_gib: Annotated[
+        float, Field(ge=0, description="disk for all such features, kept beside the runs; 0 keeps none")
+    ] = 4.0
     checkpoint_seconds: Annotated[float, Field(ge=0, description="a number of seconds")] = 15.0
     estimate: Annotated[
         bool, Field(description="true or false; false saves the seconds that telling the run's time takes")

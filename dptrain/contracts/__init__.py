@@ -64,7 +64,7 @@ from dptrain.contracts.statement import (
 )
 from dptrain.contracts.targets import Shadow, Shadows, Slots, Targets
 from dptrain.contracts.task import Task
-from dptrain.contracts.training import Context, Mechanism, Progress, Tracker
+from dptrain.contracts.training import Context, Kept, Mechanism, Progress, Tracker
 from dptrain.contracts.trees import Form, Forms, Inputs
 
 __all__ = [
@@ -72,7 +72,7 @@ __all__ = [
     "Bin", "Briefing", "BrokenGuarantee", "Budget", "Calibration", "Canaries", "Clips", "ConfigError",
     "Constants", "Context", "Cost", "Counts", "DataError", "Detectable", "DptrainError", "Estimate",
     "Exposed", "Findings", "Forecast", "Form", "Forms", "Gallery", "Game", "Guarantee", "Guesses", "Hashes",
-    "Images", "Inputs", "Interval", "Leakage", "LimitExceeded", "MadeKernels", "Mechanism", "NoiseSeen",
+    "Images", "Inputs", "Interval", "Kept", "Leakage", "LimitExceeded", "MadeKernels", "Mechanism", "NoiseSeen",
     "NotRun", "Observation", "Observer", "OutOfQueries", "Output", "Part", "Plan", "PrivacyLoss", "Progress",
     "Queries", "Randomness", "Raw", "RecordLost", "Records", "Release", "Report", "Rows", "SamplingSeen",
     "Scaled", "Scored", "Scores", "Scoring", "SelectionTerms", "Sensitive", "Sensitivity", "Served", "Shadow",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -39,6 +39,16 @@ class Progress(Protocol):
     def __call__(self, *, done: int, total: int, epsilon: float) -> None: ...
 
 
+class Kept(Protocol):
+    """Features that a frozen part makes of records, by name, kept from one training to the next."""
+
+    def once(self, names: Sequence[bytes], make: Callable[[Tensor], Tensor]) -> Tensor:
+        """The features of these names (n, ...); `make` is asked for the positions that are new (m,)."""
+
+    def missing(self, names: Sequence[bytes]) -> int:
+        """How many features of these names would have to be made."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Context:
     """The surroundings of one training: randomness, place, onlookers."""
@@ -53,7 +63,7 @@ class Context:
     canaries: Canaries | None = None  # that take part, numbered after the training records
     observers: tuple[Observer, ...] = ()
     progress: Progress | None = None
-    features: MutableMapping[bytes, Tensor] | None = None  # of records, kept from one training to the next
+    features: Kept | None = None  # of records, kept from one training to the next
 
 
 class Mechanism(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
 from typing import Any
 
@@ -11,6 +12,8 @@ from dptrain.config import Config
 from dptrain.contracts import Context, Splits
 from dptrain.evaluation.assignment import Assignments
 from dptrain.evaluation.stage import Stage
+from dptrain.models.frozen import split
+from dptrain.runs import binding
 from dptrain.runs.cache import content_key, without_privacy
 
 SHAPES_A_TRAINING = ("model", "optimizer", "mechanism", "training", "privacy", "control")
@@ -52,3 +55,22 @@ def of_control(
         *([] if canaries is None else [canaries.coordinates]),
     ]
     return content_key("twin", values, tensors, {**without_privacy(recipe(config)), **sections})
+
+
+def of_features(config: Config, splits: Splits, context: Context, model: nn.Module) -> str | None:
+    """The key of the features that the frozen part of a model makes of any record; None where it has none."""
+    parts = split(model)
+    if parts is None:
+        return None
+    frozen = parts[0]
+    packages = sorted({type(module).__module__.partition(".")[0] for module in frozen.modules()})
+    values = (
+        str(context.device),
+        str(context.dtype),
+        splits.shape,
+        splits.mean,
+        splits.std,
+        binding.model_code(frozen),
+        [(name, getattr(sys.modules[name], "__version__", None)) for name in packages],
+    )
+    return content_key("features", values, frozen.state_dict().values(), {"model": config.model})

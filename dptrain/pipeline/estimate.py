@@ -9,13 +9,13 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 from torch import nn
 
-from dptrain.contracts import Estimate, Mechanism, Progress, Release, Splits, wants_shadows
+from dptrain.contracts import Estimate, Mechanism, Progress, Records, Release, wants_shadows
 from dptrain.contracts.trees import by_name
 from dptrain.evaluation.estimate import observers, seconds_of_attacks
 from dptrain.evaluation.observing import Timed
@@ -23,7 +23,9 @@ from dptrain.evaluation.stage import Stage
 from dptrain.models.frozen import split
 from dptrain.pipeline.experiment import Experiment
 from dptrain.privacy.accountant import DPSGDPlan
+from dptrain.runs.features import FeatureStore
 from dptrain.training.estimate import MOST, blank, seconds_per_step
+from dptrain.training.features import Features
 from dptrain.training.fit import units_of
 from dptrain.training.sensitivity_audit import looks
 
@@ -66,6 +68,7 @@ class _Trials:
         self.physical = max(1, settings.physical_batch_size // settings.copies)
         frozen = None if remade else split(self.model)
         self.frozen = None if frozen is None else frozen[0]
+        self.head = None if frozen is None else frozen[1]
         self.gib = float("inf") if self.frozen is not None else 0.0
         most = MOST if self.frozen is None else FEW
         self.blank = blank(experiment.splits, units, max(self.batch, most))
@@ -80,7 +83,7 @@ class _Trials:
         experiment, parts = self.experiment, self.parts
         watching = observers(experiment.stage)
         step = self._step(parts.mechanism, experiment.stage, watching)
-        once = self._features(experiment.splits)
+        once = self._features(experiment.splits.train, experiment.splits.holdout)
         evaluations = self._evaluations()
         audits = self._audits(step)
         control = 0.0
@@ -99,7 +102,7 @@ class _Trials:
             control=control,
             shadows=self._shadows(evaluations),
             attacks=attacks,
-            report=REPORT,
+            report=REPORT + self._predictions(experiment.splits.test),
             memory_gib=_memory(experiment.context.device),
         )
 
@@ -141,7 +144,7 @@ class _Trials:
         *,
         audit: bool,
     ) -> None:
-        context = replace(self.experiment.context, features={}, progress=progress)
+        context = replace(self.experiment.context, features=FeatureStore(), progress=progress)
         if stage is not None:
             context = stage.watched(context, watching)
         mechanism = replace(mechanism, settings=replace(mechanism.settings, feature_cache_gib=self.gib))
@@ -152,22 +155,39 @@ class _Trials:
 
     def _evaluations(self) -> float:
         """Seconds of all looks of one training at the held-out records."""
-        return self.config.training.evaluations * len(self.experiment.splits.holdout) * self._of(self.model)
+        looks = self.config.training.evaluations * len(self.experiment.splits.holdout)
+        if self.frozen is None or self.head is None:
+            return looks * self._of_each
+        return looks * self._of(self.head, self.frozen)
 
-    def _features(self, splits: Splits) -> float:
-        """Seconds of making the features of all records once; 0 where none are, or at each step."""
-        return (
-            0.0 if self.frozen is None else (len(splits.train) + len(splits.holdout)) * self._of(self.frozen)
-        )
+    def _features(self, *parts: Records) -> float:
+        """Seconds of making the features of these records once; 0 where none are, or at each step."""
+        if self.frozen is None:
+            return 0.0
+        make, kept = Features(self.frozen, self.experiment.context), self.experiment.context.features
+        new = sum(len(part) if kept is None else kept.missing(make.names(part)) for part in parts)
+        return new * self._of_each
 
-    def _of(self, model: nn.Module) -> float:
-        """Seconds that a model takes of each record."""
+    def _predictions(self, test: Records) -> float:
+        """Seconds of predicting the test records."""
+        return len(test) * self._of_each if self.frozen is None else self._features(test)
+
+    @cached_property
+    def _of_each(self) -> float:
+        """Seconds that the model, nearly all in its frozen part where it has one, takes of each record."""
+        return self._of(self.model)
+
+    def _of(self, model: nn.Module, before: nn.Module | None = None) -> float:
+        """Seconds that a model takes of each record; of a head, what comes `before` it not counted."""
         context = self.experiment.context
         module = copy.deepcopy(model).to(context.device, context.dtype).eval()
         rows = by_name(
             lambda one: one.to(context.device, context.dtype if one.is_floating_point() else None),
             self.experiment.splits.train.blank(AT_ONCE),
         )
+        if before is not None:
+            one = Features(before, context)(self.experiment.splits.train.blank(1))
+            rows = one.expand(AT_ONCE, *one.shape[1:]).to(context.device)
         seconds = 0.0
         for _ in range(2):  # the first time loads what the second finds at hand
             started = time.perf_counter()

@@ -46,7 +46,10 @@ from dptrain.evidence.held_out import count_copies
 from dptrain.pipeline import cache_keys
 from dptrain.report.console import Console
 from dptrain.runs.cache import Cache
+from dptrain.runs.features import FeatureStore
+from dptrain.runs.folder import GIVEN
 from dptrain.storage import Unwritable
+from dptrain.training.features import on_features
 
 OF_A_MODEL = frozenset(Access) - {Access.TRANSCRIPT}
 
@@ -128,8 +131,14 @@ class Experiment:
     @cached_property
     def context(self) -> Context:
         """What surrounds every training but the one that is released: without a folder, tracked nowhere."""
+        context, gib = make_context(self.config), self.config.performance.feature_files_gib
+        key = None
+        if gib > 0 and not self.config.model.get(GIVEN):  # whose code and constants no configuration tells
+            key = cache_keys.of_features(self.config, self.splits, context, self.model)
+        if key is not None:
+            return replace(context, features=FeatureStore(self.cache.folder_of(key), gib=gib))
         shared = self.parts.control is not None or any(map(wants_shadows, self.parts.attacks.values()))
-        return make_context(self.config, keeps_features=shared)
+        return replace(context, features=FeatureStore()) if shared else context
 
     @cached_property
     def cache(self) -> Cache:
@@ -238,9 +247,11 @@ class Experiment:
 
     def utility(self, subject: Subject) -> Utility:
         """How well a subject does on the test records."""
+        gib = self.config.performance.feature_cache_gib
+        release, splits = on_features(subject.release, self.splits, self.context, gib=gib)
         return measure_utility(
-            subject.release,
-            self.splits,
+            release,
+            splits,
             confidence=self.config.evidence.confidence,
             as_they_are=given_output(self.config.release) is None,
         )

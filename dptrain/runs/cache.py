@@ -63,6 +63,10 @@ class Cache:
                 self.seconds[key.partition("_")[0]] += time.perf_counter() - started
             return torch.load(path, weights_only=True)
 
+    def folder_of(self, key: str) -> Path:
+        """The folder for what is kept in parts under this key, which need not be there."""
+        return self._path(key).with_suffix("")
+
     def _path(self, key: str) -> Path:
         self.folder.mkdir(parents=True, exist_ok=True)
         return self.folder / f"{key.partition('_')[0]}_{keyed(self.folder, key)}.pt"

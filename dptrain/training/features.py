@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dptrain.contracts import Context, Inputs, Records, Splits
+from dptrain.contracts import Context, Inputs, Kept, Records, Release, Splits
 from dptrain.contracts.trees import leaves, moved
 from dptrain.models.frozen import split
 from dptrain.training.settings import Settings
@@ -42,12 +43,12 @@ class Trained:
         if parts is None or splits.train.names:
             return cls(whole=model, part=model, splits=splits, features=_as_they_are)
         frozen, head = parts
-        make = _Features(frozen, context)
+        make = Features(frozen, context)
         copies, gib = 0 if settings.augmentation is None else settings.copies, settings.feature_cache_gib
         if remade(make, splits, copies=copies, gib=gib, dtype=context.dtype):
             return cls(whole=model, part=model, splits=splits, features=_as_they_are)
         kept = context.features
-        if kept is not None and 2 * _gib(make, splits, context.dtype) > gib:
+        if remade(make, splits, copies=0, gib=gib / 2, dtype=context.dtype):
             kept = None  # one training's own would fit, but not what is kept for others beside them
         seen = replace(splits, train=make.of(splits.train, kept), holdout=make.of(splits.holdout, kept))
         return cls(whole=model, part=head, splits=seen, features=make, made_by=make.digest.hexdigest())
@@ -60,6 +61,23 @@ class Trained:
         return {name: value.detach().cpu() for name, value in {**self.whole.state_dict(), **trained}.items()}
 
 
+def on_features(release: Release, splits: Splits, context: Context, *, gib: float) -> tuple[Release, Splits]:
+    """The head of a released model, and the test records as it sees them.
+
+    Both as they are where nothing is frozen. What the head predicts is what the whole model predicts.
+    Features may take `gib` of memory, with what is kept of them.
+    """
+    parts = None if release.weights is None or splits.test.names else split(release.build())
+    if parts is None or context.features is None:
+        return release, splits
+    frozen, head = parts
+    make = Features(frozen, context)
+    if 2 * _gib(make, splits.test, dtype=context.dtype) > gib:
+        return release, splits
+    seen = replace(splits, test=make.of(splits.test, context.features))
+    return replace(release, architecture=partial(copy.deepcopy, head), weights=head.state_dict()), seen
+
+
 def remade(
     make: Callable[[Tensor], Tensor], splits: Splits, *, copies: int, gib: float, dtype: torch.dtype
 ) -> str:
@@ -70,17 +88,17 @@ def remade(
     """
     if copies:
         return f"training.augmentations={copies} shows other copies of each record"
-    size = _gib(make, splits, dtype)
+    size = _gib(make, splits.train, splits.holdout, dtype=dtype)
     return f"they take {size:.3g} GiB, and performance.feature_cache_gib={gib:g}" if size > gib else ""
 
 
-def _gib(make: Callable[[Tensor], Tensor], splits: Splits, dtype: torch.dtype) -> float:
-    """The memory that the features of all training and held-out records take."""
-    one = math.prod(make(splits.train.blank(1)).shape) * dtype.itemsize
-    return one * (len(splits.train) + len(splits.holdout)) / GIB
+def _gib(make: Callable[[Tensor], Tensor], *parts: Records, dtype: torch.dtype) -> float:
+    """The memory that the features of all these records take."""
+    one = math.prod(make(parts[0].blank(1)).shape) * dtype.itemsize
+    return one * sum(map(len, parts)) / GIB
 
 
-class _Features:
+class Features:
     """Features of inputs (n, ...), without gradients: (n, ...) where the inputs are."""
 
     def __init__(self, frozen: nn.Module, context: Context) -> None:
@@ -91,30 +109,21 @@ class _Features:
         made: Tensor = self.frozen(moved(inputs, self.context.device, self.context.dtype))
         return made.to(leaves(inputs)[0].device)
 
-    def of(self, records: Records, kept: MutableMapping[bytes, Tensor] | None) -> Records:
+    def of(self, records: Records, kept: Kept | None) -> Records:
         """Features of all these records, in memory, under their labels; what is `kept` is not made again."""
         shape = self(records.blank(1)).shape[1:]
         made = torch.empty(len(records), *shape, dtype=self.context.dtype)
-        start = 0
-        for batch in records.batches(CHUNK):
-            rows = self(batch.inputs) if kept is None else self._once(batch.inputs, kept)
-            made[start : start + len(batch)] = rows
-            start += len(batch)
+        names = [] if kept is None else self.names(records)
+        for rows in torch.arange(len(records)).split(CHUNK):
+            make = partial(self._made, records, rows)
+            start, stop = int(rows[0]), int(rows[-1]) + 1
+            made[start:stop] = make() if kept is None else kept.once(names[start:stop], make)
         return Records(made, records.labels)
 
-    def _once(self, inputs: Tensor, kept: MutableMapping[bytes, Tensor]) -> Tensor:
-        """Features of these inputs, made of those only that nobody has asked for before."""
-        names = [self._name(row) for row in inputs]
-        new = [index for index, name in enumerate(names) if name not in kept]
-        if new:
-            kept.update(zip([names[index] for index in new], self(inputs[new]), strict=True))
-        return torch.stack([kept[name] for name in names])
-
-    def _name(self, row: Tensor) -> bytes:
-        """A hash of a record and of all that makes features of it."""
-        digest = self.digest.copy()
-        digest.update(row.contiguous().numpy().tobytes())
-        return digest.digest()
+    def names(self, records: Records) -> list[bytes]:
+        """Of each record a hash of its inputs and of the weights that make features of them."""
+        frozen = self.digest.digest()[:16]
+        return [frozen + row.tobytes() for row in records.digests().numpy()]
 
     @cached_property
     def digest(self) -> hashlib._Hash:
@@ -123,6 +132,9 @@ class _Features:
         for tensor in (*self.frozen.parameters(), *self.frozen.buffers()):
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
         return digest
+
+    def _made(self, records: Records, rows: Tensor, some: Tensor | slice = slice(None)) -> Tensor:
+        return self(records.take(rows[some]).read().inputs)
 
 
 def _as_they_are(inputs: Inputs) -> Inputs:

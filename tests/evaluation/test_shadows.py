@@ -19,6 +19,7 @@ from dptrain.models.normalise import Normalise
 from dptrain.models.scatter import ScatterLinear
 from dptrain.runs import cache
 from dptrain.runs.cache import Cache
+from dptrain.runs.features import FeatureStore
 from dptrain.tasks.classification import Classification
 
 pytestmark = pytest.mark.run
@@ -119,7 +120,7 @@ def test_shadows_take_the_features_that_the_target_s_training_made(trainer, spli
 
     model[1].features.register_forward_hook(count)
     settings = settings_of(rates={"steps": 3}, feature_cache_gib=1.0)
-    context = replace(trainer.context, features={})
+    context = replace(trainer.context, features=FeatureStore())
     target = replace(splits, train=splits.train.take(torch.arange(10, 60)))  # half of the probes among them
     DPSGD(settings=settings).fit(copy.deepcopy(model), target, trainer.budget, context)
     assert sum(made) == 50 + len(splits.holdout)
@@ -135,7 +136,7 @@ def test_shadows_take_the_features_that_the_target_s_training_made(trainer, spli
 def test_a_frozen_part_is_the_same_in_every_shadow_and_its_features_are_kept_once(trainer, settings_of):
     model = FrozenFeatures(nn.Sequential(nn.Flatten(), nn.Linear(64, 12)), nn.Linear(12, 3))
     settings = settings_of(rates={"steps": 3}, feature_cache_gib=1.0)
-    context = replace(trainer.context, features={})
+    context = replace(trainer.context, features=FeatureStore())
     plain = NonPrivate(settings=settings)
     found = replace(trainer, model=model, plain=plain, context=context).train(4, private=False)
     for shadow in found:

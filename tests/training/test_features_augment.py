@@ -16,6 +16,7 @@ from dptrain.mechanisms.non_private import NonPrivate
 from dptrain.models.normalise import Normalise
 from dptrain.models.scatter import ScatterCNN, ScatterLinear
 from dptrain.privacy.dpsgd import DPSGDEngine
+from dptrain.runs.features import FeatureStore
 from dptrain.training.augment import Augmentation
 from dptrain.training.features import Trained
 
@@ -100,7 +101,7 @@ def test_another_training_makes_features_of_other_records_alone(
     settings, known = settings_of(**CACHED), splits.train.take(torch.arange(45))
     others = replace(splits, train=known.and_more(splits.test.take(torch.arange(6))))
     alone, _ = NonPrivate(settings=settings).fit(scattered(), others, budget, context_of())
-    context = context_of(features={})
+    context = context_of(features=FeatureStore())
     model, other = scattered(), scattered()
     counted, again = made(model), made(other)
     UNAUDITED(settings=settings).fit(model, splits, budget, context)
@@ -114,7 +115,7 @@ def test_another_training_makes_features_of_other_records_alone(
 def test_features_are_not_shared_where_they_differ_or_do_not_fit(
     changed, splits, settings_of, context_of, budget
 ) -> None:
-    kept = {}
+    kept = FeatureStore()
     DPSGD(settings=settings_of(**CACHED)).fit(scattered(), splits, budget, context_of(features=kept))
     met = len(kept)
     assert met == 100

@@ -13,6 +13,7 @@ from torch import nn
 from dptrain.contracts import ConfigError
 from dptrain.contracts.ranges import Count
 from dptrain.models.pretrained.backbone import Backbone, Trainable, check_images, with_head
+from dptrain.models.pretrained.packaged import PACKAGE, TRAINED_ON, packaged, renamed
 from dptrain.models.pretrained.stages import POOLED
 from dptrain.models.pretrained.torchvision import DEFAULT
 from dptrain.models.pretrained.weights import Origin, file_hash, load, read_weights
@@ -33,7 +34,8 @@ def timm_model(
 ) -> nn.Module:
     """The classification model of this name, from images `shape` (C, H, W) to logits (N, num_classes).
 
-    `weights` is a file, DEFAULT (timm's own, downloaded into the cache of Hugging Face) or None (random).
+    `weights` is a file, DEFAULT (timm's own, downloaded into the cache of Hugging Face), PACKAGE (of the
+    extra `pretrained`, of tf_efficientnet_lite0) or None (random).
     Raises ConfigError.
     """
     timm = _timm()
@@ -47,14 +49,17 @@ def timm_model(
     network = timm.create_model(name, pretrained=False, num_classes=0, **fixed)
     origin = None
     if weights is not None:
-        path = Path(weights).expanduser()
+        path = packaged(name) if weights == PACKAGE else Path(weights).expanduser()
         if weights == DEFAULT:
             path = _downloaded(published)
             trained_on = trained_on or _trained_on(published)
         digest = file_hash(path, sha256)
         classifiers = published.get("classifier") or ()
         head = [classifiers] if isinstance(classifiers, str) else list(classifiers)
-        load(network, read_weights(path), name=name, head=head)
+        found = read_weights(path)
+        if weights == PACKAGE:
+            found, trained_on = renamed(found, network), trained_on or TRAINED_ON
+        load(network, found, name=name, head=head)
         origin = Origin(name=name, trained_on=trained_on, sha256=digest)
     return with_head(
         Backbone(

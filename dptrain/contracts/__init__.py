@@ -68,15 +68,15 @@ from dptrain.contracts.training import Context, Kept, Mechanism, Progress, Track
 from dptrain.contracts.trees import Form, Forms, Inputs
 
 __all__ = [
-    "OF_A_TRAINING", "PROBES", "Access", "Assigned", "Assignment", "Attack", "Attempt", "Attributes", "Bets",
-    "Bin", "Briefing", "BrokenGuarantee", "Budget", "Calibration", "Canaries", "Clips", "ConfigError",
-    "Constants", "Context", "Cost", "Counts", "DataError", "Detectable", "DptrainError", "Estimate",
-    "Exposed", "Findings", "Forecast", "Form", "Forms", "Gallery", "Game", "Guarantee", "Guesses", "Hashes",
-    "Images", "Inputs", "Interval", "Kept", "Leakage", "LimitExceeded", "MadeKernels", "Mechanism", "NoiseSeen",
-    "NotRun", "Observation", "Observer", "OutOfQueries", "Output", "Part", "Plan", "PrivacyLoss", "Progress",
-    "Queries", "Randomness", "Raw", "RecordLost", "Records", "Release", "Report", "Rows", "SamplingSeen",
-    "Scaled", "Scored", "Scores", "Scoring", "SelectionTerms", "Sensitive", "Sensitivity", "Served", "Shadow",
-    "Shadows", "Slots", "Splits", "Statement", "Streams", "Subgroup", "SweepTotal", "Targets", "Task",
-    "Tracker", "Trust", "Utility", "Variant", "by_query", "keyed_uniform", "seed_key", "stable_ids",
-    "wants_shadows",
+    "OF_A_TRAINING", "PROBES", "Access", "Assigned", "Assignment", "Attack", "Attempt", "Attributes",
+    "Bets", "Bin", "Briefing", "BrokenGuarantee", "Budget", "Calibration", "Canaries", "Clips",
+    "ConfigError", "Constants", "Context", "Cost", "Counts", "DataError", "Detectable", "DptrainError",
+    "Estimate", "Exposed", "Findings", "Forecast", "Form", "Forms", "Gallery", "Game", "Guarantee",
+    "Guesses", "Hashes", "Images", "Inputs", "Interval", "Kept", "Leakage", "LimitExceeded",
+    "MadeKernels", "Mechanism", "NoiseSeen", "NotRun", "Observation", "Observer", "OutOfQueries",
+    "Output", "Part", "Plan", "PrivacyLoss", "Progress", "Queries", "Randomness", "Raw", "RecordLost",
+    "Records", "Release", "Report", "Rows", "SamplingSeen", "Scaled", "Scored", "Scores", "Scoring",
+    "SelectionTerms", "Sensitive", "Sensitivity", "Served", "Shadow", "Shadows", "Slots", "Splits",
+    "Statement", "Streams", "Subgroup", "SweepTotal", "Targets", "Task", "Tracker", "Trust", "Utility",
+    "Variant", "by_query", "keyed_uniform", "seed_key", "stable_ids", "wants_shadows",
 ]  # fmt: skip

@@ -70,6 +70,7 @@ def of_features(config: Config, splits: Splits, context: Context, model: nn.Modu
         splits.shape,
         splits.mean,
         splits.std,
+        splits.bounds,
         binding.model_code(frozen),
         [(name, getattr(sys.modules[name], "__version__", None)) for name in packages],
     )

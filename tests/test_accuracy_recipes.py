@@ -19,11 +19,18 @@ from dptrain.models.frozen import split
 
 pytestmark = pytest.mark.e2e
 
-RECIPES = ("mnist_scatter", "fashion_scatter", "cifar10_scatter", "cifar10_wrn", "medical_scatter")
+RECIPES = (
+    "mnist_scatter", "fashion_scatter", "cifar10_scatter", "cifar10_wrn", "cifar10_pretrained",
+    "medical_scatter", "medical_pretrained",
+)  # fmt: skip
 SHAPES = {"mnist": (28, 28), "cifar10": (32, 32, 3), "pneumoniamnist": (28, 28)}
 FEWER = ("model.patches=20", "model.components=50")  # of those that take a minute to find
 NARROW = ("model.depth=10", "model.width=1")
-SMALL = {"cifar10_scatter": FEWER, "fashion_scatter": FEWER, "cifar10_wrn": NARROW}
+COARSE = ("model.size=32",)
+SMALL = {
+    "cifar10_scatter": FEWER, "fashion_scatter": FEWER, "cifar10_wrn": NARROW,
+    "cifar10_pretrained": COARSE, "medical_pretrained": COARSE,
+}  # fmt: skip
 FEW = ("data.records=200", "data.holdout=40")
 SMALLER = ("attack=[]", "control.enabled=false", "tracking=none", "training.evaluations=1", *FEW)
 
@@ -73,7 +80,7 @@ def test_a_recipe_promises_what_it_says(recipe: str, tmp_path: Path, monkeypatch
     idx_files(tmp_path)
     small = [
         "training.expected_batch_size=20",
-        *(() if recipe == "medical_scatter" else FEW),
+        *(() if recipe.startswith("medical") else FEW),
         *SMALL.get(recipe, ()),
     ]
     root = ["data.root=" + str(tmp_path)] if recipe == "fashion_scatter" else []
@@ -92,6 +99,7 @@ def test_a_recipe_promises_what_it_says(recipe: str, tmp_path: Path, monkeypatch
     ("recipe", "words"),
     [
         ("cifar10_scatter", ("training.expected_batch_size=40", "training.steps=3", *FEWER)),
+        ("cifar10_pretrained", ("training.expected_batch_size=40", "training.steps=3", *COARSE)),
         (
             "cifar10_wrn",
             (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 
 import torch
@@ -10,7 +10,7 @@ import torch
 from dptrain.assembly.components import Parts
 from dptrain.config import Evidence
 from dptrain.config import Release as ReleaseAsked
-from dptrain.contracts import Attack, Budget, ConfigError, DptrainError, Splits, wants_shadows
+from dptrain.contracts import Attack, Budget, ConfigError, DptrainError, Game, Splits, wants_shadows
 from dptrain.evaluation.assignment import Assignments
 from dptrain.evaluation.stage import Stage
 from dptrain.evidence.held_out import train_on
@@ -144,3 +144,14 @@ def _of_shadows(
             parts.mechanism.plan(shadowed, budget)
     except DptrainError as error:
         yield f"its shadow models, of {units} units each, cannot be trained: {error}"
+
+
+def without(
+    unfit: Collection[str], parts: Parts, played: Mapping[str, Game] | None
+) -> tuple[Parts, Mapping[str, Game] | None]:
+    """The parts without these attacks, and of the games those that are not theirs alone."""
+    kept = {name: attack for name, attack in parts.attacks.items() if name not in unfit}
+    gone = {parts.attacks[name].game for name in unfit} - {attack.game for attack in kept.values()}
+    if played is not None:
+        played = {name: game for name, game in played.items() if name not in gone}
+    return replace(parts, attacks=kept), played

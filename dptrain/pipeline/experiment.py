@@ -95,7 +95,7 @@ class Experiment:
         preconditions.check_output(config.release, splits)
         asked = {*asked, *(f"attack.{name}.fail_if" for name in criteria.compared(conditions, parts.attacks))}
         unfit = preconditions.check_records(parts, splits, asked)
-        parts, played = _without(unfit, parts, played)
+        parts, played = preconditions.without(unfit, parts, played)
         copies = count_copies(splits)
         if played is None:
             splits, assignments = split_known(splits, config.evidence, streams)
@@ -305,14 +305,3 @@ class Experiment:
         return cache_keys.of_control(
             self.config, self.splits, self.context, self.control_stage, self.assignments, self.model
         )
-
-
-def _without(
-    unfit: Collection[str], parts: Parts, played: Mapping[str, Game] | None
-) -> tuple[Parts, Mapping[str, Game] | None]:
-    """The parts without these attacks, and of the games those that are not theirs alone."""
-    kept = {name: attack for name, attack in parts.attacks.items() if name not in unfit}
-    gone = {parts.attacks[name].game for name in unfit} - {attack.game for attack in kept.values()}
-    if played is not None:
-        played = {name: game for name, game in played.items() if name not in gone}
-    return replace(parts, attacks=kept), played

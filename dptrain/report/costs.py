@@ -57,12 +57,13 @@ def caption(report: Report) -> str:
 
 def legend(report: Report) -> str:
     """How the table of classes and subgroups is read."""
-    text = "Of classes the recall" if report.utility.confusion else "Of classes the AUROC"
-    text += (
-        f", of subgroups the {words.named(report.utility.scored or report.utility.metric)}."
-        if report.utility.by_subgroup
-        else "."
+    utility = report.utility
+    measured = ["of classes the recall" if utility.confusion else "of labels the AUROC"] * bool(
+        utility.by_class
     )
+    if utility.by_subgroup:
+        measured.append(f"of subgroups the {words.named(utility.scored or utility.metric)}")
+    text = f"{words.sentence_case(', '.join(measured))}."
     if report.utility.by_subgroup:
         text += (
             " Values that fewer than 10 test records have are in *all others*, with the next larger one "

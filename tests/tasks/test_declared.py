@@ -18,7 +18,7 @@ from dptrain.config import Release
 from dptrain.contracts import ConfigError, Records, Splits
 from dptrain.evaluation.games.class_inversion.evaluator import train_evaluator
 from dptrain.evaluation.preconditions import check_output, check_records
-from dptrain.pipeline.case import load
+from dptrain.pipeline.weights import load
 from dptrain.tasks import MultiLabel, Regression
 
 
@@ -84,7 +84,7 @@ def test_a_model_of_labels_that_are_no_classes_is_audited(splits: Splits, tmp_pa
     task = Regression(bounds=(0.0, 9.0))
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 1))
     torch.save(model.state_dict(), tmp_path / "weights.pt")
-    release = load(tmp_path / "weights.pt", model, torch.device("cpu"), task)
+    release, _ = load(tmp_path / "weights.pt", model, torch.device("cpu"), task)
     answers = release.predict(splits.test.inputs)
     assert torch.equal(answers, task.predict(model(splits.test.inputs)).detach())
     labels = task.made_up(len(answers), torch.Generator().manual_seed(1))

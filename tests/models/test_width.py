@@ -26,13 +26,14 @@ from dptrain.tasks import task_of
 SWEEP = yaml.safe_load((folder("conf") / "sweep" / "model_size.yaml").read_text())
 WIDTHS = [float(each) for each in SWEEP["hydra"]["sweeper"]["params"]["model.width"].split(",")]
 RECIPES = sorted(path.stem for path in folder("recipes").glob("*.yaml"))
+PRETRAINED = [name for name in RECIPES if name.endswith("_pretrained")]  # as wide as their weights
 
 
 def size(model: nn.Module) -> int:
     return sum(each.numel() for each in model.parameters() if each.requires_grad)
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", sorted({*RECIPES} - {*PRETRAINED}))
 def test_the_sweep_of_sizes_goes_with_every_recipe(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def whitening(features: nn.Module, images: Any, *, components: int, power: float) -> Whitening:  # noqa: ARG001
         width = features(images[:1]).numel()
@@ -49,6 +50,13 @@ def test_the_sweep_of_sizes_goes_with_every_recipe(recipe: str, monkeypatch: pyt
         assert model(torch.zeros(2, *shape)).shape == (2, classes)
         sizes.append(size(model))
     assert sizes[0] < sizes[1] < sizes[2]
+
+
+def test_a_pretrained_network_is_as_wide_as_its_weights() -> None:
+    node = order(recipe="medical_pretrained").config["model"]
+    small = {"name": "test_resnet", "weights": None, "sha256": None, "features": "pooled", "size": 32}
+    with pytest.raises(ConfigError, match=r"model\.width=2.*model\.trainable"):
+        make_network({**node, **small, "width": 2}, seed=0, shape=(1, 28, 28), num_classes=2)
 
 
 def _declared(config: Config) -> tuple[tuple[int, ...], int]:

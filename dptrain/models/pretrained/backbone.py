@@ -72,6 +72,7 @@ def with_head(
     size: int | None,
     features: str | Sequence[str],
     normalise_features: bool,
+    width: float,
 ) -> nn.Module:
     """The backbone with a fresh linear head on its features: images `shape` (C, H, W) to logits.
 
@@ -80,6 +81,11 @@ def with_head(
     frozen, so that its features need not be made twice, where the network can be cut there. Raises
     ConfigError.
     """
+    if width != 1:
+        raise ConfigError(
+            f"model.width={width}: a pre-trained network is as wide as its weights; for several sizes sweep "
+            "model.name, or how much is trained by model.trainable"
+        )
     names = [features] if isinstance(features, str) else list(features)
     network = without_randomness(_without_batch_norm(backbone)).eval()
     check_stages(network, names)
@@ -92,8 +98,8 @@ def with_head(
     inputs = BackboneInputs(size=size, mean=backbone.mean, std=backbone.std)
     blank = torch.zeros(2, *shape)
     with torch.no_grad():
-        width = stages(inputs(blank[:1])).shape[1]
-    head = nn.Linear(width, num_classes)
+        made = stages(inputs(blank[:1])).shape[1]
+    head = nn.Linear(made, num_classes)
     if trainable == "head":
         return FrozenBackbone(InParts(inputs, stages), head, backbone.origin)
     train_only(network, trainable)

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from dptrain.contracts import ConfigError
-from dptrain.contracts.ranges import Count
+from dptrain.contracts.ranges import Count, Positive
 from dptrain.models.pretrained.backbone import Backbone, Trainable, behead, check_images, with_head
 from dptrain.models.pretrained.stages import POOLED
 from dptrain.models.pretrained.weights import Origin, file_hash
@@ -31,6 +31,7 @@ def hf_image_model(
     size: Count | None = None,
     features: str | Sequence[str] = POOLED,
     normalise_features: bool = False,
+    width: Positive = 1,
 ) -> nn.Module:
     """The image model in the folder `name`, or of this name on the hub: images (C, H, W) to logits.
 
@@ -69,6 +70,7 @@ def hf_image_model(
         size=size,
         features=features,
         normalise_features=normalise_features,
+        width=width,
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from dptrain.contracts import ConfigError
-from dptrain.contracts.ranges import Count
+from dptrain.contracts.ranges import Count, Positive
 from dptrain.models.pretrained.backbone import Backbone, Trainable, check_images, with_head
 from dptrain.models.pretrained.packaged import PACKAGE, TRAINED_ON, packaged, renamed
 from dptrain.models.pretrained.stages import POOLED
@@ -31,6 +31,7 @@ def timm_model(
     size: Count | None = None,
     features: str | Sequence[str] = POOLED,
     normalise_features: bool = False,
+    width: Positive = 1,
 ) -> nn.Module:
     """The classification model of this name, from images `shape` (C, H, W) to logits (N, num_classes).
 
@@ -75,6 +76,7 @@ def timm_model(
         size=size,
         features=features,
         normalise_features=normalise_features,
+        width=width,
     )
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from torchvision.models import SwinTransformer
 
 from dptrain.contracts import ConfigError
-from dptrain.contracts.ranges import Count
+from dptrain.contracts.ranges import Count, Positive
 from dptrain.models.pretrained.backbone import Backbone, Trainable, behead, check_images, with_head
 from dptrain.models.pretrained.stages import POOLED
 from dptrain.models.pretrained.weights import Origin, file_hash, load, read_weights
@@ -33,6 +33,7 @@ def torchvision_model(
     size: Count | None = None,
     features: str | Sequence[str] = POOLED,
     normalise_features: bool = False,
+    width: Positive = 1,
 ) -> nn.Module:
     """The classification model of this name, from images `shape` (C, H, W) to logits (N, num_classes).
 
@@ -79,6 +80,7 @@ def torchvision_model(
         size=size,
         features=features,
         normalise_features=normalise_features,
+        width=width,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -82,7 +83,8 @@ def test_forms_of_output_that_are_made_of_classes(splits: Splits, name: str) -> 
 
 def test_a_model_of_labels_that_are_no_classes_is_audited(splits: Splits, tmp_path: Path) -> None:
     task = Regression(bounds=(0.0, 9.0))
-    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 1))
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 1))
+    model = torch.nn.Sequential(OrderedDict(normalise=torch.nn.Identity(), network=network))
     torch.save(model.state_dict(), tmp_path / "weights.pt")
     release, _ = load(tmp_path / "weights.pt", model, torch.device("cpu"), task)
     answers = release.predict(splits.test.inputs)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What does privacy cost whom? Adult, and X-rays with a planted rare subgroup: python scripts/bench_costs.py
 
-Trainings at epsilon 1 and 8 through `python -m dptrain`, each beside its control model. Of the X-rays 5 %
+Trainings at epsilon 1 and 8 through `python -m dptrain`, each beside its control model. Of the X-rays 3 %
 come from scanner B, whose images are negatives, so that they have to be learned from few records; `lot`
 divides them as unequally, at random: nothing was planted there. DPTRAIN_DATA names the folder of adult.csv.gz
 and pneumoniamnist.npz.
@@ -19,8 +19,8 @@ import numpy as np
 from measured import find, options, start, table
 
 EPSILONS = (1, 8)
-RARE = 0.05  # share of scanner B
-TEST, VAL = 1500, 500  # records; the published test part is too small for rare subgroups
+RARE = 0.03  # share of scanner B
+TEST, VAL = 2000, 500  # records; the published test part is too small for rare subgroups
 ADULT = ("recipe=credit_mlp",)
 XRAYS = (
     "recipe=medical_cnn",
@@ -114,8 +114,8 @@ def main(arguments: list[str] | None = None) -> int:
         epsilon: {(c["by"], c["name"]) for c in report["costs"] if c["excess"] and c["excess"]["high"] < 0}
         for epsilon, report in found["X-rays"].items()
     }
-    planted_found = ("scanner", "B") in worse[EPSILONS[0]]
-    return 0 if planted_found and not any(by == "lot" for each in worse.values() for by, _ in each) else 1
+    found_all = all(("scanner", "B") in each for each in worse.values())
+    return 0 if found_all and not any(by == "lot" for each in worse.values() for by, _ in each) else 1
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ import pytest
 import torch
 from PIL import Image
 from support import QUICK, order
+from torchvision.models import resnet18
 
 from dptrain.cli import main as cli
 from dptrain.models.mlp import Mlp
@@ -40,6 +41,8 @@ REAL_DATA = {
     "pneumoniamnist": "pneumoniamnist.npz",
     "mnist_cnn": "mnist.npz",
     "credit_mlp": "adult.csv.gz",
+    "adult_age": "adult.csv.gz",
+    "medical_pretrained": "pneumoniamnist.npz",
 }
 
 
@@ -58,6 +61,9 @@ def test_no_command_is_left_untested() -> None:
         "python scripts/bench_step.py --json",  # tests/scripts/test_bench_step.py runs it
         "python scripts/bench_accuracy.py --write README.md",  # tests/scripts/test_bench_accuracy.py runs it
         "python scripts/ablation.py --seeds 2 --write README.md",  # and this one
+        # tests/scripts/test_bench_pretrained.py and test_bench_costs.py run these
+        "python scripts/bench_pretrained.py --write README.md",
+        "python scripts/bench_costs.py",
         *(line for line in COMMANDS if any(word in line for word in (*ELSEWHERE, *SERVED))),
     }
     # tests/cli/test_cli.py kills runs and resumes them, tests/sweep/test_selecting.py selects in private,
@@ -92,6 +98,11 @@ def test_a_run_works_as_written(line: str, tmp_path: Path) -> None:
             "data.test=100",
             "training.expected_batch_size=100",
         )
+    if "pretrained" in line or "model=torchvision" in line:
+        smaller += ("model.size=32",)
+        torch.save(resnet18().state_dict(), tmp_path / "resnet18.pth")
+    if "findings.npz" in line:
+        write_findings(tmp_path / "findings.npz")
     if "attack=" not in line:
         smaller += ("attack=[reconstruction_transcript]",)
     before, jobs = 0, 1
@@ -120,7 +131,7 @@ def test_a_run_works_as_written(line: str, tmp_path: Path) -> None:
 def run(line: str, *smaller: str, cwd: Path) -> None:
     """Carry out a command of the README, made smaller; sweeps, and what is one's own, by a process."""
     words = shlex.split(line)[3:]
-    if any(word.startswith(("-", "+sweep", "task=schema")) for word in words):
+    if any(word.startswith(("-", "+sweep", "task=schema", "model=own")) for word in words):
         ran = subprocess.run(
             [sys.executable, "-m", "dptrain", *words, *smaller],
             cwd=cwd, capture_output=True, text=True, check=False,
@@ -157,6 +168,14 @@ def write_loans(path: Path) -> None:
         told = "" if rng.random() < 0.1 else f"{income}.0"  # as a spreadsheet leaves it
         rows.append(f"K{customer:05d};{day};{told};{rng.choice(['rent', 'own', 'free'])};{repaid}")
     path.write_text("\n".join(rows))
+
+
+def write_findings(path: Path) -> None:
+    """Images of which each may show several findings."""
+    rng = np.random.default_rng(0)
+    found = rng.integers(0, 2, (900, 2), dtype=np.uint8)
+    images = rng.integers(0, 100, (900, 8, 8)) + 70 * found[:, :1, None] + 50 * found[:, 1:, None]
+    np.savez(path, train_images=images.astype(np.uint8), train_labels=found)
 
 
 def write_scans(root: Path) -> None:

@@ -40,12 +40,12 @@ def timm_model(
     Raises ConfigError.
     """
     timm = _timm()
-    _, height, width = check_images(name, shape)
+    _, rows, columns = check_images(name, shape)
     if not timm.is_model(name):
         close = ", ".join(get_close_matches(name, timm.list_models(), n=3)) or "resnet18, convnext_atto"
         raise ConfigError(f"model.name={name} is no model of timm; did you mean {close}?")
     published = timm.get_pretrained_cfg(name, allow_unregistered=True).to_dict()
-    sides = (size, size) if size else (height, width)
+    sides = (size, size) if size else (rows, columns)
     fixed = {"img_size": sides} if published.get("fixed_input_size") else {}
     network = timm.create_model(name, pretrained=False, num_classes=0, **fixed)
     origin = None

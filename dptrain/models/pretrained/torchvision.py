@@ -40,15 +40,15 @@ def torchvision_model(
     `weights` is a file, DEFAULT (torchvision's own, downloaded into its cache) or None (random). Raises
     ConfigError.
     """
-    _, height, width = check_images(name, shape)
+    _, rows, columns = check_images(name, shape)
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
         close = ", ".join(get_close_matches(name, known, n=3)) or "resnet18, densenet121, vit_b_16"
         raise ConfigError(
             f"model.name={name} is no classification model of torchvision; did you mean {close}?"
         )
-    side = size or height
-    if "vit_" in name and size is None and height != width:
+    side = size or rows
+    if "vit_" in name and size is None and rows != columns:
         raise ConfigError(f"model.name={name} takes square images; set model.size, such as 224")
     published = torchvision.models.get_model_weights(name).DEFAULT
     network = torchvision.models.get_model(name, weights=None, **_arguments(name, side, weights))

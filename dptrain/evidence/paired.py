@@ -18,7 +18,7 @@ def paired_proportions(gained: int, lost: int, trials: int, confidence: float) -
 
     >>> found = paired_proportions(1, 5, 24, 0.95)
     >>> round(found.low, 3), round(found.high, 3)
-    (-0.356, 0.015)
+    (-0.377, 0.042)
     """
     value, reach = (gained - lost) / trials, float(norm.ppf((1 + confidence) / 2))
     apart = 1e-9  # from the value itself, at which both ends may meet: where the two never differ

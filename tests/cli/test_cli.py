@@ -58,7 +58,8 @@ def test_a_run_leaves_report_figures_weights_and_no_secret(tmp_path: Path) -> No
     assert not (folder / "checkpoint.pt").exists()
     assert (folder / "report.md").exists()
     assert {path.name for path in (folder / "figures").iterdir()} == {
-        "epsilon.svg", "utility.svg", "reconstruction.svg", "class_inversion.png",
+        "epsilon.svg", "utility.svg", "costs.svg", "calibration.svg", "reconstruction.svg",
+        "class_inversion.png",
     }  # fmt: skip
     assert json.loads((folder / "ledger.json").read_text())["steps"] == 3
     weights = torch.load(folder / "weights.pt", weights_only=True)

@@ -100,6 +100,15 @@ def test_scores_that_are_no_counts_are_compared_as_means(rng: torch.Generator) -
     assert everybody.difference.low < everybody.difference.value < everybody.difference.high
 
 
+def test_errors_are_no_shares(rng: torch.Generator) -> None:
+    labels = torch.arange(40) % 2
+    errors = 50 * torch.rand(40, generator=rng, dtype=torch.float64)
+    of_numbers = replace(utility(labels > 0, labels), scores=errors, scored="mean_absolute_error")
+    (first, _) = by_subgroup(of_numbers, splits_of(labels.double(), sex=["f"] * 20 + ["m"] * 20), 0.95)
+    assert first.value.value == pytest.approx(float(errors[:20].mean()))
+    assert first.value.low < first.value.value < first.value.high
+
+
 @given(st.lists(st.sampled_from("abcdef"), min_size=1, max_size=120))
 def test_of_small_subgroups_nothing_follows_from_the_rest(values: list[str]) -> None:
     before, after = Counter(values), Counter(pooled(values))

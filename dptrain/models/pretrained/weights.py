@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from dptrain.contracts import ConfigError
 from dptrain.models.weight_files import read_tensors
 
 WRAPPED = "module."  # what DataParallel puts before each name
+DIGITS = re.compile(r"-([0-9a-f]{8,64})\.")  # of its SHA-256, in the name of a file that torch.hub knows
 AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")  # classifiers beside the head, of Inception and GoogLeNet
 
 log = logging.getLogger(__name__)
@@ -40,8 +42,21 @@ class Origin:
         )
 
 
-def file_hash(path: Path, expected: str | None) -> str:
-    """The SHA-256 of a file of weights; raises ConfigError where it is missing or another was expected."""
+def refuse_declared(*, sha256: str | None, trained_on: str | None) -> None:
+    """Raise ConfigError for what is declared of a file of weights where there is none."""
+    declared = {"model.sha256": sha256, "model.trained_on": trained_on}
+    if said := [f"{key}={value}" for key, value in declared.items() if value is not None]:
+        raise ConfigError(
+            f"{', '.join(said)} tells of a file of weights, and model.weights=null has none; give "
+            "model.weights=PATH, or leave that out"
+        )
+
+
+def file_hash(path: Path, expected: str | None, *, published: bool = False) -> str:
+    """The SHA-256 of a file of weights, that a `published` one's name begins in many cases.
+
+    Raises ConfigError where the file is missing or another was expected.
+    """
     if not path.is_file():
         raise ConfigError(
             f"model.weights={path} is no file; give a file of weights, DEFAULT (which downloads), or null"
@@ -52,6 +67,12 @@ def file_hash(path: Path, expected: str | None) -> str:
         raise ConfigError(
             f"model.sha256={expected}, but model.weights={path} has {found}; get the file anew, or correct "
             "the hash"
+        )
+    digits = DIGITS.search(path.name) if published else None
+    if digits is not None and not found.startswith(digits[1]):
+        raise ConfigError(
+            f"model.weights: {path} has the SHA-256 {found}, and is not the published file, whose hash "
+            f"begins with {digits[1]}; remove it, or give it as model.weights=PATH"
         )
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from functools import partial
 from pathlib import Path
 from urllib.error import URLError
@@ -85,6 +86,14 @@ def test_weights_of_another_network_or_another_file_are_told(file, tmp_path) -> 
         make(name="resnet18", weights=str(tmp_path / "text.pth"))
 
 
+@pytest.mark.parametrize(
+    "make", [partial(torchvision_model, name="resnet18"), partial(timm_model, name="test_resnet")]
+)
+def test_nothing_is_declared_of_random_weights(make) -> None:
+    with pytest.raises(ConfigError, match=r"model.sha256=00, model.trained_on=X tells .* model.weights=null"):
+        make(SHAPE, 3, sha256="00", trained_on="X")
+
+
 def test_stages_stand_side_by_side_each_normalised(file, rng) -> None:
     features = ["layer1", "layer3", "pooled"]
     model = torchvision_model(
@@ -107,9 +116,16 @@ def test_published_weights_come_from_the_libraries_own_caches(resnet, tmp_path, 
     published = tmp_path / "hub" / "checkpoints" / "resnet18-f37072fd.pth"
     published.parent.mkdir(parents=True)
     torch.save(resnet.state_dict(), published)
-    model = torchvision_model(SHAPE, 3, name="resnet18", weights="DEFAULT")
+    with pytest.raises(ConfigError, match=r"not the published file, whose hash begins with f37072fd"):
+        torchvision_model(SHAPE, 3, name="resnet18", weights="DEFAULT")
+    digest = hashlib.sha256(published.read_bytes()).hexdigest()
+    published.rename(published.with_name(f"resnet18-{digest[:8]}.pth"))
+    with monkeypatch.context() as renamed:
+        renamed.setattr(
+            torchvision.models.ResNet18_Weights.DEFAULT.value, "url", f"/resnet18-{digest[:8]}.pth"
+        )
+        model = torchvision_model(SHAPE, 3, name="resnet18", weights="DEFAULT")
     assert model.origin.trained_on == "ImageNet-1k, as torchvision says of its weights IMAGENET1K_V1"
-    published.unlink()
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", _no_network)
     monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", _no_network)
     with pytest.raises(ConfigError, match=r"resnet18-f37072fd.pth cannot be had \(URLError\).*or put it at"):
@@ -127,7 +143,7 @@ def test_published_weights_come_from_the_libraries_own_caches(resnet, tmp_path, 
         timm.create_model("test_resnet").state_dict(), kept / "snapshots" / ("0" * 40) / "model.safetensors"
     )
     model = timm_model(SHAPE, 3, name="test_resnet", weights="DEFAULT")
-    assert model.origin.trained_on == "ImageNet-1k (timm's tag r160_in1k)"
+    assert model.origin.trained_on == "what timm's tag r160_in1k says"
 
 
 def _no_network(*_: object, **__: object) -> None:

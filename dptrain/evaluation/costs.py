@@ -37,12 +37,15 @@ def by_subgroup(utility: Utility, splits: Splits, confidence: float) -> tuple[Su
 def costs(release: Utility, control: Utility, splits: Splits, confidence: float) -> tuple[Cost, ...]:
     """The release beside the control model, on all test records, on each class and on each subgroup.
 
-    Intervals of differences hold for all of these together, by Bonferroni's inequality.
+    Intervals of differences hold for all of these together, by Bonferroni's inequality. Nothing where one of
+    the two has diverged, for some records at least: of these it has no scores, though the other has.
     """
     first, second = release.scores, control.scores
     if first is None or second is None:
         return ()
-    scored = ~(first.isnan() | second.isnan())
+    scored = ~first.isnan()
+    if not bool(scored.any()) or not torch.equal(scored, ~second.isnan()):
+        return ()
     parts = [("all", "", scored), *_classes(splits, scored), *_subgroups(splits, scored)]
     each = 1 - (1 - confidence) / len(parts)
     return tuple(
@@ -119,7 +122,9 @@ def _mean(scores: Tensor, confidence: float, utility: Utility) -> Interval:
 def _paired(first: Tensor, second: Tensor, confidence: float) -> Interval:
     """The mean of first minus second, on the same records."""
     apart = first - second
-    if bool(torch.stack([first, second]).frac().eq(0).all()) and float(apart.abs().max()) <= 1:
+    both = torch.stack([first, second])
+    if bool(both.frac().eq(0).all()) and float(apart.abs().max()) <= 1:
         gained, lost = int((apart > 0).sum()), int((apart < 0).sum())
         return paired_proportions(gained, lost, len(apart), confidence)
-    return interval_of_mean(apart, confidence, least=-math.inf, most=math.inf)
+    most = 1.0 if bool(((both >= 0) & (both <= 1)).all()) else math.inf
+    return interval_of_mean(apart, confidence, least=-most, most=most)

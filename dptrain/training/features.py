@@ -71,10 +71,11 @@ def on_features(release: Release, splits: Splits, context: Context, *, gib: floa
     if parts is None or context.features is None:
         return release, splits
     frozen, head = parts
-    make = Features(frozen, context)
+    make = Features(frozen.to(context.dtype), context)
     if 2 * _gib(make, splits.test, dtype=context.dtype) > gib:
         return release, splits
-    seen = replace(splits, test=make.of(splits.test, context.features))
+    made = make.of(splits.test, context.features)
+    seen = replace(splits, test=Records(made.inputs.to(next(head.parameters()).dtype), made.labels))
     return replace(release, architecture=partial(copy.deepcopy, head), weights=head.state_dict()), seen
 
 

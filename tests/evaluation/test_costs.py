@@ -109,6 +109,29 @@ def test_errors_are_no_shares(rng: torch.Generator) -> None:
     assert first.value.low < first.value.value < first.value.high
 
 
+@pytest.mark.parametrize("lost", [slice(None), slice(3)])
+@pytest.mark.parametrize("whose", ["release", "control"])
+def test_a_model_that_diverged_is_compared_with_none(whose: str, lost: slice) -> None:
+    labels = torch.arange(40) % 2
+    whole = utility(labels > 0, labels)
+    scores = torch.rand(40, dtype=torch.float64)
+    scores[lost] = torch.nan
+    diverged, splits = replace(whole, scores=scores), splits_of(labels, site=["A"] * 20 + ["B"] * 20)
+    pair = {"release": whole, "control": whole, whose: diverged}
+    assert costs(**pair, splits=splits, confidence=0.95) == ()
+    assert sum(each.records for each in by_subgroup(diverged, splits, 0.95)) in (0, 37)
+    assert costs(diverged, diverged, splits, 0.95)[:1] == () or not scores.isnan().all()
+
+
+def test_equal_differences_of_shares_leave_open_what_the_rule_of_three_does() -> None:
+    labels = torch.arange(20) % 2
+    of = [replace(utility(labels > 0, labels), scores=torch.full((20,), at)) for at in (0.5, 0.75)]
+    found = costs(*of, splits_of(labels), 0.95)[0].difference
+    assert found.value == -0.25
+    assert found.high - found.low > 0.5
+    assert -1.0 <= found.low <= found.high <= 1.0
+
+
 @given(st.lists(st.sampled_from("abcdef"), min_size=1, max_size=120))
 def test_of_small_subgroups_nothing_follows_from_the_rest(values: list[str]) -> None:
     before, after = Counter(values), Counter(pooled(values))

@@ -18,7 +18,7 @@ from dptrain.models.scatter import ScatterCNN, ScatterLinear
 from dptrain.privacy.dpsgd import DPSGDEngine
 from dptrain.runs.features import FeatureStore
 from dptrain.training.augment import Augmentation
-from dptrain.training.features import Trained
+from dptrain.training.features import Trained, on_features
 
 pytestmark = pytest.mark.run
 
@@ -129,6 +129,21 @@ def test_features_are_not_shared_where_they_differ_or_do_not_fit(
     UNAUDITED(settings=settings_of(feature_cache_gib=gib)).fit(model, splits, budget, context)
     assert counted == [60, 40]
     assert len(kept) == (met if changed == "memory" else 2 * met)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_what_the_head_says_of_kept_features_is_what_the_whole_model_says(
+    dtype, splits, settings_of, context_of, budget
+) -> None:
+    context, model = context_of(features=FeatureStore(), dtype=dtype), scattered()
+    release, _ = NonPrivate(settings=settings_of(**CACHED)).fit(model, splits, budget, context)
+    before = len(context.features)
+    head, seen = on_features(release, splits, context, gib=1.0)
+    assert seen.test.inputs.shape != splits.test.inputs.shape
+    whole = release.predict(splits.test.inputs)
+    torch.testing.assert_close(head.predict(seen.test.inputs), whole, atol=1e-5, rtol=1e-4)
+    on_features(release, replace(splits, test=splits.train), context, gib=1.0)
+    assert len(context.features) == before + len(splits.test), "those of training are found again"
 
 
 def test_a_head_goes_on_with_its_own_features_only(splits, settings_of, context_of, budget, folder) -> None:

@@ -11,14 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support import QUICK
+from support import QUICK, order
 from torch import nn
 
 import dptrain
+from dptrain.cli import main as cli
 from dptrain.contracts import Records, Splits, Task
 from dptrain.models.mlp import Mlp
 from dptrain.report import words
 from dptrain.tasks import MultiLabel, Ordinal, Regression
+from dptrain.training import checkpoint
 
 pytestmark = pytest.mark.run
 
@@ -127,3 +129,40 @@ def test_a_model_of_ones_own_is_audited_with_members_of_each_task(
     assert document["utility"]["metric"] == task.metric
     assert document["data"]["task"] == task.name
     assert [line["attack"] for line in document["leakage"]] == ["membership_loss"]
+
+
+@pytest.mark.parametrize(
+    ("task", "said"),
+    [
+        (MultiLabel(labels=2), ("data.task=multi_label", "data.classes=[effusion,nodule]")),
+        (Regression(bounds=(0.0, 9.0)), ("data.task=regression", "data.target_bounds=[0,9]")),
+    ],
+    ids=["several labels", "a number"],
+)
+def test_a_run_on_a_file_goes_on_after_an_interruption(
+    task: Any, said: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = torch.Generator().manual_seed(1)
+    images, labels = torch.randint(256, (200, 8, 8), generator=rng).byte(), task.made_up(200, rng)
+    np.savez(tmp_path / "data.npz", train_images=images.numpy(), train_labels=labels.numpy())
+    pay = checkpoint.pay
+
+    def interrupted(folder: Path, *, steps: int, epsilon: float) -> None:
+        if steps == 2:
+            raise KeyboardInterrupt
+        pay(folder, steps=steps, epsilon=epsilon)
+
+    asked = (
+        *WORDS, "data=npz", f"data.path={tmp_path}/data.npz", *said, "attack=[]", "control.enabled=false",
+        "performance.checkpoint_seconds=0", f"output={tmp_path}/runs",
+    )  # fmt: skip
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "pay", interrupted)
+        with pytest.raises(SystemExit):
+            cli.main(order(*asked), None)
+    (folder,) = {path.parent for path in (tmp_path / "runs").glob("*/run.json")}
+    assert not (folder / "report.json").exists()
+    cli.main(order(f"resume={folder}"), None)
+    document = json.loads((folder / "report.json").read_text())
+    assert document["utility"]["metric"] == task.metric
+    assert document["guarantee"]["steps"] == 3

@@ -65,7 +65,7 @@ def timm_model(
         found = read_weights(path)
         if weights == PACKAGE:
             found, trained_on = renamed(found, network), trained_on or TRAINED_ON
-        load(network, found, name=name, head=head)
+        load(network, found, path=path, name=name, head=head)
         origin = Origin(name=name, trained_on=trained_on, sha256=digest)
     return with_head(
         Backbone(

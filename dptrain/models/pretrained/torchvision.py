@@ -65,7 +65,7 @@ def torchvision_model(
             path = _downloaded(published)
             trained_on = trained_on or _trained_on(published.name)
         digest = file_hash(path, sha256, published=weights == DEFAULT)
-        load(network, read_weights(path), name=name, head=[head])
+        load(network, read_weights(path), path=path, name=name, head=[head])
         origin = Origin(name=name, trained_on=trained_on, sha256=digest)
     transforms = published.transforms()
     return with_head(

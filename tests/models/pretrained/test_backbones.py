@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from functools import partial
 from pathlib import Path
 from urllib.error import URLError
@@ -92,6 +93,32 @@ def test_weights_of_another_network_or_another_file_are_told(file, tmp_path) -> 
 def test_nothing_is_declared_of_random_weights(make) -> None:
     with pytest.raises(ConfigError, match=r"model.sha256=00, model.trained_on=X tells .* model.weights=null"):
         make(SHAPE, 3, sha256="00", trained_on="X")
+
+
+@pytest.mark.parametrize("prefix", ["module.", "model.", "module._orig_mod.", "encoder.net."])
+def test_what_stands_before_all_names_is_taken_off(resnet, file, tmp_path, prefix) -> None:
+    held = {f"{prefix}{name}": value for name, value in resnet.state_dict().items()}
+    torch.save({"state_dict": held}, tmp_path / "wrapped.pth")
+    same, other = (
+        torchvision_model(SHAPE, 3, name="resnet18", weights=str(path)).features
+        for path in (file, tmp_path / "wrapped.pth")
+    )
+    images = torch.ones(1, *SHAPE)
+    assert torch.equal(same(images), other(images))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_weights_that_are_no_numbers_are_told(resnet, tmp_path) -> None:
+    held = resnet.state_dict()
+    wrong = {
+        "is torch.int8": held["conv1.weight"].to(torch.int8),
+        "is not finite": torch.full_like(held["conv1.weight"], math.nan),
+        "is sparse": held["conv1.weight"].to_sparse(),
+    }
+    for said, value in wrong.items():
+        torch.save({**held, "conv1.weight": value}, tmp_path / "wrong.pth")
+        with pytest.raises(ConfigError, match=rf"model.weights=\S+ does not fit: `conv1.weight` {said}"):
+            torchvision_model(SHAPE, 3, name="resnet18", weights=str(tmp_path / "wrong.pth"))
 
 
 def test_stages_stand_side_by_side_each_normalised(file, rng) -> None:

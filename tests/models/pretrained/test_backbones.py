@@ -16,8 +16,10 @@ from torch import nn
 from dptrain.contracts import ConfigError
 from dptrain.models.frozen import split
 from dptrain.models.normalise import Normalise
+from dptrain.models.pretrained.stages import Stages
 from dptrain.models.pretrained.timm import timm_model
 from dptrain.models.pretrained.torchvision import torchvision_model
+from dptrain.models.pretrained.trained import last_block
 
 SHAPE = (1, 32, 32)
 IMAGENET = torchvision.models.ResNet18_Weights.DEFAULT.transforms()
@@ -121,6 +123,23 @@ def test_weights_that_are_no_numbers_are_told(resnet, tmp_path) -> None:
             torchvision_model(SHAPE, 3, name="resnet18", weights=str(tmp_path / "wrong.pth"))
 
 
+@pytest.mark.parametrize(
+    ("name", "block"),
+    [
+        ("googlenet", "inception5b"),
+        ("inception_v3", "Mixed_6e"),
+        ("maxvit_t", "blocks.3.layers.1"),
+        ("convnext_tiny", "features.7.2"),
+        ("resnet18", "layer4.1"),
+    ],
+)
+def test_the_last_block_is_a_whole_one(name, block) -> None:
+    as_they_are = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    with torch.device("meta"):
+        network = torchvision.models.get_model(name, weights=None, **as_they_are)
+    assert last_block(network)[0] == block
+
+
 def test_stages_stand_side_by_side_each_normalised(file, rng) -> None:
     features = ["layer1", "layer3", "pooled"]
     model = torchvision_model(
@@ -132,6 +151,12 @@ def test_stages_stand_side_by_side_each_normalised(file, rng) -> None:
         torch.testing.assert_close(stage.mean(1), torch.zeros(4), atol=1e-5, rtol=0)
     with pytest.raises(ConfigError, match=r"model.features=\['layer9'\]: layer9 is no module"):
         torchvision_model(SHAPE, 3, name="resnet18", features=["layer9"])
+    with pytest.raises(ConfigError, match=r"model.features=\[\] names nothing"):
+        torchvision_model(SHAPE, 3, name="resnet18", features=[])
+    network = nn.ModuleDict({"used": nn.Linear(2, 2), "never": nn.Linear(2, 2)})
+    network.forward = network["used"].forward
+    with pytest.raises(ConfigError, match=r"model.features=\['never'\]: never returns nothing"):
+        Stages(network, ["never"], channels_last=False, normalised=False)(torch.ones(1, 2))
 
 
 def test_published_weights_come_from_the_libraries_own_caches(resnet, tmp_path, monkeypatch) -> None:

@@ -16,9 +16,7 @@ from dptrain.contracts import ConfigError
 from dptrain.contracts.ranges import Count, Positive
 from dptrain.models.pretrained.backbone import Backbone, Trainable, behead, check_images, with_head
 from dptrain.models.pretrained.stages import POOLED
-from dptrain.models.pretrained.weights import Origin, file_hash, load, read_weights, refuse_declared
-
-DEFAULT = "DEFAULT"
+from dptrain.models.pretrained.weights import DEFAULT, Origin, file_hash, load, read_weights, refuse_declared
 
 
 def torchvision_model(

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from dptrain.contracts import ConfigError
 from dptrain.models.weight_files import COUNTER, misfits, prefix_of, read_tensors, without_compiled
 
+DEFAULT = "DEFAULT"  # in place of a file of weights: those that the library itself publishes
 DIGITS = re.compile(r"-([0-9a-f]{8,64})\.")  # of its SHA-256, in the name of a file that torch.hub knows
 AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")  # classifiers beside the head, of Inception and GoogLeNet
 

@@ -288,7 +288,12 @@ def measure(
                 say(f"{max(result.values()):9.6f}  {name}")
     ratios = [ratio for modes in accepted.values() for ratio in modes.values()]
     ratios += [each["worst_ratio"] for each in trainings.values()]
-    return {"worst_ratio": max(ratios), "refused": refused, "accepted": accepted, "replay": trainings}
+    return {
+        "worst_ratio": max(ratios, default=0.0),
+        "refused": refused,
+        "accepted": accepted,
+        "replay": trainings,
+    }
 
 
 def _alone() -> None:

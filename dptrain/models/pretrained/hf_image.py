@@ -49,6 +49,9 @@ def hf_image_model(
     try:
         weights = Path(find("model.safetensors"))
         reads = json.loads(Path(find("preprocessor_config.json")).read_text())
+        normalised = reads.get("do_normalize", True)
+        mean = reads["image_mean"] if normalised else [0.0] * 3
+        std = reads["image_std"] if normalised else [1.0] * 3
         config = transformers.AutoConfig.from_pretrained(name, **known)
         for key, value in vars(config).items():
             if "dropout" in key and isinstance(value, int | float):  # some is drawn by no layer of its own
@@ -70,12 +73,11 @@ def hf_image_model(
         ) from error
     digest = file_hash(weights, sha256)
     _refuse_random(loaded, behead(network), known_as)
-    normalised = reads.get("do_normalize", True)
     return with_head(
         Backbone(
             network=_Features(network),
-            mean=reads["image_mean"] if normalised else [0.0] * 3,
-            std=reads["image_std"] if normalised else [1.0] * 3,
+            mean=mean,
+            std=std,
             origin=Origin(name=known_as, trained_on=trained_on, sha256=digest),
         ),
         shape,

@@ -15,8 +15,7 @@ from dptrain.contracts.ranges import Count, Positive
 from dptrain.models.pretrained.backbone import Backbone, Trainable, check_images, with_head
 from dptrain.models.pretrained.packaged import PACKAGE, TRAINED_ON, packaged, renamed
 from dptrain.models.pretrained.stages import POOLED
-from dptrain.models.pretrained.torchvision import DEFAULT
-from dptrain.models.pretrained.weights import Origin, file_hash, load, read_weights, refuse_declared
+from dptrain.models.pretrained.weights import DEFAULT, Origin, file_hash, load, read_weights, refuse_declared
 
 # Tags of timm that are recipes of training on ImageNet-1k alone, without a teacher that knew more.
 ALONE = ("in1k", "a1_in1k", "a2_in1k", "a3_in1k", "ra_in1k", "ra2_in1k", "ra3_in1k", "tv_in1k", "tv2_in1k")
@@ -65,7 +64,7 @@ def timm_model(
         found = read_weights(path)
         if weights == PACKAGE:
             found, trained_on = renamed(found, network), trained_on or TRAINED_ON
-        load(network, found, name=name, head=head)
+        load(network, found, path=path, name=name, head=head)
         origin = Origin(name=name, trained_on=trained_on, sha256=digest)
     return with_head(
         Backbone(

@@ -16,9 +16,7 @@ from dptrain.contracts import ConfigError
 from dptrain.contracts.ranges import Count, Positive
 from dptrain.models.pretrained.backbone import Backbone, Trainable, behead, check_images, with_head
 from dptrain.models.pretrained.stages import POOLED
-from dptrain.models.pretrained.weights import Origin, file_hash, load, read_weights, refuse_declared
-
-DEFAULT = "DEFAULT"
+from dptrain.models.pretrained.weights import DEFAULT, Origin, file_hash, load, read_weights, refuse_declared
 
 
 def torchvision_model(
@@ -65,7 +63,7 @@ def torchvision_model(
             path = _downloaded(published)
             trained_on = trained_on or _trained_on(published.name)
         digest = file_hash(path, sha256, published=weights == DEFAULT)
-        load(network, read_weights(path), name=name, head=[head])
+        load(network, read_weights(path), path=path, name=name, head=[head])
         origin = Origin(name=name, trained_on=trained_on, sha256=digest)
     transforms = published.transforms()
     return with_head(

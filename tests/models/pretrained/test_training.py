@@ -180,6 +180,11 @@ def test_of_a_folder_only_the_head_may_be_missing_and_nothing_is_drawn(tmp_path,
         save_file(others | broken, file, {"format": "pt"})
         with pytest.raises(ConfigError, match=r"has no `[\w.]+layernorm_after.weight` of the shape"):
             hf_image_model(SHAPE, CLASSES, name=str(tmp_path))
+    (tmp_path / "preprocessor_config.json").write_text("{}")
+    with pytest.raises(
+        ConfigError, match=r"cannot be read as an image classifier of transformers \(KeyError"
+    ):
+        hf_image_model(SHAPE, CLASSES, name=str(tmp_path))
 
 
 @pytest.mark.parametrize("trainable", ["head", "norm"])

@@ -173,8 +173,10 @@ def losses(queries: Queries, column: Sensitive, records: Records, task: Task | N
         queries.confidences(column.fill(records.inputs, value)).double()
         for value in range(len(column.values))
     ]
-    if task is not None and not task.of_classes:
-        return -torch.stack([task.log_likelihood(rows, records.labels) for rows in confidences], 1)
+    if task is not None and not task.of_classes:  # all at once: the same errors are as likely for each value
+        labels = torch.cat([records.labels] * len(confidences))
+        said = task.log_likelihood(torch.cat(confidences), labels)
+        return -said.reshape(len(confidences), -1).T
     of_label = torch.stack([rows.gather(1, records.labels[:, None])[:, 0] for rows in confidences], 1)
     return -of_label.clamp(FAINTEST, 1.0).log()
 

@@ -20,7 +20,8 @@ class Rmia:
     """Scores a probe x by the share of other records z that it dominates, gamma times over.
 
     x dominates z where p(x | model) / p(x) is at least gamma times p(z | model) / p(z); p is the
-    confidence in the label, p(x) its mean over shadow models, half of which were trained on x.
+    confidence in the label, p(x) its mean over shadow models, half of which were trained on x. Of several
+    labels or tokens it is their geometric mean, for all of them together are likely nowhere.
     `mode` offline knows only those that were not, and puts p(x) = ((1 + a) p_out + 1 - a) / 2
     with a = `offline_a`, which is also how p(z) is had in either mode: no model was trained on
     the z, `population` records of the adversary's own.
@@ -82,7 +83,8 @@ def _ask(release: Release, records: Records) -> Tensor:
     answers, task = release.predict(records.inputs), release.task
     if task is None or task.of_classes:
         return true_class(answers, records.labels)
-    return task.log_likelihood(answers, records.labels).exp().clamp(min=LEAST)
+    each = task.log_likelihood(answers, records.labels) / records.labels[0].numel()
+    return each.exp().clamp(min=LEAST)
 
 
 def _mean(answers: Tensor, chosen: Tensor) -> Tensor:

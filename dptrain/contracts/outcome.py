@@ -28,8 +28,8 @@ class Bin:
 class Calibration:
     """How far the confidence in the named class is from how often that class is right.
 
-    Bins hold as many records each, the least confident first; `error` is what lies between confidence and
-    share right, in the mean over records (expected calibration error).
+    Bins hold about as many records each, the least confident first; `error` is what lies between confidence
+    and share right, in the mean over records (expected calibration error).
     """
 
     error: Interval

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch import Tensor
 from dptrain.contracts import Cost, Interval, Splits, Subgroup, Utility
 from dptrain.evidence.intervals import clopper_pearson
 from dptrain.evidence.paired import difference, paired_proportions
+from dptrain.tasks import MultiLabel, task_of
 from dptrain.tasks.means import interval_of_mean
 
 LEAST = 10  # records of a subgroup that is shown
@@ -62,8 +64,38 @@ def costs(release: Utility, control: Utility, splits: Splits, confidence: float)
     )
 
 
-def pooled(values: Sequence[str]) -> list[str]:
-    """The values of records, those pooled that too few records have to be shown.
+def of_enough(utility: Utility, splits: Splits) -> Utility:
+    """Utility without the classes that too few test records have to be shown, or the labels, or lack them.
+
+    Rows of the confusion of such classes are added up, by the rule of `pooled`.
+    """
+    labels, task = splits.test.labels, task_of(splits)
+    if isinstance(task, MultiLabel):
+        rarest = torch.minimum(labels.sum(0), len(labels) - labels.sum(0)).tolist()
+        order = sorted(zip(rarest, task.called, strict=True))
+        hidden = {name for count, name in order if count < LEAST}
+        if len(hidden) == 1:  # whose AUROC would follow from the others and from their mean
+            hidden = {name for _, name in order[:2]}
+        shown = {name: area for name, area in utility.by_class.items() if name not in hidden}
+        return replace(utility, by_class=shown)
+    if not utility.confusion:
+        return utility
+    names = list(utility.confusion)
+    held = [names[label] for label in labels.tolist()]
+    of = dict.fromkeys(names, POOLED) | dict(zip(held, pooled(held), strict=True))
+    rows: dict[str, Counter[str]] = {}
+    for name, row in utility.confusion.items():
+        rows.setdefault(of[name], Counter()).update(row)
+    few = sum(rows.get(POOLED, Counter()).values()) < LEAST
+    return replace(
+        utility,
+        by_class={name: recall for name, recall in utility.by_class.items() if of[name] != POOLED},
+        confusion={name: dict(row) for name, row in rows.items() if name != POOLED or not few},
+    )
+
+
+def pooled(values: Sequence[str], hidden: Collection[str] = ()) -> list[str]:
+    """The values of records, those pooled that too few records have to be shown, and those to be `hidden`.
 
     Were only one left out, what it holds would follow from the rest and from all records together. So the
     next larger one is pooled with it, until nothing of single small ones can be told.
@@ -73,8 +105,11 @@ def pooled(values: Sequence[str]) -> list[str]:
     """
     small: list[str] = []
     together = 0
-    for value, count in sorted(Counter(values).items(), key=lambda item: (item[1], item[0])):
-        if count >= LEAST and (not small or together >= LEAST):
+    for value, count in sorted(
+        Counter(values).items(), key=lambda item: (item[0] not in hidden, item[1], item[0])
+    ):
+        enough = not small or (together >= LEAST and len(small) > 1)
+        if count >= LEAST and enough and value not in hidden:
             break
         small.append(value)
         together += count
@@ -82,22 +117,63 @@ def pooled(values: Sequence[str]) -> list[str]:
 
 
 def _subgroups(splits: Splits, scored: Tensor) -> Iterator[tuple[str, str, Tensor]]:
-    """Column, value and which test records have it; nothing of a column in which all are alike."""
-    for column, values in splits.subgroups.items():
-        kept = [value for value, there in zip(values, scored.tolist(), strict=True) if there]
-        shown, every = pooled(kept), torch.zeros(len(scored), dtype=torch.bool)
-        names = sorted(set(shown), key=lambda name: (name == POOLED, name))
-        for name in names if len(names) > 1 else ():
-            chosen = every.clone()
-            chosen[scored] = torch.tensor([value == name for value in shown])
-            yield column, name, chosen
+    """Column, value and which test records have it; nothing of a column in which all are alike.
+
+    Nor do two of them, or a class and one of them, tell of few records by their difference, where one holds
+    the other: as a ward and its site.
+    """
+    kept = scored.nonzero().flatten().tolist()
+    columns = {column: [values[at] for at in kept] for column, values in splits.subgroups.items()}
+    hidden: dict[str, set[str]] = {column: set() for column in columns}
+    classes = [("class", name, chosen) for _, name, chosen in _classes(splits, scored)]
+    while True:
+        found = [
+            each
+            for name, values in columns.items()
+            for each in _of_column(name, values, hidden[name], scored)
+        ]
+        finer = _too_close([*found, *classes])
+        if finer is None:
+            yield from found
+            return
+        column, name = finer
+        left = Counter(each for each in columns[column] if each not in hidden[column])
+        hidden[column].add(min(left, key=lambda each: (left[each], each)) if name == POOLED else name)
+
+
+def _of_column(
+    column: str, values: Sequence[str], hidden: Collection[str], scored: Tensor
+) -> Iterator[tuple[str, str, Tensor]]:
+    shown = pooled(values, hidden)
+    names = sorted(set(shown), key=lambda name: (name == POOLED, name))
+    for name in names if len(names) > 1 else ():
+        chosen = torch.zeros(len(scored), dtype=torch.bool)
+        chosen[scored] = torch.tensor([value == name for value in shown])
+        yield column, name, chosen
+
+
+def _too_close(sets: Sequence[tuple[str, str, Tensor]]) -> tuple[str, str] | None:
+    """A subgroup that too few records part from another set that holds it, or that it holds a class of."""
+    if not sets:
+        return None
+    member = torch.stack([chosen for *_, chosen in sets]).double()
+    size = member.sum(1)
+    within = member @ member.T == size[:, None]
+    apart = size - size[:, None]
+    for inner, outer in (within & (apart > 0) & (apart < LEAST)).nonzero().tolist():
+        column, name, _ = sets[inner] if sets[inner][0] != "class" else sets[outer]
+        return column, name
+    return None
 
 
 def _classes(splits: Splits, scored: Tensor) -> Iterator[tuple[str, str, Tensor]]:
+    """Classes that enough records have to be shown."""
     labels = splits.test.labels
     if labels.ndim == 1 and not labels.is_floating_point():
+        shown = set(pooled([splits.classes[label] for label in labels[scored].tolist()]))
         for label in labels[scored].unique().tolist():
-            yield "class", splits.classes[label], scored & (labels == label)
+            if splits.classes[label] in shown:
+                yield "class", splits.classes[label], scored & (labels == label)
 
 
 def _excess(

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from dptrain.contracts import Access, Inputs, Release, Splits, Utility
-from dptrain.evaluation.costs import by_subgroup
+from dptrain.evaluation.costs import by_subgroup, of_enough
 from dptrain.tasks import task_of
 
 
@@ -28,7 +28,7 @@ def measure_utility(release: Release, splits: Splits, *, confidence: float, as_t
     answers = ((answer(batch.inputs), batch.labels) for batch in splits.test.batches())
     found = task_of(splits).utility(answers, confidence=confidence)
     return replace(
-        found,
+        of_enough(found, splits),
         by_subgroup=by_subgroup(found, splits, confidence),
         calibration=found.calibration if confidences and as_they_are else None,
     )

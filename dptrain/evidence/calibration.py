@@ -9,7 +9,7 @@ from torch import Tensor
 from dptrain.contracts import Bin, Calibration, Interval
 from dptrain.evidence.intervals import clopper_pearson
 
-BINS = 10  # of as many records each
+BINS = 10  # of as many records each, but for those of the same confidence
 RESAMPLES = 2000
 
 
@@ -19,9 +19,13 @@ def calibration(confidences: Tensor, right: Tensor, confidence: float) -> Calibr
     The error of a sample is too large in the mean, as chance alone parts confidences and shares in every bin.
     So the interval reaches as far to both sides as such distances do from those of the sample in 95 % of all
     samples (the triangle inequality), by a parametric bootstrap: it holds for models without any error too.
+    Records of the same confidence are in one bin: which of them comes first says nothing.
     """
     order = torch.argsort(confidences, stable=True)
-    parts = [part for part in order.tensor_split(BINS) if len(part)]
+    ordered = confidences[order]
+    edges = np.cumsum([len(part) for part in order.tensor_split(BINS)])[:-1].tolist()
+    kept = [at for at in edges if 0 < at < len(order) and bool(ordered[at - 1] < ordered[at])]
+    parts = order.tensor_split(sorted({*kept}))
     bins = []
     for part in parts:
         found = clopper_pearson(int(right[part].sum()), len(part), confidence)

@@ -56,6 +56,9 @@ def permutation_p_value(observed: float, permuted: Tensor) -> float:
 LEAST_VARIANCE = 8 / 4  # times n^2
 
 
+FEW = 10  # records with a label, or without
+
+
 def auc(scores: Tensor, members: Tensor, confidence: float) -> Interval:
     """The area under the ROC curve, with DeLong's interval on the logit scale.
 
@@ -91,11 +94,13 @@ def mean_auc(scores: Tensor, labels: Tensor, confidence: float) -> Interval:
     """The mean of the AUCs of several labels (n, labels) of the same records, each of which differs.
 
     DeLong's variance of the mean, on the logit scale: what a record adds to it, over all its labels, is
-    taken together, so that labels may depend on each other. Where no record decides anything (all areas
-    are 1, or 0), the interval is that of a proportion among the fewest records that have a label.
+    taken together, so that labels may depend on each other. Where few records have a label, or lack it, they
+    tell little of their own variance. The interval is then that of a proportion among as many trials as have
+    the variance of the mean, to which each side adds one record of the largest that it can have (Birnbaum and
+    Klose 1957); what the labels of one record add in this way is taken to point the same way.
     """
     areas = []
-    influence = np.zeros(len(scores))
+    influence, unseen = np.zeros((2, len(scores)))
     fewest = len(scores)
     for score, label in zip(scores.T, labels.T.bool(), strict=True):
         sides = placements(score, label)
@@ -103,13 +108,24 @@ def mean_auc(scores: Tensor, labels: Tensor, confidence: float) -> Interval:
         for side, where in zip(sides, (label, ~label), strict=True):
             count = len(side)
             influence[where.numpy()] += (side - side.mean()) / math.sqrt(count * max(1, count - 1))
+            unseen[where.numpy()] += math.sqrt(_variance_of_share(areas[-1], count)) / count**1.5
             fewest = min(fewest, count)
-    area = float(np.mean(areas))
-    reach = norm.ppf((1 + confidence) / 2) * float(np.linalg.norm(influence)) / len(areas)
-    if not reach > 0.0:
+    area, several = float(np.mean(areas)), len(areas)
+    spread = float(np.linalg.norm(influence)) / several
+    if fewest < FEW:
+        variance = spread**2 + float(np.linalg.norm(unseen) / several) ** 2
+        trials = _variance_of_share(area, fewest * several) / variance
+        return proportion(area * trials, trials, confidence)
+    if not 0.0 < area < 1.0 or not spread > 0.0:
         return proportion(area * fewest, fewest, confidence)
-    reach /= area * (1 - area)
+    reach = norm.ppf((1 + confidence) / 2) * spread / (area * (1 - area))
     return Interval(value=area, low=float(expit(logit(area) - reach)), high=float(expit(logit(area) + reach)))
+
+
+def _variance_of_share(share: float, count: int) -> float:
+    """The largest variance of values in [0, 1] of this mean, to which one of each kind is added."""
+    share = (share * count + 1) / (count + 2)
+    return share * (1 - share)
 
 
 def _variance_of_mean(values: np.ndarray) -> float:

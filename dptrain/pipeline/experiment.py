@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
@@ -52,6 +53,9 @@ from dptrain.storage import Unwritable
 from dptrain.tasks import task_of
 from dptrain.training.features import on_features
 
+log = logging.getLogger(__name__)
+
+CACHE = "cache"  # in the folder of all runs
 OF_A_MODEL = frozenset(Access) - {Access.TRANSCRIPT}
 
 
@@ -138,14 +142,19 @@ class Experiment:
         if gib > 0 and not self.config.model.get(GIVEN):  # whose code and constants no configuration tells
             key = cache_keys.of_features(self.config, self.splits, context, self.model)
         if key is not None:
-            return replace(context, features=FeatureStore(self.cache.folder_of(key), gib=gib))
+            try:
+                store = FeatureStore(self.cache.folder_of(key), gib=gib)
+            except OSError as error:  # without features that are kept a run takes longer, no more
+                log.warning("features of the frozen part are not kept beside the runs: %s", error)
+                store = FeatureStore()
+            return replace(context, features=store)
         shared = self.parts.control is not None or any(map(wants_shadows, self.parts.attacks.values()))
         return replace(context, features=FeatureStore()) if shared else context
 
     @cached_property
     def cache(self) -> Cache:
         """Where control models, shadow models and evaluators are kept, beside the runs."""
-        return Cache(Path(self.config.output) / "cache")
+        return Cache(Path(self.config.output) / CACHE)
 
     @property
     def records(self) -> str:

@@ -16,7 +16,7 @@ from dptrain.config import Config
 from dptrain.contracts import PROBES, Detectable, Forecast, Guarantee, Splits, Variant
 from dptrain.evaluation.assignment import declared_units
 from dptrain.pipeline import summary
-from dptrain.pipeline.experiment import Experiment
+from dptrain.pipeline.experiment import CACHE, Experiment
 from dptrain.privacy import signal
 from dptrain.privacy.accountant import Curve, DPSGDPlan
 from dptrain.privacy.guarantee import BY_PUBLIC_SEED, DPGuarantee, NoGuarantee, delta_meaning
@@ -80,6 +80,8 @@ def _experiment(
     config: Config, parts: Parts, console: Console, units: int | None, asked: Collection[str]
 ) -> Experiment:
     """All that is settled before a training begins; with a declared number of units, of made-up records."""
+    if units is not None or not (Path(config.output) / CACHE).exists():  # nothing is kept, nor to be written
+        config = replace(config, performance=replace(config.performance, feature_files_gib=0.0))
     if units is None:
         return Experiment.assemble(config, parts, console, played=parts.played, asked=asked)
     made_up = min(units, MOST_MADE_UP)

@@ -117,8 +117,8 @@ def calibration(report: Report) -> Figure:
     return Figure(
         name="calibration",
         title=f"Confidence and share right differ by {words.number(found.error.value)} in the mean",
-        caption=f"Test records in {len(found.bins)} bins of as many each, by confidence; below the dotted "
-        "line the model is surer than it is right.",
+        caption=f"Test records in {len(found.bins)} bins of about as many each, by confidence; below the "
+        "dotted line the model is surer than it is right.",
         summary=". ".join(described) + ".",
         panel=panel,
     )

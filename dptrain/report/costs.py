@@ -63,6 +63,11 @@ def legend(report: Report) -> str:
         lower = ", the lower the better" if utility.scores_are_errors else ""
         measured.append(f"of subgroups the {words.named(utility.scored or utility.metric)}{lower}")
     text = f"{words.sentence_case(', '.join(measured))}."
+    if utility.by_class:
+        text += (
+            " Those that fewer than 10 test records have are not shown, nor the next larger one where they "
+            "would still be too few."
+        )
     if report.utility.by_subgroup:
         text += (
             " Values that fewer than 10 test records have are in *all others*, with the next larger one "

@@ -42,7 +42,7 @@ class Cache:
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(KINDS, 0.0))
 
     def __contains__(self, key: str) -> bool:
-        return self._path(key).exists()
+        return self.folder.exists() and self._path(key).exists()  # to look writes nothing
 
     def get(
         self, key: str, make: Callable[[], Mapping[str, Any]], *, keep: Callable[[], bool] = lambda: True

@@ -38,6 +38,10 @@ class MultiLabel:
     def outputs(self) -> tuple[int, ...]:
         return (self.labels,)
 
+    @property
+    def called(self) -> tuple[str, ...]:
+        return self.names or tuple(f"label {at}" for at in range(self.labels))
+
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
         return binary_cross_entropy_with_logits(outputs, labels, reduction="none").sum(-1)
 
@@ -82,7 +86,6 @@ class MultiLabel:
         loss = math.nan
         if bool(finite.all()):
             loss = float(binary_cross_entropy(made.double(), labels.double())) * self.labels
-        names = self.names or tuple(f"label {at}" for at in range(self.labels))
         return Utility(
             accuracy=found,
             auroc=found.value,
@@ -95,7 +98,9 @@ class MultiLabel:
                 "label_accuracy": interval_of_mean(right.double().mean(-1), confidence),
                 "all_labels_right": clopper_pearson(int(right.all(-1).sum()), len(labels), confidence),
             },
-            by_class={names[at]: auc(made[:, at], labels[:, at].bool(), confidence) for at in differing},
+            by_class={
+                self.called[at]: auc(made[:, at], labels[:, at].bool(), confidence) for at in differing
+            },
         )
 
     def floor(self, labels: Tensor) -> float:  # noqa: ARG002

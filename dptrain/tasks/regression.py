@@ -62,9 +62,11 @@ class Regression:
         return self.bounds[0] + self._span * (((labels - self.bounds[0]) / self._span + away) % 1.0)
 
     def log_likelihood(self, predictions: Tensor, labels: Tensor) -> Tensor:
-        """Of normal errors whose variance is the mean square of those that are shown here."""
-        errors = (predictions.double().squeeze(-1) - labels.double()).nan_to_num(self._span).square()
-        return -errors / (2 * float(errors.mean()) + 1e-30)
+        """Of normal errors, in the scale of outputs, of the variance that those have which are shown here."""
+        errors = (predictions.double().squeeze(-1) - labels.double()).nan_to_num(self._span)
+        squares = (WIDTH * errors / self._span).square()
+        variance = float(squares.mean()) + 1e-30
+        return -squares / (2 * variance) - math.log(variance) / 2
 
     def evaluate(self, outputs: Pairs) -> tuple[float, float]:
         """R2 of the predictions, and the mean loss."""

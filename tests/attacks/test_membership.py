@@ -13,8 +13,9 @@ from torch import nn
 
 from dptrain.attacks.lira import Lira, _queries
 from dptrain.attacks.membership import LossBets, LossThreshold, log_odds
-from dptrain.attacks.rmia import Rmia, _dominated
+from dptrain.attacks.rmia import Rmia, _ask, _dominated
 from dptrain.contracts import Access, ConfigError, Records, Release, Shadow, Targets, wants_shadows
+from dptrain.tasks import MultiLabel
 
 pytestmark = pytest.mark.run
 
@@ -229,6 +230,14 @@ def test_rmia_counts_the_records_that_are_dominated(tables, rng, mode, gamma):
     assert (found * 41).floor().tolist() == counts
     order = sorted(range(20), key=lambda n: ratios_x[n])
     assert found.argsort().tolist() == order  # and ties are broken by the record's own ratio
+
+
+def test_rmia_asks_for_the_mean_of_several_labels():
+    shown = torch.rand(5, 400, dtype=torch.float64).float() * 0.8 + 0.1
+    labels = (torch.rand(5, 400) < 0.5).float()
+    release = Release(predictions=lambda _: shown, task=MultiLabel(labels=400))
+    right = torch.where(labels.bool(), shown, 1 - shown).double()
+    torch.testing.assert_close(_ask(release, Records(torch.zeros(5, 1), labels)), right.log().mean(1).exp())
 
 
 def test_gamma_times_as_large_is_large_enough():

@@ -7,13 +7,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from dptrain.contracts import Cost, Records, Splits, Utility
-from dptrain.evaluation.costs import LEAST, by_subgroup, costs, pooled
+from dptrain.evaluation.costs import LEAST, POOLED, by_subgroup, costs, of_enough, pooled
 from dptrain.evidence.intervals import clopper_pearson
+from dptrain.tasks import Classification, MultiLabel
 
 
 def splits_of(labels: Tensor, **subgroups: list[str]) -> Splits:
@@ -149,3 +150,47 @@ def test_a_column_in_which_nothing_can_be_told_apart_is_not_shown() -> None:
     labels = torch.arange(40) % 2
     splits = splits_of(labels, rare=["B"] * 4 + ["A"] * 36, same=["A"] * 40)
     assert by_subgroup(utility(labels >= 0, labels), splits, 0.95) == ()
+
+
+WARDS = st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("1234")), min_size=20, max_size=150)
+
+
+@settings(deadline=None, max_examples=40)
+@given(WARDS, st.booleans())
+def test_nothing_of_few_records_follows_from_two_columns(rows: list[tuple[str, str]], nested: bool) -> None:
+    """A ward beside its site, above all."""
+    site = [where for where, _ in rows]
+    ward = [where + number if nested else number for where, number in rows]
+    labels = torch.arange(len(rows)) % 2
+    whole = utility(labels >= 0, labels)
+    splits = splits_of(labels, site=site, ward=ward)
+    members = {"site": site, "ward": ward}
+    sets = []
+    found = by_subgroup(whole, splits, 0.95)
+    for each in found:
+        values = members[each.column]
+        shown = {one.name for one in found if one.column == each.column}
+        chosen = {at for at, value in enumerate(values) if (value if value in shown else POOLED) == each.name}
+        assert len(chosen) == each.records >= LEAST
+        sets.append(chosen)
+    for one in sets:
+        assert all(one == other or not one < other or len(other - one) >= LEAST for other in sets)
+
+
+def test_nothing_is_told_of_classes_that_few_test_records_have() -> None:
+    labels = torch.tensor([0] * 40 + [1] * 30 + [2] * 12 + [3] * 4)
+    splits = replace(splits_of(labels), classes=("a", "b", "c", "d"))
+    task = Classification(classes=4, names=splits.classes)
+    found = of_enough(task.utility([(torch.eye(4)[labels], labels)], confidence=0.95), splits)
+    assert list(found.by_class) == ["a", "b"]
+    assert {name: sum(row.values()) for name, row in found.confusion.items()} == {
+        "a": 40,
+        "b": 30,
+        POOLED: 16,
+    }
+    assert [each.name for each in costs(found, found, splits, 0.95)] == ["", "a", "b"]
+    several = torch.stack([labels == at for at in range(4)], 1).float()
+    task = MultiLabel(labels=4, names=splits.classes)
+    splits = replace(splits_of(several), classes=splits.classes, task=task)
+    found = of_enough(task.utility([((several + 1) / 3, several)], confidence=0.95), splits)
+    assert list(found.by_class) == ["a", "b"]

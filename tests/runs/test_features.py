@@ -18,6 +18,7 @@ from dptrain import storage
 from dptrain.cli import main as cli
 from dptrain.models.scattering import Scattering2d
 from dptrain.report.document import read_json
+from dptrain.runs import features
 from dptrain.runs.features import FeatureStore
 
 NAMES = [bytes([number]) * 32 for number in range(6)]
@@ -77,14 +78,53 @@ def test_a_damaged_file_is_removed_and_its_features_are_made_again(damage: str, 
     assert torch.equal(FeatureStore(folder, gib=1).once(NAMES, never), made)
 
 
-def test_folders_take_no_more_together_than_they_may(folder: Path) -> None:
-    FeatureStore(folder, gib=1).once(NAMES[:3], rows)
-    taken = sum(file.stat().st_size for file in folder.glob("*.pt")) / 2**30
-    other = folder.with_name("features_2")
-    store = FeatureStore(other, gib=1.5 * taken)
-    store.once(NAMES[3:], rows)
-    store.once(NAMES[3:], never)  # of its own memory
-    assert not list(other.glob("*.pt"))
+def held(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.glob("*.pt"))
+
+
+def test_folders_used_longest_ago_make_room_and_never_the_one_in_use(folder: Path) -> None:
+    one, two, three = (folder.with_name(f"features_{name}") for name in "abc")
+    for each in (two, one):
+        FeatureStore(each, gib=1).once(NAMES[:3], rows)
+    for age, each in enumerate((one, two)):  # two was used longest ago
+        os.utime(each, (100 - age, 100 - age))
+    FeatureStore(one, gib=1).once(NAMES[:3], never)
+    most = 2.5 * held(one) / 2**30
+    store = FeatureStore(three, gib=most)
+    store.once(NAMES[:3], rows)
+    assert held(one)
+    assert held(three)
+    assert not held(two)
+    grown = FeatureStore(three, gib=1.5 * held(three) / 2**30)
+    grown.once(NAMES, rows)
+    grown.once(NAMES, never)  # of its own memory
+    assert held(one), "none is emptied in vain"
+    assert held(one) == held(three)
+
+
+def refused(path: object, *_: object, **__: object) -> None:
+    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+
+@pytest.mark.parametrize("what", ["mkdir", "lock", "utime", "load", "unlink", "stat", "write"])
+def test_a_folder_that_is_not_to_be_used_costs_time_only(what, folder, monkeypatch, caplog) -> None:
+    FeatureStore(folder, gib=1).once(NAMES[:2], rows)
+    if what == "unlink":
+        next(folder.glob("*.pt")).write_bytes(b"")
+    owner, name = {
+        "mkdir": (features.Path, "mkdir"),
+        "lock": (features, "FileLock"),
+        "utime": (features.os, "utime"),
+        "load": (features.torch, "load"),
+        "unlink": (features.Path, "unlink"),
+        "stat": (features, "_size"),
+        "write": (features, "write_bytes"),
+    }[what]
+    store = FeatureStore(folder, gib=1)
+    monkeypatch.setattr(owner, name, refused)
+    store.once(NAMES, rows)
+    assert torch.equal(store.once(NAMES, never), rows(torch.arange(6)))
+    assert "not kept beside the runs" in caplog.text
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from dptrain.attacks.attribute_inference import AttributeInference
+from dptrain.attacks.attribute_inference import AttributeInference, losses
 from dptrain.contracts import Records, Release, Sensitive, Targets
 from dptrain.tasks import Regression
 
@@ -36,3 +36,15 @@ def test_a_model_of_numbers_gives_a_column_away() -> None:
     found = AttributeInference().run(release, targets, rng)
     assert float((found.guesses["sex"] == held[200:]).double().mean()) > 0.95
     assert float((found.imputed["sex"] == held[200:]).double().mean()) < 0.7
+
+
+def test_a_value_that_makes_errors_large_is_less_likely() -> None:
+    """Though of large errors alone each is as likely as of small ones."""
+    errors = torch.randn(500, generator=torch.Generator().manual_seed(0))
+    release = Release(
+        predictions=lambda inputs: 50 + 10 * inputs, task=(task := Regression(bounds=(0.0, 100.0)))
+    )
+    column = Sensitive(name="s", columns=(0,), values=torch.tensor([[0.0], [1.0]]), names=("0", "1"))
+    found = losses(release.queries(), column, Records(torch.zeros(500, 1), 50 + errors), task)
+    assert found.shape == (500, 2)
+    assert float((found.argmin(1) == 0).float().mean()) > 0.99

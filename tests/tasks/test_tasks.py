@@ -265,3 +265,16 @@ def test_other_labels_are_labels_and_others_and_likelier_labels_are_told(
     said = task.log_likelihood(task.predict(outputs), labels)
     assert said.shape == (30,)
     assert bool(task.log_likelihood(task.predict(outputs) * torch.nan, labels).isfinite().all())
+
+
+def test_the_likelihood_of_numbers_is_that_of_normal_errors_whatever_their_unit(rng: torch.Generator) -> None:
+    """So that models whose errors are of unlike sizes can be compared."""
+    labels, noise = torch.rand(400, generator=rng), torch.randn(400, generator=rng)
+    for sigma in (0.01, 0.05):
+        found = Regression(bounds=(0.0, 1.0)).log_likelihood((labels + sigma * noise)[:, None], labels)
+        spread = 4 * sigma * float(noise.square().mean().sqrt())
+        expected = -(4 * sigma * noise.double() / spread).square() / 2 - math.log(spread)
+        torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)
+        unit = Regression(bounds=(0.0, 1000.0))
+        other = unit.log_likelihood(1000 * (labels + sigma * noise)[:, None], 1000 * labels)
+        torch.testing.assert_close(other, found, atol=1e-3, rtol=1e-3)

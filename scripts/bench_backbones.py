@@ -61,11 +61,19 @@ HEADING = (
 
 def make(name: str, trainable: str, folder: Path) -> nn.Module:
     """The model with weights from a file, so that its BatchNorm has statistics to keep."""
+    path = weights_file(name, folder)
     torch.manual_seed(0)
+    return MODELS[name](SHAPE, CLASSES, name=name, weights=str(path), trainable=trainable)
+
+
+def weights_file(name: str, folder: Path) -> Path:
+    """The file of a model's weights, which is made where it is not there."""
     path = folder / f"{name}.pth"
     if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.manual_seed(0)
         torch.save(some_weights(name), path)
-    return MODELS[name](SHAPE, CLASSES, name=name, weights=str(path), trainable=trainable)
+    return path
 
 
 def some_weights(name: str) -> dict[str, Tensor]:

@@ -85,6 +85,8 @@ def measure(words: tuple[str, ...], seed: int, folder: Path) -> dict[str, Any]:
     if there is None:
         raise SystemExit(f"{folder} holds no report of `python -m dptrain {' '.join(asked)}`")
     report: dict[str, Any] = json.loads((there / "report.json").read_text())
+    if report["control"] is None:
+        raise SystemExit(f"{there} has no control model to compare with; run it with control.enabled=true")
     return report
 
 

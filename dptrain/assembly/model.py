@@ -13,7 +13,7 @@ from dptrain.assembly.network import OUTPUT, make_network
 from dptrain.config import Config
 from dptrain.contracts import ConfigError, Mechanism, Splits, Streams
 from dptrain.models.normalise import Normalise
-from dptrain.models.one_output import described, outputs
+from dptrain.models.one_output import described, inner, outputs
 from dptrain.runs.folder import GIVEN
 from dptrain.tasks import task_of
 
@@ -83,7 +83,7 @@ def make_model(
 
 def normalises_itself(network: nn.Module) -> bool:
     """Whether a network wants its inputs in [0, 1], and not normalised by the constants of the data."""
-    return bool(getattr(network, "own_normalisation", False))
+    return bool(getattr(inner(network), "own_normalisation", False))
 
 
 def _cure(answered: Any, wanted: tuple[int, ...], node: Mapping[str, Any]) -> str:

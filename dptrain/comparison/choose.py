@@ -29,15 +29,13 @@ NOT_MEASURED = "not measured here"
 def parse(texts: Sequence[str], comparison: Comparison) -> tuple[Condition, ...]:
     """The limits: `fail_if`'s grammar, of what must be; raises one ConfigError for all that are wrong."""
     attacks = list(dict.fromkeys(line.attack for point in comparison.points for line in point.lines))
-    conditions = criteria.parse(texts, attacks, key="--limit")
+    with_auroc = any(point.auroc is not None for point in comparison.points)
+    measured = dict.fromkeys([comparison.metric, *(["auroc"] if with_auroc else [])])
+    conditions = criteria.parse(texts, attacks, measured=measured, key="--limit")
     problems = [
         f"--limit: {each.text!r} must end in a number, such as {each.quantity}<=0.1; or leave it out"
         for each in conditions
         if each.limit in criteria.FIELDS
-    ] + [
-        f"--limit: {each.text!r}: {each.quantity} is not compared; leave it out"
-        for each in conditions
-        if each.quantity == "loss"
     ]
     if problems:
         raise ConfigError("\n".join(problems))
@@ -51,7 +49,9 @@ def choose(conditions: Sequence[Condition], comparison: Comparison) -> Answer:
     own intervals in the median. With fewer than three seeds it decides nothing. What a void
     guarantee proves is nothing, so that such a point meets no limit.
     """
-    judged = tuple(judge(each, point) for each in conditions for point in comparison.points)
+    judged = tuple(
+        judge(each, point, comparison.metric) for each in conditions for point in comparison.points
+    )
     outcomes = {
         point.label: [each.outcome for each in judged if each.point == point.label]
         for point in comparison.points
@@ -66,9 +66,9 @@ def choose(conditions: Sequence[Condition], comparison: Comparison) -> Answer:
     )
 
 
-def judge(condition: Condition, point: Point) -> LimitOutcome:
-    """One limit at one point."""
-    used, basis, seeds = _used(condition, point)
+def judge(condition: Condition, point: Point, metric: str = "accuracy") -> LimitOutcome:
+    """One limit at one point; `metric` is what the points' accuracy stands for."""
+    used, basis, seeds = _used(condition, point, metric)
     proved = condition.quantity in PROVED or condition.quantity.endswith((".bound", ".floor"))
     limit = float(condition.limit)
     if point.status == VOID:
@@ -82,7 +82,7 @@ def judge(condition: Condition, point: Point) -> LimitOutcome:
     return LimitOutcome(limit=condition.text, point=point.label, used=used, basis=basis, outcome=outcome)
 
 
-def _used(condition: Condition, point: Point) -> tuple[float | None, str, int]:
+def _used(condition: Condition, point: Point, measured: str) -> tuple[float | None, str, int]:
     """The number that a limit is held against, where it comes from, and over how many seeds."""
     upper = condition.compare.startswith("<")
     if condition.quantity == "epsilon":
@@ -91,7 +91,7 @@ def _used(condition: Condition, point: Point) -> tuple[float | None, str, int]:
         return point.delta, "proved", 0
     if condition.quantity == "membership.bound":
         return point.membership_bound, "proved" if point.membership_bound is not None else NOT_MEASURED, 0
-    if condition.quantity == "accuracy":
+    if condition.quantity == measured:
         return _measured(point.accuracy, point.accuracy_ends, upper=upper)
     if condition.quantity == "auroc":
         return _measured(point.auroc, None, upper=upper)

@@ -14,13 +14,14 @@ from dptrain.comparison.gather import Found, Selection, gather
 from dptrain.comparison.labels import Label, label
 from dptrain.contracts import DataError
 from dptrain.evidence.repeats import Paired, Spread, paired, spread
-from dptrain.report import costs
+from dptrain.report import costs, words
 from dptrain.report.comparison.points import HOLDS, NONE, VOID, Comparison, Line, Neighbours, Point
 from dptrain.sweep.cost import search_cost
 
 CONFIDENCE = 0.95  # of the intervals over seeds
 SHARE = (0.0, 1.0)
 BELOW_ONE = (-math.inf, 1.0)
+ABOVE_ZERO = (0.0, math.inf)
 FPR = "0.01"  # at which the bound on membership tests is compared
 # Metrics that are no share of anything, and may pass one.
 NO_SHARE = ("certified_epsilon",)
@@ -119,6 +120,7 @@ def _point(runs: Sequence[Found], name: Label, confidence: float) -> tuple[dict[
     bounds = [each.tpr_at_fpr.get(FPR) for each in stated]
     worst = next(each for each, epsilon in zip(stated, epsilons, strict=True) if epsilon == max(epsilons))
     least = [found for run in runs if (found := _worst(run.report)) is not None]
+    of_errors = runs[0].report["utility"].get("scored", "").endswith("_error")
     return accuracy, Point(
         label=name.text,
         series=name.series,
@@ -140,20 +142,28 @@ def _point(runs: Sequence[Found], name: Label, confidence: float) -> tuple[dict[
         seeds=tuple(sorted({run.seed for run in runs})),
         runs=tuple(run.name for run in runs),
         reproduce=tuple(run.report.get("reproduce") or "" for run in runs),
-        worst=_spread(by_seed(runs, lambda report: (_worst(report) or (None,))[0]), confidence),
+        worst=_spread(
+            by_seed(runs, lambda report: (_worst(report) or (None,))[0]),
+            confidence,
+            ABOVE_ZERO if of_errors else SHARE,
+        ),
         worst_for=tuple(sorted({whom for _, whom in least})),
     )
 
 
 def _worst(report: Mapping[str, Any]) -> tuple[float, str] | None:
-    """The least that a model reaches on a subgroup, and on which; where there are none, on a class."""
+    """The worst that a model does on a subgroup, and on which; where there are none, on a class."""
     utility = report["utility"]
     found = [
         (each["value"]["value"], each["column"], each["name"]) for each in utility.get("by_subgroup", ())
     ]
-    found = found or [(each["value"], "class", label) for label, each in utility.get("by_class", {}).items()]
-    known = [(value, costs.name(by, whom)) for value, by, whom in found if value is not None]
-    return min(known, default=None)
+    scored = utility.get("scored", "") if found else ""
+    beside = f", {words.named(scored)}" if scored else ""
+    if not found:
+        kind, beside = ("class", "") if utility.get("confusion") else ("label", ", AUROC")
+        found = [(each["value"], kind, label) for label, each in utility.get("by_class", {}).items()]
+    known = [(value, f"{costs.name(by, whom)}{beside}") for value, by, whom in found if value is not None]
+    return (max if scored.endswith("_error") else min)(known, default=None)
 
 
 def by_seed(runs: Sequence[Found], value: Callable[[Mapping[str, Any]], float | None]) -> dict[int, float]:

@@ -38,7 +38,7 @@ class Calibration:
 
 @dataclass(frozen=True, kw_only=True)
 class Subgroup:
-    """The test records with one value in a column, and the task's metric on them."""
+    """The test records with one value in a column, and the mean of their scores."""
 
     column: str
     name: str
@@ -72,7 +72,7 @@ class Utility:
     `by_class` is the recall of each class, by its name; of several labels the AUROC of each. `confusion`
     counts records, by their class and then by the class that is named. `scores` (records,) are
     what `scored` names of each record, or, where that is empty, what it adds to the metric, which is their
-    mean; NaN: not measured.
+    mean; NaN: not measured. Of errors, whose names end so, the lower is the better.
     """
 
     accuracy: Interval
@@ -87,6 +87,10 @@ class Utility:
     calibration: Calibration | None = None
     scores: Tensor | None = field(default=None, repr=False, compare=False)
     scored: str = ""
+
+    @property
+    def scores_are_errors(self) -> bool:
+        return self.scored.endswith("_error")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ from dptrain.data.checks import same_count, to_inputs
 from dptrain.data.files import read_npz
 from dptrain.data.labels import Target
 from dptrain.data.splits import assemble
+from dptrain.tasks import MultiLabel, Regression
 
 HALF = 2.0**-12  # to which a float of 16 bits holds numbers up to one
 FEWEST = 8  # of either; of non-members some to compare members with, some to test on, some for the adversary
@@ -83,12 +84,16 @@ class MemberFiles:
                 f"data.non_members={self.non_members} holds {len(others)} records, all of which are in "
                 f"data.members={self.members} too: give records that the model was not trained on"
             )
-        kinds = [len(records.labels.unique()) for records in (members, others)]
+        if isinstance(self.target.task, Regression):
+            return
+        kinds = [len(records.labels.unique(dim=0)) for records in (members, others)]
         if min(kinds) == 1 < max(kinds):
             one, several = (self.members, self.non_members)[:: 1 if kinds[0] == 1 else -1]
+            several_labels = isinstance(self.target.task, MultiLabel)
+            kind, plural = ("set of labels", "labels") if several_labels else ("class", "classes")
             raise DataError(
-                f"{one} holds records of one class alone, and {several} of {max(kinds)}: attacks would tell "
-                "classes apart, not who was trained on; give both the same classes"
+                f"{one} holds records of one {kind} alone, and {several} of {max(kinds)}: attacks would tell "
+                f"{plural} apart, not who was trained on; give both the same {plural}"
             )
 
     @staticmethod

@@ -21,7 +21,7 @@ POOLED = "all others"
 
 
 def by_subgroup(utility: Utility, splits: Splits, confidence: float) -> tuple[Subgroup, ...]:
-    """The task's metric on each subgroup of the test records that is large enough to be shown."""
+    """The mean score on each subgroup of the test records that is large enough to be shown."""
     if utility.scores is None:
         return ()
     scored = ~utility.scores.isnan()
@@ -30,7 +30,7 @@ def by_subgroup(utility: Utility, splits: Splits, confidence: float) -> tuple[Su
             column=column,
             name=name,
             records=int(chosen.sum()),
-            value=_mean(utility.scores[chosen], confidence),
+            value=_mean(utility.scores[chosen], confidence, utility),
         )
         for column, name, chosen in _subgroups(splits, scored)
     )
@@ -55,8 +55,8 @@ def costs(release: Utility, control: Utility, splits: Splits, confidence: float)
             by=by,
             name=name,
             records=int(chosen.sum()),
-            release=_mean(first[chosen], confidence),
-            control=_mean(second[chosen], confidence),
+            release=_mean(first[chosen], confidence, release),
+            control=_mean(second[chosen], confidence, control),
             difference=_paired(first[chosen], second[chosen], each),
             excess=_excess(first, second, chosen, scored & ~chosen, each),
         )
@@ -186,8 +186,10 @@ def _excess(
     return difference(these, those)
 
 
-def _mean(scores: Tensor, confidence: float) -> Interval:
-    """The mean of scores, of which 1 is the best: exact where each is right or wrong."""
+def _mean(scores: Tensor, confidence: float, utility: Utility) -> Interval:
+    """The mean of errors, or of scores of which 1 is the best: exact where each is right or wrong."""
+    if utility.scores_are_errors:
+        return interval_of_mean(scores, confidence, most=math.inf)
     if bool(((scores == 0) | (scores == 1)).all()):
         return clopper_pearson(int(scores.sum()), len(scores), confidence)
     return interval_of_mean(scores, confidence, least=0.0 if bool((scores >= 0).all()) else -math.inf)

@@ -8,7 +8,9 @@ import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
-from dptrain.contracts import ConfigError, Leakage, LimitExceeded, Report
+import torch
+
+from dptrain.contracts import ConfigError, Leakage, LimitExceeded, Report, Task, Utility
 from dptrain.contracts.rounding import rounded_up_to
 from dptrain.evidence.verdict import NOT_SHOWN
 
@@ -19,9 +21,9 @@ OPERATORS: dict[str, Callable[[float, float], bool]] = {
     "<=": operator.le,
 }
 FIELDS = ("value", "low", "high", "floor", "control", "bound")
-PLAIN = (
+STATED = ("epsilon", "delta", "membership.bound")
+OF_CLASSES = (
     "accuracy", "balanced_accuracy", "auroc", "loss", "calibration_error", "worst_class", "worst_subgroup",
-    "epsilon", "delta", "membership.bound",
 )  # fmt: skip
 OPEN = "confidences"
 EXAMPLE = '"leakage.membership.low > bound" or "accuracy < 0.8"'
@@ -35,8 +37,8 @@ class Condition:
 
     `leakage.NAME[.METRIC][.FIELD]` stands for every leakage line whose attack is called NAME, or
     begins with it; the field is `value` where none is named. `membership.bound` is the most true
-    positives of any membership test at 1 % false positives; `worst_class` and `worst_subgroup` are the
-    least that the model reaches on one.
+    positives of any membership test at 1 % false positives; `worst_class` and `worst_subgroup` are what
+    the model reaches on the one that it does worst on. All else is what the task measures, by its name.
     """
 
     text: str
@@ -45,10 +47,18 @@ class Condition:
     limit: str
 
     @classmethod
-    def parse(cls, text: str, attacks: Collection[str], *, key: str = "fail_if") -> Condition:
-        """Read a condition; raises ConfigError where it cannot be read or names no attack of this run.
+    def parse(
+        cls,
+        text: str,
+        attacks: Collection[str],
+        *,
+        measured: Collection[str] = OF_CLASSES,
+        key: str = "fail_if",
+    ) -> Condition:
+        """Read a condition; raises ConfigError where it cannot be read or names nothing of this run.
 
-        `key` is what errors name: where the condition was written.
+        `measured` is what is measured of the model; `key` is what errors name: where the condition was
+        written.
 
         >>> Condition.parse("leakage.membership.low > bound", ["membership_loss"]).limit
         'bound'
@@ -72,10 +82,10 @@ class Condition:
                     f"{key}: {text!r} is about the attack {attack!r}, which this run does not make; its "
                     f"attacks are {', '.join(attacks) or 'none'}"
                 )
-        elif condition.quantity not in PLAIN:
+        elif condition.quantity not in (*measured, *STATED):
             raise ConfigError(
-                f"{key}: {condition.quantity!r} in {text!r} is unknown; use leakage.ATTACK.METRIC.FIELD or "
-                f"one of {', '.join(PLAIN)}"
+                f"{key}: {condition.quantity!r} in {text!r} is not measured here; use "
+                f"leakage.ATTACK.METRIC.FIELD or one of {', '.join((*measured, *STATED))}"
             )
         return condition
 
@@ -142,17 +152,32 @@ class Condition:
         return attack, ".".join(rest), field
 
 
-def parse(texts: Sequence[str], attacks: Collection[str], *, key: str = "fail_if") -> tuple[Condition, ...]:
+def parse(
+    texts: Sequence[str],
+    attacks: Collection[str],
+    *,
+    measured: Collection[str] = OF_CLASSES,
+    key: str = "fail_if",
+) -> tuple[Condition, ...]:
     """All conditions; raises one ConfigError for all that are wrong."""
     conditions, problems = [], []
     for text in texts:
         try:
-            conditions.append(Condition.parse(text, attacks, key=key))
+            conditions.append(Condition.parse(text, attacks, measured=measured, key=key))
         except ConfigError as error:
             problems.append(str(error))
     if problems:
         raise ConfigError("\n".join(problems))
     return tuple(conditions)
+
+
+def measured_by(task: Task) -> tuple[str, ...]:
+    """What a task measures, by the names that conditions call it, as it does of records that are made up."""
+    rng = torch.Generator().manual_seed(0)
+    labels, outputs = task.made_up(64, rng), torch.randn(64, *task.outputs, generator=rng)
+    found = _measured(task.utility([(task.predict(outputs), labels)], confidence=0.95))
+    # Whether there are subgroups is the data's to say.
+    return tuple(name for name, value in found.items() if name == "worst_subgroup" or not math.isnan(value))
 
 
 def check(conditions: Sequence[Condition], report: Report) -> None:
@@ -199,17 +224,21 @@ def _plain(report: Report, name: str) -> float:
         return float(getattr(report.guarantee, name))
     if name == "membership.bound":
         return float(report.guarantee.tpr_at_fpr["0.01"])
-    utility = report.utility
-    balanced, calibration = utility.more.get("balanced_accuracy"), utility.calibration
+    return _measured(report.utility)[name]
+
+
+def _measured(utility: Utility) -> dict[str, float]:
+    """What is measured of a model, by the names that conditions call it; NaN: not of this one."""
+    worst = max if utility.scores_are_errors else min
     return {
-        "accuracy": utility.accuracy.value,
-        "balanced_accuracy": math.nan if balanced is None else balanced.value,
+        utility.metric: utility.accuracy.value,
         "auroc": utility.auroc,
         "loss": utility.loss,
-        "calibration_error": math.nan if calibration is None else calibration.error.value,
+        **{name: each.value for name, each in utility.more.items()},
+        "calibration_error": math.nan if utility.calibration is None else utility.calibration.error.value,
         "worst_class": min((each.value for each in utility.by_class.values()), default=math.nan),
-        "worst_subgroup": min((each.value.value for each in utility.by_subgroup), default=math.nan),
-    }[name]
+        "worst_subgroup": worst((each.value.value for each in utility.by_subgroup), default=math.nan),
+    }
 
 
 def _field(line: Leakage, field: str) -> float | None:

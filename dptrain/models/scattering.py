@@ -16,6 +16,7 @@ from dptrain.contracts import ConfigError
 # radians a pixel, and width of the Gaussian window in pixels, both at the finest scale.
 FREQUENCY = 3 * math.pi / 4
 WIDTH = 0.8
+MOST_ANGLES = 64  # directions: coefficients grow by their square
 ALIASES = 2  # copies of the spectrum on each side that reach into the band of a sampled window
 # Images transformed at once: what the cache of a core holds, and what fills a GPU.
 CHUNK_CPU, CHUNK_ELSEWHERE = 16, 512
@@ -42,6 +43,11 @@ class Scattering2d(nn.Module):
 
     def __init__(self, shape: Sequence[int], *, scales: int = 2, angles: int = 8) -> None:
         super().__init__()
+        if angles > MOST_ANGLES:
+            raise ConfigError(
+                f"model.angles={angles} (times model.width, where that widens them) must be at most "
+                f"{MOST_ANGLES}; lower them"
+            )
         channels, *sides = shape
         coarsest = 2**scales
         self.scales = scales

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ from torch import Tensor
 
 from dptrain.contracts import ConfigError
 
+COMPILED = "_orig_mod."  # what torch.compile puts before a module's names
+COUNTER = "num_batches_tracked"  # of BatchNorm: without a say in what a model answers
 USUAL = ("state_dict", "model_state_dict", "model")  # what the weights are called among others
 SAVE = "save torch.save(model.state_dict(), PATH), and give that"
 
@@ -27,6 +29,21 @@ def read_tensors(path: Path, said: str) -> tuple[dict[str, Tensor], list[str]]:
 
 def _read(path: Path, said: str) -> Any:
     """What a file holds; raises ConfigError where it cannot be read without running code."""
+    try:
+        return _reader(path, said)(path)
+    except ConfigError:
+        raise
+    except Exception as error:  # of a foreign file it raises whatever reading it came to
+        if unsafe := _unsafe(path):
+            raise ConfigError(
+                f"{said} holds more than tensors ({some(unsafe)}), which reading would run as code; "
+                f"load it where you trust it, and {SAVE}"
+            ) from error
+        raise ConfigError(f"{said} cannot be read as weights ({type(error).__name__}); {SAVE}") from error
+
+
+def _reader(path: Path, said: str) -> Callable[[Path], Any]:
+    """What reads a file of this form; raises ConfigError where that would run code, or is not installed."""
     with path.open("rb") as file:
         head = file.read(9)
     if head[8:9] == b"{":
@@ -36,25 +53,16 @@ def _read(path: Path, said: str) -> Any:
             raise ConfigError(
                 f'{said} is a file of safetensors, which is not installed; pip install "dptrain[safetensors]"'
             ) from error
-        read: Any = load_file
-    else:
-        read = partial(torch.load, weights_only=True, map_location="cpu")
-        if zipfile.is_zipfile(path) and any(
-            name.endswith("/constants.pkl") for name in zipfile.ZipFile(path).namelist()
-        ):
+        return load_file
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as file_of_several:
+            names = file_of_several.namelist()
+        if any(name.endswith("/constants.pkl") for name in names):
             raise ConfigError(
                 f"{said} is TorchScript, a program that reading would run; load it where you trust "
                 f"it, and {SAVE}"
             )
-    try:
-        return read(path)
-    except Exception as error:  # of a foreign file it raises whatever reading it came to
-        if unsafe := _unsafe(path):
-            raise ConfigError(
-                f"{said} holds more than tensors ({some(unsafe)}), which reading would run as code; "
-                f"load it where you trust it, and {SAVE}"
-            ) from error
-        raise ConfigError(f"{said} cannot be read as weights ({type(error).__name__}); {SAVE}") from error
+    return partial(torch.load, weights_only=True, map_location="cpu")
 
 
 def _unsafe(path: Path) -> list[str]:
@@ -73,12 +81,13 @@ def _tensors(held: Any, said: str) -> tuple[dict[str, Tensor], list[str]]:
         if isinstance(held, Mapping):
             kind = f"a {type(held).__name__} of {some([str(name) for name in held])}"
         raise ConfigError(f"{said} holds {kind}, and no tensors by name; {SAVE}")
-    usual = [key for name in USUAL for key in found if key.rpartition(".")[2] == name]
-    key = [*usual, *found][0]
-    if len(found) > 1 and not usual:
+    by_name = ([key for key in found if key.rpartition(".")[2] == name] for name in USUAL)
+    fitting = next(filter(None, by_name), list(found))
+    if len(fitting) > 1:
         raise ConfigError(
-            f"{said} holds several sets of weights ({some(list(found))}); save the one that is meant"
+            f"{said} holds several sets of weights ({some(fitting)}); save the one that is meant"
         )
+    (key,) = fitting
     return found[key], [f"`{key}` of the file was read"] if key else []
 
 
@@ -98,3 +107,46 @@ def some(names: list[str]) -> str:
     """The first of these names, and how many more there are."""
     shown = ", ".join(f"`{name}`" for name in names[:3])
     return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown
+
+
+def without_compiled(
+    found: Mapping[str, Tensor], own: Collection[str]
+) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors without what torch.compile has put into their names, and what was done."""
+    if any(COMPILED in name for name in found) and not any(COMPILED in name for name in own):
+        short = {name.replace(COMPILED, ""): value for name, value in found.items()}
+        return short, [f"`{COMPILED}` was taken off the names"]
+    return dict(found), []
+
+
+def prefix_of(own: Collection[str], names: Collection[str], said: str) -> str:
+    """What stands in a file before the names of all that a network has, or of most of it.
+
+    Raises ConfigError where several networks in the file fit.
+    """
+    needed = {name for name in own if not name.endswith(COUNTER)}
+    ends = {name[: -len(end)] for end in needed for name in names if name == end or name.endswith(f".{end}")}
+    whole = sorted(each for each in ends if all(f"{each}{name}" in names for name in needed))
+    if "" in whole or not whole:
+        return max(sorted(ends), key=lambda each: sum(f"{each}{n}" in names for n in needed), default="")
+    if len(whole) > 1:
+        raise ConfigError(
+            f"{said} holds several networks that fit ({some(whole)}); save the one that is meant"
+        )
+    return whole[0]
+
+
+def misfits(found: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> list[str]:
+    """Why tensors cannot stand for those of the same names that a network has, in words."""
+    problems = []
+    for name in own.keys() & found.keys():
+        value, wanted = found[name], own[name]
+        if value.shape != wanted.shape:
+            problems.append(f"`{name}` has shape {tuple(value.shape)}, the model's {tuple(wanted.shape)}")
+        elif wanted.is_floating_point() and not value.is_floating_point():
+            problems.append(f"`{name}` is {value.dtype}, where the model has {wanted.dtype}")
+        elif value.layout is not torch.strided:
+            problems.append(f"`{name}` is sparse ({value.layout})")
+        elif not bool(torch.isfinite(value.to(wanted.dtype)).all()):
+            problems.append(f"`{name}` is not finite")
+    return sorted(problems)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from dptrain.assembly.components import Parts, assemble
 from dptrain.config import Config, parse
@@ -20,6 +21,9 @@ from dptrain.contracts import (
     wants_shadows,
 )
 from dptrain.evaluation.assignment import Assignments
+from dptrain.models import pretrained
+from dptrain.models.pretrained.packaged import PACKAGE
+from dptrain.models.pretrained.weights import DEFAULT
 from dptrain.privacy.written import StatedGuarantee, from_json
 from dptrain.report.document import read_json
 from dptrain.runs import folder as runs
@@ -69,6 +73,7 @@ def find(config: Config, overrides: tuple[str, ...]) -> Case:
     _refuse_without_a_model(source, folder)
     _refuse_changes(source, overrides)
     trained = parse(runs.read(folder).config)
+    refuse_without_beginning(source, trained.model)
     trained = replace(
         trained, game={**config.game, **trained.game}
     )  # those that came later can be played too
@@ -115,6 +120,17 @@ def _refuse_without_a_model(source: str, folder: Path) -> None:
             f"release={source}: {folder} has no {runs.WEIGHTS}: its mechanism releases no weights, or "
             "they were removed, and nothing else is kept that an attack could ask; train it again with the "
             "attacks among attack=[...], or take one whose mechanism releases weights"
+        )
+
+
+def refuse_without_beginning(source: str, model: Mapping[str, Any]) -> None:
+    """Raise ConfigError where the file is gone whose weights a run's pre-trained network began with."""
+    weights = model.get("weights")
+    ours = str(model.get("_target_")).startswith(f"{pretrained.__name__}.")
+    if ours and weights not in (None, DEFAULT, PACKAGE) and not Path(weights).expanduser().is_file():
+        raise ConfigError(
+            f"release={source}: the run's model cannot be built again without model.weights={weights}, which "
+            f"is no file in {Path.cwd()}; put it there again, or start where the run was started"
         )
 
 

@@ -50,6 +50,7 @@ from dptrain.runs.cache import Cache
 from dptrain.runs.features import FeatureStore
 from dptrain.runs.folder import GIVEN
 from dptrain.storage import Unwritable
+from dptrain.tasks import task_of
 from dptrain.training.features import on_features
 
 log = logging.getLogger(__name__)
@@ -93,9 +94,10 @@ class Experiment:
         Chances of the assignment are computed for so many training `units`; None: as many as are declared.
         `accept` may refuse the records, before a model is made for them.
         """
-        conditions = criteria.parse(config.fail_if, parts.attacks)
         streams = make_streams(config)
         splits = load_splits(parts.source, streams)
+        measured = criteria.measured_by(task_of(splits)) if config.fail_if else ()
+        conditions = criteria.parse(config.fail_if, parts.attacks, measured=measured)
         preconditions.check_output(config.release, splits)
         asked = {*asked, *(f"attack.{name}.fail_if" for name in criteria.compared(conditions, parts.attacks))}
         unfit = preconditions.check_records(parts, splits, asked)

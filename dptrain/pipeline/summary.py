@@ -22,6 +22,7 @@ from dptrain.evaluation.stage import Subject
 from dptrain.evidence.verdict import of_void
 from dptrain.models.frozen import split
 from dptrain.models.one_output import inner
+from dptrain.models.pretrained.weights import Origin
 from dptrain.pipeline import counts
 from dptrain.pipeline.estimate import estimate
 from dptrain.pipeline.experiment import Experiment
@@ -218,8 +219,8 @@ def constants(
 
 def public_data(config: Config, splits: Splits, model: nn.Module) -> tuple[str, ...]:
     """Data that are taken to be public and that the model or its settings come of."""
-    origin = getattr(model.get_submodule("network"), "origin", None)
-    named = [] if origin is None else [str(origin)]
+    origin = getattr(inner(model.get_submodule("network")), "origin", None)
+    named = [str(origin)] if isinstance(origin, Origin) else []
     if config.privacy.tuned_on is not None:
         named.append(f"{config.privacy.tuned_on}, on which the settings were chosen, as is declared")
     if splits.public is not None:

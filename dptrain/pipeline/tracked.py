@@ -88,7 +88,7 @@ def metrics(report: Report) -> Iterator[tuple[str, float, int]]:
 
 
 def _by_part(report: Report) -> Iterator[tuple[str, float, int]]:
-    """Utility for each class and each subgroup, and what privacy costs it: control minus release."""
+    """Utility for each class and each subgroup, and what privacy costs it: how much worse the release is."""
     found, paid = costs.parts(report.utility), {(each.by, each.name): each for each in report.costs}
     names: list[str] = []
     for (by, value), measured in found.items():
@@ -98,7 +98,7 @@ def _by_part(report: Report) -> Iterator[tuple[str, float, int]]:
         names.append(name)
         yield f"utility/{name}", measured.value, 0
         if (by, value) in paid:
-            yield f"cost/{name}", -paid[by, value].difference.value, 0
+            yield f"cost/{name}", costs.lost(paid[by, value].difference, report.utility).value, 0
 
 
 def tags(report: Report) -> Mapping[str, str]:

@@ -20,6 +20,7 @@ from dptrain.report.console import Console
 from dptrain.runs import binding
 from dptrain.runs import folder as runs
 from dptrain.sweep.study import Study
+from dptrain.tasks import task_of
 
 
 def run(
@@ -36,7 +37,7 @@ def run(
     parts = assemble(config, given)  # all that is wrong is said here, before anything is spent
     experiment = Experiment.assemble(config, parts, console, played=parts.played, asked=order.asked)
     plan, delta, tracking = experiment.plan, experiment.budget.delta, parts.tracking
-    study.check(plan, experiment.records)
+    study.check(plan, experiment.records, task_of(experiment.splits))
     begun = begin_with(folder, experiment)
     console.briefing(summary.brief(experiment, recipe=order.recipe, folder=folder))
     study.reserve(plan, delta=delta)

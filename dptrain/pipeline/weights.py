@@ -9,12 +9,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from dptrain.contracts import ConfigError, DptrainError, Release, Task
+from dptrain.contracts import ConfigError, Release, Task
 from dptrain.models.one_output import OneOutput
-from dptrain.models.weight_files import read_tensors, some
-
-COMPILED = "_orig_mod."  # what torch.compile puts before a module's names
-COUNTER = "num_batches_tracked"  # of BatchNorm: without a say in what a model answers
+from dptrain.models.weight_files import COUNTER, misfits, prefix_of, read_tensors, some, without_compiled
 
 
 def load(
@@ -29,25 +26,15 @@ def load(
     wanted, before = model.state_dict(), _before(model)
     state = {name: value for name, value in wanted.items() if not name.startswith(before)}
     own = {name.removeprefix(before): value for name, value in wanted.items() if name.startswith(before)}
-    if any(COMPILED in name for name in found) and not any(COMPILED in name for name in own):
-        found = {name.replace(COMPILED, ""): value for name, value in found.items()}
-        notes.append(f"`{COMPILED}` was taken off the names")
+    found, done = without_compiled(found, own)
+    notes += done
     needed = {name for name in own if not name.endswith(COUNTER)}
-    prefix = _prefix(needed, set(found), said)
+    prefix = prefix_of(own, found.keys(), said)
     there = {name.removeprefix(prefix): value for name, value in found.items() if name.startswith(prefix)}
     problems = [
         f"lacks {some(sorted(needed - there.keys()))}" * bool(needed - there.keys()),
         f"has {some(sorted(there.keys() - own.keys()))} besides" * bool(there.keys() - own.keys()),
-        *(
-            f"`{name}` has shape {tuple(there[name].shape)}, the model's {tuple(own[name].shape)}"
-            for name in own
-            if name in there and there[name].shape != own[name].shape
-        ),
-        *(
-            f"`{name}` is {there[name].dtype}, where the model has {own[name].dtype}"
-            for name in own
-            if name in there and own[name].is_floating_point() and not there[name].is_floating_point()
-        ),
+        *misfits(there, own),
     ]
     if problems := [each for each in problems if each]:
         raise ConfigError(
@@ -57,8 +44,6 @@ def load(
     state |= {
         f"{before}{name}": there.get(name, value).detach().to(value.dtype) for name, value in own.items()
     }
-    if broken := [name for name, value in state.items() if not bool(torch.isfinite(value).all())]:
-        raise DptrainError(f"{said}: `{broken[0]}` is not finite; give weights that are")
     if prefix and prefix != before:
         notes.append(f"`{prefix}` was taken off the names")
     if left := sorted(name for name in found if not name.startswith(prefix)):
@@ -80,16 +65,3 @@ def _before(model: nn.Module) -> str:
     """What stands before the names that a user's own network has: normalisation and the like come first."""
     network = getattr(model, "network", None)
     return "network.network." if isinstance(network, OneOutput) else "network."
-
-
-def _prefix(needed: set[str], names: set[str], said: str) -> str:
-    """What stands before the names of all that is needed, or of most of it."""
-    ends = {name[: -len(end)] for end in needed for name in names if name == end or name.endswith(f".{end}")}
-    whole = sorted(each for each in ends if all(f"{each}{name}" in names for name in needed))
-    if "" in whole or not whole:
-        return max(sorted(ends), key=lambda each: sum(f"{each}{n}" in names for n in needed), default="")
-    if len(whole) > 1:
-        raise ConfigError(
-            f"{said} holds several networks that fit ({some(whole)}); save the one that is meant"
-        )
-    return whole[0]

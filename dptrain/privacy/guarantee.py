@@ -51,7 +51,7 @@ OS_SEEDED = Randomness(
 
 CHOOSING = "Choosing among runs by their results spends privacy that this run's epsilon does not count."
 OUTSIDE = (  # what every run does with private data, whatever mechanism trains
-    "Holdout and test records are not protected: accuracy, AUROC and loss on them are published.",
+    "Holdout and test records are not protected: how well the model does on them is published.",
     CHOOSING,
     "The report's figures and leakage lines are made from training records; they are for the data's "
     "owner and not part of the release.",

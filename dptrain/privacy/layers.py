@@ -12,13 +12,8 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from dptrain.contracts import ConfigError
-from dptrain.contracts.layers import (
-    batch_norms,
-    frozen_batch_norm,
-    group_norm_instead,
-    norm_groups,
-    put,
-)
+from dptrain.contracts.batch_norm import batch_norms, frozen_batch_norm, group_norm_instead, norm_groups
+from dptrain.contracts.layers import put
 
 
 def check_layers(model: nn.Module, *, replace_batch_norm: bool, freeze_batch_norm: bool = False) -> nn.Module:

@@ -157,26 +157,33 @@ def _calibration(utility: Utility, control: Utility | None) -> Iterator[_Row]:
 
 
 def _worst(report: Report) -> Iterator[_Row]:
-    """The class or subgroup for which the model does worst, and the one that privacy costs the most."""
-    if not (found := costs.parts(report.utility)):
-        return
+    """The class or subgroup for which the model does worst, and the one that privacy costs the most.
+
+    Of several labels one label as well as one subgroup, for not the same is measured of them.
+    """
+    utility = report.utility
     control = {} if report.control is None else costs.parts(report.control)
-    worst = min(found, key=lambda key: found[key].value)
-    yield _Row(
-        name="worst for",
-        detail=costs.name(*worst),
-        measured=_measured(found[worst]),
-        control=control.get(worst),
-    )
+    classes, subgroups = costs.of_each(utility), costs.of_subgroups(utility)
+    for found in (classes, subgroups) if utility.scored else ({**classes, **subgroups},):
+        if found:
+            pick = max if utility.scores_are_errors else min
+            worst = pick(found, key=lambda key: found[key].value)
+            of = words.named(utility.scored) if found is subgroups else costs.measured_of_each(utility)
+            yield _Row(
+                name="worst for",
+                detail=f"{costs.name(*worst)}, {of}" if utility.scored else costs.name(*worst),
+                measured=_measured(found[worst]),
+                control=control.get(worst),
+            )
     if len(report.costs) > 1:
-        most = min(report.costs[1:], key=lambda each: each.difference.value)
+        most = max(report.costs[1:], key=lambda each: costs.lost(each.difference, utility).value)
         yield _Row(
             name="privacy costs most",
             detail=costs.name(most.by, most.name),
             measured=_measured(most.release),
             control=most.control,
             verdict=Text("worse than for the rest", style="yellow")
-            if most in costs.more(report.costs)
+            if most in costs.more(report)
             else Text("not shown to be worse than for the rest"),
         )
 

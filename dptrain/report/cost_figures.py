@@ -20,8 +20,11 @@ APART = 40  # a tick nearer than this to another is not written
 def cost_figure(report: Report) -> Figure:
     """One row a class or subgroup, the dearest first: both models, and release minus control."""
     everybody, *rest = report.costs
-    paying = costs.more(report.costs)
-    others = sorted((each for each in rest if each not in paying), key=lambda each: each.difference.value)
+    paying = costs.more(report)
+    others = sorted(
+        (each for each in rest if each not in paying),
+        key=lambda each: -costs.lost(each.difference, report.utility).value,
+    )
     rows = [everybody, *paying, *others][:ROWS]
     under = float(ROW * len(rows))
     left = Panel(
@@ -54,7 +57,7 @@ def cost_figure(report: Report) -> Figure:
             if all(abs(at - other) >= APART for other in written):
                 panel.text((at, under + 10), name(value), "tick", anchor="middle")
                 written.append(at)
-    metric = words.named(report.utility.metric)
+    metric = words.named(report.utility.scored or report.utility.metric)
     left.text((MIDDLE / 2, under + 30), metric, "label", anchor="middle")
     left.text(((RIGHT + WIDTH - 10) / 2, under + 30), "release − control", "label", anchor="middle")
     _legend(left, under + 52)
@@ -68,9 +71,9 @@ def cost_figure(report: Report) -> Figure:
     return Figure(
         name="costs",
         title=_title(paying),
-        caption=f"{metric.capitalize()} of both models, each interval by itself; release minus control on "
-        "the same test records, with intervals that hold for all rows together. Dotted: all test records. "
-        "Bold: worse than for all others, as the last column of the table tells."
+        caption=f"{words.sentence_case(metric)} of both models, each interval by itself; release minus "
+        "control on the same test records, with intervals that hold for all rows together. Dotted: all test "
+        "records. Bold: worse than for all others, as the last column of the table tells."
         + (f" {hidden} more that cost less are in the table." if hidden else ""),
         summary=". ".join(described) + ".",
         panel=left,

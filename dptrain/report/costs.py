@@ -11,10 +11,10 @@ WIDEST = 12  # classes of a confusion table that is shown; larger ones are in re
 
 
 def name(by: str, value: str) -> str:
-    """Whom a row is about: all test records, class ill, sex = Female."""
+    """Whom a row is about: all test records, class ill, label nodule, sex = Female."""
     if by == "all":
         return "all test records"
-    return f"class {value}" if by == "class" else f"{by.replace('_', ' ')} = {value}"
+    return f"{by} {value}" if by in ("class", "label") else f"{by.replace('_', ' ')} = {value}"
 
 
 def by_part(report: Report) -> Table | None:
@@ -58,11 +58,10 @@ def caption(report: Report) -> str:
 def legend(report: Report) -> str:
     """How the table of classes and subgroups is read."""
     utility = report.utility
-    measured = ["of classes the recall" if utility.confusion else "of labels the AUROC"] * bool(
-        utility.by_class
-    )
+    measured = [f"of {_each(utility)} the {measured_of_each(utility)}"] if utility.by_class else []
     if utility.by_subgroup:
-        measured.append(f"of subgroups the {words.named(utility.scored or utility.metric)}")
+        lower = ", the lower the better" if utility.scores_are_errors else ""
+        measured.append(f"of subgroups the {words.named(utility.scored or utility.metric)}{lower}")
     text = f"{words.sentence_case(', '.join(measured))}."
     if utility.by_class:
         text += (
@@ -83,10 +82,35 @@ def legend(report: Report) -> str:
     return text
 
 
+def title(utility: Utility) -> str:
+    """What the table of classes and subgroups is called: those that there are."""
+    named = [_each(utility)] * bool(utility.by_class) + ["subgroups"] * bool(utility.by_subgroup)
+    return words.sentence_case(words.listed(named))
+
+
+def _each(utility: Utility) -> str:
+    return "classes" if utility.confusion else "labels"
+
+
+def measured_of_each(utility: Utility) -> str:
+    """What is measured of each class or label."""
+    return "recall" if utility.confusion else "AUROC"
+
+
 def parts(utility: Utility) -> dict[tuple[str, str], Interval]:
-    """What a model reaches on each class and each subgroup."""
-    classes = {("class", label): value for label, value in utility.by_class.items()}
-    return classes | {(each.column, each.name): each.value for each in utility.by_subgroup}
+    """What a model reaches on each class or label, and on each subgroup."""
+    return of_each(utility) | of_subgroups(utility)
+
+
+def of_each(utility: Utility) -> dict[tuple[str, str], Interval]:
+    """What a model reaches on each class or label."""
+    kind = "class" if utility.confusion else "label"
+    return {(kind, name): value for name, value in utility.by_class.items()}
+
+
+def of_subgroups(utility: Utility) -> dict[tuple[str, str], Interval]:
+    """What a model reaches on each subgroup."""
+    return {(each.column, each.name): each.value for each in utility.by_subgroup}
 
 
 def records(utility: Utility) -> dict[tuple[str, str], int]:
@@ -108,10 +132,18 @@ def confusion(utility: Utility) -> Table | None:
     )
 
 
-def more(costs: tuple[Cost, ...]) -> list[Cost]:
+def lost(difference: Interval, utility: Utility) -> Interval:
+    """How much worse the release is than the control model, of their difference: of errors as it is."""
+    if utility.scores_are_errors:
+        return difference
+    return Interval(value=-difference.value, low=-difference.high, high=-difference.low)
+
+
+def more(report: Report) -> list[Cost]:
     """Those whom privacy costs more than all others, the most first, by the digits that are shown."""
-    paying = [each for each in costs if each.excess is not None and round(each.excess.high, 3) < 0]
-    return sorted(paying, key=lambda each: each.excess.value if each.excess is not None else 0.0)
+    judged = [(each, lost(each.excess, report.utility)) for each in report.costs if each.excess is not None]
+    paying = [pair for pair in judged if round(pair[1].low, 3) > 0]
+    return [each for each, _ in sorted(paying, key=lambda pair: -pair[1].value)]
 
 
 def sentence(report: Report) -> str:
@@ -124,10 +156,10 @@ def sentence(report: Report) -> str:
         f"Released minus control, {metric} on all test records differs by "
         f"{words.difference(everybody.difference)}. "
     )
-    judged = [(each, each.excess) for each in rest if each.excess is not None]
+    judged = [(each, lost(each.excess, report.utility)) for each in rest if each.excess is not None]
     if not judged:
         return text.strip()
-    if paying := more(report.costs):
+    if paying := more(report):
         named = [
             f"{name(each.by, each.name)} ({words.difference(each.excess)} beside all others)"
             for each in paying[:LISTED]
@@ -135,15 +167,15 @@ def sentence(report: Report) -> str:
         ]
         left = [f"{len(paying) - LISTED} more"] if len(paying) > LISTED else []
         return f"{text}**Privacy is worse for some than for the rest**: {words.listed([*named, *left])}."
-    least, excess = min(judged, key=lambda pair: pair[1].low)
+    dearest, excess = max(judged, key=lambda pair: pair[1].high)
     among = (
         words.listed([name(each.by, each.name) for each, _ in judged[:LISTED]]) if len(judged) <= 3 else ""
     )
-    whom = among or f"any of {len(judged)} classes and subgroups"
+    whom = among or f"any of {len(judged)} {title(report.utility).lower()}"
     return (
         f"{text}The test records do not show that privacy is worse for {whom} than for the rest; they leave "
-        f"open up to {words.number(max(0.0, -excess.low))} for {name(least.by, least.name)} "
-        f"({words.how_many(least.records, 'record')})."
+        f"open up to {words.number(max(0.0, excess.high))} for {name(dearest.by, dearest.name)} "
+        f"({words.how_many(dearest.records, 'record')})."
     )
 
 

@@ -59,6 +59,7 @@ def _utility(utility: Utility) -> dict[str, Any]:
         "loss": utility.loss,
         "records": utility.records,
         "metric": utility.metric,
+        "scored": utility.scored,
         **{name: _by_name(getattr(utility, name)) for name in ("more", "by_class")},
         "by_subgroup": [asdict(each) for each in utility.by_subgroup],
         "confusion": utility.confusion,

@@ -183,7 +183,7 @@ def _limitations(report: Report) -> Section:
         Paragraph("Outside the guarantee:"),
         bullets(*assumptions.outside(report.guarantee)),
         Paragraph(
-            "A bound on one record is none on a class or a group: what classes look like, and what is true "
+            "A bound on one record is none on a group of records: what they have in common, and what is true "
             "of the population, may be learned from any model that is of use."
         ),
     )

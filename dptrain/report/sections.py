@@ -131,7 +131,7 @@ def by_part(report: Report) -> list[Block]:
     blocks: list[Block] = []
     if (found := costs.by_part(report)) is not None:
         blocks += [
-            Heading("Classes and subgroups"),
+            Heading(costs.title(report.utility)),
             Tabular(found, "costs-table", costs.caption(report), style="wide"),
             Paragraph(costs.legend(report), style="note"),
         ]

@@ -10,9 +10,10 @@ from typing import Any
 
 from dptrain import report as documents
 from dptrain.config import Config
-from dptrain.contracts import ConfigError, DptrainError, Plan, Report, SelectionTerms, Statement
+from dptrain.contracts import ConfigError, DptrainError, Plan, Report, SelectionTerms, Statement, Task
 from dptrain.privacy.guarantee import CHOOSING
 from dptrain.privacy.written import part, plan_to_json
+from dptrain.report import words
 from dptrain.report.document import as_json
 from dptrain.runs import folder as runs
 from dptrain.runs.keyed import keyed
@@ -62,11 +63,6 @@ def kept_score(folder: Path) -> float | None:
 def score(report: Mapping[str, Any], name: str) -> float:
     """A finished training's score, larger is better; the worst where it is not a number."""
     where, metric = name.split(".")
-    if metric == "auroc" and report["utility"].get("metric", "accuracy") == "r2":
-        raise ConfigError(
-            f"sweep.score={name}: numbers have no AUROC; use {where}.accuracy, which stands "
-            "for the task's metric"
-        )
     if where == "test":
         value = report["utility"][metric]
     elif report["holdout_by_step"]:
@@ -78,6 +74,22 @@ def score(report: Mapping[str, Any], name: str) -> float:
     if value is None or math.isnan(value):
         return -math.inf
     return -float(value) if metric == "loss" else float(value)
+
+
+def named(name: str, task: Task) -> str:
+    """A score by the name of what it is for this task; raises ConfigError where the task has none such.
+
+    >>> from dptrain.tasks import Regression
+    >>> named("holdout.accuracy", Regression(bounds=(0.0, 9.0)))
+    'holdout.r2'
+    """
+    where, metric = name.split(".")
+    if metric == "auroc" and task.metric == "r2":
+        raise ConfigError(
+            f"sweep.score={name}: numbers have no AUROC; use {where}.accuracy, which stands "
+            "for the task's metric"
+        )
+    return f"{where}.{task.metric}" if metric == "accuracy" else name
 
 
 def terms_of(sweep_folder: Path) -> SelectionTerms:
@@ -130,7 +142,8 @@ def outside(terms: SelectionTerms) -> tuple[str, ...]:
         "nothing else of the search. Whoever sees other trials, their runs in MLflow, the comparison, or how "
         "many trials there were holds what all trials spend together.",
         "It holds for one search: another one, begun after looking at results, spends as much again.",
-        f"The score, {metric} on {where} records, was computed on those records without protection.",
+        f"The score, {words.named(metric)} on {where} records, was computed on those records without "
+        "protection.",
     )
     if kept == "test":
         return (

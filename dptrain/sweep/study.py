@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from dptrain.config import Config
-from dptrain.contracts import Plan, Report, Statement, Tracker
+from dptrain.contracts import Plan, Report, Statement, Task, Tracker
 from dptrain.runs import folder as runs
 from dptrain.sweep import budget, score
 from dptrain.sweep import state as sweeps
@@ -22,7 +22,7 @@ class Study:
     config: Config
     folder: Path
 
-    def check(self, plan: Plan | None, records: str) -> None:
+    def check(self, plan: Plan | None, records: str, task: Task) -> None:
         """Raise DptrainError where this training is not what was agreed on; `records` is their hash."""
 
     def reserve(self, plan: Plan | None, *, delta: float) -> None:
@@ -53,6 +53,10 @@ class SweepJob(Study):
     """A job of a sweep: what its models spend together is counted; a search may choose by its score."""
 
     overrides: tuple[str, ...]
+
+    def check(self, plan: Plan | None, records: str, task: Task) -> None:  # noqa: ARG002
+        if budget.searching(self.folder.parent):
+            score.named(self.config.sweep.score, task)
 
     def reserve(self, plan: Plan | None, *, delta: float) -> None:
         limit = self.config.sweep.max_epsilon
@@ -85,7 +89,7 @@ class SweepJob(Study):
 class Trial(SweepJob):
     """A trial of a private selection: what it is selected by is fixed, and the others stay secret."""
 
-    def check(self, plan: Plan | None, records: str) -> None:
+    def check(self, plan: Plan | None, records: str, task: Task) -> None:  # noqa: ARG002
         score.refuse_uncovered(self.config, plan, records, self.folder)
 
     def annotate(self, statement: Statement) -> Statement:

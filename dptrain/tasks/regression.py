@@ -94,7 +94,8 @@ class Regression:
             loss=float((WIDTH * errors / self._span).square().mean()) / 2,
             records=len(labels),
             metric=self.metric,
-            scores=_shares(errors, labels),
+            scores=errors.abs(),
+            scored="mean_absolute_error",
             more={
                 "mean_absolute_error": interval_of_mean(errors.abs(), confidence, most=self._span),
                 "root_mean_squared_error": Interval(
@@ -124,12 +125,6 @@ def r2(made: Tensor, labels: Tensor) -> float:
     labels = labels.double()
     spread = float((labels - labels.mean()).square().sum())
     return 1.0 - float((made.double() - labels).square().sum()) / spread if spread > 0 else math.nan
-
-
-def _shares(errors: Tensor, labels: Tensor) -> Tensor | None:
-    """What each record adds to R2, which is their mean; None where all labels are equal."""
-    spread = (labels - labels.mean()).square().mean()
-    return 1 - errors.square() / spread if bool(spread > 0) else None
 
 
 def _r2(made: Tensor, labels: Tensor, confidence: float) -> Interval:

@@ -405,7 +405,7 @@ def test_a_mechanism_that_lies_about_its_noise_is_caught_loudly(
 
 def wait_for_step(folder: Path, step: int) -> Path:
     """The run folder below this one, once its ledger has reached a step."""
-    for _ in range(1200):
+    for _ in range(6000):
         for ledger in folder.glob("*/ledger.json"):
             if json.loads(ledger.read_text())["steps"] >= step:
                 return ledger.parent

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from dataclasses import replace
@@ -10,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 from comparisons import interval, leakage, statement, utility, write_run, write_sweep
+from rich.console import Console
 
 from dptrain import tracking
 from dptrain.comparison import choose
@@ -18,7 +20,7 @@ from dptrain.comparison.gather import Selection, from_metrics, gather
 from dptrain.contracts import ConfigError, DataError, DptrainError, Interval, Subgroup, Utility
 from dptrain.pipeline.tracked import metrics as metrics_of
 from dptrain.privacy.written import from_json, plan_of
-from dptrain.report.comparison import tables
+from dptrain.report.comparison import console, page, tables
 from dptrain.report.comparison.points import HOLDS, MET, NONE, NOT_MET, UNDECIDED, VOID, Comparison
 from dptrain.report.document import read_json
 from dptrain.sweep.cost import composed, search_cost
@@ -174,6 +176,37 @@ def test_the_worst_subgroup_of_each_point_is_named_and_older_reports_have_none(t
     assert tables.utility(older).heads[-1] == "seeds"
 
 
+def test_numbers_are_compared_by_their_metric_and_their_largest_error(tmp_path):
+    """Nothing is called accuracy, errors may pass one, and R2 fall below zero."""
+    for seed, (r2, error) in enumerate(((-0.3, 6.0), (-0.1, 4.0), (-0.2, 5.0)), start=1):
+        found = (
+            Subgroup(column="sex", name="f", records=40, value=Interval(value=error, low=3.0, high=7.0)),
+            Subgroup(column="sex", name="m", records=40, value=Interval(value=2.0, low=1.0, high=3.0)),
+        )
+        of_numbers = Utility(
+            accuracy=Interval(value=r2, low=r2 - 0.1, high=r2 + 0.1), auroc=math.nan, loss=0.1, records=80,
+            metric="r2", scored="mean_absolute_error", by_subgroup=found,
+        )  # fmt: skip
+        write_run(tmp_path / str(seed), seed=seed, utility=of_numbers)
+    found = compared(tmp_path)
+    (point,) = found.points
+    assert point.worst_for == ("sex = f, mean absolute error",)
+    assert point.worst.centre == 5.0
+    assert point.worst.interval.high > 5.0
+    assert point.accuracy.interval.low < -0.2
+    heads = tables.utility(found).heads
+    assert heads[1] == "R2"
+    assert "AUROC" not in heads
+    assert "ccuracy" not in page.as_html(found)
+    assert "AUROC" not in page.as_html(found)
+    out = io.StringIO()
+    console.show(found, Console(file=out, width=120))
+    assert "R2" in out.getvalue()
+    assert [each.outcome for each in answered(found, "r2>=.5").judged] == [NOT_MET]
+    with pytest.raises(ConfigError, match=r"'accuracy' in .* not measured here; use .* r2"):
+        choose.parse(["accuracy>=.5"], found)
+
+
 # ---------------------------------------------------------------------- what is refused or missing
 
 
@@ -327,10 +360,11 @@ def test_what_no_theorem_bounds_meets_no_limit_on_its_bound(sweep):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("precision>=.5", "--limit: 'precision' in .* is unknown"),
+        ("precision>=.5", "--limit: 'precision' in .* is not measured here"),
+        ("balanced_accuracy>=.5", "not measured here"),
         ("leakage.lira.auc<=.6", "'lira', which this run does not make"),
         ("leakage.membership_loss.low<=bound", "must end in a number"),
-        ("loss<=.5", "is not compared"),
+        ("loss<=.5", "not measured here"),
         ("accuracy", "cannot be read"),
     ],
 )

@@ -69,3 +69,20 @@ def test_floats_that_are_no_bytes_stay_as_they_are(tmp_path: Path) -> None:
 def test_files_that_show_nothing_say_so(tmp_path: Path, members: slice, others: slice, said: str) -> None:
     with pytest.raises(DataError, match=said):
         loaded(tmp_path, FORMS["bytes"](others), members)
+
+
+def test_what_is_the_same_for_all_is_told_of_each_task(tmp_path: Path) -> None:
+    def load(inside: np.ndarray, outside: np.ndarray, **declared: Any) -> Splits:
+        for name, part, labels in (("in", slice(30), inside), ("out", slice(30, 60), outside)):
+            np.savez(tmp_path / f"{name}.npz", images=IMAGES[part], labels=labels)
+        files = {"members": f"{tmp_path}/in.npz", "non_members": f"{tmp_path}/out.npz"}
+        return MemberFiles(**files, mean=[0], std=[1], **declared).load(torch.Generator().manual_seed(0))
+
+    one, several = np.tile([0, 1], (30, 1)), DRAWN.integers(0, 2, (30, 2))
+    with pytest.raises(
+        DataError, match=r"in.npz holds records of one set of labels alone, .* of \d: .* labels"
+    ):
+        load(one, several, task="multi_label", classes=["a", "b"])
+    numbers = DRAWN.random(30)
+    with pytest.raises(DataError, match="the 30 training records all have the same regression label"):
+        load(np.full(30, 0.5), numbers, task="regression", target_bounds=[0, 1])

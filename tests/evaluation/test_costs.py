@@ -101,6 +101,15 @@ def test_scores_that_are_no_counts_are_compared_as_means(rng: torch.Generator) -
     assert everybody.difference.low < everybody.difference.value < everybody.difference.high
 
 
+def test_errors_are_no_shares(rng: torch.Generator) -> None:
+    labels = torch.arange(40) % 2
+    errors = 50 * torch.rand(40, generator=rng, dtype=torch.float64)
+    of_numbers = replace(utility(labels > 0, labels), scores=errors, scored="mean_absolute_error")
+    (first, _) = by_subgroup(of_numbers, splits_of(labels.double(), sex=["f"] * 20 + ["m"] * 20), 0.95)
+    assert first.value.value == pytest.approx(float(errors[:20].mean()))
+    assert first.value.low < first.value.value < first.value.high
+
+
 @pytest.mark.parametrize("lost", [slice(None), slice(3)])
 @pytest.mark.parametrize("whose", ["release", "control"])
 def test_a_model_that_diverged_is_compared_with_none(whose: str, lost: slice) -> None:

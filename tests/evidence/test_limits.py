@@ -20,6 +20,7 @@ from dptrain.contracts import (
     Utility,
 )
 from dptrain.evidence import criteria
+from dptrain.tasks import Classification, MultiLabel, Ordinal, Regression
 
 ATTACKS = ("membership_loss", "membership_lira", "audit_canaries")
 
@@ -167,7 +168,7 @@ def test_attacks_by_query_count_on_what_is_given_away(report):
         ("accuracy < bound", "is no number"),
         ("leakage.membership.low > ceiling", "is no number and none of value, low"),
         ("leakage.inversion.low > 0.5", "which this run does not make; its attacks are membership_loss"),
-        ("precision < 0.5", "is unknown"),
+        ("precision < 0.5", "is not measured here"),
         ("accuracy < nan", "is no number"),
     ],
 )
@@ -175,6 +176,43 @@ def test_what_cannot_be_meant_is_refused_before_training(text, why):
     with pytest.raises(ConfigError, match=r"fail_if") as error:
         criteria.parse([text, "accuracy < 0.1"], ATTACKS)
     assert why in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("task", "asked", "refused"),
+    [
+        (Classification(classes=3), criteria.OF_CLASSES, "r2"),
+        (MultiLabel(labels=3), ("mean_auroc", "auroc", "label_accuracy", "worst_class"), "accuracy"),
+        (Ordinal(classes=4), (*criteria.OF_CLASSES, "quadratic_weighted_kappa"), "label_accuracy"),
+        (Regression(bounds=(0, 9)), ("r2", "mean_absolute_error", "worst_subgroup", "loss"), "accuracy"),
+        (Regression(bounds=(0, 9)), ("root_mean_squared_error",), "auroc"),
+    ],
+)
+def test_each_task_has_limits_on_what_it_measures_and_on_nothing_else(task, asked, refused):
+    measured = criteria.measured_by(task)
+    assert len(criteria.parse([f"{name} < 0.5" for name in asked], ATTACKS, measured=measured)) == len(asked)
+    with pytest.raises(ConfigError, match=f"'{refused}' in .* is not measured here; use .* {asked[0]}"):
+        criteria.parse([f"{refused} < 0.5"], ATTACKS, measured=measured)
+
+
+def test_of_errors_the_largest_is_the_worst(report):
+    found = tuple(
+        Subgroup(column="sex", name=name, records=40, value=interval(value))
+        for name, value in (("f", 7.0), ("m", 5.0))
+    )
+    numbers = replace(
+        report.utility, metric="r2", scored="mean_absolute_error", by_subgroup=found,
+        more={"mean_absolute_error": interval(6.0)},
+    )  # fmt: skip
+    of_numbers = replace(report, utility=numbers)
+    measured = criteria.measured_by(Regression(bounds=(0, 9)))
+    for text, said in (
+        ("worst_subgroup > 6", "worst_subgroup=7 > 6"),
+        ("mean_absolute_error > 5", "mean_absolute_error=6 > 5"),
+        ("r2 < 0.9", "r2=0.8 < 0.9"),
+    ):
+        with pytest.raises(LimitExceeded, match=said):
+            criteria.check(criteria.parse([text], ATTACKS, measured=measured), of_numbers)
 
 
 def test_a_limit_on_what_was_not_measured_guards_nothing(report):

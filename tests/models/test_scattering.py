@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dptrain.contracts import ConfigError
+from dptrain.models.scatter import ScatterLinear
 from dptrain.models.scattering import Scattering2d, averaging, folded, morlet, orientations, window
 
 pytestmark = pytest.mark.run
@@ -159,6 +160,11 @@ def test_an_image_too_small_is_refused_with_the_cure() -> None:
         ConfigError, match=r"model\.scales=3 needs images of more than 8 pixels .*8 x 8; lower"
     ):
         Scattering2d((1, 8, 8), scales=3)
+
+
+def test_more_directions_than_can_be_computed_are_refused_with_the_cure() -> None:
+    with pytest.raises(ConfigError, match=r"model\.angles=400 \(times model\.width.* at most 64"):
+        ScatterLinear((1, 28, 28), 10, width=50)
 
 
 def test_as_kymatio_has_it() -> None:

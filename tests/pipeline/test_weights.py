@@ -116,7 +116,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     ),
     "not finite": (
         damaged(lambda held: held["3.bias"].fill_(float("nan"))),
-        "`network.3.bias` is not finite",
+        "`3.bias` is not finite",
     ),
     "others": (
         {"x": torch.ones(1)},
@@ -126,10 +126,19 @@ REFUSED: dict[str, tuple[Any, str]] = {
         {f"{which}.{name}": value for which in ("a", "b") for name, value in weights().items()},
         "holds several networks that fit (`a.`, `b.`)",
     ),
+    "sparse": (
+        damaged(lambda held: held.update({"3.bias": held["3.bias"].to_sparse()})),
+        "`3.bias` is sparse (torch.sparse_coo)",
+    ),
+    "teacher and student": (
+        {which: {"state_dict": weights()} for which in ("teacher", "student")},
+        "holds several sets of weights (`teacher.state_dict`, `student.state_dict`)",
+    ),
     "two sets": ({"a": weights(), "b": weights()}, "holds several sets of weights (`a`, `b`)"),
 }
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_be_read_says_why(tmp_path: Path, name: str) -> None:
     held, said = REFUSED[name]
@@ -146,3 +155,10 @@ def test_programs_are_not_run(tmp_path: Path) -> None:
     (tmp_path / "text.pt").write_text("not weights")
     with pytest.raises(ConfigError, match="cannot be read as weights"):
         load(tmp_path / "text.pt", behind_constants(net()), CPU)
+    torch.save(weights(), tmp_path / "whole.pt")
+    held = (tmp_path / "whole.pt").read_bytes()
+    at = held.index(b"PK\x01\x02")  # the table of contents
+    (tmp_path / "damaged.pt").write_bytes(held[:at] + b"XXXX" + held[at + 4 :])
+    for unreadable in (tmp_path / "damaged.pt", tmp_path):
+        with pytest.raises(ConfigError, match="cannot be read as weights"):
+            load(unreadable, behind_constants(net()), CPU)

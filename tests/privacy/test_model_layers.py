@@ -1,10 +1,15 @@
 """Layers that mix records or keep statistics of them are refused by name, with the cure."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
+from torch.nn.functional import cross_entropy
 
 from dptrain.contracts import ConfigError
+from dptrain.privacy.agreement import choose
+from dptrain.privacy.gradients import ByRules
 from dptrain.privacy.layers import check_layers
 
 pytestmark = pytest.mark.run
@@ -57,3 +62,12 @@ def test_a_model_of_separate_records_passes_unchanged(cnn):
 def test_a_model_with_nothing_to_train_is_refused(mlp):
     with pytest.raises(ConfigError, match="nothing to train"):
         check_layers(mlp.requires_grad_(False), replace_batch_norm=False)
+
+
+def test_a_frozen_batch_norm_of_vectors_has_a_rule() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Linear(3, 2))
+    model = check_layers(model, replace_batch_norm=False, freeze_batch_norm=True).requires_grad_()
+    chosen = choose("bookkeeping", model, partial(cross_entropy, reduction="none"), torch.zeros(1, 4))
+    assert chosen.note == ""
+    assert isinstance(chosen.make(model, cross_entropy), ByRules)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import math
 import re
+from typing import Any
 
 import pytest
 import rich.console
@@ -97,7 +99,7 @@ def test_where_nobody_does_it_is_told_what_is_left_open(alike: Report) -> None:
 def test_a_verdict_goes_by_the_digits_that_are_shown(served: Report) -> None:
     tiny = Interval(value=-0.02, low=-0.04, high=-0.0004)
     paid = dataclasses.replace(served.costs[1], excess=tiny)
-    assert costs.more((served.costs[0], paid)) == []
+    assert costs.more(dataclasses.replace(served, costs=(served.costs[0], paid))) == []
     assert words_of(tiny) == "−0.020 [−0.040, 0.000]"
 
 
@@ -105,6 +107,64 @@ def words_of(value: Interval) -> str:
     from dptrain.report import words
 
     return words.difference(value)
+
+
+def test_of_errors_more_is_worse_and_no_class_is_spoken_of(served: Report) -> None:
+    """The same records as scores, and as errors in a unit of their own."""
+    turned = [
+        dataclasses.replace(
+            each,
+            difference=costs.lost(each.difference, served.utility),
+            excess=None if each.excess is None else costs.lost(each.excess, served.utility),
+        )
+        for each in served.costs
+        if each.by != "class"
+    ]
+    errors: dict[str, Any] = {
+        "metric": "r2", "scored": "mean_absolute_error", "auroc": math.nan, "by_class": {}, "confusion": {},
+        "calibration": None, "more": {"mean_absolute_error": around(6.0)},
+    }  # fmt: skip
+    numbers = dataclasses.replace(
+        served,
+        data={**served.data, "task": "regression"},
+        utility=dataclasses.replace(utility(0.0, 9.0, 0.1), **errors),
+        control=dataclasses.replace(utility(0.0, 8.0, 0.1), **errors),
+        costs=tuple(turned),
+        leakage=(),
+        gallery=None,
+    )
+    said = costs.sentence(numbers)
+    assert "mean absolute error on all test records differs by +0.040" in said
+    assert "worse for some than for the rest**: scanner = B (+0.345 [+0.325, +0.365] beside" in said
+    assert "scanner = A" not in said
+    figure = cost_figures.cost_figure(numbers)
+    assert "worse for scanner = B than for the rest" in figure.title
+    assert figure.caption.startswith("Mean absolute error of both")
+    out = io.StringIO()
+    Console(rich.console.Console(file=out, width=130, highlight=False)).report(numbers)
+    told = " ".join(out.getvalue().split())
+    assert "worst for 9.000" in told
+    assert "scanner = B, mean absolute error" in told
+    markdown = as_markdown(numbers).partition("## The privacy statement")[0]
+    card = as_model_card(numbers).partition("## Privacy")[0]
+    for text in (markdown, card, told):
+        assert "the lower the better" in text or text is told
+        for word in ("Classes and", "of classes", "ccuracy", "AUROC", "lassifier"):
+            assert word not in text, word
+
+
+def test_of_several_labels_each_and_each_subgroup_is_named_with_its_measure(served: Report) -> None:
+    several = dataclasses.replace(
+        served.utility, metric="mean_auroc", scored="label_accuracy", confusion={}, calibration=None, more={}
+    )
+    findings = dataclasses.replace(served, utility=several, control=None, costs=())
+    assert costs.title(several) == "Labels and subgroups"
+    assert costs.legend(findings).startswith("Of labels the AUROC, of subgroups the label accuracy.")
+    out = io.StringIO()
+    Console(rich.console.Console(file=out, width=130, highlight=False)).report(findings)
+    told = " ".join(out.getvalue().split())
+    assert "worst for 0.750 label ill, AUROC" in told
+    assert "worst for 0.500 scanner = B, label accuracy" in told
 
 
 def test_every_number_is_in_the_page_and_in_markdown(served: Report) -> None:

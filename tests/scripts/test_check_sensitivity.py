@@ -20,6 +20,7 @@ pytestmark = pytest.mark.run
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 check = script("check_sensitivity")
+import bench_backbones as backbones  # noqa: E402
 import replay as trainings  # noqa: E402
 
 
@@ -87,3 +88,16 @@ def test_copies_that_are_clipped_each_for_itself_are_seen(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(check, "DPSGDEngine", apart)
     assert check.worst_change(subject("Mlp"), "flat", "group", 2) > 1.05
+
+
+def test_a_backbone_that_is_refused_fails_and_its_weights_are_made_once(tmp_path, monkeypatch) -> None:
+    made = []
+    monkeypatch.setattr(backbones, "some_weights", lambda name: made.append(name) or {})
+    for _ in range(2):
+        assert backbones.weights_file("resnet18", tmp_path / "new").is_file()
+    assert made == ["resnet18"]
+    found = {"worst_ratio": 0.5, "refused": ["resnet18, trainable=all"], "accepted": {}, "replay": {}}
+    monkeypatch.setattr(check, "measure", lambda **_: found)
+    for arguments, code in ((["--backbones", str(tmp_path)], 1), ([], 0)):
+        monkeypatch.setattr(sys, "argv", ["check_sensitivity.py", *arguments])
+        assert check.main() == code

@@ -42,6 +42,7 @@ from dptrain.sweep import budget as sweep_budget
 from dptrain.sweep import score
 from dptrain.sweep import state as sweeps
 from dptrain.sweep.selection import candidates, terms, trials
+from dptrain.tasks import Regression
 from dptrain.tracking import NullRun
 from dptrain.training import checkpoint, loop
 
@@ -426,6 +427,28 @@ def test_the_best_score_wins_the_first_of_equals_and_none_of_none(
     found = trials.conclude(tmp_path)
     assert (None if found is None else found["trial"]) == (None if best is None else f"run_{best}")
     assert (tmp_path / trials.SELECTED).exists()
+
+
+@pytest.mark.parametrize(
+    ("asked", "called", "shown"),
+    [("holdout.accuracy", "holdout.r2", -0.3), ("holdout.loss", "holdout.loss", 0.5)],
+)
+def test_the_score_of_numbers_is_called_what_it_is_and_keeps_its_sign(
+    tmp_path: Path, asked: str, called: str, shown: float
+) -> None:
+    numbers = Regression(bounds=(0.0, 9.0))
+    assert score.named(asked, numbers) == called
+    with pytest.raises(
+        ConfigError, match=r"sweep.score=test.auroc: numbers have no AUROC; use test.accuracy"
+    ):
+        score.named("test.auroc", numbers)
+    (tmp_path / sweeps.STATE).write_text(json.dumps({"selection": {"trials": 1, "terms": {"score": called}}}))
+    path = tmp_path / "run_1"
+    runs.start(path, runs.Order(recipe="x", overrides=(), config={"sweep": {"trial": 1}}))
+    runs.remember(path, score=score.score({"holdout_by_step": [[2, -0.3, 0.5]]}, asked))
+    chosen = trials.conclude(tmp_path)
+    assert chosen is not None
+    assert chosen["scored"] == shown
 
 
 def test_a_loss_is_better_when_smaller_and_a_number_that_is_none_the_worst() -> None:

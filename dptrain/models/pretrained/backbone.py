@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from dptrain.contracts import ConfigError
-from dptrain.contracts.layers import batch_norms, frozen_batch_norm, group_norm_instead, put
+from dptrain.contracts.batch_norm import batch_norms, frozen_batch_norm, group_norm_instead
+from dptrain.contracts.layers import put
 from dptrain.models.frozen import FeaturesAndHead, FrozenFeatures
 from dptrain.models.pretrained.cut import cut
 from dptrain.models.pretrained.inputs import BackboneInputs

@@ -45,6 +45,11 @@ class Stages(nn.Module):
         finally:
             for hook in hooks:
                 hook.remove()
+        if missing := [name for name in self.names if name not in found]:
+            raise ConfigError(
+                f"model.features={list(self.names)}: {', '.join(missing)} returns nothing, for this network "
+                "does not call it; choose other modules"
+            )
         each = [found[name] for name in self.names]
         return torch.cat([normalise(one) if self.normalised else one for one in each], dim=1)
 
@@ -64,7 +69,9 @@ def normalise(features: Tensor) -> Tensor:
 
 
 def check_stages(network: nn.Module, names: Sequence[str]) -> None:
-    """Raise ConfigError for names that no module of the network has."""
+    """Raise ConfigError for no names, and for those that no module of the network has."""
+    if not names:
+        raise ConfigError(f"model.features=[] names nothing; give {POOLED}, or modules of the network")
     known = dict(network.named_modules())
     if unknown := [name for name in names if name != POOLED and (name not in known or not name)]:
         usable = [name for name in known if name and name.count(".") <= 1 and any(known[name].children())]

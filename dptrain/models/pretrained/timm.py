@@ -15,8 +15,10 @@ from dptrain.contracts.ranges import Count, Positive
 from dptrain.models.pretrained.backbone import Backbone, Trainable, check_images, with_head
 from dptrain.models.pretrained.packaged import PACKAGE, TRAINED_ON, packaged, renamed
 from dptrain.models.pretrained.stages import POOLED
-from dptrain.models.pretrained.torchvision import DEFAULT
-from dptrain.models.pretrained.weights import Origin, file_hash, load, read_weights
+from dptrain.models.pretrained.weights import DEFAULT, Origin, file_hash, load, read_weights, refuse_declared
+
+# Tags of timm that are recipes of training on ImageNet-1k alone, without a teacher that knew more.
+ALONE = ("in1k", "a1_in1k", "a2_in1k", "a3_in1k", "ra_in1k", "ra2_in1k", "ra3_in1k", "tv_in1k", "tv2_in1k")
 
 
 def timm_model(
@@ -49,18 +51,20 @@ def timm_model(
     fixed = {"img_size": sides} if published.get("fixed_input_size") else {}
     network = timm.create_model(name, pretrained=False, num_classes=0, **fixed)
     origin = None
-    if weights is not None:
+    if weights is None:
+        refuse_declared(sha256=sha256, trained_on=trained_on)
+    else:
         path = packaged(name) if weights == PACKAGE else Path(weights).expanduser()
         if weights == DEFAULT:
             path = _downloaded(published)
             trained_on = trained_on or _trained_on(published)
-        digest = file_hash(path, sha256)
+        digest = file_hash(path, sha256, published=weights in (DEFAULT, PACKAGE))
         classifiers = published.get("classifier") or ()
         head = [classifiers] if isinstance(classifiers, str) else list(classifiers)
         found = read_weights(path)
         if weights == PACKAGE:
             found, trained_on = renamed(found, network), trained_on or TRAINED_ON
-        load(network, found, name=name, head=head)
+        load(network, found, path=path, name=name, head=head)
         origin = Origin(name=name, trained_on=trained_on, sha256=digest)
     return with_head(
         Backbone(
@@ -81,12 +85,15 @@ def timm_model(
 
 
 def _trained_on(published: Mapping[str, Any]) -> str | None:
-    """What the tag of timm's own weights says, such as augreg_in21k_ft_in1k."""
+    """What the tag of timm's own weights says, such as augreg_in21k_ft_in1k.
+
+    >>> _trained_on({"tag": "tv_in1k"}), _trained_on({"tag": "ns_jft_in1k"})
+    ("ImageNet-1k (timm's tag tv_in1k)", "what timm's tag ns_jft_in1k says")
+    """
     tag = str(published.get("tag") or "")
     if not tag:
         return None
-    known = "ImageNet-1k" if tag.endswith("in1k") and "_ft_" not in tag else "what its tag says"
-    return f"{known} (timm's tag {tag})"
+    return f"ImageNet-1k (timm's tag {tag})" if tag in ALONE else f"what timm's tag {tag} says"
 
 
 def _downloaded(published: Mapping[str, Any]) -> Path:

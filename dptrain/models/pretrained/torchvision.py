@@ -16,9 +16,7 @@ from dptrain.contracts import ConfigError
 from dptrain.contracts.ranges import Count, Positive
 from dptrain.models.pretrained.backbone import Backbone, Trainable, behead, check_images, with_head
 from dptrain.models.pretrained.stages import POOLED
-from dptrain.models.pretrained.weights import Origin, file_hash, load, read_weights
-
-DEFAULT = "DEFAULT"
+from dptrain.models.pretrained.weights import DEFAULT, Origin, file_hash, load, read_weights, refuse_declared
 
 
 def torchvision_model(
@@ -57,13 +55,15 @@ def torchvision_model(
     else:
         head = behead(network)
     origin = None
-    if weights is not None:
+    if weights is None:
+        refuse_declared(sha256=sha256, trained_on=trained_on)
+    else:
         path = Path(weights).expanduser()
         if weights == DEFAULT:
             path = _downloaded(published)
-            trained_on = trained_on or f"ImageNet-1k, as torchvision says of its weights {published.name}"
-        digest = file_hash(path, sha256)
-        load(network, read_weights(path), name=name, head=[head])
+            trained_on = trained_on or _trained_on(published.name)
+        digest = file_hash(path, sha256, published=weights == DEFAULT)
+        load(network, read_weights(path), path=path, name=name, head=[head])
         origin = Origin(name=name, trained_on=trained_on, sha256=digest)
     transforms = published.transforms()
     return with_head(
@@ -93,6 +93,16 @@ def _arguments(name: str, side: int, weights: str | None) -> dict[str, Any]:
     if name in ("inception_v3", "googlenet"):
         return {"aux_logits": False, "init_weights": weights is None, "transform_input": weights is not None}
     return {}
+
+
+def _trained_on(published: str) -> str:
+    """What torchvision's own weights of this name were trained on.
+
+    >>> _trained_on("IMAGENET1K_SWAG_E2E_V1")
+    'Instagram pictures (SWAG), then ImageNet-1k, as torchvision says of its weights IMAGENET1K_SWAG_E2E_V1'
+    """
+    known = "Instagram pictures (SWAG), then ImageNet-1k" if "SWAG" in published else "ImageNet-1k"
+    return f"{known}, as torchvision says of its weights {published}"
 
 
 def _downloaded(published: Any) -> Path:

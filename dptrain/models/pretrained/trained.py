@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Mapping
 
 from torch import nn
 
@@ -16,15 +17,10 @@ def last_block(network: nn.Module) -> list[str]:
     """The last of a network's repeated blocks, and all that comes after it, by name; raises ConfigError.
 
     Blocks are the modules of the network's own kinds that stand one after the other, such as residual
-    blocks and the layers of a transformer; of several kinds the most frequent is meant.
+    blocks and the layers of a transformer, and hold more than one layer with weights each; of several kinds
+    the most frequent is meant.
     """
-    kinds: dict[str, type[nn.Module]] = {}
-    for owner_name, owner in network.named_modules():
-        if owner is network or type(owner) in (nn.Sequential, nn.ModuleList):
-            for child_name, child in owner.named_children():
-                own = not type(child).__module__.startswith(LIBRARIES)
-                if own and any(True for _ in child.parameters()):
-                    kinds[f"{owner_name}.{child_name}".removeprefix(".")] = type(child)
+    kinds = _without_parts(_repeated(network))
     counts = Counter(kinds.values())
     if not counts or counts.most_common(1)[0][1] < 2:
         raise ConfigError(
@@ -35,6 +31,40 @@ def last_block(network: nn.Module) -> list[str]:
     names = [name for name, _ in network.named_modules()]
     after = names[names.index(block) + 1 :]
     return [block, *(name for name in after if not name.startswith(f"{block}."))]
+
+
+def _repeated(network: nn.Module) -> dict[str, type[nn.Module]]:
+    """The modules of the network's own kinds that stand in its sequences, by name, and those kinds."""
+    found = {}
+    for owner_name, owner in network.named_modules():
+        if owner is network or type(owner) in (nn.Sequential, nn.ModuleList):
+            for child_name, child in owner.named_children():
+                own = not type(child).__module__.startswith(LIBRARIES)
+                if own and any(True for _ in child.parameters()):
+                    found[f"{owner_name}.{child_name}".removeprefix(".")] = child
+    several = {name: each for name, each in found.items() if _layers_with_weights(each) > 1}
+    return {name: type(each) for name, each in (several or found).items()}
+
+
+def _layers_with_weights(module: nn.Module) -> int:
+    return sum(any(each.dim() > 1 for each in layer.parameters(recurse=False)) for layer in module.modules())
+
+
+def _without_parts(kinds: Mapping[str, type[nn.Module]]) -> dict[str, type[nn.Module]]:
+    """Without what is a part of a block; a stage, which has a sequence of one kind of blocks, is none."""
+    sequences: dict[str, list[type[nn.Module]]] = defaultdict(list)
+    for name, kind in kinds.items():
+        sequences[name.rpartition(".")[0]].append(kind)
+    of_one_kind = [name for name, each in sequences.items() if len(each) > 1 and len(set(each)) == 1]
+    stages = {
+        kind for name, kind in kinds.items() if any(each.startswith(f"{name}.") for each in of_one_kind)
+    }
+    blocks = [name for name, kind in kinds.items() if kind not in stages]
+    return {
+        name: kind
+        for name, kind in kinds.items()
+        if not any(name.startswith(f"{block}.") for block in blocks)
+    }
 
 
 def train_only(network: nn.Module, trainable: str) -> None:

@@ -52,7 +52,7 @@ def frozen_batch_norm(use: Use) -> dict[Tensor, Share]:
     """Shares of scale and shift (channels,) of a BatchNorm whose statistics are constants."""
     layer = use.layer
     assert isinstance(layer, FrozenBatchNorm)
-    x, dy = use.x.flatten(2), use.dy.flatten(2)
+    x, dy = use.x, use.dy
     shape = (1, -1) + (1,) * (x.dim() - 2)
     mean, variance = layer.running_mean.to(x).view(shape), layer.running_var.to(x).view(shape)
     product = (x - mean) * (variance + layer.eps).rsqrt() * dy

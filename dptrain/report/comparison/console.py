@@ -13,7 +13,7 @@ from dptrain.report.comparison import sentences, tables
 from dptrain.report.comparison.points import MET, NOT_MET, UNDECIDED, VOID, Comparison
 
 WIDEST = 132  # longer lines are hard to read
-UTILITY = (0, 1, 3, 4, 5)  # columns of the page's tables that fit a terminal
+WIDE = ("AUROC", "seeds", "worst for")  # columns of the page's table that do not fit a terminal
 TONES = {"void": "bold red", MET: "green", NOT_MET: "red", UNDECIDED: "yellow"}
 LEAKAGE = (0, 1, 2, 3, 4, 5)
 
@@ -33,7 +33,9 @@ def show(comparison: Comparison, out: rich.console.Console | None = None) -> Non
     out.print(Padding(Text(sentences.lead(comparison), style=style), (1, 0)), width=width)
     if answer is not None:
         out.print(_table("LIMITS", _below(tables.limits(answer))), width=width)
-    out.print(_table("UTILITY", _columns(tables.utility(comparison), UTILITY)), width=width)
+    utility = tables.utility(comparison)
+    fit = tuple(place for place, head in enumerate(utility.heads) if head not in WIDE)
+    out.print(_table("UTILITY", _columns(utility, fit)), width=width)
     if comparison.neighbours:
         out.print(_table("NEIGHBOURS", tables.neighbours(comparison)), width=width)
     if any(point.lines for point in comparison.points):

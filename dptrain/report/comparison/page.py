@@ -29,7 +29,7 @@ TITLES = {
     "verdict": "Which ε",
     "utility": "What privacy costs",
     "leakage": "What leaks at each ε",
-    "frontier": "Accuracy against what is proved",
+    "frontier": "Utility against what is proved",
     "guarantees": "The guarantee of each point",
     "search": "What the search itself cost",
     "method": "How to read these numbers",
@@ -113,7 +113,8 @@ def _utility(comparison: Comparison) -> Section:
     caption = "What each point's models are able to do."
     blocks.append(_table(tables.utility(comparison), "utility-table", caption))
     if comparison.neighbours:
-        caption = "Accuracy of neighbouring points, compared seed by seed."
+        metric = words.sentence_case(words.named(comparison.metric))
+        caption = f"{metric} of neighbouring points, compared seed by seed."
         blocks += [
             _table(tables.neighbours(comparison), "neighbours-table", caption, wide=False),
             Paragraph(sentences.UNADJUSTED, style="note"),

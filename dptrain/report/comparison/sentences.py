@@ -104,7 +104,8 @@ def lead(comparison: Comparison) -> str:
         return comparison.answer.sentence
     return (
         "No limits were given, so none of these is chosen. Say what must hold, such as "
-        "`--limit 'accuracy>=0.85' --limit 'membership.bound<=0.1'`, and this page says which ε meets it."
+        f"`--limit '{comparison.metric}>=0.85' --limit 'membership.bound<=0.1'`, and this page says which ε "
+        "meets it."
     )
 
 

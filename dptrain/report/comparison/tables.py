@@ -42,16 +42,18 @@ def limits(found: Answer) -> Table:
 def utility(comparison: Comparison) -> Table:
     """What the released and the control models are able to do, for whom least, and what lies between them."""
     worst = any(point.worst is not None for point in comparison.points)
+    # Of several labels the metric is an AUROC itself, and numbers have none.
+    areas = comparison.metric == "accuracy"
     return Table(
         heads=(
-            "point", words.named(comparison.metric), "AUROC", "control model", "released − control", "p",
-            "seeds", *(["worst for"] if worst else []),
+            "point", words.named(comparison.metric), *(["AUROC"] if areas else []), "control model",
+            "released − control", "p", "seeds", *(["worst for"] if worst else []),
         ),
         rows=tuple(
             (
                 point.label,
                 sentences.ends(point.accuracy),
-                "" if point.auroc is None else sentences.ends(point.auroc),
+                *(["" if point.auroc is None else sentences.ends(point.auroc)] if areas else []),
                 "none" if point.control_accuracy is None else sentences.ends(point.control_accuracy),
                 "" if point.cost is None else sentences.difference(point.cost),
                 "" if point.cost is None else sentences.p_value(point.cost),
@@ -60,7 +62,7 @@ def utility(comparison: Comparison) -> Table:
             )
             for point in comparison.points
         ),
-        numeric=range(1, 7),
+        numeric=range(1, 6 + areas),
     )  # fmt: skip
 
 

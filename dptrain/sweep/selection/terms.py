@@ -19,7 +19,9 @@ from dptrain.privacy import selection
 from dptrain.privacy.accountant import most_true_positives
 from dptrain.privacy.guarantee import delta_meaning
 from dptrain.privacy.written import plan_to_json
+from dptrain.sweep.score import named
 from dptrain.sweep.selection import candidates
+from dptrain.tasks import task_of
 
 ELSEWHERE = (
     "name",
@@ -92,7 +94,7 @@ def agree(config: Config, values: Mapping[str, Any]) -> dict[str, Any]:
         "shape": None if math.isinf(count.shape) else count.shape,
         "runs_99": count.quantile(0.99),
         "candidates": math.prod(map(len, asked.candidates.values())),
-        "score": asked.score,
+        "score": named(asked.score, task_of(splits)),
         "theorem": count.theorem,
         "accountant": selection.NAME,
         "sentence": _sentence(epsilon, delta, budget.unit, privacy.adjacency, meaning),

@@ -158,7 +158,7 @@ def conclude(folder: Path) -> dict[str, Any] | None:
     chosen = {
         "trial": path.name,
         "settings": list(order.drawn),
-        "scored": abs(scores[best]),
+        "scored": -scores[best] if agreed["score"].endswith(".loss") else scores[best],
         "release": RELEASE,
         **agreed,
     }

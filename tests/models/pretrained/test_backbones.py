@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 from functools import partial
 from pathlib import Path
 from urllib.error import URLError
@@ -14,8 +16,10 @@ from torch import nn
 from dptrain.contracts import ConfigError
 from dptrain.models.frozen import split
 from dptrain.models.normalise import Normalise
+from dptrain.models.pretrained.stages import Stages
 from dptrain.models.pretrained.timm import timm_model
 from dptrain.models.pretrained.torchvision import torchvision_model
+from dptrain.models.pretrained.trained import last_block
 
 SHAPE = (1, 32, 32)
 IMAGENET = torchvision.models.ResNet18_Weights.DEFAULT.transforms()
@@ -85,6 +89,57 @@ def test_weights_of_another_network_or_another_file_are_told(file, tmp_path) -> 
         make(name="resnet18", weights=str(tmp_path / "text.pth"))
 
 
+@pytest.mark.parametrize(
+    "make", [partial(torchvision_model, name="resnet18"), partial(timm_model, name="test_resnet")]
+)
+def test_nothing_is_declared_of_random_weights(make) -> None:
+    with pytest.raises(ConfigError, match=r"model.sha256=00, model.trained_on=X tells .* model.weights=null"):
+        make(SHAPE, 3, sha256="00", trained_on="X")
+
+
+@pytest.mark.parametrize("prefix", ["module.", "model.", "module._orig_mod.", "encoder.net."])
+def test_what_stands_before_all_names_is_taken_off(resnet, file, tmp_path, prefix) -> None:
+    held = {f"{prefix}{name}": value for name, value in resnet.state_dict().items()}
+    torch.save({"state_dict": held}, tmp_path / "wrapped.pth")
+    same, other = (
+        torchvision_model(SHAPE, 3, name="resnet18", weights=str(path)).features
+        for path in (file, tmp_path / "wrapped.pth")
+    )
+    images = torch.ones(1, *SHAPE)
+    assert torch.equal(same(images), other(images))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_weights_that_are_no_numbers_are_told(resnet, tmp_path) -> None:
+    held = resnet.state_dict()
+    wrong = {
+        "is torch.int8": held["conv1.weight"].to(torch.int8),
+        "is not finite": torch.full_like(held["conv1.weight"], math.nan),
+        "is sparse": held["conv1.weight"].to_sparse(),
+    }
+    for said, value in wrong.items():
+        torch.save({**held, "conv1.weight": value}, tmp_path / "wrong.pth")
+        with pytest.raises(ConfigError, match=rf"model.weights=\S+ does not fit: `conv1.weight` {said}"):
+            torchvision_model(SHAPE, 3, name="resnet18", weights=str(tmp_path / "wrong.pth"))
+
+
+@pytest.mark.parametrize(
+    ("name", "block"),
+    [
+        ("googlenet", "inception5b"),
+        ("inception_v3", "Mixed_6e"),
+        ("maxvit_t", "blocks.3.layers.1"),
+        ("convnext_tiny", "features.7.2"),
+        ("resnet18", "layer4.1"),
+    ],
+)
+def test_the_last_block_is_a_whole_one(name, block) -> None:
+    as_they_are = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    with torch.device("meta"):
+        network = torchvision.models.get_model(name, weights=None, **as_they_are)
+    assert last_block(network)[0] == block
+
+
 def test_stages_stand_side_by_side_each_normalised(file, rng) -> None:
     features = ["layer1", "layer3", "pooled"]
     model = torchvision_model(
@@ -96,6 +151,12 @@ def test_stages_stand_side_by_side_each_normalised(file, rng) -> None:
         torch.testing.assert_close(stage.mean(1), torch.zeros(4), atol=1e-5, rtol=0)
     with pytest.raises(ConfigError, match=r"model.features=\['layer9'\]: layer9 is no module"):
         torchvision_model(SHAPE, 3, name="resnet18", features=["layer9"])
+    with pytest.raises(ConfigError, match=r"model.features=\[\] names nothing"):
+        torchvision_model(SHAPE, 3, name="resnet18", features=[])
+    network = nn.ModuleDict({"used": nn.Linear(2, 2), "never": nn.Linear(2, 2)})
+    network.forward = network["used"].forward
+    with pytest.raises(ConfigError, match=r"model.features=\['never'\]: never returns nothing"):
+        Stages(network, ["never"], channels_last=False, normalised=False)(torch.ones(1, 2))
 
 
 def test_published_weights_come_from_the_libraries_own_caches(resnet, tmp_path, monkeypatch) -> None:
@@ -107,9 +168,16 @@ def test_published_weights_come_from_the_libraries_own_caches(resnet, tmp_path, 
     published = tmp_path / "hub" / "checkpoints" / "resnet18-f37072fd.pth"
     published.parent.mkdir(parents=True)
     torch.save(resnet.state_dict(), published)
-    model = torchvision_model(SHAPE, 3, name="resnet18", weights="DEFAULT")
+    with pytest.raises(ConfigError, match=r"not the published file, whose hash begins with f37072fd"):
+        torchvision_model(SHAPE, 3, name="resnet18", weights="DEFAULT")
+    digest = hashlib.sha256(published.read_bytes()).hexdigest()
+    published.rename(published.with_name(f"resnet18-{digest[:8]}.pth"))
+    with monkeypatch.context() as renamed:
+        renamed.setattr(
+            torchvision.models.ResNet18_Weights.DEFAULT.value, "url", f"/resnet18-{digest[:8]}.pth"
+        )
+        model = torchvision_model(SHAPE, 3, name="resnet18", weights="DEFAULT")
     assert model.origin.trained_on == "ImageNet-1k, as torchvision says of its weights IMAGENET1K_V1"
-    published.unlink()
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", _no_network)
     monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", _no_network)
     with pytest.raises(ConfigError, match=r"resnet18-f37072fd.pth cannot be had \(URLError\).*or put it at"):
@@ -127,7 +195,7 @@ def test_published_weights_come_from_the_libraries_own_caches(resnet, tmp_path, 
         timm.create_model("test_resnet").state_dict(), kept / "snapshots" / ("0" * 40) / "model.safetensors"
     )
     model = timm_model(SHAPE, 3, name="test_resnet", weights="DEFAULT")
-    assert model.origin.trained_on == "ImageNet-1k (timm's tag r160_in1k)"
+    assert model.origin.trained_on == "what timm's tag r160_in1k says"
 
 
 def _no_network(*_: object, **__: object) -> None:

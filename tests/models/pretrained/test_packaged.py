@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from dptrain.contracts import ConfigError
 from dptrain.models.pretrained import packaged
+from dptrain.models.pretrained import timm as timm_module
 from dptrain.models.pretrained.timm import timm_model
 
 
@@ -25,6 +28,15 @@ def test_weights_say_what_they_were_trained_on() -> None:
     pytest.importorskip("timm")
     model = timm_model((3, 32, 32), 10, name=packaged.NETWORK, weights=packaged.PACKAGE)
     assert "pre-trained on ImageNet-1k" in str(model.origin)
+
+
+def test_another_file_in_their_place_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("timm")
+    other = tmp_path / Path(packaged.FILE).name
+    torch.save({}, other)
+    monkeypatch.setattr(timm_module, "packaged", lambda _: other)
+    with pytest.raises(ConfigError, match=r"not the published file, whose hash begins with 57934424"):
+        timm_model((3, 32, 32), 10, name=packaged.NETWORK, weights=packaged.PACKAGE)
 
 
 def test_where_they_are_not_there_it_is_said_how_to_get_them(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import dptrain
+from dptrain.contracts import ConfigError
 from dptrain.contracts.layers import FrozenBatchNorm
 from dptrain.models.frozen import FrozenFeatures
 from dptrain.models.pretrained.hf_image import hf_image_model
@@ -158,6 +159,32 @@ def test_a_folder_of_transformers_trains_likewise(trainable, tmp_path, rng) -> N
     images = torch.rand(BATCH, *SHAPE, generator=rng).double()
     found, wanted = sums(model, images, torch.arange(BATCH) % CLASSES)
     torch.testing.assert_close(found.double(), wanted, rtol=1e-4, atol=1e-6 * float(wanted.abs().max()))
+
+
+def test_of_a_folder_only_the_head_may_be_missing_and_nothing_is_drawn(tmp_path, rng) -> None:
+    from safetensors.torch import load_file, save_file
+
+    file, settings = vit(tmp_path) / "model.safetensors", tmp_path / "config.json"
+    held = load_file(file)
+    kept = {key: each.half() for key, each in held.items() if not key.startswith("classifier.")}
+    save_file(kept, file, {"format": "pt"})
+    drawn = {"attention_probs_dropout_prob": 0.5, "hidden_dropout_prob": 0.5, "dtype": "float16"}
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | drawn))
+    model = hf_image_model(SHAPE, CLASSES, name=str(tmp_path), trainable="all").train()
+    assert {each.dtype for each in model.parameters()} == {torch.float32}
+    images = torch.rand(2, *SHAPE, generator=rng)
+    assert torch.equal(model(images), model(images))
+    norm = next(key for key in kept if key.endswith("layernorm_after.weight"))
+    for broken in ({}, {norm: torch.ones(5)}):
+        others = {key: each for key, each in kept.items() if key != norm}
+        save_file(others | broken, file, {"format": "pt"})
+        with pytest.raises(ConfigError, match=r"has no `[\w.]+layernorm_after.weight` of the shape"):
+            hf_image_model(SHAPE, CLASSES, name=str(tmp_path))
+    (tmp_path / "preprocessor_config.json").write_text("{}")
+    with pytest.raises(
+        ConfigError, match=r"cannot be read as an image classifier of transformers \(KeyError"
+    ):
+        hf_image_model(SHAPE, CLASSES, name=str(tmp_path))
 
 
 @pytest.mark.parametrize("trainable", ["head", "norm"])

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dptrain.contracts import DataError, Form, Forms, Records, Splits
 from dptrain.contracts.trees import by_name, leaves
+from dptrain.data.checks import TAKEN, TAKEN_BY_REPORTS
 
 SLACK = 1e-6  # of the range: rounding to float32 may step over an edge of the bounds
 
@@ -58,6 +59,11 @@ def _constants(splits: Splits) -> Iterator[str]:
         len(prior) != classes or min(prior) < 0 or not math.isclose(sum(prior), 1.0, abs_tol=1e-3)
     ):
         yield f"class_prior={prior} must have one value a class, which add up to 1"
+    if prior is not None and splits.task is not None and splits.task.name != "classification":
+        yield (
+            f"class_prior={prior} is of a classification, and the task is {splits.task.name}; set "
+            "data.class_prior=null"
+        )
 
 
 def _parts(splits: Splits) -> Iterator[str]:
@@ -106,6 +112,8 @@ def _groups(splits: Splits) -> Iterator[str]:
 
 def _subgroups(splits: Splits) -> Iterator[str]:
     for column, values in splits.subgroups.items():
+        if column in TAKEN:
+            yield f"subgroups.{column} {TAKEN_BY_REPORTS}"
         if len(values) != len(splits.test):
             yield f"subgroups.{column} has {len(values)} values; give one a test record: {len(splits.test)}"
 

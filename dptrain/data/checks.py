@@ -13,6 +13,8 @@ from torch import Tensor
 from dptrain.contracts import ConfigError, DataError, Records, Rows
 
 CHANNELS = (1, 2, 3, 4)  # more than four in the last axis is an axis of pixels
+TAKEN = ("all", "class", "label")  # what reports tell records apart by beside columns
+TAKEN_BY_REPORTS = "is what reports call another part of the test records; give the column another name"
 CHUNK = 1024  # records that are looked at at once
 
 

@@ -74,7 +74,11 @@ class Number:
 
     @property
     def _bounds(self) -> str:
-        return f"[{self.low:g}, {self.high:g}]"
+        return f"[{self.written(self.low)}, {self.written(self.high)}]"
+
+    def written(self, number: float) -> str:
+        """A number as it is declared."""
+        return f"{number:.15g}"
 
     @property
     def example(self) -> Any:
@@ -108,10 +112,8 @@ class Date(Number):
     def _what(self) -> str:
         return f"a date written as {self.format}"
 
-    @property
-    def _bounds(self) -> str:
-        first, last = (pd.Timestamp(days, unit="D").strftime(ISO) for days in (self.low, self.high))
-        return f"[{first}, {last}]"
+    def written(self, number: float) -> str:
+        return pd.Timestamp(number, unit="D").strftime(ISO)
 
 
 @dataclass(frozen=True, kw_only=True)

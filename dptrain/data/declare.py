@@ -10,8 +10,9 @@ from functools import partial
 from typing import Any, TypeGuard
 
 from dptrain.contracts import ConfigError
+from dptrain.data.checks import TAKEN, TAKEN_BY_REPORTS
 from dptrain.data.columns import ISO, Category, Date, Number
-from dptrain.data.labels import Target
+from dptrain.data.labels import TASKS, Target
 from dptrain.data.schema import Schema
 from dptrain.tasks import Regression
 
@@ -39,6 +40,22 @@ def parse_schema(
 ) -> Schema:
     """The schema that these settings describe; raises one ConfigError that lists all that is wrong."""
     problems: list[str] = []
+    for key, listed in (("sensitive", sensitive), ("subgroups", subgroups), ("ignored", ignored)):
+        if isinstance(listed, str) or not isinstance(listed, Sequence):
+            problems.append(
+                f"data.{key}={'null' if listed is None else listed} must be a list of columns, such as "
+                f"data.{key}=[a,b], or empty: data.{key}=[]"
+            )
+    several = isinstance(target, Sequence) and len(target) > 0
+    if not several or not all(isinstance(each, str) and each for each in target):
+        problems.append(
+            f"data.target={'null' if target is None else target} must name the column of labels, or of "
+            "data.task=multi_label a list of them"
+        )
+    if task not in TASKS:
+        problems.append(f"data.task={task} must be one of {', '.join(TASKS)}")
+    if problems:  # of which all else would be a consequence
+        raise ConfigError("\n".join(problems))
     made = [_column(str(name), node, problems) for name, node in columns.items()]
     known = {column.name: column for column in made if column is not None}
     if not columns:
@@ -83,6 +100,8 @@ def parse_schema(
         problems.append(f"data.sensitive={list(sensitive)} names a column twice; name each once")
     for name in subgroups:
         column = known.get(name)
+        if name in TAKEN:
+            problems.append(f"data.subgroups={name} {TAKEN_BY_REPORTS}")
         if name not in {*map(str, columns), *ignored}:
             problems.append(
                 f"data.subgroups={name} is not declared; name one of data.columns, or of data.ignored where "
@@ -124,6 +143,11 @@ def _targets(
         )
         problems.append(f"data.target={', '.join(names)} with data.task={task}: {cure}")
     elif task == "multi_label":
+        if bounds is not None:
+            problems.append(
+                f"data.target_bounds={bounds} are those of a number; of data.task=multi_label set them to "
+                "null"
+            )
         if classes is not None:
             problems.append(
                 "data.classes names values of one column; of data.task=multi_label set it to null"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -25,9 +26,7 @@ class Target:
     task: Task | None  # None: one of the classes
 
     @classmethod
-    def of(
-        cls, task: str, *, classes: Any, bounds: Sequence[float] | None = None, name: str = "value"
-    ) -> Self:
+    def of(cls, task: str, *, classes: Any, bounds: Any = None, name: str = "value") -> Self:
         """As declared by data.task, data.classes and data.target_bounds; raises ConfigError.
 
         `name` is that of a number.
@@ -43,7 +42,7 @@ class Target:
             return cls(classes=(name,), task=Regression(bounds=_bounds(bounds)))
         if bounds is not None:
             raise ConfigError(
-                f"data.target_bounds={list(bounds)} are those of a number: declare data.task=regression with "
+                f"data.target_bounds={bounds} are those of a number: declare data.task=regression with "
                 "data.classes=null, or set them to null"
             )
         if classes is None:
@@ -79,15 +78,18 @@ def spread(records: Records, *, name: str, classes: Sequence[str], task: Task | 
         )
 
 
-def _bounds(bounds: Sequence[float] | None) -> tuple[float, float]:
-    try:
-        low, high = (float(end) for end in bounds or ())
-    except (TypeError, ValueError):
+def _bounds(bounds: Any) -> tuple[float, float]:
+    given = [] if bounds is None or isinstance(bounds, str) or not isinstance(bounds, Sequence) else bounds
+    ends = [float(end) for end in given if isinstance(end, int | float) and not isinstance(end, bool)]
+    if not len(given) == len(ends) == 2 or not -math.inf < ends[0] < ends[1] < math.inf:
         raise ConfigError(
             f"data.target_bounds={'null' if bounds is None else bounds} must be the lowest and the highest "
-            "target, from public knowledge; e.g. data.target_bounds=[0,120]"
-        ) from None
-    return Regression(bounds=(low, high)).bounds
+            "target, two finite numbers, from public knowledge; e.g. data.target_bounds=[0,120]"
+        )
+    try:
+        return Regression(bounds=(ends[0], ends[1])).bounds
+    except ConfigError as error:
+        raise ConfigError(f"data.target_{error}") from None
 
 
 def _several(labels: np.ndarray, *, name: str, names: Sequence[str]) -> Tensor:

@@ -241,7 +241,17 @@ def _subgroups(
         if "test" not in given:
             raise DataError(f"{path} holds {key} but no test_images: save those of the test records, too")
         _check_names(values, key, given["test"], path)
-    return {key.removeprefix(SUBGROUP): values.astype(str).tolist() for key, values in found.items()}
+        if key == SUBGROUP:
+            raise DataError(f"{path} holds {key} without a name: call it {key}scanner, or what it tells of")
+    return {key.removeprefix(SUBGROUP): _texts(values, key, path) for key, values in found.items()}
+
+
+def _texts(values: np.ndarray, key: str, path: Path) -> list[str]:
+    """Numbers or names as text, bytes among them in UTF-8."""
+    try:
+        return (np.char.decode(values, "utf-8") if values.dtype.kind == "S" else values.astype(str)).tolist()
+    except UnicodeDecodeError:
+        raise DataError(f"{key} of {path} holds bytes that are no UTF-8: store text instead") from None
 
 
 def _check_names(names: np.ndarray, key: str, records: Records, path: Path) -> None:

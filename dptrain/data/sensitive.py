@@ -40,7 +40,7 @@ def sensitive(column: Number | Category, at: int) -> Sensitive:
         name=column.name,
         columns=(at,),
         values=_scaled(column, [(low + high) / 2 for low, high in ends])[:, None],
-        names=tuple(f"{low:g} to {high:g}" for low, high in ends),
+        names=tuple(f"{column.written(low)} to {column.written(high)}" for low, high in ends),
         cuts=_scaled(column, column.bands),
     )
 

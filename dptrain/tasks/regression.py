@@ -14,6 +14,8 @@ from dptrain.contracts import ConfigError, Interval, Utility
 from dptrain.contracts.task import Pairs
 from dptrain.tasks.means import interval_of_mean, jackknife
 
+LEAST_WIDTH = 2e-7  # of bounds, beside the larger of them: a few steps of single precision
+LARGEST = 1e30
 WIDTH = 4.0  # of the bounds in the scale of outputs: two units on either side of the middle, as standardised
 
 
@@ -38,6 +40,12 @@ class Regression:
         low, high = self.bounds
         if not (math.isfinite(low) and math.isfinite(high) and low < high):
             raise ConfigError(f"bounds={self.bounds} of a regression must be two finite numbers, lower first")
+        largest = max(abs(low), abs(high))
+        if high - low < max(LEAST_WIDTH * largest, 1 / LARGEST) or largest > LARGEST:
+            raise ConfigError(
+                f"bounds={self.bounds} of a regression must be within 1e30 and further apart than single "
+                "precision resolves; subtract a constant from the target, or choose another unit"
+            )
 
     @property
     def _span(self) -> float:

@@ -12,6 +12,7 @@ import torch
 from dptrain.assembly.records import load_splits
 from dptrain.contracts import ConfigError, DataError, Records, Splits, Streams
 from dptrain.data.accepted import check_splits
+from dptrain.tasks import Ordinal
 
 SECRET = 0.731591
 
@@ -85,6 +86,8 @@ def test_good_splits_pass_as_they_are() -> None:
         ({"std": (0.0,)}, "must be finite and positive"),
         ({"mean": (0.1, 0.2)}, "mean has 2 values for 1 channels"),
         ({"class_prior": (0.5, 0.5)}, "class_prior"),
+        ({"class_prior": (0.5, 0.3, 0.2), "task": Ordinal(classes=3)}, "the task is ordinal; set data.class"),
+        ({"subgroups": {"class": ("u",) * 9}}, "subgroups.class is what reports call another part"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_trained_on_is_named(changes: dict[str, Any], says: str) -> None:

@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from dptrain.contracts import ConfigError, DataError, Splits
-from dptrain.data.npz import Npz
+from dptrain.data.columns import Date, Number
+from dptrain.data.npz import Npz, _texts
 from dptrain.data.raw_pixels import read
+from dptrain.data.sensitive import sensitive
 
 
 def own(count: int = 60) -> dict[str, np.ndarray]:
@@ -188,3 +190,17 @@ def test_what_test_records_are_told_apart_by_is_read(tmp_path: Path, lazy: bool)
             load(tmp_path, arrays | wrong, lazy=lazy)
     with pytest.raises(DataError, match="holds test_subgroup_scanner but no test_images"):
         load(tmp_path, own() | {"test_subgroup_scanner": np.array(["A"])}, lazy=lazy)
+
+
+def test_subgroups_in_bytes_are_text(tmp_path):
+    names = np.array([each.encode() for each in ("Zürich", "Genève")])
+    assert _texts(names, "test_subgroup_site", tmp_path) == ["Zürich", "Genève"]
+    with pytest.raises(DataError, match="no UTF-8: store text"):
+        _texts(np.array([b"\xff"]), "test_subgroup_site", tmp_path)
+
+
+def test_bands_are_called_as_their_column_writes_numbers():
+    day = Date(name="born", low=0.0, high=20000.0, bands=(10957.0,))
+    assert sensitive(day, 0).names == ("1970-01-01 to 2000-01-01", "2000-01-01 to 2024-10-04")
+    number = Number(name="id", low=0.0, high=3e6, bands=(1000001.0, 1000002.0))
+    assert len(set(sensitive(number, 0).names)) == 3

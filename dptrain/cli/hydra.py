@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -188,7 +189,7 @@ def plain(config: DictConfig, words: Sequence[str] = (), *, complete: bool = Tru
     from dptrain.contracts import ConfigError  # as above
 
     try:
-        missing = sorted(OmegaConf.missing_keys(config))
+        missing = sorted({re.sub(r"(\[\d+\])+$", "", key) for key in OmegaConf.missing_keys(config)})
         values = _at_home(OmegaConf.to_container(config, resolve=True))
     except OmegaConfBaseException as error:
         raise ConfigError(explain.explained(error, words, folder("conf"))) from error

@@ -98,16 +98,17 @@ def _lines(file: TableFile, table: pd.DataFrame, names: Sequence[str], *, asked:
 
 def _target(file: TableFile, held: pd.Series | None) -> list[str]:
     """What the labels are: a number where the cells have decimals, or are more numbers than classes."""
+    # Gaps stand in lists: one that stands alone would give way to the null that it is to replace.
     if held is None or _kind(file, held)[0] != "number":
-        return [f"classes: {GAP} # its values, in the order of the labels 0, 1, ..."]
+        return [f"classes: ['{GAP}'] # its values, in the order of the labels 0, 1, ..."]
     numbers = pd.to_numeric(file.with_points(held))
     if not ((numbers % 1 != 0).any() or numbers.nunique() > MOST_CLASSES):
         return [
-            f"classes: {GAP} # its values, in the order of the labels 0, 1, ...; of grades also task: ordinal"
+            f"classes: ['{GAP}'] # values in the order of the labels 0, 1, ...; of grades also task: ordinal"
         ]
     return [
         "task: regression # guessed: the target is a number; of classes: task: classification, and classes",
-        f"target_bounds: {GAP} # {EXAMPLES['number']}",
+        f"target_bounds: ['{GAP}', '{GAP}'] # {EXAMPLES['number']}",
         "classes: null",
     ]
 

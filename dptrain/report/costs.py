@@ -121,14 +121,17 @@ def records(utility: Utility) -> dict[tuple[str, str], int]:
 
 def confusion(utility: Utility) -> Table | None:
     """How often each class is named for records of each; None of very many classes, or of another task."""
-    if not 0 < len(utility.confusion) <= WIDEST:
+    named = list(
+        next(iter(utility.confusion.values()), ())
+    )  # more than there are rows, where some are pooled
+    if not 0 < len(named) <= WIDEST:
         return None
     return Table(
-        heads=("class of the record", *(f"named {label}" for label in utility.confusion)),
+        heads=("class of the record", *(f"named {label}" for label in named)),
         rows=tuple(
             (label, *(f"{count:,}" for count in row.values())) for label, row in utility.confusion.items()
         ),
-        numeric=range(1, 1 + len(utility.confusion)),
+        numeric=range(1, 1 + len(named)),
     )
 
 

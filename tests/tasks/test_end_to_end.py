@@ -87,8 +87,13 @@ def test_an_attack_on_classes_says_why_it_does_not_apply(splits: Splits, tmp_pat
 def test_classes_in_an_order_have_costs_as_other_classes_have(splits: Splits, tmp_path: Path) -> None:
     """From the Python API, with subgroups; beside what classification measures, how far off grades are."""
     grades = ("none", "mild", "severe")
+    tested = splits.test.take(torch.arange(20).repeat(3))  # each grade has enough records to be shown
     ordered = replace(
-        splits, task=Ordinal(classes=3, names=grades), classes=grades, subgroups={"sex": ("f", "m") * 10}
+        splits,
+        task=Ordinal(classes=3, names=grades),
+        classes=grades,
+        test=tested,
+        subgroups={"sex": ("f", "m") * 30},
     )
     found = dptrain.run(
         "quickstart", *WORDS, "attack=[]", 'fail_if=["quadratic_weighted_kappa < -1"]', "evidence.probes=20",

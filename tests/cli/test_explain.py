@@ -40,7 +40,7 @@ def told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *w
         (("attack=[memberships_loss]",), "has no memberships_loss; did you mean membership_loss?"),
         (
             ("recipe=quickstat",),
-            "did you mean quickstart? choose one of cifar10_scatter CIFAR-10, scattering",
+            "did you mean quickstart? choose one of cifar10_pretrained",
         ),
         (("training.step=3",), "training.step=3: no such key; did you mean training.steps?"),
         (("~optimizer.momentu",), "~optimizer.momentu: no such key; did you mean optimizer.momentum?"),
@@ -76,9 +76,9 @@ def test_what_hydra_refuses_is_said_in_a_sentence(
 def test_all_that_must_be_given_is_said_at_once(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, text = told(monkeypatch, capsys, "data=npz", "output=~/x")
+    code, text = told(monkeypatch, capsys, "data=tabular", "output=~/x")
     assert code == 2
-    assert "data.classes=??? must be given; add data.classes=..." in text
+    assert "data.target=??? must be given; add data.target=..." in text
     assert "data.path=??? must be given; add data.path=..." in text
 
 

@@ -202,13 +202,17 @@ def test_the_evaluator_judges_images_of_any_size(splits: Splits, rng: torch.Gene
 
 def test_utility_is_told_where_answers_are_no_numbers_and_where_a_class_is_alone(splits: Splits) -> None:
     right = torch.nn.functional.one_hot(splits.test.labels, 3).float()
-    assert measure_utility(right, splits.test.labels, confidence=0.95).accuracy.value == 1.0
+    assert (
+        measure_utility(right, splits.test.labels, confidence=0.95, names=splits.classes).accuracy.value
+        == 1.0
+    )
     broken = right.clone()
     broken[0] = torch.nan
-    found = measure_utility(broken, splits.test.labels, confidence=0.95)
+    found = measure_utility(broken, splits.test.labels, confidence=0.95, names=splits.classes)
     assert found.accuracy.value == 0.95
     assert np.isnan(found.auroc)
     alone = splits.test.take((splits.test.labels == 0).nonzero().flatten())
-    only = measure_utility(torch.tensor([[1.0, 0, 0]] * len(alone)), alone.labels, confidence=0.95)
+    certain = torch.tensor([[1.0, 0, 0]] * len(alone))
+    only = measure_utility(certain, alone.labels, confidence=0.95, names=splits.classes)
     assert only.accuracy.value == 1.0
     assert np.isnan(only.auroc)

@@ -13,6 +13,7 @@ from typing import Any
 from dptrain.comparison.gather import Found, Selection, gather
 from dptrain.comparison.labels import Label, label
 from dptrain.contracts import DataError
+from dptrain.contracts.outcome import are_errors
 from dptrain.evidence.repeats import Paired, Spread, paired, spread
 from dptrain.report import costs, words
 from dptrain.report.comparison.points import HOLDS, NONE, VOID, Comparison, Line, Neighbours, Point
@@ -120,7 +121,7 @@ def _point(runs: Sequence[Found], name: Label, confidence: float) -> tuple[dict[
     bounds = [each.tpr_at_fpr.get(FPR) for each in stated]
     worst = next(each for each, epsilon in zip(stated, epsilons, strict=True) if epsilon == max(epsilons))
     least = [found for run in runs if (found := _worst(run.report)) is not None]
-    of_errors = runs[0].report["utility"].get("scored", "").endswith("_error")
+    of_errors = are_errors(runs[0].report["utility"].get("scored", ""))
     return accuracy, Point(
         label=name.text,
         series=name.series,
@@ -163,7 +164,7 @@ def _worst(report: Mapping[str, Any]) -> tuple[float, str] | None:
         kind, beside = ("class", "") if utility.get("confusion") else ("label", ", AUROC")
         found = [(each["value"], kind, label) for label, each in utility.get("by_class", {}).items()]
     known = [(value, f"{costs.name(by, whom)}{beside}") for value, by, whom in found if value is not None]
-    return (max if scored.endswith("_error") else min)(known, default=None)
+    return (max if are_errors(scored) else min)(known, default=None)
 
 
 def by_seed(runs: Sequence[Found], value: Callable[[Mapping[str, Any]], float | None]) -> dict[int, float]:

@@ -31,6 +31,15 @@ def keyed_uniform(key: bytes, purpose: str, units: Tensor) -> Tensor:
     return torch.tensor([word >> 11 for word in words], dtype=torch.int64).double() * 2.0**-53
 
 
+def another_label(labels: Tensor, draws: Tensor, count: int) -> Tensor:
+    """Of so many labels, numbered from 0 on, others than these, by a uniform number in [0, 1) for each.
+
+    >>> another_label(torch.tensor([0, 2]), torch.tensor([0.0, 0.9]), 3).tolist()
+    [1, 1]
+    """
+    return (labels + 1 + (draws * (count - 1)).long()) % count
+
+
 def stable_ids(names: Sequence[object]) -> Tensor:
     """Group ids (N,) int64 in [0, 2^62), one a name: a hash of the name, whatever other names there are.
 

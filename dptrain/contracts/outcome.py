@@ -64,6 +64,11 @@ class Cost:
     excess: Interval | None
 
 
+def are_errors(measure: str) -> bool:
+    """Whether less of what this names is better."""
+    return measure.endswith("_error")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Utility:
     """How good a model is on the test records: accuracy, macro one-vs-rest AUROC, mean loss in nats.
@@ -90,7 +95,7 @@ class Utility:
 
     @property
     def scores_are_errors(self) -> bool:
-        return self.scored.endswith("_error")
+        return are_errors(self.scored)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -91,15 +91,8 @@ def parse_schema(
                 f"data.sensitive={name} is a number that may be missing, of which no attack can be scored; "
                 f"take it from data.sensitive, or missing from data.columns.{name}"
             )
-        if isinstance(column, Number) and not column.bands:
-            problems.append(
-                f"data.sensitive={name} is a number without bands; declare cut points, "
-                f"e.g. bands: [{(column.low + column.high) / 2:g}], in data.columns.{name}"
-            )
-    if len(set(sensitive)) < len(sensitive):
-        problems.append(f"data.sensitive={list(sensitive)} names a column twice; name each once")
+    _by_name("data.sensitive", sensitive, known, problems)
     for name in subgroups:
-        column = known.get(name)
         if name in TAKEN:
             problems.append(f"data.subgroups={name} {TAKEN_BY_REPORTS}")
         if name not in {*map(str, columns), *ignored}:
@@ -107,13 +100,7 @@ def parse_schema(
                 f"data.subgroups={name} is not declared; name one of data.columns, or of data.ignored where "
                 "the model is not to see it"
             )
-        if isinstance(column, Number) and not column.bands:
-            problems.append(
-                f"data.subgroups={name} is a number without bands; declare cut points, "
-                f"e.g. bands: [{(column.low + column.high) / 2:g}], in data.columns.{name}"
-            )
-    if len(set(subgroups)) < len(subgroups):
-        problems.append(f"data.subgroups={list(subgroups)} names a column twice; name each once")
+    _by_name("data.subgroups", subgroups, known, problems)
     if problems:
         raise ConfigError("\n".join(problems))
     return Schema(
@@ -125,6 +112,21 @@ def parse_schema(
         ignored=tuple(ignored),
         subgroups=tuple(subgroups),
     )
+
+
+def _by_name(
+    key: str, names: Sequence[str], known: Mapping[str, Number | Category], problems: list[str]
+) -> None:
+    """What keeps the values of these columns from having names: a number needs bands, and each is one."""
+    for name in names:
+        column = known.get(name)
+        if isinstance(column, Number) and not column.bands:
+            problems.append(
+                f"{key}={name} is a number without bands; declare cut points, "
+                f"e.g. bands: [{(column.low + column.high) / 2:g}], in data.columns.{name}"
+            )
+    if len(set(names)) < len(names):
+        problems.append(f"{key}={list(names)} names a column twice; name each once")
 
 
 def _targets(

@@ -98,8 +98,7 @@ def check(
                 except ConfigError as error:
                     own.append(f"attack.{name}.{error}")
             numbers = NUMBERS.get(game.assignment, (game.assignment,))
-            keys = {"attack", *(f"evidence.{key}" for key in numbers)}
-            if any(key in keys or key.startswith(f"attack.{name}.") for key in asked):
+            if _asked(name, asked) or any(f"evidence.{key}" in asked for key in numbers):
                 problems += [*(f"attack={name}: {problem}" for problem in found), *own]
             elif found or own:
                 left_out[name] = "; ".join(each.removesuffix(CURE) for each in (*found, *own))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dptrain.contracts import Bin, Calibration, Interval
-from dptrain.evidence.intervals import clopper_pearson
+from dptrain.evidence.intervals import clopper_pearson, variance_of_share
 
 BINS = 10  # of as many records each, but for those of the same confidence
 RESAMPLES = 2000
@@ -33,9 +33,7 @@ def calibration(confidences: Tensor, right: Tensor, confidence: float) -> Calibr
         bins.append(Bin(confidence=mean, right=found, records=len(part)))
     weights = np.array([each.records for each in bins]) / len(right)
     gaps = np.array([abs(each.confidence - each.right.value) for each in bins])
-    # A bin of which all are right may still have others: one of each kind is added (Agresti and Coull 1998).
-    share = np.array([(each.right.value * each.records + 1) / (each.records + 2) for each in bins])
-    spread = np.sqrt(share * (1 - share) / np.array([each.records for each in bins]))
+    spread = np.sqrt([variance_of_share(each.right.value, each.records) / each.records for each in bins])
     drawn = np.random.default_rng(0).standard_normal((RESAMPLES, len(bins)))
     reach = float(np.quantile(np.abs(drawn) @ (weights * spread), confidence))
     error = float(weights @ gaps)

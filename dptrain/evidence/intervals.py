@@ -108,13 +108,13 @@ def mean_auc(scores: Tensor, labels: Tensor, confidence: float) -> Interval:
         for side, where in zip(sides, (label, ~label), strict=True):
             count = len(side)
             influence[where.numpy()] += (side - side.mean()) / math.sqrt(count * max(1, count - 1))
-            unseen[where.numpy()] += math.sqrt(_variance_of_share(areas[-1], count)) / count**1.5
+            unseen[where.numpy()] += math.sqrt(variance_of_share(areas[-1], count)) / count**1.5
             fewest = min(fewest, count)
     area, several = float(np.mean(areas)), len(areas)
     spread = float(np.linalg.norm(influence)) / several
     if fewest < FEW:
         variance = spread**2 + float(np.linalg.norm(unseen) / several) ** 2
-        trials = _variance_of_share(area, fewest * several) / variance
+        trials = variance_of_share(area, fewest * several) / variance
         return proportion(area * trials, trials, confidence)
     if not 0.0 < area < 1.0 or not spread > 0.0:
         return proportion(area * fewest, fewest, confidence)
@@ -122,8 +122,11 @@ def mean_auc(scores: Tensor, labels: Tensor, confidence: float) -> Interval:
     return Interval(value=area, low=float(expit(logit(area) - reach)), high=float(expit(logit(area) + reach)))
 
 
-def _variance_of_share(share: float, count: int) -> float:
-    """The largest variance of values in [0, 1] of this mean, to which one of each kind is added."""
+def variance_of_share(share: float, count: int) -> float:
+    """The largest variance of values in [0, 1] of this mean, to which one of each kind is added.
+
+    A share of 0 or 1 of so few is not certain (Agresti and Coull 1998).
+    """
     share = (share * count + 1) / (count + 2)
     return share * (1 - share)
 

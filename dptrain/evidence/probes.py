@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dptrain.contracts import Assigned, ConfigError, Context, Records, Splits, keyed_uniform
+from dptrain.contracts.assignment import another_label
 from dptrain.evidence.held_out import held_out_units, keep_held_out, once, one_of_each, train_on
 
 FEWEST = 20  # probes; from fewer, no attack could be told from guessing
@@ -85,7 +86,7 @@ def draw_probes(
     wrong = keyed_uniform(key, "mislabelled", ids) < mislabelled
     labels, draws = drawn.labels, keyed_uniform(key, "wrong label", ids)
     if splits.task is None:
-        others = (labels + 1 + (draws * (splits.num_classes - 1)).long()) % splits.num_classes
+        others = another_label(labels, draws, splits.num_classes)
     else:
         others = splits.task.mislabelled(labels, draws)
     labels = labels.clone()

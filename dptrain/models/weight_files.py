@@ -109,17 +109,27 @@ def some(names: list[str]) -> str:
     return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown
 
 
-def without_compiled(
-    found: Mapping[str, Tensor], own: Collection[str]
+def under_own_names(
+    found: Mapping[str, Tensor], own: Collection[str], said: str, *, usual: str = ""
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """The tensors without what torch.compile has put into their names, and what was done."""
+    """The tensors of a file that stand for a network, under its `own` names, and what was done.
+
+    What torch.compile has put into names, and what stands before them all, is taken off; of a prefix that is
+    `usual` nothing is told. Raises ConfigError where several networks in the file fit.
+    """
+    notes = []
     if any(COMPILED in name for name in found) and not any(COMPILED in name for name in own):
-        short = {name.replace(COMPILED, ""): value for name, value in found.items()}
-        return short, [f"`{COMPILED}` was taken off the names"]
-    return dict(found), []
+        found = {name.replace(COMPILED, ""): value for name, value in found.items()}
+        notes.append(f"`{COMPILED}` was taken off the names")
+    prefix = _prefix_of(own, found.keys(), said)
+    if prefix not in ("", usual):
+        notes.append(f"`{prefix}` was taken off the names")
+    if left := sorted(name for name in found if not name.startswith(prefix)):
+        notes.append(f"{some(left)} left out")
+    return {n.removeprefix(prefix): value for n, value in found.items() if n.startswith(prefix)}, notes
 
 
-def prefix_of(own: Collection[str], names: Collection[str], said: str) -> str:
+def _prefix_of(own: Collection[str], names: Collection[str], said: str) -> str:
     """What stands in a file before the names of all that a network has, or of most of it.
 
     Raises ConfigError where several networks in the file fit.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
@@ -45,15 +44,13 @@ from dptrain.evidence import criteria
 from dptrain.evidence.criteria import Condition
 from dptrain.evidence.held_out import count_copies
 from dptrain.pipeline import cache_keys
+from dptrain.pipeline.feature_store import feature_store
 from dptrain.report.console import Console
 from dptrain.runs.cache import Cache
 from dptrain.runs.features import FeatureStore
-from dptrain.runs.folder import GIVEN
 from dptrain.storage import Unwritable
 from dptrain.tasks import task_of
 from dptrain.training.features import on_features
-
-log = logging.getLogger(__name__)
 
 CACHE = "cache"  # in the folder of all runs
 OF_A_MODEL = frozenset(Access) - {Access.TRANSCRIPT}
@@ -137,19 +134,10 @@ class Experiment:
     @cached_property
     def context(self) -> Context:
         """What surrounds every training but the one that is released: without a folder, tracked nowhere."""
-        context, gib = make_context(self.config), self.config.performance.feature_files_gib
-        key = None
-        if gib > 0 and not self.config.model.get(GIVEN):  # whose code and constants no configuration tells
-            key = cache_keys.of_features(self.config, self.splits, context, self.model)
-        if key is not None:
-            try:
-                store = FeatureStore(self.cache.folder_of(key), gib=gib)
-            except OSError as error:  # without features that are kept a run takes longer, no more
-                log.warning("features of the frozen part are not kept beside the runs: %s", error)
-                store = FeatureStore()
-            return replace(context, features=store)
+        context = make_context(self.config)
+        store = feature_store(self.config, self.splits, context, self.model, self.cache)
         shared = self.parts.control is not None or any(map(wants_shadows, self.parts.attacks.values()))
-        return replace(context, features=FeatureStore()) if shared else context
+        return replace(context, features=FeatureStore() if store is None and shared else store)
 
     @cached_property
     def cache(self) -> Cache:

@@ -11,7 +11,7 @@ from torch import nn
 
 from dptrain.contracts import ConfigError, Release, Task
 from dptrain.models.one_output import OneOutput
-from dptrain.models.weight_files import COUNTER, misfits, prefix_of, read_tensors, some, without_compiled
+from dptrain.models.weight_files import COUNTER, misfits, read_tensors, some, under_own_names
 
 
 def load(
@@ -26,11 +26,9 @@ def load(
     wanted, before = model.state_dict(), _before(model)
     state = {name: value for name, value in wanted.items() if not name.startswith(before)}
     own = {name.removeprefix(before): value for name, value in wanted.items() if name.startswith(before)}
-    found, done = without_compiled(found, own)
+    there, done = under_own_names(found, own, said, usual=before)
     notes += done
     needed = {name for name in own if not name.endswith(COUNTER)}
-    prefix = prefix_of(own, found.keys(), said)
-    there = {name.removeprefix(prefix): value for name, value in found.items() if name.startswith(prefix)}
     problems = [
         f"lacks {some(sorted(needed - there.keys()))}" * bool(needed - there.keys()),
         f"has {some(sorted(there.keys() - own.keys()))} besides" * bool(there.keys() - own.keys()),
@@ -44,10 +42,6 @@ def load(
     state |= {
         f"{before}{name}": there.get(name, value).detach().to(value.dtype) for name, value in own.items()
     }
-    if prefix and prefix != before:
-        notes.append(f"`{prefix}` was taken off the names")
-    if left := sorted(name for name in found if not name.startswith(prefix)):
-        notes.append(f"{some(left)} left out")
     kinds = {
         str(there[name].dtype).removeprefix("torch.")
         for name in there

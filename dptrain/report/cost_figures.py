@@ -57,7 +57,7 @@ def cost_figure(report: Report) -> Figure:
             if all(abs(at - other) >= APART for other in written):
                 panel.text((at, under + 10), name(value), "tick", anchor="middle")
                 written.append(at)
-    metric = words.named(report.utility.scored or report.utility.metric)
+    metric = costs.measured_of_subgroups(report.utility)
     left.text((MIDDLE / 2, under + 30), metric, "label", anchor="middle")
     left.text(((RIGHT + WIDTH - 10) / 2, under + 30), "release − control", "label", anchor="middle")
     _legend(left, under + 52)

@@ -61,14 +61,14 @@ def legend(report: Report) -> str:
     measured = [f"of {_each(utility)} the {measured_of_each(utility)}"] if utility.by_class else []
     if utility.by_subgroup:
         lower = ", the lower the better" if utility.scores_are_errors else ""
-        measured.append(f"of subgroups the {words.named(utility.scored or utility.metric)}{lower}")
+        measured.append(f"of subgroups the {measured_of_subgroups(utility)}{lower}")
     text = f"{words.sentence_case(', '.join(measured))}."
     if utility.by_class:
         text += (
             " Those that fewer than 10 test records have are not shown, nor the next larger one where they "
             "would still be too few."
         )
-    if report.utility.by_subgroup:
+    if utility.by_subgroup:
         text += (
             " Values that fewer than 10 test records have are in *all others*, with the next larger one "
             "where they would still be too few."
@@ -97,6 +97,11 @@ def measured_of_each(utility: Utility) -> str:
     return "recall" if utility.confusion else "AUROC"
 
 
+def measured_of_subgroups(utility: Utility) -> str:
+    """What is measured of each subgroup, and of all test records beside them."""
+    return words.named(utility.scored or utility.metric)
+
+
 def parts(utility: Utility) -> dict[tuple[str, str], Interval]:
     """What a model reaches on each class or label, and on each subgroup."""
     return of_each(utility) | of_subgroups(utility)
@@ -121,9 +126,8 @@ def records(utility: Utility) -> dict[tuple[str, str], int]:
 
 def confusion(utility: Utility) -> Table | None:
     """How often each class is named for records of each; None of very many classes, or of another task."""
-    named = list(
-        next(iter(utility.confusion.values()), ())
-    )  # more than there are rows, where some are pooled
+    # All classes, those too whose rows are pooled.
+    named = list(next(iter(utility.confusion.values()), ()))
     if not 0 < len(named) <= WIDEST:
         return None
     return Table(
@@ -154,7 +158,7 @@ def sentence(report: Report) -> str:
     if len(report.costs) < 2:
         return ""
     everybody, *rest = report.costs
-    metric = words.named(report.utility.scored or report.utility.metric)
+    metric = measured_of_subgroups(report.utility)
     text = (
         f"Released minus control, {metric} on all test records differs by "
         f"{words.difference(everybody.difference)}. "

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, nll_loss
 
 from dptrain.contracts import Interval, Utility
+from dptrain.contracts.assignment import another_label
 from dptrain.contracts.task import Pairs
 from dptrain.evidence.calibration import calibration
 from dptrain.evidence.intervals import clopper_pearson
@@ -49,7 +50,7 @@ class Classification:
         return torch.randint(self.classes, (count,), generator=rng)
 
     def mislabelled(self, labels: Tensor, draws: Tensor) -> Tensor:
-        return another(labels, draws, self.classes)
+        return another_label(labels, draws, self.classes)
 
     def log_likelihood(self, predictions: Tensor, labels: Tensor) -> Tensor:
         return log_of_label(predictions, labels)
@@ -78,11 +79,6 @@ class Classification:
         if bool(((labels < 0) | (labels >= self.classes)).any()):
             return f"lie outside 0 ... {self.classes - 1}; correct them, or raise classes"
         return None
-
-
-def another(labels: Tensor, draws: Tensor, count: int) -> Tensor:
-    """Of so many whole numbers from 0 on, others than these, by a uniform number for each."""
-    return (labels + 1 + (draws * (count - 1)).long()) % count
 
 
 def log_of_label(probabilities: Tensor, labels: Tensor) -> Tensor:

@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from dptrain.contracts import Interval, Utility
+from dptrain.contracts.assignment import another_label
 from dptrain.contracts.task import Pairs
-from dptrain.tasks.classification import LEAST, another
+from dptrain.tasks.classification import LEAST
 from dptrain.tasks.means import interval_of_mean
 
 IGNORED = -100  # the label of a place that is not scored, such as padding
@@ -49,7 +50,7 @@ class NextToken:
         return torch.randint(self.vocabulary, (count, self.length), generator=rng)
 
     def mislabelled(self, labels: Tensor, draws: Tensor) -> Tensor:
-        others = another(labels, draws[:, None], self.vocabulary)
+        others = another_label(labels, draws[:, None], self.vocabulary)
         return torch.where(labels == IGNORED, labels, others)
 
     def log_likelihood(self, predictions: Tensor, labels: Tensor) -> Tensor:

@@ -48,7 +48,7 @@ class Trained:
         if remade(make, splits, copies=copies, gib=gib, dtype=context.dtype):
             return cls(whole=model, part=model, splits=splits, features=_as_they_are)
         kept = context.features
-        if kept is not None and remade(make, splits, copies=0, gib=gib / 2, dtype=context.dtype):
+        if kept is not None and 2 * _gib(make, splits.train, splits.holdout, dtype=context.dtype) > gib:
             kept = None  # one training's own would fit, but not what is kept for others beside them
         seen = replace(splits, train=make.of(splits.train, kept), holdout=make.of(splits.holdout, kept))
         return cls(whole=model, part=head, splits=seen, features=make, made_by=make.digest.hexdigest())

@@ -14,11 +14,6 @@ pytestmark = pytest.mark.run
 
 
 @pytest.fixture(scope="module")
-def measured() -> ModuleType:
-    return support.script("measured")
-
-
-@pytest.fixture(scope="module")
 def script(measured: ModuleType) -> ModuleType:  # noqa: ARG001 - the script imports it by name
     return support.script("bench_pretrained")
 

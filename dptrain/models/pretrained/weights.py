@@ -12,7 +12,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from dptrain.contracts import ConfigError
-from dptrain.models.weight_files import COUNTER, misfits, prefix_of, read_tensors, without_compiled
+from dptrain.models.weight_files import COUNTER, misfits, read_tensors, under_own_names
 
 DEFAULT = "DEFAULT"  # in place of a file of weights: those that the library itself publishes
 DIGITS = re.compile(r"-([0-9a-f]{8,64})\.")  # of its SHA-256, in the name of a file that torch.hub knows
@@ -91,9 +91,7 @@ def load(
     What stands before all the names is taken off them. Raises ConfigError where the weights do not fit.
     """
     own, said = network.state_dict(), f"model.weights={path}"
-    found, _ = without_compiled(weights, own)
-    prefix = prefix_of(own, found.keys(), said)
-    weights = {each.removeprefix(prefix): value for each, value in found.items() if each.startswith(prefix)}
+    weights, _ = under_own_names(weights, own, said)
     dropped = [each for each in weights if each.startswith((*(f"{part}." for part in head), *AUXILIARY))]
     dropped = [each for each in dropped if each not in own]
     kept = {each: value for each, value in weights.items() if each not in dropped}

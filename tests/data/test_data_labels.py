@@ -154,11 +154,15 @@ def test_a_draft_guesses_a_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     }
     path = draft.write_draft({"path": "t.csv", "target": "age", **written})
     drafted = yaml.safe_load(path.read_text())
-    assert (drafted["task"], drafted["target_bounds"], drafted["classes"]) == ("regression", "???", None)
+    assert (drafted["task"], drafted["target_bounds"], drafted["classes"]) == (
+        "regression",
+        ["???", "???"],
+        None,
+    )
     path.unlink()
     drafted = yaml.safe_load(draft.write_draft({"path": "t.csv", "target": "a", **written}).read_text())
     assert "task" not in drafted
-    assert drafted["classes"] == "???"
+    assert drafted["classes"] == ["???"]
 
 
 @pytest.mark.parametrize(

@@ -150,8 +150,8 @@ def test_no_performance_key_trains_twin_or_shadow_models_anew(
 
     monkeypatch.setattr(NonPrivate, "fit", counted)
     changes = {
-        "physical_batch_size": 100, "prefetch": 0, "feature_cache_gib": 0, "checkpoint_seconds": 0,
-        "threads": 2, "estimate": "true",
+        "physical_batch_size": 100, "prefetch": 0, "feature_cache_gib": 0, "feature_files_gib": 0,
+        "checkpoint_seconds": 0, "threads": 2, "estimate": "true",
     }  # fmt: skip
     assert set(changes) == {each.name for each in fields(Performance)}, "each of them is changed here"
     for word in ("performance.threads=1", *(f"performance.{key}={value}" for key, value in changes.items())):

@@ -15,7 +15,7 @@ from dptrain.assembly.given import Given
 from dptrain.cli import process
 from dptrain.cli.explain import explained
 from dptrain.cli.files import folder as files_of
-from dptrain.cli.hydra import plain, register
+from dptrain.cli.hydra import plain, refuse_read_first, register
 from dptrain.comparison.compare import CONFIDENCE
 from dptrain.comparison.compare import compare as compare_runs
 from dptrain.comparison.gather import Selection
@@ -100,6 +100,7 @@ def _order(
 ) -> runs.Order:
     """What `python -m dptrain recipe=... words` asks for."""
     register()
+    refuse_read_first([] if config_dir is None else [config_dir])
     extra = [] if config_dir is None else [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"]
     asked = [*extra, f"recipe={recipe}", *words]
     try:

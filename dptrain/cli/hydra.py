@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from dptrain.cli import explain, start
-from dptrain.cli.files import folder
+from dptrain.cli.files import folder, read_first
 from dptrain.config import defaults
 from dptrain.redaction import withheld
 from dptrain.storage import unwritable
@@ -164,6 +164,7 @@ def order(config: DictConfig) -> tuple[Order, Path | None]:
     asked = HydraConfig.get()
     sweeping = asked.mode == RunMode.MULTIRUN
     try:
+        refuse_read_first(each.path for each in asked.runtime.config_sources if each.schema == "file")
         values = plain(config, asked.overrides.task, complete=config.task != "schema")
     except ConfigError as error:
         start.refuse(str(error))
@@ -179,6 +180,18 @@ def order(config: DictConfig) -> tuple[Order, Path | None]:
         ),
         Path(asked.sweep.dir) if sweeping else None,
     )
+
+
+def refuse_read_first(folders: Iterable[str | Path]) -> None:
+    """Raises ConfigError where a folder has a file that would be taken for used and is not."""
+    from dptrain.contracts import ConfigError  # as above
+
+    for each in folders:
+        if names := read_first(Path(each)):
+            raise ConfigError(
+                f"{Path(each) / names[0]} is never read: dptrain has a {names[0]} of its own, which is found "
+                "first; give yours another name"
+            )
 
 
 def plain(config: DictConfig, words: Sequence[str] = (), *, complete: bool = True) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import pytest
 import torch
 from support import QUICK, QUICK_ATTACKS, command, finish, order
 
+import dptrain
 from dptrain.assembly.components import assemble
 from dptrain.cli import main as cli
 from dptrain.config import parse
@@ -553,3 +554,14 @@ def test_a_budget_that_means_nothing_is_one_sentence(
     assert says in " ".join(err.split())
     assert err.count("error") == 1
     assert "Traceback" not in err
+
+
+def test_an_option_that_is_never_read_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "mlp.yaml").write_text("_target_: mine.Net\n")
+    (tmp_path / "config.yaml").write_text("of: another project\n")
+    code, _, said = finish(command(f"--config-dir={tmp_path}", "model=mlp", cwd=tmp_path))
+    assert (code, "Traceback" in said) == (2, False)
+    assert f"{tmp_path}/model/mlp.yaml is never read" in said.replace("\n", "")
+    with pytest.raises(ConfigError, match="give yours another name"):
+        dptrain.plan("quickstart", config_dir=tmp_path)

@@ -70,9 +70,9 @@ def test_metrics_have_names_of_their_own(told_apart: Splits, tmp_path: Path) -> 
     assert {name.replace("cost/", "utility/") for name in seen if name.startswith("cost/")} == set(named)
 
 
-def test_where_labels_alone_are_given_away_nothing_is_calibrated(splits: Splits, tmp_path: Path) -> None:
+def test_where_labels_alone_are_given_away_nothing_is_calibrated(told_apart: Splits, tmp_path: Path) -> None:
     found = dptrain.run(
-        "quickstart", *WORDS, "release.output=labels_only", data=splits,
+        "quickstart", *WORDS, "release.output=labels_only", data=told_apart,
         privacy=NOISE, output=tmp_path,
     )  # fmt: skip
     document = json.loads((found.folder / "report.json").read_text())

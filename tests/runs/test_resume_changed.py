@@ -25,13 +25,13 @@ PARTS = {
     "own_step.py": "import torch\n\nclass Step(torch.optim.SGD):\n"
     "    def __init__(self, params, lr=0.5):\n        super().__init__(params, lr=lr)\n",
     "own_data.py": "from dptrain.data.npz import Npz\n\nclass Data(Npz):\n    '''Ours.'''\n",
-    "conf/model/own.yaml": "_target_: own_net.Net\n",
+    "conf/model/mine.yaml": "_target_: own_net.Net\n",
     "conf/optimizer/own.yaml": "_target_: own_step.Step\n_partial_: true\n",
 }
 WORDS = (
     *QUICK, "training.steps=6", "training.expected_batch_size=40", "performance.checkpoint_seconds=0",
     "tracking=none", "attack=[]", "control.enabled=false", "data=npz", "data._target_=own_data.Data",
-    "data.classes=[a,b]", "model=own", "optimizer=own", "privacy.unit=patient",
+    "data.classes=[a,b]", "model=mine", "optimizer=own", "privacy.unit=patient",
 )  # fmt: skip
 
 

@@ -50,7 +50,7 @@ def test_no_point_within_the_limits_is_exit_code_4(script, sweep, tmp_path, caps
     ("words", "said"),
     [
         (["--limit", "accuracy"], "cannot be read"),
-        (["--limit", "precision>=.5"], "is unknown"),
+        (["--limit", "precision>=.5"], "is not measured here"),
         (["{elsewhere}"], "data differs"),
         (["{nowhere}"], "is no folder"),
         (["--uri", "sqlite:////nowhere/mlflow.db", "--ids", "a"], "tracking.uri=sqlite:////nowhere"),

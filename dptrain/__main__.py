@@ -8,7 +8,7 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from dptrain.cli import explain, start
+from dptrain.cli import explain, process, start
 from dptrain.cli.files import folder
 from dptrain.cli.hydra import SweepStart, order, register
 from dptrain.redaction import withheld_arguments
@@ -27,12 +27,15 @@ def main(config: DictConfig) -> float | None:
 def run() -> None:
     """The program; `main` is what a launcher carries to other processes."""
     try:
-        sys.argv[1:] = explain.expanded(sys.argv[1:])
-        start.check(sys.argv[1:])
-        # Hydra writes what it is asked for into files, and launchers hand it on: secrets go another way.
-        sys.argv[1:] = start.with_table(withheld_arguments(sys.argv[1:]))
-        with start.hydra_explained(sys.argv[1:]):
-            main()
+        with start.errors_explained(), process.joined(sys.argv[1:], os.environ) as helped:
+            if helped is not None:
+                sys.exit(helped)
+            sys.argv[1:] = explain.expanded(sys.argv[1:])
+            start.check(sys.argv[1:])
+            # Hydra writes what it is asked for into files, and launchers hand it on: secrets go another way.
+            sys.argv[1:] = start.with_table(withheld_arguments(sys.argv[1:]))
+            with start.hydra_explained(sys.argv[1:]):
+                main()
     except KeyboardInterrupt:  # while others work: a job at work here answers for itself
         start.stopped(SweepStart.folder)
     except BrokenPipeError:  # whoever read what is printed, such as `head`, reads no more

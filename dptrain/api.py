@@ -52,7 +52,8 @@ def run(
         raise ConfigError("dptrain.run trains a new model; use dptrain.audit, or the command line to resume")
     with _new_folder(config, order.recipe) as folder:
         study = study_of(config, order, folder)
-        return ReportView(train.run(config, order, folder, study, Console(), given=given))
+        with process.together(config.performance) as ranks:
+            return ReportView(train.run(config, order, folder, study, Console(), given=given, ranks=ranks))
 
 
 def plan(
@@ -120,7 +121,7 @@ def _new_folder(config: Config, name: str) -> Iterator[Path]:
     folder = runs.new_folder(Path(config.output), name)
     try:
         with runs.alone(folder):
-            process.settle(config.performance.threads)
+            process.settle(config.performance.threads, processes=config.performance.processes)
             yield folder
     finally:
         runs.discard(folder)

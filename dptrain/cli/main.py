@@ -141,13 +141,14 @@ def _place(config: Config, order: runs.Order, sweep_folder: Path | None) -> tupl
 
 
 def _carry_out(config: Config, order: runs.Order, folder: Path, console: Console) -> None:
-    process.settle(config.performance.threads)
+    process.settle(config.performance.threads, processes=config.performance.processes)
     if config.task == "audit":
         from dptrain.pipeline import audit  # no training asks for it
 
         audit.run(config, order, folder, console)
     else:
-        train.run(config, order, folder, study_of(config, order, folder), console)
+        with process.together(config.performance) as ranks:
+            train.run(config, order, folder, study_of(config, order, folder), console, ranks=ranks)
 
 
 def _note_failure(

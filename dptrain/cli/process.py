@@ -4,27 +4,34 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from dptrain.config.schema import RANK_SECONDS, Performance
+
+if TYPE_CHECKING:
+    from dptrain.training.processes import Ranks
 
 # mallopt(3); the threshold is the largest that glibc takes, and trimming beyond 2 GiB as good as never.
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 LARGEST = {MMAP_THRESHOLD: 32 * 2**20, TRIM_THRESHOLD: 2**31 - 1}
 
 
-# By launcher of ranks: the variable that says how many processes it started for one and the same job. A
-# job of one task has 1 there; SLURM_NTASKS is set for a batch script too, which runs once, and is no sign.
-STARTED = {
-    "WORLD_SIZE": "torchrun",
-    "OMPI_COMM_WORLD_SIZE": "mpirun",
-    "PMI_SIZE": "mpirun",
-    "MV2_COMM_WORLD_SIZE": "mpirun",
-    "SLURM_STEP_NUM_TASKS": "srun",
+# By launcher: the variables that say how many processes it started for one and the same job, and which of
+# them this is. A job of one task has 1 there; SLURM_NTASKS is set for a batch script too, which runs once,
+# and is no sign.
+KNOWN = {
+    "WORLD_SIZE": ("torchrun", ("RANK", "MASTER_ADDR", "MASTER_PORT")),
+    "SLURM_STEP_NUM_TASKS": ("srun", ("SLURM_PROCID",)),
 }
+OTHERS = {"OMPI_COMM_WORLD_SIZE": "mpirun", "PMI_SIZE": "mpirun", "MV2_COMM_WORLD_SIZE": "mpirun"}
 PLACES = ("RANK", "LOCAL_RANK", "GROUP_RANK")  # above 0 only beside others
 
 
 def refuse_ranks(environment: Mapping[str, str]) -> None:
-    """Raise ConfigError where a launcher of ranks started this process as one of several.
+    """Raise ConfigError where this process is one of several that cannot find each other.
 
     >>> refuse_ranks({"WORLD_SIZE": "1", "RANK": "0", "SLURM_NTASKS": "4"})
     """
@@ -35,25 +42,101 @@ def refuse_ranks(environment: Mapping[str, str]) -> None:
 
 
 def ranks(environment: Mapping[str, str]) -> str | None:
-    """Why this process may not run: a launcher of ranks started it as one of several; None: it is alone.
+    """Why this process may not run; None: it is alone, or knows its place among the others.
 
-    Each would train a model of its own on the same records and claim the whole budget for it.
+    Each would else train a model of its own on the same records and claim the whole budget for it.
     """
-    for name, launcher in STARTED.items():
-        if _number(environment, name) > 1:
+    for name, launcher in OTHERS.items():
+        if _number(environment, name) > 1 and launcher_of(environment) is None:
             return (
                 f"{name}={environment[name]}: {launcher} started dptrain {environment[name]} times for one "
-                f"run, and each process would train a model that claims the whole budget; start it once, "
-                f"without {launcher}"
+                f"run, and each process would train a model that claims the whole budget; start it by "
+                "torchrun or srun, or once with performance.processes"
+            )
+    for name, (launcher, needed) in KNOWN.items():
+        missing = [each for each in needed if not environment.get(each)]
+        if _number(environment, name) > 1 and missing:
+            return (
+                f"{name}={environment[name]}: {launcher} started dptrain {environment[name]} times for one "
+                f"run, but does not say {', '.join(missing)}, so that each process would train a model that "
+                f"claims the whole budget; start it by torchrun or srun, or once with performance.processes"
             )
     for name in PLACES:
-        if _number(environment, name) > 0:
+        if _number(environment, name) > 0 and launcher_of(environment) is None:
             return (
                 f"{name}={environment[name]}: this process is one of several that were started for one run, "
-                "and each would train a model that claims the whole budget; start dptrain once, without a "
-                "launcher of ranks"
+                "and each would train a model that claims the whole budget; start it by torchrun or srun, "
+                "or once with performance.processes"
             )
     return None
+
+
+def launcher_of(environment: Mapping[str, str]) -> str | None:
+    """What started this process as one of several that find each other; None where it is alone.
+
+    >>> launcher_of({"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "a", "MASTER_PORT": "1"})
+    'torchrun'
+    """
+    for name, (launcher, needed) in KNOWN.items():
+        if _number(environment, name) > 1 and all(map(environment.get, needed)):
+            return launcher
+    return None
+
+
+_launched: Ranks | None = None  # of this process, where a launcher started it as the first of several
+
+
+@contextmanager
+def joined(words: Sequence[str], environment: Mapping[str, str]) -> Iterator[int | None]:
+    """Within, this process and those that a launcher started beside it are one; the first does what follows.
+
+    Gives None where there is something to do; to all others the exit code, once the first has done it.
+    """
+    global _launched
+    if launcher_of(environment) is None:
+        yield None
+        return
+    from dptrain.training.processes import Ranks, launched, work  # with PyTorch, which takes seconds
+
+    given = dict(word.lstrip("+").partition("=")[::2] for word in words)
+    place = launched(environment, seconds=float(given.get("performance.rank_seconds", RANK_SECONDS)))
+    assert place is not None, "a launcher started it"
+    if place.rank > 0:
+        threads = given.get("performance.threads", "")
+        settle(int(threads) if threads.isdecimal() else None)
+        if code := work(place):
+            print(f"error  rank {place.rank}: the first rank is gone, or cannot be reached", file=sys.stderr)
+        yield code
+        return
+    trusted = given.get("performance.private_network", "").lower() == "true"
+    with Ranks(place.size, seconds=place.seconds, launched=place, trusted=trusted) as _launched:
+        try:
+            yield None
+        finally:
+            _launched = None
+
+
+@contextmanager
+def together(performance: Performance) -> Iterator[Ranks | None]:
+    """Within, the processes that compute a run: started here, or by a launcher; None: this one alone."""
+    from dptrain.contracts import ConfigError  # as above
+    from dptrain.training.processes import Ranks
+
+    size = performance.processes
+    if _launched is not None:
+        if size not in (1, _launched.size):
+            raise ConfigError(
+                f"performance.processes={size}: a launcher started {_launched.size} processes for this run; "
+                "leave performance.processes out"
+            )
+        yield _launched
+    elif size > 1:
+        import torch
+
+        with Ranks(size, seconds=performance.rank_seconds, threads=torch.get_num_threads()) as ranks:
+            yield ranks
+    else:
+        yield None
 
 
 def _number(environment: Mapping[str, str], name: str) -> int:
@@ -62,8 +145,15 @@ def _number(environment: Mapping[str, str], name: str) -> int:
     return int(text) if text.isdecimal() else 0
 
 
-def settle(threads: int | None) -> None:
-    """Take so many CPU threads, None for as many as there are now, and keep memory between steps."""
+def settle(threads: int | None, *, processes: int = 1) -> None:
+    """Take so many CPU threads, and keep memory between steps.
+
+    None: as many as there are now, divided among the `processes` of a run.
+    """
+    if threads is None and processes > 1:
+        import torch  # as below
+
+        threads = max(1, torch.get_num_threads() // processes)
     if threads is not None:
         import torch  # which takes seconds: `--help` does not wait for it
 

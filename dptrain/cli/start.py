@@ -123,6 +123,19 @@ def refuse_renamed(words: Iterable[str]) -> None:
         refuse("\n".join(problems))
 
 
+@contextmanager
+def errors_explained() -> Iterator[None]:
+    """Where processes that were started together cannot be one run, that in a sentence, and exit code 2."""
+    try:
+        yield
+    except Exception as error:
+        from dptrain.contracts import DptrainError  # as below
+
+        if not isinstance(error, DptrainError):
+            raise
+        refuse(str(error))
+
+
 def refuse(why: str) -> NoReturn:
     from dptrain.contracts import ConfigError  # with PyTorch, which takes seconds: only to fail
     from dptrain.report.console import Console

@@ -19,6 +19,9 @@ class Section:
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
 
+RANK_SECONDS = 300.0
+
+
 @dataclass(frozen=True, kw_only=True)
 class Privacy(Section):
     """The budget: one of a target epsilon, the most that an attack may achieve, and the noise multiplier."""
@@ -87,7 +90,18 @@ class Training(Section):
 class Performance(Section):
     """How fast and in how much memory a run is computed, never what: no cache key or digest has these."""
 
-    threads: Annotated[Count | None, Field(description="CPU threads, or null for all")] = None
+    threads: Annotated[
+        Count | None, Field(description="CPU threads of each process, or null for all of them together")
+    ] = None
+    processes: Annotated[
+        Count, Field(description="a whole number such as 2: processes that compute a run together, here")
+    ] = 1
+    rank_seconds: Annotated[
+        float, Field(gt=0, description="seconds after which a process that shows no sign of life is given up")
+    ] = RANK_SECONDS
+    private_network: Annotated[
+        bool, Field(description="true where nobody else can read the network between several machines")
+    ] = False
     physical_batch_size: Annotated[Count, Field(description="records in memory at once, such as 256")] = 256
     prefetch: Annotated[
         int, Field(ge=0, description="a whole number such as 2: batches read ahead where data.lazy; or 0")

@@ -64,7 +64,7 @@ from dptrain.contracts.statement import (
 )
 from dptrain.contracts.targets import Shadow, Shadows, Slots, Targets
 from dptrain.contracts.task import Task
-from dptrain.contracts.training import Context, Kept, Mechanism, Progress, Tracker
+from dptrain.contracts.training import Context, Kept, Mechanism, Progress, Ranks, Tracker
 from dptrain.contracts.trees import Form, Forms, Inputs
 
 __all__ = [
@@ -74,9 +74,9 @@ __all__ = [
     "Estimate", "Exposed", "Findings", "Forecast", "Form", "Forms", "Gallery", "Game", "Guarantee",
     "Guesses", "Hashes", "Images", "Inputs", "Interval", "Kept", "Leakage", "LimitExceeded",
     "MadeKernels", "Mechanism", "NoiseSeen", "NotRun", "Observation", "Observer", "OutOfQueries",
-    "Output", "Part", "Plan", "PrivacyLoss", "Progress", "Queries", "Randomness", "Raw", "RecordLost",
-    "Records", "Release", "Report", "Rows", "SamplingSeen", "Scaled", "Scored", "Scores", "Scoring",
-    "SelectionTerms", "Sensitive", "Sensitivity", "Served", "Shadow", "Shadows", "Slots", "Splits",
+    "Output", "Part", "Plan", "PrivacyLoss", "Progress", "Queries", "Randomness", "Ranks", "Raw",
+    "RecordLost", "Records", "Release", "Report", "Rows", "SamplingSeen", "Scaled", "Scored", "Scores",
+    "Scoring", "SelectionTerms", "Sensitive", "Sensitivity", "Served", "Shadow", "Shadows", "Slots", "Splits",
     "Statement", "Streams", "Subgroup", "SweepTotal", "Targets", "Task", "Tracker", "Trust", "Utility",
     "Variant", "by_query", "keyed_uniform", "seed_key", "stable_ids", "wants_shadows",
 ]  # fmt: skip

@@ -191,6 +191,7 @@ class Statement:
     versions: Mapping[str, str] = field(default_factory=dict)
     code_revision: str | None = None
     replayed_steps: int = 0
+    lost_steps: int = 0
 
     @property
     def void(self) -> bool:

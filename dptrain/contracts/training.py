@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -49,6 +50,20 @@ class Kept(Protocol):
         """How many features of these names would have to be made."""
 
 
+class Ranks(Protocol):
+    """Processes that compute a run together, of which this is the first."""
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def way(self) -> str:
+        """By what way they reach each other, to end a sentence with."""
+
+    def team(self, job: object) -> AbstractContextManager[Any]:
+        """Within, all of them work on this training; what leads them."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Context:
     """The surroundings of one training: randomness, place, onlookers."""
@@ -64,6 +79,7 @@ class Context:
     observers: tuple[Observer, ...] = ()
     progress: Progress | None = None
     features: Kept | None = None  # of records, kept from one training to the next
+    ranks: Ranks | None = None  # that compute it together; None: this process alone
 
 
 class Mechanism(Protocol):

@@ -9,7 +9,17 @@ from typing import ClassVar
 
 from torch import nn
 
-from dptrain.contracts import OF_A_TRAINING, Access, Budget, Context, Guarantee, Release, Sensitivity, Splits
+from dptrain.contracts import (
+    OF_A_TRAINING,
+    Access,
+    Budget,
+    Context,
+    Guarantee,
+    Ranks,
+    Release,
+    Sensitivity,
+    Splits,
+)
 from dptrain.contracts.ranges import Positive
 from dptrain.privacy import accountant
 from dptrain.privacy.accountant import DPSGDPlan
@@ -22,8 +32,7 @@ from dptrain.privacy.noise.source import NoiseSource, on_cpu, randomness
 from dptrain.privacy.plan import make_plan
 from dptrain.privacy.sampling import Units
 from dptrain.tasks import task_of
-from dptrain.training.fit import fit, units_of
-from dptrain.training.sensitivity_audit import SensitivityAudit
+from dptrain.training.fit import Fitted, fit, units_of
 from dptrain.training.settings import MANY, Settings
 from dptrain.training.tested import refuse_dependence, refuse_dependent_release
 
@@ -71,7 +80,7 @@ class DPSGD:
         parameters = sum(p.numel() for p in prepared.parameters() if p.requires_grad)
         curve = accountant.Curve(plan, budget.delta, parameters=parameters)
         refuse_costly(plan, parameters * plan.steps, epsilon=curve.points[-1][1], delta=budget.delta)
-        release, looked, replayed = self._train(
+        fitted = self._train(
             prepared,
             splits,
             context,
@@ -81,8 +90,9 @@ class DPSGD:
             epsilon_at=curve.at_most,
             audit=self.audit_sensitivity,
         )
+        release = fitted.release
         refuse_dependent_release(release, splits)
-        audit, ratio = (None, None) if looked is None else looked.published()
+        audit, ratio = (None, None) if fitted.audit is None else fitted.audit.published()
         deterministic = context.streams.deterministic
         return release, DPGuarantee(
             plan=plan,
@@ -96,10 +106,11 @@ class DPSGD:
                 on_cpu=on_cpu(context.device, context.streams.randomness),
                 secret=not deterministic,
             ),
-            outside=_outside(self.settings),
+            outside=_outside(self.settings, context.ranks),
             void=BY_PUBLIC_SEED if deterministic else None,
             curve=curve.points,
-            replayed_steps=replayed,
+            replayed_steps=0 if fitted.lost else fitted.replayed,
+            lost_steps=fitted.lost,
         )
 
     def trial(
@@ -145,7 +156,7 @@ class DPSGD:
         settings: Settings,
         epsilon_at: Callable[[int], float],
         audit: bool,
-    ) -> tuple[Release, SensitivityAudit | None, int]:
+    ) -> Fitted:
         noise = NoiseSource.on(
             context.device, context.streams.secret("noise"), randomness=context.streams.randomness
         )
@@ -156,7 +167,7 @@ class DPSGD:
             settings=settings,
             plan=plan,
             units=units,
-            engine=partial(DPSGDEngine, self.engine, plan=plan, loss=task_of(splits).loss, generator=noise),
+            engine=partial(DPSGDEngine, self.engine, plan=plan, loss=task_of(splits).loss),
             kind=self.engine,
             noise=noise,
             clipping=self.clipping,
@@ -165,11 +176,16 @@ class DPSGD:
         )
 
 
-def _outside(settings: Settings) -> tuple[str, ...]:
+def _outside(settings: Settings, ranks: Ranks | None) -> tuple[str, ...]:
     """What else the run does with private data, one sentence each."""
-    if not settings.diagnostics:
-        return OUTSIDE
-    return (
-        *OUTSIDE,
-        "training.diagnostics=true: the loss on training records was logged at each step, without noise.",
-    )
+    said = list(OUTSIDE)
+    if settings.diagnostics:
+        said.append(
+            "training.diagnostics=true: the loss on training records was logged at each step, without noise."
+        )
+    if ranks is not None:
+        said.append(
+            f"{ranks.size} processes computed the training: records, and sums of gradients without noise, "
+            f"went from one to another{ranks.way}. Each of them, and all that lies between, is trusted."
+        )
+    return tuple(said)

@@ -93,7 +93,7 @@ class NonPrivate:
         steps: int,
         batch: int,
     ) -> Release:
-        release, _, _ = fit(
+        return fit(
             model,
             splits,
             context,
@@ -113,5 +113,4 @@ class NonPrivate:
             noise=None,
             clipping=None,
             epsilon_at=lambda _: math.inf,
-        )
-        return release
+        ).release

@@ -27,6 +27,7 @@ from dptrain.contracts import (
     Mechanism,
     NotRun,
     Plan,
+    Ranks,
     Release,
     Splits,
     Tracker,
@@ -71,6 +72,7 @@ class Experiment:
     budget: Budget
     plan: Plan | None
     console: Console
+    ranks: Ranks | None = None  # that compute trainings together
 
     @classmethod
     def assemble(
@@ -83,6 +85,7 @@ class Experiment:
         asked: Collection[str] = (),
         units: int | None = None,
         accept: Callable[[Assignments, Splits], None] = lambda *_: None,
+        ranks: Ranks | None = None,
     ) -> Experiment:
         """Build and check all that is needed; raises ConfigError or DataError, nothing being spent.
 
@@ -129,6 +132,7 @@ class Experiment:
             budget=budget,
             plan=plan,
             console=console,
+            ranks=ranks,
         )
 
     @cached_property
@@ -137,7 +141,8 @@ class Experiment:
         context = make_context(self.config)
         store = feature_store(self.config, self.splits, context, self.model, self.cache)
         shared = self.parts.control is not None or any(map(wants_shadows, self.parts.attacks.values()))
-        return replace(context, features=FeatureStore() if store is None and shared else store)
+        kept = FeatureStore() if store is None and shared else store
+        return replace(context, features=kept, ranks=self.ranks)
 
     @cached_property
     def cache(self) -> Cache:
@@ -293,7 +298,7 @@ class Experiment:
             known=self.splits if assigned is None else assigned.known(self.splits),
             probes=self.splits.holdout if assigned is None else assigned.probes,
             budget=self.budget,
-            context=replace(self.context, streams=replace(streams, seed=own.initial_seed())),
+            context=replace(self.context, streams=replace(streams, seed=own.initial_seed()), ranks=None),
             recipe=cache_keys.recipe(self.config),
             cache=self.cache,
             show=self.console.training,

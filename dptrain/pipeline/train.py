@@ -10,7 +10,7 @@ from typing import Any
 from dptrain.assembly.components import assemble
 from dptrain.assembly.given import Given
 from dptrain.config import Config
-from dptrain.contracts import Report
+from dptrain.contracts import Ranks, Report
 from dptrain.evidence import criteria
 from dptrain.pipeline import summary, tracked
 from dptrain.pipeline.experiment import Experiment
@@ -31,11 +31,17 @@ def run(
     console: Console,
     *,
     given: Given | None = None,
+    ranks: Ranks | None = None,
 ) -> Report:
-    """Train, account, attack, report; raises BrokenGuarantee if an attack beats its bound."""
+    """Train, account, attack, report; raises BrokenGuarantee if an attack beats its bound.
+
+    `ranks` compute its trainings with this process; all that is drawn and written is this one's.
+    """
     started = time.perf_counter()
     parts = assemble(config, given)  # all that is wrong is said here, before anything is spent
-    experiment = Experiment.assemble(config, parts, console, played=parts.played, asked=order.asked)
+    experiment = Experiment.assemble(
+        config, parts, console, played=parts.played, asked=order.asked, ranks=ranks
+    )
     plan, delta, tracking = experiment.plan, experiment.budget.delta, parts.tracking
     study.check(plan, experiment.records, task_of(experiment.splits))
     begun = begin_with(folder, experiment)

@@ -51,6 +51,22 @@ class Engine(Protocol):
         """The sum of clipped gradients so far, without noise, which is private: (parameters,)."""
         ...
 
+    def sum(self) -> Tensor:
+        """The same in the precision that it is added in, in which sums of several processes are exact."""
+        ...
+
+    def add_sum(self, flat: Tensor) -> None:
+        """Add what another process summed up by the same weights: (parameters,)."""
+        ...
+
+    def seal(self) -> bytes | None:
+        """A secret tag by which the same sum is known again before the same noise is added to it; or None."""
+        ...
+
+    def forget(self) -> None:
+        """Begin the sum again, without a step."""
+        ...
+
     def aside(self) -> AbstractContextManager[None]:
         """Within, another sum, which is empty at first; afterwards the sum is what it was before."""
         ...
@@ -151,11 +167,23 @@ class DPSGDEngine:
             ]
         )
 
+    def sum(self) -> Tensor:
+        return self.optimizer.sum()
+
+    def add_sum(self, flat: Tensor) -> None:
+        self.optimizer.add_sum(flat)
+
+    def seal(self) -> bytes:
+        return self.optimizer.seal()
+
+    def forget(self) -> None:
+        for parameter in self.optimizer.params:
+            parameter.summed_grad = None
+
     @contextmanager
     def aside(self) -> Iterator[None]:
         sums, dropped = [parameter.summed_grad for parameter in self.optimizer.params], self.optimizer.dropped
-        for parameter in self.optimizer.params:
-            parameter.summed_grad = None
+        self.forget()
         try:
             yield
         finally:

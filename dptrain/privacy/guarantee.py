@@ -89,6 +89,7 @@ class DPGuarantee(ByTradeoff):
     void: str | None = None
     curve: tuple[tuple[int, float], ...] = ()
     replayed_steps: int = 0  # repeated with the same draws after a crash, and so paid for once
+    lost_steps: int = 0  # paid for and not repeated, as they would have added up otherwise: fewer were taken
 
     @property
     def delta(self) -> float:
@@ -164,6 +165,7 @@ class DPGuarantee(ByTradeoff):
             versions=library_versions(),
             code_revision=code_revision(),
             replayed_steps=self.replayed_steps,
+            lost_steps=self.lost_steps,
         )
 
     def _sentence(self, epsilon: float, tpr: float) -> str:

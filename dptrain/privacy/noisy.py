@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -13,6 +14,26 @@ from dptrain.privacy.accountant import DPSGDPlan
 from dptrain.privacy.bookkeeping.shares import Share
 from dptrain.privacy.clipping import Clipper, left_out, wide
 from dptrain.privacy.noise.source import NoiseSource
+
+
+def exact_step(plan: DPSGDPlan) -> float:
+    """The step of a grid on which sums of a batch in double precision are exact, in whatever order.
+
+    A coordinate of a sum is at most the claim for each of a batch's units, of whom twice as many as expected
+    are provided for, and takes 2^51 steps at most. What rounding adds is far below what clipping keeps free.
+
+    >>> sizes = {"units": 60000, "sample_rate": 0.01, "expected_batch_size": 600, "steps": 1}
+    >>> exact_step(DPSGDPlan(**sizes, max_grad_norm=1.0, noise_multiplier=1.0)) == 2.0**-39
+    True
+    """
+    most = plan.max_grad_norm * min(plan.units, 2 * plan.expected_batch_size + 1000)
+    return 2.0 ** (math.ceil(math.log2(most)) - 51)
+
+
+def on_grid(sums: Tensor, step: float) -> Tensor:
+    """These sums (...), float64, rounded to the grid of this step, to a coarser one beyond 2^51 steps."""
+    shift = 1.5 * 2.0**52 * step  # where doubles are as far apart as the grid
+    return (sums + shift).sub_(shift)
 
 
 class NoisySum(DPOptimizer):
@@ -32,6 +53,7 @@ class NoisySum(DPOptimizer):
             expected_batch_size=plan.expected_batch_size,
         )
         self.source = generator
+        self.exact_step = exact_step(plan)
         self.clipper = clipper
         self.dropped = 0
         self.keeps_noise = False
@@ -55,17 +77,36 @@ class NoisySum(DPOptimizer):
         )
 
     def add(self, sums: list[Tensor]) -> None:
-        """Add one sum of clipped gradients a parameter, of several in double precision where there is any.
+        """Add one sum of clipped gradients a parameter, exactly, so that no order of adding matters.
 
-        A sum of many batches in single precision would be off by what rounding takes of each.
+        Without double precision (MPS), sums are as exact as single precision.
         """
         for parameter, total in zip(self.params, sums, strict=True):
+            exact = wide(total) if total.device.type == "mps" else on_grid(total.double(), self.exact_step)
+            held = parameter.summed_grad
+            parameter.summed_grad = exact if held is None else held + exact
+
+    def sum(self) -> Tensor:
+        """The sum so far, without noise, in the precision that it is added in: (parameters,)."""
+        self._fill()
+        return torch.cat([parameter.summed_grad.reshape(-1) for parameter in self.params])
+
+    def add_sum(self, flat: Tensor) -> None:
+        """Add what another process summed up: (parameters,)."""
+        sizes = [parameter.numel() for parameter in self.params]
+        parts = zip(flat.to(self.params[0].device).split(sizes), self.params, strict=True)
+        self.add([part.view(parameter.shape) for part, parameter in parts])
+
+    def seal(self) -> bytes:
+        """A tag by which the same sum is known again; it tells nothing of it without this step's key."""
+        return self.source.seal(self.sum().cpu().numpy().data.cast("B"))
+
+    def _fill(self) -> None:
+        """Where nothing was added, the sum is zero."""
+        for parameter in self.params:
             if parameter.summed_grad is None:
-                parameter.summed_grad = wide(total)
-            elif parameter.device.type == "mps":
-                parameter.summed_grad = parameter.summed_grad + total
-            else:
-                parameter.summed_grad = parameter.summed_grad.double() + total
+                exact = None if parameter.device.type == "mps" else torch.float64
+                parameter.summed_grad = torch.zeros_like(parameter, dtype=exact)
 
     def add_noise(self) -> None:
         """Gradients become the sums with noise, in place of Opacus' noise of float32 that ends at 5.77."""
@@ -76,9 +117,7 @@ class NoisySum(DPOptimizer):
 
     def release(self) -> None:
         """Add noise, divide by the plan's constant, update the weights; an empty batch is noise alone."""
-        for parameter in self.params:
-            if parameter.summed_grad is None:
-                parameter.summed_grad = torch.zeros_like(parameter)
+        self._fill()
         self.add_noise()
         if self.keeps_noise:  # measured, not remembered: what was added, rounding and all
             self.last_noise = [

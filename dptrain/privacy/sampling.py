@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from dptrain.contracts import DptrainError
 from dptrain.privacy.accountant import DPSGDPlan
 from dptrain.privacy.noise.keys import KeyChain, Stream
 
@@ -17,6 +18,8 @@ class Sampler(Protocol):
     """Draws the record indices of one step; its state is secret, for it foretells the draws."""
 
     def draw(self) -> Tensor: ...
+
+    def renew(self, key: bytes) -> None: ...
 
     def state_dict(self) -> dict[str, Any]: ...
 
@@ -110,6 +113,10 @@ class PoissonSampler:
         self.units = units
         self.keys = KeyChain(key)
 
+    def renew(self, key: bytes) -> None:
+        """Draw from another key from now on."""
+        self.keys = KeyChain(key)
+
     def draw(self) -> Tensor:
         stream = Stream(self.keys.next())
         return self.units.pick(poisson(len(self.units), self.sample_rate, stream), stream)
@@ -135,6 +142,14 @@ class ShuffleSampler:
         self.keys = KeyChain(key)
         self.order = torch.empty(0, dtype=torch.int64)
         self.position = self.batches
+
+    def renew(self, key: bytes) -> None:  # noqa: ARG002
+        """Raise DptrainError: a record would take part once more in this pass than is accounted for."""
+        raise DptrainError(
+            "resume: the steps that were lost add up to other sums here, and with training.sampling=shuffle "
+            "they cannot be taken anew within the budget; resume on the machine, with performance.threads "
+            "and the library versions that the run was begun with, or start a new run"
+        )
 
     def draw(self) -> Tensor:
         stream = Stream(self.keys.next())

@@ -62,10 +62,12 @@ NAMES = {
     "outside_guarantee": "outside the guarantee",
     "tuned_on": "settings chosen on",
     "replayed_steps": "steps repeated after an interruption",
+    "lost_steps": "steps paid for and lost in an interruption",
     "code_revision": "revision of the code",
 }
 # What other programs ask first, and the sentence says to people.
 LEFT_OUT = ("version", "void", "private")
+SELDOM = ("replayed_steps", "lost_steps")  # told where there were any
 PROVED = ("epsilon", "delta", "tpr")  # shown rounded up
 
 
@@ -74,8 +76,9 @@ def rows(stated: Statement) -> Iterator[tuple[str, str]]:
     values = {**to_json(stated), "epsilon": stated.epsilon, "plan": dict(stated.plan)}
     values["counts"] = counts.row(stated.counts)
     values["adjacency"] = f"one unit {words.ADJACENCY[stated.adjacency]}"
-    if not stated.replayed_steps:
-        del values["replayed_steps"]
+    for name in SELDOM:
+        if not values[name]:
+            del values[name]
     for place, value in _flat({name: value for name, value in values.items() if name not in LEFT_OUT}):
         if value:
             yield NAMES.get(place, place).replace("_", " "), value

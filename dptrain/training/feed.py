@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,39 +19,74 @@ from dptrain.privacy.sampling import Sampler
 
 
 @dataclass(frozen=True, kw_only=True)
+class Blocks:
+    """How a step's records are divided into physical batches, however many processes compute them."""
+
+    size: int  # the most records of one
+    lanes: int = 1  # processes that it is evenly divided for
+
+    def of(self, records: Tensor) -> tuple[Tensor, ...]:
+        """These records (n,) in physical batches.
+
+        >>> [len(block) for block in Blocks(size=4).of(torch.arange(9))]
+        [3, 3, 3]
+        >>> [len(block) for block in Blocks(size=4, lanes=2).of(torch.arange(9))]
+        [3, 3, 3]
+        >>> [len(block) for block in Blocks(size=8, lanes=2).of(torch.arange(9))]
+        [5, 4]
+        """
+        if len(records) == 0:
+            return ()
+        count = self.lanes * math.ceil(len(records) / (self.size * self.lanes))
+        return records.split(math.ceil(len(records) / count))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Drawn:
     """One step's draws, in the order in which the engine adds them up, records in physical batches.
 
-    Probes and canaries come last, so that the share of the sum that was assigned at random can be told apart
-    exactly as the engine made it; the first probe comes by itself, so that its length can be seen.
+    Those that are `watched` are apart, so that what each added can be read off the sum. Probes and canaries
+    come last, so that the share of the sum that was assigned at random can be told apart exactly as the
+    engine made it; the first probe comes by itself, so that its length can be seen.
     """
 
     sampled: Tensor  # as the sampler drew them
     ordinary: tuple[Tensor, ...]
+    watched: tuple[Tensor, ...]
     probes: tuple[Tensor, ...]
     canaries: Tensor  # numbered from 0
 
     @classmethod
-    def of(cls, sampled: Tensor, *, step: int, records: int, probed: Sequence[int], size: int) -> Drawn:
+    def of(
+        cls,
+        sampled: Tensor,
+        *,
+        step: int,
+        records: int,
+        blocks: Blocks,
+        probed: Sequence[int] = (),
+        watched: Sequence[int] = (),
+    ) -> Drawn:
         """Divide the draws of the step that follows `step` others; canaries are numbered after the records.
 
-        >>> drawn = Drawn.of(torch.tensor([0, 2, 3, 4, 6, 9]), step=1, records=8, probed=(3, 4, 6), size=1)
+        >>> sampled, blocks = torch.tensor([0, 2, 3, 4, 6, 9]), Blocks(size=1)
+        >>> drawn = Drawn.of(sampled, step=1, records=8, blocks=blocks, probed=(3, 4, 6))
         >>> [part.tolist() for part in (*drawn.ordinary, *drawn.probes, drawn.canaries)]
         [[0], [2], [6], [3], [4], [1]]
         """
         is_canary = sampled >= records
-        is_probe = torch.isin(sampled, torch.tensor(probed, dtype=sampled.dtype))
+        is_probe, is_watched = (
+            torch.isin(sampled, torch.tensor(some, dtype=sampled.dtype)) for some in (probed, watched)
+        )
+        is_watched &= ~is_probe
         probes = sampled[is_probe].roll(step)  # each probe's turn comes to be the first
         return cls(
             sampled=sampled,
-            ordinary=_batches(sampled[~is_probe & ~is_canary], size),
-            probes=(*_batches(probes[:1], size), *_batches(probes[1:], size)),
+            ordinary=blocks.of(sampled[~is_probe & ~is_canary & ~is_watched]),
+            watched=blocks.of(sampled[is_watched]),
+            probes=(*blocks.of(probes[:1]), *blocks.of(probes[1:])),
             canaries=sampled[is_canary] - records,
         )
-
-
-def _batches(records: Tensor, size: int) -> tuple[Tensor, ...]:
-    return records.split(size) if len(records) else ()
 
 
 class Feed:
@@ -67,14 +103,16 @@ class Feed:
         records: Records,
         *,
         steps: int,
+        blocks: Blocks,
         probed: Sequence[int] = (),
-        size: int,
+        watched: Sequence[int] = (),
+        ranks: int = 1,
         ahead: int = 0,
     ) -> None:
-        """`steps` are all there will be, `size` the most records of a physical batch."""
+        """`steps` are all there will be; of `ranks` this one reads each block whose turn is its own."""
         self._sampler, self._records = sampler, records
-        self._divide = partial(Drawn.of, records=len(records), probed=probed)
-        self._size = size
+        self._divide = partial(Drawn.of, records=len(records), probed=probed, watched=watched)
+        self.blocks, self.ranks = blocks, ranks
         self._step, self._steps = 0, steps  # drawn so far; to be drawn in all
         self._ahead = 0 if records.in_memory else ahead
         self._drawn: deque[tuple[Drawn, dict[str, Any]]] = deque()  # not taken yet; the state before each
@@ -100,7 +138,20 @@ class Feed:
 
     def divided(self, units: Tensor, size: int) -> Drawn:
         """Such units as if a step had drawn them, in physical batches of this size."""
-        return self._divide(units, step=0, size=size)
+        return self._divide(units, step=0, blocks=Blocks(size=size))
+
+    def renew(self, key: bytes, *, step: int) -> None:
+        """Draw by another key from now on, after so many steps; what was drawn ahead is forgotten."""
+        self._sampler.renew(key)
+        self._forget()
+        self._step = step
+
+    def _forget(self) -> None:
+        self._drawn.clear()
+        self._due.clear()
+        while self._reading:
+            _, reading = self._reading.popleft()
+            reading.cancel()
 
     def look(self, batch: Tensor) -> Records:
         """These records, in memory, whatever is read ahead."""
@@ -122,17 +173,17 @@ class Feed:
 
     def load_state_dict(self, state: dict[str, Any], *, step: int) -> None:
         """Go on from this state, after so many steps."""
-        assert not self._drawn, "what was drawn ahead belongs to another state"
+        self._forget()
         self._sampler.load_state_dict(state)
         self._step = step
 
     def _draw(self) -> None:
         before = self._sampler.state_dict()
-        drawn = self._divide(self._sampler.draw(), step=self._step, size=self._size)
+        drawn = self._divide(self._sampler.draw(), step=self._step, blocks=self.blocks)
         self._step += 1
         self._drawn.append((drawn, before))
         if self._ahead:
-            self._due.extend(drawn.ordinary + drawn.probes)
+            self._due.extend(drawn.ordinary[:: self.ranks] + drawn.watched + drawn.probes)
 
     def _read_ahead(self) -> None:
         while len(self._reading) < self._ahead:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from dptrain.contracts import Budget, ConfigError, Context, Inputs, Records, Release, Splits
+from dptrain.contracts.randomness import KEY_BYTES
 from dptrain.contracts.trees import by_name, moved, parts
 from dptrain.privacy.accountant import DPSGDPlan
 from dptrain.privacy.agreement import ROWS_AT_MOST, Chosen, choose
@@ -21,8 +24,9 @@ from dptrain.privacy.sampling import Units, make_sampler
 from dptrain.privacy.stilled import stilled
 from dptrain.tasks import task_of
 from dptrain.training.canaries import lengths
+from dptrain.training.distribution import Job, Team
 from dptrain.training.features import Trained
-from dptrain.training.feed import Feed
+from dptrain.training.feed import Blocks, Feed
 from dptrain.training.loop import train
 from dptrain.training.masks import Masks
 from dptrain.training.observe import Watch
@@ -30,6 +34,16 @@ from dptrain.training.schedule import make_average, make_schedule
 from dptrain.training.sensitivity_audit import SensitivityAudit
 from dptrain.training.session import Session, check_buffers, resume
 from dptrain.training.settings import Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """What came of a training."""
+
+    release: Release
+    audit: SensitivityAudit | None
+    replayed: int  # steps that were paid for, lost, and taken again with the same draws
+    lost: int  # steps that were paid for and not taken again
 
 
 def fit(
@@ -46,8 +60,8 @@ def fit(
     clipping: str | None,
     epsilon_at: Callable[[int], float],
     audit_sensitivity: bool = False,
-) -> tuple[Release, SensitivityAudit | None, int]:
-    """Train by this plan, from the folder's checkpoint if any; also its audit and the steps repeated."""
+) -> Fitted:
+    """Train by this plan, from the folder's checkpoint if any."""
     blank = copy.deepcopy(model)
     model = model.to(context.device, context.dtype)
     trained = Trained.of(model, splits, settings, context)
@@ -72,10 +86,10 @@ def fit(
     if context.observers:
         watch = _watch(plan, trained, splits, context, chosen, clips=clipping is not None)
     replayed = resume(session)
-    with session.feed:
+    with session.feed, _team(trained, context, settings, engine, kind) as session.team:
         train(
             session,
-            engine(trained.part, session.optimizer),
+            engine(trained.part, session.optimizer, **({} if noise is None else {"generator": noise})),
             trained.splits,
             steps=plan.steps,
             settings=settings,
@@ -91,7 +105,7 @@ def fit(
         device=context.device,
         task=splits.task,
     )
-    return release, audit, replayed
+    return Fitted(release=release, audit=audit, replayed=replayed, lost=session.lost)
 
 
 def _choose(
@@ -139,6 +153,7 @@ def _session(
     audit: SensitivityAudit | None,
 ) -> Session:
     """The state of a training that has not begun."""
+    ranks = 1 if context.ranks is None else context.ranks.size
     average = make_average(trained.part, settings.average_decay) if settings.average_decay > 0 else None
     optimizer = settings.optimizer(trained.part.parameters())
     sampled = units if context.canaries is None else units.and_more(len(context.canaries))
@@ -154,8 +169,10 @@ def _session(
             make_sampler(plan, sampled, context.streams.secret("sampling")),
             trained.splits.train,
             steps=plan.steps,
+            blocks=Blocks(size=size, lanes=ranks),
             probed=context.probed,
-            size=size,
+            watched=context.planted if settings.augmentation is not None and context.observers else (),
+            ranks=ranks,
             ahead=settings.prefetch,
         ),
         noise=noise,
@@ -164,6 +181,25 @@ def _session(
         audit=audit,
         made_by=trained.made_by,
     )
+
+
+def _team(
+    trained: Trained, context: Context, settings: Settings, engine: Callable[..., Engine], kind: str | None
+) -> AbstractContextManager[Team | None]:
+    """The processes that compute this training with this one, where there are any."""
+    if context.ranks is None:
+        return nullcontext()
+    job = Job(
+        model=copy.deepcopy(trained.part),
+        records=trained.splits.train,
+        engine=engine
+        if kind is None
+        else partial(engine, generator=NoiseSource(bytes(KEY_BYTES))),  # adds none
+        device=context.device.type,
+        dtype=context.dtype,
+        augment=settings.augmentation,
+    )
+    return context.ranks.team(job)
 
 
 def _made_up(trained: Trained, splits: Splits, context: Context) -> Records | None:

@@ -13,9 +13,12 @@ from dptrain.contracts import Context, DptrainError, Records, Splits, Task
 from dptrain.privacy.dpsgd import Engine
 from dptrain.tasks import task_of
 from dptrain.training import checkpoint
+from dptrain.training.accumulate import add_up
 from dptrain.training.augment import Augmentation
 from dptrain.training.canaries import gradients
+from dptrain.training.distribution import Team
 from dptrain.training.feed import Drawn
+from dptrain.training.masks import AFTER
 from dptrain.training.observe import Shares, Watch
 from dptrain.training.sensitivity_audit import Read, SensitivityAudit
 from dptrain.training.session import Session, check_buffers
@@ -36,28 +39,33 @@ def train(
     """Take every step that is left, paying for each before it is taken."""
     context, records, task = session.context, splits.train, task_of(splits)
     accumulate = partial(_accumulate, engine=engine, augment=settings.augmentation)
-    keeper = _Keeper(session, settings.checkpoint_seconds)
+    keeper = _Keeper(session, engine, settings.checkpoint_seconds, epsilon_at)
     count = settings.evaluations
     evaluate_at = {round(steps * (i + 1) / count) for i in range(count)}  # evenly spread, the last step too
     if watch is not None:
         engine.keep_noise()
     if context.progress is not None:  # where it goes on from; nothing may be left to do
-        taken = session.step
-        context.progress(done=taken, total=steps, epsilon=epsilon_at(taken) if taken else 0.0)
-    while session.step < steps:
+        paid = session.paid
+        context.progress(done=paid, total=steps, epsilon=epsilon_at(paid) if paid else 0.0)
+    while session.paid < steps:
         step = session.step + 1
-        keeper.pay(step, epsilon_at(step))
+        keeper.pay()
         drawn = session.feed.draw()
         session.masks.next_step()
         session.model.train()
         if audit is not None and audit.due(step):
             audit.look(step, drawn, session, engine, accumulate)
-        loss, shares = accumulate(session, drawn, session.feed.read)
+        loss, shares = accumulate(session, drawn, session.feed.read, team=session.team)
+        if audit is not None and audit.due(step) and session.team is not None:
+            audit.compare(step, drawn, session, engine, accumulate)
+        if not keeper.seal(step):
+            keeper.start_over()
+            continue
         if watch is not None:
             watch.before(session.model)
         engine.update()
         if watch is not None:
-            with session.masks.drawing():
+            with session.masks.drawing(AFTER):
                 watch.after(step, drawn.sampled, records, engine.noise(), shares)
         session.schedule.step()
         if session.average is not None:
@@ -76,33 +84,46 @@ def train(
             context.tracker.metric(f"holdout/{task.metric}", measured, step)
             context.tracker.metric("holdout/loss", held_out, step)
         if context.progress is not None:
-            context.progress(done=step, total=steps, epsilon=epsilon_at(step))
-        keeper.keep(last=step == steps)
+            context.progress(done=session.paid, total=steps, epsilon=epsilon_at(session.paid))
+        keeper.keep(last=session.paid == steps)
     _check_finite(session.released)
 
 
 def _accumulate(
-    session: Session, drawn: Drawn, read: Read, *, engine: Engine, augment: Augmentation | None
+    session: Session,
+    drawn: Drawn,
+    read: Read,
+    *,
+    engine: Engine,
+    augment: Augmentation | None,
+    team: Team | None = None,
 ) -> tuple[Tensor, Shares]:
-    """Add up a logical batch in physical ones; its summed loss, and what probes and canaries added."""
+    """Add up a logical batch in physical ones; its summed loss, and what probes and canaries added.
+
+    Of the ordinary ones a `team` computes those whose turn is not this process's. Each has masks of its own,
+    by its number in the step.
+    """
     context = session.context
     loss = torch.zeros((), device=context.device)
     shares = Shares()
+    blocks = enumerate((*drawn.ordinary, *drawn.watched, *drawn.probes))
+    numbered = {id(part): number for number, part in blocks}
 
     def add(*parts: Tensor) -> None:
         nonlocal loss
         for part in parts:
-            batch = read(part)
-            batch = batch.to(context.device, context.dtype)
-            inputs, labels = batch.inputs, batch.labels
-            with session.masks.drawing():
-                if augment is None:
-                    loss = loss + engine.accumulate(inputs, labels)
-                else:
-                    watched = _watched(part, context)
-                    loss = loss + _augmented(engine, augment, inputs, labels, watched, shares)
+            batch = read(part).to(context.device, context.dtype)
+            with session.masks.drawing(numbered[id(part)]):
+                watched = _watched(part, context)
+                loss = loss + add_up(engine, batch, augment, watched=watched, shares=shares)
 
-    add(*drawn.ordinary)
+    if team is None:
+        add(*drawn.ordinary)
+    else:
+        team.begin(engine, session.model, session.masks.step_key, drawn.ordinary)
+        add(*drawn.ordinary[:: team.size])
+        loss = loss + team.collect()
+    add(*drawn.watched)
     if drawn.probes:
         before = engine.total()
         add(drawn.probes[0])
@@ -124,45 +145,60 @@ def _watched(part: Tensor, context: Context) -> list[int]:
     return [index if index in context.planted else -1 for index in part.tolist()]
 
 
-def _augmented(
-    engine: Engine, augment: Augmentation, inputs: Tensor, labels: Tensor, watched: list[int], shares: Shares
-) -> Tensor:
-    """Add up the copies of these records; their summed loss.
-
-    Random copies are seen once: what a planted record added is read off the sum, as the engine made it.
-    """
-    copies = augment(inputs).unflatten(0, (len(labels), augment.copies))
-    apart = torch.tensor([index >= 0 for index in watched], device=labels.device)
-    loss = engine.accumulate(
-        copies[~apart].flatten(0, 1), labels[~apart].repeat_interleave(augment.copies, 0), augment.copies
-    )
-    for row, index in enumerate(watched):
-        if index >= 0:
-            before = engine.total()
-            loss = loss + engine.accumulate(copies[row], labels[[row] * augment.copies], augment.copies)
-            shares.planted[index] = engine.total() - before
-    return loss
-
-
 class _Keeper:
     """Pays for steps and keeps checkpoints, where the training has a folder to keep them in."""
 
-    def __init__(self, session: Session, seconds: float) -> None:
-        self.session = session
+    def __init__(
+        self, session: Session, engine: Engine, seconds: float, epsilon_at: Callable[[int], float]
+    ) -> None:
+        self.session, self.engine, self.epsilon_at = session, engine, epsilon_at
         self.folder = session.context.folder
         self.seconds = seconds
         self.written = time.monotonic()
-        if self.folder is not None and session.step == 0:
+        if self.folder is not None and not (self.folder / checkpoint.CHECKPOINT).exists():
             checkpoint.save(session.state_dict(), self.folder)
+        self.seals = {} if self.folder is None else checkpoint.seals(self.folder)
+        self.due = 0 if self.folder is None else checkpoint.paid(self.folder)  # paid for, before this process
 
-    def pay(self, step: int, epsilon: float) -> None:
-        if self.folder is not None:
-            checkpoint.pay(self.folder, steps=step, epsilon=epsilon)
+    def pay(self) -> None:
+        """Pay for the next step, unless it was paid for before."""
+        paid = self.session.paid + 1
+        if self.folder is not None and paid > self.due:
+            checkpoint.pay(self.folder, steps=paid, epsilon=self.epsilon_at(paid))
+
+    def seal(self, step: int) -> bool:
+        """Keep the tag of a step's sum before noise is added to it; not if it was once added to another sum.
+
+        Of the last step that was paid for there may be no tag: then no noise was added.
+        """
+        if self.folder is None or (tag := self.engine.seal()) is None:
+            return True
+        paid = self.session.paid + 1
+        if paid <= self.due and self.seals.get(step, tag if paid == self.due else None) != tag:
+            return False
+        checkpoint.seal(self.folder, step=step, tag=tag)
+        return True
+
+    def start_over(self) -> None:
+        """Go back to the checkpoint, and on from there with other draws: what was paid for since is lost.
+
+        Not from the step whose sum is another one: which it is depends on the records.
+        """
+        assert self.folder is not None
+        state = checkpoint.load(self.folder)
+        assert state is not None, "what is repeated was begun from a checkpoint"
+        self.engine.forget()
+        self.session.load_state_dict(state)
+        self.session.renew(self.due - self.session.paid)
+        checkpoint.save(self.session.state_dict(), self.folder)
+        checkpoint.forget_seals(self.folder)
+        self.seals = {}
 
     def keep(self, *, last: bool) -> None:
         now = time.monotonic()
         if self.folder is not None and (last or now - self.written >= self.seconds):
             checkpoint.save(self.session.state_dict(), self.folder)
+            checkpoint.forget_seals(self.folder, until=self.session.step)
             self.written = now
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
@@ -12,6 +15,8 @@ from torch import Tensor
 from dptrain.contracts import ConfigError
 from dptrain.privacy.noise.keys import KeyChain, Stream
 
+DRAWN_BY = "a key a physical batch"  # changes when one state comes to mean other masks
+AFTER = -1  # the block of what is drawn once a step is taken
 WORDS = 624  # of a Mersenne Twister, PyTorch's default generator on the CPU
 
 
@@ -27,40 +32,52 @@ class Masks:
     def __init__(self, key: bytes, device: torch.device) -> None:
         self._keys = KeyChain(key)
         self._device = device
-        self._states: list[Tensor] = []
-        self._seed = 0
-        self._step_key: bytes | None = None
+        self.step_key: bytes | None = None
+
+    @classmethod
+    def of_step(cls, key: bytes, device: torch.device) -> Masks:
+        """Those of a single step, by the key of it alone."""
+        masks = cls(key, device)
+        masks.step_key = key
+        return masks
 
     def next_step(self) -> None:
         """Draw from another key from now on."""
-        self._step_key = self._keys.next()
-        self._states = []
+        self.step_key = self._keys.next()
 
     @contextmanager
-    def drawing(self) -> Iterator[None]:
-        """Within, the default generators go on with this step's secret draws.
+    def drawing(self, block: int) -> Iterator[None]:
+        """Within, the default generators have the secret draws of this physical batch of the step.
+
+        Whichever process computes it, and after whatever else, they are the same.
 
         Raises ConfigError where the model or the augmentation seeds a generator meanwhile, or leaves it
         with another state than its draws do: its masks would be no secret.
         """
-        if not self._states:
-            assert self._step_key is not None, "masks are a step's"
-            self._states, self._seed = secret_states(self._step_key, self._device)
+        assert self.step_key is not None, "masks are a step's"
+        address = struct.pack("<q", block)
+        states, seed = secret_states(hmac.digest(self.step_key, address, hashlib.sha256), self._device)
         theirs = _states(self._device)
-        _set_states(self._states, self._device)
+        _set_states(states, self._device)
         try:
             with _no_seeding():
                 yield
-            if torch.initial_seed() != self._seed:
+            if torch.initial_seed() != seed:
                 _refuse()
-            self._states = _states(self._device)
         finally:
             _set_states(theirs, self._device)
 
+    def renew(self, key: bytes) -> None:
+        """Draw from another key from now on."""
+        self._keys = KeyChain(key)
+
     def state_dict(self) -> dict[str, Any]:
-        return self._keys.state_dict()
+        return {**self._keys.state_dict(), "masks": DRAWN_BY}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take this state; raises DptrainError where its masks were drawn otherwise."""
+        if not isinstance(state, dict) or state.get("masks") != DRAWN_BY:
+            state = {}  # as it refuses draws of another version
         self._keys.load_state_dict(state)
 
 

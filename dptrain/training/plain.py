@@ -41,10 +41,25 @@ class PlainEngine:
             [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in self._trained]
         )
 
+    def sum(self) -> Tensor:
+        return self.total()
+
+    def add_sum(self, flat: Tensor) -> None:
+        parts = flat.split([parameter.numel() for parameter in self._trained])
+        self.accumulate_gradients(
+            [part.view(1, *each.shape).to(each) for part, each in zip(parts, self._trained, strict=True)]
+        )
+
+    def seal(self) -> None:
+        """No noise is added to it."""
+
+    def forget(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+
     @contextmanager
     def aside(self) -> Iterator[None]:
         sums = [parameter.grad for parameter in self._trained]
-        self.optimizer.zero_grad(set_to_none=True)
+        self.forget()
         try:
             yield
         finally:

@@ -28,7 +28,7 @@ from dptrain.privacy.dpsgd import Engine
 from dptrain.privacy.independence.state import changed, copied, state_of
 from dptrain.privacy.stilled import Noticed, stilled
 from dptrain.training import checkpoint
-from dptrain.training.feed import Drawn
+from dptrain.training.feed import Blocks, Drawn
 from dptrain.training.session import Session
 
 HELD, BROKEN = "held", "BROKEN"
@@ -92,7 +92,7 @@ class SensitivityAudit:
         if (rows := self.made_up) is not None:
             ours = measure(
                 torch.arange(len(rows)),
-                partial(Drawn.of, step=0, records=len(rows), probed=()),
+                lambda some, size: Drawn.of(some, step=0, records=len(rows), blocks=Blocks(size=size)),
                 lambda part: rows.take(part),
             )
             self.ratio = max(self.ratio or 0.0, ours.longest)
@@ -105,6 +105,22 @@ class SensitivityAudit:
                 f"mechanism.audit_sensitivity: {BROKEN} at step {step}: {_reason(found, ours, kept=kept)}, "
                 "so the training is not as private as its guarantee says. Nothing is released; report the "
                 "run to the maintainers, or to whoever wrote the model"
+            )
+
+    def compare(
+        self, step: int, drawn: Drawn, session: Session, engine: Engine, accumulate: Accumulate
+    ) -> None:
+        """Audit what several processes summed up: this one alone must make the same of the batch."""
+        together = engine.sum()
+        with engine.aside():
+            accumulate(session, drawn, session.feed.look)
+            gap = float((engine.sum() - together).norm()) / self.claim
+        if gap > SINGLE * max(1, len(drawn.sampled)):
+            self._write(step, Found(longest=0.0, gap=gap, most=0.0), held=False)
+            raise BrokenGuarantee(
+                f"mechanism.audit_sensitivity: {BROKEN} at step {step}: the processes' sums are not what one "
+                "process makes of the same records, so the training is not what its guarantee says. Nothing "
+                "is released; report the run to the maintainers"
             )
 
     def published(self) -> tuple[str | None, float | None]:

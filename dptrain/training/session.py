@@ -17,7 +17,8 @@ from dptrain.contracts import ConfigError, Context, DptrainError
 from dptrain.privacy.accountant import DPSGDPlan
 from dptrain.privacy.noise.source import NoiseSource
 from dptrain.training import checkpoint
-from dptrain.training.feed import Feed
+from dptrain.training.distribution import Team
+from dptrain.training.feed import Blocks, Feed
 from dptrain.training.masks import Masks
 
 
@@ -53,13 +54,29 @@ class Session:
     masks: Masks
     context: Context
     audit: Stateful | None = None
+    team: Team | None = None  # of processes that compute sums with this one
     made_by: str = ""  # a hash of what makes the features that the model is trained on; empty: of records
     step: int = 0
+    lost: int = 0  # steps that were paid for and could not be repeated: so many fewer are left
     history: list[tuple[int, float, float]] = field(default_factory=list)  # step, accuracy, loss
     buffers: dict[str, Tensor] = field(default_factory=dict)  # of the model, as it came
 
     def __post_init__(self) -> None:
         self.buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
+
+    @property
+    def paid(self) -> int:
+        """How many steps were paid for, those that were lost among them."""
+        return self.step + self.lost
+
+    def renew(self, lost: int) -> None:
+        """Go on from here with other draws, for so many more steps were paid for and are lost."""
+        self.lost += lost
+        streams, again = self.context.streams, f"again/{self.paid}"  # told apart where a seed derives them
+        if self.noise is not None:
+            self.noise.renew(streams.secret(f"noise/{again}"))
+        self.feed.renew(streams.secret(f"sampling/{again}"), step=self.step)
+        self.masks.renew(streams.secret(f"masks/{again}"))
 
     @property
     def released(self) -> nn.Module:
@@ -73,6 +90,8 @@ class Session:
             "optimizer_class": f"{type(self.optimizer).__module__}.{type(self.optimizer).__qualname__}",
             "optimizer_arguments": {name: repr(value) for name, value in self.optimizer.defaults.items()},
             "step": self.step,
+            "lost": self.lost,
+            "blocks": asdict(self.feed.blocks),
             "history": self.history,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -87,7 +106,9 @@ class Session:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.feed.load_state_dict(state["sampler"], step=state["step"])  # refuses draws of another version
-        self.step = state["step"]
+        self.masks.load_state_dict(state["masks"])  # likewise
+        self.step, self.lost = state["step"], state["lost"]
+        self.feed.blocks = Blocks(**state["blocks"])
         self.history = [tuple(entry) for entry in state["history"]]
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -96,7 +117,6 @@ class Session:
             self.average.load_state_dict(state["average"])
         if self.noise is not None:
             self.noise.load_state_dict(state["noise"])
-        self.masks.load_state_dict(state["masks"])
         if self.audit is not None and state["audit"] is not None:
             self.audit.load_state_dict(state["audit"])
         for observer, seen in zip(self.context.observers, state["observers"], strict=True):
@@ -132,7 +152,7 @@ def resume(session: Session) -> int:
         )
     _refuse_others(folder, state, session.state_dict())
     session.load_state_dict(state)
-    return max(0, paid - session.step)
+    return max(0, paid - session.paid)
 
 
 def _refuse_others(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

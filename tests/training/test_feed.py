@@ -17,7 +17,7 @@ from dptrain.mechanisms.non_private import NonPrivate
 from dptrain.privacy import dpsgd
 from dptrain.privacy.sampling import PoissonSampler, ShuffleSampler, Units
 from dptrain.training import checkpoint
-from dptrain.training.feed import Drawn, Feed
+from dptrain.training.feed import Blocks, Drawn, Feed
 
 pytestmark = pytest.mark.run
 
@@ -100,7 +100,7 @@ def test_a_state_is_the_one_before_what_was_drawn_and_not_taken(make_plan_of, la
 
     def feed_of(seed, step=0, state=None):
         sampler = PoissonSampler(plan, Units(60), bytes([seed]) * 32)
-        feed = Feed(sampler, records, steps=STEPS, size=4, probed=(1, 2, 3), ahead=ahead)
+        feed = Feed(sampler, records, steps=STEPS, blocks=Blocks(size=4), probed=(1, 2, 3), ahead=ahead)
         if state is not None:
             feed.load_state_dict(state, step=step)
         return feed
@@ -133,7 +133,7 @@ def test_shuffled_batches_are_drawn_again_likewise(make_plan_of, lazily):
 
     def feed_of(seed):
         sampler = ShuffleSampler(plan, Units(60), bytes([seed]) * 32)
-        return Feed(sampler, records, steps=30, size=7, ahead=4)
+        return Feed(sampler, records, steps=30, blocks=Blocks(size=7), ahead=4)
 
     with feed_of(1) as feed:
         for _ in range(8):  # the pass ends after nine batches, which are drawn ahead by now
@@ -194,7 +194,7 @@ def test_no_more_is_drawn_than_there_are_steps_nor_read_than_was_asked_for(make_
     sampler = PoissonSampler(make_plan_of(sample_rate=0.5), Units(60), KEY)
     draws, draw = [], sampler.draw
     sampler.draw = lambda: draws.append(draw()) or draws[-1]
-    with Feed(sampler, splits.train, steps=3, size=5, ahead=4) as feed:
+    with Feed(sampler, splits.train, steps=3, blocks=Blocks(size=5), ahead=4) as feed:
         drawn = feed.draw()
         time.sleep(0.05)
         assert len(rows.readers) <= 4
@@ -209,7 +209,7 @@ def test_no_more_is_drawn_than_there_are_steps_nor_read_than_was_asked_for(make_
 
 def test_empty_steps_are_steps(make_plan_of, lazily):
     sampler = PoissonSampler(make_plan_of(sample_rate=1e-9), Units(60), KEY)
-    with Feed(sampler, lazily()[0].train, steps=50, size=5, ahead=4) as feed:
+    with Feed(sampler, lazily()[0].train, steps=50, blocks=Blocks(size=5), ahead=4) as feed:
         assert [len(feed.draw().sampled) for _ in range(50)] == [0] * 50
 
 
@@ -217,7 +217,7 @@ def test_reading_takes_no_time_beside_computing(make_plan_of, lazily):
     def seconds(ahead: int) -> float:
         splits, _ = lazily(seconds=0.01)
         sampler = PoissonSampler(make_plan_of(sample_rate=0.5), Units(60), KEY)
-        with Feed(sampler, splits.train, steps=6, size=10, ahead=ahead) as feed:
+        with Feed(sampler, splits.train, steps=6, blocks=Blocks(size=10), ahead=ahead) as feed:
             started = time.perf_counter()
             for _ in range(6):
                 for part in feed.draw().ordinary:
@@ -229,7 +229,7 @@ def test_reading_takes_no_time_beside_computing(make_plan_of, lazily):
 
 
 def test_draws_are_divided_by_kind_and_all_there(rng):
-    of = partial(Drawn.of, records=50, probed=(4, 9, 30, 49), size=6)
+    of = partial(Drawn.of, records=50, probed=(4, 9, 30, 49), blocks=Blocks(size=6))
     for step in range(5):
         sampled = (torch.rand(56, generator=rng) < 0.5).nonzero().squeeze(1)
         drawn = of(sampled, step=step)
@@ -243,7 +243,9 @@ def test_draws_are_divided_by_kind_and_all_there(rng):
 @pytest.mark.parametrize("ahead", [0, 3])
 def test_probes_take_turns_at_being_first(make_plan_of, lazily, ahead):
     sampler = PoissonSampler(make_plan_of(sample_rate=1.0), Units(60), KEY)
-    with Feed(sampler, lazily()[0].train, steps=9, size=9, probed=(4, 9, 30), ahead=ahead) as feed:
+    with Feed(
+        sampler, lazily()[0].train, steps=9, blocks=Blocks(size=9), probed=(4, 9, 30), ahead=ahead
+    ) as feed:
         feed.load_state_dict(sampler.state_dict(), step=2)
         first = []
         for _ in range(6):

@@ -147,7 +147,7 @@ def test_the_users_generator_notices_nothing(splits, settings_of, context_of, bu
     context = context_of(streams=Streams(7))
     masks = Masks(KEY, CPU)
     masks.next_step()
-    with masks.drawing():
+    with masks.drawing(0):
         torch.rand(100)
     assert torch.equal(torch.rand(3), expected)
     NonPrivate(settings=settings_of()).fit(Dropped(), splits, budget, context)
@@ -175,7 +175,7 @@ def test_a_model_that_seeds_in_forward_is_refused(before) -> None:
     before_it = torch.get_rng_state()
     with (
         pytest.raises(ConfigError, match=r"model: something seeds PyTorch's generator .* leave out"),
-        masks.drawing(),
+        masks.drawing(0),
     ):
         Dropped(before)(torch.zeros(2, 64))
     assert torch.equal(torch.get_rng_state(), before_it)
@@ -186,19 +186,19 @@ def test_a_state_that_is_put_back_as_checkpointed_layers_do_is_none_of_it() -> N
     masks = Masks(KEY, CPU)
     masks.next_step()
     layer = nn.Dropout(0.5)
-    with masks.drawing():
+    with masks.drawing(0):
         found = torch.utils.checkpoint.checkpoint(
             layer, torch.ones(50, requires_grad=True), use_reentrant=False
         )
         found.sum().backward()
 
 
-def test_one_steps_draws_go_on_from_batch_to_batch_and_are_repeated_after_a_crash() -> None:
+def test_each_physical_batch_has_draws_of_its_own_that_are_repeated_after_a_crash() -> None:
     def draws(masks: Masks) -> list[list[float]]:
         masks.next_step()
         found = []
-        for _ in range(2):
-            with masks.drawing():
+        for block in (0, 1):
+            with masks.drawing(block):
                 found.append(torch.rand(4).tolist())
             torch.manual_seed(random.randrange(2**31))
         return found
@@ -233,7 +233,7 @@ def test_a_checkpoint_tells_no_mask_that_was_drawn(fit, seen, folder, augmentati
     monkeypatch.setattr(KeyChain, "next", lambda self: keys.append(draw(self)) or keys[-1])
     fit(Dropped(), folder=folder, augmentation=augmentation)
     kept = checkpoint.load(folder)["masks"]
-    assert set(kept) == {"key", "step", "drawn_by"}
+    assert set(kept) == {"key", "step", "drawn_by", "masks"}
     later = KeyChain(bytes.fromhex(kept["key"]))
     foretold = {later.next() for _ in range(50)}
     assert len(keys) > 20
@@ -246,7 +246,7 @@ def test_a_checkpoint_tells_no_mask_that_was_drawn(fit, seen, folder, augmentati
 
 def test_the_test_sees_masks_from_the_users_generator(fit, seen, monkeypatch) -> None:
     """Broken on purpose: without the secret state, what a user seeds is what is drawn from."""
-    monkeypatch.setattr(masks.Masks, "drawing", torch.enable_grad)
+    monkeypatch.setattr(masks.Masks, "drawing", lambda *_: torch.enable_grad())
     model = Dropped()
     torch.manual_seed(0)
     public = words_of(torch.get_rng_state())

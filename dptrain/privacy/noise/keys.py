@@ -63,6 +63,10 @@ class KeyChain:
         self.step += 1
         return drawing
 
+    def sealing(self) -> bytes:
+        """A key of this step for a tag, which tells nothing of its draws."""
+        return hmac.digest(self._key, b"dptrain: seal", hashlib.sha256)
+
     def state_dict(self) -> dict[str, Any]:
         return {"key": self._key.hex(), "step": self.step, "drawn_by": DRAWN_BY}
 

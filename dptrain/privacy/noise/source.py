@@ -8,6 +8,7 @@ import struct
 from typing import Any, Protocol
 
 import torch
+from cryptography.hazmat.primitives.poly1305 import Poly1305
 from torch import Tensor
 
 from dptrain.contracts import Randomness
@@ -84,6 +85,14 @@ class NoiseSource:
             self._words(key, count, block=block, level=0),
             lambda level, few: self._words(key, few, block=block, level=level),
         )
+
+    def seal(self, content: memoryview) -> bytes:
+        """A tag (Poly1305, RFC 8439) of what the next noise will be added to, under a key of that step."""
+        return Poly1305.generate_tag(self._keys.sealing(), content)
+
+    def renew(self, key: bytes) -> None:
+        """Draw from another key from now on."""
+        self._keys = KeyChain(key)
 
     def state_dict(self) -> dict[str, Any]:
         return self._keys.state_dict()

@@ -1,0 +1,87 @@
+"""Processes that are lost, or have nothing to do."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ranked import Fit, trainer
+from torch import Tensor
+
+from dptrain.contracts import ConfigError, Context, DptrainError, Splits
+from dptrain.training import checkpoint
+from dptrain.training.processes import Ranks
+
+pytestmark = pytest.mark.run
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """As the helpers have: how sums are rounded depends on how they are computed."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def train(splits: Splits, settings_of: Callable[..., Any], context_of: Callable[..., Context]) -> Fit:
+    return trainer(splits, settings_of, context_of)
+
+
+def test_a_killed_rank_is_named_and_the_run_resumed_by_one_process(
+    train: Fit, folder: Path, flat: Callable[..., Tensor]
+) -> None:
+    whole, _ = train(None, lanes=2)
+    with Ranks(2, seconds=60, threads=1) as ranks:
+
+        def killing(*, done: int, **_: Any) -> None:
+            if done == 4:
+                ranks._started[0].kill()
+                ranks._started[0].wait()
+
+        started = time.monotonic()
+        with pytest.raises(DptrainError, match=r"rank 1 ended \(exit code -9\).*resume=latest"):
+            train(ranks, context={"progress": killing, "folder": folder}, checkpoint_seconds=1e9)
+        assert time.monotonic() - started < 60
+    assert checkpoint.paid(folder) == 5
+    resumed, guarantee = train(None, lanes=1, context={"folder": folder})
+    assert (guarantee.replayed_steps, guarantee.lost_steps) == (5, 0)
+    assert torch.equal(flat(whole.weights), flat(resumed.weights))
+
+
+def test_a_rank_that_does_not_answer_is_given_up(train: Fit, folder: Path) -> None:
+    with Ranks(2, seconds=3, threads=1) as ranks:
+
+        def stopping(*, done: int, **_: Any) -> None:
+            if done == 2:
+                os.kill(ranks._started[0].pid, signal.SIGSTOP)
+
+        with pytest.raises(DptrainError, match="cannot be reached"):
+            train(ranks, context={"progress": stopping, "folder": folder})
+
+
+def test_idle_ranks_wait(train: Fit) -> None:
+    with Ranks(2, seconds=6, threads=1) as ranks:
+        train(ranks)
+        time.sleep(9)
+        train(ranks)
+    assert [process.returncode for process in ranks._started] == [0]
+
+
+def test_an_open_network_is_refused() -> None:
+    hosts = ("a", "b")
+    spread = Ranks(2, seconds=1)
+    spread.hosts = hosts
+    with pytest.raises(ConfigError, match=r"performance\.private_network"):
+        spread._refuse_open_network()
+    trusting = Ranks(2, seconds=1, trusted=True)
+    trusting.hosts = hosts
+    trusting._refuse_open_network()
+    assert trusting.way == " between a, b, over a network declared private"

@@ -61,7 +61,7 @@ def main(order: runs.Order, sweep_folder: Path | None) -> float | None:
                 console.note(f"trial {trial}", why)
                 return None
             asked = order
-            folder, order = _place(config, order, sweep_folder)
+            folder, order = _place(config, order, sweep_folder, console)
             if (folder / runs.REPORT).exists():
                 console.there_already(folder)  # and what was found of it, a broken guarantee too, stays
             else:
@@ -125,7 +125,9 @@ def _plan(config: Config, order: runs.Order, console: Console) -> None:
     console.forecast(plan(config, order.recipe, console, asked=order.asked))
 
 
-def _place(config: Config, order: runs.Order, sweep_folder: Path | None) -> tuple[Path, runs.Order]:
+def _place(
+    config: Config, order: runs.Order, sweep_folder: Path | None, console: Console
+) -> tuple[Path, runs.Order]:
     """The folder to work in, a new one or one to go on with, and what was asked for there."""
     if config.resume is not None:
         return _resumed(config, order)
@@ -136,6 +138,9 @@ def _place(config: Config, order: runs.Order, sweep_folder: Path | None) -> tupl
             return found, runs.read(found)
         if trial is not None:
             order = trials.as_drawn(order, sweep_folder)
+    elif config.task == "train" and (begun := runs.started_by(order, Path(config.output))) is not None:
+        console.note("started again", f"by {order.started_by}: going on with {begun}")
+        return begun, runs.read(begun)
     name = order.recipe if config.task == "train" else "audit"
     return runs.new_folder(sweep_folder or Path(config.output), name), order
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -80,6 +81,19 @@ def launcher_of(environment: Mapping[str, str]) -> str | None:
     for name, (launcher, needed) in KNOWN.items():
         if _number(environment, name) > 1 and all(map(environment.get, needed)):
             return launcher
+    return None
+
+
+def job(environment: Mapping[str, str]) -> str | None:
+    """The launcher's job that started this process, by a name that is the same where it starts it again.
+
+    >>> job({"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_RESTART_COUNT": "1"})
+    'Slurm job 7.0'
+    """
+    if "TORCHELASTIC_RUN_ID" in environment:
+        return f"torchrun {environment['TORCHELASTIC_RUN_ID']}, process {os.getppid()} of {platform.node()}"
+    if "SLURM_JOB_ID" in environment and "SLURM_STEP_ID" in environment:
+        return f"Slurm job {environment['SLURM_JOB_ID']}.{environment['SLURM_STEP_ID']}"
     return None
 
 

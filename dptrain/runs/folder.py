@@ -38,6 +38,7 @@ class Order:
     config: dict[str, Any]
     sweep: bool = False
     drawn: tuple[str, ...] = ()  # overrides that nobody asked for: a private selection drew them
+    started_by: str | None = None  # a launcher's job, which may start the same command again
 
     @property
     def asked(self) -> frozenset[str]:
@@ -216,6 +217,15 @@ def named(name: str, output: Path) -> Path | None:
         return max(finished, key=lambda path: path.stat().st_mtime).parent if finished else None
     for path in output.glob(f"**/{ORDER}"):
         if name in (path.parent.name, read_state(path.parent).tracked_as):
+            return path.parent
+    return None
+
+
+def started_by(order: Order, output: Path) -> Path | None:
+    """The folder of a run that the same job of a launcher began by the same command, if there is one."""
+    for path in output.glob(f"*/{ORDER}") if order.started_by is not None else ():
+        state = read_state(path.parent)
+        if (state.started_by, state.overrides) == (order.started_by, order.overrides):
             return path.parent
     return None
 

@@ -59,6 +59,7 @@ class RunState(State):
     config: dict[str, Any]
     sweep: bool = False
     drawn: tuple[str, ...] = ()  # overrides that a private selection drew
+    started_by: str | None = None  # a launcher's job, which starts it again where a process of it fails
     begun_with: dict[str, Any] | None = None  # digests of data, model code and configuration
     records: str | None = None  # a keyed hash of the records that are trained on
     tracked_as: str | None = None  # its id in MLflow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -124,7 +125,7 @@ class Ranks:
             )
             with self._or_lost():
                 self._channel = Channel(place)
-                self.hosts = tuple(dict.fromkeys(self._channel.gather(host())))
+                self.hosts = tuple(dict.fromkeys(self._channel.gather(platform.node())))
             self._refuse_open_network()
             self._heart = Heartbeat(self._beat, self.seconds)
         return self._channel
@@ -177,14 +178,9 @@ class Ranks:
         )
 
 
-def host() -> str:
-    """The name of this machine."""
-    return os.uname().nodename if hasattr(os, "uname") else os.environ.get("COMPUTERNAME", "")
-
-
 def of_the_first(channel: Channel) -> Iterator[Any]:
     """What the first rank says, signs of life left out, until it needs no help."""
-    channel.gather(host())
+    channel.gather(platform.node())
     while not isinstance(message := channel.hear(), Done):
         if not isinstance(message, Alive):
             yield message

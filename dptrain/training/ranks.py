@@ -11,7 +11,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -20,6 +20,8 @@ import cloudpickle
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import PrefixStore  # type: ignore[attr-defined]
+from torch.distributed.rendezvous import rendezvous
 
 from dptrain.contracts import DptrainError
 
@@ -58,14 +60,17 @@ class Channel:
                 self._own = False
             else:
                 local = place.meeting.startswith("file://")
-                with _on_loopback() if local else _as_it_is():
+                store, rank, size = next(rendezvous(place.meeting, place.rank, place.size, timeout=limit))
+                # A launcher that starts ranks again may keep what those before them left in its store.
+                again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+                with _on_loopback() if local else nullcontext():
                     dist.init_process_group(
                         "cpu:gloo,cuda:nccl"
                         if torch.cuda.is_available() and dist.is_nccl_available()
                         else "gloo",
-                        init_method=place.meeting,
-                        rank=place.rank,
-                        world_size=place.size,
+                        store=PrefixStore(f"dptrain/{again}", store),
+                        rank=rank,
+                        world_size=size,
                         timeout=limit,
                     )
                 self._group, self._own = None, True
@@ -120,11 +125,6 @@ def _on_loopback() -> Iterator[None]:
     finally:
         if before is None:
             os.environ.pop("GLOO_SOCKET_IFNAME", None)
-
-
-@contextmanager
-def _as_it_is() -> Iterator[None]:
-    yield
 
 
 def encrypted(environment: Mapping[str, str]) -> bool:

@@ -16,6 +16,7 @@ _PUBLIC = {
     "audit": "dptrain.api",
     "compare": "dptrain.api",
     "plan": "dptrain.api",
+    "ranks": "dptrain.api",
     "OneOutput": "dptrain.models.one_output",
     "ReportView": "dptrain.report.notebook",
     "ComparisonView": "dptrain.report.notebook",

@@ -20,7 +20,7 @@ from dptrain.comparison.compare import CONFIDENCE
 from dptrain.comparison.compare import compare as compare_runs
 from dptrain.comparison.gather import Selection
 from dptrain.config import Config, parse
-from dptrain.contracts import ConfigError, Forecast, Splits
+from dptrain.contracts import ConfigError, DptrainError, Forecast, Splits
 from dptrain.pipeline import audit as audit_run
 from dptrain.pipeline import plan as forecasting
 from dptrain.pipeline import train
@@ -54,6 +54,25 @@ def run(
         study = study_of(config, order, folder)
         with process.together(config.performance) as ranks:
             return ReportView(train.run(config, order, folder, study, Console(), given=given, ranks=ranks))
+
+
+@contextmanager
+def ranks(**performance: Any) -> Iterator[bool]:
+    """Within, the processes that a launcher started beside this one are one run; whether this is the first.
+
+    For programs under torchrun, srun or Ray Train. The first calls `run`; all others compute with it, and are
+    within once it is done. `performance` are keys of that section that all need to know: `rank_seconds`,
+    `private_network`, `threads`.
+
+        with dptrain.ranks() as first:
+            if first:
+                dptrain.run("quickstart")
+    """
+    words = [f"performance.{key}={value}" for key, value in performance.items()]
+    with process.joined(words, os.environ) as code:
+        yield code is None
+    if code:
+        raise DptrainError("the first rank is gone, or cannot be reached")
 
 
 def plan(
@@ -117,7 +136,7 @@ def _order(
 @contextmanager
 def _new_folder(config: Config, name: str) -> Iterator[Path]:
     """A new run folder, for this process alone; gone again if nothing was begun in it."""
-    process.refuse_ranks(os.environ)
+    process.refuse_one_of_several(os.environ)
     folder = runs.new_folder(Path(config.output), name)
     try:
         with runs.alone(folder):

@@ -130,6 +130,18 @@ def joined(words: Sequence[str], environment: Mapping[str, str]) -> Iterator[int
             _launched = None
 
 
+def refuse_one_of_several(environment: Mapping[str, str]) -> None:
+    """Raise ConfigError where a launcher started this process as one of several, and they are not one run."""
+    from dptrain.contracts import ConfigError  # as above
+
+    refuse_ranks(environment)
+    if (launcher := launcher_of(environment)) is not None and _launched is None:
+        raise ConfigError(
+            f"{launcher} started several processes for one run, and each would train a model that claims the "
+            "whole budget; call dptrain.run within `with dptrain.ranks() as first:`, `if first:`"
+        )
+
+
 @contextmanager
 def together(performance: Performance) -> Iterator[Ranks | None]:
     """Within, the processes that compute a run: started here, or by a launcher; None: this one alone."""

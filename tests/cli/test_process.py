@@ -89,7 +89,11 @@ RANKS = [
     {"LOCAL_RANK": "1"},
     {"OMPI_COMM_WORLD_SIZE": "4"},
     {"PMI_SIZE": "2"},
-    {"SLURM_STEP_NUM_TASKS": "2", "SLURM_NTASKS": "2", "SLURM_PROCID": "0"},
+    {"SLURM_STEP_NUM_TASKS": "2", "SLURM_NTASKS": "2"},
+]
+ONE_RUN = [
+    {"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"},
+    {"SLURM_STEP_NUM_TASKS": "2", "SLURM_NTASKS": "2", "SLURM_PROCID": "1"},
 ]
 ALONE = [
     {},
@@ -110,8 +114,8 @@ def test_one_of_several_ranks_is_refused_with_the_cure(environment: dict[str, st
     assert any(f"{name}={value}" in str(caught.value) for name, value in environment.items())
 
 
-@pytest.mark.parametrize("environment", ALONE, ids=str)
-def test_a_process_that_is_alone_is_not(environment: dict[str, str]) -> None:
+@pytest.mark.parametrize("environment", [*ALONE, *ONE_RUN], ids=str)
+def test_a_process_that_is_alone_or_knows_its_place_is_not(environment: dict[str, str]) -> None:
     process.refuse_ranks(environment)
 
 

@@ -21,6 +21,7 @@ from dptrain.contracts import ConfigError, DataError, DptrainError, Interval, Su
 from dptrain.pipeline.tracked import metrics as metrics_of
 from dptrain.privacy.written import from_json, plan_of
 from dptrain.report.comparison import console, page, tables
+from dptrain.report.comparison.files import write_files
 from dptrain.report.comparison.points import HOLDS, MET, NONE, NOT_MET, UNDECIDED, VOID, Comparison
 from dptrain.report.document import read_json
 from dptrain.sweep.cost import composed, search_cost
@@ -135,6 +136,15 @@ def test_a_void_guarantee_bounds_nothing_and_stands_on_no_frontier(tmp_path):
     assert not void.pareto
     assert sound.pareto
     assert not compared(tmp_path).neighbours
+
+
+def test_where_every_guarantee_is_void_tables_are_written_and_no_figure(tmp_path):
+    for seed in (1, 2):
+        write_run(tmp_path / f"{seed}", seed=seed, guarantee={"void_reason": "a public seed"})
+    found = compared(tmp_path)
+    written = write_files(found, tmp_path / "files")
+    assert {path.name for path in written} == {"comparison.json", "points.csv"}
+    assert "VOID" in page.as_html(found)
 
 
 def test_points_that_another_beats_are_off_the_frontier(tmp_path):

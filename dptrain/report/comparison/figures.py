@@ -18,9 +18,11 @@ RELEASED = "released"
 STYLES = ("release", "second", "third", "fourth", "fifth")
 
 
-def utility(comparison: Comparison) -> Figure:
-    """Accuracy of each point with its seeds, between the baseline and the control model's line."""
+def utility(comparison: Comparison) -> Figure | None:
+    """Accuracy of each point with its seeds, between baseline and control; None where all are void."""
     points = shown(comparison)
+    if not points:
+        return None
     at = axes.places(points)
     floors = [point.floor for point in points if point.floor is not None]
     extent = [end for point in points for end in axes.reach(point.accuracy, point.control_accuracy)]

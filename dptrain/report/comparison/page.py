@@ -23,7 +23,7 @@ from dptrain.report.blocks import (
 )
 from dptrain.report.comparison import sentences, tables
 from dptrain.report.comparison.figures import frontier, leakage, utility
-from dptrain.report.comparison.points import VOID, Comparison
+from dptrain.report.comparison.points import Comparison
 
 TITLES = {
     "verdict": "Which ε",
@@ -108,8 +108,8 @@ def _key_figures(comparison: Comparison) -> list[Block]:
 
 def _utility(comparison: Comparison) -> Section:
     blocks: list[Block] = []
-    if any(point.status != VOID for point in comparison.points):
-        blocks.append(Figures((utility(comparison),), single=True))
+    if (figure := utility(comparison)) is not None:
+        blocks.append(Figures((figure,), single=True))
     caption = "What each point's models are able to do."
     blocks.append(_table(tables.utility(comparison), "utility-table", caption))
     if comparison.neighbours:

@@ -49,6 +49,9 @@ REAL_DATA = {
 def test_no_command_is_left_untested() -> None:
     others = set(COMMANDS) - set(RUNS)
     assert others == {
+        # tests/cli/test_ranks.py has torchrun, srun and the program for Ray Train
+        "torchrun --nproc-per-node 2 --max-restarts 2 -m dptrain recipe=quickstart",
+        "srun --ntasks 2 python -m dptrain recipe=quickstart",
         "scripts/run.sh",
         "scripts/test.sh",
         "scripts/check.sh",

@@ -77,6 +77,8 @@ class SweepStart(Callback):
         written: Any = OmegaConf.to_container(config.hydra)
         params = (written.get("sweeper") or {}).get("params") or {}
         start.refuse_renamed(f"{key}={value}" for key, value in params.items())
+        with start.errors_explained():
+            process.threads_each(config.hydra.launcher, config.performance.processes)
         if config.sweep.candidates:
             cli.begin_selection(
                 Path(config.hydra.sweep.dir),
@@ -171,7 +173,8 @@ def order(config: DictConfig) -> tuple[Order, Path | None]:
         start.refuse(str(error))
     if sweeping and values["performance"]["threads"] is None:
         # What submitit asks a scheduler for, and what nothing holds its local jobs to.
-        values["performance"]["threads"] = OmegaConf.select(asked.launcher, "cpus_per_task")
+        processes = values["performance"]["processes"]
+        values["performance"]["threads"] = process.threads_each(asked.launcher, processes)
     return (
         Order(
             recipe=asked.runtime.choices["recipe"],

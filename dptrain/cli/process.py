@@ -8,7 +8,7 @@ import platform
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dptrain.config.schema import RANK_SECONDS, Performance
 
@@ -169,6 +169,31 @@ def _number(environment: Mapping[str, str], name: str) -> int:
     """A variable's whole number; 0 where it is not set or says something else."""
     text = environment.get(name, "")
     return int(text) if text.isdecimal() else 0
+
+
+def threads_each(launcher: Mapping[str, Any], processes: int) -> int | None:
+    """Threads of each of a job's processes, as its launcher divides the cores; None where it does so itself.
+
+    Raises ConfigError where jobs at once have more processes than this machine has cores.
+
+    >>> threads_each({"cpus_per_task": 8}, 2), threads_each({"n_jobs": 1}, 1)
+    (4, None)
+    """
+    if cores := launcher.get("cpus_per_task"):
+        return max(1, int(cores) // processes)
+    jobs = launcher.get("n_jobs")
+    if processes == 1 or not jobs:
+        return None
+    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    together = processes * (int(jobs) if int(jobs) > 0 else max(1, here + 1 + int(jobs)))
+    if together > here:
+        from dptrain.contracts import ConfigError  # as above
+
+        raise ConfigError(
+            f"hydra.launcher.n_jobs={jobs} and performance.processes={processes}: {together} processes at "
+            f"once on {here} cores; lower one of them"
+        )
+    return here // together
 
 
 def settle(threads: int | None, *, processes: int = 1) -> None:

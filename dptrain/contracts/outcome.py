@@ -146,6 +146,7 @@ class Briefing:
     scaled: tuple[Scaled, ...] = ()
     not_run: tuple[NotRun, ...] = ()  # attacks that are left out
     signal: float | None = None  # of all gradients, at most, over the noise; None: no plan of DP-SGD
+    processes: int = 1  # that compute it together
     features: str = ""  # why those of a frozen part are made anew at each step; empty: they are not
 
 

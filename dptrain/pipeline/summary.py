@@ -56,6 +56,7 @@ def brief(experiment: Experiment, *, recipe: str, folder: Path, made_up: bool = 
         signal=signal_to_noise(plan, parameters) if isinstance(plan, DPSGDPlan) else None,
         mechanism=type(experiment.parts.mechanism).__name__,
         device=str(device),
+        processes=1 if experiment.ranks is None else experiment.ranks.size,
         plan=plan,
         unit=experiment.budget.unit,
         epsilon=math.inf if plan is None else float(plan.loss().get_epsilon_for_delta(delta)),

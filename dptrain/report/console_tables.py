@@ -43,7 +43,10 @@ def plan(briefing: Briefing) -> Iterator[tuple[str, str | Text]]:
     yield "records", counts.row(briefing.counts)
     if briefing.copies:
         yield "warning", briefing.copies
-    yield "model", f"{briefing.model}, {briefing.parameters:,} parameters, on {briefing.device}"
+    where = (
+        briefing.device if briefing.processes == 1 else f"{briefing.device}, {briefing.processes} processes"
+    )
+    yield "model", f"{briefing.model}, {briefing.parameters:,} parameters, on {where}"
     if briefing.signal is not None and (warning := learned.noise(briefing.signal)):
         yield "warning", Text(warning, style="yellow")
     if briefing.features:

@@ -127,3 +127,35 @@ def test_nothing_begins_under_a_launcher_of_ranks(tmp_path: Path, words: tuple[s
     assert err.startswith("error  WORLD_SIZE=2: torchrun started dptrain 2 times for one run")
     assert "Traceback" not in err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("jobs", "processes", "threads"), [(1, 2, 4), (2, 2, 2), (-1, 1, None), (4, 2, 1), (-5, 2, 1)]
+)
+def test_cores_are_divided_among_jobs_and_their_processes(
+    jobs: int, processes: int, threads: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    assert process.threads_each({"n_jobs": jobs}, processes) == threads
+
+
+@pytest.mark.parametrize("jobs", [-1, 5, 8])
+def test_more_processes_than_cores_are_refused(jobs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    with pytest.raises(ConfigError, match=rf"n_jobs={jobs} and performance\.processes=2: \d+ processes"):
+        process.threads_each({"n_jobs": jobs}, 2)
+
+
+def test_a_sweep_begins_no_more_processes_than_there_are_cores(tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    words = (
+        "-m",
+        "seed=1,2",
+        "hydra/launcher=joblib",
+        "hydra.launcher.n_jobs=999",
+        "performance.processes=2",
+    )
+    code, _, err = finish(command(*words, cwd=tmp_path))
+    assert code == cli.FAILED
+    assert "1998 processes at once" in err.replace("\n", " ")
+    assert not list(tmp_path.glob("runs/*/*/run.json"))

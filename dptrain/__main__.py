@@ -8,7 +8,7 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from dptrain.cli import explain, process, start
+from dptrain.cli import explain, launched, start
 from dptrain.cli.files import folder
 from dptrain.cli.hydra import SweepStart, order, register
 from dptrain.redaction import withheld_arguments
@@ -27,7 +27,7 @@ def main(config: DictConfig) -> float | None:
 def run() -> None:
     """The program; `main` is what a launcher carries to other processes."""
     try:
-        with start.errors_explained(), process.joined(sys.argv[1:], os.environ) as helped:
+        with start.errors_explained(), launched.joined(sys.argv[1:], os.environ) as helped:
             if helped is not None:
                 sys.exit(helped)
             sys.argv[1:] = explain.expanded(sys.argv[1:])

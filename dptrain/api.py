@@ -12,7 +12,7 @@ from hydra import compose, initialize_config_dir
 from torch import nn
 
 from dptrain.assembly.given import Given
-from dptrain.cli import process
+from dptrain.cli import launched, process
 from dptrain.cli.explain import explained
 from dptrain.cli.files import folder as files_of
 from dptrain.cli.hydra import plain, refuse_read_first, register
@@ -52,7 +52,7 @@ def run(
         raise ConfigError("dptrain.run trains a new model; use dptrain.audit, or the command line to resume")
     with _new_folder(config, order.recipe) as folder:
         study = study_of(config, order, folder)
-        with process.together(config.performance) as ranks:
+        with launched.together(config.performance) as ranks:
             return ReportView(train.run(config, order, folder, study, Console(), given=given, ranks=ranks))
 
 
@@ -69,7 +69,7 @@ def ranks(**performance: Any) -> Iterator[bool]:
                 dptrain.run("quickstart")
     """
     words = [f"performance.{key}={value}" for key, value in performance.items()]
-    with process.joined(words, os.environ) as code:
+    with launched.joined(words, os.environ) as code:
         yield code is None
     if code:
         raise DptrainError("the first rank is gone, or cannot be reached")
@@ -136,7 +136,7 @@ def _order(
 @contextmanager
 def _new_folder(config: Config, name: str) -> Iterator[Path]:
     """A new run folder, for this process alone; gone again if nothing was begun in it."""
-    process.refuse_one_of_several(os.environ)
+    launched.refuse_one_of_several(os.environ)
     folder = runs.new_folder(Path(config.output), name)
     try:
         with runs.alone(folder):

@@ -22,7 +22,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from dptrain.cli import explain, process, start
+from dptrain.cli import explain, launched, process, start
 from dptrain.cli.files import folder, read_first
 from dptrain.config import defaults
 from dptrain.redaction import withheld
@@ -181,7 +181,7 @@ def order(config: DictConfig) -> tuple[Order, Path | None]:
             overrides=tuple(asked.overrides.task),
             config=values,
             sweep=sweeping,
-            started_by=process.job(os.environ),
+            started_by=launched.job(os.environ),
         ),
         Path(asked.sweep.dir) if sweeping else None,
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dptrain.assembly.build import build
-from dptrain.cli import process
+from dptrain.cli import launched, process
 from dptrain.cli.start import FAILED, INTERRUPTED
 from dptrain.config import Config, parse
 from dptrain.contracts import BrokenGuarantee, ConfigError, DptrainError, LimitExceeded
@@ -43,7 +43,7 @@ def main(order: runs.Order, sweep_folder: Path | None) -> float | None:
     folder: Path | None = None
     order = runs.without_secrets(order)
     try:
-        process.refuse_ranks(os.environ)
+        launched.refuse_ranks(os.environ)
         config = parse(order.config)
         if config.task == "verify":
             _verify(config, console)
@@ -152,7 +152,7 @@ def _carry_out(config: Config, order: runs.Order, folder: Path, console: Console
 
         audit.run(config, order, folder, console)
     else:
-        with process.together(config.performance) as ranks:
+        with launched.together(config.performance) as ranks:
             train.run(config, order, folder, study_of(config, order, folder), console, ranks=ranks)
 
 

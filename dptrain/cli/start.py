@@ -20,7 +20,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from dptrain.cli import explain, process
+from dptrain.cli import explain, launched
 from dptrain.cli.files import folder
 from dptrain.config.rules import key_of, renamed
 from dptrain.config.schema import RENAMED
@@ -38,7 +38,7 @@ def check(arguments: Sequence[str]) -> None:
     if "recipe=" in arguments:
         print("\n".join(["recipe=NAME, one of", *explain.recipes(folder("recipes"))]))
         sys.exit(0)
-    if (why := process.ranks(os.environ)) is not None:
+    if (why := launched.ranks(os.environ)) is not None:
         refuse(why)
     refuse_renamed(arguments)
     if words := several(arguments):

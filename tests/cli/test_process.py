@@ -10,8 +10,8 @@ import pytest
 import torch
 from support import command, finish
 
+from dptrain.cli import launched, process
 from dptrain.cli import main as cli
-from dptrain.cli import process
 from dptrain.contracts import ConfigError
 
 pytestmark = pytest.mark.e2e
@@ -109,14 +109,14 @@ ALONE = [
 @pytest.mark.parametrize("environment", RANKS, ids=str)
 def test_one_of_several_ranks_is_refused_with_the_cure(environment: dict[str, str]) -> None:
     with pytest.raises(ConfigError, match="start") as caught:
-        process.refuse_ranks(environment)
+        launched.refuse_ranks(environment)
     assert "claims the whole budget" in str(caught.value)
     assert any(f"{name}={value}" in str(caught.value) for name, value in environment.items())
 
 
 @pytest.mark.parametrize("environment", [*ALONE, *ONE_RUN], ids=str)
 def test_a_process_that_is_alone_or_knows_its_place_is_not(environment: dict[str, str]) -> None:
-    process.refuse_ranks(environment)
+    launched.refuse_ranks(environment)
 
 
 @pytest.mark.parametrize("words", [(), ("-m", "seed=1,2"), ("task=audit", "release=latest")], ids=str)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -114,6 +115,7 @@ def joined(words: Sequence[str], environment: Mapping[str, str]) -> Iterator[int
     place = launched(environment, seconds=seconds)
     assert place is not None, "a launcher started it"
     if place.rank > 0:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the first, which ends the others
         threads = given.get("performance.threads", "")
         process.settle(int(threads) if threads.isdecimal() else None)
         if code := work(place):

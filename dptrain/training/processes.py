@@ -108,7 +108,7 @@ class Ranks:
                 self._started.append(
                     subprocess.Popen(
                         [sys.executable, "-m", HELPER, *words],
-                        env=environment,
+                        env={**environment, "LOCAL_RANK": str(rank)},  # whose GPU is its own
                         stdin=subprocess.DEVNULL,
                         stdout=log,
                         stderr=log,
@@ -199,10 +199,17 @@ def work(place: Place) -> int:
 
 def own_device(kind: str) -> torch.device:
     """This rank's own device of this type."""
-    if kind != "cuda":
+    if kind == "cpu":
         return torch.device(kind)
+    if kind != "cuda":
+        raise ConfigError(f"device={kind}: several processes compute on cpu or cuda; choose one of them")
     local = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")))
-    return torch.device("cuda", local % torch.cuda.device_count())
+    if local >= torch.cuda.device_count():
+        raise ConfigError(
+            f"device=cuda: this machine has {torch.cuda.device_count()} GPUs, and each process needs one of its "
+            "own; start fewer processes"
+        )
+    return torch.device("cuda", local)
 
 
 def launched(environment: Mapping[str, str], *, seconds: float) -> Place | None:

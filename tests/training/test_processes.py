@@ -15,7 +15,7 @@ from ranked import Fit, trainer
 from torch import Tensor
 
 from dptrain.contracts import ConfigError, Context, DptrainError, Splits
-from dptrain.training import checkpoint
+from dptrain.training import checkpoint, processes
 from dptrain.training.processes import Ranks
 
 pytestmark = pytest.mark.run
@@ -85,3 +85,15 @@ def test_an_open_network_is_refused() -> None:
     trusting.hosts = hosts
     trusting._refuse_open_network()
     assert trusting.way == " between a, b, over a network declared private"
+
+
+def test_each_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert processes.own_device("cuda") == torch.device("cuda", 1)
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(ConfigError, match="start fewer processes"):
+        processes.own_device("cuda")
+    with pytest.raises(ConfigError, match="device=mps"):
+        processes.own_device("mps")
+    assert processes.own_device("cpu") == torch.device("cpu")

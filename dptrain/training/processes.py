@@ -206,8 +206,8 @@ def own_device(kind: str) -> torch.device:
     local = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")))
     if local >= torch.cuda.device_count():
         raise ConfigError(
-            f"device=cuda: this machine has {torch.cuda.device_count()} GPUs, and each process needs one of its "
-            "own; start fewer processes"
+            f"device=cuda: this machine has {torch.cuda.device_count()} GPUs, and each process needs one "
+            "of its own; start fewer processes"
         )
     return torch.device("cuda", local)
 

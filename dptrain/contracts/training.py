@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +62,9 @@ class Ranks(Protocol):
 
     def team(self, job: object) -> AbstractContextManager[Any]:
         """Within, all of them work on this training; what leads them."""
+
+    def each(self, call: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
+        """What this function makes of each of these items, several at a time, each by one process."""
 
 
 @dataclass(frozen=True, kw_only=True)

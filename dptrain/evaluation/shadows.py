@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dptrain.contracts import Access, Budget, Context, Mechanism, Progress, Records, Release, Shadow, Splits
+from dptrain.contracts import (
+    Access,
+    Budget,
+    Context,
+    Mechanism,
+    Progress,
+    Ranks,
+    Records,
+    Release,
+    Shadow,
+    Splits,
+)
 from dptrain.evaluation.stage import reinitialise
 from dptrain.evidence.held_out import train_on
 from dptrain.runs.cache import Cache, content_key, fingerprint, without_privacy
@@ -36,6 +48,7 @@ class ShadowTrainer:
     recipe: Mapping[str, Any]
     cache: Cache
     show: Callable[[str], AbstractContextManager[Progress]]
+    ranks: Ranks | None = None  # that train several at a time
 
     def train(self, count: int, *, private: bool) -> tuple[Shadow, ...]:
         """As many shadow models as asked for, rounded up to pairs; those that are kept cost nothing."""
@@ -45,6 +58,7 @@ class ShadowTrainer:
             return tuple(self._shadow(members, number, key, private, None) for number, members, key in asked)
         title = f"{len(missing)} shadow models{'' if private else ', not private'}"
         with self.show(title) as progress:
+            self._train_together(asked, missing, private, progress)
             return tuple(
                 self._shadow(
                     members,
@@ -55,6 +69,20 @@ class ShadowTrainer:
                 )
                 for number, members, key in asked
             )
+
+    def _train_together(
+        self, asked: Sequence[tuple[int, Tensor, str]], missing: Sequence[int], private: bool, show: Progress
+    ) -> None:
+        """Train those that are missing, one by each process at a time, and keep their weights."""
+        if self.ranks is None or Access.WEIGHTS not in self._mechanism(private).offers:
+            return
+        waiting = [each for each in asked if each[0] in missing]
+        # Neither the cache nor whoever shows progress goes to other processes.
+        train = partial(_weights_of, replace(self, ranks=None, show=_nowhere), private)
+        trained = self.ranks.each(train, [(number, members) for number, members, _ in waiting])
+        for done, ((_, _, key), weights) in enumerate(zip(waiting, trained, strict=True), 1):
+            self.cache.get(key, partial(dict, weights))
+            show(done=done, total=len(waiting), epsilon=math.inf)
 
     def missing(self, count: int, *, private: bool) -> list[int]:
         """The numbers of those, of as many as asked for, that are not kept."""
@@ -133,6 +161,23 @@ class ShadowTrainer:
         known, probes = self.known, self.probes
         groups = [] if known.group_ids is None else [known.group_ids]
         return known.train.hashed().hexdigest() + fingerprint([probes.inputs, probes.labels, *groups])
+
+
+@contextmanager
+def _nowhere(_: str) -> Iterator[Progress]:
+    """Nobody is shown how far a training is."""
+
+    def silent(*, done: int, total: int, epsilon: float) -> None: ...
+
+    yield silent
+
+
+def _weights_of(trainer: ShadowTrainer, private: bool, asked: tuple[int, Tensor]) -> Mapping[str, Tensor]:
+    """The weights of one shadow model, trained in whichever process this is."""
+    number, members = asked
+    weights = trainer._train(members, number, private, None).weights
+    assert weights is not None, "what offers weights has them"
+    return weights
 
 
 def _share(progress: Progress, done: int, total: int) -> Progress:

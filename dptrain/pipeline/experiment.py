@@ -302,6 +302,7 @@ class Experiment:
             recipe=cache_keys.recipe(self.config),
             cache=self.cache,
             show=self.console.training,
+            ranks=self.ranks,
         )
 
     @cached_property

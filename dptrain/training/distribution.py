@@ -11,7 +11,7 @@ import hashlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -57,6 +57,28 @@ class Reply:
     refused: bool = False  # whether what was asked for cannot be done
     losses: tuple[float, ...] = ()
     weights: str | None = None  # a hash of them
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """A function of which the ranks are to call each with an item, until other work is said."""
+
+    call: Callable[[Any], Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Round:
+    """An item for each rank, by rank; none for those beyond."""
+
+    items: tuple[Any, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """What a rank made of its item, or what went wrong."""
+
+    value: Any = None
+    reply: Reply = field(default_factory=Reply)
 
 
 class Team:
@@ -185,13 +207,14 @@ class Helper:
 def failed(error: Exception) -> Reply:
     """What is said of an error: no value of a record, which an error of PyTorch's may hold."""
     refused = isinstance(error, DptrainError)
-    said = str(error) if refused else f"{type(error).__name__} while it computed its share of a step"
+    said = str(error) if refused else f"{type(error).__name__} while it computed its share of the run"
     return Reply(error=said, refused=isinstance(error, ConfigError))
 
 
 def help_with(channel: Channel, messages: Iterator[Any], device_of: Callable[[str], torch.device]) -> None:
     """Do what the first rank says until it needs no help any more."""
     helper: Helper | None = None
+    call: Callable[[Any], Any] | None = None
     for message in messages:
         if isinstance(message, Job):
             reply = Reply()
@@ -203,3 +226,18 @@ def help_with(channel: Channel, messages: Iterator[Any], device_of: Callable[[st
         elif isinstance(message, Step):
             assert helper is not None, "a step is part of a training"
             helper.take(message)
+        elif isinstance(message, Work):
+            call = message.call
+        elif isinstance(message, Round):
+            assert call is not None, "a round is part of work"
+            channel.gather(made(call, message.items, channel.rank))
+
+
+def made(call: Callable[[Any], Any], items: Sequence[Any], rank: int) -> Made:
+    """What this rank makes of its item, if there is one for it."""
+    if rank >= len(items):
+        return Made()
+    try:
+        return Made(value=call(items[rank]))
+    except Exception as error:
+        return Made(reply=failed(error))

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from dptrain.contracts import ConfigError, DptrainError
-from dptrain.training.distribution import Job, Reply, Team, accepted, help_with
+from dptrain.training.distribution import Job, Made, Reply, Round, Team, Work, accepted, help_with
 from dptrain.training.ranks import Alive, Channel, Done, Heartbeat, Place, encrypted
 
 HELPER = "dptrain.cli.rank"  # the module that a started process runs
@@ -97,6 +97,29 @@ class Ranks:
             yield team
         finally:
             team.finish()
+
+    def each(self, call: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
+        """What this function makes of each of these items, in their order, one at a time by each process.
+
+        Raises DptrainError where a process fails at one, and what the function raises in this one.
+        """
+        channel = self._joined()
+        assert self._heart is not None
+        with self._heart.lock:
+            with self._or_lost():
+                channel.say(Work(call=call))
+            for start in range(0, len(items), self.size):
+                some = tuple(items[start : start + self.size])
+                with self._or_lost():
+                    channel.say(Round(items=some))
+                try:
+                    mine = call(some[0])
+                finally:  # whatever becomes of it, the others reply
+                    with self._or_lost():
+                        replies: list[Made] = channel.gather(Made())[1:]
+                accepted([each.reply for each in replies])
+                yield mine
+                yield from (each.value for each in replies[: len(some) - 1])
 
     def _start(self) -> None:
         """Start the others on this machine; they get ready while this process does other things."""

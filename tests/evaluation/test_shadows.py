@@ -21,6 +21,7 @@ from dptrain.runs import cache
 from dptrain.runs.cache import Cache
 from dptrain.runs.features import FeatureStore
 from dptrain.tasks.classification import Classification
+from dptrain.training.processes import Ranks
 
 pytestmark = pytest.mark.run
 
@@ -223,3 +224,21 @@ def test_the_budget_has_a_say_in_private_shadows_only(trainer):
         other.train(2, private=private)
         spy = trainer.mechanism if private else trainer.plain
         assert len(spy.trained_on) == trained
+
+
+def test_processes_train_the_shadows_that_one_does(trainer, tmp_path):
+    alone = trainer.train(4, private=True)
+    with Ranks(2, seconds=60, threads=1) as ranks:
+        shared = replace(trainer, ranks=ranks, cache=Cache(tmp_path / "shared"), show=nobody)
+        together = shared.train(4, private=True)
+        assert len(trainer.mechanism.trained_on) == 4 + 2  # two of them by the other process
+        assert shared.missing(4, private=True) == []
+    for mine, theirs in zip(alone, together, strict=True):
+        assert torch.equal(mine.members, theirs.members)
+        for name, value in mine.release.weights.items():
+            torch.testing.assert_close(theirs.release.weights[name], value)
+
+
+@contextmanager
+def nobody(_):
+    yield lambda **_: None

@@ -97,3 +97,24 @@ def test_each_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(ConfigError, match="device=mps"):
         processes.own_device("mps")
     assert processes.own_device("cpu") == torch.device("cpu")
+
+
+def squared(number: int) -> int:
+    if number < 0:
+        raise ValueError("secret 4711")
+    return number * number
+
+
+def test_each_process_takes_an_item_at_a_time() -> None:
+    with Ranks(2, seconds=60, threads=1) as ranks:
+        assert list(ranks.each(squared, [1, 2, 3, 4, 5])) == [1, 4, 9, 16, 25]
+        assert list(ranks.each(squared, [])) == []
+        with pytest.raises(DptrainError, match="rank 1: ValueError") as caught:
+            list(ranks.each(squared, [1, -2, 3]))
+        assert "4711" not in str(caught.value)
+        with pytest.raises(ValueError, match="secret"):
+            list(ranks.each(squared, [-1, 2]))
+        some = ranks.each(squared, [1, 2, 3])
+        assert next(some) == 1
+        some.close()
+        assert list(ranks.each(lambda number: number + 1, [1, 2])) == [2, 3]

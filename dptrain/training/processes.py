@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -148,7 +149,8 @@ class Ranks:
             )
             with self._or_lost():
                 self._channel = Channel(place)
-                self.hosts = tuple(dict.fromkeys(self._channel.gather(platform.node())))
+                machines = dict.fromkeys(self._channel.gather(machine()))  # of which two may have one name
+                self.hosts = tuple(name for name, _ in machines)
             self._refuse_open_network()
             self._heart = Heartbeat(self._beat, self.seconds)
         return self._channel
@@ -201,9 +203,15 @@ class Ranks:
         )
 
 
+def machine() -> tuple[str, str]:
+    """The name of this machine, and what tells it apart from others of that name."""
+    booted = Path("/proc/sys/kernel/random/boot_id")
+    return platform.node(), booted.read_text().strip() if booted.exists() else str(uuid.getnode())
+
+
 def of_the_first(channel: Channel) -> Iterator[Any]:
     """What the first rank says, signs of life left out, until it needs no help."""
-    channel.gather(platform.node())
+    channel.gather(machine())
     while not isinstance(message := channel.hear(), Done):
         if not isinstance(message, Alive):
             yield message

@@ -115,7 +115,8 @@ def joined(words: Sequence[str], environment: Mapping[str, str]) -> Iterator[int
     place = launched(environment, seconds=seconds)
     assert place is not None, "a launcher started it"
     if place.rank > 0:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the first, which ends the others
+        with suppress(ValueError):  # outside the main thread, where Ctrl-C does not arrive anyway
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is for the first, which ends the others
         threads = given.get("performance.threads", "")
         process.settle(int(threads) if threads.isdecimal() else None)
         if code := work(place):

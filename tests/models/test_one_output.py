@@ -58,7 +58,7 @@ def test_clipped_sums_are_those_of_a_loop_over_records(kind: str, splits, make_p
         generator=torch.Generator(),
     )
     engine.accumulate(inputs, labels)
-    found = torch.cat([each.summed_grad.flatten() for each in used])
+    found = torch.cat([each.summed_grad.to(each.dtype).flatten() for each in used])
     torch.testing.assert_close(found, expected.sum(0), rtol=1e-4, atol=1e-4)
     others = (each.summed_grad for each in model.network.other.parameters())
     assert all(each is None or not each.any() for each in others)

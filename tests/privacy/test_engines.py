@@ -84,7 +84,7 @@ def summed(model):
     parameters = [p for p in model.parameters() if p.requires_grad]
     return torch.cat(
         [
-            torch.zeros_like(p).flatten() if p.summed_grad is None else p.summed_grad.flatten()
+            (torch.zeros_like(p) if p.summed_grad is None else p.summed_grad.to(p.dtype)).flatten()
             for p in parameters
         ]
     )

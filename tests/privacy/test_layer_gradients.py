@@ -183,7 +183,8 @@ def test_masks_are_drawn_once(make_plan_of: Callable[..., DPSGDPlan], name: str)
     case = CASES[name]
     model, (inputs, labels) = case.make().double(), batch(case)
     inputs = inputs.double()
-    engine = engine_of("bookkeeping", copy.deepcopy(model), make_plan_of(max_grad_norm=1e9))
+    # A limit that no record reaches, on whose grid of sums rounding stays below the tolerance.
+    engine = engine_of("bookkeeping", copy.deepcopy(model), make_plan_of(max_grad_norm=1e3))
     engine.prepare(inputs)
     for seed in (1, 2):
         torch.manual_seed(seed)

@@ -655,9 +655,11 @@ def test_a_selection_that_was_stopped_before_its_number_was_drawn_is_not_to_be_g
     config = OmegaConf.create(
         {
             "sweep": {"candidates": {"optimizer.lr": [1, 2]}},
+            "performance": {"processes": 1},
             "hydra": {
                 "sweep": {"dir": str(tmp_path)},
                 "overrides": {"task": []},
+                "launcher": {},
                 "runtime": {"choices": {"hydra/sweeper": "basic"}},
             },
         }

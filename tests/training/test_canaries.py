@@ -44,7 +44,7 @@ class Recorder:
 
 def no_noise(optimizer):
     for parameter in optimizer.params:
-        parameter.grad = parameter.summed_grad.clone().to(parameter.dtype).to(parameter.dtype)
+        parameter.grad = parameter.summed_grad.clone().to(parameter.dtype)
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ class Parts:
 
     source: Source
     mechanism: Mechanism
-    plain: Mechanism  # the same training without privacy
+    plain: Mechanism  # the same training without privacy: the mechanism's own `control`, or NonPrivate
     control: Mechanism | None  # `plain`; None: switched off, or the mechanism is not private itself
     attacks: dict[str, Attack]
     games: dict[str, Game]
@@ -97,7 +97,8 @@ def assemble(config: Config, given: Given | None = None) -> Parts:
         problems.append(f"report.pdf=true {why}")
     if problems:
         raise ConfigError("\n".join(problems))
-    plain = NonPrivate(settings=control_settings)
+    own = getattr(mechanism, "control", None)
+    plain = NonPrivate(settings=control_settings) if own is None else own(control_settings)
     wanted = config.control.enabled and not isinstance(mechanism, NonPrivate)
     return Parts(
         source=source,

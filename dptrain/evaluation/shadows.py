@@ -49,6 +49,7 @@ class ShadowTrainer:
     cache: Cache
     show: Callable[[str], AbstractContextManager[Progress]]
     ranks: Ranks | None = None  # that train several at a time
+    plain_recipe: Mapping[str, Any] | None = None  # what a training without privacy reads; None: as DP-SGD's
 
     def train(self, count: int, *, private: bool) -> tuple[Shadow, ...]:
         """As many shadow models as asked for, rounded up to pairs; those that are kept cost nothing."""
@@ -152,15 +153,22 @@ class ShadowTrainer:
             "shadow",
             values,
             [members, *self._initial(number).state_dict().values()],
-            self.recipe if private else without_privacy(self.recipe),
+            self.recipe if private else self._plain_recipe,
         )
+
+    @property
+    def _plain_recipe(self) -> Mapping[str, Any]:
+        return without_privacy(self.recipe) if self.plain_recipe is None else self.plain_recipe
 
     @cached_property
     def _records(self) -> str:
         """A hash of the records that every shadow model has in common."""
         known, probes = self.known, self.probes
         groups = [] if known.group_ids is None else [known.group_ids]
-        return known.train.hashed().hexdigest() + fingerprint([probes.inputs, probes.labels, *groups])
+        public = known.public.hashed().hexdigest() if known.public is not None and known.public_seen else ""
+        return (
+            known.train.hashed().hexdigest() + public + fingerprint([probes.inputs, probes.labels, *groups])
+        )
 
 
 @contextmanager

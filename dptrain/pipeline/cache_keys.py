@@ -8,10 +8,12 @@ from typing import Any
 
 from torch import nn
 
+from dptrain.assembly.components import Parts
 from dptrain.config import Config
 from dptrain.contracts import Context, Splits
 from dptrain.evaluation.assignment import Assignments
 from dptrain.evaluation.stage import Stage
+from dptrain.mechanisms.non_private import NonPrivate
 from dptrain.models.frozen import split
 from dptrain.runs import binding
 from dptrain.runs.cache import content_key, without_privacy
@@ -24,8 +26,16 @@ def recipe(config: Config) -> dict[str, Any]:
     return {name: node for name, node in asdict(config).items() if name in SHAPES_A_TRAINING}
 
 
+def plain_recipe(config: Config, parts: Parts) -> dict[str, Any]:
+    """What of it a training without privacy reads: of the mechanism too, where the control is its own."""
+    every = recipe(config)
+    kept = without_privacy(every)
+    return kept if isinstance(parts.plain, NonPrivate) else {**kept, "mechanism": every["mechanism"]}
+
+
 def of_control(
     config: Config,
+    parts: Parts,
     splits: Splits,
     context: Context,
     stage: Stage,
@@ -47,6 +57,7 @@ def of_control(
         asdict(config.evidence),
         None if canaries is None else canaries.norm,
         splits.holdout.hashed().hexdigest(),
+        *([splits.public.hashed().hexdigest()] if splits.public is not None and splits.public_seen else []),
         *(() if splits.task is None else (repr(splits.task),)),
     )
     tensors = [
@@ -54,7 +65,7 @@ def of_control(
         *model.state_dict().values(),
         *([] if canaries is None else [canaries.coordinates]),
     ]
-    return content_key("twin", values, tensors, {**without_privacy(recipe(config)), **sections})
+    return content_key("twin", values, tensors, {**plain_recipe(config, parts), **sections})
 
 
 def of_features(config: Config, splits: Splits, context: Context, model: nn.Module) -> str | None:

@@ -14,7 +14,7 @@ from torch import nn
 
 from dptrain.assembly.components import Parts
 from dptrain.assembly.model import make_model
-from dptrain.assembly.records import load_splits
+from dptrain.assembly.records import declare_public, load_splits
 from dptrain.assembly.values import given_output, make_budget, make_context, make_outputs, make_streams
 from dptrain.config import Config
 from dptrain.contracts import (
@@ -96,6 +96,8 @@ class Experiment:
         """
         streams = make_streams(config)
         splits = load_splits(parts.source, streams)
+        if played is not None:
+            splits = declare_public(splits, parts.mechanism, streams)
         measured = criteria.measured_by(task_of(splits)) if config.fail_if else ()
         conditions = criteria.parse(config.fail_if, parts.attacks, measured=measured)
         preconditions.check_output(config.release, splits)
@@ -300,6 +302,7 @@ class Experiment:
             budget=self.budget,
             context=replace(self.context, streams=replace(streams, seed=own.initial_seed()), ranks=None),
             recipe=cache_keys.recipe(self.config),
+            plain_recipe=cache_keys.plain_recipe(self.config, self.parts),
             cache=self.cache,
             show=self.console.training,
             ranks=self.ranks,
@@ -308,5 +311,11 @@ class Experiment:
     @cached_property
     def _control_key(self) -> str:
         return cache_keys.of_control(
-            self.config, self.splits, self.context, self.control_stage, self.assignments, self.model
+            self.config,
+            self.parts,
+            self.splits,
+            self.context,
+            self.control_stage,
+            self.assignments,
+            self.model,
         )

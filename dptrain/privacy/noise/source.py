@@ -119,6 +119,20 @@ def randomness(plan: DPSGDPlan, draws: int, *, on_cpu: bool, secret: bool) -> Ra
     )
 
 
+def of_votes(noise_std: float, draws: int, *, secret: bool) -> Randomness:
+    """What is said of noise on counts of votes, drawn on the CPU, `draws` numbers in all."""
+    return Randomness(
+        secret=secret,
+        cryptographic=True,
+        source=f"{keys.GENERATOR}; keyed by {'the operating system' if secret else 'the public seed'}",
+        generator=f"{keys.GENERATOR}; normal numbers by inversion, in double precision",
+        reach=REACH,
+        draws=draws,
+        grid=grid_step(noise_std) / noise_std,
+        assumptions=assumptions(on_cpu=True)[:2],
+    )
+
+
 def assumptions(*, on_cpu: bool) -> tuple[str, ...]:
     """What is taken to be true without proof, one sentence or two each."""
     cipher = (

@@ -1,4 +1,4 @@
-"""Teachers: one changed record changes one vote at most, to the last bit, and a broken partition is caught."""
+"""Teachers: one changed record changes one vote, to the last bit; a broken partition is caught."""
 
 from __future__ import annotations
 

@@ -131,13 +131,15 @@ def fit_student(
     optimizer = torch.optim.Adam(trained, lr=lr, weight_decay=weight_decay)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=steps)
     part.train()
-    for _ in range(steps):
-        rows = torch.randint(len(features), (min(batch, len(features)),), generator=rng)
-        loss = nn.functional.cross_entropy(part(features[rows]), target[rows], reduction="none")
-        optimizer.zero_grad()
-        (weight[rows] * loss).mean().backward()
-        optimizer.step()
-        schedule.step()
+    with torch.random.fork_rng():  # masks of the model's own, the same in a run that goes on
+        torch.manual_seed(rng.initial_seed())
+        for _ in range(steps):
+            rows = torch.randint(len(features), (min(batch, len(features)),), generator=rng)
+            loss = nn.functional.cross_entropy(part(features[rows]), target[rows], reduction="none")
+            optimizer.zero_grad()
+            (weight[rows] * loss).mean().backward()
+            optimizer.step()
+            schedule.step()
     part.eval()
 
 

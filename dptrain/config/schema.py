@@ -245,7 +245,10 @@ class Config(Section):
         Field(description="true or false; true draws the noise from the seed, which voids the guarantee"),
     ] = False
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    dtype: Literal["float32", "float64"] = "float32"
+    dtype: Annotated[
+        Literal["float32", "float64", "bfloat16"],
+        Field(description="float32, float64, or bfloat16: trainings compute in it, with weights in float32"),
+    ] = "float32"
     output: Annotated[str, Field(min_length=1, description="a folder")] = "runs"
     resume: Annotated[str | None, Field(description="a run folder, or latest")] = None
     fail_if: Annotated[

@@ -75,6 +75,7 @@ class Context:
     tracker: Tracker
     device: torch.device
     dtype: torch.dtype = torch.float32
+    bfloat16: bool = False  # whether trainings compute forward and backward passes in it
     folder: Path | None = None  # where checkpoints go; None: this training is not resumable
     planted: tuple[int, ...] = ()  # training index of the record in each slot
     probed: tuple[int, ...] = ()  # training index of each probe that is trained on
@@ -83,6 +84,11 @@ class Context:
     progress: Progress | None = None
     features: Kept | None = None  # of records, kept from one training to the next
     ranks: Ranks | None = None  # that compute it together; None: this process alone
+
+    @property
+    def arithmetic(self) -> str:
+        """What tells trainings apart whose numbers are of other precision, for keys of what is kept."""
+        return f"bfloat16, {self.dtype}" if self.bfloat16 else str(self.dtype)
 
 
 class Mechanism(Protocol):

@@ -123,6 +123,7 @@ def _choose(
         labels=task.made_up(ROWS_AT_MOST, torch.Generator().manual_seed(0)),
         copies=copies,
         clipping=clipping,
+        bfloat16=context.bfloat16,
     )
 
 

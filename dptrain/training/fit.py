@@ -175,6 +175,7 @@ def _session(
             watched=context.planted if settings.augmentation is not None and context.observers else (),
             ranks=ranks,
             ahead=settings.prefetch,
+            device=context.device,
         ),
         noise=noise,
         masks=Masks(context.streams.secret("masks"), context.device),

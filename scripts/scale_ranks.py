@@ -12,7 +12,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from measured import table
-from scale_model import PARTS, Job, Machine, Measured, errors, fit, large_gpu, largest_of_own, step
+from scale_model import PARTS, Job, Machine, Measured, errors, fit, large_gpu, step
 from torch import nn
 
 from dptrain.contracts import Ranks as RanksOf
@@ -118,7 +118,7 @@ def far(machine: Machine) -> str:
                     f"{whole:.3g}",
                     f"{alone / whole:.1f}",
                     *(f"{100 * parts[name] / whole:.1f} %" for name in PARTS),
-                    f"{100 * (own / parts['compute'] - 1):.2f} %",
+                    f"{100 * abs(own / parts['compute'] - 1):.2f} %",
                 )
             )
     return table(("parameters", "GPUs", "s a step", "times faster", *PARTS, "own draws: compute"), rows)
@@ -132,7 +132,7 @@ def draw(found: Sequence[Measured], machine: Machine) -> Figure:
     gpu = large_gpu(machine)
     for job, dashes in zip(FAR, ("-", (0, (5, 2)), (0, (1, 1.5))), strict=True):
         seconds = [sum(step(gpu, job, ranks).values()) for ranks in UP_TO]
-        label = f"{job.parameters:.0e} parameters, {job.positions} positions"
+        label = f"{job.parameters:.0e} parameters, {job.positions} position{'s' * (job.positions > 1)}"
         middle.plot(UP_TO, seconds, color="#0072B2", linestyle=dashes, marker="o", markersize=4, label=label)
         middle.plot(UP_TO, [seconds[0] / ranks for ranks in UP_TO], color="#DDDDDD", linewidth=1, zorder=0)
     middle.set(xscale="log", yscale="log", xlabel="GPUs (assumed)", ylabel="seconds a step")
@@ -172,8 +172,3 @@ def _of_parts(axes: Axes, gpu: Machine) -> None:
         axes.bar([f"{job.parameters:.0e}" for job in FAR], shares, bottom=bottom, color=colour, label=name)
         bottom = [low + share for low, share in zip(bottom, shares, strict=True)]
     axes.set(ylim=(0, 150), xlabel="parameters", ylabel="% of a step")
-
-
-def straggling(job: Job, ranks: int) -> float:
-    """How much longer the slowest would take, had each process a draw of its own."""
-    return largest_of_own(job.batch, ranks) * ranks / job.batch - 1.0

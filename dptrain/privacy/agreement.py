@@ -221,7 +221,7 @@ class _Trial:
         _, shares = OneByOne(self.model, self.loss)(*self.rows(count), self.copies)
         return [share.rows() for share in shares if share is not None]
 
-    def by_rules(self) -> tuple[partial[Gradients] | None, str]:
+    def by_rules(self) -> tuple[partial[Any] | None, str]:
         """The rules, with the axes that records lie along; or why they are wrong."""
         try:
             shapes = []
@@ -234,7 +234,7 @@ class _Trial:
             return None, str(no_rule)
         except Exception as error:
             return None, f"{type(error).__name__}: {error}"
-        way: partial[Gradients] = partial(ByRules, layout=layout)
+        way: partial[Any] = partial(ByRules, layout=layout)
         # Where records may lie on another axis than the first: as many of them as a sequence is long.
         lengths = {extent for shape in shapes[1].values() if len(shape) == 3 for extent in shape[:2]}
         fit = [each for each in lengths - set(ROWS) if 1 < each <= LONGEST]

@@ -29,7 +29,7 @@ class Alone:
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self.way = ""
+        self.way, self.sharded = "", False
 
     def team(self, job: object) -> Any:  # noqa: ARG002
         return nullcontext(Nobody())

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, Partial
+from torch.utils._pytree import tree_map_only
 
 from dptrain.contracts import ConfigError, Inputs
 from dptrain.privacy.bookkeeping.module import FORWARDS, RULES
@@ -39,6 +40,7 @@ def shard(model: nn.Module, mesh: DeviceMesh) -> FSDPModule:
                 "processes; make it a tensor of one axis, or use performance.sharding=none"
             )
     for layer in _alone(model):
+        layer.register_forward_hook(_without_views)
         fully_shard(layer, mesh=mesh, reshard_after_forward=True)
     fully_shard(model, mesh=mesh)
     assert isinstance(model, FSDPModule)
@@ -53,6 +55,11 @@ def _alone(module: nn.Module) -> Iterator[nn.Module]:
         return
     for child in module.children():
         yield from _alone(child)
+
+
+def _without_views(_layer: nn.Module, _inputs: Any, output: Any) -> Any:
+    """What a layer returns as tensors of their own: work in place on a view would lose FSDP2's hook on it."""
+    return tree_map_only(Tensor, lambda each: each.clone() if each._is_view() else each, output)
 
 
 def gathered(model: nn.Module) -> dict[Tensor, Tensor]:

@@ -71,7 +71,7 @@ class Leader:
     def finish(self) -> None:
         """Where something has interrupted a step, the others wait for layers that never come: leave them."""
         if self._begun:
-            self._begun = False
+            self._begun, self._channel.broken = False, True
             self._speaking.release()
 
     # As an engine
@@ -172,7 +172,9 @@ class Leader:
         """Within, all others do this; afterwards they have done it."""
         with self._speaking, self._or_lost():
             self._channel.say(Call(name=name, given=given, named=tuple(named.items())))
+            self._channel.broken = True  # until this process has done its part
             yield
+            self._channel.broken = False
             accepted(self._channel.gather(Reply())[1:])
 
     @contextmanager

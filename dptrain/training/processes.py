@@ -73,7 +73,11 @@ class Ranks:
     ) -> None:
         if self._heart is not None:
             self._heart.stop()
-        if self._channel is not None:
+        if self._channel is not None and self._channel.broken:
+            for process in self._started:
+                process.kill()
+            self._channel.leave()
+        elif self._channel is not None:
             with suppress(RuntimeError):  # a rank is gone, which was told, or matters no more
                 self._channel.say(Done())
             self._channel.leave()
@@ -169,6 +173,11 @@ class Ranks:
                 )
 
     def _joined(self) -> Channel:
+        if self._channel is not None and self._channel.broken:
+            raise DptrainError(
+                "ranks: a training that was divided among processes was interrupted, and they can do nothing "
+                "more; start the run again"
+            )
         if self._channel is None:
             if self._folder is not None:
                 self._wait()

@@ -22,6 +22,7 @@ class ShardedPlain(PlainEngine):
         super().__init__(model, optimizer, expected_batch_size, loss=loss)
         for module in model.modules():
             if isinstance(module, FSDPModule):
+                module.set_force_sum_reduction_for_comms(True)  # gloo knows no scaled sums
                 module.set_gradient_divide_factor(1.0)  # sums, no means over processes
 
     def idle(self, inputs: Inputs, labels: Tensor) -> None:

@@ -27,7 +27,7 @@ from dptrain.privacy.noisy import NoisySum, on_grid
 GATHERED_ALONE = 100_000  # parameters of a layer, from which it is gathered by itself
 
 
-def shard(model: nn.Module, mesh: DeviceMesh) -> FSDPModule:
+def shard(model: nn.Module, mesh: DeviceMesh) -> None:
     """Divide this model's parameters by their first axis, in place.
 
     Large layers of which a rule tells single gradients are gathered one by one, all others with the model.
@@ -43,8 +43,10 @@ def shard(model: nn.Module, mesh: DeviceMesh) -> FSDPModule:
         layer.register_forward_hook(_without_views)
         fully_shard(layer, mesh=mesh, reshard_after_forward=True)
     fully_shard(model, mesh=mesh)
-    assert isinstance(model, FSDPModule)
-    return model
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.set_force_sum_reduction_for_comms(True)  # gloo knows no scaled sums
+            module.set_gradient_divide_factor(1.0)  # sums, no means over processes
 
 
 def _alone(module: nn.Module) -> Iterator[nn.Module]:

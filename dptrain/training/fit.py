@@ -67,7 +67,7 @@ def fit(
     model = model.to(place.device, place.dtype)
     trained = Trained.of(model, splits, settings, place)
     chosen = None
-    if kind is not None or context.observers:
+    if (kind is not None and not divided) or context.observers:
         # Before anything is paid for: a way to per-record gradients that agrees with plain autograd.
         chosen = _choose(kind or "bookkeeping", trained, splits, place, settings.copies, plan.clipping)
     size = max(1, settings.physical_batch_size // settings.copies)
@@ -83,9 +83,10 @@ def fit(
     watch = None
     if context.observers:
         watch = _watch(plan, trained, splits, place, chosen, clips=clipping is not None)
-    engine = partial(engine, **({} if kind is None else {"chosen": chosen}))
+    if kind is not None and not divided:
+        engine = partial(engine, chosen=chosen)
     computing = divided_among if divided else in_each
-    with computing(trained, splits, context, settings, engine, noise=noise) as means:
+    with computing(trained, splits, context, settings, engine, noise=noise, clipping=plan.clipping) as means:
         session = _session(
             plan, trained, units, context, settings, means, size=size, noise=noise, audit=audit
         )

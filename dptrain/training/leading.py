@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dptrain.contracts import ConfigError, DptrainError, Inputs
+from dptrain.privacy.made_up import MadeUp
 from dptrain.privacy.noise.source import NoiseSource
 from dptrain.training.checkpoint import SHARDS
 from dptrain.training.distribution import Reply, accepted
@@ -127,6 +128,11 @@ class Leader:
     def noise(self) -> Tensor:
         found: Tensor = self._all("noise")
         return found.to(self.shards.device)
+
+    def refuse_wrong(self, rows: MadeUp, *, draws: bool, clipping: str) -> None:
+        """Raise ConfigError where gradients of rows that are no record are not those of plain autograd."""
+        if problem := self._all("wrong", rows, draws, clipping):
+            raise ConfigError(f"performance.sharding=fsdp2: {problem}; use performance.sharding=none")
 
     # As what a session holds
 

@@ -16,11 +16,13 @@ from torch.optim.swa_utils import AveragedModel
 
 from dptrain.contracts import ConfigError, Context, Records, Splits
 from dptrain.contracts.randomness import KEY_BYTES
-from dptrain.privacy.agreement import Chosen
+from dptrain.contracts.trees import moved
+from dptrain.privacy.agreement import ROWS_AT_MOST, Chosen
 from dptrain.privacy.dpsgd import Engine
-from dptrain.privacy.gradients import ByRules
+from dptrain.privacy.made_up import MadeUp, vocabulary_of
 from dptrain.privacy.noise.source import NoiseSource
 from dptrain.privacy.sharded import ByShards, ShardedDPSGD
+from dptrain.privacy.sharded_agreement import layout_of
 from dptrain.tasks import task_of
 from dptrain.training.distribution import Job, Team
 from dptrain.training.features import Trained
@@ -52,6 +54,7 @@ def in_each(
     engine: Callable[..., Engine],
     *,
     noise: NoiseSource | None,
+    clipping: str,  # noqa: ARG001
 ) -> Iterator[Means]:
     """The whole model in this process, and in each of those that compute with it."""
     optimizer = settings.optimizer(trained.part.parameters())
@@ -86,16 +89,38 @@ def divided_among(
     engine: Callable[..., Engine],
     *,
     noise: NoiseSource | None,
+    clipping: str,
 ) -> Iterator[Means]:
     """A part of the model in each process; the whole waits in this one, in the memory of its machine."""
     assert context.ranks is not None, "there are processes to divide it among"
-    train = trained.splits.train
+    task, train = task_of(splits), trained.splits.train
+    rows = MadeUp(
+        like=moved(train.blank(1), torch.device("cpu"), context.dtype),
+        bounds=splits.bounds,
+        forms=splits.forms if trained.part is trained.whole else None,
+        labels=task.made_up(ROWS_AT_MOST, torch.Generator().manual_seed(0)),
+        copies=settings.copies,
+        vocabulary=vocabulary_of(trained.part),
+        width=context.dtype,
+    )
+    assert isinstance(engine, partial)
+    made: Callable[..., Any] = partial(ShardedPlain, *engine.args, **engine.keywords)
+    draws = False
+    if noise is not None:
+        if engine.args != ("bookkeeping",):
+            raise ConfigError(
+                "performance.sharding=fsdp2: Opacus' hooks need the whole model; use "
+                "mechanism.engine=bookkeeping, or performance.sharding=none"
+            )
+        layout, draws = layout_of(trained.part, task.loss, rows)
+        ways = {**engine.keywords, "chosen": Chosen(make=partial(ByShards, layout=layout))}
+        made = partial(ShardedDPSGD, *engine.args, **ways)
     job = ShardedJob(
         model=without_values(trained.part),
         records=train,
-        blank=Records(train.blank(1), task_of(splits).made_up(1, torch.Generator().manual_seed(0))),
+        blank=Records(train.blank(1), task.made_up(1, torch.Generator().manual_seed(0))),
         optimizer=settings.optimizer,
-        engine=_sharded(engine),
+        engine=made,
         randomness=None if noise is None else context.streams.randomness,
         device=context.device.type,
         dtype=context.dtype,
@@ -103,25 +128,8 @@ def divided_among(
         average_decay=settings.average_decay,
     )
     with context.ranks.shards(job, trained.part, device=context.device, noise=noise) as leader:
+        if noise is not None:
+            leader.refuse_wrong(rows, draws=draws, clipping=clipping)
         yield Means(
             model=leader.model, optimizer=leader.optimizer, engine=lambda: leader, team=leader, shards=leader
         )
-
-
-def _sharded(engine: Callable[..., Engine]) -> Callable[..., Any]:
-    """The engine of each process, for this one of a single process; ConfigError where there is none."""
-    assert isinstance(engine, partial)
-    made = dict(engine.keywords)
-    chosen: Chosen | None = made.pop("chosen", None)
-    if chosen is None:
-        return partial(ShardedPlain, *engine.args, **made)
-    rules = chosen.make
-    if not (isinstance(rules, partial) and rules.func is ByRules):
-        raise ConfigError(
-            "performance.sharding=fsdp2 needs layers of which a rule tells single gradients, and "
-            f"{chosen.note or 'mechanism.engine=hooks has none'}; use mechanism.engine=bookkeeping and "
-            "layers of PyTorch's own, or performance.sharding=none"
-        )
-    return partial(
-        ShardedDPSGD, *engine.args, **made, chosen=Chosen(make=partial(ByShards, **rules.keywords))
-    )

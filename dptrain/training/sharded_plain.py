@@ -4,26 +4,14 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
-from torch.optim import Optimizer
 
 from dptrain.contracts import Inputs
-from dptrain.privacy.gradients import RecordLoss
 from dptrain.privacy.sharded import held, like, reduced
 from dptrain.training.plain import PlainEngine
 
 
 class ShardedPlain(PlainEngine):
     """One process's part of a training without privacy; all make the same calls."""
-
-    def __init__(
-        self, model: nn.Module, optimizer: Optimizer, expected_batch_size: int, *, loss: RecordLoss
-    ) -> None:
-        super().__init__(model, optimizer, expected_batch_size, loss=loss)
-        for module in model.modules():
-            if isinstance(module, FSDPModule):
-                module.set_force_sum_reduction_for_comms(True)  # gloo knows no scaled sums
-                module.set_gradient_divide_factor(1.0)  # sums, no means over processes
 
     def idle(self, inputs: Inputs, labels: Tensor) -> None:
         """Gather layers with the others for a row that is no record, and add nothing."""

@@ -20,8 +20,10 @@ from torch.optim import Optimizer
 
 from dptrain.contracts import Records
 from dptrain.contracts.randomness import KEY_BYTES
+from dptrain.privacy.made_up import MadeUp
 from dptrain.privacy.noise.source import NoiseSource
 from dptrain.privacy.sharded import ShardedDPSGD, collected, fill, held, shard
+from dptrain.privacy.sharded_agreement import ShardedTrial
 from dptrain.training import shard_files
 from dptrain.training.accumulate import add_up
 from dptrain.training.augment import Augmentation
@@ -120,6 +122,13 @@ class Shards:
         content = b"".join(each.cpu().numpy().tobytes() for each in self.engine.shards())
         tags = self.channel.gather(Poly1305.generate_tag(keys[self.channel.rank], content))
         return b"".join(tags) if tags else None
+
+    def wrong(self, rows: MadeUp, draws: bool, clipping: str) -> str:
+        """What is wrong with the gradients of single rows that are no record; empty: nothing."""
+        engine = self.engine
+        assert isinstance(engine, ShardedDPSGD), "without clipping there are none"
+        assert engine.gradients is not None, "a way to them was chosen"
+        return ShardedTrial(self.model, engine.loss, engine.gradients, clipping).wrong(rows, draws=draws)
 
     def forget(self) -> None:
         self.engine.forget()

@@ -15,7 +15,10 @@ from torch import Tensor, nn
 from dptrain.contracts import ConfigError, Context, Splits, Streams
 from dptrain.mechanisms.dpsgd import DPSGD
 from dptrain.mechanisms.non_private import NonPrivate
+from dptrain.privacy.bookkeeping.shares import Instantiated
 from dptrain.privacy.noise.source import BLOCK, NoiseSource
+from dptrain.privacy.sharded import ByShards
+from dptrain.training import means
 from dptrain.training.augment import Augmentation
 from dptrain.training.processes import Ranks
 
@@ -144,6 +147,24 @@ def test_noise_does_not_depend_on_who_adds_it(cuts: tuple[int, ...]) -> None:
 # ------------------------------------------------------------------ what cannot be divided
 
 
+class Doubled(ByShards):
+    """Rules that are wrong for one parameter."""
+
+    def __call__(self, *given: Any) -> Any:
+        loss, shares = super().__call__(*given)
+        return loss, [*shares[:-1], Instantiated.of([2 * shares[-1].rows()])]
+
+
+def test_wrong_gradients_are_found_before_anything_is_paid_for(
+    train: Fit, ranks: Ranks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(means, "ByShards", Doubled)
+    with pytest.raises(ConfigError, match=r"the gradient of `3\.bias` does not come record by record"):
+        train(ranks, name="wide")
+    monkeypatch.undo()
+    train(ranks, name="wide")  # who work on
+
+
 class Scaled(nn.Module):
     """A model with a parameter that is a single number."""
 
@@ -156,7 +177,7 @@ class Scaled(nn.Module):
 
 
 def test_gradients_by_hooks_are_refused(train: Fit, ranks: Ranks) -> None:
-    with pytest.raises(ConfigError, match=r"performance\.sharding=fsdp2 needs layers of which a rule"):
+    with pytest.raises(ConfigError, match=r"performance\.sharding=fsdp2: Opacus' hooks need the whole"):
         train(ranks, mechanism=partial(DPSGD, engine="hooks"))
 
 

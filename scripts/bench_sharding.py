@@ -2,8 +2,9 @@
 """Memory and time of a model that is divided among processes: python scripts/bench_sharding.py
 
 A perceptron of 50 million parameters takes private steps on made-up records: in one process, and divided
-among two (performance.sharding=fsdp2). Peak memory of each process, as the system counts it, and less what it
-holds once dptrain is imported; seconds a step. Each way runs in a process of its own.
+among two (performance.sharding=fsdp2). Peak memory of each process, as the system counts it: of the whole call, in
+which the first process tries the model out before and after, and while steps are taken; seconds a step. Each way
+runs in a process of its own.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import json
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from functools import partial
@@ -59,11 +61,21 @@ def peak(pid: int | str = "self", kind: str = "VmHWM") -> float:
 def measure(processes: int, steps: int) -> dict[str, object]:
     """Peak memory of each process of one training, and the median seconds of its steps."""
     torch.set_num_threads(1)
-    before, ends = peak(kind="VmRSS"), []
+    ends: list[float] = []
+    training = [0.0]
+    over = threading.Event()
 
-    def progress(*, done: int, **_: object) -> None:
-        if done:
+    def sample() -> None:
+        while not over.wait(0.01):
+            training[0] = max(training[0], peak(kind="VmRSS"))
+
+    def progress(*, done: int, total: int, **_: object) -> None:
+        if done == 0:
+            threading.Thread(target=sample, daemon=True).start()
+        else:
             ends.append(time.perf_counter())
+        if done == total:
+            over.set()
 
     settings = Settings(
         rates=Rates(expected_batch_size=64, steps=steps), optimizer=partial(torch.optim.Adam, lr=1e-4),
@@ -83,7 +95,11 @@ def measure(processes: int, steps: int) -> dict[str, object]:
             mechanism.fit(network(), made_up(2000), budget, replace(context, ranks=ranks))
             peaks = [peak(process.pid) for process in ranks._started]
     seconds = [after - before for before, after in pairwise(ends)]
-    return {"base": before, "peaks": [peak(), *peaks], "seconds": statistics.median(seconds)}
+    return {
+        "peaks": [peak(), *peaks],
+        "training": [training[0], *peaks],
+        "seconds": statistics.median(seconds),
+    }
 
 
 def main() -> int:
@@ -105,18 +121,18 @@ def main() -> int:
     alone = found[0]
     rows = []
     for each, count in zip(found, (1, asked.processes), strict=True):
-        for rank, most in enumerate(each["peaks"]):
+        for rank, (most, training) in enumerate(zip(each["peaks"], each["training"], strict=True)):
             rows.append(
                 (
                     f"{count} process{'es' if count > 1 else ''}, rank {rank}",
                     f"{most:,.0f}",
                     f"{most / alone['peaks'][0]:.2f}",
-                    f"{most - each['base']:,.0f}",
-                    f"{(most - each['base']) / (alone['peaks'][0] - alone['base']):.2f}",
+                    f"{training:,.0f}",
+                    f"{training / alone['training'][0]:.2f}",
                     f"{each['seconds']:.2f}" if rank == 0 else "",
                 )
             )
-    print(table(("", "peak MiB", "of one", "less imports", "of one", "seconds a step"), rows))
+    print(table(("", "peak MiB", "of one", "in steps", "of one", "seconds a step"), rows))
     return 0
 
 

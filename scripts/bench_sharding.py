@@ -2,9 +2,9 @@
 """Memory and time of a model that is divided among processes: python scripts/bench_sharding.py
 
 A perceptron of 50 million parameters takes private steps on made-up records: in one process, and divided
-among two (performance.sharding=fsdp2). Peak memory of each process, as the system counts it: of the whole call, in
-which the first process tries the model out before and after, and while steps are taken; seconds a step. Each way
-runs in a process of its own.
+among two (performance.sharding=fsdp2). Peak memory of each process, as the system counts it: of the whole
+call, in which the first process tries the model out before and after, and while steps are taken; seconds a
+step. Each way runs in a process of its own.
 """
 
 from __future__ import annotations

@@ -96,6 +96,12 @@ class Performance(Section):
     processes: Annotated[
         Count, Field(description="a whole number such as 2: processes that compute a run together, here")
     ] = 1
+    sharding: Annotated[
+        Literal["none", "fsdp2"],
+        Field(
+            description="none: each process has the model; fsdp2: each holds a part of it, as PyTorch divides"
+        ),
+    ] = "none"
     rank_seconds: Annotated[
         float, Field(gt=0, description="seconds after which a process that shows no sign of life is given up")
     ] = RANK_SECONDS

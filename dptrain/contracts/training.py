@@ -60,8 +60,17 @@ class Ranks(Protocol):
     def way(self) -> str:
         """By what way they reach each other, to end a sentence with."""
 
+    @property
+    def sharded(self) -> bool:
+        """Whether each of them holds a part of what is trained."""
+
     def team(self, job: object) -> AbstractContextManager[Any]:
         """Within, all of them work on this training; what leads them."""
+
+    def shards(
+        self, job: object, model: nn.Module, *, device: torch.device, noise: Any
+    ) -> AbstractContextManager[Any]:
+        """Within, all of them hold parts of this training of a model; what leads them."""
 
     def each(self, call: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
         """What this function makes of each of these items, several at a time, each by one process."""

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from opacus import GradSampleModule
 from torch import Tensor, nn
@@ -23,6 +22,7 @@ from dptrain.privacy.bookkeeping.tape import Layout
 from dptrain.privacy.bookkeeping.uses import NoRule
 from dptrain.privacy.clipping import Clipper, left_out
 from dptrain.privacy.gradients import ByHooks, ByRules, Gradients, InFull, OneByOne, RecordLoss, trained
+from dptrain.privacy.made_up import MadeUp, vocabulary_of
 from dptrain.privacy.stilled import stilled
 
 ROWS = (2, 3)
@@ -136,14 +136,7 @@ class _Trial:
         self.counts = ROWS if small else ROWS[:1]
         self.generator = torch.Generator().manual_seed(0)
         self.like, self.bounds, self.forms, self.labels = like, bounds, forms, labels
-        self.vocabulary = min(
-            (
-                each.num_embeddings
-                for each in model.modules()
-                if isinstance(each, nn.Embedding | nn.EmbeddingBag)
-            ),
-            default=2,
-        )
+        self.vocabulary = vocabulary_of(model)
         for dtype, tolerance in ((torch.float64, EXACT), (None, ROUGH)):
             self.model, self.tolerance = self._moved(model, dtype), tolerance
             try:
@@ -189,33 +182,21 @@ class _Trial:
 
     def rows(self, count: int) -> tuple[Any, Tensor]:
         """Inputs and labels of so many records, `copies` of each side by side."""
-        generator = np.random.default_rng(
-            count
-        )  # not PyTorch's, whose draws are constants where all is stilled
         width = next(iter(trained(self.model).values())).dtype
-
-        def made(like: Tensor, form: Form | None) -> Tensor:
-            shape = (count * self.copies, *like.shape[1:])
-            if like.is_floating_point():
-                low, high = self.bounds if form is None else form.bounds
-                rows = (low + (high - low) * torch.from_numpy(generator.random(shape))).to(width)
-            else:
-                ends = (0, self.vocabulary - 1) if form is None else form.bounds
-                rows = torch.from_numpy(generator.integers(int(ends[0]), int(ends[1]) + 1, size=shape))
-                rows = rows.to(like.dtype)
-            return rows.to(like.device)
-
-        forms = self.forms if self.forms is not None else by_name(lambda _: None, self.like)
-        inputs = by_name(made, self.like, forms)
+        made = MadeUp(
+            like=self.like,
+            bounds=self.bounds,
+            forms=self.forms,
+            labels=torch.arange(count) if self.labels is None else self.labels,
+            copies=self.copies,
+            vocabulary=self.vocabulary,
+            width=width,
+        )
+        inputs, labels = made.rows(count)
         if self.labels is None:
             with torch.no_grad():
-                classes = self.model(by_name(lambda rows: rows[:1], inputs)).shape[-1]
-            labels = torch.arange(count) % classes
-        else:
-            labels = self.labels[:count]
-            labels = labels.to(width) if labels.is_floating_point() else labels
-        labels = labels.repeat_interleave(self.copies, dim=0)
-        return inputs, labels.to(leaves(self.like)[0].device)
+                labels = labels % self.model(by_name(lambda rows: rows[:1], inputs)).shape[-1]
+        return inputs, labels
 
     def _alone(self, count: int) -> list[Tensor]:
         _, shares = OneByOne(self.model, self.loss)(*self.rows(count), self.copies)

@@ -93,6 +93,11 @@ def divided_among(
 ) -> Iterator[Means]:
     """A part of the model in each process; the whole waits in this one, in the memory of its machine."""
     assert context.ranks is not None, "there are processes to divide it among"
+    if context.bfloat16:
+        raise ConfigError(
+            "performance.sharding=fsdp2 computes in single precision or double; set dtype=float32, or "
+            "performance.sharding=none"
+        )
     task, train = task_of(splits), trained.splits.train
     rows = MadeUp(
         like=moved(train.blank(1), torch.device("cpu"), context.dtype),

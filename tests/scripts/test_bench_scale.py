@@ -44,7 +44,7 @@ def test_steps_by_two_processes_become_a_table_and_a_figure(script, monkeypatch,
     far = script.scale_ranks
     jobs = [far.Job(parameters=p, batch=b, physical=256) for p in (10**4, 10**6) for b in (64, 512)]
     found = [
-        far.Measured(job=job, ranks=ranks, seconds=1e-3 + 1e-10 * job.batch * job.parameters / ranks)
+        far.Measured(job=job, ranks=ranks, seconds=1e-3 + 1e-7 * job.batch * job.parameters / ranks)
         for job in jobs
         for ranks in (1, 2)
     ]
@@ -57,4 +57,4 @@ def test_steps_by_two_processes_become_a_table_and_a_figure(script, monkeypatch,
     rows = [line for line in said.splitlines() if line.startswith("| 1e+09 |")]
     assert [int(row.split("|")[2]) for row in rows] == [1, 2, 4, 8, 16, 32, 64]
     assert figure.read_bytes().startswith(b"\x89PNG")
-    assert json.loads(said.splitlines()[-1])["machine"]["work"] == pytest.approx(1e-10, rel=0.2)
+    assert json.loads(said.splitlines()[-1])["machine"]["work"] == pytest.approx(1e-7, rel=0.2)

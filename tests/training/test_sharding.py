@@ -181,6 +181,11 @@ def test_gradients_by_hooks_are_refused(train: Fit, ranks: Ranks) -> None:
         train(ranks, mechanism=partial(DPSGD, engine="hooks"))
 
 
+def test_bfloat16_is_refused(train: Fit, ranks: Ranks) -> None:
+    with pytest.raises(ConfigError, match=r"performance\.sharding=fsdp2 computes in single precision"):
+        train(ranks, context={"bfloat16": True})
+
+
 def test_a_single_number_is_refused(
     ranks: Ranks, splits: Splits, settings_of: Callable[..., Any], context_of: Callable[..., Context]
 ) -> None:

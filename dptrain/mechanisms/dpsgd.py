@@ -188,8 +188,10 @@ def _outside(settings: Settings, ranks: Ranks | None) -> tuple[str, ...]:
             "training.diagnostics=true: the loss on training records was logged at each step, without noise."
         )
     if ranks is not None:
+        what = "records, sums of gradients without noise, and the keys that each step's noise is drawn from"
         said.append(
-            f"{ranks.size} processes computed the training: records, and sums of gradients without noise, "
+            f"{ranks.size} processes computed the training: "
+            f"{what if ranks.sharded else 'records, and sums of gradients without noise'}, "
             f"went from one to another{ranks.way}. Each of them, and all that lies between, is trusted."
         )
     return tuple(said)

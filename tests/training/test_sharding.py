@@ -76,7 +76,9 @@ def test_three_processes_release_bit_for_bit_what_one_does(
     (alone, _), (together, said) = train(None, **options), train(ranks, **options)
     assert torch.equal(flat(alone.weights), flat(together.weights))
     assert alone.published == together.published
-    assert "3 processes computed the training" in said.statement().outside_guarantee[-1]
+    outside = said.statement().outside_guarantee[-1]
+    assert "3 processes computed the training" in outside
+    assert "the keys that each step's noise is drawn from" in outside
 
 
 def test_the_control_is_the_same_but_for_rounding(

@@ -12,7 +12,6 @@ from cryptography.hazmat.primitives.poly1305 import Poly1305
 from torch import Tensor
 
 from dptrain.contracts import Randomness
-from dptrain.privacy.accountant import DPSGDPlan
 from dptrain.privacy.noise import keys
 from dptrain.privacy.noise.gaussian import REACH, gaussian, grid_step, noisy_on_grid
 from dptrain.privacy.noise.keys import KeyChain
@@ -104,7 +103,14 @@ class NoiseSource:
 PHILOX = "the GPU's own generator (Philox), seeded at each address with 64 bits of a hash of a secret key"
 
 
-def randomness(plan: DPSGDPlan, draws: int, *, on_cpu: bool, secret: bool) -> Randomness:
+class Noisy(Protocol):
+    """A plan that adds Gaussian noise."""
+
+    @property
+    def noise_std(self) -> float: ...
+
+
+def randomness(plan: Noisy, draws: int, *, on_cpu: bool, secret: bool) -> Randomness:
     """What is said of the noise of this plan, `draws` numbers in all; the guarantee adds what it costs."""
     generator = keys.GENERATOR if on_cpu else PHILOX
     return Randomness(

@@ -137,7 +137,7 @@ class SufficientStatistics:
                 assumptions=assumptions(on_cpu=True)[:2],  # nothing is sampled, and there are no masks
             ),
             outside=OUTSIDE,
-            released="the final weights; the guarantee covers the noisy moments that they are made of as well",
+            released="the final weights; the guarantee covers the noisy moments behind them as well",
             void=BY_PUBLIC_SEED if deterministic else None,
             curve=curve.points,
         )
@@ -210,7 +210,7 @@ class SufficientStatistics:
 
 @dataclass(frozen=True, kw_only=True)
 class WithoutNoise:
-    """The head of the private mechanism from moments without noise, and without the ridge that noise needs."""
+    """The head of the private mechanism from exact moments, without the ridge that noise needs."""
 
     offers: ClassVar[frozenset[Access]] = SufficientStatistics.offers
 

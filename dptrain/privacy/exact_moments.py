@@ -82,8 +82,8 @@ def summed(batches: Callable[[], Iterator[tuple[Tensor, Tensor, Tensor]]], plan:
         records += len(rows)
         if records > MOST_RECORDS:
             raise ConfigError(
-                f"mechanism=sufficient_statistics adds up {MOST_RECORDS:,} records exactly, and data has "
-                "more; use mechanism=dpsgd"
+                f"mechanism=sufficient_statistics adds up {MOST_RECORDS:,} records exactly, and data "
+                "has more; use mechanism=dpsgd"
             )
         _refuse_long(rows, weights, 1.0, "features")
         _refuse_long(targets, weights, plan.label_norm, "labels")
@@ -97,9 +97,9 @@ def _refuse_long(rows: Tensor, weights: Tensor, norm: float, what: str) -> None:
     """Exact: squares are multiples of 2^-32, as are their sums."""
     if bool((rows.square().sum(1) > norm**2 * weights.double()).any()):
         raise BrokenGuarantee(
-            f"mechanism=sufficient_statistics: {what} of a record are longer than they were clipped to, so the "
-            "release would not be as private as its guarantee says. Nothing is released; report the run to "
-            "the maintainers"
+            f"mechanism=sufficient_statistics: {what} of a record are longer than they were clipped to, so "
+            "the release would not be as private as its guarantee says. Nothing is released; report the "
+            "run to the maintainers"
         )
 
 

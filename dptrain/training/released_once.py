@@ -32,8 +32,8 @@ def get(
     elif state.get("terms") != dict(terms):
         raise DptrainError(
             f"resume={folder}: it was begun under another plan, or with another frozen part of the model, "
-            "than are found now; resume it with the data, the configuration and the library versions that it was "
-            "begun with, or start a new run"
+            "than are found now; resume it with the data, the configuration and the library versions that "
+            "it was begun with, or start a new run"
         )
     elif state["moments"] is not None:
         return Moments(**state["moments"])

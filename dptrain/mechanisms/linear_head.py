@@ -12,6 +12,7 @@ from dptrain.models.frozen import FrozenFeatures, split
 from dptrain.training.settings import Settings
 
 NAME = "mechanism=sufficient_statistics"
+MOST_FEATURES = 10_000  # whose moments take 0.8 GB, and minutes to be solved
 PASSING = (nn.Flatten, nn.Identity, Clipped)  # what may stand before the last layer of a head
 
 
@@ -42,6 +43,11 @@ def linear_of(model: nn.Module) -> nn.Linear:
             f"{NAME} trains a linear layer with a bias on a frozen part, and the model does not end in one; "
             "choose model=scatter_linear, or a pre-trained model with model.trainable=head, or "
             "mechanism=dpsgd"
+        )
+    if last.in_features > MOST_FEATURES:
+        raise ConfigError(
+            f"{NAME} sums products of all pairs of features, of which the model has {last.in_features:,}; "
+            f"choose {MOST_FEATURES:,} at most, such as by model.components=1000, or mechanism=dpsgd"
         )
     return last
 

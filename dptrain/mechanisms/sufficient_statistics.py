@@ -122,7 +122,9 @@ class SufficientStatistics:
             return noised(made, plan, noise.add)
 
         trained = _trained(prepared, splits, self.settings, context)
-        terms = {"plan": asdict(plan), "made_by": trained.made_by, "size": size}
+        frozen = _frozen(trained, context)
+        made_by = trained.made_by if frozen is None else frozen.digest.hexdigest()
+        terms = {"plan": asdict(plan), "made_by": made_by, "size": size}
         moments = released_once.get(context.folder, terms, partial(release, trained), epsilon=spent)
         found = self._release(trained, prepared, moments, plan, splits, context)
         refuse_dependent_release(found, splits)
@@ -134,6 +136,7 @@ class SufficientStatistics:
             sensitivity=Sensitivity(most=plan.mu * plan.noise_multiplier, independence=TESTED),
             randomness=replace(
                 randomness(plan, drawn, on_cpu=True, secret=not deterministic),
+                grid=plan.grid,
                 assumptions=assumptions(on_cpu=True)[:2],  # nothing is sampled, and there are no masks
             ),
             outside=OUTSIDE,
@@ -162,8 +165,7 @@ class SufficientStatistics:
         self, trained: Trained, splits: Splits, budget: Budget, context: Context
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Rows, targets and weights of the training records, batch by batch, on the CPU."""
-        parts = split(trained.whole) if trained.part is trained.whole else None  # None: they are made
-        frozen = None if parts is None else Features(parts[0], context)
+        frozen = _frozen(trained, context)
         every = _weights(splits, budget)
         for number, batch in enumerate(trained.splits.train.batches(CHUNK)):
             features = batch.inputs if frozen is None else frozen(batch.inputs)
@@ -235,6 +237,15 @@ def _trained(model: nn.Module, splits: Splits, settings: Settings, context: Cont
     """A copy of the model where it is to be trained, its features made once where they fit in memory."""
     placed = copy.deepcopy(model).to(context.device, context.dtype)
     return Trained.of(placed, splits, settings, context)
+
+
+def _frozen(trained: Trained, context: Context) -> Features | None:
+    """What makes the features of records; None where they are made."""
+    if trained.part is not trained.whole:
+        return None
+    parts = split(trained.whole)
+    assert parts is not None, "a model without a frozen part is refused"
+    return Features(parts[0], context)
 
 
 def _weights(splits: Splits, budget: Budget) -> Tensor:

@@ -11,6 +11,7 @@ from dp_accounting.pld import privacy_loss_distribution as pld
 
 from dptrain.contracts import Budget, PrivacyLoss
 from dptrain.privacy.accountant import DPSGDPlan, grid, privacy_loss
+from dptrain.privacy.noise.gaussian import grid_step
 from dptrain.privacy.plan import Target, calibrate, check_delta
 
 
@@ -68,6 +69,12 @@ class MomentsPlan:
         )
 
     @property
+    def grid(self) -> float:
+        """The coarsest of the grids that noisy sums are rounded to, in standard deviations of their noise."""
+        stds = (self.second_std, self.beside_std, self.cross_std, self.eigenvalue_std or self.second_std)
+        return max(grid_step(std) / std for std in stds)
+
+    @property
     def mu(self) -> float:
         """The mu of all queries together.
 
@@ -118,7 +125,8 @@ class MomentsPlan:
 
 def calibrated(plan: MomentsPlan, budget: Budget) -> MomentsPlan:
     """The plan with the noise that spends exactly this budget, or with the noise that the budget names."""
-    check_delta(budget.delta, plan.units, budget.unit)
+    if budget.units_public:
+        check_delta(budget.delta, plan.units, budget.unit)
     target = Target.of(budget)
     if target is None:
         assert budget.noise_multiplier is not None

@@ -211,7 +211,7 @@ def test_patients_that_count_by_their_records_are_caught(mechanism, splits, monk
 
 
 def test_rows_that_are_not_clipped_release_nothing(mechanism, splits, context_of, monkeypatch) -> None:
-    monkeypatch.setattr(sufficient_statistics, "rows_of", lambda *a, **k: 1.01 * rows_of(*a, **k))
+    monkeypatch.setattr(sufficient_statistics, "rows_of", lambda *a, **k: 3.0 * rows_of(*a, **k))
     with pytest.raises(BrokenGuarantee, match="Nothing is released"):
         mechanism.fit(model_of(), splits, LITTLE, context_of())
 
@@ -289,6 +289,8 @@ def test_a_model_without_a_linear_head_on_a_frozen_part_is_refused(mechanism, sp
     for model in (mlp, model_of(deep), model_of(nn.Linear(64, 3, bias=False))):
         with pytest.raises(ConfigError, match="trains a linear layer with a bias on a frozen part"):
             mechanism.prepare(model, splits)
+    with pytest.raises(ConfigError, match="the model has 10,001; choose 10,000 at most"):
+        mechanism.prepare(model_of(nn.Linear(10_001, 3)), splits)
     bare = mechanism.prepare(model_of(nn.Linear(64, 3)), splits)
     assert isinstance(bare[1].head[1], Clipped)
     assert mechanism.prepare(bare, splits) is bare

@@ -16,10 +16,10 @@ import os
 import sys
 from pathlib import Path
 
-from bench_accuracy import DEBIAN
 from measured import Run, measure, options, spread, table, write
 
 BEGIN, END = "<!-- one shot: python scripts/bench_one_shot.py -->", "<!-- /one shot -->"
+DEBIAN = "/usr/share/datasets/fashion-mnist"
 EPSILONS = (0.1, 0.3, 1.0, 3.0)
 # By data: the file in DPTRAIN_DATA (None: the folder of --fashion), the metric, the recipes.
 DATA: dict[str, tuple[str | None, str, tuple[str, str]]] = {

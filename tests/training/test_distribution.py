@@ -164,7 +164,7 @@ class Spoilt:
 
     def __init__(self, ranks: Ranks, change: Callable[[Any], Any]) -> None:
         self.ranks, self.change = ranks, change
-        self.size, self.way = ranks.size, ranks.way
+        self.size, self.way, self.sharded = ranks.size, ranks.way, False
 
     def team(self, job: Any) -> Any:
         return self.ranks.team(self.change(job))

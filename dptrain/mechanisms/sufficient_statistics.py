@@ -40,7 +40,7 @@ from dptrain.training.fit import units_of
 from dptrain.training.least_squares import head_of, ridge_of, solve
 from dptrain.training.loop import evaluate
 from dptrain.training.settings import Settings
-from dptrain.training.tested import refuse_dependence, refuse_dependent_release
+from dptrain.training.tested import frozen_part, refuse_dependence, refuse_dependent_release
 
 Part = Annotated[float, Gt(0), Lt(1)]
 
@@ -109,6 +109,7 @@ class SufficientStatistics:
     ) -> tuple[Release, Guarantee]:
         plan = self.plan(splits, budget)
         prepared = self.prepare(model, splits)
+        unchanged = frozen_part(prepared)
         size, outputs = linear_of(prepared).in_features + 1, splits.num_classes
         drawn = draws(size, outputs)
         curve = accountant.Curve(plan, budget.delta, parameters=drawn)
@@ -127,7 +128,7 @@ class SufficientStatistics:
         terms = {"plan": asdict(plan), "made_by": made_by, "size": size}
         moments = released_once.get(context.folder, terms, partial(release, trained), epsilon=spent)
         found = self._release(trained, prepared, moments, plan, splits, context)
-        refuse_dependent_release(found, splits)
+        refuse_dependent_release(found, splits, frozen=unchanged)
         if context.progress is not None:
             context.progress(done=1, total=1, epsilon=spent)
         return found, DPGuarantee(

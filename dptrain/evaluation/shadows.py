@@ -27,6 +27,7 @@ from dptrain.contracts import (
 )
 from dptrain.evaluation.stage import reinitialise
 from dptrain.evidence.held_out import train_on
+from dptrain.mechanisms.non_private import NonPrivate
 from dptrain.runs.cache import Cache, content_key, fingerprint, without_privacy
 
 
@@ -49,7 +50,6 @@ class ShadowTrainer:
     cache: Cache
     show: Callable[[str], AbstractContextManager[Progress]]
     ranks: Ranks | None = None  # that train several at a time
-    plain_recipe: Mapping[str, Any] | None = None  # what a training without privacy reads; None: as DP-SGD's
 
     def train(self, count: int, *, private: bool) -> tuple[Shadow, ...]:
         """As many shadow models as asked for, rounded up to pairs; those that are kept cost nothing."""
@@ -153,12 +153,10 @@ class ShadowTrainer:
             "shadow",
             values,
             [members, *self._initial(number).state_dict().values()],
-            self.recipe if private else self._plain_recipe,
+            self.recipe
+            if private
+            else without_privacy(self.recipe, own=not isinstance(self.plain, NonPrivate)),
         )
-
-    @property
-    def _plain_recipe(self) -> Mapping[str, Any]:
-        return without_privacy(self.recipe) if self.plain_recipe is None else self.plain_recipe
 
     @cached_property
     def _records(self) -> str:

@@ -8,12 +8,10 @@ from typing import Any
 
 from torch import nn
 
-from dptrain.assembly.components import Parts
 from dptrain.config import Config
 from dptrain.contracts import Context, Splits
 from dptrain.evaluation.assignment import Assignments
 from dptrain.evaluation.stage import Stage
-from dptrain.mechanisms.non_private import NonPrivate
 from dptrain.models.frozen import split
 from dptrain.runs import binding
 from dptrain.runs.cache import content_key, without_privacy
@@ -26,23 +24,20 @@ def recipe(config: Config) -> dict[str, Any]:
     return {name: node for name, node in asdict(config).items() if name in SHAPES_A_TRAINING}
 
 
-def plain_recipe(config: Config, parts: Parts) -> dict[str, Any]:
-    """What of it a training without privacy reads: of the mechanism too, where the control is its own."""
-    every = recipe(config)
-    kept = without_privacy(every)
-    return kept if isinstance(parts.plain, NonPrivate) else {**kept, "mechanism": every["mechanism"]}
-
-
 def of_control(
     config: Config,
-    parts: Parts,
     splits: Splits,
     context: Context,
     stage: Stage,
     assignments: Assignments,
     model: nn.Module,
+    *,
+    own: bool,
 ) -> str:
-    """The key of a control model, which begins as `model` and is watched by the attacks of a stage."""
+    """The key of a control model, which begins as `model` and is watched by the attacks of a stage.
+
+    It is trained as any mechanism's is, or in the mechanism's `own` way.
+    """
     canaries, streams = stage.assignments.enter(context).canaries, context.streams
     sections = {
         "attack": {name: config.attack[name] for name in stage.watching},
@@ -65,7 +60,7 @@ def of_control(
         *model.state_dict().values(),
         *([] if canaries is None else [canaries.coordinates]),
     ]
-    return content_key("twin", values, tensors, {**plain_recipe(config, parts), **sections})
+    return content_key("twin", values, tensors, {**without_privacy(recipe(config), own=own), **sections})
 
 
 def of_features(config: Config, splits: Splits, context: Context, model: nn.Module) -> str | None:

@@ -44,6 +44,7 @@ from dptrain.evaluation.utility import measure_utility
 from dptrain.evidence import criteria
 from dptrain.evidence.criteria import Condition
 from dptrain.evidence.held_out import count_copies
+from dptrain.mechanisms.non_private import NonPrivate
 from dptrain.pipeline import cache_keys
 from dptrain.pipeline.feature_store import feature_store
 from dptrain.report.console import Console
@@ -302,7 +303,6 @@ class Experiment:
             budget=self.budget,
             context=replace(self.context, streams=replace(streams, seed=own.initial_seed()), ranks=None),
             recipe=cache_keys.recipe(self.config),
-            plain_recipe=cache_keys.plain_recipe(self.config, self.parts),
             cache=self.cache,
             show=self.console.training,
             ranks=self.ranks,
@@ -312,10 +312,10 @@ class Experiment:
     def _control_key(self) -> str:
         return cache_keys.of_control(
             self.config,
-            self.parts,
             self.splits,
             self.context,
             self.control_stage,
             self.assignments,
             self.model,
+            own=not isinstance(self.parts.plain, NonPrivate),
         )

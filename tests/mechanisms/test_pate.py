@@ -23,7 +23,6 @@ from dptrain.cli import main as cli
 from dptrain.config import parse
 from dptrain.contracts import Budget, ConfigError, Context, DptrainError, Release, Splits
 from dptrain.mechanisms import pate
-from dptrain.mechanisms.non_private import NonPrivate
 from dptrain.mechanisms.pate import PATE
 from dptrain.models.mlp import Mlp
 from dptrain.pipeline import cache_keys, verify
@@ -31,6 +30,7 @@ from dptrain.privacy.votes import VotesPlan
 from dptrain.report.document import read_json
 from dptrain.report.statement_schema import schema
 from dptrain.runs import folder as runs
+from dptrain.runs.cache import without_privacy
 from dptrain.tracking import NullRun
 from dptrain.training import answers
 
@@ -237,13 +237,9 @@ def test_its_control_is_itself_without_noise(splits: Splits) -> None:
 
 
 def test_its_control_is_kept_apart_from_that_of_a_training() -> None:
-    config = parse(order(*ASKED).config)
-    parts = assemble(config)
-    own = cache_keys.plain_recipe(config, parts)
-    assert own["mechanism"]["teachers"] == 30
-    assert parts.control is not None
-    trained = replace(parts, plain=NonPrivate(settings=parts.control.settings))  # type: ignore[attr-defined]
-    assert "mechanism" not in cache_keys.plain_recipe(config, trained)
+    recipe = cache_keys.recipe(parse(order(*ASKED).config))
+    assert without_privacy(recipe, own=True)["mechanism"]["teachers"] == 30
+    assert "mechanism" not in without_privacy(recipe)
 
 
 def test_one_held_out_record_more_or_less_leaves_the_others_public_or_not(mechanism: PATE) -> None:

@@ -169,7 +169,7 @@ class SufficientStatistics:
         frozen = _frozen(trained, context)
         every = _weights(splits, budget)
         for number, batch in enumerate(trained.splits.train.batches(CHUNK)):
-            features = batch.inputs if frozen is None else frozen(batch.inputs)
+            features = batch.inputs if frozen is None else frozen.of_each(batch.inputs)
             weights = every[number * CHUNK : number * CHUNK + len(batch)]
             yield (
                 rows_of(features.flatten(1).cpu(), weights, norm=self.feature_norm, constant=self.constant),

@@ -19,8 +19,7 @@ from dptrain.privacy.moments import MomentsPlan
 
 STEP = 2.0**-16  # of a row's grid
 MOST_RECORDS = 2**21
-# Rows are this much shorter than claimed. It leaves room for the rounding of an eigenvalue, and for that of
-# features, which libraries may round otherwise where other records stand beside one.
+# Rows are this much shorter than claimed, which leaves room for the rounding of an eigenvalue.
 ROOM = 1.0 - 2.0**-10
 
 

@@ -18,7 +18,6 @@ from dptrain.contracts import (
     Context,
     Guarantee,
     Mechanism,
-    Randomness,
     Records,
     Release,
     Splits,
@@ -30,7 +29,7 @@ from dptrain.models.frozen import split
 from dptrain.privacy import accountant
 from dptrain.privacy.guarantee import BY_PUBLIC_SEED, OUTSIDE, DPGuarantee, NoGuarantee
 from dptrain.privacy.noise.cost import refuse_costly
-from dptrain.privacy.noise.source import NoiseSource, of_votes
+from dptrain.privacy.noise.source import NoiseSource, randomness
 from dptrain.privacy.plan import Target
 from dptrain.privacy.votes import VotesPlan, calibrated, noisy_counts
 from dptrain.tasks import task_of
@@ -248,12 +247,11 @@ class _Seen:
 
 def _guarantee(plan: VotesPlan, budget: Budget, context: Context) -> DPGuarantee:
     deterministic = context.streams.deterministic
-    spent: Randomness = of_votes(plan.noise_std, plan.draws, secret=not deterministic)
     curve = accountant.Curve(plan, budget.delta, parameters=plan.classes + 1)
     return DPGuarantee(
         plan=plan,
         budget=budget,
-        randomness=spent,
+        randomness=randomness(plan, plan.draws, on_cpu=True, secret=not deterministic, sampled=False),
         released=RELEASED,
         outside=OUTSIDE,
         void=BY_PUBLIC_SEED if deterministic else None,

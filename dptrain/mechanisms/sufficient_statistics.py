@@ -32,7 +32,7 @@ from dptrain.privacy.guarantee import BY_PUBLIC_SEED, OUTSIDE, DPGuarantee, NoGu
 from dptrain.privacy.independence.check import TESTED
 from dptrain.privacy.moments import MomentsPlan, calibrated
 from dptrain.privacy.noise.cost import refuse_costly
-from dptrain.privacy.noise.source import NoiseSource, assumptions, randomness
+from dptrain.privacy.noise.source import NoiseSource, randomness
 from dptrain.tasks import task_of
 from dptrain.training import released_once
 from dptrain.training.features import CHUNK, Features, Trained
@@ -136,9 +136,7 @@ class SufficientStatistics:
             budget=budget,
             sensitivity=Sensitivity(most=plan.mu * plan.noise_multiplier, independence=TESTED),
             randomness=replace(
-                randomness(plan, drawn, on_cpu=True, secret=not deterministic),
-                grid=plan.grid,
-                assumptions=assumptions(on_cpu=True)[:2],  # nothing is sampled, and there are no masks
+                randomness(plan, drawn, on_cpu=True, secret=not deterministic, sampled=False), grid=plan.grid
             ),
             outside=OUTSIDE,
             released="the final weights; the guarantee covers the noisy moments behind them as well",

@@ -64,6 +64,11 @@ class DPSGDPlan:
         return self.noise_multiplier * self.max_grad_norm
 
     @property
+    def fresh_std(self) -> float:
+        """Of that, what is drawn anew at each step: all of it."""
+        return self.noise_std
+
+    @property
     def interval(self) -> float:
         return grid(self)
 

@@ -47,7 +47,7 @@ class MomentsPlan:
         return self.noise_multiplier / math.sqrt(self.second_share)
 
     @property
-    def noise_std(self) -> float:
+    def fresh_std(self) -> float:
         """That of second moments, of which there are most."""
         return self.second_std
 

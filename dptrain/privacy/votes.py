@@ -62,6 +62,11 @@ class VotesPlan:
         return self.noise_multiplier * ONE_VOTE
 
     @property
+    def fresh_std(self) -> float:
+        """All of that: no noise is used twice."""
+        return self.noise_std
+
+    @property
     def check_std(self) -> float:
         """Standard deviation, in votes, of the noise on the largest count, which one vote moves by 1."""
         return self.noise_multiplier * self.check_ratio

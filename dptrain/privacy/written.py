@@ -15,9 +15,10 @@ import numpy as np
 from dptrain.contracts import DataError, Plan, Statement
 from dptrain.privacy.accountant import DPSGDPlan
 from dptrain.privacy.guarantee import ByTradeoff, gaussian_mu
+from dptrain.privacy.moments import MomentsPlan
 from dptrain.privacy.votes import VotesPlan
 
-_OF_VOTES = f"{VotesPlan.__module__}.{VotesPlan.__qualname__}"
+_PLANS = {f"{kind.__module__}.{kind.__qualname__}": kind for kind in (MomentsPlan, VotesPlan)}
 VERSION = 2  # 1 had `mu`, and `decided_by_coins` for the assignment
 
 
@@ -75,7 +76,7 @@ def plan_from_json(values: Mapping[str, Any]) -> Plan | None:
     if named is None:
         return DPSGDPlan(**constants)
     module, _, name = str(named).rpartition(".")
-    kind = VotesPlan if named == _OF_VOTES else getattr(sys.modules.get(module), name, None)
+    kind = _PLANS.get(named) or getattr(sys.modules.get(module), name, None)
     if not (
         isinstance(kind, type) and is_dataclass(kind) and hasattr(kind, "loss") and hasattr(kind, "describe")
     ):

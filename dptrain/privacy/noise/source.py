@@ -139,14 +139,17 @@ PHILOX = "the GPU's own generator (Philox), seeded at each address with 64 bits 
 
 
 class Noisy(Protocol):
-    """A plan that adds Gaussian noise."""
+    """A plan that adds Gaussian noise: of this standard deviation, what is drawn anew for a number."""
 
     @property
-    def noise_std(self) -> float: ...
+    def fresh_std(self) -> float: ...
 
 
-def randomness(plan: Noisy, draws: int, *, on_cpu: bool, secret: bool) -> Randomness:
-    """What is said of the noise of this plan, `draws` numbers in all; the guarantee adds what it costs."""
+def randomness(plan: Noisy, draws: int, *, on_cpu: bool, secret: bool, sampled: bool = True) -> Randomness:
+    """What is said of the noise of this plan, `draws` numbers in all; the guarantee adds what it costs.
+
+    Where nothing is `sampled`, no masks are drawn either.
+    """
     generator = keys.GENERATOR if on_cpu else PHILOX
     return Randomness(
         secret=secret,
@@ -155,26 +158,12 @@ def randomness(plan: Noisy, draws: int, *, on_cpu: bool, secret: bool) -> Random
         generator=f"{generator}; normal numbers by inversion, in double precision",
         reach=REACH,
         draws=draws,
-        grid=grid_step(plan.noise_std) / plan.noise_std if plan.noise_std > 0 else None,
-        assumptions=assumptions(on_cpu=on_cpu),
+        grid=grid_step(plan.fresh_std) / plan.fresh_std if plan.fresh_std > 0 else None,
+        assumptions=assumptions(on_cpu=on_cpu, sampled=sampled),
     )
 
 
-def of_votes(noise_std: float, draws: int, *, secret: bool) -> Randomness:
-    """What is said of noise on counts of votes, drawn on the CPU, `draws` numbers in all."""
-    return Randomness(
-        secret=secret,
-        cryptographic=True,
-        source=f"{keys.GENERATOR}; keyed by {'the operating system' if secret else 'the public seed'}",
-        generator=f"{keys.GENERATOR}; normal numbers by inversion, in double precision",
-        reach=REACH,
-        draws=draws,
-        grid=grid_step(noise_std) / noise_std,
-        assumptions=assumptions(on_cpu=True)[:2],
-    )
-
-
-def assumptions(*, on_cpu: bool) -> tuple[str, ...]:
+def assumptions(*, on_cpu: bool, sampled: bool = True) -> tuple[str, ...]:
     """What is taken to be true without proof, one sentence or two each."""
     cipher = (
         "ChaCha20 and HMAC-SHA256 are taken to be indistinguishable from random functions, and the operating "
@@ -186,10 +175,15 @@ def assumptions(*, on_cpu: bool) -> tuple[str, ...]:
             "cryptographic and is taken to be as good as random; privacy.randomness=cryptographic draws "
             "the noise on the CPU. Samples are drawn by ChaCha20, which is taken to be so too."
         )
-    return (
+    noise = (
         cipher,
         "Double-precision arithmetic rounds as IEEE 754 says, and the libraries' inverse error and normal "
         "functions are taken to be right to 2^-50 of their value: the noise's cost is bounded under this.",
+    )
+    if not sampled:
+        return noise
+    return (
+        *noise,
         "Poisson sampling keeps to its rate within 2^-43 over the rate, relative: taken to be exact.",
         "Dropout masks and augmentations are part of the secret: with their draws known, one record changes "
         "those of all others. PyTorch's default generators draw them, from states that secret words fill "

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.poly1305 import Poly1305
 from torch import Tensor
 
 from dptrain.contracts import Randomness
-from dptrain.privacy.accountant import DPSGDPlan
+from dptrain.privacy.banded import GradientPlan
 from dptrain.privacy.noise import keys
 from dptrain.privacy.noise.gaussian import REACH, gaussian, grid_step, noisy_on_grid
 from dptrain.privacy.noise.keys import KeyChain
@@ -47,6 +47,11 @@ def on_cpu(device: torch.device, randomness: str) -> bool:
     return randomness == "cryptographic" or device.type != "cuda"
 
 
+def words_on(device: torch.device, randomness: str) -> Words:
+    """Where the noise of parameters on this device comes from."""
+    return keys.words if on_cpu(device, randomness) else DeviceWords(device)
+
+
 class NoiseSource:
     """Adds Gaussian noise to sums of gradients; each `add` is one step, with a key of its own.
 
@@ -61,7 +66,7 @@ class NoiseSource:
     @classmethod
     def on(cls, device: torch.device, key: bytes, *, randomness: str = "auto") -> NoiseSource:
         """A source for parameters on this device; `randomness` is `auto` or `cryptographic`."""
-        return cls(key, words=keys.words if on_cpu(device, randomness) else DeviceWords(device))
+        return cls(key, words=words_on(device, randomness))
 
     @classmethod
     def of(cls, source: NoiseSource | torch.Generator) -> NoiseSource:
@@ -104,7 +109,7 @@ class NoiseSource:
 PHILOX = "the GPU's own generator (Philox), seeded at each address with 64 bits of a hash of a secret key"
 
 
-def randomness(plan: DPSGDPlan, draws: int, *, on_cpu: bool, secret: bool) -> Randomness:
+def randomness(plan: GradientPlan, draws: int, *, on_cpu: bool, secret: bool) -> Randomness:
     """What is said of the noise of this plan, `draws` numbers in all; the guarantee adds what it costs."""
     generator = keys.GENERATOR if on_cpu else PHILOX
     return Randomness(
@@ -114,7 +119,7 @@ def randomness(plan: DPSGDPlan, draws: int, *, on_cpu: bool, secret: bool) -> Ra
         generator=f"{generator}; normal numbers by inversion, in double precision",
         reach=REACH,
         draws=draws,
-        grid=grid_step(plan.noise_std) / plan.noise_std if plan.noise_std > 0 else None,
+        grid=grid_step(plan.fresh_std) / plan.fresh_std if plan.fresh_std > 0 else None,
         assumptions=assumptions(on_cpu=on_cpu),
     )
 

@@ -19,7 +19,8 @@ from typing import ClassVar, TypeAlias
 from dp_accounting import DpEvent
 
 from dptrain.contracts import Budget, ConfigError
-from dptrain.privacy.accountant import DPSGDPlan, PrivacyLoss, grid, privacy_loss
+from dptrain.privacy import accountant
+from dptrain.privacy.accountant import DPSGDPlan, PrivacyLoss
 from dptrain.privacy.noise.strategies import (
     MOST_BANDS,
     bands_shipped,
@@ -87,7 +88,7 @@ class BandedPlan:
 
     @property
     def interval(self) -> float:
-        return grid(self.independent())
+        return accountant.grid(self.independent())
 
     def participations(self, steps: int | None = None) -> int:
         """How often a unit can take part in the first `steps` steps (default: all), at most."""
@@ -112,7 +113,7 @@ class BandedPlan:
         )
 
     def loss(self, steps: int | None = None, *, interval: float | None = None) -> PrivacyLoss:
-        return privacy_loss(self.independent(steps), interval=interval or self.interval)
+        return accountant.privacy_loss(self.independent(steps), interval=interval or self.interval)
 
     def event(self) -> DpEvent:
         return self.independent().event()
@@ -129,8 +130,8 @@ class BandedPlan:
             ("noise", f"correlated, {self.bands} bands, noise multiplier {self.noise_multiplier:.6g}"),
             (
                 "strategy",
-                f"banded Toeplitz, best for prefix sums of {self.best_for:,} steps: a constant learning rate and "
-                "no momentum; with others it is as private, and less than optimal",
+                f"banded Toeplitz, best for prefix sums of {self.best_for:,} steps: a constant learning rate "
+                "and no momentum; with others it is as private, and less than optimal",
             ),
             ("clipping", f"{self.clipping}, to norm {self.max_grad_norm:g}"),
             ("sampling", f"{turns}; {sampled}"),

@@ -127,7 +127,7 @@ def test_steps_that_are_lost_are_followed_by_noise_without_a_past(
 
 
 def _apart(steps, plan):
-    """Of all steps that were paid for, a unit's are so many apart, and as often as is accounted for at most."""
+    """Of all steps that were paid for, a unit's are so many apart, and at most as many as accounted for."""
     assert len(steps) == plan.steps
     seen = torch.zeros(plan.steps, plan.units, dtype=torch.bool)
     for step, units in enumerate(steps):

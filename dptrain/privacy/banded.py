@@ -54,6 +54,7 @@ class BandedPlan:
     sampling: ClassVar[str] = "cyclic"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "strategy", tuple(self.strategy))  # as JSON has lists
         assert 1 <= len(self.strategy) <= self.groups, "participations would meet"
         assert math.isclose(math.hypot(*self.strategy), 1.0, rel_tol=1e-12), "a column is of length 1"
 

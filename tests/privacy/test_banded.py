@@ -1,6 +1,7 @@
 """Correlated noise: its covariance, its cost, who takes part when, and that nothing is noised twice."""
 
 import itertools
+import json
 import math
 from dataclasses import replace
 
@@ -19,6 +20,7 @@ from dptrain.privacy.noise.source import NoiseSource
 from dptrain.privacy.noise.strategies import bands_shipped, mean_squared_error, strategy
 from dptrain.privacy.plan import Rates
 from dptrain.privacy.sampling import CyclicSampler, Units, make_sampler
+from dptrain.privacy.written import plan_from_json, plan_to_json
 
 KEY = bytes(range(32))
 
@@ -203,6 +205,11 @@ def test_the_plan_says_what_it_is_best_for():
     assert "4 bands" in said["noise"]
     assert "16 of a unit" in said["participations"]
     assert "not sampled" in dict(plan_of(turn_rate=1.0).describe())["sampling"]
+
+
+def test_a_plan_is_written_and_read_back():
+    plan = plan_of()
+    assert plan_from_json(json.loads(json.dumps(plan_to_json(plan)))) == plan
 
 
 # ---------------------------------------------------------------------- who takes part when

@@ -22,6 +22,7 @@ from dptrain.contracts import (
     Splits,
     Streams,
 )
+from dptrain.mechanisms.dpsgd import DPSGD
 from dptrain.mechanisms.non_private import NonPrivate
 from dptrain.privacy.noisy import on_grid
 from dptrain.training import checkpoint, distribution
@@ -69,6 +70,7 @@ CASES: dict[str, dict[str, Any]] = {
     "groups": {"unit": "group"},
     "copies": {"augmentation": Augmentation(copies=2, shift=1, flip=False)},
     "shuffled": {"rates": {"sampling": "shuffle"}},
+    "correlated noise": {"mechanism": partial(DPSGD, noise="banded", bands=3)},
     "an average": {"average_decay": 0.9, "schedule": "cosine", "evaluations": 3},
 }
 

@@ -65,7 +65,7 @@ class BandedNoise(NoiseSource):
             self._due = due
         return None if self._due is None else self._due.to(device)
 
-    def seal(self, content: memoryview) -> bytes:
+    def seal(self, content: memoryview | bytes) -> bytes:
         """A tag of what the next noise will be added to: the sum, and what past noise takes off it."""
         tag = Poly1305(self._keys.sealing())
         tag.update(content)

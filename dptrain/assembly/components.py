@@ -97,7 +97,8 @@ def assemble(config: Config, given: Given | None = None) -> Parts:
         problems.append(f"report.pdf=true {why}")
     if problems:
         raise ConfigError("\n".join(problems))
-    plain = NonPrivate(settings=control_settings)
+    own = getattr(mechanism, "control", None)
+    plain = NonPrivate(settings=control_settings) if own is None else own(control_settings)
     wanted = config.control.enabled and not isinstance(mechanism, NonPrivate)
     return Parts(
         source=source,

@@ -106,8 +106,9 @@ class Mechanism(Protocol):
     `offers` says what can be seen of its models and trainings: some of Access. One that offers the
     TRANSCRIPT shows each of its steps to every observer of the context. One may have
     `trial(model, splits, budget, context, *, plan, batch, audit)`, which trains as `fit` does, in batches of
-    about so many units, until `context.progress` raises; by it the time of a training is told. `withheld` may
-    say, by Access, why something is not offered.
+    about so many units, until `context.progress` raises; by it the time of a training is told. One whose
+    training is not made of steps may have `control(settings)`, the mechanism of its control and shadow
+    models: the same without privacy. `withheld` may say, by Access, why something is not offered.
     """
 
     @property

@@ -36,7 +36,7 @@ from dptrain.privacy.sampling import Units
 from dptrain.tasks import task_of
 from dptrain.training.fit import Fitted, fit, units_of
 from dptrain.training.settings import MANY, Settings
-from dptrain.training.tested import refuse_dependence, refuse_dependent_release
+from dptrain.training.tested import frozen_part, refuse_dependence, refuse_dependent_release
 
 NOISES = ("independent", "banded")
 CORRELATED = (
@@ -109,6 +109,7 @@ class DPSGD:
         if self.withheld and context.observers:
             raise ConfigError(f"mechanism.noise={self.noise} shows no steps to observers: {CORRELATED}")
         prepared = self.prepare(model, splits)
+        frozen = frozen_part(prepared)
         parameters = sum(p.numel() for p in prepared.parameters() if p.requires_grad)
         curve = accountant.Curve(plan, budget.delta, parameters=parameters)
         refuse_costly(plan, parameters * plan.steps, epsilon=curve.points[-1][1], delta=budget.delta)
@@ -123,7 +124,7 @@ class DPSGD:
             audit=self.audit_sensitivity,
         )
         release = fitted.release
-        refuse_dependent_release(release, splits)
+        refuse_dependent_release(release, splits, frozen=frozen)
         said = randomness(
             plan,
             parameters * plan.steps,

@@ -44,6 +44,7 @@ from dptrain.evaluation.utility import measure_utility
 from dptrain.evidence import criteria
 from dptrain.evidence.criteria import Condition
 from dptrain.evidence.held_out import count_copies
+from dptrain.mechanisms.non_private import NonPrivate
 from dptrain.pipeline import cache_keys
 from dptrain.pipeline.feature_store import feature_store
 from dptrain.report.console import Console
@@ -308,5 +309,11 @@ class Experiment:
     @cached_property
     def _control_key(self) -> str:
         return cache_keys.of_control(
-            self.config, self.splits, self.context, self.control_stage, self.assignments, self.model
+            self.config,
+            self.splits,
+            self.context,
+            self.control_stage,
+            self.assignments,
+            self.model,
+            own=not isinstance(self.parts.plain, NonPrivate),
         )

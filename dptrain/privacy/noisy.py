@@ -120,11 +120,12 @@ class NoisySum(DPOptimizer):
         self.fill()
         self.add_noise()
         if self.keeps_noise:  # measured, not remembered: what was added, rounding and all
-            self.last_noise = [
-                (parameter.grad.double() - parameter.summed_grad.double()).to(parameter.dtype)
-                for parameter in self.params
-            ]
+            self.last_noise = [self._added(p.grad, p.summed_grad).to(p.dtype) for p in self.params]
         for parameter in self.params:
             parameter.grad /= self.expected_batch_size
         self.original_optimizer.step()
         self.zero_grad(set_to_none=True)
+
+    def _added(self, noisy: Tensor, total: Tensor) -> Tensor:
+        """What was added to the sum of a parameter's gradients."""
+        return noisy.double() - total.double()

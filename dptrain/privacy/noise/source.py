@@ -6,7 +6,6 @@ import hashlib
 import hmac
 import struct
 from collections.abc import Sequence
-from itertools import accumulate
 from typing import Any, Protocol
 
 import torch
@@ -14,7 +13,6 @@ from cryptography.hazmat.primitives.poly1305 import Poly1305
 from torch import Tensor
 
 from dptrain.contracts import Randomness
-from dptrain.privacy.banded import GradientPlan
 from dptrain.privacy.noise import keys
 from dptrain.privacy.noise.gaussian import REACH, gaussian, grid_step, noisy_on_grid
 from dptrain.privacy.noise.keys import KeyChain
@@ -77,10 +75,10 @@ class NoiseSource:
 
     def add(self, sums: list[Tensor], std: float) -> list[Tensor]:
         """These sums with noise of this standard deviation, on its grid: contiguous, of the sums' dtype."""
-        flat = [total.reshape(-1) for total in sums]
-        starts = [0, *accumulate(map(len, flat))]
-        noisy = self.add_to_parts(self.next_key(), flat, starts[:-1], std, size=starts[-1])
-        return [part.view(total.shape) for part, total in zip(noisy, sums, strict=True)]
+        flat = torch.cat([total.reshape(-1) for total in sums])
+        self._add(self.next_key(), [flat], [0], std, size=len(flat))
+        parts = flat.split([total.numel() for total in sums])
+        return [part.view(total.shape).to(total.dtype) for part, total in zip(parts, sums, strict=True)]
 
     def next_key(self) -> bytes:
         """The key of the next step's noise, which is drawn with it alone."""
@@ -91,25 +89,30 @@ class NoiseSource:
     ) -> list[Tensor]:
         """Parts (n,) of a sum of `size` coordinates, each from where it starts, with this step's noise.
 
-        A coordinate's noise is the same whatever the parts are, and whoever adds it.
+        They come in the order of coordinates. A coordinate's noise is the same whatever the parts are, and
+        whoever adds it.
         """
         noisy = [part.clone() for part in parts]
-        if std <= 0.0:
-            return noisy
-        ends = [start + len(part) for start, part in zip(starts, parts, strict=True)]
-        for block, first in enumerate(range(0, size, BLOCK)):
-            last = min(first + BLOCK, size)
-            there = [
-                (part[max(0, first - start) : last - start], max(0, start - first))
-                for part, start, end in zip(noisy, starts, ends, strict=True)
-                if start < last and end > first and end > start
-            ]
-            if there:
-                numbers = self.numbers(key, last - first, block=block)
-                for some, at in there:
-                    own = numbers[at : at + len(some)]
-                    some.copy_(noisy_on_grid(some.to(numbers), own, std))
+        self._add(key, noisy, starts, std, size=size)
         return noisy
+
+    def _add(
+        self, key: bytes, parts: Sequence[Tensor], starts: Sequence[int], std: float, *, size: int
+    ) -> None:
+        """Add this step's noise to these parts in place; a block that several of them share is drawn once."""
+        if std <= 0.0:
+            return
+        drawn, numbers = -1, torch.empty(0)
+        for part, start in zip(parts, starts, strict=True):
+            done = 0
+            while done < len(part):
+                block, first = divmod(start + done, BLOCK)
+                if block != drawn:
+                    drawn, numbers = block, self.numbers(key, min(BLOCK, size - block * BLOCK), block=block)
+                some = part[done : done + BLOCK - first]
+                own = numbers[first : first + len(some)]
+                some.copy_(noisy_on_grid(some.to(own), own, std))
+                done += len(some)
 
     def numbers(self, key: bytes, count: int, *, block: int) -> Tensor:
         """Standard normal numbers (count,), float64: the first of this block under this step's key."""
@@ -140,7 +143,14 @@ class NoiseSource:
 PHILOX = "the GPU's own generator (Philox), seeded at each address with 64 bits of a hash of a secret key"
 
 
-def randomness(plan: GradientPlan, draws: int, *, on_cpu: bool, secret: bool) -> Randomness:
+class Noisy(Protocol):
+    """A plan that adds Gaussian noise: of this standard deviation, what is drawn anew for a number."""
+
+    @property
+    def fresh_std(self) -> float: ...
+
+
+def randomness(plan: Noisy, draws: int, *, on_cpu: bool, secret: bool) -> Randomness:
     """What is said of the noise of this plan, `draws` numbers in all; the guarantee adds what it costs."""
     generator = keys.GENERATOR if on_cpu else PHILOX
     return Randomness(

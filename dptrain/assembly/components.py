@@ -172,10 +172,12 @@ def offered(attack: Attack, mechanism: Mechanism) -> bool:
 
 
 def _unoffered(name: str, attack: Attack, mechanism: Mechanism, target: str) -> str:
-    missing = _words(attack.needs - mechanism.offers)
+    missing = attack.needs - mechanism.offers
+    withheld = getattr(mechanism, "withheld", {})
+    why = "".join(f": {withheld[each]}" for each in Access if each in missing and each in withheld)
     return (
-        f"attack={name} needs {missing}, which mechanism `{target}` does not offer (it offers "
-        f"{_words(mechanism.offers) or 'nothing'}); leave the attack out, or choose another mechanism"
+        f"attack={name} needs {_words(missing)}, which mechanism `{target}` does not offer (it offers "
+        f"{_words(mechanism.offers) or 'nothing'}){why}; leave the attack out, or choose another mechanism"
     )
 
 

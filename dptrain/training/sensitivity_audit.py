@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from dptrain.contracts import BrokenGuarantee, Records
-from dptrain.privacy.accountant import DPSGDPlan
+from dptrain.privacy.banded import GradientPlan
 from dptrain.privacy.dpsgd import Engine
 from dptrain.privacy.independence.state import changed, copied, state_of
 from dptrain.privacy.stilled import Noticed, stilled
@@ -67,7 +67,7 @@ class SensitivityAudit:
     """Looks on at steps that nobody can foretell."""
 
     def __init__(
-        self, plan: DPSGDPlan, made_up: Records | None, *, size: int, key: bytes, folder: Path | None
+        self, plan: GradientPlan, made_up: Records | None, *, size: int, key: bytes, folder: Path | None
     ) -> None:
         """`made_up` are rows as the trained part takes them, `size` is that of a physical batch."""
         self.claim = plan.max_grad_norm

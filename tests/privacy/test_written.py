@@ -21,6 +21,7 @@ from dptrain.contracts import (
     Statement,
     SweepTotal,
 )
+from dptrain.privacy.banded import BandedPlan
 from dptrain.privacy.guarantee import DPGuarantee, NoGuarantee
 from dptrain.privacy.moments import MomentsPlan
 from dptrain.privacy.votes import VotesPlan
@@ -122,8 +123,12 @@ def test_bounds_are_two_numbers():
             units=9, noise_multiplier=2.0, eigenvalue_share=0.0, second_share=0.5, cross_share=0.5,
             feature_norm=1.0, label_norm=1.0,
         ),
+        BandedPlan(
+            units=9, turn_rate=1.0, groups=3, steps=4, expected_batch_size=3, max_grad_norm=1.0,
+            noise_multiplier=2.0, strategy=(0.8, 0.6), best_for=4,
+        ),
     ],
-    ids=["votes", "moments"],
+    ids=["votes", "moments", "banded"],
 )  # fmt: skip
 def test_a_plan_of_the_package_is_read_where_nothing_has_imported_it(plan, monkeypatch) -> None:
     written = json.loads(json.dumps(plan_to_json(plan)))

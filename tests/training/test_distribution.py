@@ -21,6 +21,7 @@ from dptrain.contracts import (
     Splits,
     Streams,
 )
+from dptrain.mechanisms.dpsgd import DPSGD
 from dptrain.privacy.noisy import on_grid
 from dptrain.training import checkpoint, distribution
 from dptrain.training.augment import Augmentation
@@ -54,6 +55,7 @@ CASES: dict[str, dict[str, Any]] = {
     "groups": {"unit": "group"},
     "copies": {"augmentation": Augmentation(copies=2, shift=1, flip=False)},
     "shuffled": {"rates": {"sampling": "shuffle"}},
+    "correlated noise": {"mechanism": partial(DPSGD, noise="banded", bands=3)},
     "an average": {"average_decay": 0.9, "schedule": "cosine", "evaluations": 3},
 }
 

@@ -134,6 +134,11 @@ def test_bfloat16_is_refused(train: Fit, ranks: Ranks) -> None:
         train(ranks, context={"bfloat16": True})
 
 
+def test_correlated_noise_is_refused(train: Fit, ranks: Ranks) -> None:
+    with pytest.raises(ConfigError, match=r"draws each step's noise by itself"):
+        train(ranks, mechanism=partial(DPSGD, noise="banded", bands=4))
+
+
 def test_a_single_number_is_refused(train: Fit, ranks: Ranks) -> None:
     with pytest.raises(ConfigError, match=r"performance\.sharding=fsdp2"):
         train(ranks, made=Scaled())

@@ -47,6 +47,11 @@ def on_cpu(device: torch.device, randomness: str) -> bool:
     return randomness == "cryptographic" or device.type != "cuda"
 
 
+def words_on(device: torch.device, randomness: str) -> Words:
+    """Where the noise of parameters on this device comes from."""
+    return keys.words if on_cpu(device, randomness) else DeviceWords(device)
+
+
 class NoiseSource:
     """Adds Gaussian noise to sums of gradients; each `add` is one step, with a key of its own.
 
@@ -61,7 +66,7 @@ class NoiseSource:
     @classmethod
     def on(cls, device: torch.device, key: bytes, *, randomness: str = "auto") -> NoiseSource:
         """A source for parameters on this device; `randomness` is `auto` or `cryptographic`."""
-        return cls(key, words=keys.words if on_cpu(device, randomness) else DeviceWords(device))
+        return cls(key, words=words_on(device, randomness))
 
     @classmethod
     def of(cls, source: NoiseSource | torch.Generator) -> NoiseSource:

@@ -63,7 +63,7 @@ class SufficientStatistics:
     offers: ClassVar[frozenset[Access]] = frozenset({Access.WEIGHTS, Access.CONFIDENCES, Access.LABELS})
 
     settings: Settings
-    feature_norm: Positive
+    feature_norm: Positive = 20.0
     constant: Part = 0.05
     eigenvalue_share: Annotated[float, Ge(0), Lt(1)] = 0.05
     cross_share: Part = 0.5

@@ -1,9 +1,9 @@
+#!/usr/bin/env python3
 """Correlated noise held against what is planned, against JAX-Privacy, and against DP-SGD in paired trainings.
 
-    python scripts/check_banded.py                              # errors of sums, of the code's own noise
-    python scripts/check_banded.py --oracle VENV/bin/python     # epsilon and strategies by jax-privacy 2.0
-    there python scripts/check_banded.py --only train --seeds 3       # a linear model on MNIST, by three
-    kinds of noise
+    python scripts/check_banded.py --write README.md         # errors of sums, of the code's own noise
+    python scripts/check_banded.py --oracle VENV/bin/python  # epsilon and strategies by jax-privacy 2.0
+    python scripts/check_banded.py --only train --seeds 3    # a linear model on MNIST, three kinds of noise
 
 Errors are of sums of the first t noisy sums of gradients, root mean squared over t and over coordinates, in
 max_grad_norm. The noise is made by the very code that adds it in a training; encoded by the strategy again it
@@ -27,6 +27,7 @@ from statistics import mean
 
 import numpy as np
 import torch
+from measured import table, write
 from scipy.signal import lfilter
 from scipy.stats import chi2
 from torch import nn
@@ -50,6 +51,10 @@ SUMS = (
     ("cyclic", 64, "poisson"),
     ("unsampled", 120, "shuffle"),
 )
+BEGIN, END = "<!-- banded: python scripts/check_banded.py -->", "<!-- /banded -->"
+HEADER = (
+    "epsilon", "noise", "noise multiplier", "error planned", "measured", "p of its size", "p of covariances",
+)  # fmt: skip
 ALARM = 1e-4  # a p-value below this is no accident
 CLOSE = 0.01  # relative, of epsilon by another accountant
 
@@ -102,19 +107,19 @@ def measured(plan: BandedPlan, coordinates: int) -> tuple[float, float, float]:
     return error, 2 * min(size, 1 - size), 2 * min(apart, 1 - apart)
 
 
-def check_sums(epsilons: list[float], coordinates: int) -> bool:
+def check_sums(epsilons: list[float], coordinates: int, readme: Path | None) -> bool:
     """One line a plan: whether its noise is what was planned."""
-    fine = True
-    print("epsilon  noise                 multiplier  error planned  measured  p of size  p of covariance")
+    fine, lines = True, []
     for epsilon in epsilons:
         for name, plan in plans(epsilon):
             error, size, apart = measured(plan, coordinates)
             fine &= min(size, apart) > ALARM and abs(error / plan.prefix_error - 1) < 0.05
-            print(
-                f"{epsilon:7g}  {name:20s}  {plan.noise_multiplier:10.4f}  {plan.prefix_error:13.2f}  "
-                f"{error:8.2f}  {size:9.3f}  {apart:15.3f}",
-                flush=True,
-            )
+            numbers = f"{plan.noise_multiplier:.3f}", f"{plan.prefix_error:.2f}", f"{error:.2f}"
+            lines.append((f"{epsilon:g}", name, *numbers, f"{size:.3f}", f"{apart:.3f}"))
+    text = table(HEADER, lines)
+    print(text)
+    if readme is not None:
+        write(text, readme, BEGIN, END)
     return fine
 
 
@@ -195,19 +200,20 @@ def check_trainings(epsilons: list[float], seeds: int, lrs: list[float], epochs:
         print(f"{epsilon:7g}  {kind:9s}  {lr:4g}  {mean(each):.4f}  {' '.join(f'{one:.4f}' for one in each)}")
 
 
-def main() -> int:
+def main(given: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", choices=("sums", "oracle", "train"), help="one part of it")
     parser.add_argument("--epsilons", type=float, nargs="+", default=[3.0, 1.0])
     parser.add_argument("--coordinates", type=int, default=2000)
+    parser.add_argument("--write", type=Path, metavar="README.md", help="replace the table in this file")
     parser.add_argument("--oracle", type=Path, help="Python of an environment with jax-privacy")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--lrs", type=float, nargs="+", default=[0.5, 2.0])
     parser.add_argument("--epochs", type=float, default=5.0)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(given)
     fine = True
     if arguments.only in (None, "sums"):
-        fine &= check_sums(arguments.epsilons, arguments.coordinates)
+        fine &= check_sums(arguments.epsilons, arguments.coordinates, arguments.write)
     if arguments.oracle is not None and arguments.only in (None, "oracle"):
         fine &= check_oracle(arguments.epsilons, arguments.oracle)
     if arguments.only == "train":

@@ -16,6 +16,7 @@ _PUBLIC = {
     "audit": "dptrain.api",
     "compare": "dptrain.api",
     "plan": "dptrain.api",
+    "predictor": "dptrain.api",
     "ranks": "dptrain.api",
     "OneOutput": "dptrain.models.one_output",
     "ReportView": "dptrain.report.notebook",
@@ -23,8 +24,8 @@ _PUBLIC = {
     **dict.fromkeys(
         (
             "Attack", "BrokenGuarantee", "Budget", "ConfigError", "Context", "DataError", "DptrainError",
-            "Forecast", "Guarantee", "LimitExceeded", "Mechanism", "Plan", "Records", "Release", "Splits",
-            "Statement",
+            "Forecast", "Guarantee", "LimitExceeded", "Mechanism", "OutOfQueries", "Plan", "Records",
+            "Release", "Splits", "Statement",
         ),
         "dptrain.contracts",
     ),

@@ -6,9 +6,8 @@ import copy
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
@@ -28,7 +27,6 @@ from dptrain.contracts import (
     NotRun,
     Plan,
     Ranks,
-    Release,
     Splits,
     Tracker,
     Utility,
@@ -46,6 +44,7 @@ from dptrain.evidence.criteria import Condition
 from dptrain.evidence.held_out import count_copies
 from dptrain.mechanisms.non_private import NonPrivate
 from dptrain.pipeline import cache_keys
+from dptrain.pipeline.control import kept_or_trained
 from dptrain.pipeline.feature_store import feature_store
 from dptrain.report.console import Console
 from dptrain.runs.cache import Cache
@@ -184,29 +183,21 @@ class Experiment:
         mechanism = self.parts.control
         if mechanism is None:
             return None
-        if Access.WEIGHTS not in mechanism.offers:  # what cannot be kept is made anew
+
+        def fit() -> Subject:
             subject, _ = self._fit("train the control model", mechanism, self.control_stage, self.context)
             return subject
-        started = time.perf_counter()
-        kept, failed = self._kept_control(mechanism)
-        seen = self.control_stage.observers()
-        for name, watching in seen.items():
-            if name in failed:
-                watching.error = failed[name]
-            else:
-                watching.load_state_dict(kept["seen"][name])
-        release = Release(
-            architecture=partial(copy.deepcopy, self.model),
-            weights=kept["weights"],
+
+        if Access.WEIGHTS not in mechanism.offers:  # what cannot be kept is made anew
+            return fit()
+        return kept_or_trained(
+            fit,
+            model=self.model,
+            stage=self.control_stage,
+            cache=self.cache,
+            key=self._control_key,
             device=self.context.device,
             task=self.splits.task,
-        )
-        return Subject(
-            release=release,
-            targets=self.control_stage.targets,
-            seen=seen,
-            steps=kept["steps"],
-            fit_seconds=time.perf_counter() - started,
         )
 
     @property
@@ -225,22 +216,6 @@ class Experiment:
             raise
         except Exception as error:
             return None, (NotRun(attack="control", reason=f"the control model: {reason(error)}"),)
-
-    def _kept_control(self, mechanism: Mechanism) -> tuple[Mapping[str, Any], dict[str, Exception]]:
-        """A control's weights, and which attacks failed as they looked on: such a one is kept for nobody."""
-        failed: dict[str, Exception] = {}
-
-        def make() -> dict[str, Any]:
-            subject, _ = self._fit("train the control model", mechanism, self.control_stage, self.context)
-            failed.update({name: seen.error for name, seen in subject.seen.items() if seen.error is not None})
-            assert subject.release.weights is not None
-            return {
-                "weights": dict(subject.release.weights),
-                "seen": {name: seen.state_dict() for name, seen in subject.seen.items()},
-                "steps": subject.steps,
-            }
-
-        return self.cache.get(self._control_key, make, keep=lambda: not failed), failed
 
     def attack(self, subject: Subject, control: Subject | None, guarantee: Guarantee) -> Measured:
         """Every attack on the subject, beside the control, through each interface; scored."""

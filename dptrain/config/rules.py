@@ -17,10 +17,14 @@ def task_problems(values: Mapping[str, Any]) -> list[str]:
         return ["task=audit needs a model: give release=PATH, a run folder or run id of dptrain, or weights"]
     if values.get("task") == "verify" and source is None:
         return ["task=verify needs a release: give release=PATH, a folder with its statement, or a run id"]
-    if values.get("task") not in ("audit", "verify") and source is not None:
+    if values.get("task") == "serve" and source is None:
+        return [
+            "task=serve needs a model: give release=latest, release=PATH, a run folder or run id, or weights"
+        ]
+    if values.get("task") not in ("audit", "verify", "serve") and source is not None:
         return [
             f"release={source} names a model to attack; add task=audit, or task=verify to check it against "
-            "its statement, or leave it out to train one"
+            "its statement, or task=serve to serve it, or leave it out to train one"
         ]
     return []
 
@@ -157,7 +161,7 @@ def section(values: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 def component_problems(values: Mapping[str, Any]) -> list[str]:
     nodes = {name: values.get(name) for name in COMPONENTS}
-    for group in ("attack", "game"):
+    for group in ("attack", "game", "serving"):
         nodes |= {f"{group}.{name}": node for name, node in section(values, group).items()}
     return [
         f"{key}: the node names no class; give {key}._target_=package.module.Class, or choose a file of conf/"

@@ -12,7 +12,13 @@ COMPONENTS = ("data", "model", "optimizer", "mechanism", "tracking")
 
 
 def task_problems(values: Mapping[str, Any]) -> list[str]:
-    source = section(values, "release").get("source")
+    release = section(values, "release")
+    source = release.get("source")
+    served = is_url(source)
+    if served and values.get("task") != "audit":
+        return [f"release={source} is a service; add task=audit to attack it, or leave it out"]
+    if not served and (given := [name for name in ("key_env", "run") if release.get(name) is not None]):
+        return [f"release.{given[0]}={release[given[0]]} belongs to a service; give release=http://HOST:PORT"]
     if values.get("task") == "audit" and source is None:
         return ["task=audit needs a model: give release=PATH, a run folder or run id of dptrain, or weights"]
     if values.get("task") == "verify" and source is None:
@@ -27,6 +33,15 @@ def task_problems(values: Mapping[str, Any]) -> list[str]:
             "its statement, or task=serve to serve it, or leave it out to train one"
         ]
     return []
+
+
+def is_url(source: object) -> bool:
+    """Whether a release is the address of a service.
+
+    >>> is_url("http://127.0.0.1:8000"), is_url("runs/one"), is_url(None)
+    (True, False, False)
+    """
+    return isinstance(source, str) and source.startswith(("http://", "https://"))
 
 
 # What a private selection may vary: sections that shape a training, and neither its records nor its rules.

@@ -165,7 +165,14 @@ class Release(Section):
         list[Outputs], Field(description="a list such as [top_k,labels_only] that attacks by query meet too")
     ] = field(default_factory=list)
     source: Annotated[
-        str | None, Field(description="with task=audit, verify or serve: a run folder or id; or weights")
+        str | None,
+        Field(description="of audit, verify or serve: a run folder or id; or weights; or a URL"),
+    ] = None
+    key_env: Annotated[
+        str | None, Field(description="of a URL: the environment variable with the API key, or several")
+    ] = None
+    run: Annotated[
+        str | None, Field(description="of a URL: the run that is served there, where it is one's own")
     ] = None
 
 

@@ -92,6 +92,7 @@ def served_model(case: Case, parts: Parts, splits: Splits) -> ServedModel:
         make_streams(config),
         parts.network,
     )
+    assert case.weights is not None
     release, _ = load(case.weights, architecture, torch.device("cpu"), splits.task)
     assert release.weights is not None
     digest = binding.weights_digest(release.weights)
@@ -183,6 +184,7 @@ def _as_released(case: Case, config: Config) -> Config:
     """The configuration of a case, with the output limit that its release was stated with."""
     if case.played is None:
         return case.config
+    assert case.weights is not None
     before = parse(runs.read(case.weights.parent).config, complete=False).release
     if before.output in ("weights", "confidences"):
         return case.config

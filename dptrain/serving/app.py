@@ -79,7 +79,7 @@ def make_app(service: Service) -> FastAPI:
 
     @app.get("/v1/form", summary="What the model takes, and what its answers are")
     async def form() -> Response:
-        return JSONResponse(service.model.described)
+        return JSONResponse({**service.model.described, "most_records": service.bounds.records})
 
     @app.get("/metrics", summary="Counters for Prometheus; of a key with the scope metrics")
     async def metrics(request: Request) -> Response:

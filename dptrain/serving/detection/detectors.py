@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,13 +28,12 @@ class NearDuplicates:
     """
 
     def __call__(self, history: History, query: Facts) -> float:
-        shared = np.zeros(max(1, history.count))
+        shared: Counter[int] = Counter()
         for mark in query.marks[0].tolist():
-            if mark:
-                shared[history.marked.get(mark, [])] += 1
-        if history.count:
-            shared[history.distances(query) < SAME] = 0
-        return float(shared.max()) / MARKS
+            if mark and mark in history.marked:
+                shared.update(history.marked[mark])
+        away = history.distances(query)
+        return next((many / MARKS for earlier, many in shared.most_common() if away[earlier] >= SAME), 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -64,7 +64,7 @@ class Features:
         )
 
     def _fingerprints(self, scaled: np.ndarray) -> np.ndarray:
-        """The smallest keyed hashes of windows of rounded values: (N, 24) uint64, zeros where there are fewer.
+        """The smallest keyed hashes of windows of rounded values: (N, 24) uint64, zeros where they are fewer.
 
         Li, Shan et al. 2022, "Blacklight: Scalable defense for neural networks against query-based black-box
         attacks", section 4. Windows of one value throughout, such as of a black border, are in every

@@ -41,8 +41,8 @@ class Detection:
     `gap_seconds`; it is looked at after each of `checks` queries. One that deviates is an alarm, on which
     `actions` are taken for `hold_seconds` or until it is acknowledged: slow, coarsen (answer with the
     prior), refuse, lock (the key, until it is unlocked). Single odd queries are answered with the prior, or
-    logged, by `query_action`; each of `query_detectors` has an equal part of `query_false_alarms`. None of this is proved
-    to hold anybody off: an attacker who knows the detectors stays within what is normal.
+    logged, by `query_action`; each of `query_detectors` has an equal part of `query_false_alarms`. None of
+    this is proved to hold anybody off: an attacker who knows the detectors stays within what is normal.
 
     Normal traffic is made of the inputs that `serve.calibration` names; half of them tell where normal
     inputs lie, the others how odd they look there. Sessions are in the memory of one worker: of several

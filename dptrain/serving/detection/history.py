@@ -31,6 +31,7 @@ class History:
         self.marked: dict[int, list[int]] = defaultdict(list)  # earlier queries by fingerprint
         self.sums: dict[str, float] = defaultdict(float)
         self.alarmed = False
+        self._measured: tuple[Facts, np.ndarray] | None = None  # the last query that was, for all detectors
 
     def add(self, query: Facts, detectors: Mapping[str, Detector]) -> dict[str, float]:
         """Score a query and remember it; what each detector says of it."""
@@ -51,5 +52,7 @@ class History:
 
     def distances(self, query: Facts) -> np.ndarray:
         """From a query to every earlier one, by their sketches."""
-        away: np.ndarray = np.linalg.norm(self.sketches[: self.count] - query.sketch[0], axis=1)
-        return away
+        if self._measured is None or self._measured[0] is not query:
+            away = self.sketches[: self.count] - query.sketch[0]
+            self._measured = query, np.sqrt(np.einsum("ns,ns->n", away, away))
+        return self._measured[1]

@@ -17,6 +17,7 @@ _PUBLIC = {
     "compare": "dptrain.api",
     "plan": "dptrain.api",
     "ranks": "dptrain.api",
+    "serve": "dptrain.api",
     "OneOutput": "dptrain.models.one_output",
     "ReportView": "dptrain.report.notebook",
     "ComparisonView": "dptrain.report.notebook",

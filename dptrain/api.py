@@ -107,6 +107,30 @@ def audit(
         return ReportView(audit_run.run(config, order, folder, Console()))
 
 
+@contextmanager
+def serve(
+    release: str | Path, *overrides: str, config_dir: str | Path | None = None, **settings: Any
+) -> Iterator[str]:
+    """Answer requests with a model that exists, from a thread of this process; yields the service's URL.
+
+    It listens on this machine alone unless told otherwise. Keys are made by `python -m dptrain.cli.keys`.
+
+        with dptrain.serve("latest", "serve.port=0") as url:
+            ...
+    """
+    from dptrain.cli import serve as serving  # with what only services need
+
+    words = ["task=serve", f"release.source={release}", *overrides, *_words(settings)]
+    order = _order("quickstart", words, config_dir)
+    config = parse(order.config)
+    if config.serve.workers != 1:
+        raise ConfigError(
+            f"serve.workers={config.serve.workers}: a program serves by one; use the command line for several"
+        )
+    with serving.serving(config, order) as url:
+        yield url
+
+
 def compare(*folders: str | Path, confidence: float = CONFIDENCE) -> ComparisonView:
     """What runs in these folders say together: points that differ in more than the seed, with intervals."""
     found = compare_runs(

@@ -73,6 +73,7 @@ def make_service(config: Config, overrides: tuple[str, ...] = ()) -> Service:
             records=config.serve.records,
             waiting=config.serve.waiting,
         ),
+        secret=secret,
         prior=_prior(model, splits),
     )
 

@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dptrain.installed import own_version
+from dptrain.serving.admin import add_dashboard
 from dptrain.serving.body import read_body
 from dptrain.serving.guard import Refused
 from dptrain.serving.openapi import PREDICT, described
@@ -87,6 +88,7 @@ def make_app(service: Service) -> FastAPI:
         await service.one_at_a_time(partial(service.authenticate, header, "metrics"))
         return PlainTextResponse(service.metrics.text(), media_type="text/plain; version=0.0.4")
 
+    add_dashboard(app, service)
     return app
 
 
@@ -96,7 +98,7 @@ async def _refuse(service: Service, _: Request, why: Exception) -> Response:
     service.metrics.refused(why.reason)
     headers = {} if why.retry_after is None else {"Retry-After": str(math.ceil(why.retry_after))}
     if why.status == 401:
-        headers["WWW-Authenticate"] = "Bearer"
+        headers["WWW-Authenticate"] = why.challenge
     return JSONResponse({"detail": why.said}, status_code=why.status, headers=headers)
 
 

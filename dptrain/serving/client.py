@@ -21,6 +21,10 @@ PATIENCE_SECONDS = 3600.0  # that a rate may ask to wait for at once
 PAUSE_SECONDS = 0.2
 
 
+class TooLarge(DptrainError):
+    """A service takes fewer records at once."""
+
+
 @dataclass(kw_only=True)
 class Client:
     """Asks a service by several keys in turn; counts what was answered, refused, and waited for."""
@@ -50,7 +54,17 @@ class Client:
         """
         if self._most is None:
             self._most = int(self.form()["most_records"])
-        return torch.cat([self._batch(part) for part in inputs.detach().cpu().split(self._most)])
+        waiting, answers = inputs.detach().cpu(), []
+        while len(waiting):
+            try:
+                answers.append(self._batch(waiting[: self._most]))
+            except TooLarge:
+                if self._most == 1:
+                    raise
+                self._most = max(1, self._most // 2)  # a rate, or its body, allows for fewer at once
+            else:
+                waiting = waiting[self._most :]
+        return torch.cat(answers)
 
     def _batch(self, inputs: Tensor) -> Tensor:
         body = {"inputs": inputs.tolist()}
@@ -97,6 +111,8 @@ class Client:
         wait = answer.headers.get("Retry-After", "")
         if answer.status_code in (429, 503) and wait.isdecimal() and int(wait) <= PATIENCE_SECONDS:
             self._wait(float(wait))
+        elif answer.status_code == 413:
+            raise TooLarge(f"release={redact(self.url)} takes no such request: {said}")
         elif answer.status_code == 429:
             raise OutOfQueries(said)
         elif answer.status_code in (401, 403):

@@ -26,6 +26,7 @@ class Refused(Exception):
     def __init__(self, status: int, reason: str, said: str, *, retry_after: float | None = None) -> None:
         super().__init__(said)
         self.status, self.reason, self.said, self.retry_after = status, reason, said, retry_after
+        self.challenge = "Bearer"  # how a key is to be sent
 
 
 @dataclass(kw_only=True)

@@ -48,6 +48,7 @@ class Service:
     store: Store
     keys: Keys | None
     bounds: Bounds
+    secret: bytes  # of the server
     prior: Tensor  # (columns,) or the shape of an answer: what coarse answers are
     clock: Callable[[], float] = time.time
     metrics: Metrics = field(default_factory=Metrics)

@@ -98,6 +98,7 @@ def make_service(
         store=store,
         keys=Keys(store, SECRET) if keys else None,
         bounds=Bounds(**bounds),  # type: ignore[arg-type]
+        secret=SECRET,
         prior=torch.full((3,), 1 / 3),
         **changes,
     )

@@ -9,6 +9,7 @@ import pytest
 import requests
 from support import QUICK, QUICK_ATTACKS, order
 
+import dptrain
 from dptrain.cli import main as cli
 from dptrain.cli.serve import prepared, serving
 from dptrain.config import parse
@@ -52,7 +53,8 @@ def values(report: dict, name: str) -> list:
 def test_an_attack_finds_over_http_what_it_finds_in_the_weights(trained, tmp_path, monkeypatch):
     local = audit(tmp_path, f"release={trained}", ATTACKS, *SHORT)
     config, found = asked(trained, tmp_path / "service")
-    with serving(config, found) as url:
+    where = f"serve.folder={tmp_path / 'service'}"
+    with dptrain.serve(trained, "serve.port=0", where, "tracking=none") as url:
         service, _ = prepared(config, found)
         keys = [service.keys.make(tenant="red", scopes=["predict"], days=1) for _ in range(2)]
         monkeypatch.setenv("DPTRAIN_KEY", ",".join(keys))

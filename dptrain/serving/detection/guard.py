@@ -111,7 +111,7 @@ class Watch(Started):
     ) -> None:
         self.calibration, self.features = calibration, features
         self._asked, self._store, self._model = detection, store, model
-        self._sessions: dict[tuple[str, str], History] = {}
+        self.sessions: dict[tuple[str, str], History] = {}
         self._flagged: set[tuple[str, str]] = set()
         self._read_at = -float("inf")
         self._remembered = False
@@ -153,21 +153,25 @@ class Watch(Started):
 
     def _add(self, scope: tuple[str, str], one: Facts, at: float) -> dict[str, float]:
         """Put a query into its session, a new one where the last is over; how odd it looks there."""
-        session = self._sessions.get(scope)
+        session = self.sessions.get(scope)
         over = session is not None and (
             session.count >= self._asked.length or at - session.at > self._asked.gap_seconds
         )
         if session is None or over:
-            session = self._sessions[scope] = History(self._asked.length)
+            session = self.sessions[scope] = History(self._asked.length)
         session.at = at
         return session.add(one, self._asked.detectors)
 
     def _check(self, scope: tuple[str, str], query: Query, connection: Connection) -> None:
         """Raise an alarm, once, where a session deviates more than normal ones do."""
-        session = self._sessions[scope]
-        if session.alarmed or session.count not in self.calibration.checks:
+        session = self.sessions[scope]
+        if session.count not in self.calibration.checks:
             return
         score, name = self.calibration.score(session.means(), session.count)
+        if score > session.score:
+            session.score, session.reason = score, name
+        if session.alarmed:
+            return
         if score <= self.calibration.session_threshold:
             return
         session.alarmed = True

@@ -31,6 +31,7 @@ class History:
         self.marked: dict[int, list[int]] = defaultdict(list)  # earlier queries by fingerprint
         self.sums: dict[str, float] = defaultdict(float)
         self.alarmed = False
+        self.score, self.reason = 0.0, ""  # the largest deviation at any check, and whose it was
         self._measured: tuple[Facts, np.ndarray] | None = None  # the last query that was, for all detectors
 
     def add(self, query: Facts, detectors: Mapping[str, Detector]) -> dict[str, float]:

@@ -66,15 +66,15 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
         tracker.params(tracked.params(config, order.recipe))
         target = Subject(release=release, targets=experiment.stage.targets)
         control, lost = experiment.control() if case.played is not None else (None, ())
+        # Before an attack has spent the budget of whoever asks.
+        known = {} if remote is None else {"utility": remote.utility(experiment)}
         measured = experiment.attack(target, control, guarantee)
         measured.not_run[:0] = (*lost, *experiment.left_out)
         if case.played is None:
             measured.leakage = [_with_caution(line, overlap) for line in measured.leakage]
         statement = replace(guarantee.statement(), interface=given_away(config.release, release.offers))
-        others: dict[str, Any] = {"recipe": f"audit of {case.name}"}
+        others: dict[str, Any] = {"recipe": f"audit of {case.name}", **known}
         others |= {} if case.played is not None else {"mechanism": "unknown"}
-        if remote is not None:
-            others["utility"] = remote.utility(experiment)
         report = summary.compose(experiment, guarantee, statement, target, order, folder, **others)
         notes += [] if remote is None else [remote.note()]
         data = {**report.data, "notes": notes}

@@ -175,6 +175,8 @@ class Watch(Started):
         if score <= self.calibration.session_threshold:
             return
         session.alarmed = True
+        if scope in self._flagged:  # an alarm is open, and acted on already
+            return
         alarm = {
             "at": query.at,
             "scope": scope[0],

@@ -218,6 +218,20 @@ def test_probing_is_noticed_answered_with_the_prior_and_held_back(tmp_path, cali
 
 
 @pytest.mark.run
+@pytest.mark.parametrize("action", ["coarsen", "refuse", "slow"])
+def test_an_alarm_within_a_batch_holds_for_the_rest_of_it(tmp_path, calibration, action):
+    from dptrain.serving.keys import ANYONE
+
+    guard = Detection(**QUICK, actions=(action,), query_action="log")
+    service = make_service(tmp_path, {"detection": guard}, calibration=calibration, keys=False)
+    noise = torch.rand(16, 64, generator=torch.Generator().manual_seed(1))
+    answer, _ = service.answer(ANYONE, body(noise), "application/json")
+    service.close()
+    prior = [row == [pytest.approx(1 / 3)] * 3 for row in answer["predictions"]]
+    assert prior == [False] * 9 + [action != "slow"] * 7
+
+
+@pytest.mark.run
 def test_normal_queries_pass_and_a_restart_forgets_no_session(tmp_path, calibration):
     clock = Clock()
     guards = {"detection": Detection(**QUICK), "record": Recording(), "budget": QueryBudget()}

@@ -28,6 +28,7 @@ from dptrain.serving.store import ALARMS, KEYS, QUERIES, Store
 log = logging.getLogger(__name__)
 
 ACTIONS = ("slow", "coarsen", "refuse", "lock")
+WITHHOLDING = {"coarsen", "refuse", "lock"}  # actions that leave no answer as it is
 ONE_BY_ONE = ("coarsen", "log")
 FRESH_SECONDS = 1.0  # that what another process noticed may be unknown here
 LEAST = 50  # inputs to calibrate on
@@ -147,6 +148,11 @@ class Watch(Started):
                             odd[row] = True
                             query.signs[name] = "odd query"
                 self._check(scope, query, connection)
+            # The rest of a batch is not answered because its first records came before the alarm.
+            if self._flagged & set(_scopes(query)) and WITHHOLDING & set(self._asked.actions):
+                held = torch.zeros(query.count, dtype=torch.bool)
+                held[row:] = True
+                query.coarsen(held)
         if odd.any() and self._asked.query_action == "coarsen":
             query.coarsen(odd)
         return answers

@@ -123,10 +123,6 @@ def serve(
     words = ["task=serve", f"release.source={release}", *overrides, *_words(settings)]
     order = _order("quickstart", words, config_dir)
     config = parse(order.config)
-    if config.serve.workers != 1:
-        raise ConfigError(
-            f"serve.workers={config.serve.workers}: a program serves by one; use the command line for several"
-        )
     with serving.serving(config, order) as url:
         yield url
 

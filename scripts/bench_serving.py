@@ -149,7 +149,6 @@ def service_of(
         model=model.digest,
         classes=10,
         forms=model.forms,
-        workers=1,
         folder=folder,
         secret=SECRET,
         calibration=lambda: mnist()["test_images"][:5000].flatten(1),

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import os
 from contextlib import contextmanager
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from dptrain.config import Config, parse
+from dptrain.config import Config
 from dptrain.contracts import ConfigError
 from dptrain.report.console import Console
 from dptrain.runs.folder import Order
@@ -18,7 +15,6 @@ if TYPE_CHECKING:
 
     from dptrain.serving.service import Service
 
-VARIABLE = "DPTRAIN_SERVE"  # of the environment: what workers are to serve, as JSON without secrets
 EXTRA = "task=serve needs the extra `serve` ({missing} is missing); install dptrain[serve]"
 
 
@@ -32,23 +28,10 @@ def serve(config: Config, order: Order, console: Console) -> None:
     console.note("", f"guards: {', '.join(service.guards) or 'none'}; output: {service.model.output}")
     if service.keys is not None and not service.keys.all():
         console.note("", "no key yet: python -m dptrain.cli.keys make --tenant NAME")
-    if config.serve.workers == 1:
-        try:
-            server.run(make_app(service), listening)
-        finally:
-            service.close()
-        return
-    service.close()  # each worker has its own
-    os.environ[VARIABLE] = json.dumps(asdict(order))
-    server.run_workers("dptrain.cli.serve:worker", listening, config.serve.workers)
-
-
-def worker() -> Any:
-    """The application of one worker among several."""
-    values: dict[str, Any] = json.loads(os.environ[VARIABLE])
-    order = Order(**{**values, "overrides": tuple(values["overrides"]), "drawn": ()})
-    service, make_app = prepared(parse(order.config), order)
-    return make_app(service)
+    try:
+        server.run(make_app(service), listening)
+    finally:
+        service.close()
 
 
 def prepared(config: Config, order: Order) -> tuple[Service, Any]:

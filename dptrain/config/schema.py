@@ -239,7 +239,6 @@ class Serve(Section):
         "127.0.0.1"
     )
     port: Annotated[int, Field(ge=0, le=65535, description="such as 8000; 0 for any that is free")] = 8000
-    workers: Annotated[Count, Field(description="a whole number of processes, such as 1")] = 1
     keys: Annotated[
         bool, Field(description="true or false; false lets anyone on this machine ask, without a key")
     ] = True

@@ -56,7 +56,6 @@ def make_service(config: Config, overrides: tuple[str, ...] = ()) -> Service:
         model=model.digest,
         classes=len(model.names),
         forms=model.forms,
-        workers=config.serve.workers,
         folder=folder,
         secret=secret,
         calibration=partial(normal_inputs, config.serve.calibration, splits),

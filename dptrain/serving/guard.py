@@ -71,7 +71,6 @@ class Surroundings:
     model: str
     classes: int
     forms: Forms
-    workers: int
     folder: Path
     secret: bytes
     calibration: Callable[[], Tensor]

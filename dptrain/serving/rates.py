@@ -38,11 +38,6 @@ class Rates:
                 _parsed(scope, limit)
 
     def start(self, surroundings: Surroundings) -> RateLimits:
-        if surroundings.workers > 1 and self.storage == MEMORY:
-            raise ConfigError(
-                f"serve.workers={surroundings.workers} with serving.rates.storage={MEMORY}: each would "
-                "count for itself; give redis://HOST:PORT, or serve.workers=1"
-            )
         try:
             storage = storage_from_string(self.storage)
             storage.check()

@@ -1,4 +1,4 @@
-"""Listens for requests: in a thread of this process, or as a program, with one worker or several."""
+"""Listens for requests: in a thread of this process, or as a program."""
 
 from __future__ import annotations
 
@@ -95,12 +95,3 @@ def running(app: FastAPI, host: str, port: int) -> Iterator[str]:
 def run(app: FastAPI, listening: socket.socket) -> None:
     """Answer requests until a signal ends the process."""
     made(app).run(sockets=[listening])
-
-
-def run_workers(factory: str, listening: socket.socket, workers: int) -> None:
-    """Answer requests by several processes, each with an application of its own, made by this factory.
-
-    One that dies is started again.
-    """
-    patience = {"timeout_worker_healthcheck": int(START_SECONDS)}  # they load PyTorch first
-    uvicorn.run(factory, factory=True, workers=workers, fd=listening.fileno(), **{**SETTINGS, **patience})

@@ -83,7 +83,6 @@ def make_service(
         model=model.digest,
         classes=3,
         forms=model.forms,
-        workers=1,
         folder=folder,
         secret=SECRET,
         calibration=lambda: calibration,  # type: ignore[arg-type, return-value]

@@ -103,7 +103,6 @@ def test_what_is_refused_before_anything_is_served(trained, tmp_path):
         return str(caught.value)
 
     assert "serve.keys=false with serve.host=0.0.0.0" in why("serve.keys=false", "serve.host=0.0.0.0")
-    assert "serve.workers=2 with serving.rates.storage" in why("serve.workers=2")
     assert "serve.calibration=null" in why("serving=[detection]")
     assert "declares no public records" in why("serving=[detection]", "serve.calibration=public")
     assert "serve.store=nodb://***@host" in why("serve.store=nodb://me:hush@host/x")

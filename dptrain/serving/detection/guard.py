@@ -46,8 +46,8 @@ class Detection:
     this is proved to hold anybody off: an attacker who knows the detectors stays within what is normal.
 
     Normal traffic is made of the inputs that `serve.calibration` names; half of them tell where normal
-    inputs lie, the others how odd they look there. Sessions are in the memory of one worker: of several
-    workers each sees its share.
+    inputs lie, the others how odd they look there. Sessions are in memory, and go on after
+    a restart as far as they were recorded.
     """
 
     detectors: Mapping[str, Detector]

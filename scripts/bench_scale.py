@@ -6,6 +6,11 @@
 Steps are those of `python -m dptrain`, of DP-SGD and of the same training without privacy. Records are blank
 images in a file that is mapped into memory and has no content on the disk, so that reading them from a
 disk is not in these figures. Needs no data.
+
+    python scripts/bench_scale.py --processes --figure scale_processes.png
+
+times steps by one process and by two, fits the model of scripts/scale_model.py on them, and says by it what a
+step would take by up to 64 GPUs with 1e9 parameters and 1e9 records. Run it on two idle cores.
 """
 
 from __future__ import annotations
@@ -16,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -28,7 +33,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import nn
 
-from dptrain.contracts import Budget, Context, Records, Splits, Streams
+from dptrain.contracts import Budget, Context, Ranks, Records, Splits, Streams
 from dptrain.data.npz import MappedImages
 from dptrain.mechanisms.dpsgd import DPSGD
 from dptrain.mechanisms.non_private import NonPrivate
@@ -42,10 +47,14 @@ from dptrain.privacy.sampling import poisson
 from dptrain.tracking import NullRun
 from dptrain.training.settings import Settings
 
+sys.path.insert(0, str(Path(__file__).parent))
+import scale_ranks
+from scale_model import large_gpu
+
 RECORDS = (10**4, 10**5, 10**6, 10**7)
 BATCHES = (16, 64, 256, 1024, 4096)
 WIDTHS = ((12,), (128,), (1024,), (2048, 2048))  # of multilayer perceptrons on 28 x 28 pixels
-STEPS = (100, 1000, 10**4, 10**5, 10**6)
+STEPS = (100, 1000, 10**4, 10**5, 10**6, 10**7)
 BATCH, SAMPLE_RATE, EPSILON, DELTA = 1024, 1e-3, 3.0, 1e-6
 # After Okabe and Ito 2008, "Color Universal Design": told apart by every kind of colour vision.
 RELEASE, CONTROL, FLOOR = "#0072B2", "#D55E00", "#8C8C8C"
@@ -76,7 +85,9 @@ def blank(count: int, folder: Path) -> Splits:
     )
 
 
-def step_seconds(model: nn.Module, splits: Splits, batch: int, *, private: bool, steps: int) -> float:
+def step_seconds(
+    model: nn.Module, splits: Splits, batch: int, *, private: bool, steps: int, ranks: Ranks | None = None
+) -> float:
     """The median of so many steps, after one that warms up."""
     settings = Settings(
         rates=Rates(expected_batch_size=batch, steps=steps + 1),
@@ -96,6 +107,7 @@ def step_seconds(model: nn.Module, splits: Splits, batch: int, *, private: bool,
         tracker=NullRun(),
         device=torch.device("cpu"),
         progress=lambda **_: ends.append(time.perf_counter()),
+        ranks=ranks,
     )
     mechanism = (DPSGD if private else NonPrivate)(settings=settings)
     mechanism.fit(model, splits, Budget(epsilon=None, noise_multiplier=1.0, delta=DELTA), context)
@@ -254,6 +266,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the benchmark; 1 if drawing a batch from the most records takes 2 % of a step or more."""
     options = parse(arguments)
     torch.set_num_threads(options.threads)
+    if options.processes:
+        return of_processes(options)
     results: dict[str, dict[int, Row]] = {}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -274,12 +288,38 @@ def main(arguments: list[str] | None = None) -> int:
     return 0 if results["records"][max(RECORDS)]["share"] < MOST_SHARE else 1
 
 
+def of_processes(options: argparse.Namespace) -> int:
+    """Steps by one process and by two, and what a model of them says of many."""
+    with tempfile.TemporaryDirectory() as scratch:
+        splits = blank(10**5, Path(scratch))
+
+        def seconds(model: nn.Module, batch: int, ranks: Ranks | None) -> float:
+            return step_seconds(model, splits, batch, private=True, steps=options.steps, ranks=ranks)
+
+        found = scale_ranks.measure(seconds, rounds=options.rounds)
+    machine = scale_ranks.fitted(found)
+    print(scale_ranks.of_measured(found, machine))
+    print(f"\n{machine}\n\n{(large_gpu.__doc__ or '').strip()}\n")
+    print(scale_ranks.far(large_gpu(machine)))
+    FigureCanvasAgg(scale_ranks.draw(found, machine)).print_png(
+        options.figure, metadata={"Software": "dptrain"}
+    )
+    print(f"\n{options.figure}")
+    if options.json:
+        print(json.dumps({"machine": asdict(machine), "measured": [asdict(each) for each in found]}))
+    return 0
+
+
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The options."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--steps", type=int, default=5, help="timed of each training (default 5)")
     parser.add_argument("--threads", type=int, default=1, help="of PyTorch (default 1)")
     parser.add_argument("--figure", default="scale.png", help="where the figure goes (default scale.png)")
+    parser.add_argument(
+        "--processes", action="store_true", help="steps by two processes, and a model of many"
+    )
+    parser.add_argument("--rounds", type=int, default=3, help="of all steps with --processes (default 3)")
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     return parser.parse_args(arguments)
 

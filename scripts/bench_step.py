@@ -28,6 +28,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -44,6 +45,7 @@ from dptrain.cli.process import keep_freed_memory
 from dptrain.models.cnn import SmallCNN
 from dptrain.models.mlp import Logistic, Mlp
 from dptrain.privacy.accountant import DPSGDPlan
+from dptrain.privacy.agreement import choose
 from dptrain.privacy.dpsgd import DPSGDEngine
 
 MODES = {"plain": "", "opacus_hooks": "hooks", "opacus_ghost": "", "dptrain": "bookkeeping"}
@@ -150,24 +152,29 @@ TASKS = {
 
 
 def make_step(task: Task, mode: str, device: torch.device, dtype: torch.dtype) -> Callable[[], None]:
-    """One step of SGD on a batch that stays the same, by this mode."""
+    """One step of SGD on a batch that stays the same, by this mode; in bfloat16 with weights in float32."""
     torch.manual_seed(0)
-    model = task.build().to(device, dtype).train()
+    low = dtype == torch.bfloat16
+    wide = torch.float32 if low else dtype
+    autocast = partial(torch.autocast, device.type, dtype=torch.bfloat16, enabled=low)
+    model = task.build().to(device, wide).train()
     inputs = task.inputs()
     labels = torch.randint(task.classes, (len(inputs),)).to(device)
-    inputs = inputs.to(device, dtype) if inputs.is_floating_point() else inputs.to(device)
+    inputs = inputs.to(device, wide) if inputs.is_floating_point() else inputs.to(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     if mode == "plain":
 
         def step() -> None:
-            F.cross_entropy(model(inputs), labels).backward()
+            with autocast():
+                outputs = model(inputs)
+            F.cross_entropy(outputs.float(), labels).backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
         return step
 
     if mode == "opacus_ghost":
-        return ghost_step(model, optimizer, inputs, labels)
+        return ghost_step(model, optimizer, inputs, labels, autocast)
     plan = DPSGDPlan(
         units=len(inputs),
         sample_rate=1.0,
@@ -178,17 +185,23 @@ def make_step(task: Task, mode: str, device: torch.device, dtype: torch.dtype) -
     )
     loss = partial(F.cross_entropy, reduction="none")
     noise = torch.Generator(device).manual_seed(0)
-    engine = DPSGDEngine(MODES[mode], model, optimizer, plan, loss=loss, generator=noise)
+    chosen = choose(MODES[mode], model, loss, inputs, bfloat16=True) if low and mode == "dptrain" else None
+    engine = DPSGDEngine(MODES[mode], model, optimizer, plan, loss=loss, generator=noise, chosen=chosen)
 
     def private_step() -> None:
-        engine.accumulate(inputs, labels)
+        with autocast() if chosen is None else nullcontext():
+            engine.accumulate(inputs, labels)
         engine.update()
 
     return private_step
 
 
 def ghost_step(
-    model: nn.Module, optimizer: torch.optim.Optimizer, inputs: Tensor, labels: Tensor
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    inputs: Tensor,
+    labels: Tensor,
+    autocast: Callable[[], torch.autocast],
 ) -> Callable[[], None]:
     """One step by Opacus alone, its optimizer and its loss."""
     # Opacus' hooks are not meant for the inputs' own gradients, of which PyTorch warns.
@@ -203,7 +216,9 @@ def ghost_step(
     loss = DPLossFastGradientClipping(module, private, nn.CrossEntropyLoss(), "mean")
 
     def step() -> None:
-        loss(module(inputs), labels).backward()
+        with autocast():
+            outputs = module(inputs)
+        loss(outputs.float(), labels).backward()
         private.step()
         private.zero_grad()
 

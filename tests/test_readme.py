@@ -59,6 +59,7 @@ def test_no_command_is_left_untested() -> None:
         'python -m dptrain.cli.compare runs --limit "accuracy>=.85" --limit "membership.bound<=.1"',
         # tests/scripts/test_compare_script.py runs it
         "python scripts/bench_scale.py --figure scale.png",  # tests/scripts/test_bench_scale.py runs it
+        "python scripts/bench_scale.py --processes --figure scale_processes.png",  # likewise
         "python scripts/check_sensitivity.py --json",  # tests/scripts/test_check_sensitivity.py runs it
         "python scripts/check_noise.py --json",  # tests/scripts/test_check_noise.py runs it
         "python scripts/bench_step.py --json",  # tests/scripts/test_bench_step.py runs it

@@ -22,7 +22,8 @@ def make_context(config: Config) -> Context:
         streams=make_streams(config),
         tracker=NullRun(),
         device=choose_device(config.device),
-        dtype=getattr(torch, config.dtype),
+        dtype=torch.float64 if config.dtype == "float64" else torch.float32,
+        bfloat16=config.dtype == "bfloat16",
     )
 
 

@@ -149,18 +149,25 @@ def together(performance: Performance) -> Iterator[Ranks | None]:
     from dptrain.contracts import ConfigError  # as above
     from dptrain.training.processes import Ranks
 
-    size = performance.processes
+    size, sharded = performance.processes, performance.sharding == "fsdp2"
+    if sharded and size == 1 and _launched is None:
+        raise ConfigError(
+            "performance.sharding=fsdp2 divides a model among processes, and there is one; set "
+            "performance.processes=2, start it by torchrun or srun, or leave performance.sharding out"
+        )
     if _launched is not None:
         if size not in (1, _launched.size):
             raise ConfigError(
                 f"performance.processes={size}: a launcher started {_launched.size} processes for this run; "
                 "leave performance.processes out"
             )
+        _launched.sharded = sharded
         yield _launched
     elif size > 1:
         import torch
 
-        with Ranks(size, seconds=performance.rank_seconds, threads=torch.get_num_threads()) as ranks:
+        threads = torch.get_num_threads()
+        with Ranks(size, seconds=performance.rank_seconds, threads=threads, sharded=sharded) as ranks:
             yield ranks
     else:
         yield None

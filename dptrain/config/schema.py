@@ -96,6 +96,12 @@ class Performance(Section):
     processes: Annotated[
         Count, Field(description="a whole number such as 2: processes that compute a run together, here")
     ] = 1
+    sharding: Annotated[
+        Literal["none", "fsdp2"],
+        Field(
+            description="none: each process has the model; fsdp2: each holds a part of it, as PyTorch divides"
+        ),
+    ] = "none"
     rank_seconds: Annotated[
         float, Field(gt=0, description="seconds after which a process that shows no sign of life is given up")
     ] = RANK_SECONDS
@@ -282,7 +288,10 @@ class Config(Section):
         Field(description="true or false; true draws the noise from the seed, which voids the guarantee"),
     ] = False
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    dtype: Literal["float32", "float64"] = "float32"
+    dtype: Annotated[
+        Literal["float32", "float64", "bfloat16"],
+        Field(description="float32, float64, or bfloat16: trainings compute in it, with weights in float32"),
+    ] = "float32"
     output: Annotated[str, Field(min_length=1, description="a folder")] = "runs"
     resume: Annotated[str | None, Field(description="a run folder, or latest")] = None
     fail_if: Annotated[

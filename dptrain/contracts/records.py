@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from dptrain.contracts.devices import staged
 from dptrain.contracts.errors import DataError
 from dptrain.contracts.rows import Chosen, Held, Rows, join
 from dptrain.contracts.served import Raw
@@ -114,6 +116,11 @@ class Records(Dataset):
     def read(self) -> Records:
         """These records, in memory."""
         return Records(self.inputs, self.labels)._known_as(self._digests)
+
+    def staged(self, device: torch.device) -> Records:
+        """These records, in memory from which this device takes them while it computes."""
+        stage = partial(staged, device=device)
+        return Records(by_name(stage, self.inputs), stage(self.labels))._known_as(self._digests)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Records:
         """These records on a device, all but whole numbers in this type."""

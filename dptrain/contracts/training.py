@@ -60,8 +60,17 @@ class Ranks(Protocol):
     def way(self) -> str:
         """By what way they reach each other, to end a sentence with."""
 
+    @property
+    def sharded(self) -> bool:
+        """Whether each of them holds a part of what is trained."""
+
     def team(self, job: object) -> AbstractContextManager[Any]:
         """Within, all of them work on this training; what leads them."""
+
+    def shards(
+        self, job: object, model: nn.Module, *, device: torch.device, noise: Any
+    ) -> AbstractContextManager[Any]:
+        """Within, all of them hold parts of this training of a model; what leads them."""
 
     def each(self, call: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
         """What this function makes of each of these items, several at a time, each by one process."""
@@ -75,6 +84,7 @@ class Context:
     tracker: Tracker
     device: torch.device
     dtype: torch.dtype = torch.float32
+    bfloat16: bool = False  # whether trainings compute forward and backward passes in it
     folder: Path | None = None  # where checkpoints go; None: this training is not resumable
     planted: tuple[int, ...] = ()  # training index of the record in each slot
     probed: tuple[int, ...] = ()  # training index of each probe that is trained on
@@ -83,6 +93,11 @@ class Context:
     progress: Progress | None = None
     features: Kept | None = None  # of records, kept from one training to the next
     ranks: Ranks | None = None  # that compute it together; None: this process alone
+
+    @property
+    def arithmetic(self) -> str:
+        """What tells trainings apart whose numbers are of other precision, for keys of what is kept."""
+        return f"bfloat16, {self.dtype}" if self.bfloat16 else str(self.dtype)
 
 
 class Mechanism(Protocol):

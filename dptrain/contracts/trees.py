@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dptrain.contracts.devices import waits
+
 Inputs = Tensor | Mapping[str, Tensor]
 
 
@@ -47,7 +49,14 @@ def count(inputs: Inputs) -> int:
 
 def moved(inputs: Any, device: torch.device, dtype: torch.dtype) -> Any:
     """On this device, numbers with a fraction in this type; whole numbers, such as token ids, stay so."""
-    return by_name(lambda one: one.to(device, dtype) if one.is_floating_point() else one.to(device), inputs)
+
+    def there(one: Tensor) -> Tensor:
+        meanwhile = not waits(one, device)
+        if one.is_floating_point():
+            return one.to(device, dtype, non_blocking=meanwhile)
+        return one.to(device, non_blocking=meanwhile)
+
+    return by_name(there, inputs)
 
 
 def parts(inputs: Inputs, size: int) -> list[Any]:

@@ -146,7 +146,7 @@ class ShadowTrainer:
         """A hash of all that makes this model what it is."""
         private = self._mechanism(private) is not self.plain
         streams, known = self.context.streams, self.known
-        values = (number, private, streams.seed, str(self.context.dtype), known.class_prior, self._records)
+        values = (number, private, streams.seed, self.context.arithmetic, known.class_prior, self._records)
         values += () if known.task is None else (repr(known.task),)  # type: ignore[assignment]
         return content_key(
             "shadow",

@@ -23,6 +23,7 @@ from dptrain.contracts import (
 from dptrain.contracts.ranges import Positive
 from dptrain.privacy import accountant
 from dptrain.privacy.accountant import DPSGDPlan
+from dptrain.privacy.bfloat16 import SAID as SAID_OF_BFLOAT16
 from dptrain.privacy.dpsgd import DPSGDEngine, check_choices
 from dptrain.privacy.guarantee import BY_PUBLIC_SEED, OUTSIDE, DPGuarantee
 from dptrain.privacy.independence.check import TESTED
@@ -92,6 +93,14 @@ class DPSGD:
         )
         release = fitted.release
         refuse_dependent_release(release, splits)
+        said = randomness(
+            plan,
+            parameters * plan.steps,
+            on_cpu=on_cpu(context.device, context.streams.randomness),
+            secret=not context.streams.deterministic,
+        )
+        if context.bfloat16:
+            said = replace(said, assumptions=(*said.assumptions, SAID_OF_BFLOAT16))
         audit, ratio = (None, None) if fitted.audit is None else fitted.audit.published()
         deterministic = context.streams.deterministic
         return release, DPGuarantee(
@@ -100,12 +109,7 @@ class DPSGD:
             sensitivity=Sensitivity(
                 most=plan.sensitivity, records=1, independence=TESTED, audit=audit, ratio=ratio
             ),
-            randomness=randomness(
-                plan,
-                parameters * plan.steps,
-                on_cpu=on_cpu(context.device, context.streams.randomness),
-                secret=not deterministic,
-            ),
+            randomness=said,
             outside=_outside(self.settings, context.ranks),
             void=BY_PUBLIC_SEED if deterministic else None,
             curve=curve.points,
@@ -184,8 +188,10 @@ def _outside(settings: Settings, ranks: Ranks | None) -> tuple[str, ...]:
             "training.diagnostics=true: the loss on training records was logged at each step, without noise."
         )
     if ranks is not None:
+        what = "records, sums of gradients without noise, and the keys that each step's noise is drawn from"
         said.append(
-            f"{ranks.size} processes computed the training: records, and sums of gradients without noise, "
+            f"{ranks.size} processes computed the training: "
+            f"{what if ranks.sharded else 'records, and sums of gradients without noise'}, "
             f"went from one to another{ranks.way}. Each of them, and all that lies between, is trusted."
         )
     return tuple(said)

@@ -108,7 +108,12 @@ class NonPrivate:
                 sampling=self.settings.rates.sampling,
             ),
             units=units,
-            engine=partial(PlainEngine, expected_batch_size=batch, loss=task_of(splits).loss),
+            engine=partial(
+                PlainEngine,
+                expected_batch_size=batch,
+                loss=task_of(splits).loss,
+                bfloat16=context.bfloat16,
+            ),
             kind=None,
             noise=None,
             clipping=None,

@@ -41,7 +41,7 @@ def of_control(
     values = (
         streams.seed,
         streams.deterministic,
-        str(context.dtype),
+        context.arithmetic,
         splits.class_prior,
         assignments.fingerprint(splits),
         asdict(config.evidence),

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import copy
-import logging
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from opacus import GradSampleModule
 from torch import Tensor, nn
@@ -18,14 +16,14 @@ from torch import Tensor, nn
 from dptrain.contracts import ConfigError, Form, Forms, Inputs
 from dptrain.contracts.trees import by_name, leaves
 from dptrain.contracts.trees import count as count_of
+from dptrain.privacy.bfloat16 import in_bfloat16
 from dptrain.privacy.bookkeeping.shares import Share
 from dptrain.privacy.bookkeeping.tape import Layout
 from dptrain.privacy.bookkeeping.uses import NoRule
 from dptrain.privacy.clipping import Clipper, left_out
 from dptrain.privacy.gradients import ByHooks, ByRules, Gradients, InFull, OneByOne, RecordLoss, trained
+from dptrain.privacy.made_up import MadeUp, vocabulary_of
 from dptrain.privacy.stilled import stilled
-
-log = logging.getLogger(__name__)
 
 ROWS = (2, 3)
 LARGE = 3_000_000  # parameters, beyond which fewer rows are compared
@@ -57,14 +55,15 @@ def choose(
     labels: Tensor | None = None,
     copies: int = 1,
     clipping: str = "flat",
+    bfloat16: bool = False,
 ) -> Chosen:
     """The fastest way of this engine whose gradients are right, tried on rows that are no record.
 
     `like` is any batch of inputs, of which shape and type are used and no value; `forms` says more of them,
     where they are records and no features: the bounds of each. `labels` are made up, ROWS_AT_MOST of them;
-    without, outputs are those of classes. `bookkeeping` goes from
-    the rules of layers to the whole model in full, by functorch or else row by row; `hooks` has Opacus' hooks
-    and nothing else. Raises ConfigError that names what is wrong where no way is right.
+    without, outputs are those of classes. `bookkeeping` goes from the rules of layers to the whole model in
+    full, by functorch or else row by row; `hooks` has Opacus' hooks and nothing else; in `bfloat16` there are
+    the rules alone. Raises ConfigError that names what is wrong where no way is right.
     """
     with torch.random.fork_rng(range(torch.cuda.device_count()) if leaves(like)[0].is_cuda else ()):
         trial = _Trial(
@@ -72,7 +71,7 @@ def choose(
         )
         # Watching every operation takes its time, which a model that draws nothing need not.
         with stilled() if trial.draws else nullcontext():
-            return _choose(kind, model, trial)
+            return _choose_in_bfloat16(kind, trial) if bfloat16 else _choose(kind, model, trial)
 
 
 def _choose(kind: str, model: nn.Module, trial: _Trial) -> Chosen:
@@ -92,6 +91,15 @@ def _choose(kind: str, model: nn.Module, trial: _Trial) -> Chosen:
     if wrong := trial.wrong(OneByOne):
         raise ConfigError(f"model: its gradients cannot be told record by record: {wrong}")
     return Chosen(make=OneByOne, note=f"{note}, one record after the other")
+
+
+def _choose_in_bfloat16(kind: str, trial: _Trial) -> Chosen:
+    if kind == "hooks":
+        raise ConfigError(f"mechanism.engine=hooks: Opacus' hooks know no dtype=bfloat16{CURE}")
+    ruled, problem = trial.by_rules()
+    if ruled is None:
+        raise ConfigError(f"dtype=bfloat16: {problem}; use dtype=float32")
+    return Chosen(make=in_bfloat16(ruled, trial.model, trial.loss, trial.rows, trial.copies))
 
 
 def _strange(model: nn.Module) -> str:
@@ -128,14 +136,7 @@ class _Trial:
         self.counts = ROWS if small else ROWS[:1]
         self.generator = torch.Generator().manual_seed(0)
         self.like, self.bounds, self.forms, self.labels = like, bounds, forms, labels
-        self.vocabulary = min(
-            (
-                each.num_embeddings
-                for each in model.modules()
-                if isinstance(each, nn.Embedding | nn.EmbeddingBag)
-            ),
-            default=2,
-        )
+        self.vocabulary = vocabulary_of(model)
         for dtype, tolerance in ((torch.float64, EXACT), (None, ROUGH)):
             self.model, self.tolerance = self._moved(model, dtype), tolerance
             try:
@@ -181,39 +182,27 @@ class _Trial:
 
     def rows(self, count: int) -> tuple[Any, Tensor]:
         """Inputs and labels of so many records, `copies` of each side by side."""
-        generator = np.random.default_rng(
-            count
-        )  # not PyTorch's, whose draws are constants where all is stilled
         width = next(iter(trained(self.model).values())).dtype
-
-        def made(like: Tensor, form: Form | None) -> Tensor:
-            shape = (count * self.copies, *like.shape[1:])
-            if like.is_floating_point():
-                low, high = self.bounds if form is None else form.bounds
-                rows = (low + (high - low) * torch.from_numpy(generator.random(shape))).to(width)
-            else:
-                ends = (0, self.vocabulary - 1) if form is None else form.bounds
-                rows = torch.from_numpy(generator.integers(int(ends[0]), int(ends[1]) + 1, size=shape))
-                rows = rows.to(like.dtype)
-            return rows.to(like.device)
-
-        forms = self.forms if self.forms is not None else by_name(lambda _: None, self.like)
-        inputs = by_name(made, self.like, forms)
+        made = MadeUp(
+            like=self.like,
+            bounds=self.bounds,
+            forms=self.forms,
+            labels=torch.arange(count) if self.labels is None else self.labels,
+            copies=self.copies,
+            vocabulary=self.vocabulary,
+            width=width,
+        )
+        inputs, labels = made.rows(count)
         if self.labels is None:
             with torch.no_grad():
-                classes = self.model(by_name(lambda rows: rows[:1], inputs)).shape[-1]
-            labels = torch.arange(count) % classes
-        else:
-            labels = self.labels[:count]
-            labels = labels.to(width) if labels.is_floating_point() else labels
-        labels = labels.repeat_interleave(self.copies, dim=0)
-        return inputs, labels.to(leaves(self.like)[0].device)
+                labels = labels % self.model(by_name(lambda rows: rows[:1], inputs)).shape[-1]
+        return inputs, labels
 
     def _alone(self, count: int) -> list[Tensor]:
         _, shares = OneByOne(self.model, self.loss)(*self.rows(count), self.copies)
         return [share.rows() for share in shares if share is not None]
 
-    def by_rules(self) -> tuple[Way | None, str]:
+    def by_rules(self) -> tuple[partial[Any] | None, str]:
         """The rules, with the axes that records lie along; or why they are wrong."""
         try:
             shapes = []
@@ -226,7 +215,7 @@ class _Trial:
             return None, str(no_rule)
         except Exception as error:
             return None, f"{type(error).__name__}: {error}"
-        way: Way = partial(ByRules, layout=layout)
+        way: partial[Any] = partial(ByRules, layout=layout)
         # Where records may lie on another axis than the first: as many of them as a sequence is long.
         lengths = {extent for shape in shapes[1].values() if len(shape) == 3 for extent in shape[:2]}
         fit = [each for each in lengths - set(ROWS) if 1 < each <= LONGEST]

@@ -114,9 +114,10 @@ class DPSGDEngine:
         loss: RecordLoss,
         generator: NoiseSource | torch.Generator,
         chosen: Chosen | None = None,
+        sums: type[NoisySum] = NoisySum,
     ) -> None:
         check_choices(kind, plan.clipping)
-        self.optimizer = NoisySum(optimizer, plan, Clipper.by(plan, model), NoiseSource.of(generator))
+        self.optimizer = sums(optimizer, plan, Clipper.by(plan, model), NoiseSource.of(generator))
         self.kind, self.model, self.plan, self.loss = kind, model, plan, loss
         self.gradients: Gradients | None = None
         if chosen is not None:

@@ -72,7 +72,12 @@ class ByRules:
                 tape.backward(loss)
         except NoRule as problem:
             raise ConfigError(f"model: {problem}") from problem
-        return loss.detach(), [tape.shares.pop(parameter, None) for parameter in self.parameters]
+        shares = [tape.shares.pop(parameter, None) for parameter in self.parameters]
+        if tape.shares:  # else it would be left out of the norms without a word
+            raise ConfigError(
+                "model: a layer's gradients are those of a parameter that the model has no more"
+            )
+        return loss.detach(), shares
 
 
 class _WholeModel:

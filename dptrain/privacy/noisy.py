@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from opacus.optimizers import DPOptimizer
@@ -70,38 +70,38 @@ class NoisySum(DPOptimizer):
         dropped = left_out(factors)
         self.dropped += dropped
         self.add(
-            [
-                torch.zeros_like(parameter) if share is None else share.weighted(factor, zeros=dropped > 0)
-                for parameter, share, factor in zip(self.params, shares, factors, strict=True)
-            ]
+            None if share is None else share.weighted(factor, zeros=dropped > 0)
+            for share, factor in zip(shares, factors, strict=True)
         )
 
-    def add(self, sums: list[Tensor]) -> None:
+    def add(self, sums: Iterable[Tensor | None]) -> None:
         """Add one sum of clipped gradients a parameter, exactly, so that no order of adding matters.
 
-        Without double precision (MPS), sums are as exact as single precision.
+        None is nothing. Without double precision (MPS), sums are as exact as single precision.
         """
         for parameter, total in zip(self.params, sums, strict=True):
+            if total is None:
+                continue
             exact = wide(total) if total.device.type == "mps" else on_grid(total.double(), self.exact_step)
             held = parameter.summed_grad
             parameter.summed_grad = exact if held is None else held + exact
 
     def sum(self) -> Tensor:
         """The sum so far, without noise, in the precision that it is added in: (parameters,)."""
-        self._fill()
+        self.fill()
         return torch.cat([parameter.summed_grad.reshape(-1) for parameter in self.params])
 
     def add_sum(self, flat: Tensor) -> None:
         """Add what another process summed up: (parameters,)."""
         sizes = [parameter.numel() for parameter in self.params]
         parts = zip(flat.to(self.params[0].device).split(sizes), self.params, strict=True)
-        self.add([part.view(parameter.shape) for part, parameter in parts])
+        self.add(part.view(parameter.shape) for part, parameter in parts)
 
     def seal(self) -> bytes:
         """A tag by which the same sum is known again; it tells nothing of it without this step's key."""
         return self.source.seal(self.sum().cpu().numpy().data.cast("B"))
 
-    def _fill(self) -> None:
+    def fill(self) -> None:
         """Where nothing was added, the sum is zero."""
         for parameter in self.params:
             if parameter.summed_grad is None:
@@ -117,7 +117,7 @@ class NoisySum(DPOptimizer):
 
     def release(self) -> None:
         """Add noise, divide by the plan's constant, update the weights; an empty batch is noise alone."""
-        self._fill()
+        self.fill()
         self.add_noise()
         if self.keeps_noise:  # measured, not remembered: what was added, rounding and all
             self.last_noise = [

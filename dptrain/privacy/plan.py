@@ -15,6 +15,7 @@ from dptrain.privacy.noise.cost import ROOM
 
 MOST_NOISE = 1e4
 MOST_EPSILON = 500.0
+ROUNDING = 2.0**-50  # of probability, that a step adds to the rounding error of an account
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +87,20 @@ def check_delta(delta: float, units: float, unit: str = "record") -> None:
         )
 
 
+def check_rounding(delta: float, steps: int) -> None:
+    """Raise ConfigError where delta is less than what composing so many steps may round away.
+
+    Fourier transforms of a step's losses, in double precision, are taken to the power of the number of steps,
+    which multiplies their rounding error by it; the probability of large losses is uncertain by as much.
+    """
+    if delta < steps * ROUNDING:
+        raise ConfigError(
+            f"privacy.delta={delta:g} is less than what rounding leaves certain in the account of {steps:,} "
+            f"steps ({steps * ROUNDING:.1g}), so that epsilon could be understated; choose a larger "
+            "privacy.delta or fewer steps"
+        )
+
+
 def make_plan(budget: Budget, rates: Rates, units: int, *, max_grad_norm: float, clipping: str) -> DPSGDPlan:
     """The plan that spends exactly this budget: calibrated noise, or the noise asked for.
 
@@ -94,6 +109,7 @@ def make_plan(budget: Budget, rates: Rates, units: int, *, max_grad_norm: float,
     """
     sample_rate, steps, batch = rates.resolve(units)
     check_delta(budget.delta, units if budget.units_public else batch / sample_rate, budget.unit)
+    check_rounding(budget.delta, steps)
     plan = DPSGDPlan(
         units=units,
         sample_rate=sample_rate,

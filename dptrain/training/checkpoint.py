@@ -14,6 +14,7 @@ import io
 import json
 import math
 import os
+import shutil
 import struct
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from dptrain.storage import write_bytes
 CHECKPOINT = "checkpoint.pt"
 LEDGER = "ledger.json"
 SEALS = "sums.bin"
+SHARDS = "shards-"  # begins the names of folders, for a model that is divided among processes
 SEAL = struct.Struct("<Q16s")  # a step and the tag of its sum
 
 
@@ -54,6 +56,14 @@ def remove(folder: Path) -> None:
     half_written = folder.glob(f".{CHECKPOINT}.*")  # left by a run that was killed meanwhile
     for path in (folder / CHECKPOINT, folder / SEALS, *half_written):
         path.unlink(missing_ok=True)
+    forget_shards(folder)
+
+
+def forget_shards(folder: Path, kept: str | None = None) -> None:
+    """Remove what processes wrote of a divided model, but for the folder of this name."""
+    for path in folder.glob(f"{SHARDS}*"):
+        if path.name != kept:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def pay(folder: Path, *, steps: int, epsilon: float) -> None:

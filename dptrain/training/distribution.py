@@ -209,35 +209,3 @@ def failed(error: Exception) -> Reply:
     refused = isinstance(error, DptrainError)
     said = str(error) if refused else f"{type(error).__name__} while it computed its share of the run"
     return Reply(error=said, refused=isinstance(error, ConfigError))
-
-
-def help_with(channel: Channel, messages: Iterator[Any], device_of: Callable[[str], torch.device]) -> None:
-    """Do what the first rank says until it needs no help any more."""
-    helper: Helper | None = None
-    call: Callable[[Any], Any] | None = None
-    for message in messages:
-        if isinstance(message, Job):
-            reply = Reply()
-            try:
-                helper = Helper(message, channel, device_of(message.device))
-            except Exception as error:
-                reply, helper = failed(error), None
-            channel.gather(reply)
-        elif isinstance(message, Step):
-            assert helper is not None, "a step is part of a training"
-            helper.take(message)
-        elif isinstance(message, Work):
-            call = message.call
-        elif isinstance(message, Round):
-            assert call is not None, "a round is part of work"
-            channel.gather(made(call, message.items, channel.rank))
-
-
-def made(call: Callable[[Any], Any], items: Sequence[Any], rank: int) -> Made:
-    """What this rank makes of its item, if there is one for it."""
-    if rank >= len(items):
-        return Made()
-    try:
-        return Made(value=call(items[rank]))
-    except Exception as error:
-        return Made(reply=failed(error))

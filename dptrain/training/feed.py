@@ -108,13 +108,18 @@ class Feed:
         watched: Sequence[int] = (),
         ranks: int = 1,
         ahead: int = 0,
+        device: torch.device | None = None,
     ) -> None:
-        """`steps` are all there will be; of `ranks` this one reads each block whose turn is its own."""
+        """`steps` are all there will be; of `ranks` this one reads each block whose turn is its own.
+
+        What is read ahead is put where the `device` takes it from while it computes.
+        """
         self._sampler, self._records = sampler, records
         self._divide = partial(Drawn.of, records=len(records), probed=probed, watched=watched)
         self.blocks, self.ranks = blocks, ranks
         self._step, self._steps = 0, steps  # drawn so far; to be drawn in all
         self._ahead = 0 if records.in_memory else ahead
+        self._device = device or torch.device("cpu")
         self._drawn: deque[tuple[Drawn, dict[str, Any]]] = deque()  # not taken yet; the state before each
         self._due: deque[Tensor] = deque()  # batches to be read, not begun
         self._reading: deque[tuple[Tensor, Future[Records]]] = deque()
@@ -185,11 +190,14 @@ class Feed:
         if self._ahead:
             self._due.extend(drawn.ordinary[:: self.ranks] + drawn.watched + drawn.probes)
 
+    def _stage(self, batch: Tensor) -> Records:
+        return self.look(batch).staged(self._device)
+
     def _read_ahead(self) -> None:
         while len(self._reading) < self._ahead:
             if self._due:
                 batch = self._due.popleft()
-                self._reading.append((batch, self._reader.submit(self._records.take(batch).read)))
+                self._reading.append((batch, self._reader.submit(self._stage, batch)))
             elif self._step < self._steps and len(self._drawn) < self._ahead:
                 self._draw()
             else:

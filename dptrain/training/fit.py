@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from dptrain.contracts import Budget, ConfigError, Context, Inputs, Records, Release, Splits
-from dptrain.contracts.randomness import KEY_BYTES
 from dptrain.contracts.trees import by_name, moved, parts
 from dptrain.privacy.accountant import DPSGDPlan
 from dptrain.privacy.agreement import ROWS_AT_MOST, Chosen, choose
@@ -24,13 +22,13 @@ from dptrain.privacy.sampling import Units, make_sampler
 from dptrain.privacy.stilled import stilled
 from dptrain.tasks import task_of
 from dptrain.training.canaries import lengths
-from dptrain.training.distribution import Job, Team
 from dptrain.training.features import Trained
 from dptrain.training.feed import Blocks, Feed
 from dptrain.training.loop import train
 from dptrain.training.masks import Masks
+from dptrain.training.means import Means, divided_among, in_each
 from dptrain.training.observe import Watch
-from dptrain.training.schedule import make_average, make_schedule
+from dptrain.training.schedule import make_schedule
 from dptrain.training.sensitivity_audit import SensitivityAudit
 from dptrain.training.session import Session, check_buffers, resume
 from dptrain.training.settings import Settings
@@ -63,44 +61,52 @@ def fit(
 ) -> Fitted:
     """Train by this plan, from the folder's checkpoint if any."""
     blank = copy.deepcopy(model)
-    model = model.to(context.device, context.dtype)
-    trained = Trained.of(model, splits, settings, context)
+    # A model that is divided among processes stays here as a whole, and may be too large for one device.
+    divided = context.ranks is not None and context.ranks.sharded
+    place = replace(context, device=torch.device("cpu")) if divided else context
+    model = model.to(place.device, place.dtype)
+    trained = Trained.of(model, splits, settings, place)
     chosen = None
-    if kind is not None or context.observers:
+    if (kind is not None and not divided) or context.observers:
         # Before anything is paid for: a way to per-record gradients that agrees with plain autograd.
-        chosen = _choose(kind or "bookkeeping", trained, splits, context, settings.copies, plan.clipping)
-    if kind is not None:
-        engine = partial(engine, chosen=chosen)
+        chosen = _choose(kind or "bookkeeping", trained, splits, place, settings.copies, plan.clipping)
     size = max(1, settings.physical_batch_size // settings.copies)
     audit = None
     if audit_sensitivity:
         audit = SensitivityAudit(
             plan,
-            _made_up(trained, splits, context),
+            _made_up(trained, splits, place),
             size=size,
             key=context.streams.secret("audit"),
             folder=context.folder,
         )
-    session = _session(plan, trained, units, context, settings, size=size, noise=noise, audit=audit)
     watch = None
     if context.observers:
-        watch = _watch(plan, trained, splits, context, chosen, clips=clipping is not None)
-    replayed = resume(session)
-    with session.feed, _team(trained, context, settings, engine, kind) as session.team:
-        train(
-            session,
-            engine(trained.part, session.optimizer, **({} if noise is None else {"generator": noise})),
-            trained.splits,
-            steps=plan.steps,
-            settings=settings,
-            epsilon_at=epsilon_at,
-            watch=watch,
-            audit=audit,
+        watch = _watch(plan, trained, splits, place, chosen, clips=clipping is not None)
+    if kind is not None and not divided:
+        engine = partial(engine, chosen=chosen)
+    computing = divided_among if divided else in_each
+    with computing(trained, splits, context, settings, engine, noise=noise, clipping=plan.clipping) as means:
+        session = _session(
+            plan, trained, units, context, settings, means, size=size, noise=noise, audit=audit
         )
+        replayed = resume(session)
+        with session.feed:
+            train(
+                session,
+                means.engine(),
+                trained.splits,
+                steps=plan.steps,
+                settings=settings,
+                epsilon_at=epsilon_at,
+                watch=watch,
+                audit=audit,
+            )
+        released = trained.weights(session.released)
     check_buffers(dict(blank.named_buffers()), model)
     release = Release(
         architecture=partial(copy.deepcopy, blank),
-        weights=trained.weights(session.released),
+        weights=released,
         published=tuple(session.history),
         device=context.device,
         task=splits.task,
@@ -123,6 +129,7 @@ def _choose(
         labels=task.made_up(ROWS_AT_MOST, torch.Generator().manual_seed(0)),
         copies=copies,
         clipping=clipping,
+        bfloat16=context.bfloat16,
     )
 
 
@@ -147,6 +154,7 @@ def _session(
     units: Units,
     context: Context,
     settings: Settings,
+    means: Means,
     *,
     size: int,
     noise: NoiseSource | None,
@@ -154,17 +162,17 @@ def _session(
 ) -> Session:
     """The state of a training that has not begun."""
     ranks = 1 if context.ranks is None else context.ranks.size
-    average = make_average(trained.part, settings.average_decay) if settings.average_decay > 0 else None
-    optimizer = settings.optimizer(trained.part.parameters())
     sampled = units if context.canaries is None else units.and_more(len(context.canaries))
     return Session(
         plan=plan,
-        model=trained.part,
-        optimizer=optimizer,
+        model=means.model,
+        optimizer=means.optimizer,
         schedule=make_schedule(
-            optimizer, settings.schedule, steps=plan.steps, warmup_steps=settings.warmup_steps
+            means.optimizer, settings.schedule, steps=plan.steps, warmup_steps=settings.warmup_steps
         ),
-        average=average,
+        average=means.average,
+        team=means.team,
+        shards=means.shards,
         feed=Feed(
             make_sampler(plan, sampled, context.streams.secret("sampling")),
             trained.splits.train,
@@ -174,6 +182,7 @@ def _session(
             watched=context.planted if settings.augmentation is not None and context.observers else (),
             ranks=ranks,
             ahead=settings.prefetch,
+            device=context.device,
         ),
         noise=noise,
         masks=Masks(context.streams.secret("masks"), context.device),
@@ -181,25 +190,6 @@ def _session(
         audit=audit,
         made_by=trained.made_by,
     )
-
-
-def _team(
-    trained: Trained, context: Context, settings: Settings, engine: Callable[..., Engine], kind: str | None
-) -> AbstractContextManager[Team | None]:
-    """The processes that compute this training with this one, where there are any."""
-    if context.ranks is None:
-        return nullcontext()
-    job = Job(
-        model=copy.deepcopy(trained.part),
-        records=trained.splits.train,
-        engine=engine
-        if kind is None
-        else partial(engine, generator=NoiseSource(bytes(KEY_BYTES))),  # adds none
-        device=context.device.type,
-        dtype=context.dtype,
-        augment=settings.augmentation,
-    )
-    return context.ranks.team(job)
 
 
 def _made_up(trained: Trained, splits: Splits, context: Context) -> Records | None:

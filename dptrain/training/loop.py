@@ -18,6 +18,7 @@ from dptrain.training.augment import Augmentation
 from dptrain.training.canaries import gradients
 from dptrain.training.distribution import Team
 from dptrain.training.feed import Drawn
+from dptrain.training.leading import Leader
 from dptrain.training.masks import AFTER
 from dptrain.training.observe import Shares, Watch
 from dptrain.training.sensitivity_audit import Read, SensitivityAudit
@@ -62,7 +63,7 @@ def train(
             keeper.start_over()
             continue
         if watch is not None:
-            watch.before(session.model)
+            watch.before(session.current)
         engine.update()
         if watch is not None:
             with session.masks.drawing(AFTER):
@@ -96,7 +97,7 @@ def _accumulate(
     *,
     engine: Engine,
     augment: Augmentation | None,
-    team: Team | None = None,
+    team: Team | Leader | None = None,
 ) -> tuple[Tensor, Shares]:
     """Add up a logical batch in physical ones; its summed loss, and what probes and canaries added.
 
@@ -156,7 +157,7 @@ class _Keeper:
         self.seconds = seconds
         self.written = time.monotonic()
         if self.folder is not None and not (self.folder / checkpoint.CHECKPOINT).exists():
-            checkpoint.save(session.state_dict(), self.folder)
+            session.save(self.folder)
         self.seals = {} if self.folder is None else checkpoint.seals(self.folder)
         self.due = 0 if self.folder is None else checkpoint.paid(self.folder)  # paid for, before this process
 
@@ -190,14 +191,14 @@ class _Keeper:
         self.engine.forget()
         self.session.load_state_dict(state)
         self.session.renew(self.due - self.session.paid)
-        checkpoint.save(self.session.state_dict(), self.folder)
+        self.session.save(self.folder)
         checkpoint.forget_seals(self.folder)
         self.seals = {}
 
     def keep(self, *, last: bool) -> None:
         now = time.monotonic()
         if self.folder is not None and (last or now - self.written >= self.seconds):
-            checkpoint.save(self.session.state_dict(), self.folder)
+            self.session.save(self.folder)
             checkpoint.forget_seals(self.folder, until=self.session.step)
             self.written = now
 
@@ -207,7 +208,8 @@ def evaluate(model: nn.Module, records: Records, context: Context, task: Task) -
     """The metric of the task and the mean loss of a model on these records."""
     was_training = model.training
     model.eval()
-    batches = (batch.to(context.device, context.dtype) for batch in records.batches())
+    device = next((each.device for each in model.parameters()), context.device)
+    batches = (batch.to(device, context.dtype) for batch in records.batches())
     found = task.evaluate((model(batch.inputs), batch.labels) for batch in batches)
     model.train(was_training)
     return found

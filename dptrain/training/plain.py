@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dptrain.contracts import Inputs
+from dptrain.privacy.clipping import wide
 from dptrain.privacy.gradients import RecordLoss
 
 
@@ -17,17 +18,26 @@ class PlainEngine:
     """Sums gradients over a logical batch and divides by the constant that the private engines divide by."""
 
     def __init__(
-        self, model: nn.Module, optimizer: Optimizer, expected_batch_size: int, *, loss: RecordLoss
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        expected_batch_size: int,
+        *,
+        loss: RecordLoss,
+        bfloat16: bool = False,
     ) -> None:
         self.model = model
         self.optimizer = optimizer
         self.expected_batch_size = expected_batch_size
         self.loss = loss
+        self.bfloat16 = bfloat16
 
     def accumulate(self, inputs: Inputs, labels: Tensor, copies: int = 1) -> Tensor:
         if len(labels) == 0:
             return torch.zeros((), device=labels.device)
-        loss = self.loss(self.model(inputs), labels).sum() / copies
+        with torch.autocast(labels.device.type, dtype=torch.bfloat16, enabled=self.bfloat16):
+            outputs = self.model(inputs)
+        loss = self.loss(wide(outputs), labels).sum() / copies
         loss.backward()
         return loss.detach()
 

@@ -17,10 +17,15 @@ from types import TracebackType
 from typing import Any
 
 import torch
+from torch import nn
 
 from dptrain.contracts import ConfigError, DptrainError
-from dptrain.training.distribution import Job, Made, Reply, Round, Team, Work, accepted, help_with
+from dptrain.privacy.noise.source import NoiseSource
+from dptrain.training.distribution import Job, Made, Reply, Round, Team, Work, accepted
+from dptrain.training.helping import help_with
+from dptrain.training.leading import Leader
 from dptrain.training.ranks import Alive, Channel, Done, Heartbeat, Place, encrypted
+from dptrain.training.sharding import ShardedJob, Shards
 
 HELPER = "dptrain.cli.rank"  # the module that a started process runs
 ENDED_WITHIN = 10.0  # seconds, for one that is told that the run is done
@@ -38,14 +43,18 @@ class Ranks:
         threads: int | None = None,
         launched: Place | None = None,
         trusted: bool = False,
+        sharded: bool = False,
     ) -> None:
         """So many processes of so many `threads`, given up after so many seconds without a sign of life.
+
+        Where models are `sharded`, each holds a part of what is trained.
 
         `launched` is this one's place where a launcher started them all; else they are started on this
         machine. On several machines, the network must be `trusted`, or encrypted.
         """
         self.size = size if launched is None else launched.size
         self.seconds, self.threads, self.launched, self.trusted = seconds, threads, launched, trusted
+        self.sharded = sharded
         self._folder: Path | None = None
         self._started: list[subprocess.Popen[bytes]] = []
         self._channel: Channel | None = None
@@ -64,7 +73,11 @@ class Ranks:
     ) -> None:
         if self._heart is not None:
             self._heart.stop()
-        if self._channel is not None:
+        if self._channel is not None and self._channel.broken:
+            for process in self._started:
+                process.kill()
+            self._channel.leave()
+        elif self._channel is not None:
             with suppress(RuntimeError):  # a rank is gone, which was told, or matters no more
                 self._channel.say(Done())
             self._channel.leave()
@@ -98,6 +111,25 @@ class Ranks:
             yield team
         finally:
             team.finish()
+
+    @contextmanager
+    def shards(
+        self, job: object, model: nn.Module, *, device: torch.device, noise: NoiseSource | None
+    ) -> Iterator[Leader]:
+        """Within, all processes hold parts of this training; `model` is its trained part with its weights."""
+        assert isinstance(job, ShardedJob)
+        channel = self._joined()
+        assert self._heart is not None
+        values = {name: each.detach() for name, each in model.named_parameters()}
+        with self._heart.lock, self._or_lost():
+            channel.say(job)
+            shards = Shards(job, channel, device, values)
+            accepted(channel.gather(Reply())[1:])
+        leader = Leader(shards, channel, self._heart.lock, self._lost, noise, model)
+        try:
+            yield leader
+        finally:
+            leader.finish()
 
     def each(self, call: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
         """What this function makes of each of these items, in their order, one at a time by each process.
@@ -141,6 +173,11 @@ class Ranks:
                 )
 
     def _joined(self) -> Channel:
+        if self._channel is not None and self._channel.broken:
+            raise DptrainError(
+                "ranks: a training that was divided among processes was interrupted, and they can do nothing "
+                "more; start the run again"
+            )
         if self._channel is None:
             if self._folder is not None:
                 self._wait()

@@ -53,6 +53,7 @@ class Channel:
     def __init__(self, place: Place) -> None:
         """Join the others; raises DptrainError where they are not there in time."""
         self.rank, self.size = place.rank, place.size
+        self.broken = False  # whether others wait for something that does not come
         limit = timedelta(seconds=place.seconds)
         try:
             if dist.is_initialized():  # by whoever started the ranks, such as Ray Train

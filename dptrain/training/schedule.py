@@ -44,10 +44,14 @@ def factor(name: str, step: int, *, steps: int, warmup_steps: int) -> float:
 def make_average(model: nn.Module, decay: float) -> AveragedModel:
     """An exponential moving average of the weights; early on it forgets faster, so that it keeps no start."""
 
-    @torch.no_grad()
     def update(averages: Sequence[Tensor], weights: Sequence[Tensor], count: Tensor | int) -> None:
-        steps = int(count)
-        share = 1.0 - min(decay, (1.0 + steps) / (10.0 + steps))
-        torch._foreach_lerp_(list(averages), list(weights), share)
+        follow(averages, weights, int(count), decay)
 
     return AveragedModel(model, multi_avg_fn=update)
+
+
+@torch.no_grad()
+def follow(averages: Sequence[Tensor], weights: Sequence[Tensor], steps: int, decay: float) -> None:
+    """Move averages of the weights of so many steps on to these weights, in place."""
+    share = 1.0 - min(decay, (1.0 + steps) / (10.0 + steps))
+    torch._foreach_lerp_(list(averages), list(weights), share)

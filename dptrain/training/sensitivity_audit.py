@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from dptrain.contracts import BrokenGuarantee, Records
 from dptrain.privacy.accountant import DPSGDPlan
@@ -223,6 +224,8 @@ def _refuse_if_broken(folder: Path | None) -> None:
 @contextmanager
 def in_double(model: nn.Module) -> Iterator[None]:
     """Within, weights and buffers are in double precision; afterwards they are the very ones from before."""
+    if any(isinstance(parameter, DTensor) for parameter in model.parameters()):
+        raise TypeError("what is divided among processes keeps its precision")
     weights = [(parameter, parameter.data) for parameter in model.parameters()]
     buffers = [
         (module, name, buffer)

@@ -19,6 +19,7 @@ from dptrain.privacy.noise.source import NoiseSource
 from dptrain.training import checkpoint
 from dptrain.training.distribution import Team
 from dptrain.training.feed import Blocks, Feed
+from dptrain.training.leading import Leader
 from dptrain.training.masks import Masks
 
 
@@ -54,7 +55,8 @@ class Session:
     masks: Masks
     context: Context
     audit: Stateful | None = None
-    team: Team | None = None  # of processes that compute sums with this one
+    team: Team | Leader | None = None  # of processes that compute sums with this one
+    shards: Leader | None = None  # of a model that is divided among processes
     made_by: str = ""  # a hash of what makes the features that the model is trained on; empty: of records
     step: int = 0
     lost: int = 0  # steps that were paid for and could not be repeated: so many fewer are left
@@ -81,9 +83,28 @@ class Session:
     @property
     def released(self) -> nn.Module:
         """The module whose weights would be released now."""
+        if self.shards is not None:
+            return self.shards.released()
         return self.model if self.average is None else self.average.module
 
+    @property
+    def current(self) -> nn.Module:
+        """The module with the weights of the step to come."""
+        return self.model if self.shards is None else self.shards.current()
+
+    def save(self, folder: Path) -> None:
+        """Write a checkpoint, whole or not at all."""
+        state = self.state_dict()
+        if self.shards is not None:
+            state["shards"] = self.shards.save(folder, self.paid)
+        checkpoint.save(state, folder)
+        if self.shards is not None:
+            checkpoint.forget_shards(folder, kept=state["shards"]["folder"])
+
     def state_dict(self) -> dict[str, Any]:
+        """All of it; of a divided model the shapes, for what processes hold of it is in files of its own."""
+        divided = self.shards is not None
+        weights = self.model.state_dict()
         return {
             "plan": asdict(self.plan),
             "made_by": self.made_by,
@@ -93,8 +114,11 @@ class Session:
             "lost": self.lost,
             "blocks": asdict(self.feed.blocks),
             "history": self.history,
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "model": {k: torch.empty(v.shape, device="meta") for k, v in weights.items()}
+            if divided
+            else weights,
+            "optimizer": None if divided else self.optimizer.state_dict(),
+            "shards": None,
             "schedule": self.schedule.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
             "sampler": self.feed.state_dict(),
@@ -110,8 +134,12 @@ class Session:
         self.step, self.lost = state["step"], state["lost"]
         self.feed.blocks = Blocks(**state["blocks"])
         self.history = [tuple(entry) for entry in state["history"]]
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        if self.shards is None:
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        else:
+            assert self.context.folder is not None
+            self.shards.load(self.context.folder, state["shards"])
         self.schedule.load_state_dict(state["schedule"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
@@ -143,6 +171,12 @@ def resume(session: Session) -> int:
         raise DptrainError(
             f"resume={folder}: it was begun under another plan ({'; '.join(changed)}); resume it with the "
             "data and the library versions that it was begun with, or start a new run"
+        )
+    if (state.get("shards") is None) != (session.shards is None):
+        before = "none" if state.get("shards") is None else "fsdp2"
+        raise ConfigError(
+            f"resume={folder}: it was begun with performance.sharding={before}; resume it with that, by as "
+            "many processes as you like"
         )
     if state.get("made_by") != session.made_by:
         raise DptrainError(

@@ -82,6 +82,19 @@ def test_torchrun_starts_one_run(expected: bytes, tmp_path: Path) -> None:
     assert "2 processes computed the training" in said
 
 
+def test_torchrun_divides_a_model(expected: bytes, tmp_path: Path) -> None:
+    words = (*WORDS, "performance.sharding=fsdp2", "output=runs")
+    code, _, err = finish(started((*TORCHRUN, "-m", "dptrain", *words), tmp_path))
+    assert code == 0, err
+    assert weights(tmp_path / "runs") == expected
+
+
+def test_one_process_divides_nothing(tmp_path: Path) -> None:
+    code, _, err = finish(command(*WORDS, "performance.sharding=fsdp2", "output=runs", cwd=tmp_path))
+    assert code == 2
+    assert "performance.sharding=fsdp2 divides a model among processes, and there is one" in err
+
+
 def test_srun_starts_one_run(expected: bytes, tmp_path: Path) -> None:
     slurm = {
         "SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2", "MASTER_PORT": port(),

@@ -1,6 +1,7 @@
 """Epsilon against independent accountants and formulas, and what follows from it against both."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from dptrain.privacy.accountant import (
     privacy_loss,
 )
 from dptrain.privacy.guarantee import DPGuarantee
-from dptrain.privacy.plan import Rates, make_plan
+from dptrain.privacy.plan import Rates, Target, calibrate, make_plan
 from dptrain.privacy.sampled_gaussian import sampled_gaussian
 
 pytestmark = pytest.mark.run
@@ -226,3 +227,27 @@ def test_too_little_noise_is_one_clear_error_and_no_memory(make_plan_of, noise_m
 def test_large_losses_are_still_accounted_for(make_plan_of):
     plan = make_plan_of(noise_multiplier=1.0, sample_rate=1.0, steps=600)
     assert epsilon(plan) == pytest.approx(gaussian_epsilon(1.0, 600), rel=1e-3)
+
+
+@pytest.mark.parametrize("steps", [10**6, 10**7])
+def test_epsilon_costs_as_much_work_for_ten_million_steps(monkeypatch, make_plan_of, steps):
+    """A few compositions, each of a bounded number of losses: nothing is done once a step."""
+    compositions = []
+    compose = pld.PrivacyLossDistribution.self_compose
+
+    def counted(self, times):
+        made = compose(self, times)
+        compositions.append(max(self._pmf_remove.size, made._pmf_remove.size))
+        return made
+
+    monkeypatch.setattr(pld.PrivacyLossDistribution, "self_compose", counted)
+    plan = make_plan_of(units=10**7, sample_rate=1e-4, expected_batch_size=1000, steps=steps)
+    noise = calibrate(plan, Target(key="epsilon", most=2.0, at=1e-6))
+    assert len(compositions) <= 30
+    points = Curve(replace(plan, noise_multiplier=noise), 1e-6, anchors=2).points
+    assert len(compositions) <= 32
+    assert max(compositions) <= 2**20
+    assert 1.9 < points[-1][1] <= 2.0
+    rdp = RDPAccountant()
+    rdp.history = [(noise, 1e-4, steps)]
+    assert points[-1][1] < rdp.get_epsilon(delta=1e-6)

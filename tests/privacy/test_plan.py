@@ -13,7 +13,7 @@ from dptrain.contracts import Budget, ConfigError
 from dptrain.privacy import plan as planning
 from dptrain.privacy.accountant import DPSGDPlan, privacy_loss
 from dptrain.privacy.guarantee import DPGuarantee
-from dptrain.privacy.plan import Rates, check_delta, default_delta, make_plan
+from dptrain.privacy.plan import Rates, check_delta, check_rounding, default_delta, make_plan
 
 pytestmark = pytest.mark.run
 
@@ -219,3 +219,13 @@ def test_the_default_delta_of_any_number_of_units(units):
     delta = default_delta(units)
     assert Fraction(f"{delta:.0e}") * 10 * units <= 1 < Fraction(f"{delta:.0e}") * 20 * units
     check_delta(delta, units)
+
+
+def test_a_delta_that_rounding_hides_is_refused():
+    check_rounding(1e-5, 10**7)
+    check_rounding(1e-10, 10**5)
+    with pytest.raises(ConfigError, match=r"privacy\.delta=1e-10 .* rounding .* 10,000,000 steps"):
+        check_rounding(1e-10, 10**7)
+    rates = Rates(expected_batch_size=1000, steps=10**7)
+    with pytest.raises(ConfigError, match="could be understated"):
+        make_plan(Budget(epsilon=1.0, delta=1e-10), rates, 10**9, max_grad_norm=1.0, clipping="flat")

@@ -57,8 +57,9 @@ def test_a_process_takes_steps_and_tells_its_peak(script) -> None:
 
 @pytest.mark.parametrize("mode", ["plain", "opacus_hooks", "opacus_ghost", "dptrain"])
 @pytest.mark.parametrize("model", ["mlp", "cnn"])
-def test_every_mode_trains(script, model, mode) -> None:
-    step = script.make_step(script.TASKS[model], mode, torch.device("cpu"), torch.float32)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_every_mode_trains(script, model, mode, dtype) -> None:
+    step = script.make_step(script.TASKS[model], mode, torch.device("cpu"), dtype)
     step()
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+import torchvision
+from torch import Tensor, nn
 
 from dptrain.contracts import Budget, Context, Release, Splits
 from dptrain.mechanisms.dpsgd import DPSGD
@@ -15,9 +17,47 @@ from dptrain.mechanisms.dpsgd import DPSGD
 Fit = Callable[..., tuple[Release, Any]]
 
 
+class Tokens(nn.Module):
+    """A transformer whose attention is large enough to be gathered by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(8, 192)
+        self.layer = nn.TransformerEncoderLayer(192, 2, 64, dropout=0.1, batch_first=True)
+        self.last = nn.Linear(192, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.last(self.layer(self.first(inputs.flatten(1).unflatten(1, (8, 8)))).mean(1))
+
+
+class Adapted(nn.Module):
+    """A frozen layer with an update of low rank, which is trained (LoRA)."""
+
+    def __init__(self, rank: int = 4) -> None:
+        super().__init__()
+        self.frozen = nn.Linear(64, 2000).requires_grad_(requires_grad=False)
+        self.down, self.up = nn.Linear(64, rank, bias=False), nn.Linear(rank, 2000, bias=False)
+        self.last = nn.Linear(2000, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        flat = inputs.flatten(1)
+        return self.last(torch.tanh(self.frozen(flat) + self.up(self.down(flat))))
+
+
+def resnet18() -> nn.Module:
+    network = torchvision.models.resnet18(num_classes=3, norm_layer=partial(nn.GroupNorm, 32))
+    network.conv1 = nn.Conv2d(1, 64, 3, padding=1, bias=False)
+    return network
+
+
 def model(name: str = "mlp") -> nn.Module:
+    made = {"transformer": Tokens, "adapted": Adapted, "resnet18": resnet18}
     with torch.random.fork_rng():
         torch.manual_seed(5)
+        if name in made:
+            return made[name]()
+        if name == "wide":
+            return nn.Sequential(nn.Flatten(), nn.Linear(64, 2000), nn.Tanh(), nn.Linear(2000, 3))
         if name == "cnn":
             layers = [nn.Conv2d(1, 6, 3, padding=1), nn.GroupNorm(2, 6), nn.ReLU(), nn.AdaptiveAvgPool2d(2)]
             return nn.Sequential(*layers, nn.Flatten(), nn.Linear(24, 3))
@@ -29,7 +69,7 @@ class Alone:
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self.way = ""
+        self.way, self.sharded = "", False
 
     def team(self, job: object) -> Any:  # noqa: ARG002
         return nullcontext(Nobody())
@@ -54,17 +94,20 @@ def trainer(splits: Splits, settings_of: Callable[..., Any], context_of: Callabl
         ranks: Any,
         *,
         name: str = "mlp",
+        made: nn.Module | None = None,
         data: Splits = splits,
         unit: str = "record",
         lanes: int = 3,
-        mechanism: type = DPSGD,
+        mechanism: Callable[..., Any] = DPSGD,
         context: dict[str, Any] | None = None,
         **changes: Any,
     ) -> tuple[Release, Any]:
         settings = settings_of(**{"physical_batch_size": 4, **changes})
         budget = Budget(epsilon=None, delta=1e-5, noise_multiplier=1.0, unit=unit)
         surroundings = context_of(ranks=ranks or Alone(lanes), **(context or {}))
-        found: tuple[Release, Any] = mechanism(settings=settings).fit(model(name), data, budget, surroundings)
+        found: tuple[Release, Any] = mechanism(settings=settings).fit(
+            made or model(name), data, budget, surroundings
+        )
         return found
 
     return run

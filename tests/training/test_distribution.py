@@ -66,6 +66,7 @@ CASES: dict[str, dict[str, Any]] = {
     "convolutions": {"name": "cnn"},
     "double precision": {"context": {"dtype": torch.float64}, "rates": {"steps": 50}},
     "empty ranks": {"rates": {"expected_batch_size": 1, "steps": 30}},
+    "a rate of .0004": {"rates": {"sample_rate": 0.0004, "expected_batch_size": None, "steps": 50}},
     "groups": {"unit": "group"},
     "copies": {"augmentation": Augmentation(copies=2, shift=1, flip=False)},
     "shuffled": {"rates": {"sampling": "shuffle"}},
@@ -78,6 +79,8 @@ def test_three_processes_release_bit_for_bit_what_one_does(
     train: Fit, ranks: Ranks, flat: Callable[..., Tensor], splits: Splits, case: str
 ) -> None:
     options = dict(CASES[case])
+    if case == "a rate of .0004":
+        options["data"] = replace(splits, train=splits.train.take(torch.arange(5000) % len(splits.train)))
     if options.get("unit") == "group":
         options["data"] = replace(splits, group_ids=torch.arange(len(splits.train)) // 3)
     (alone, _), (together, said) = train(None, **options), train(ranks, **options)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dptrain.contracts import Canaries, DataError, Records, Streams
+from dptrain.contracts import Canaries, DataError, Records, Streams, devices
 from dptrain.mechanisms.dpsgd import DPSGD
 from dptrain.mechanisms.non_private import NonPrivate
 from dptrain.privacy import dpsgd
@@ -254,3 +254,51 @@ def test_probes_take_turns_at_being_first(make_plan_of, lazily, ahead):
             for part in (*drawn.ordinary, *drawn.probes):
                 feed.read(part)
     assert first == [9, 4, 30] * 2
+
+
+@pytest.fixture
+def pins(monkeypatch):
+    """A CPU that takes what is in page-locked memory, as a GPU does; which thread put it there."""
+    threads, pinned = [], set()
+
+    def pin(tensor):
+        threads.append(threading.current_thread().name)
+        made = tensor.clone()
+        pinned.add(made.data_ptr())
+        return made
+
+    monkeypatch.setattr(devices, "TAKES_PINNED", ("cpu",))
+    monkeypatch.setattr(Tensor, "pin_memory", pin)
+    monkeypatch.setattr(Tensor, "is_pinned", lambda tensor: tensor.data_ptr() in pinned)
+    return threads
+
+
+def test_what_is_read_ahead_is_page_locked_by_the_reader_and_trains_the_same(fit, lazily, models, flat, pins):
+    there, _ = fit(models["mlp"](), lazily()[0], ahead=2)
+    assert len(pins) >= 2 * STEPS  # inputs and labels of each batch
+    assert all(name.startswith("dptrain-reader") for name in pins)
+    pins.clear()
+    here, _ = fit(models["mlp"](), lazily()[0], ahead=0)
+    assert not pins  # read when it is needed, it would only be copied once more
+    assert torch.equal(flat(there.weights), flat(here.weights))
+
+
+@pytest.mark.usefixtures("pins")
+def test_a_device_takes_page_locked_records_without_waiting(monkeypatch):
+    taken = []
+    to = Tensor.to
+    monkeypatch.setattr(Tensor, "to", lambda *args, **named: taken.append(named) or to(*args, **named))
+    records = Records({"image": torch.ones(3, 2), "words": torch.ones(3, 4).long()}, torch.zeros(3).long())
+    cpu = torch.device("cpu")
+    for each, meanwhile in ((records, False), (records.staged(cpu), True)):
+        taken.clear()
+        moved = each.to(cpu, torch.float64)
+        assert [named["non_blocking"] for named in taken] == [meanwhile] * 3
+        assert moved.inputs["image"].dtype == torch.float64
+        assert moved.inputs["words"].dtype == moved.labels.dtype == torch.int64
+
+
+def test_a_cpu_takes_records_as_they_are():
+    inputs = torch.ones(3, 2)
+    records = Records(inputs, torch.zeros(3).long())
+    assert records.staged(torch.device("cpu")).inputs is inputs

@@ -186,6 +186,7 @@ def broken(monkeypatch, kind):
     elif kind == "clipped as a batch":
 
         def together(self, sums):
+            sums = list(sums)
             length = torch.cat([total.flatten() for total in sums]).norm()
             add(self, [total * (self.max_grad_norm / length).clamp(max=0.99) for total in sums])
 

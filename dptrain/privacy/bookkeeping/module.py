@@ -32,7 +32,7 @@ from dptrain.privacy.bookkeeping.products import by_onednn
 from dptrain.privacy.bookkeeping.recurrent import cell, recurrent
 from dptrain.privacy.bookkeeping.shares import Instantiated, Share
 from dptrain.privacy.bookkeeping.tape import Layout, Tape
-from dptrain.privacy.bookkeeping.uses import NoRule, Rule, Use, sum_copies
+from dptrain.privacy.bookkeeping.uses import NoRule, Rule, Use, original_type, sum_copies
 from dptrain.privacy.clipping import wide
 
 # By exact type: a subclass may compute something else.
@@ -88,6 +88,7 @@ class BookkeepingModule(nn.Module):
             raise ValueError("the model is hooked already; unhook it first")
         self._module = model
         self.layout = layout or Layout()
+        self.same: Mapping[Tensor, Tensor] = {}  # of a sharded model: a gathered parameter's own shard
         self.in_full: dict[str, list[str]] = {}  # layers without a rule, by type
         self.names = {module: name for name, module in model.named_modules()}
         self._forwards: list[nn.Module] = []
@@ -104,10 +105,10 @@ class BookkeepingModule(nn.Module):
         return bool(self._forwards or self.in_full)
 
     def _watch(self, layer: nn.Module) -> None:
-        if type(layer) in FORWARDS and "forward" not in vars(layer):
+        if original_type(layer) in FORWARDS and "forward" not in vars(layer):
             self._forwards.append(layer)
             return
-        rule = RULES.get(type(layer)) if "forward" not in vars(layer) else None
+        rule = RULES.get(original_type(layer)) if "forward" not in vars(layer) else None
         if isinstance(layer, MadeKernels) and layer.as_promised:
             rule = made_kernels
         if rule is None:
@@ -116,7 +117,7 @@ class BookkeepingModule(nn.Module):
             hook = layer.register_forward_hook(self._note_in_full, with_kwargs=True)
         else:
             hook = layer.register_forward_hook(partial(self._note, rule=rule))
-        if type(layer) is nn.Linear and rule is not None:
+        if isinstance(layer, nn.Linear) and original_type(layer) is nn.Linear and rule is not None:
             self._linear_layers.append(layer)
         self._hooks.append(hook)
 
@@ -165,7 +166,7 @@ class BookkeepingModule(nn.Module):
     @contextmanager
     def looking(self, rows: int) -> Iterator[Tape]:
         """Note the shapes that layers return, wherever their records are."""
-        self.tape = tape = Tape(rows, 1, self.names, None)
+        self.tape = tape = Tape(rows, 1, self.names, None, self.same)
         try:
             yield tape
         finally:
@@ -175,11 +176,11 @@ class BookkeepingModule(nn.Module):
     @contextmanager
     def recording(self, rows: int, copies: int) -> Iterator[Tape]:
         """Note what passes, of records * copies = rows, until the end of the block."""
-        self.tape = tape = Tape(rows, copies, self.names, self.layout)
+        self.tape = tape = Tape(rows, copies, self.names, self.layout, self.same)
         try:
             with by_onednn(self._linear_layers):
                 for layer in self._forwards:
-                    layer.forward = partial(FORWARDS[type(layer)], layer, tape)
+                    layer.forward = partial(FORWARDS[original_type(layer)], layer, tape)
                 yield tape
         finally:
             for layer in self._forwards:
@@ -191,8 +192,8 @@ class BookkeepingModule(nn.Module):
 def _watched(module: nn.Module) -> Iterator[nn.Module]:
     """The smallest layers that hold all parameters to train; what holds some beside others is one layer."""
     own = any(parameter.requires_grad for parameter in module.parameters(recurse=False))
-    own = own and type(module) not in (DPRNN, DPLSTM, DPGRU)  # they hold their cells' by other names
-    if own or type(module) in FORWARDS:
+    own = own and original_type(module) not in (DPRNN, DPLSTM, DPGRU)  # they hold their cells' by other names
+    if own or original_type(module) in FORWARDS:
         if any(parameter.requires_grad for parameter in module.parameters()):
             yield module
         return

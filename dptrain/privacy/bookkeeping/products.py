@@ -33,6 +33,7 @@ def by_onednn(layers: Sequence[nn.Linear]) -> Iterator[None]:
 def _forward(layer: nn.Linear, inputs: Tensor) -> Tensor:
     weight, bias = layer.weight, layer.bias
     fits = inputs.shape[-1:] == weight.shape[1:]  # else let PyTorch say what is wrong
+    fits = fits and not torch.is_autocast_enabled(inputs.device.type)  # which the product would not hear of
     if fits and weight.is_leaf and _pays(inputs.numel() * len(weight), inputs, weight):
         return _Linear.apply(inputs, weight, bias)
     return F.linear(inputs, weight, bias)

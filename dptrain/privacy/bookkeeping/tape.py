@@ -58,15 +58,24 @@ class Tape:
     """What one forward pass noted, of rows = records * copies, and what the backward pass made of it.
 
     `shapes` collects the shapes of what layers returned, by name and use; without a layout, that is all.
+    `same` maps a parameter to the one that its shares are those of, where they are not the same.
     """
 
-    def __init__(self, rows: int, copies: int, names: Mapping[nn.Module, str], layout: Layout | None) -> None:
+    def __init__(
+        self,
+        rows: int,
+        copies: int,
+        names: Mapping[nn.Module, str],
+        layout: Layout | None,
+        same: Mapping[Tensor, Tensor] | None = None,
+    ) -> None:
         self.rows = rows
         self.copies = copies
         self.shares: dict[Tensor, Share] = {}
         self.shapes: dict[Place, torch.Size] = {}
         self.listens = True  # not while a rule runs a layer once more
         self._names = names
+        self._same = same or {}
         self._layout = layout
         self._calls: Counter[nn.Module] = Counter()
         self._uses: Counter[Tensor] = Counter()
@@ -176,7 +185,7 @@ class Tape:
     ) -> None:
         if not output.requires_grad:
             return
-        self._uses.update(parameters)
+        self._uses.update(self._same.get(each, each) for each in parameters)
         if not any(tensor.requires_grad for tensor in inputs):
             # Nothing to train lies beyond: here the backward pass ends. All else lies on its way.
             self._ends.append(get_gradient_edge(output))
@@ -209,6 +218,7 @@ class Tape:
         self._hooks.append(output.register_hook(arrived))
 
     def _add(self, parameter: Tensor, share: Share) -> None:
+        parameter = self._same.get(parameter, parameter)
         if self._uses[parameter] > 1 and parameter in self.shares:
             before = self.shares[parameter]
             together = share.beside(before) if isinstance(share, Part) else None

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
 from dptrain.privacy.bookkeeping.shares import Share
 from dptrain.privacy.clipping import wide
@@ -57,3 +58,9 @@ def sum_copies(rows: Tensor, copies: int) -> Tensor:
     tensor([3., 7.])
     """
     return rows if copies == 1 else rows.unflatten(0, (-1, copies)).sum(1)
+
+
+def original_type(layer: nn.Module) -> type[nn.Module]:
+    """The class of a layer as it was before `fully_shard` put one of its own, of the same name, before it."""
+    kind = type(layer)
+    return kind.__bases__[1] if issubclass(kind, FSDPModule) and FSDPModule in kind.__bases__ else kind

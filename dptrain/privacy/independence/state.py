@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 NOTE = "_tested_apart"  # hangs on a model that was found to be in order: its fingerprint
 _OWN = frozenset(vars(nn.Module())) | {"autograd_grad_sample_hooks", NOTE}
@@ -31,12 +32,15 @@ def copied(state: State) -> State:
 
 
 def state_of(model: nn.Module) -> State:
-    """Everything that the modules hold, by path: tensors themselves; arrays as tensors."""
+    """Everything that the modules hold, by path: tensors themselves; arrays as tensors.
+
+    Of what is divided among processes, what this one holds.
+    """
     found: State = dict(weights_of(model))
     for name, module in model.named_modules():
         for key, value in _attributes(module):
             found.update(_walk(value, f"{name}.{key}" if name else key, _DEPTH, set()))
-    return found
+    return {path: value.to_local() if isinstance(value, DTensor) else value for path, value in found.items()}
 
 
 def _attributes(module: nn.Module) -> Iterator[tuple[str, Any]]:
@@ -75,9 +79,11 @@ def _inside(value: Any) -> Iterator[tuple[str, Any]]:
     elif isinstance(value, list | tuple | deque):
         yield ".size", len(value)
         yield from ((f"[{index}]", item) for index, item in enumerate(value))
-    elif not isinstance(
-        value, type | nn.Module | types.ModuleType | types.FunctionType | types.MethodType
-    ) and hasattr(value, "__dict__"):
+    elif (
+        not isinstance(value, type | nn.Module | types.ModuleType | types.FunctionType | types.MethodType)
+        and not type(value).__module__.startswith("torch.distributed")  # memory that comes and goes
+        and hasattr(value, "__dict__")
+    ):
         yield from ((f".{key}", inner) for key, inner in vars(value).items())
 
 

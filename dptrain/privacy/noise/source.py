@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import hmac
 import struct
+from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any, Protocol
 
 import torch
@@ -70,14 +72,39 @@ class NoiseSource:
 
     def add(self, sums: list[Tensor], std: float) -> list[Tensor]:
         """These sums with noise of this standard deviation, on its grid: contiguous, of the sums' dtype."""
-        key = self._keys.next()
-        flat = torch.cat([total.reshape(-1) for total in sums])
-        if std > 0.0:
-            for block, part in enumerate(flat.split(BLOCK)):
-                numbers = self.numbers(key, len(part), block=block)
-                part.copy_(noisy_on_grid(part.to(numbers), numbers, std))
-        parts = flat.split([total.numel() for total in sums])
-        return [part.view(total.shape).to(total.dtype) for part, total in zip(parts, sums, strict=True)]
+        flat = [total.reshape(-1) for total in sums]
+        starts = [0, *accumulate(map(len, flat))]
+        noisy = self.add_to_parts(self.next_key(), flat, starts[:-1], std, size=starts[-1])
+        return [part.view(total.shape) for part, total in zip(noisy, sums, strict=True)]
+
+    def next_key(self) -> bytes:
+        """The key of the next step's noise, which is drawn with it alone."""
+        return self._keys.next()
+
+    def add_to_parts(
+        self, key: bytes, parts: Sequence[Tensor], starts: Sequence[int], std: float, *, size: int
+    ) -> list[Tensor]:
+        """Parts (n,) of a sum of `size` coordinates, each from where it starts, with this step's noise.
+
+        A coordinate's noise is the same whatever the parts are, and whoever adds it.
+        """
+        noisy = [part.clone() for part in parts]
+        if std <= 0.0:
+            return noisy
+        ends = [start + len(part) for start, part in zip(starts, parts, strict=True)]
+        for block, first in enumerate(range(0, size, BLOCK)):
+            last = min(first + BLOCK, size)
+            there = [
+                (part[max(0, first - start) : last - start], max(0, start - first))
+                for part, start, end in zip(noisy, starts, ends, strict=True)
+                if start < last and end > first and end > start
+            ]
+            if there:
+                numbers = self.numbers(key, last - first, block=block)
+                for some, at in there:
+                    own = numbers[at : at + len(some)]
+                    some.copy_(noisy_on_grid(some.to(numbers), own, std))
+        return noisy
 
     def numbers(self, key: bytes, count: int, *, block: int) -> Tensor:
         """Standard normal numbers (count,), float64: the first of this block under this step's key."""
@@ -86,9 +113,13 @@ class NoiseSource:
             lambda level, few: self._words(key, few, block=block, level=level),
         )
 
-    def seal(self, content: memoryview) -> bytes:
+    def seal(self, content: memoryview | bytes) -> bytes:
         """A tag (Poly1305, RFC 8439) of what the next noise will be added to, under a key of that step."""
         return Poly1305.generate_tag(self._keys.sealing(), content)
+
+    def seal_of_part(self, number: int) -> bytes:
+        """A key of the next step for the tag of a part; one key is for one content alone."""
+        return hmac.digest(self._keys.sealing(), struct.pack("<Q", number), hashlib.sha256)
 
     def renew(self, key: bytes) -> None:
         """Draw from another key from now on."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from hydra import compose, initialize_config_dir
 from torch import nn
 
 from dptrain.assembly.given import Given
+from dptrain.assembly.other_mechanism import without_what_does_not_apply
 from dptrain.cli import launched, process
 from dptrain.cli.explain import explained
 from dptrain.cli.files import folder as files_of
@@ -150,7 +152,11 @@ def _order(
         why = redact(explained(error, asked, files_of("conf")))
         raise ConfigError(why) from None  # Hydra's own text may hold a secret
     values = plain(config, asked) | (given.nodes() if given else {})
-    return runs.without_secrets(runs.Order(recipe=recipe, overrides=tuple(words), config=values))
+    order = runs.without_secrets(runs.Order(recipe=recipe, overrides=tuple(words), config=values))
+    applicable, left_out = without_what_does_not_apply(order.config, order.asked)
+    for sentence in left_out:
+        Console().note("left out", sentence)
+    return replace(order, config=applicable)
 
 
 @contextmanager

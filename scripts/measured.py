@@ -26,7 +26,7 @@ class Run:
     holdout: float  # accuracy on held-out records, at the last step
     epsilon: float
     delta: float
-    noise_multiplier: float
+    noise_multiplier: float | None  # None: a mechanism that has none
     minutes: float  # of the training
     peak_gib: float | None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -33,7 +33,7 @@ class Parts:
 
     source: Source
     mechanism: Mechanism
-    plain: Mechanism  # the same training without privacy
+    plain: Mechanism  # the same training without privacy: the mechanism's own `control`, or NonPrivate
     control: Mechanism | None  # `plain`; None: switched off, or the mechanism is not private itself
     attacks: dict[str, Attack]
     games: dict[str, Game]
@@ -88,16 +88,13 @@ def assemble(config: Config, given: Given | None = None) -> Parts:
         for name, node in config.attack.items()
     }
     if mechanism is not None and config.task in ("train", "plan"):  # an audit leaves out what it cannot do
-        problems += [
-            _unoffered(name, attack, mechanism, config.mechanism["_target_"])
-            for name, attack in attacks.items()
-            if attack is not None and not offered(attack, mechanism)
-        ]
+        problems += _unoffered(mechanism, attacks, config).values()
     if config.report.pdf and (why := pdf.missing()) is not None:
         problems.append(f"report.pdf=true {why}")
     if problems:
         raise ConfigError("\n".join(problems))
-    plain = NonPrivate(settings=control_settings)
+    own = getattr(mechanism, "control", None)
+    plain = NonPrivate(settings=control_settings) if own is None else own(control_settings)
     wanted = config.control.enabled and not isinstance(mechanism, NonPrivate)
     return Parts(
         source=source,
@@ -170,12 +167,28 @@ def offered(attack: Attack, mechanism: Mechanism) -> bool:
     return attack.needs <= mechanism.offers
 
 
-def _unoffered(name: str, attack: Attack, mechanism: Mechanism, target: str) -> str:
-    missing = _words(attack.needs - mechanism.offers)
-    return (
-        f"attack={name} needs {missing}, which mechanism `{target}` does not offer (it offers "
-        f"{_words(mechanism.offers) or 'nothing'}); leave the attack out, or choose another mechanism"
-    )
+def unoffered(config: Config) -> dict[str, str]:
+    """The attacks that need more than the mechanism offers, and why; raises ConfigError."""
+    mechanism = _mechanism(config.mechanism, _settings(config))
+    games = tuple(config.game)
+    attacks = {name: _attack(f"attack.{name}", node, games) for name, node in config.attack.items()}
+    return _unoffered(mechanism, attacks, config)
+
+
+def _unoffered(mechanism: Mechanism, attacks: Mapping[str, Attack | None], config: Config) -> dict[str, str]:
+    target, said = config.mechanism["_target_"], {}
+    for name, attack in attacks.items():
+        if attack is None or offered(attack, mechanism):
+            continue
+        missing = attack.needs - mechanism.offers
+        withheld = getattr(mechanism, "withheld", {})
+        why = "".join(f": {withheld[each]}" for each in Access if each in missing and each in withheld)
+        said[name] = (
+            f"attack={name} needs {_words(missing)}, which mechanism `{target}` does not offer "
+            f"(it offers {_words(mechanism.offers) or 'nothing'}){why}; leave the attack out, or choose "
+            "another mechanism"
+        )
+    return said
 
 
 def _words(access: frozenset[Access]) -> str:

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import torch
 
-from dptrain.contracts import DataError, DptrainError, Splits, Streams
+from dptrain.contracts import DataError, DptrainError, Mechanism, Splits, Streams
 from dptrain.data.accepted import check_splits
 
 
@@ -39,3 +39,12 @@ def load_splits(source: Source, streams: Streams) -> Splits:
             f"{Path(frame.filename).name}:{frame.lineno}); correct it, or its arguments beside data._target_"
         ) from error
     return check_splits(splits, source=f"{kind.__module__}.{kind.__qualname__}", values=not ours)
+
+
+def declare_public(splits: Splits, mechanism: Mechanism, streams: Streams) -> Splits:
+    """The splits with what the mechanism is told to take to be public, before anything is assigned."""
+    declare = getattr(mechanism, "declare", None)
+    if declare is None:
+        return splits
+    declared: Splits = declare(splits, streams.seeded("assignment"))
+    return declared

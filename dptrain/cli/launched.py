@@ -106,7 +106,8 @@ def joined(words: Sequence[str], environment: Mapping[str, str]) -> Iterator[int
     if launcher_of(environment) is None:
         yield None
         return
-    from dptrain.training.processes import Ranks, launched, work  # with PyTorch, which takes seconds
+    from dptrain.training.processes import Ranks, work  # with PyTorch, which takes seconds
+    from dptrain.training.ranks import launched
 
     given = dict(word.lstrip("+").partition("=")[::2] for word in words)
     seconds = RANK_SECONDS

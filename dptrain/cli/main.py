@@ -8,10 +8,12 @@ import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from dptrain.assembly.build import build
+from dptrain.assembly.other_mechanism import without_what_does_not_apply
 from dptrain.cli import launched, process
 from dptrain.cli.start import FAILED, INTERRUPTED
 from dptrain.config import Config, parse
@@ -44,6 +46,7 @@ def main(order: runs.Order, sweep_folder: Path | None) -> float | None:
     order = runs.without_secrets(order)
     try:
         launched.refuse_ranks(os.environ)
+        order = _applicable(order, console)
         config = parse(order.config)
         if config.task == "verify":
             _verify(config, console)
@@ -97,6 +100,14 @@ def main(order: runs.Order, sweep_folder: Path | None) -> float | None:
     begun = folder is not None and (folder / runs.ORDER).exists()
     kept = kept_score(folder) if folder is not None and begun else None
     return -math.inf if kept is None else kept
+
+
+def _applicable(order: runs.Order, console: Console) -> runs.Order:
+    """The order without what its recipe sets for another mechanism than the one that was asked for."""
+    config, left_out = without_what_does_not_apply(order.config, order.asked)
+    for sentence in left_out:
+        console.note("left out", sentence)
+    return replace(order, config=config)
 
 
 def _verify(config: Config, console: Console) -> None:

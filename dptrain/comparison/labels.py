@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from dptrain.comparison.gather import Found
 from dptrain.contracts.rounding import rounded_up_to
 
-BUDGET = ("privacy.epsilon", "privacy.noise_multiplier", "mechanism")
+BUDGET = ("privacy.epsilon", "privacy.noise_multiplier")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -227,6 +227,8 @@ class Splits:
     holdout_group_ids: Tensor | None = None  # of the held-out records, likewise; no group is in both
     group_word: str | None = None  # what a group is: patient, customer, pupil
     public: Records | None = None  # like the others, but of nobody who must be protected
+    public_origin: str | None = None  # what they are, where it is not the data set that declares them public
+    public_seen: bool = False  # whether the model is trained on their inputs
     # Of the test records, by what they are told apart by, such as sex or scanner: the value of each record.
     subgroups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     sensitive: tuple[Sensitive, ...] = ()  # of tables: the columns that attribute inference aims at

@@ -106,7 +106,10 @@ class Mechanism(Protocol):
     `offers` says what can be seen of its models and trainings: some of Access. One that offers the
     TRANSCRIPT shows each of its steps to every observer of the context. One may have
     `trial(model, splits, budget, context, *, plan, batch, audit)`, which trains as `fit` does, in batches of
-    about so many units, until `context.progress` raises; by it the time of a training is told.
+    about so many units, until `context.progress` raises; by it the time of a training is told. One may have
+    `control(settings)`, itself without privacy, in place of a training without clipping and noise, and
+    `declare(splits, rng)`, which is asked for the splits, before anything is assigned, with what it is told
+    to take to be public. `withheld` may say, by Access, why something is not offered.
     """
 
     @property

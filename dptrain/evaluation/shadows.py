@@ -27,6 +27,7 @@ from dptrain.contracts import (
 )
 from dptrain.evaluation.stage import reinitialise
 from dptrain.evidence.held_out import train_on
+from dptrain.mechanisms.non_private import NonPrivate
 from dptrain.runs.cache import Cache, content_key, fingerprint, without_privacy
 
 
@@ -152,7 +153,9 @@ class ShadowTrainer:
             "shadow",
             values,
             [members, *self._initial(number).state_dict().values()],
-            self.recipe if private else without_privacy(self.recipe),
+            self.recipe
+            if private
+            else without_privacy(self.recipe, own=not isinstance(self.plain, NonPrivate)),
         )
 
     @cached_property
@@ -160,7 +163,10 @@ class ShadowTrainer:
         """A hash of the records that every shadow model has in common."""
         known, probes = self.known, self.probes
         groups = [] if known.group_ids is None else [known.group_ids]
-        return known.train.hashed().hexdigest() + fingerprint([probes.inputs, probes.labels, *groups])
+        public = known.public.hashed().hexdigest() if known.public is not None and known.public_seen else ""
+        return (
+            known.train.hashed().hexdigest() + public + fingerprint([probes.inputs, probes.labels, *groups])
+        )
 
 
 @contextmanager

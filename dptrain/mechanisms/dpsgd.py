@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import ClassVar
 
 from torch import nn
 
@@ -13,6 +12,7 @@ from dptrain.contracts import (
     OF_A_TRAINING,
     Access,
     Budget,
+    ConfigError,
     Context,
     Guarantee,
     Ranks,
@@ -22,27 +22,36 @@ from dptrain.contracts import (
 )
 from dptrain.contracts.ranges import Positive
 from dptrain.privacy import accountant
-from dptrain.privacy.accountant import DPSGDPlan
+from dptrain.privacy.banded import BandedPlan, GradientPlan, make_banded_plan
 from dptrain.privacy.bfloat16 import SAID as SAID_OF_BFLOAT16
 from dptrain.privacy.dpsgd import DPSGDEngine, check_choices
 from dptrain.privacy.guarantee import BY_PUBLIC_SEED, OUTSIDE, DPGuarantee
 from dptrain.privacy.independence.check import TESTED
 from dptrain.privacy.layers import check_layers
+from dptrain.privacy.noise.banded import BandedNoise
 from dptrain.privacy.noise.cost import refuse_costly
-from dptrain.privacy.noise.source import NoiseSource, on_cpu, randomness
+from dptrain.privacy.noise.source import NoiseSource, on_cpu, randomness, words_on
 from dptrain.privacy.plan import make_plan
 from dptrain.privacy.sampling import Units
 from dptrain.tasks import task_of
 from dptrain.training.fit import Fitted, fit, units_of
 from dptrain.training.settings import MANY, Settings
-from dptrain.training.tested import refuse_dependence, refuse_dependent_release
+from dptrain.training.tested import frozen_part, refuse_dependence, refuse_dependent_release
+
+NOISES = ("independent", "banded")
+CORRELATED = (
+    "its noise is correlated over the steps, and what looks on takes each step's noise and sample for "
+    "independent"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DPSGD:
-    """Differentially private stochastic gradient descent (Abadi et al. 2016), through Opacus."""
+    """Differentially private stochastic gradient descent (Abadi et al. 2016), through Opacus.
 
-    offers: ClassVar[frozenset[Access]] = OF_A_TRAINING
+    `noise` is independent at each step, or `banded`: correlated over as many steps as there are `bands`
+    (None: those of least error), which leaves less of it in sums over steps.
+    """
 
     settings: Settings
     max_grad_norm: Positive = 1.0
@@ -51,9 +60,28 @@ class DPSGD:
     replace_batch_norm: bool = False
     freeze_batch_norm: bool = False
     audit_sensitivity: bool = True
+    noise: str = "independent"
+    bands: int | None = None
 
     def __post_init__(self) -> None:
         check_choices(self.engine, self.clipping)
+        if self.noise not in NOISES:
+            raise ConfigError(f"mechanism.noise={self.noise} is unknown; choose one of {', '.join(NOISES)}")
+        if self.bands is not None and (self.noise != "banded" or self.bands < 1):
+            raise ConfigError(
+                f"mechanism.bands={self.bands} with mechanism.noise={self.noise}: bands are 1 or "
+                "more, of mechanism.noise=banded; set it to null, or choose that"
+            )
+
+    @property
+    def offers(self) -> frozenset[Access]:
+        """All of a training; with correlated noise not its steps."""
+        return OF_A_TRAINING - set(self.withheld)
+
+    @property
+    def withheld(self) -> Mapping[Access, str]:
+        """Why something is not offered."""
+        return {Access.TRANSCRIPT: CORRELATED} if self.noise == "banded" else {}
 
     def prepare(self, model: nn.Module, splits: Splits) -> nn.Module:
         """The model with layers that have per-record gradients, found to treat each record by itself."""
@@ -63,9 +91,10 @@ class DPSGD:
         refuse_dependence(prepared, splits, self.settings)
         return prepared
 
-    def plan(self, splits: Splits, budget: Budget) -> DPSGDPlan:
+    def plan(self, splits: Splits, budget: Budget) -> GradientPlan:
         """What `fit` will do, calibrated to the budget."""
-        return make_plan(
+        make = make_plan if self.noise == "independent" else partial(make_banded_plan, bands=self.bands)
+        return make(
             budget,
             self.settings.rates,
             len(units_of(splits, budget)),
@@ -77,7 +106,10 @@ class DPSGD:
         self, model: nn.Module, splits: Splits, budget: Budget, context: Context
     ) -> tuple[Release, Guarantee]:
         plan = self.plan(splits, budget)
+        if self.withheld and context.observers:
+            raise ConfigError(f"mechanism.noise={self.noise} shows no steps to observers: {CORRELATED}")
         prepared = self.prepare(model, splits)
+        frozen = frozen_part(prepared)
         parameters = sum(p.numel() for p in prepared.parameters() if p.requires_grad)
         curve = accountant.Curve(plan, budget.delta, parameters=parameters)
         refuse_costly(plan, parameters * plan.steps, epsilon=curve.points[-1][1], delta=budget.delta)
@@ -92,7 +124,7 @@ class DPSGD:
             audit=self.audit_sensitivity,
         )
         release = fitted.release
-        refuse_dependent_release(release, splits)
+        refuse_dependent_release(release, splits, frozen=frozen)
         said = randomness(
             plan,
             parameters * plan.steps,
@@ -124,19 +156,18 @@ class DPSGD:
         budget: Budget,
         context: Context,
         *,
-        plan: DPSGDPlan,
+        plan: GradientPlan,
         batch: int,
         audit: bool,
     ) -> None:
         """Train as `fit` does, in batches of about so many units, `audit` in a single step."""
         units = units_of(splits, budget)
-        plan = replace(
-            plan,
-            units=len(units),
-            expected_batch_size=batch,
-            sample_rate=batch / len(units),
-            steps=1 if audit else MANY,
-        )
+        steps, rate = 1 if audit else MANY, batch / len(units)
+        plan = replace(plan, units=len(units), expected_batch_size=batch, steps=steps)
+        if isinstance(plan, BandedPlan):
+            plan = replace(plan, turn_rate=min(1.0, rate * plan.groups))
+        else:
+            plan = replace(plan, sample_rate=rate)
         settings = replace(self.settings, evaluations=1, warmup_steps=0)
         self._train(
             model,
@@ -155,15 +186,12 @@ class DPSGD:
         splits: Splits,
         context: Context,
         *,
-        plan: DPSGDPlan,
+        plan: GradientPlan,
         units: Units,
         settings: Settings,
         epsilon_at: Callable[[int], float],
         audit: bool,
     ) -> Fitted:
-        noise = NoiseSource.on(
-            context.device, context.streams.secret("noise"), randomness=context.streams.randomness
-        )
         return fit(
             model,
             splits,
@@ -173,11 +201,20 @@ class DPSGD:
             units=units,
             engine=partial(DPSGDEngine, self.engine, plan=plan, loss=task_of(splits).loss),
             kind=self.engine,
-            noise=noise,
+            noise=_source(plan, context),
             clipping=self.clipping,
             epsilon_at=epsilon_at,
             audit_sensitivity=audit,
         )
+
+
+def _source(plan: GradientPlan, context: Context) -> NoiseSource:
+    """Where the noise of this plan comes from."""
+    words = words_on(context.device, context.streams.randomness)
+    key = context.streams.secret("noise")
+    if isinstance(plan, BandedPlan):
+        return BandedNoise(key, strategy=plan.strategy, words=words)
+    return NoiseSource(key, words=words)
 
 
 def _outside(settings: Settings, ranks: Ranks | None) -> tuple[str, ...]:

@@ -31,8 +31,13 @@ def of_control(
     stage: Stage,
     assignments: Assignments,
     model: nn.Module,
+    *,
+    own: bool,
 ) -> str:
-    """The key of a control model, which begins as `model` and is watched by the attacks of a stage."""
+    """The key of a control model, which begins as `model` and is watched by the attacks of a stage.
+
+    It is trained as any mechanism's is, or in the mechanism's `own` way.
+    """
     canaries, streams = stage.assignments.enter(context).canaries, context.streams
     sections = {
         "attack": {name: config.attack[name] for name in stage.watching},
@@ -47,6 +52,7 @@ def of_control(
         asdict(config.evidence),
         None if canaries is None else canaries.norm,
         splits.holdout.hashed().hexdigest(),
+        *([splits.public.hashed().hexdigest()] if splits.public is not None and splits.public_seen else []),
         *(() if splits.task is None else (repr(splits.task),)),
     )
     tensors = [
@@ -54,7 +60,7 @@ def of_control(
         *model.state_dict().values(),
         *([] if canaries is None else [canaries.coordinates]),
     ]
-    return content_key("twin", values, tensors, {**without_privacy(recipe(config)), **sections})
+    return content_key("twin", values, tensors, {**without_privacy(recipe(config), own=own), **sections})
 
 
 def of_features(config: Config, splits: Splits, context: Context, model: nn.Module) -> str | None:

@@ -13,15 +13,18 @@ TRIALS = {"slots": 1, PROBES: 2}  # how many of these there are to one trial: ha
 def counts(splits: Splits, assignments: Assignments, budget: Budget) -> Counts:
     """The numbers of records, and of units, of these splits as they are trained on."""
     parts = len(splits.train), len(splits.holdout), len(splits.test)
+    aside = dict(assignments.set_aside)
+    if splits.public is not None and splits.public_origin is not None:  # they were held out
+        aside["public"] = len(splits.public)
     grouped = budget.unit != "record" and splits.group_ids is not None
     return Counts(
         unit=budget.unit,
-        files=sum(parts) + sum(assignments.set_aside.values()),
+        files=sum(parts) + sum(aside.values()),
         trained_on=parts[0],
         units=len(splits.group_ids.unique()) if grouped else parts[0],  # type: ignore[union-attr]
         holdout=parts[1],
         test=parts[2],
-        set_aside=dict(assignments.set_aside),
+        set_aside=aside,
     )
 
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from dptrain.assembly.components import Parts
 from dptrain.assembly.model import make_model
-from dptrain.assembly.records import load_splits
+from dptrain.assembly.records import declare_public, load_splits
 from dptrain.assembly.values import given_output, make_budget, make_context, make_outputs, make_streams
 from dptrain.config import Config
 from dptrain.contracts import (
@@ -44,6 +44,7 @@ from dptrain.evaluation.utility import measure_utility
 from dptrain.evidence import criteria
 from dptrain.evidence.criteria import Condition
 from dptrain.evidence.held_out import count_copies
+from dptrain.mechanisms.non_private import NonPrivate
 from dptrain.pipeline import cache_keys
 from dptrain.pipeline.feature_store import feature_store
 from dptrain.report.console import Console
@@ -96,6 +97,8 @@ class Experiment:
         """
         streams = make_streams(config)
         splits = load_splits(parts.source, streams)
+        if played is not None:
+            splits = declare_public(splits, parts.mechanism, streams)
         measured = criteria.measured_by(task_of(splits)) if config.fail_if else ()
         conditions = criteria.parse(config.fail_if, parts.attacks, measured=measured)
         preconditions.check_output(config.release, splits)
@@ -308,5 +311,11 @@ class Experiment:
     @cached_property
     def _control_key(self) -> str:
         return cache_keys.of_control(
-            self.config, self.splits, self.context, self.control_stage, self.assignments, self.model
+            self.config,
+            self.splits,
+            self.context,
+            self.control_stage,
+            self.assignments,
+            self.model,
+            own=not isinstance(self.parts.plain, NonPrivate),
         )

@@ -226,7 +226,8 @@ def public_data(config: Config, splits: Splits, model: nn.Module) -> tuple[str, 
     if config.privacy.tuned_on is not None:
         named.append(f"{config.privacy.tuned_on}, on which the settings were chosen, as is declared")
     if splits.public is not None:
-        named.append(f"{len(splits.public):,} records that the data set `{splits.name}` declares public")
+        declared = f"{len(splits.public):,} records that the data set `{splits.name}` declares public"
+        named.append(splits.public_origin or declared)
     return tuple(named)
 
 

@@ -64,6 +64,11 @@ class DPSGDPlan:
         return self.noise_multiplier * self.max_grad_norm
 
     @property
+    def fresh_std(self) -> float:
+        """Of that, what is drawn anew at each step: all of it."""
+        return self.noise_std
+
+    @property
     def interval(self) -> float:
         return grid(self)
 
@@ -154,6 +159,11 @@ class _HasEvent(Protocol):
     def event(self) -> DpEvent: ...
 
 
+@runtime_checkable
+class _HasIndependent(Protocol):
+    def independent(self) -> DPSGDPlan: ...
+
+
 def event(plan: Plan) -> DpEvent:
     """A plan for dp-accounting's Rényi accountant; raises ConfigError where it does not tell."""
     if isinstance(plan, _HasEvent):
@@ -221,8 +231,12 @@ def _deltas(pmf: PLDPmf, epsilons: np.ndarray) -> np.ndarray:
 def cross_checks(plan: Plan, delta: float) -> dict[str, float]:
     """Epsilon by Opacus' RDP and PRV accountants, of Poisson, add-or-remove DP-SGD; empty for other plans.
 
+    A plan with `independent()`, DP-SGD's plan that costs the same, is checked by that.
+
     PRV fails in corners (tiny rates, very large epsilon); it is then left out, not repaired.
     """
+    if isinstance(plan, _HasIndependent):
+        plan = plan.independent()
     if not isinstance(plan, DPSGDPlan) or plan.sampling != "poisson" or plan.adjacency != "add_remove":
         return {}
     history = [(plan.noise_multiplier, plan.sample_rate, plan.steps)]

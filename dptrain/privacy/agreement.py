@@ -36,6 +36,14 @@ CURE = "; use mechanism.engine=bookkeeping"
 Way = Callable[[nn.Module, RecordLoss], Gradients]
 
 
+def not_its_own(name: str, apart: float) -> str:
+    """That a parameter's gradients are wrong by this share of their length, in words."""
+    return (
+        f"the gradient of `{name}` does not come record by record from its own layer "
+        f"({apart:.2g} of its length apart)"
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Chosen:
     """A way to per-record gradients that agrees with plain autograd; `note`: why not a faster one."""
@@ -274,8 +282,5 @@ class _Trial:
             )
             own = max(float(norms[index][finite].max()), 1e-3 * largest)
             if not apart <= self.tolerance * len(rows) * own:
-                return (
-                    f"the gradient of `{name}` does not come record by record from its own layer "
-                    f"({apart / own:.2g} of its length apart)"
-                )
+                return not_its_own(name, apart / own)
         return ""

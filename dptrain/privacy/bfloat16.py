@@ -23,7 +23,6 @@ from dptrain.contracts import ConfigError, Inputs
 from dptrain.contracts.trees import by_name, leaves
 from dptrain.privacy.bookkeeping.shares import Share
 from dptrain.privacy.bookkeeping.tape import Layout
-from dptrain.privacy.bookkeeping.uses import NoRule
 from dptrain.privacy.clipping import wide
 from dptrain.privacy.gradients import ByRules, RecordLoss
 
@@ -50,22 +49,18 @@ class InBfloat16(ByRules):
     def rows_at_once(self) -> int:  # type: ignore[override]
         return self.records
 
+    def outputs(self, inputs: Inputs) -> Tensor:
+        with torch.autocast(leaves(inputs)[0].device.type, dtype=torch.bfloat16):
+            outputs = super().outputs(inputs)
+        return wide(outputs)
+
     def __call__(self, inputs: Inputs, labels: Tensor, copies: int) -> tuple[Tensor, list[Share | None]]:
         count, rows = len(labels), self.records * copies
         assert count <= rows, "batches are of one size"
         inputs, labels = by_name(lambda some: _filled(some, rows), inputs), _filled(labels, rows)
-        device = leaves(inputs)[0].device.type
-        try:
-            with self.module.recording(rows, copies) as tape:
-                with torch.autocast(device, dtype=torch.bfloat16):
-                    outputs = self.module(inputs)
-                loss = self.loss(wide(outputs), labels)[:count].sum() / copies
-                tape.backward(loss)
-        except NoRule as problem:
-            raise ConfigError(f"model: {problem}") from problem
-        shares = [tape.shares.pop(parameter, None) for parameter in self.parameters]
+        loss, shares = self.of_first(count, inputs, labels, copies)
         real = count // copies
-        return loss.detach(), [
+        return loss, [
             None if share is None else First(share=share, count=real, of=self.records) for share in shares
         ]
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dptrain.privacy.accountant import DPSGDPlan
+from dptrain.privacy.banded import GradientPlan
 
 KINDS = ("flat", "per_layer", "automatic")
 
@@ -56,7 +56,7 @@ class Clipper:
         return cls(kind=kind, max_grad_norm=max_grad_norm, layers=layers, margin=margin)
 
     @classmethod
-    def by(cls, plan: DPSGDPlan, model: nn.Module) -> Clipper:
+    def by(cls, plan: GradientPlan, model: nn.Module) -> Clipper:
         """The clipper that keeps what this plan claims."""
         return cls.of(model, plan.clipping, plan.max_grad_norm, expected_batch_size=plan.expected_batch_size)
 

@@ -18,8 +18,8 @@ from torch.optim import Optimizer
 
 from dptrain.contracts import ConfigError, Inputs
 from dptrain.contracts.trees import parts
-from dptrain.privacy.accountant import DPSGDPlan
 from dptrain.privacy.agreement import Chosen, choose
+from dptrain.privacy.banded import GradientPlan
 from dptrain.privacy.bookkeeping.shares import Instantiated
 from dptrain.privacy.clipping import KINDS, Clipper, scaled, wide
 from dptrain.privacy.gradients import Gradients, RecordLoss
@@ -109,7 +109,7 @@ class DPSGDEngine:
         kind: str,
         model: nn.Module,
         optimizer: Optimizer,
-        plan: DPSGDPlan,
+        plan: GradientPlan,
         *,
         loss: RecordLoss,
         generator: NoiseSource | torch.Generator,

@@ -66,9 +66,20 @@ class ByRules:
         self.loss = loss
 
     def __call__(self, inputs: Inputs, labels: Tensor, copies: int) -> tuple[Tensor, list[Share | None]]:
+        return self.of_first(len(labels), inputs, labels, copies)
+
+    def outputs(self, inputs: Inputs) -> Tensor:
+        """What the model makes of these inputs."""
+        outputs: Tensor = self.module(inputs)
+        return outputs
+
+    def of_first(
+        self, count: int, inputs: Inputs, labels: Tensor, copies: int
+    ) -> tuple[Tensor, list[Share | None]]:
+        """The same, where so many rows are records and those after them are blank."""
         try:
             with self.module.recording(len(labels), copies) as tape:
-                loss = self.loss(self.module(inputs), labels).sum() / copies
+                loss = self.loss(self.outputs(inputs), labels)[:count].sum() / copies
                 tape.backward(loss)
         except NoRule as problem:
             raise ConfigError(f"model: {problem}") from problem

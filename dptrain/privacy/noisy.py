@@ -10,13 +10,13 @@ from opacus.optimizers import DPOptimizer
 from torch import Tensor
 from torch.optim import Optimizer
 
-from dptrain.privacy.accountant import DPSGDPlan
+from dptrain.privacy.banded import GradientPlan
 from dptrain.privacy.bookkeeping.shares import Share
 from dptrain.privacy.clipping import Clipper, left_out, wide
 from dptrain.privacy.noise.source import NoiseSource
 
 
-def exact_step(plan: DPSGDPlan) -> float:
+def exact_step(plan: GradientPlan) -> float:
     """The step of a grid on which sums of a batch in double precision are exact, in whatever order.
 
     A coordinate of a sum is at most the claim for each of a batch's units, of whom twice as many as expected
@@ -44,7 +44,7 @@ class NoisySum(DPOptimizer):
     """
 
     def __init__(
-        self, optimizer: Optimizer, plan: DPSGDPlan, clipper: Clipper, generator: NoiseSource
+        self, optimizer: Optimizer, plan: GradientPlan, clipper: Clipper, generator: NoiseSource
     ) -> None:
         super().__init__(
             optimizer,
@@ -120,11 +120,12 @@ class NoisySum(DPOptimizer):
         self.fill()
         self.add_noise()
         if self.keeps_noise:  # measured, not remembered: what was added, rounding and all
-            self.last_noise = [
-                (parameter.grad.double() - parameter.summed_grad.double()).to(parameter.dtype)
-                for parameter in self.params
-            ]
+            self.last_noise = [self._added(p.grad, p.summed_grad).to(p.dtype) for p in self.params]
         for parameter in self.params:
             parameter.grad /= self.expected_batch_size
         self.original_optimizer.step()
         self.zero_grad(set_to_none=True)
+
+    def _added(self, noisy: Tensor, total: Tensor) -> Tensor:
+        """What was added to the sum of a parameter's gradients."""
+        return noisy.double() - total.double()

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dptrain.contracts import DptrainError
 from dptrain.privacy.accountant import DPSGDPlan
+from dptrain.privacy.banded import BandedPlan, GradientPlan
 from dptrain.privacy.noise.keys import KeyChain, Stream
 
 
@@ -19,15 +20,19 @@ class Sampler(Protocol):
 
     def draw(self) -> Tensor: ...
 
-    def renew(self, key: bytes) -> None: ...
+    def renew(self, key: bytes, *, skipped: int) -> None:
+        """Draw from another key from now on, after so many steps that are lost."""
+        ...
 
     def state_dict(self) -> dict[str, Any]: ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
-def make_sampler(plan: DPSGDPlan, units: Units, key: bytes) -> PoissonSampler | ShuffleSampler:
+def make_sampler(plan: GradientPlan, units: Units, key: bytes) -> Sampler:
     """The sampler that this plan accounts for."""
+    if isinstance(plan, BandedPlan):
+        return CyclicSampler(plan, units, key)
     return (PoissonSampler if plan.sampling == "poisson" else ShuffleSampler)(plan, units, key)
 
 
@@ -113,7 +118,7 @@ class PoissonSampler:
         self.units = units
         self.keys = KeyChain(key)
 
-    def renew(self, key: bytes) -> None:
+    def renew(self, key: bytes, *, skipped: int) -> None:  # noqa: ARG002
         """Draw from another key from now on."""
         self.keys = KeyChain(key)
 
@@ -143,7 +148,7 @@ class ShuffleSampler:
         self.order = torch.empty(0, dtype=torch.int64)
         self.position = self.batches
 
-    def renew(self, key: bytes) -> None:  # noqa: ARG002
+    def renew(self, key: bytes, *, skipped: int) -> None:  # noqa: ARG002
         """Raise DptrainError: a record would take part once more in this pass than is accounted for."""
         raise DptrainError(
             "resume: the steps that were lost add up to other sums here, and with training.sampling=shuffle "
@@ -166,3 +171,43 @@ class ShuffleSampler:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.keys.load_state_dict(state)
         self.order, self.position = state["order"], state["position"]
+
+
+class CyclicSampler:
+    """Groups of units take turns; each unit of the group whose turn it is takes part with `turn_rate`.
+
+    Each unit's group is drawn for it alone and stays what it is, whatever becomes of the draws: a unit that
+    changed its group could take part twice within a turn of all, where the noise's bands overlap. For the
+    same reason steps that are lost count as turns.
+    """
+
+    def __init__(self, plan: BandedPlan, units: Units, key: bytes) -> None:
+        self.rate, self.groups, self.units = plan.turn_rate, plan.groups, units
+        self.keys = KeyChain(key)
+        self.turn = 0
+        self._divide(self.keys.next())
+
+    def _divide(self, key: bytes) -> None:
+        self._partition = key
+        group = (Stream(key).uniform(len(self.units)) * self.groups).long().clamp_(max=self.groups - 1)
+        order = torch.argsort(group, stable=True)
+        self.members = order.split(torch.bincount(group, minlength=self.groups).tolist())
+
+    def renew(self, key: bytes, *, skipped: int) -> None:
+        """Draw from another key from now on, after so many steps that are lost."""
+        self.keys = KeyChain(key)
+        self.turn += skipped
+
+    def draw(self) -> Tensor:
+        stream = Stream(self.keys.next())
+        members = self.members[self.turn % self.groups]
+        self.turn += 1
+        return self.units.pick(members[poisson(len(members), self.rate, stream)], stream)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**self.keys.state_dict(), "partition": self._partition.hex(), "turn": self.turn}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.keys.load_state_dict(state)
+        self._divide(bytes.fromhex(state["partition"]))
+        self.turn = state["turn"]

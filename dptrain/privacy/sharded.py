@@ -124,15 +124,8 @@ class ShardedSum(NoisySum):
         for parameter, gradient in zip(self.params, noisy, strict=True):
             parameter.grad = like(parameter, gradient)
 
-    def release(self) -> None:
-        self.fill()
-        self.add_noise()
-        if self.keeps_noise:
-            self.last_noise = [(p.grad.to_local().double() - p.summed_grad).to(p.dtype) for p in self.params]
-        for parameter in self.params:
-            parameter.grad /= self.expected_batch_size
-        self.original_optimizer.step()
-        self.zero_grad(set_to_none=True)
+    def _added(self, noisy: Tensor, total: Tensor) -> Tensor:
+        return super()._added(held(noisy), total)
 
 
 class ShardedDPSGD(DPSGDEngine):

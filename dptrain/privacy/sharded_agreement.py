@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from dptrain.contracts import ConfigError
 from dptrain.contracts.trees import by_name, parts
 from dptrain.contracts.trees import count as count_of
-from dptrain.privacy.agreement import EXACT, ROUGH, ROWS
+from dptrain.privacy.agreement import EXACT, ROUGH, ROWS, not_its_own
 from dptrain.privacy.bookkeeping.shares import Share
 from dptrain.privacy.bookkeeping.tape import Layout
 from dptrain.privacy.bookkeeping.uses import NoRule
@@ -103,10 +103,7 @@ class ShardedTrial:
         for gaps in ((found - norms).abs().amax(1), sums):  # a wrong norm makes all sums wrong
             for name, gap in zip(self.names, (gaps / own).tolist(), strict=True):
                 if not gap <= tolerance:
-                    return (
-                        f"the gradient of `{name}` does not come record by record from its own layer "
-                        f"({gap:.2g} of its length apart)"
-                    )
+                    return not_its_own(name, gap)
         return ""
 
     @contextmanager

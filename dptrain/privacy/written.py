@@ -14,8 +14,12 @@ import numpy as np
 
 from dptrain.contracts import DataError, Plan, Statement
 from dptrain.privacy.accountant import DPSGDPlan
+from dptrain.privacy.banded import BandedPlan
 from dptrain.privacy.guarantee import ByTradeoff, gaussian_mu
+from dptrain.privacy.moments import MomentsPlan
+from dptrain.privacy.votes import VotesPlan
 
+_PLANS = {f"{kind.__module__}.{kind.__qualname__}": kind for kind in (BandedPlan, MomentsPlan, VotesPlan)}
 VERSION = 2  # 1 had `mu`, and `decided_by_coins` for the assignment
 
 
@@ -73,7 +77,7 @@ def plan_from_json(values: Mapping[str, Any]) -> Plan | None:
     if named is None:
         return DPSGDPlan(**constants)
     module, _, name = str(named).rpartition(".")
-    kind = getattr(sys.modules.get(module), name, None)
+    kind = _PLANS.get(named) or getattr(sys.modules.get(module), name, None)
     if not (
         isinstance(kind, type) and is_dataclass(kind) and hasattr(kind, "loss") and hasattr(kind, "describe")
     ):

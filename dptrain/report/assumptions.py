@@ -77,8 +77,11 @@ def _contribution(statement: Statement) -> Iterator[str]:
     found, unit = statement.sensitivity, statement.unit
     if found is not None and found.most is not None:
         used = "" if found.records is None else f", by {found.records} of its records at most"
+        moved = "a step's sum of gradients"
+        if statement.plan:
+            moved = "all that noise is added to, in units of noise over noise multiplier,"
         yield (
-            f"One {unit} moves a step's sum of gradients by at most {rounded_up_to(found.most, 6)}{used}. "
+            f"One {unit} moves {moved} by at most {rounded_up_to(found.most, 6)}{used}. "
             f"That the rows of a batch do not depend on each other: {found.independence}."
         )
         if found.audit is not None:

@@ -8,6 +8,7 @@ from dptrain.contracts import Counts, Scaled
 from dptrain.report import words
 
 NOT_STATED = "not stated"
+PUBLIC = "public"  # held-out records that are taken to be public
 SET_ASIDE = {"probes": "probes", "slots": "candidates"}
 
 
@@ -17,10 +18,13 @@ def row(counts: Counts | None) -> str:
         return NOT_STATED
     used = {"in the files": _number(counts.files), "trained on": _trained_on(counts)}
     used |= {"held out": _number(counts.holdout), "to test on": _number(counts.test)}
-    if counts.set_aside:
-        each = ", ".join(f"{count:,} {SET_ASIDE.get(name, name)}" for name, count in counts.set_aside.items())
+    aside = {name: count for name, count in counts.set_aside.items() if name != PUBLIC}
+    if PUBLIC in counts.set_aside:
+        used["taken to be public"] = _number(counts.set_aside[PUBLIC])
+    if aside:
+        each = ", ".join(f"{count:,} {SET_ASIDE.get(name, name)}" for name, count in aside.items())
         about = "about " if counts.files is None else ""
-        used["set aside for attacks"] = f"{about}{sum(counts.set_aside.values()):,} ({each})"
+        used["set aside for attacks"] = f"{about}{sum(aside.values()):,} ({each})"
     return "; ".join(f"{name}: {number}" for name, number in used.items())
 
 

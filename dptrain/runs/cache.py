@@ -96,11 +96,11 @@ def fingerprint(tensors: Iterable[Tensor]) -> str:
     return digest.hexdigest()
 
 
-def without_privacy(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration as far as a training without privacy reads it."""
+def without_privacy(recipe: Mapping[str, Any], *, own: bool = False) -> dict[str, Any]:
+    """The configuration as far as a training without privacy reads it; of a mechanism's `own` also its."""
     kept: dict[str, Any] = {}
     for section, node in recipe.items():
-        dropped = PRIVATE_ONLY.get(section, ())
+        dropped = () if own and section == "mechanism" else PRIVATE_ONLY.get(section, ())
         if dropped is not None:
             kept[section] = {key: node[key] for key in node if key not in dropped} if dropped else node
     return kept

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -85,11 +85,11 @@ class Team:
     """The ranks at work on one training, as the first one leads them."""
 
     def __init__(
-        self, channel: Channel, speaking: threading.Lock, lost: Callable[[Exception], DptrainError]
+        self, channel: Channel, speaking: threading.Lock, or_lost: Callable[[], AbstractContextManager[None]]
     ) -> None:
-        """`speaking` is held while nothing else may be said; `lost` tells which rank is gone."""
+        """`speaking` is held while nothing else may be said; within `or_lost` a lost rank is named."""
         self.size = channel.size
-        self._channel, self._speaking, self._lost = channel, speaking, lost
+        self._channel, self._speaking, self._or_lost = channel, speaking, or_lost
         self._steps = 0
         self._expected: str | None = None
         self._begun: Engine | None = None
@@ -132,14 +132,6 @@ class Team:
         if self._begun is not None:
             with suppress(DptrainError), self._begun.aside():
                 self.collect()
-
-    @contextmanager
-    def _or_lost(self) -> Iterator[None]:
-        """Within, a rank that is gone is one error, which names it."""
-        try:
-            yield
-        except RuntimeError as error:
-            raise self._lost(error) from error
 
 
 def accepted(replies: list[Reply]) -> list[Reply]:

@@ -14,12 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from dptrain.contracts import Context, Inputs, Kept, Records, Release, Splits
-from dptrain.contracts.trees import leaves, moved
+from dptrain.contracts.trees import by_name, leaves, moved
 from dptrain.models.frozen import split
 from dptrain.training.settings import Settings
 
 GIB = 2**30
 CHUNK = 1024  # records whose features are made at once
+# Batches have a multiple of so many rows: libraries compute the last few rows of others by other sums.
+ROWS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,8 +136,18 @@ class Features:
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
         return digest
 
+    def of_each(self, inputs: Inputs) -> Tensor:
+        """Features of inputs (n, ...), rounded as they are in whatever company.
+
+        Rows that are no record fill up the batch, so that no record's features depend on how many others
+        there are.
+        """
+        count = len(leaves(inputs)[0])
+        filled = by_name(lambda one: torch.cat([one, one.new_zeros(-count % ROWS, *one.shape[1:])]), inputs)
+        return self(filled)[:count]
+
     def _made(self, records: Records, rows: Tensor, some: Tensor | slice = slice(None)) -> Tensor:
-        return self(records.take(rows[some]).read().inputs)
+        return self.of_each(records.take(rows[some]).read().inputs)
 
 
 def _as_they_are(inputs: Inputs) -> Inputs:

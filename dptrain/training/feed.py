@@ -145,9 +145,12 @@ class Feed:
         """Such units as if a step had drawn them, in physical batches of this size."""
         return self._divide(units, step=0, blocks=Blocks(size=size))
 
-    def renew(self, key: bytes, *, step: int) -> None:
-        """Draw by another key from now on, after so many steps; what was drawn ahead is forgotten."""
-        self._sampler.renew(key)
+    def renew(self, key: bytes, *, step: int, skipped: int) -> None:
+        """Draw by another key from now on, after so many steps, and others that are lost.
+
+        What was drawn ahead is forgotten.
+        """
+        self._sampler.renew(key, skipped=skipped)
         self._forget()
         self._step = step
 

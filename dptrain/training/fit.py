@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from dptrain.contracts import Budget, ConfigError, Context, Inputs, Records, Release, Splits
 from dptrain.contracts.trees import by_name, moved, parts
-from dptrain.privacy.accountant import DPSGDPlan
 from dptrain.privacy.agreement import ROWS_AT_MOST, Chosen, choose
+from dptrain.privacy.banded import GradientPlan
 from dptrain.privacy.clipping import Clipper
 from dptrain.privacy.dpsgd import Engine, RecordGradients
 from dptrain.privacy.independence.rows import make_rows
@@ -50,7 +50,7 @@ def fit(
     context: Context,
     *,
     settings: Settings,
-    plan: DPSGDPlan,
+    plan: GradientPlan,
     units: Units,
     engine: Callable[..., Engine],
     kind: str | None,
@@ -134,7 +134,13 @@ def _choose(
 
 
 def _watch(
-    plan: DPSGDPlan, trained: Trained, splits: Splits, context: Context, chosen: Chosen | None, *, clips: bool
+    plan: GradientPlan,
+    trained: Trained,
+    splits: Splits,
+    context: Context,
+    chosen: Chosen | None,
+    *,
+    clips: bool,
 ) -> Watch:
     """What shows each step to the observers of a training."""
     clipper = Clipper.by(plan, trained.part) if clips else None
@@ -149,7 +155,7 @@ def _watch(
 
 
 def _session(
-    plan: DPSGDPlan,
+    plan: GradientPlan,
     trained: Trained,
     units: Units,
     context: Context,

@@ -34,12 +34,12 @@ def help_with(channel: Channel, messages: Iterator[Any], device_of: Callable[[st
             helper.take(message)
         elif isinstance(message, ShardedJob):
             shards = None  # before it is as large once more
-            with _told(channel.rank):
+            with _ending_with_an_error(channel.rank):
                 shards = Shards(message, channel, device_of(message.device), None)
                 channel.gather(Reply())
         elif isinstance(message, Call):
             assert shards is not None, "what is divided is a training"
-            with _told(channel.rank):
+            with _ending_with_an_error(channel.rank):
                 channel.gather(take(shards, message))
         elif isinstance(message, Work):
             call = message.call
@@ -49,7 +49,7 @@ def help_with(channel: Channel, messages: Iterator[Any], device_of: Callable[[st
 
 
 @contextmanager
-def _told(rank: int) -> Iterator[None]:
+def _ending_with_an_error(rank: int) -> Iterator[None]:
     """Within, a failure is said and ends this process: the others wait for what it holds, not for a reply."""
     try:
         yield

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,14 +39,14 @@ class Leader:
         shards: Shards,
         channel: Channel,
         speaking: threading.Lock,
-        lost: Callable[[Exception], DptrainError],
+        or_lost: Callable[[], AbstractContextManager[None]],
         noise: NoiseSource | None,
         blank: nn.Module,
     ) -> None:
         """`blank` is the model as one process has it, with any weights."""
         self.shards, self.size = shards, channel.size
         self.model, self.optimizer = shards.model, shards.optimizer
-        self._channel, self._speaking, self._lost, self._noise = channel, speaking, lost, noise
+        self._channel, self._speaking, self._or_lost, self._noise = channel, speaking, or_lost, noise
         self._blank = blank
         self._begun = False
 
@@ -98,8 +98,8 @@ class Leader:
         return found.to(self.shards.device)
 
     def add_sum(self, flat: Tensor) -> None:
-        """All add up together already."""
-        raise NotImplementedError
+        with self._said("add_gradients", None):
+            self.shards.engine.add_sum(flat)
 
     def seal(self) -> bytes | None:
         if self._noise is None:
@@ -182,16 +182,6 @@ class Leader:
             yield
             self._channel.broken = False
             accepted(self._channel.gather(Reply())[1:])
-
-    @contextmanager
-    def _or_lost(self) -> Iterator[None]:
-        """Within, a rank that is gone is one error, which names it."""
-        try:
-            yield
-        except (ConfigError, DptrainError):
-            raise
-        except RuntimeError as error:
-            raise self._lost(error) from error
 
 
 def take(shards: Shards, call: Call) -> Reply:

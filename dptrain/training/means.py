@@ -20,6 +20,7 @@ from dptrain.contracts.trees import moved
 from dptrain.privacy.agreement import ROWS_AT_MOST, Chosen
 from dptrain.privacy.dpsgd import Engine
 from dptrain.privacy.made_up import MadeUp, vocabulary_of
+from dptrain.privacy.noise.banded import BandedNoise
 from dptrain.privacy.noise.source import NoiseSource
 from dptrain.privacy.sharded import ByShards, ShardedDPSGD
 from dptrain.privacy.sharded_agreement import layout_of
@@ -93,10 +94,15 @@ def divided_among(
 ) -> Iterator[Means]:
     """A part of the model in each process; the whole waits in this one, in the memory of its machine."""
     assert context.ranks is not None, "there are processes to divide it among"
+    if isinstance(noise, BandedNoise):
+        raise ConfigError(
+            "performance.sharding=fsdp2 draws each step's noise by itself; set mechanism.noise=independent, "
+            "or performance.sharding=none"
+        )
     if context.bfloat16:
         raise ConfigError(
-            "performance.sharding=fsdp2 computes in single precision or double; set dtype=float32, or "
-            "performance.sharding=none"
+            "performance.sharding=fsdp2 computes in single precision or double; set dtype=float32, "
+            "or performance.sharding=none"
         )
     task, train = task_of(splits), trained.splits.train
     rows = MadeUp(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dptrain.contracts import Canaries, Inputs, Observer, Records
 from dptrain.contracts.trees import moved
-from dptrain.privacy.accountant import DPSGDPlan
+from dptrain.privacy.banded import GradientPlan
 from dptrain.privacy.dpsgd import RecordGradients
 
 
@@ -78,7 +78,7 @@ class Watch:
         gradients: RecordGradients,
         *,
         remaining: Callable[[Canaries], Tensor],
-        plan: DPSGDPlan,
+        plan: GradientPlan,
         features: Callable[[Inputs], Any] = lambda inputs: inputs,
     ) -> None:
         self.observers = observers

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -47,10 +47,9 @@ class Ranks:
     ) -> None:
         """So many processes of so many `threads`, given up after so many seconds without a sign of life.
 
-        Where models are `sharded`, each holds a part of what is trained.
-
         `launched` is this one's place where a launcher started them all; else they are started on this
-        machine. On several machines, the network must be `trusted`, or encrypted.
+        machine. On several machines, the network must be `trusted`, or encrypted. Where models are `sharded`,
+        each holds a part of what is trained.
         """
         self.size = size if launched is None else launched.size
         self.seconds, self.threads, self.launched, self.trusted = seconds, threads, launched, trusted
@@ -106,7 +105,7 @@ class Ranks:
         with self._heart.lock, self._or_lost():
             channel.say(job)
             accepted(channel.gather(Reply())[1:])
-        team = Team(channel, self._heart.lock, self._lost)
+        team = Team(channel, self._heart.lock, self._or_lost)
         try:
             yield team
         finally:
@@ -125,7 +124,7 @@ class Ranks:
             channel.say(job)
             shards = Shards(job, channel, device, values)
             accepted(channel.gather(Reply())[1:])
-        leader = Leader(shards, channel, self._heart.lock, self._lost, noise, model)
+        leader = Leader(shards, channel, self._heart.lock, self._or_lost, noise, model)
         try:
             yield leader
         finally:
@@ -222,10 +221,9 @@ class Ranks:
 
     @contextmanager
     def _or_lost(self) -> Iterator[None]:
+        """Within, a rank that is gone is one error, which names it."""
         try:
             yield
-        except DptrainError:
-            raise
         except RuntimeError as error:
             raise self._lost(error) from error
 
@@ -278,38 +276,3 @@ def own_device(kind: str) -> torch.device:
             "of its own; start fewer processes"
         )
     return torch.device("cuda", local)
-
-
-def launched(environment: Mapping[str, str], *, seconds: float) -> Place | None:
-    """This process's place where torchrun or srun started it as one of several; None where it is alone.
-
-    >>> launched({"WORLD_SIZE": "1", "RANK": "0"}, seconds=60) is None
-    True
-    >>> launched({"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "a", "MASTER_PORT": "1"}, seconds=60).rank
-    1
-    """
-    if int(environment.get("WORLD_SIZE", "1")) > 1:
-        return Place(rank=int(environment["RANK"]), size=int(environment["WORLD_SIZE"]), seconds=seconds)
-    size = int(environment.get("SLURM_STEP_NUM_TASKS", "1"))
-    if size > 1:
-        return Place(
-            rank=int(environment["SLURM_PROCID"]), size=size, seconds=seconds, meeting=_slurm(environment)
-        )
-    return None
-
-
-def _slurm(environment: Mapping[str, str]) -> str:
-    """Where the tasks of a Slurm step meet: on its first node, at a port of the job's own."""
-    first = environment.get("MASTER_ADDR")
-    if first is None:
-        nodes = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_JOB_NODELIST", "")
-        first = nodes
-        if "[" in nodes or "," in nodes:
-            found = subprocess.run(
-                ["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=False
-            )
-            first = found.stdout.split("\n")[0].strip()
-    if not first:
-        raise ConfigError("MASTER_ADDR is not set, and Slurm does not say which node is the first; export it")
-    port = environment.get("MASTER_PORT") or 20000 + int(environment.get("SLURM_JOB_ID", "0")) % 20000
-    return f"tcp://{first}:{port}"

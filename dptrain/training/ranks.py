@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -23,7 +24,7 @@ from torch import Tensor
 from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 
-from dptrain.contracts import DptrainError
+from dptrain.contracts import ConfigError, DptrainError
 
 BEATS = 5  # signs of life within the time after which a rank is given up
 TLS = "TCP_TLS"  # what GLOO_DEVICE_TRANSPORT says where connections are encrypted
@@ -37,6 +38,41 @@ class Place:
     size: int
     seconds: float  # without a sign of life, after which a rank is given up
     meeting: str = "env://"  # where ranks find each other, as torch.distributed writes it
+
+
+def launched(environment: Mapping[str, str], *, seconds: float) -> Place | None:
+    """This process's place where torchrun or srun started it as one of several; None where it is alone.
+
+    >>> launched({"WORLD_SIZE": "1", "RANK": "0"}, seconds=60) is None
+    True
+    >>> launched({"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "a", "MASTER_PORT": "1"}, seconds=60).rank
+    1
+    """
+    if int(environment.get("WORLD_SIZE", "1")) > 1:
+        return Place(rank=int(environment["RANK"]), size=int(environment["WORLD_SIZE"]), seconds=seconds)
+    size = int(environment.get("SLURM_STEP_NUM_TASKS", "1"))
+    if size > 1:
+        return Place(
+            rank=int(environment["SLURM_PROCID"]), size=size, seconds=seconds, meeting=_slurm(environment)
+        )
+    return None
+
+
+def _slurm(environment: Mapping[str, str]) -> str:
+    """Where the tasks of a Slurm step meet: on its first node, at a port of the job's own."""
+    first = environment.get("MASTER_ADDR")
+    if first is None:
+        nodes = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_JOB_NODELIST", "")
+        first = nodes
+        if "[" in nodes or "," in nodes:
+            found = subprocess.run(
+                ["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=False
+            )
+            first = found.stdout.split("\n")[0].strip()
+    if not first:
+        raise ConfigError("MASTER_ADDR is not set, and Slurm does not say which node is the first; export it")
+    port = environment.get("MASTER_PORT") or 20000 + int(environment.get("SLURM_JOB_ID", "0")) % 20000
+    return f"tcp://{first}:{port}"
 
 
 class Alive:

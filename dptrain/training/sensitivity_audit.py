@@ -1,10 +1,11 @@
 """What single units add at a few random steps of a training, compared with the claim and with their sum.
 
-On the engine, the model and the records in use, every unit of a physical batch goes through the loop by
-itself: each contribution may be as long as the plan claims, and all of them together must be what the loop
-makes of the batch, for then no unit has a say in what another one adds. The same with rows that are no
-record, extreme ones among them. The sums are put aside; nothing of the training changes. What is published
-is whether it held, and the largest ratio of rows that are no record: that of a record is its gradient's norm.
+On the engine, the model and the records in use, every unit of a physical batch (256 of a larger one) goes
+through the loop by itself: each contribution may be as long as the plan claims, and all of them together must
+be what the loop makes of the batch, for then no unit has a say in what another one adds. The same with rows
+that are no record, extreme ones among them. The sums are put aside; nothing of the training changes. What is
+published is whether it held, and the largest ratio of rows that are no record: that of a record is its
+gradient's norm.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from dptrain.contracts import BrokenGuarantee, Records
-from dptrain.privacy.accountant import DPSGDPlan
+from dptrain.privacy.banded import GradientPlan
 from dptrain.privacy.dpsgd import Engine
 from dptrain.privacy.independence.state import changed, copied, state_of
 from dptrain.privacy.stilled import Noticed, stilled
@@ -35,6 +36,7 @@ from dptrain.training.session import Session
 HELD, BROKEN = "held", "BROKEN"
 FILE = "sensitivity.json"  # for the data's owner alone
 STEPS, FEW_STEPS = 3, 30  # how many steps are looked at; in a training of few, one
+UNITS = 256  # looked at one by one at a step, at most
 # What rounding may make of a sum, of the claim for each unit of a batch: in single precision, beyond which it
 # is computed again in double; in double. And of the root of their number, where there is no double precision.
 SINGLE, DOUBLE, ROUGH = 1e-5, 1e-9, 0.1
@@ -65,7 +67,7 @@ class SensitivityAudit:
     """Looks on at steps that nobody can foretell."""
 
     def __init__(
-        self, plan: DPSGDPlan, made_up: Records | None, *, size: int, key: bytes, folder: Path | None
+        self, plan: GradientPlan, made_up: Records | None, *, size: int, key: bytes, folder: Path | None
     ) -> None:
         """`made_up` are rows as the trained part takes them, `size` is that of a physical batch."""
         self.claim = plan.max_grad_norm
@@ -85,7 +87,9 @@ class SensitivityAudit:
         `accumulate` adds up what is drawn as the loop does.
         """
         before = copied(state_of(session.model))
-        some = sorted(self.random.sample(range(len(drawn.sampled)), min(len(drawn.sampled), self.size)))
+        some = sorted(
+            self.random.sample(range(len(drawn.sampled)), min(len(drawn.sampled), self.size, UNITS))
+        )
         measure = partial(self._measure, session, engine, accumulate)
         feed = session.feed
         found = measure(drawn.sampled[some], feed.divided, feed.look)

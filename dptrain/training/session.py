@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
 from dptrain.contracts import ConfigError, Context, DptrainError
-from dptrain.privacy.accountant import DPSGDPlan
+from dptrain.privacy.banded import GradientPlan
 from dptrain.privacy.noise.source import NoiseSource
 from dptrain.training import checkpoint
 from dptrain.training.distribution import Team
@@ -45,7 +45,7 @@ def check_buffers(before: Mapping[str, Tensor], model: nn.Module) -> None:
 class Session:
     """All that changes while a model trains: exactly what a checkpoint must hold."""
 
-    plan: DPSGDPlan
+    plan: GradientPlan
     model: nn.Module
     optimizer: Optimizer
     schedule: LambdaLR
@@ -77,7 +77,7 @@ class Session:
         streams, again = self.context.streams, f"again/{self.paid}"  # told apart where a seed derives them
         if self.noise is not None:
             self.noise.renew(streams.secret(f"noise/{again}"))
-        self.feed.renew(streams.secret(f"sampling/{again}"), step=self.step)
+        self.feed.renew(streams.secret(f"sampling/{again}"), step=self.step, skipped=lost)
         self.masks.renew(streams.secret(f"masks/{again}"))
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from dptrain.contracts import BrokenGuarantee, ConfigError, Release, Splits
+from dptrain.models.frozen import split
 from dptrain.privacy.independence.check import find_dependence
 from dptrain.privacy.independence.state import NOTE, fingerprint
 from dptrain.tasks import task_of
@@ -34,24 +35,34 @@ def refuse_dependence(model: nn.Module, splits: Splits, settings: Settings) -> N
     setattr(model, NOTE, subject)
 
 
-def refuse_dependent_release(release: Release, splits: Splits) -> None:
+def frozen_part(model: nn.Module) -> str | None:
+    """A fingerprint of the part that no training changes; None where all of a model may be trained."""
+    parts = split(model)
+    return None if parts is None else fingerprint(parts[0], ())
+
+
+def refuse_dependent_release(release: Release, splits: Splits, *, frozen: str | None) -> None:
     """Raise BrokenGuarantee where the trained weights make a model mix records that its first ones did not.
 
     Its noise is paid for, but what it was trained by is not what was accounted: nothing is released.
+    `frozen` is what `frozen_part` gave of the model that `refuse_dependence` let pass: where that part is
+    the same still, the head alone is tried out.
     """
     model = release.blank()
     assert release.weights is not None
     model.load_state_dict(dict(release.weights))
-    if (found := _find(model, splits)) is not None:
+    parts = split(model) if frozen == frozen_part(model) else None
+    found = _find(model, splits) if parts is None else _find(parts[1], splits, on=parts[0])
+    if found is not None:
         raise BrokenGuarantee(
             f"{found}. This shows with the trained weights only, so the training was not as private as its "
             "guarantee says, and the model is not released"
         )
 
 
-def _find(model: nn.Module, splits: Splits) -> str | None:
+def _find(model: nn.Module, splits: Splits, *, on: nn.Module | None = None) -> str | None:
     task = task_of(splits)
-    return find_dependence(model, forms=splits.forms, labels=task.made_up, loss=task.loss)
+    return find_dependence(model, forms=splits.forms, labels=task.made_up, loss=task.loss, on=on)
 
 
 class Copies(nn.Module):

@@ -20,7 +20,7 @@ from dptrain.comparison.gather import Selection, from_metrics, gather
 from dptrain.contracts import ConfigError, DataError, DptrainError, Interval, Subgroup, Utility
 from dptrain.pipeline.tracked import metrics as metrics_of
 from dptrain.privacy.written import from_json, plan_of
-from dptrain.report.comparison import console, page, tables
+from dptrain.report.comparison import console, page, sentences, tables
 from dptrain.report.comparison.files import write_files
 from dptrain.report.comparison.points import HOLDS, MET, NONE, NOT_MET, UNDECIDED, VOID, Comparison
 from dptrain.report.document import read_json
@@ -78,6 +78,26 @@ def test_what_follows_from_an_override_is_not_named_beside_it(tmp_path):
         "model = as in the recipe",
         "model = wide",
     }
+
+
+def test_mechanisms_are_named_and_ranked_at_each_budget(tmp_path):
+    for seed in (1, 2, 3):
+        for epsilon in (1.0, 3.0):
+            for name, noise, accuracy in (("dpsgd", "independent", 0.7), ("banded", "banded", 0.8)):
+                write_run(
+                    tmp_path / f"{name}-{epsilon}-{seed}",
+                    seed=seed,
+                    epsilon=epsilon,
+                    accuracy=accuracy + 0.001 * seed - 0.3 * (name == "banded" and epsilon < 2),
+                    overrides=(f"mechanism={name}",),
+                    config={"mechanism": {"noise": noise}},
+                )
+    found = compared(tmp_path)
+    assert {point.series for point in found.points} == {"mechanism = dpsgd", "mechanism = banded"}
+    said = list(sentences.overview(found))
+    assert said[0].startswith("At **ε = 1** accuracy is highest with **mechanism = dpsgd**, 0.702")
+    assert said[1].startswith("At **ε = 3** accuracy is highest with **mechanism = banded**, 0.802")
+    assert all(sentence.endswith("apart from each other.") for sentence in said[:2])
 
 
 def test_a_seed_used_twice_counts_once(tmp_path):

@@ -20,12 +20,13 @@ from dptrain.assembly.build import build
 from dptrain.config import parse
 from dptrain.contracts import BrokenGuarantee, ConfigError, Form, Release
 from dptrain.mechanisms.dpsgd import DPSGD
+from dptrain.models.frozen import FrozenFeatures
 from dptrain.privacy.independence.check import find_dependence
 from dptrain.privacy.independence.draws import FixedDraws
 from dptrain.privacy.independence.state import changed, copied, state_of
 from dptrain.tasks.classification import Classification, make_loss
 from dptrain.training.augment import Augmentation
-from dptrain.training.tested import refuse_dependence, refuse_dependent_release
+from dptrain.training.tested import frozen_part, refuse_dependence, refuse_dependent_release
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 from layer_models import CASES, VOCABULARY
@@ -318,7 +319,33 @@ class Late(nn.Module):
 def test_weights_are_tried_again_before_they_are_released(splits):
     weights = {"linear.weight": torch.full((3, 64), 9.0), "linear.bias": torch.zeros(3)}
     with pytest.raises(BrokenGuarantee, match=r"what Late makes .*trained weights only.*not released"):
-        refuse_dependent_release(Release(architecture=Late, weights=weights), splits)
+        refuse_dependent_release(Release(architecture=Late, weights=weights), splits, frozen=None)
+
+
+def test_a_frozen_part_is_tried_again_only_if_it_changed(splits, settings_of):
+    asked = []
+
+    class Counted(nn.Linear):
+        def forward(self, inputs):
+            asked.extend([1] * len(inputs))
+            far = self.weight.detach().abs().max() > 5
+            return super().forward(inputs - inputs.mean(0) if far else inputs)
+
+    model = FrozenFeatures(nn.Sequential(nn.Flatten(), Counted(64, 64)), Late())
+    refuse_dependence(model, splits, settings_of())
+    before, frozen = len(asked), frozen_part(model)
+
+    def release(changed, value):
+        weights = {**model.state_dict(), changed: torch.full_like(model.state_dict()[changed], value)}
+        made = Release(architecture=partial(copy.deepcopy, model), weights=weights)
+        refuse_dependent_release(made, splits, frozen=frozen)
+
+    release("head.linear.bias", 1.0)
+    assert 0 < len(asked) - before < before / 4, "asked for features of a few rows"
+    with pytest.raises(BrokenGuarantee, match=r"what Late makes .*trained weights only.*not released"):
+        release("head.linear.weight", 9.0)
+    with pytest.raises(BrokenGuarantee, match=r"what `features.1` \(Counted\) makes .*not released"):
+        release("features.1.weight", 9.0)
 
 
 def test_a_training_that_ends_in_mixing_releases_nothing(splits, settings_of, context_of, budget):

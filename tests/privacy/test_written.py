@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from dataclasses import fields, replace
 
 import pytest
@@ -20,8 +21,11 @@ from dptrain.contracts import (
     Statement,
     SweepTotal,
 )
+from dptrain.privacy.banded import BandedPlan
 from dptrain.privacy.guarantee import DPGuarantee, NoGuarantee
-from dptrain.privacy.written import from_json, part, to_json
+from dptrain.privacy.moments import MomentsPlan
+from dptrain.privacy.votes import VotesPlan
+from dptrain.privacy.written import from_json, part, plan_from_json, plan_to_json, to_json
 
 BUDGET = Budget(epsilon=None, delta=1e-5, noise_multiplier=1.0)
 OLD = {
@@ -109,3 +113,24 @@ def test_no_statement_at_all(nothing):
 def test_bounds_are_two_numbers():
     with pytest.raises(DataError, match=r"c\.bounds=.* is not a list of 2"):
         part(Constants, {"bounds": [0.0, 1.0, 2.0]}, "c")
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        VotesPlan(units=9, teachers=5, classes=3, questions=4, answers=4, noise_multiplier=2.0),
+        MomentsPlan(
+            units=9, noise_multiplier=2.0, eigenvalue_share=0.0, second_share=0.5, cross_share=0.5,
+            feature_norm=1.0, label_norm=1.0,
+        ),
+        BandedPlan(
+            units=9, turn_rate=1.0, groups=3, steps=4, expected_batch_size=3, max_grad_norm=1.0,
+            noise_multiplier=2.0, strategy=(0.8, 0.6), best_for=4,
+        ),
+    ],
+    ids=["votes", "moments", "banded"],
+)  # fmt: skip
+def test_a_plan_of_the_package_is_read_where_nothing_has_imported_it(plan, monkeypatch) -> None:
+    written = json.loads(json.dumps(plan_to_json(plan)))
+    monkeypatch.delitem(sys.modules, type(plan).__module__)
+    assert plan_from_json(written) == plan

@@ -151,14 +151,17 @@ def test_no_performance_key_trains_twin_or_shadow_models_anew(
     monkeypatch.setattr(NonPrivate, "fit", counted)
     changes = {
         "physical_batch_size": 100, "prefetch": 0, "feature_cache_gib": 0, "feature_files_gib": 0,
-        "checkpoint_seconds": 0, "threads": 2, "estimate": "true",
+        "checkpoint_seconds": 0, "threads": 2, "estimate": "true", "rank_seconds": 100,
+        "private_network": "true", "processes": 2, "sharding": "fsdp2",
     }  # fmt: skip
     assert set(changes) == {each.name for each in fields(Performance)}, "each of them is changed here"
-    for word in ("performance.threads=1", *(f"performance.{key}={value}" for key, value in changes.items())):
+    words = [[f"performance.{key}={value}"] for key, value in changes.items()]
+    words[-1] += ["performance.processes=2"]  # one process holds all of a model
+    for more in (["performance.threads=1"], *words):
         asked = order(
-            "tracking=none", f"output={tmp_path}", word, "attack=[membership_loss,membership_rmia]",
+            "tracking=none", f"output={tmp_path}", *more, "attack=[membership_loss,membership_rmia]",
             "attack.membership_rmia.shadows=2", *QUICK,
         )  # fmt: skip
         cli.main(asked, None)
-        assert len(trained) == 3, f"a twin and two shadow models, by the first run and not with {word}"
+        assert len(trained) == 3, f"a twin and two shadow models, by the first run and not with {more}"
     assert len(list(tmp_path.glob("*/report.json"))) == 1 + len(changes)

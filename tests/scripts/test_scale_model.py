@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -110,7 +111,7 @@ def test_bytes_are_those_that_processes_send() -> None:
         loss=nn.CrossEntropyLoss(reduction="none"),
         generator=torch.Generator(),
     )
-    team = Team(channel, threading.Lock(), lambda error: error)
+    team = Team(channel, threading.Lock(), nullcontext)
     team._steps = 1  # no step at which weights are compared
     team.begin(engine, net, bytes(32), Blocks(size=4, lanes=2).of(torch.arange(10)))
     team.collect()

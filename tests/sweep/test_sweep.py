@@ -140,7 +140,9 @@ def test_a_job_that_ends_while_another_is_at_work_counts_it(
         assert found[seed].sweep.epsilon_together == pytest.approx(both, rel=1e-9)
 
 
-@pytest.mark.parametrize("name", ["epsilon", "model_size", "training_time", "defence", "private_selection"])
+@pytest.mark.parametrize(
+    "name", ["epsilon", "model_size", "training_time", "defence", "private_selection", "mechanism"]
+)
 def test_each_named_sweep_composes(name: str) -> None:
     asked = order(f"+sweep={name}", recipe="medical_cnn")
     assert asked.config["sweep"]["resume"] is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 
 from dptrain.contracts import Budget, Context, Release, Splits
 from dptrain.mechanisms.dpsgd import DPSGD
+from dptrain.mechanisms.non_private import NonPrivate
+from dptrain.training.augment import Augmentation
 
 Fit = Callable[..., tuple[Release, Any]]
 
@@ -111,3 +114,58 @@ def trainer(splits: Splits, settings_of: Callable[..., Any], context_of: Callabl
         return found
 
     return run
+
+
+def releases_agree(
+    train: Fit, ranks: Any, flat: Callable[..., Tensor], splits: Splits, options: dict[str, Any]
+) -> str:
+    """One process and these release the same, bit for bit; what the statement says of them."""
+    if options.get("unit") == "group":
+        options = {**options, "data": replace(splits, group_ids=torch.arange(len(splits.train)) // 3)}
+    (alone, _), (together, said) = train(None, **options), train(ranks, **options)
+    assert torch.equal(flat(alone.weights), flat(together.weights))
+    assert alone.published == together.published
+    outside: str = said.statement().outside_guarantee[-1]
+    return outside
+
+
+def control_agrees(train: Fit, ranks: Any, flat: Callable[..., Tensor]) -> None:
+    """One process and these train the same without privacy, but for rounding."""
+    options = {"mechanism": NonPrivate, "context": {"dtype": torch.float64}, "rates": {"steps": 50}}
+    (alone, _), (together, _) = train(None, **options), train(ranks, **options)
+    torch.testing.assert_close(flat(alone.weights), flat(together.weights), rtol=1e-9, atol=1e-9)
+
+
+class Looking:
+    """Keeps what an observer sees of each step."""
+
+    def __init__(self) -> None:
+        self.noise: list[Tensor] = []
+        self.canaries: list[Tensor] = []
+        self.own: list[Tensor] = []
+
+    def observe(self, seen: Any) -> None:
+        self.noise.append(seen.noise)
+        self.canaries.append(seen.undecided("canaries"))
+        self.own.append(seen.view(0))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        pass
+
+
+def observers_agree(train: Fit, ranks: Any, copies: int) -> None:
+    """Observers see the same of one process and of these, bit for bit."""
+    augmentation = Augmentation(copies=copies, shift=1, flip=True) if copies else None
+    seen = []
+    for helpers in (None, ranks):
+        looking = Looking()
+        context = {"observers": (looking,), "planted": (3, 4), "probed": (7, 8, 9)}
+        train(helpers, context=context, augmentation=augmentation)
+        seen.append(looking)
+    alone, together = seen
+    for name in ("noise", "canaries", "own"):
+        mine, theirs = getattr(alone, name), getattr(together, name)
+        assert all(map(torch.equal, mine, theirs)), name

@@ -11,18 +11,17 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from ranked import Fit, trainer
+from ranked import Fit, Looking, control_agrees, observers_agree, releases_agree
 from torch import Tensor, nn
 
 from dptrain.contracts import (
     BrokenGuarantee,
     ConfigError,
-    Context,
     DptrainError,
     Splits,
     Streams,
 )
-from dptrain.mechanisms.non_private import NonPrivate
+from dptrain.mechanisms.dpsgd import DPSGD
 from dptrain.privacy.noisy import on_grid
 from dptrain.training import checkpoint, distribution
 from dptrain.training.augment import Augmentation
@@ -36,20 +35,6 @@ def ranks() -> Iterator[Ranks]:
     """Two processes that help this one."""
     with Ranks(3, seconds=60, threads=1) as started:
         yield started
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """As the helpers have: how sums are rounded depends on how they are computed."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture
-def train(splits: Splits, settings_of: Callable[..., Any], context_of: Callable[..., Context]) -> Fit:
-    return trainer(splits, settings_of, context_of)
 
 
 @given(st.lists(st.floats(-1, 1), min_size=2, max_size=40), st.randoms())
@@ -70,6 +55,7 @@ CASES: dict[str, dict[str, Any]] = {
     "groups": {"unit": "group"},
     "copies": {"augmentation": Augmentation(copies=2, shift=1, flip=False)},
     "shuffled": {"rates": {"sampling": "shuffle"}},
+    "correlated noise": {"mechanism": partial(DPSGD, noise="banded", bands=3)},
     "an average": {"average_decay": 0.9, "schedule": "cosine", "evaluations": 3},
 }
 
@@ -81,55 +67,19 @@ def test_three_processes_release_bit_for_bit_what_one_does(
     options = dict(CASES[case])
     if case == "a rate of .0004":
         options["data"] = replace(splits, train=splits.train.take(torch.arange(5000) % len(splits.train)))
-    if options.get("unit") == "group":
-        options["data"] = replace(splits, group_ids=torch.arange(len(splits.train)) // 3)
-    (alone, _), (together, said) = train(None, **options), train(ranks, **options)
-    assert torch.equal(flat(alone.weights), flat(together.weights))
-    assert alone.published == together.published
-    assert "3 processes computed the training" in said.statement().outside_guarantee[-1]
+    said = releases_agree(train, ranks, flat, splits, options)
+    assert "3 processes computed the training" in said
 
 
 def test_the_control_is_the_same_but_for_rounding(
     train: Fit, ranks: Ranks, flat: Callable[..., Tensor]
 ) -> None:
-    options = {"mechanism": NonPrivate, "context": {"dtype": torch.float64}, "rates": {"steps": 50}}
-    (alone, _), (together, _) = train(None, **options), train(ranks, **options)
-    torch.testing.assert_close(flat(alone.weights), flat(together.weights), rtol=1e-9, atol=1e-9)
-
-
-class Looking:
-    """Keeps what an observer sees of each step."""
-
-    def __init__(self) -> None:
-        self.noise: list[Tensor] = []
-        self.canaries: list[Tensor] = []
-        self.own: list[Tensor] = []
-
-    def observe(self, seen: Any) -> None:
-        self.noise.append(seen.noise)
-        self.canaries.append(seen.undecided("canaries"))
-        self.own.append(seen.view(0))
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        pass
+    control_agrees(train, ranks, flat)
 
 
 @pytest.mark.parametrize("copies", [0, 2])
 def test_observers_see_the_same(train: Fit, ranks: Ranks, copies: int) -> None:
-    augmentation = Augmentation(copies=copies, shift=1, flip=True) if copies else None
-    seen = []
-    for helpers in (None, ranks):
-        looking = Looking()
-        context = {"observers": (looking,), "planted": (3, 4), "probed": (7, 8, 9)}
-        train(helpers, context=context, augmentation=augmentation)
-        seen.append(looking)
-    alone, together = seen
-    for name in ("noise", "canaries", "own"):
-        mine, theirs = getattr(alone, name), getattr(together, name)
-        assert all(map(torch.equal, mine, theirs)), name
+    observers_agree(train, ranks, copies)
 
 
 def test_noise_is_added_once(train: Fit, ranks: Ranks) -> None:
@@ -164,7 +114,7 @@ class Spoilt:
 
     def __init__(self, ranks: Ranks, change: Callable[[Any], Any]) -> None:
         self.ranks, self.change = ranks, change
-        self.size, self.way = ranks.size, ranks.way
+        self.size, self.way, self.sharded = ranks.size, ranks.way, False
 
     def team(self, job: Any) -> Any:
         return self.ranks.team(self.change(job))

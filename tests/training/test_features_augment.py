@@ -18,7 +18,7 @@ from dptrain.models.scatter import ScatterCNN, ScatterLinear
 from dptrain.privacy.dpsgd import DPSGDEngine
 from dptrain.runs.features import FeatureStore
 from dptrain.training.augment import Augmentation
-from dptrain.training.features import Trained, on_features
+from dptrain.training.features import Features, Trained, on_features
 
 pytestmark = pytest.mark.run
 
@@ -88,8 +88,9 @@ def made(model: nn.Module) -> list[int]:
     features = model[1].features
 
     def count(module: nn.Module, inputs: tuple[torch.Tensor], _: torch.Tensor) -> None:
-        if module is features and inputs[0].std() > 0:
-            seen.append(len(inputs[0]))
+        met = int((inputs[0].flatten(1).std(1) > 0).sum())
+        if module is features and met:
+            seen.append(met)
 
     features.register_forward_hook(count)
     return seen
@@ -287,3 +288,29 @@ def test_a_run_that_goes_on_repeats_its_copies(
     torch.manual_seed(99)
     resumed, _ = mechanism.fit(models["cnn"](), splits, budget, context_of(folder=folder))
     torch.testing.assert_close(flat(resumed.weights), flat(whole.weights), atol=1e-5, rtol=1e-4)
+
+
+class RoundedByCompany(nn.Module):
+    """Rounds the rows that do not fill up a block otherwise, as libraries' products of matrices do."""
+
+    def forward(self, inputs):
+        rows = inputs.flatten(1).double()
+        rest = torch.arange(len(rows)) >= len(rows) // 16 * 16
+        return torch.where(rest[:, None], rows * (1 + 1e-6), rows).float()
+
+
+@pytest.mark.parametrize("count", [1, 16, 41, 60])
+def test_features_of_a_record_are_the_same_in_whatever_company(count, splits, context_of) -> None:
+    make = Features(RoundedByCompany(), context_of())
+    records = splits.train.take(torch.arange(count))
+    alone = torch.cat([make.of(records.take(torch.tensor([place])), None).inputs for place in range(count)])
+    assert torch.equal(make.of(records, None).inputs, alone)
+    assert count % 16 == 0 or not torch.equal(make(records.inputs), alone), "these features can be told"
+
+
+def test_scattering_of_a_record_is_the_same_in_whatever_company(splits, context_of) -> None:
+    make = Features(ScatterLinear((1, 8, 8), 3, components=20).features, context_of())
+    inputs = splits.train.inputs
+    every = make.of_each(inputs)
+    for first, count in ((0, 1), (3, 64), (5, 70), (1, len(inputs) - 1)):
+        assert torch.equal(make.of_each(inputs[first : first + count]), every[first : first + count])

@@ -5,34 +5,20 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from ranked import Fit, trainer
+from ranked import Fit
 from torch import Tensor
 
-from dptrain.contracts import ConfigError, Context, DptrainError, Splits
+from dptrain.contracts import ConfigError, DptrainError
 from dptrain.training import checkpoint, processes
 from dptrain.training.processes import Ranks
 
 pytestmark = pytest.mark.run
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """As the helpers have: how sums are rounded depends on how they are computed."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture
-def train(splits: Splits, settings_of: Callable[..., Any], context_of: Callable[..., Context]) -> Fit:
-    return trainer(splits, settings_of, context_of)
 
 
 def test_a_killed_rank_is_named_and_the_run_resumed_by_one_process(

@@ -45,7 +45,7 @@ def fit(splits, budget, context_of, settings_of):
             if by_rules:  # whatever a comparison with plain autograd says of them
                 patch.setattr(fitting, "choose", lambda *_, **__: Chosen(make=ByRules))
             patch.setattr(dpsgd_mechanism, "refuse_dependence", lambda *_: None)
-            patch.setattr(dpsgd_mechanism, "refuse_dependent_release", lambda *_: None)
+            patch.setattr(dpsgd_mechanism, "refuse_dependent_release", lambda *_, **__: None)
             mechanism = DPSGD(settings=settings_of(**(settings or BATCH)), **changes)
             return mechanism.fit(model, splits, budget, context or context_of())
 

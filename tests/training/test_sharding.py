@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import pytest
 import torch
-from ranked import Fit, trainer
+from ranked import Fit, Looking, control_agrees, observers_agree, releases_agree
 from torch import Tensor, nn
 
-from dptrain.contracts import ConfigError, Context, Splits, Streams
+from dptrain.contracts import ConfigError, Splits, Streams
 from dptrain.mechanisms.dpsgd import DPSGD
-from dptrain.mechanisms.non_private import NonPrivate
 from dptrain.privacy.bookkeeping.shares import Instantiated
 from dptrain.privacy.noise.source import BLOCK, NoiseSource
 from dptrain.privacy.sharded import ByShards
@@ -30,20 +28,6 @@ def ranks() -> Iterator[Ranks]:
     """Two processes that help this one."""
     with Ranks(3, seconds=120, threads=1, sharded=True) as started:
         yield started
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """As the helpers have: how sums are rounded depends on how they are computed."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture
-def train(splits: Splits, settings_of: Callable[..., Any], context_of: Callable[..., Context]) -> Fit:
-    return trainer(splits, settings_of, context_of)
 
 
 CASES: dict[str, dict[str, Any]] = {
@@ -70,58 +54,20 @@ CASES: dict[str, dict[str, Any]] = {
 def test_three_processes_release_bit_for_bit_what_one_does(
     train: Fit, ranks: Ranks, flat: Callable[..., Tensor], splits: Splits, case: str
 ) -> None:
-    options = dict(CASES[case])
-    if options.get("unit") == "group":
-        options["data"] = replace(splits, group_ids=torch.arange(len(splits.train)) // 3)
-    (alone, _), (together, said) = train(None, **options), train(ranks, **options)
-    assert torch.equal(flat(alone.weights), flat(together.weights))
-    assert alone.published == together.published
-    outside = said.statement().outside_guarantee[-1]
-    assert "3 processes computed the training" in outside
-    assert "the keys that each step's noise is drawn from" in outside
+    said = releases_agree(train, ranks, flat, splits, dict(CASES[case]))
+    assert "3 processes computed the training" in said
+    assert "the keys that each step's noise is drawn from" in said
 
 
 def test_the_control_is_the_same_but_for_rounding(
     train: Fit, ranks: Ranks, flat: Callable[..., Tensor]
 ) -> None:
-    options = {"mechanism": NonPrivate, "context": {"dtype": torch.float64}, "rates": {"steps": 50}}
-    (alone, _), (together, _) = train(None, **options), train(ranks, **options)
-    torch.testing.assert_close(flat(alone.weights), flat(together.weights), rtol=1e-9, atol=1e-9)
-
-
-class Looking:
-    """Keeps what an observer sees of each step."""
-
-    def __init__(self) -> None:
-        self.noise: list[Tensor] = []
-        self.canaries: list[Tensor] = []
-        self.own: list[Tensor] = []
-
-    def observe(self, seen: Any) -> None:
-        self.noise.append(seen.noise)
-        self.canaries.append(seen.undecided("canaries"))
-        self.own.append(seen.view(0))
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        pass
+    control_agrees(train, ranks, flat)
 
 
 @pytest.mark.parametrize("copies", [0, 2])
 def test_observers_see_the_same(train: Fit, ranks: Ranks, copies: int) -> None:
-    augmentation = Augmentation(copies=copies, shift=1, flip=True) if copies else None
-    seen = []
-    for helpers in (None, ranks):
-        looking = Looking()
-        context = {"observers": (looking,), "planted": (3, 4), "probed": (7, 8, 9)}
-        train(helpers, context=context, augmentation=augmentation)
-        seen.append(looking)
-    alone, together = seen
-    for name in ("noise", "canaries", "own"):
-        mine, theirs = getattr(alone, name), getattr(together, name)
-        assert all(map(torch.equal, mine, theirs)), name
+    observers_agree(train, ranks, copies)
 
 
 def test_the_variance_of_noise_is_that_of_the_plan(train: Fit, ranks: Ranks) -> None:
@@ -188,9 +134,11 @@ def test_bfloat16_is_refused(train: Fit, ranks: Ranks) -> None:
         train(ranks, context={"bfloat16": True})
 
 
-def test_a_single_number_is_refused(
-    ranks: Ranks, splits: Splits, settings_of: Callable[..., Any], context_of: Callable[..., Context]
-) -> None:
-    train = trainer(splits, settings_of, context_of)
+def test_correlated_noise_is_refused(train: Fit, ranks: Ranks) -> None:
+    with pytest.raises(ConfigError, match=r"draws each step's noise by itself"):
+        train(ranks, mechanism=partial(DPSGD, noise="banded", bands=4))
+
+
+def test_a_single_number_is_refused(train: Fit, ranks: Ranks) -> None:
     with pytest.raises(ConfigError, match=r"performance\.sharding=fsdp2"):
         train(ranks, made=Scaled())

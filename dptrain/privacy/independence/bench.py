@@ -21,6 +21,8 @@ RecordLoss = Callable[[Tensor, Tensor], Tensor]  # outputs (n, ...), labels (n, 
 MOST_ROWS = 64  # a batch as long as a side of the input has at most so many rows
 MOST_NUMBERS = 2**18  # and its inputs at most so many numbers
 AT_INPUT = "gradient at the input"  # as messages call it
+# Whether rows are rounded, and the type of inputs that the data have as floats, None for that of the model.
+KINDS = ((False, None), (True, None), (True, torch.int64))
 PLAIN_START, OTHER_START = 0.1, 0.6  # where the draws begin
 
 
@@ -55,7 +57,12 @@ class Bench:
     layouts: Layouts | None = None
     start: float = PLAIN_START
 
-    def copied(self, change: Callable[[nn.Module], None] = lambda _: None) -> Bench:
+    def copied(self) -> Bench:
+        """The same with a copy of the model, which shares its parameters: no call may change them."""
+        shared = {id(one): one for one in self.model.parameters()}
+        return replace(self, model=copy.deepcopy(self.model, shared))
+
+    def changed(self, change: Callable[[nn.Module], None]) -> Bench:
         """The same with a copy of the model, its weights changed."""
         model = copy.deepcopy(self.model)
         with torch.no_grad():
@@ -132,10 +139,10 @@ def open_bench(model: nn.Module, forms: Forms, labels: MadeUp, loss: RecordLoss)
         own = own.double() if double else own.float()
         return Bench(model=own, loss=loss, rows=rows, dtype=dtype, forms=forms, double=double)
 
-    for whole, dtype in ((False, None), (True, None), (True, torch.int64)):
+    for whole, dtype in KINDS:
         for double in (True, False):
             bench = opened(blank, dtype or (torch.float64 if double else torch.float32), double)
-            tried = bench.copied()
+            tried = opened(blank, bench.dtype, double)
 
             def usable(row: Inputs, tried: Bench = tried) -> bool:
                 twice = by_name(lambda one: torch.cat([one, one]), row)
@@ -153,6 +160,29 @@ def open_bench(model: nn.Module, forms: Forms, labels: MadeUp, loss: RecordLoss)
     assert drawn is not None
     opened(drawn, torch.float32, False).ask([0, 1])
     raise AssertionError("a model that takes these rows was refused")
+
+
+def features_of(forms: Forms, labels: MadeUp, *, made_by: nn.Module) -> Form:
+    """What the features of rows within the bounds are like; raises CannotRun."""
+    maker, failures = copy.deepcopy(made_by).cpu().float(), []
+    for whole, dtype in KINDS:
+        rows = make_rows(forms, labels, more=0, whole=whole, usable=lambda _: True)
+        assert rows is not None
+        bench = Bench(
+            model=maker,
+            loss=lambda made, _: made.flatten(1).sum(1),
+            rows=rows,
+            dtype=dtype or torch.float32,
+            forms=forms,
+            double=False,
+        )
+        try:
+            made = bench.ask(range(ORDINARY)).outputs["output"]
+        except CannotRun as failure:
+            failures.append(failure)
+        else:
+            return Form(shape=tuple(made.shape[1:]), bounds=(float(made.min()), float(made.max())))
+    raise failures[0]
 
 
 @contextmanager

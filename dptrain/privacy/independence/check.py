@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import torch
 from opacus.layers import DPMultiheadAttention
-from torch import nn
+from torch import Tensor, nn
 
 from dptrain.contracts import Forms
 from dptrain.privacy.independence.bench import (
@@ -18,6 +18,7 @@ from dptrain.privacy.independence.bench import (
     Bench,
     CannotRun,
     RecordLoss,
+    features_of,
     open_bench,
 )
 from dptrain.privacy.independence.compare import differing, differs, first_module, tolerances
@@ -39,11 +40,18 @@ ROW_BY_ROW = (
 
 
 def find_dependence(
-    model: nn.Module, *, forms: Forms, labels: MadeUp, loss: RecordLoss, subject: str = "model"
+    model: nn.Module,
+    *,
+    forms: Forms,
+    labels: MadeUp,
+    loss: RecordLoss,
+    subject: str = "model",
+    on: nn.Module | None = None,
 ) -> str | None:
     """What makes one record's gradient depend on other records, with its cure; None if nothing was found.
 
-    The model is not touched. `forms` is what its inputs are like, `labels` makes some up.
+    The model is not touched. `forms` is what its inputs are like, `labels` makes some up. Where the model
+    works `on` features, `forms` are of what they are made of, and their maker is known to be in order.
     """
     try:
         fresh = copy.deepcopy(model).cpu().train()
@@ -55,7 +63,8 @@ def find_dependence(
     found = _renormalises(fresh)
     if found is None:
         try:
-            found = _find(open_bench(fresh, forms, labels, loss))
+            seen = forms if on is None else features_of(forms, labels, made_by=on)
+            found = _find(open_bench(fresh, seen, labels, loss))
         except CannotRun as failure:
             found = (
                 f"it fails on made-up inputs within the data's bounds, in {failure}, and training meets "
@@ -77,10 +86,10 @@ def _find(bench: Bench) -> str | None:
             noise = torch.randn(parameter.shape, generator=rng, dtype=torch.float64)
             parameter.add_((0.2 * (size or 0.2) * noise).to(parameter))
 
-    found = _remembers(bench.copied(), bench.copied())
-    found = found or _remembers(bench.copied(enlarge), bench.copied(enlarge))
+    found = _remembers(bench)
+    found = found or _remembers(bench.changed(enlarge))
     found = found or _mixes(bench.copied())
-    return found or _mixes(replace(bench.copied(move), start=OTHER_START))
+    return found or _mixes(replace(bench.changed(move), start=OTHER_START))
 
 
 def _trained(model: nn.Module) -> Iterator[nn.Parameter]:
@@ -98,15 +107,16 @@ def _renormalises(model: nn.Module) -> str | None:
     return None
 
 
-def _remembers(one: Bench, other: Bench) -> str | None:
+def _remembers(bench: Bench) -> str | None:
     """Whether two copies of a model hold and answer the same, whatever they are called with and when."""
+    one, other = bench.copied(), bench.copied()
     first, second = (0, 1, 2, 3, 4), (5, 6, *one.rows.extreme[:1])
     untouched = copied(weights_of(one.model))
     answers: dict[tuple[int, ...], Answers] = {}
     after: dict[tuple[int, ...], State] = {}  # what was held after the first call with these rows
     for bench, rows in ((one, first), (other, second)):
         answers[rows] = bench.ask(rows, gradients=True)
-        after[rows] = copied(state_of(bench.model))
+        after[rows] = copied(state_of(bench.model), like=untouched)
         if (path := changed(untouched, weights_of(bench.model), tensors=True)) is not None:
             return _kept(bench.model, path)
     warm = after[first]  # a call may make what it needs once, but of no rows in particular
@@ -138,7 +148,11 @@ def _kept(model: nn.Module, path: str) -> str:
 
 def _mixes(bench: Bench) -> str | None:
     """Whether what comes of a row depends on what the other rows are, or whether there are any."""
-    alone = [bench.ask([row], gradients=True) for row in (0, 1, 2)]
+    alone, added = [], dict[str, Tensor]()
+    for row in (0, 1, 2):
+        asked = bench.ask([row], gradients=True)
+        added = {name: one + added[name] if added else one for name, one in asked.gradients.items()}
+        alone.append(replace(asked, gradients={}))
     three = bench.ask([0, 1, 2], gradients=True)
     base = bench.ask([0, 1, 2, 3, 4])
     allowed = tolerances(three, double=bench.double)
@@ -151,9 +165,6 @@ def _mixes(bench: Bench) -> str | None:
         [0, *poison, 1],
         [1, *bench.rows.more[2:], 0],
     ]
-    added = {
-        name: torch.stack([answers.gradients[name] for answers in alone]).sum(0) for name in three.gradients
-    }
     names = differing(added, three.gradients, allowed[1])
     for answers in (*alone, three, *(bench.ask(batch) for batch in batches)):
         if (what := differs(base, answers, allowed)) is not None:

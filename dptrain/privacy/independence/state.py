@@ -6,6 +6,7 @@ import hashlib
 import types
 from collections import deque
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -26,9 +27,15 @@ def weights_of(model: nn.Module) -> dict[str, Tensor]:
     return {name: value.detach() for name, value in (*model.named_parameters(), *model.named_buffers())}
 
 
-def copied(state: State) -> State:
-    """The same, as it stays whatever becomes of the model."""
-    return {path: value.clone() if isinstance(value, Tensor) else value for path, value in state.items()}
+def copied(state: State, *, like: Mapping[str, Any] = MappingProxyType({})) -> State:
+    """The same, as it stays whatever becomes of the model; what is `like` an earlier copy is that one."""
+
+    def kept(path: str, value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        return like[path] if path in like and _equal(like[path], value) else value.clone()
+
+    return {path: kept(path, value) for path, value in state.items()}
 
 
 def state_of(model: nn.Module) -> State:

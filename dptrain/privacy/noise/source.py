@@ -6,7 +6,6 @@ import hashlib
 import hmac
 import struct
 from collections.abc import Sequence
-from itertools import accumulate
 from typing import Any, Protocol
 
 import torch
@@ -14,7 +13,6 @@ from cryptography.hazmat.primitives.poly1305 import Poly1305
 from torch import Tensor
 
 from dptrain.contracts import Randomness
-from dptrain.privacy.accountant import DPSGDPlan
 from dptrain.privacy.noise import keys
 from dptrain.privacy.noise.gaussian import REACH, gaussian, grid_step, noisy_on_grid
 from dptrain.privacy.noise.keys import KeyChain
@@ -49,6 +47,11 @@ def on_cpu(device: torch.device, randomness: str) -> bool:
     return randomness == "cryptographic" or device.type != "cuda"
 
 
+def words_on(device: torch.device, randomness: str) -> Words:
+    """Where the noise of parameters on this device comes from."""
+    return keys.words if on_cpu(device, randomness) else DeviceWords(device)
+
+
 class NoiseSource:
     """Adds Gaussian noise to sums of gradients; each `add` is one step, with a key of its own.
 
@@ -63,7 +66,7 @@ class NoiseSource:
     @classmethod
     def on(cls, device: torch.device, key: bytes, *, randomness: str = "auto") -> NoiseSource:
         """A source for parameters on this device; `randomness` is `auto` or `cryptographic`."""
-        return cls(key, words=keys.words if on_cpu(device, randomness) else DeviceWords(device))
+        return cls(key, words=words_on(device, randomness))
 
     @classmethod
     def of(cls, source: NoiseSource | torch.Generator) -> NoiseSource:
@@ -72,10 +75,10 @@ class NoiseSource:
 
     def add(self, sums: list[Tensor], std: float) -> list[Tensor]:
         """These sums with noise of this standard deviation, on its grid: contiguous, of the sums' dtype."""
-        flat = [total.reshape(-1) for total in sums]
-        starts = [0, *accumulate(map(len, flat))]
-        noisy = self.add_to_parts(self.next_key(), flat, starts[:-1], std, size=starts[-1])
-        return [part.view(total.shape) for part, total in zip(noisy, sums, strict=True)]
+        flat = torch.cat([total.reshape(-1) for total in sums])
+        self._add(self.next_key(), [flat], [0], std, size=len(flat))
+        parts = flat.split([total.numel() for total in sums])
+        return [part.view(total.shape).to(total.dtype) for part, total in zip(parts, sums, strict=True)]
 
     def next_key(self) -> bytes:
         """The key of the next step's noise, which is drawn with it alone."""
@@ -86,25 +89,30 @@ class NoiseSource:
     ) -> list[Tensor]:
         """Parts (n,) of a sum of `size` coordinates, each from where it starts, with this step's noise.
 
-        A coordinate's noise is the same whatever the parts are, and whoever adds it.
+        They come in the order of coordinates. A coordinate's noise is the same whatever the parts are, and
+        whoever adds it.
         """
         noisy = [part.clone() for part in parts]
-        if std <= 0.0:
-            return noisy
-        ends = [start + len(part) for start, part in zip(starts, parts, strict=True)]
-        for block, first in enumerate(range(0, size, BLOCK)):
-            last = min(first + BLOCK, size)
-            there = [
-                (part[max(0, first - start) : last - start], max(0, start - first))
-                for part, start, end in zip(noisy, starts, ends, strict=True)
-                if start < last and end > first and end > start
-            ]
-            if there:
-                numbers = self.numbers(key, last - first, block=block)
-                for some, at in there:
-                    own = numbers[at : at + len(some)]
-                    some.copy_(noisy_on_grid(some.to(numbers), own, std))
+        self._add(key, noisy, starts, std, size=size)
         return noisy
+
+    def _add(
+        self, key: bytes, parts: Sequence[Tensor], starts: Sequence[int], std: float, *, size: int
+    ) -> None:
+        """Add this step's noise to these parts in place; a block that several of them share is drawn once."""
+        if std <= 0.0:
+            return
+        drawn, numbers = -1, torch.empty(0)
+        for part, start in zip(parts, starts, strict=True):
+            done = 0
+            while done < len(part):
+                block, first = divmod(start + done, BLOCK)
+                if block != drawn:
+                    drawn, numbers = block, self.numbers(key, min(BLOCK, size - block * BLOCK), block=block)
+                some = part[done : done + BLOCK - first]
+                own = numbers[first : first + len(some)]
+                some.copy_(noisy_on_grid(some.to(own), own, std))
+                done += len(some)
 
     def numbers(self, key: bytes, count: int, *, block: int) -> Tensor:
         """Standard normal numbers (count,), float64: the first of this block under this step's key."""
@@ -135,8 +143,18 @@ class NoiseSource:
 PHILOX = "the GPU's own generator (Philox), seeded at each address with 64 bits of a hash of a secret key"
 
 
-def randomness(plan: DPSGDPlan, draws: int, *, on_cpu: bool, secret: bool) -> Randomness:
-    """What is said of the noise of this plan, `draws` numbers in all; the guarantee adds what it costs."""
+class Noisy(Protocol):
+    """A plan that adds Gaussian noise: of this standard deviation, what is drawn anew for a number."""
+
+    @property
+    def fresh_std(self) -> float: ...
+
+
+def randomness(plan: Noisy, draws: int, *, on_cpu: bool, secret: bool, sampled: bool = True) -> Randomness:
+    """What is said of the noise of this plan, `draws` numbers in all; the guarantee adds what it costs.
+
+    Where nothing is `sampled`, no masks are drawn either.
+    """
     generator = keys.GENERATOR if on_cpu else PHILOX
     return Randomness(
         secret=secret,
@@ -145,12 +163,12 @@ def randomness(plan: DPSGDPlan, draws: int, *, on_cpu: bool, secret: bool) -> Ra
         generator=f"{generator}; normal numbers by inversion, in double precision",
         reach=REACH,
         draws=draws,
-        grid=grid_step(plan.noise_std) / plan.noise_std if plan.noise_std > 0 else None,
-        assumptions=assumptions(on_cpu=on_cpu),
+        grid=grid_step(plan.fresh_std) / plan.fresh_std if plan.fresh_std > 0 else None,
+        assumptions=assumptions(on_cpu=on_cpu, sampled=sampled),
     )
 
 
-def assumptions(*, on_cpu: bool) -> tuple[str, ...]:
+def assumptions(*, on_cpu: bool, sampled: bool = True) -> tuple[str, ...]:
     """What is taken to be true without proof, one sentence or two each."""
     cipher = (
         "ChaCha20 and HMAC-SHA256 are taken to be indistinguishable from random functions, and the operating "
@@ -162,10 +180,15 @@ def assumptions(*, on_cpu: bool) -> tuple[str, ...]:
             "cryptographic and is taken to be as good as random; privacy.randomness=cryptographic draws "
             "the noise on the CPU. Samples are drawn by ChaCha20, which is taken to be so too."
         )
-    return (
+    noise = (
         cipher,
         "Double-precision arithmetic rounds as IEEE 754 says, and the libraries' inverse error and normal "
         "functions are taken to be right to 2^-50 of their value: the noise's cost is bounded under this.",
+    )
+    if not sampled:
+        return noise
+    return (
+        *noise,
         "Poisson sampling keeps to its rate within 2^-43 over the rate, relative: taken to be exact.",
         "Dropout masks and augmentations are part of the secret: with their draws known, one record changes "
         "those of all others. PyTorch's default generators draw them, from states that secret words fill "

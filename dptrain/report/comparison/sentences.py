@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from dptrain.evidence.repeats import FEWEST, Paired, Spread
 from dptrain.report import words
@@ -112,7 +112,9 @@ def lead(comparison: Comparison) -> str:
 def overview(comparison: Comparison) -> Iterator[str]:
     """What the points say together, in a few sentences."""
     proved = [point for point in comparison.points if point.private]
-    if len(proved) > 1:
+    if ranked := list(_ranked(proved, comparison.metric)):
+        yield from ranked
+    elif len(proved) > 1:
         first, last = min(proved, key=lambda p: p.epsilon), max(proved, key=lambda p: p.epsilon)
         control = last.control_accuracy
         beside = "" if control is None or control.interval is None else f"; its control model {ends(control)}"
@@ -136,6 +138,27 @@ def overview(comparison: Comparison) -> Iterator[str]:
     if comparison.missing:
         number = len(comparison.missing)
         yield f"{number} of the runs {'is' if number == 1 else 'are'} missing, and listed at the end."
+
+
+def _ranked(points: Sequence[Point], metric: str) -> Iterator[str]:
+    """At each budget that several series share, which of them does best, and whether it is told apart."""
+    budgets: dict[str, list[Point]] = {}
+    for point in points:
+        spent = point.label.removesuffix(point.series).removesuffix(", ")
+        if point.accuracy.interval is not None:
+            budgets.setdefault(spent, []).append(point)
+    for spent, alike in budgets.items():
+        if len(alike) < 2:
+            continue
+        best, second = sorted(alike, key=lambda point: point.accuracy.centre, reverse=True)[:2]
+        ahead, behind = best.accuracy.interval, second.accuracy.interval
+        assert ahead is not None
+        assert behind is not None
+        apart = "apart from each other" if ahead.low > behind.high else "not told apart by these seeds"
+        yield (
+            f"At **{spent}** {words.named(metric)} is highest with **{best.series}**, {ends(best.accuracy)}; "
+            f"then comes {second.series}, {ends(second.accuracy)}: {apart}."
+        )
 
 
 def void(comparison: Comparison) -> Iterator[str]:

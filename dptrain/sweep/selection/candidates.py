@@ -13,7 +13,8 @@ from typing import Any
 from dptrain.assembly.build import build
 from dptrain.assembly.components import assemble
 from dptrain.assembly.model import make_model
-from dptrain.assembly.values import make_budget
+from dptrain.assembly.records import declare_public
+from dptrain.assembly.values import make_budget, make_streams
 from dptrain.config import Config, parse
 from dptrain.contracts import ConfigError, Plan, Splits, Streams
 from dptrain.privacy import selection
@@ -84,7 +85,8 @@ def plans(configs: Sequence[Config], splits: Splits, epsilon: float | None = Non
         seen.add(shape)
         budget = make_budget(config, splits)
         budget = budget if epsilon is None else replace(budget, epsilon=epsilon)
-        plan = assemble(config).mechanism.plan(splits, budget)
+        mechanism = assemble(config).mechanism
+        plan = mechanism.plan(declare_public(splits, mechanism, make_streams(config)), budget)
         if plan is None:
             raise ConfigError(
                 f"mechanism={config.mechanism['_target_']} proves nothing, and so a selection cannot either; "

@@ -64,7 +64,7 @@ def train_evaluator(
     network = _build(splits, seed=int(torch.randint(2**62, (), generator=rng))).to(device)
     optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=learning_rate, total_steps=steps)
-    records = splits.public or splits.holdout
+    records = splits.holdout if splits.public_seen or splits.public is None else splits.public
     labels = records.labels
     pool = torch.arange(len(labels))
     if len(pool) > MOST_WEIGHED:

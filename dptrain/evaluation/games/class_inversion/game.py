@@ -94,7 +94,8 @@ class ClassInversion(Game):
 def _evaluator(scoring: Scoring, steps: int) -> Evaluator:
     """The model that recognises class inversions, trained or found when it is first asked for."""
     splits, streams = scoring.splits, scoring.streams
-    records = [part.hashed().hexdigest() for part in (splits.holdout, splits.test, splits.public) if part]
+    public = None if splits.public_seen else splits.public
+    records = [part.hashed().hexdigest() for part in (splits.holdout, splits.test, public) if part]
     kept = scoring.keep(
         "evaluator",
         (streams.seed, splits.classes, splits.mean, splits.std, splits.shape, records, steps),

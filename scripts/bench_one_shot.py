@@ -1,0 +1,76 @@
+#!/usr/bin/env python3
+"""How good are heads from one noisy release, beside DP-SGD's? python scripts/bench_one_shot.py
+
+    python scripts/bench_one_shot.py --rows MNIST@0.3 --write README.md
+
+Trains by `python -m dptrain recipe=...`, a process each, without attacks and without a control, once a
+seed; medians with the lowest and the highest, and the seconds of the training: of the first run, which may
+have to make the features, and of the last, which finds them. Runs that lie in --output already are read
+and not made again. DPTRAIN_DATA names a folder of mnist.npz and pneumoniamnist.npz; --fashion one of
+Fashion-MNIST's idx files. Rows whose data are missing are left out, and named.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from measured import Run, measure, options, spread, table, write
+
+BEGIN, END = "<!-- one shot: python scripts/bench_one_shot.py -->", "<!-- /one shot -->"
+DEBIAN = "/usr/share/datasets/fashion-mnist"
+EPSILONS = (0.1, 0.3, 1.0, 3.0)
+# By data: the file in DPTRAIN_DATA (None: the folder of --fashion), the metric, the recipes.
+DATA: dict[str, tuple[str | None, str, tuple[str, str]]] = {
+    "MNIST": ("mnist.npz", "accuracy", ("mnist_statistics", "mnist_scatter")),
+    "Fashion-MNIST": (None, "accuracy", ("fashion_statistics", "fashion_scatter")),
+    "PneumoniaMNIST": ("pneumoniamnist.npz", "AUROC", ("medical_statistics", "medical_scatter")),
+}
+HEADER = ("data, recipe", "epsilon", "metric", "measured [lowest, highest]", "seconds: first, last")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print the table; 2 where the data of every row that was asked for are missing."""
+    parser = options(__doc__ or "", output="runs/one_shot")
+    parser.add_argument("--rows", nargs="*", metavar="NAME[@EPSILON]", help="these data or recipes only")
+    parser.add_argument("--fashion", type=Path, default=Path(DEBIAN), help=f"idx files (default {DEBIAN})")
+    asked = parser.parse_args(arguments)
+    lines = []
+    for data, (file, metric, recipes) in DATA.items():
+        for recipe, epsilon in ((recipe, epsilon) for epsilon in EPSILONS for recipe in recipes):
+            names = {f"{name}{at}" for name in (data, recipe) for at in ("", f"@{epsilon:g}")}
+            if asked.rows and not names & set(asked.rows):
+                continue
+            root = where(file, asked.fashion)
+            if root is None:
+                print(f"left out: {recipe}@{epsilon:g}, for its data are missing", file=sys.stderr)
+                continue
+            words = (f"recipe={recipe}", f"privacy.epsilon={epsilon:g}", *root, *asked.override)
+            lines.append(line(data, recipe, epsilon, metric, measure(words, asked.seeds, asked.output)))
+    if not lines:
+        return 2
+    text = table(HEADER, lines)
+    print(text)
+    if asked.write is not None:
+        write(text, asked.write, BEGIN, END)
+    return 0
+
+
+def where(file: str | None, fashion: Path) -> tuple[str, ...] | None:
+    """The words that say where data are; None where they are missing."""
+    if file is None:
+        return (f"data.root={fashion}",) if (fashion / "train-images-idx3-ubyte.gz").exists() else None
+    return () if (Path(os.environ.get("DPTRAIN_DATA", ".")) / file).exists() else None
+
+
+def line(data: str, recipe: str, epsilon: float, metric: str, runs: list[Run]) -> tuple[str, ...]:
+    """The cells of one line."""
+    values = [run.auroc if metric == "AUROC" else 100 * run.accuracy for run in runs]
+    shown = spread(values, ".3f") if metric == "AUROC" else f"{spread(values, '.2f')} %"
+    seconds = f"{60 * runs[0].minutes:.0f}, {60 * runs[-1].minutes:.0f}"
+    return f"{data}, `{recipe}`", f"{epsilon:g}", metric, shown, seconds
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

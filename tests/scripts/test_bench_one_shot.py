@@ -1,0 +1,55 @@
+"""The table of heads from one release beside DP-SGD's is made of runs, one for each seed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import support
+
+pytestmark = pytest.mark.run
+
+
+@pytest.fixture(scope="module")
+def script(measured: ModuleType) -> ModuleType:  # noqa: ARG001 - the script imports it by name
+    return support.script("bench_one_shot")
+
+
+def test_each_recipe_has_a_line_at_each_epsilon(
+    script: ModuleType,
+    measured: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    np.savez(tmp_path / "pneumoniamnist.npz", nothing=np.zeros(1))
+    monkeypatch.setenv("DPTRAIN_DATA", str(tmp_path))
+    asked: list[tuple[str, ...]] = []
+
+    def start(words: tuple[str, ...], folder: Path) -> None:
+        asked.append(words)
+        made = folder / f"run{len(asked)}"
+        made.mkdir(parents=True)
+        (made / "run.json").write_text(json.dumps({"overrides": list(words)}))
+        report = {
+            "utility": {"accuracy": 0.8, "auroc": 0.9 + 0.01 * len(asked)},
+            "holdout_by_step": [[1, 0.8, 1.0]],
+            "guarantee": {"epsilon": 0.3, "delta": 1e-5, "noise_multiplier": None},
+            "seconds": {"train": 60.0 if len(asked) == 1 else 6.0},
+        }
+        (made / "report.json").write_text(json.dumps(report))
+
+    monkeypatch.setattr(measured, "start", start)
+    words = ["--output", str(tmp_path / "runs"), "--seeds", "2", "--fashion", str(tmp_path), "--rows"]
+    assert script.main([*words, "PneumoniaMNIST@0.3", "fashion_scatter@1"]) == 0
+    shown = capsys.readouterr()
+    assert "left out: fashion_scatter@1, for its data are missing" in shown.err
+    assert (
+        "| PneumoniaMNIST, `medical_statistics` | 0.3 | AUROC | 0.915 [0.910, 0.920] | 60, 6 |" in shown.out
+    )
+    assert "| PneumoniaMNIST, `medical_scatter` | 0.3 | AUROC | 0.935 [0.930, 0.940] | 6, 6 |" in shown.out
+    assert len(asked) == 4
+    assert script.main([*words, "MNIST"]) == 2

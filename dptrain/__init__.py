@@ -16,6 +16,7 @@ _PUBLIC = {
     "audit": "dptrain.api",
     "compare": "dptrain.api",
     "plan": "dptrain.api",
+    "predictor": "dptrain.api",
     "ranks": "dptrain.api",
     "serve": "dptrain.api",
     "OneOutput": "dptrain.models.one_output",
@@ -24,8 +25,8 @@ _PUBLIC = {
     **dict.fromkeys(
         (
             "Attack", "BrokenGuarantee", "Budget", "ConfigError", "Context", "DataError", "DptrainError",
-            "Forecast", "Guarantee", "LimitExceeded", "Mechanism", "Plan", "Records", "Release", "Splits",
-            "Statement",
+            "Forecast", "Guarantee", "LimitExceeded", "Mechanism", "OutOfQueries", "Plan", "Records",
+            "Release", "Splits", "Statement",
         ),
         "dptrain.contracts",
     ),

@@ -26,11 +26,13 @@ from dptrain.contracts import ConfigError, DptrainError, Forecast, Splits
 from dptrain.pipeline import audit as audit_run
 from dptrain.pipeline import plan as forecasting
 from dptrain.pipeline import train
+from dptrain.pipeline.predictor import open_predictor
 from dptrain.redaction import redact
 from dptrain.report.console import Console
 from dptrain.report.notebook import ComparisonView, ReportView
 from dptrain.runs import folder as runs
 from dptrain.sweep.study import study_of
+from dptrain.training.paid_answers import Predictor
 
 
 def run(
@@ -127,6 +129,15 @@ def serve(
     config = parse(order.config)
     with serving.serving(config, order) as url:
         yield url
+
+
+def predictor(run: str | Path) -> Predictor:
+    """What answers people from a run with mechanism=private_prediction: `labels(inputs)`, `left`.
+
+    Each other input is paid for once, on the disk before its answer is given; after the last that is paid for
+    it raises OutOfQueries.
+    """
+    return open_predictor(Path(run))
 
 
 def compare(*folders: str | Path, confidence: float = CONFIDENCE) -> ComparisonView:

@@ -53,6 +53,7 @@ class Release:
     architecture: Callable[[], nn.Module] | None = None  # builds the module with arbitrary weights
     predictions: Callable[[Tensor], Tensor] | None = None  # of inputs (N, ...): probabilities (N, classes)
     labels: Callable[[Tensor], Tensor] | None = None  # of inputs (N, ...): classes (N,) int64
+    answers: int | None = None  # how many inputs are answered in all; None: any number
     transcript: Observer | None = None  # what an attack that watched the training remembers of it
     published: tuple[tuple[int, float, float], ...] = ()  # step, accuracy, loss on held-out records
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
@@ -91,8 +92,12 @@ class Release:
         return self.queries().confidences(inputs, batch_size)
 
     def queries(self, budget: int | None = None) -> Queries:
-        """The prediction interface, which counts what it is asked and ends when the budget is spent."""
-        return Queries(self, budget)
+        """The prediction interface, which counts what it is asked and ends when the budget is spent.
+
+        Or when there are no more `answers`.
+        """
+        most = [each for each in (budget, self.answers) if each is not None]
+        return Queries(self, min(most, default=None))
 
 
 class Queries:

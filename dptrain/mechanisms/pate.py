@@ -25,7 +25,6 @@ from dptrain.contracts import (
     seed_key,
 )
 from dptrain.contracts.ranges import Count, NotNegative, Positive, Share
-from dptrain.models.frozen import split
 from dptrain.privacy import accountant
 from dptrain.privacy.guarantee import BY_PUBLIC_SEED, OUTSIDE, DPGuarantee, NoGuarantee
 from dptrain.privacy.noise.cost import refuse_costly
@@ -34,9 +33,9 @@ from dptrain.privacy.plan import Target
 from dptrain.privacy.votes import VotesPlan, calibrated, noisy_counts
 from dptrain.tasks import task_of
 from dptrain.training.answers import Answers, keep, kept
-from dptrain.training.features import Features
 from dptrain.training.fit import units_of
 from dptrain.training.loop import evaluate
+from dptrain.training.seen import Seen
 from dptrain.training.settings import Settings
 from dptrain.training.student import Graph, fit_student, trusted
 from dptrain.training.teachers import counts_of, parts_of, votes
@@ -162,7 +161,7 @@ class PATE:
         plan, public = self.plan(splits, budget), splits.public
         assert public is not None, "there is no plan without"
         blank = copy.deepcopy(model)
-        seen = _Seen.of_model(self.prepare(model, splits).to(context.device, context.dtype).eval(), context)
+        seen = Seen.of_model(self.prepare(model, splits).to(context.device, context.dtype).eval(), context)
         inputs = seen.of(public).inputs
         graph = Graph.of(inputs)
         seed = context.streams.seeded("questions").initial_seed() % 2**31
@@ -192,7 +191,7 @@ class PATE:
         )
         return release, NoGuarantee(budget=budget) if plan is None else _guarantee(plan, budget, context)
 
-    def _counts(self, seen: _Seen, asked: Tensor, splits: Splits, budget: Budget, context: Context) -> Tensor:
+    def _counts(self, seen: Seen, asked: Tensor, splits: Splits, budget: Budget, context: Context) -> Tensor:
         """Counts of the teachers' votes (questions, classes), without noise: shown to nobody."""
         groups = None if budget.unit == "record" else splits.group_ids
         part = parts_of(splits.train, groups, self.teachers, context.streams.secret("teachers"))
@@ -220,29 +219,6 @@ class PATE:
         if context.progress is not None:
             context.progress(done=plan.steps, total=plan.steps, epsilon=epsilon)
         return answers.counts
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Seen:
-    """A model, what is trained of it, and records as that part sees them."""
-
-    model: nn.Module
-    part: nn.Module
-    make: Features | None  # None: nothing of the model is frozen, and inputs are seen as they are
-    context: Context
-
-    @classmethod
-    def of_model(cls, model: nn.Module, context: Context) -> _Seen:
-        parts = split(model)
-        if parts is None:
-            return cls(model=model, part=model, make=None, context=context)
-        return cls(model=model, part=parts[1], make=Features(parts[0], context), context=context)
-
-    def of(self, records: Records) -> Records:
-        """These records in memory; features are made once and kept for the control model too."""
-        if self.make is None:
-            return records.to(torch.device("cpu"), self.context.dtype)
-        return self.make.of(records, self.context.features)
 
 
 def _guarantee(plan: VotesPlan, budget: Budget, context: Context) -> DPGuarantee:

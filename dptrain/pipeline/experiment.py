@@ -184,6 +184,9 @@ class Experiment:
         mechanism = self.parts.control
         if mechanism is None:
             return None
+        if Access.WEIGHTS not in mechanism.offers:  # what cannot be kept is made anew
+            subject, _ = self._fit("train the control model", mechanism, self.control_stage, self.context)
+            return subject
         started = time.perf_counter()
         kept, failed = self._kept_control(mechanism)
         seen = self.control_stage.observers()

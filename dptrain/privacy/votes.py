@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from dp_accounting import ComposedDpEvent, DpEvent, GaussianDpEvent, SelfComposedDpEvent
@@ -140,12 +141,29 @@ class VotesPlan:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class QueriesPlan(VotesPlan):
+    """Noisy counts of the votes on whatever is asked, one query after the other; all are answered."""
+
+    def describe(self) -> tuple[tuple[str, str], ...]:
+        asked = (
+            f"{self.answers:,} inputs are answered, chosen by whoever asks; one that is asked again has the "
+            "answer that it had, and after the last there is none"
+        )
+        return tuple(
+            ("queries", asked) if name == "questions" else (name, said) for name, said in super().describe()
+        )
+
+
+AnyVotes = TypeVar("AnyVotes", bound=VotesPlan)
+
+
 def _most_loss(mu: float) -> float:
     """Beyond it there is next to nothing of the losses of a Gaussian mechanism (exp(-50))."""
     return mu**2 / 2 + 10 * mu
 
 
-def calibrated(plan: VotesPlan, target: Target) -> VotesPlan:
+def calibrated(plan: AnyVotes, target: Target) -> AnyVotes:
     """The plan with the least noise (to 0.01 %) that costs at most this target, whatever it had before.
 
     The closed form of a Gaussian mechanism says how much; what counts is the plan's own loss, rounded up.

@@ -17,9 +17,12 @@ from dptrain.privacy.accountant import DPSGDPlan
 from dptrain.privacy.banded import BandedPlan
 from dptrain.privacy.guarantee import ByTradeoff, gaussian_mu
 from dptrain.privacy.moments import MomentsPlan
-from dptrain.privacy.votes import VotesPlan
+from dptrain.privacy.votes import QueriesPlan, VotesPlan
 
-_PLANS = {f"{kind.__module__}.{kind.__qualname__}": kind for kind in (BandedPlan, MomentsPlan, VotesPlan)}
+_PLANS = {
+    f"{kind.__module__}.{kind.__qualname__}": kind
+    for kind in (BandedPlan, MomentsPlan, QueriesPlan, VotesPlan)
+}
 VERSION = 2  # 1 had `mu`, and `decided_by_coins` for the assignment
 
 

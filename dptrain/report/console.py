@@ -221,6 +221,11 @@ class Console:
             yield "", "[yellow]class_inversion.png shows training records: keep it confidential[/yellow]"
         if sentences.audited(report):
             yield "", "[yellow]sensitivity.json measures training records: keep it confidential[/yellow]"
+        if (report.folder / "teachers.pt").exists():
+            yield (
+                "",
+                "[yellow]teachers.pt votes without noise: keep it confidential[/yellow]",
+            )
         if command:
             yield "compare", command
 

@@ -35,9 +35,9 @@ def votes(
     `train` holds the features of the training records, of which each is in the `part` (N,) of a teacher;
     `asked` are features (questions, ...) of public inputs.
     """
-    asked = _flat(asked)
-    places = _places(part, teachers)
-    return torch.stack([_votes_of(train.take(own), asked, classes, ridge) for own in places])
+    asked = flat(asked)
+    fitted = taught(train, part, teachers=teachers, classes=classes, ridge=ridge)
+    return torch.stack([named(asked, *each) for each in fitted])
 
 
 def counts_of(said: Tensor, classes: int) -> Tensor:
@@ -52,16 +52,30 @@ def _places(part: Tensor, teachers: int) -> Iterator[Tensor]:
     yield from order.split(sizes)
 
 
-def _votes_of(own: Records, asked: Tensor, classes: int, ridge: float) -> Tensor:
-    """What a ridge classifier on these records says: (questions,) int64; without any record, class 0.
+def taught(
+    train: Records, part: Tensor, *, teachers: int, classes: int, ridge: float
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Of each teacher the mean of its features (d,), its weights (d, classes) and shares (classes,)."""
+    for own in _places(part, teachers):
+        yield _fitted(train.take(own), classes, ridge)
+
+
+def named(asked: Tensor, mean: Tensor, weights: Tensor, shares: Tensor) -> Tensor:
+    """The class that such a teacher names for features (questions, d): (questions,) int64."""
+    return ((asked - mean) @ weights + shares).argmax(1)
+
+
+def _fitted(own: Records, classes: int, ridge: float) -> tuple[Tensor, Tensor, Tensor]:
+    """A ridge classifier on these records; without any record, one that always says class 0.
 
     Least squares on one-hot labels, about the means of its own records. The penalty is `ridge` times the
     mean squared length of its features. Solved through products of records, or of features, whichever are
     fewer.
     """
+    features, labels = flat(own.inputs), torch.nn.functional.one_hot(own.labels, classes).double()
     if len(own) == 0:
-        return torch.zeros(len(asked), dtype=torch.int64)
-    features, labels = _flat(own.inputs), torch.nn.functional.one_hot(own.labels, classes).double()
+        wide = features.shape[1]
+        return features.new_zeros(wide), features.new_zeros(wide, classes), labels.new_zeros(classes)
     mean, share = features.mean(0), labels.mean(0)
     features, labels = features - mean, labels - share
     penalty = ridge * max(float(features.square().sum(1).mean()), torch.finfo(torch.float64).tiny)
@@ -69,7 +83,7 @@ def _votes_of(own: Records, asked: Tensor, classes: int, ridge: float) -> Tensor
         weights = features.T @ _solved(features @ features.T, labels, penalty)
     else:
         weights = _solved(features.T @ features, features.T @ labels, penalty)
-    return ((asked - mean) @ weights + share).argmax(1)
+    return mean, weights, share
 
 
 def _solved(square: Tensor, right: Tensor, penalty: float) -> Tensor:
@@ -78,7 +92,7 @@ def _solved(square: Tensor, right: Tensor, penalty: float) -> Tensor:
     return solved
 
 
-def _flat(features: Tensor) -> Tensor:
+def flat(features: Tensor) -> Tensor:
     """Features (N, ...) as rows in double precision; what is no number counts as zero."""
     rows = features.detach().cpu().double().flatten(1)
     return rows.nan_to_num(nan=0.0, posinf=LARGEST, neginf=-LARGEST).clamp(-LARGEST, LARGEST)

@@ -18,7 +18,10 @@ def applied(recipe: str, *words: str) -> tuple[dict[str, Any], list[str]]:
     return without_what_does_not_apply(asked.config, asked.asked)
 
 
-@pytest.mark.parametrize("mechanism", ["dpsgd", "banded", "sufficient_statistics", "pate", "non_private"])
+@pytest.mark.parametrize(
+    "mechanism",
+    ["dpsgd", "banded", "sufficient_statistics", "pate", "private_prediction", "non_private"],
+)
 @pytest.mark.parametrize("recipe", ["quickstart", "medical_scatter", "mnist_statistics", "mnist_pate"])
 def test_every_recipe_goes_with_every_mechanism(recipe: str, mechanism: str) -> None:
     config, said = applied(recipe, f"mechanism={mechanism}")

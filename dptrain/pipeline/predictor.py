@@ -1,0 +1,43 @@
+"""A finished run with mechanism=private_prediction, opened to answer people."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dptrain.assembly.components import assemble
+from dptrain.assembly.model import make_model
+from dptrain.assembly.records import load_splits
+from dptrain.assembly.values import make_context, make_streams
+from dptrain.config import parse
+from dptrain.contracts import BrokenGuarantee, ConfigError
+from dptrain.evidence.verdict import BROKEN
+from dptrain.mechanisms.private_prediction import PrivatePrediction
+from dptrain.report.document import read_json
+from dptrain.runs import folder as runs
+from dptrain.training.ensemble import Ensemble
+from dptrain.training.paid_answers import PaidAnswers, Predictor
+from dptrain.training.seen import Seen
+
+
+def open_predictor(folder: Path) -> Predictor:
+    """What answers people from this run folder; raises DptrainError where nothing may be answered from it."""
+    if not (folder / runs.REPORT).exists():
+        raise ConfigError(
+            f"{folder}: no finished run; name the folder of one with mechanism=private_prediction"
+        )
+    config = parse(runs.read(folder).config)
+    parts = assemble(config)
+    if not isinstance(parts.mechanism, PrivatePrediction):
+        raise ConfigError(
+            f"{folder}: its mechanism is {config.mechanism['_target_']}, which needs no predictor; name a "
+            "run with mechanism=private_prediction"
+        )
+    if any(line["verdict"].startswith(BROKEN) for line in read_json(folder / runs.REPORT)["leakage"]):
+        raise BrokenGuarantee(
+            f"{folder}: an attack went beyond its guarantee, so that nothing is answered from it"
+        )
+    streams, context = make_streams(config), make_context(config)
+    splits = load_splits(parts.source, streams)
+    model = make_model(config, None, splits, streams).to(context.device, context.dtype).eval()
+    seen = Seen.of_model(model, context)
+    return Predictor(Ensemble.load(folder, made_by=seen.made_by), seen, PaidAnswers(folder))

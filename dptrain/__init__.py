@@ -18,6 +18,7 @@ _PUBLIC = {
     "plan": "dptrain.api",
     "predictor": "dptrain.api",
     "ranks": "dptrain.api",
+    "serve": "dptrain.api",
     "OneOutput": "dptrain.models.one_output",
     "ReportView": "dptrain.report.notebook",
     "ComparisonView": "dptrain.report.notebook",

@@ -111,6 +111,26 @@ def audit(
         return ReportView(audit_run.run(config, order, folder, Console()))
 
 
+@contextmanager
+def serve(
+    release: str | Path, *overrides: str, config_dir: str | Path | None = None, **settings: Any
+) -> Iterator[str]:
+    """Answer requests with a model that exists, from a thread of this process; yields the service's URL.
+
+    It listens on this machine alone unless told otherwise. Keys are made by `python -m dptrain.cli.keys`.
+
+        with dptrain.serve("latest", "serve.port=0") as url:
+            ...
+    """
+    from dptrain.cli import serve as serving  # with what only services need
+
+    words = ["task=serve", f"release.source={release}", *overrides, *_words(settings)]
+    order = _order("quickstart", words, config_dir)
+    config = parse(order.config)
+    with serving.serving(config, order) as url:
+        yield url
+
+
 def predictor(run: str | Path) -> Predictor:
     """What answers people from a run with mechanism=private_prediction: `labels(inputs)`, `left`.
 

@@ -35,6 +35,7 @@ RANK = {
     "runs": 4,
     "mechanisms": 4,
     "assembly": 5,
+    "serving": 6,
     "evaluation": 7,
     "sweep": 8,
     "pipeline": 9,
@@ -57,6 +58,11 @@ ONLY = {
     "rich": {"report"},
     "jinja2": {"report"},
     "matplotlib": set(),
+    "fastapi": {"serving"},
+    "uvicorn": {"serving"},
+    "sqlalchemy": {"serving"},
+    "limits": {"serving"},
+    "prometheus_client": {"serving"},
 }
 
 # The words of the project know torch, the standard library and words for ranges.

@@ -31,7 +31,7 @@ README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
 COMMANDS = [line for kind, text in BLOCKS if kind == "bash" for line in text.splitlines()]
 SERVED = ("mlflow models serve", "curl")  # tests/tracking/test_elsewhere.py serves a model and asks it
-ELSEWHERE = ("resume=latest", "private_selection", "submitit_slurm", "launcher=ray")
+ELSEWHERE = ("resume=latest", "private_selection", "submitit_slurm", "launcher=ray", "task=serve")
 RUNS = [
     line
     for line in COMMANDS
@@ -70,6 +70,7 @@ def test_no_command_is_left_untested() -> None:
         # tests/scripts/test_bench_pretrained.py and test_bench_costs.py run these
         "python scripts/bench_pretrained.py --write README.md",
         "python scripts/bench_costs.py",
+        "python -m dptrain.cli.keys make --tenant ward_3",  # tests/serving makes keys, serves and asks
         *(line for line in COMMANDS if any(word in line for word in (*ELSEWHERE, *SERVED))),
     }
     # tests/cli/test_cli.py kills runs and resumes them, tests/sweep/test_selecting.py selects in private,

@@ -54,6 +54,9 @@ def main(order: runs.Order, sweep_folder: Path | None) -> float | None:
         if config.task == "schema":
             _draft(config, console)
             return None
+        if config.task == "serve":
+            _serve(config, order, console)
+            return None
         if config.task == "plan":
             _plan(config, order, console)
             return None
@@ -115,6 +118,14 @@ def _verify(config: Config, console: Console) -> None:
     console.verified(folder, checks)
     if any(each.holds is False for each in checks):
         sys.exit(BROKEN)
+
+
+def _serve(config: Config, order: runs.Order, console: Console) -> None:
+    """Answer requests with a model until the process is ended."""
+    from dptrain.cli import serve  # no training asks for it
+
+    process.settle(config.performance.threads)
+    serve.serve(config, order, console)
 
 
 def _draft(config: Config, console: Console) -> None:

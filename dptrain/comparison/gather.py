@@ -23,7 +23,7 @@ from dptrain.tracking import Tracked, flatten
 # What a run may differ in without being another experiment: where it ran, and where it was put.
 BOOKKEEPING = (
     "name", "seed", "output", "resume", "performance", "device", "fail_if", "task", "tracking", "sweep",
-    "report",
+    "report", "serve", "serving",
 )  # fmt: skip
 FIELDS = ("low", "high", "floor", "control", "bound")  # before a leakage metric's name, in MLflow
 INTERFACES = ("top_k", "rounded", "temperature", "labels_only")

@@ -12,17 +12,36 @@ COMPONENTS = ("data", "model", "optimizer", "mechanism", "tracking")
 
 
 def task_problems(values: Mapping[str, Any]) -> list[str]:
-    source = section(values, "release").get("source")
+    release = section(values, "release")
+    source = release.get("source")
+    served = is_url(source)
+    if served and values.get("task") != "audit":
+        return [f"release={source} is a service; add task=audit to attack it, or leave it out"]
+    if not served and (given := [name for name in ("key_env", "run") if release.get(name) is not None]):
+        return [f"release.{given[0]}={release[given[0]]} belongs to a service; give release=http://HOST:PORT"]
     if values.get("task") == "audit" and source is None:
         return ["task=audit needs a model: give release=PATH, a run folder or run id of dptrain, or weights"]
     if values.get("task") == "verify" and source is None:
         return ["task=verify needs a release: give release=PATH, a folder with its statement, or a run id"]
-    if values.get("task") not in ("audit", "verify") and source is not None:
+    if values.get("task") == "serve" and source is None:
+        return [
+            "task=serve needs a model: give release=latest, release=PATH, a run folder or run id, or weights"
+        ]
+    if values.get("task") not in ("audit", "verify", "serve") and source is not None:
         return [
             f"release={source} names a model to attack; add task=audit, or task=verify to check it against "
-            "its statement, or leave it out to train one"
+            "its statement, or task=serve to serve it, or leave it out to train one"
         ]
     return []
+
+
+def is_url(source: object) -> bool:
+    """Whether a release is the address of a service.
+
+    >>> is_url("http://127.0.0.1:8000"), is_url("runs/one"), is_url(None)
+    (True, False, False)
+    """
+    return isinstance(source, str) and source.startswith(("http://", "https://"))
 
 
 # What a private selection may vary: sections that shape a training, and neither its records nor its rules.
@@ -157,7 +176,7 @@ def section(values: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 def component_problems(values: Mapping[str, Any]) -> list[str]:
     nodes = {name: values.get(name) for name in COMPONENTS}
-    for group in ("attack", "game"):
+    for group in ("attack", "game", "serving"):
         nodes |= {f"{group}.{name}": node for name, node in section(values, group).items()}
     return [
         f"{key}: the node names no class; give {key}._target_=package.module.Class, or choose a file of conf/"

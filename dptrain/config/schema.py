@@ -171,7 +171,14 @@ class Release(Section):
         list[Outputs], Field(description="a list such as [top_k,labels_only] that attacks by query meet too")
     ] = field(default_factory=list)
     source: Annotated[
-        str | None, Field(description="with task=audit or verify: a run folder or id; or weights to audit")
+        str | None,
+        Field(description="of audit, verify or serve: a run folder or id; or weights; or a URL"),
+    ] = None
+    key_env: Annotated[
+        str | None, Field(description="of a URL: the environment variable with the API key, or several")
+    ] = None
+    run: Annotated[
+        str | None, Field(description="of a URL: the run that is served there, where it is one's own")
     ] = None
 
 
@@ -231,15 +238,45 @@ class Documents(Section):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Serve(Section):
+    """With task=serve: where the model answers requests, and what one request may cost."""
+
+    host: Annotated[str, Field(min_length=1, description="127.0.0.1: this machine alone; or an address")] = (
+        "127.0.0.1"
+    )
+    port: Annotated[int, Field(ge=0, le=65535, description="such as 8000; 0 for any that is free")] = 8000
+    keys: Annotated[
+        bool, Field(description="true or false; false lets anyone on this machine ask, without a key")
+    ] = True
+    folder: Annotated[
+        str | None, Field(description="for the secret and the database; null: `serving` below output")
+    ] = None
+    store: Annotated[
+        str | None, Field(description="null: SQLite in serve.folder; or a URL such as postgresql://...")
+    ] = None
+    durable: Annotated[
+        bool, Field(description="true waits for the disk at each count: a power failure loses none either")
+    ] = False
+    calibration: Annotated[
+        str | None,
+        Field(description="of normal queries: public, held_out, or a .npz file with `inputs`; or null"),
+    ] = None
+    body_bytes: Annotated[Count, Field(description="a whole number, such as 4194304")] = 4194304
+    body_seconds: Annotated[Positive, Field(description="seconds that a body may take to arrive")] = 10.0
+    records: Annotated[Count, Field(description="the most in one request, such as 256")] = 256
+    waiting: Annotated[Count, Field(description="the most requests that wait at once, such as 512")] = 512
+
+
+@dataclass(frozen=True, kw_only=True)
 class Config(Section):
     """One run."""
 
     task: Annotated[
-        Literal["train", "plan", "audit", "verify", "schema"],
+        Literal["train", "plan", "audit", "verify", "serve", "schema"],
         Field(
             description="train; plan: tell what it would cost, without training; of what release=... names, "
-            "audit: attack it without training it, or verify: check it against its statement; or schema: "
-            "draft the schema of the table data.path"
+            "audit: attack it without training it, verify: check it against its statement, or serve: answer "
+            "requests with it; or schema: draft the schema of the table data.path"
         ),
     ] = "train"
     name: Annotated[
@@ -268,6 +305,7 @@ class Config(Section):
     release: Release = field(default_factory=Release)
     sweep: Sweep = field(default_factory=Sweep)
     report: Documents = field(default_factory=Documents)
+    serve: Serve = field(default_factory=Serve)
     data: Component = field(default_factory=dict)
     model: Component = field(default_factory=dict)
     optimizer: Component = field(default_factory=dict)
@@ -275,6 +313,7 @@ class Config(Section):
     tracking: Component = field(default_factory=dict)
     attack: dict[str, Component] = field(default_factory=dict)
     game: dict[str, Component] = field(default_factory=dict)
+    serving: dict[str, Component] = field(default_factory=dict)  # guards of a service, in their order
 
 
 def defaults() -> dict[str, Any]:

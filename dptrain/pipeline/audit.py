@@ -6,6 +6,7 @@ import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from dptrain.assembly.components import assemble
 from dptrain.assembly.values import given_away
@@ -15,7 +16,7 @@ from dptrain.contracts import Leakage, Report
 from dptrain.evaluation.stage import Subject
 from dptrain.evidence import criteria
 from dptrain.evidence.verdict import TOO_WEAK
-from dptrain.pipeline import summary, tracked
+from dptrain.pipeline import over_http, summary, tracked
 from dptrain.pipeline.case import find, possible, refuse_other_records
 from dptrain.pipeline.experiment import Experiment
 from dptrain.pipeline.publish import publish, refuse_broken
@@ -47,25 +48,35 @@ def run(config: Config, order: runs.Order, folder: Path, console: Console) -> Re
     if guarantee is None:
         guarantee = NoGuarantee(budget=experiment.budget, sentence=UNKNOWN, outside=(UNKNOWN,))
 
-    release, read = load(case.weights, experiment.model, experiment.context.device, experiment.splits.task)
+    remote = None if case.url is None else over_http.reach(case.url, config.release.key_env, experiment)
+    if remote is not None:
+        release, read = remote.release, ""
+    else:
+        assert case.weights is not None
+        release, read = load(
+            case.weights, experiment.model, experiment.context.device, experiment.splits.task
+        )
     notes = [f"Weights: {read}."] if read else []
     overlap = _overlap(experiment) if case.played is None else ""
     notes += [f"{overlap[:1].upper()}{overlap[1:]}: leave them out of the non-members."] if overlap else []
-    console.audit(case.name, case.weights, tuple(experiment.parts.attacks), folder, notes)
+    console.audit(case.name, case.weights or Path(case.name), tuple(experiment.parts.attacks), folder, notes)
     runs.start(folder, order)
     with parts.tracking.open(folder.name, folder, runs.read_state(folder).tracked_as) as tracker:
         runs.remember(folder, tracked_as=tracker.run_id)
         tracker.params(tracked.params(config, order.recipe))
         target = Subject(release=release, targets=experiment.stage.targets)
         control, lost = experiment.control() if case.played is not None else (None, ())
+        # Before an attack has spent the budget of whoever asks.
+        known = {} if remote is None else {"utility": remote.utility(experiment)}
         measured = experiment.attack(target, control, guarantee)
         measured.not_run[:0] = (*lost, *experiment.left_out)
         if case.played is None:
             measured.leakage = [_with_caution(line, overlap) for line in measured.leakage]
         statement = replace(guarantee.statement(), interface=given_away(config.release, release.offers))
-        others = {"recipe": f"audit of {case.name}"}
+        others: dict[str, Any] = {"recipe": f"audit of {case.name}", **known}
         others |= {} if case.played is not None else {"mechanism": "unknown"}
         report = summary.compose(experiment, guarantee, statement, target, order, folder, **others)
+        notes += [] if remote is None else [remote.note()]
         data = {**report.data, "notes": notes}
         if overlap:
             data["copies"] = {}  # the note tells of them

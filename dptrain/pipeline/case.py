@@ -9,7 +9,7 @@ from typing import Any
 
 from dptrain.assembly.components import Parts, assemble
 from dptrain.config import Config, parse
-from dptrain.config.rules import key_of
+from dptrain.config.rules import is_url, key_of
 from dptrain.contracts import (
     PROBES,
     Access,
@@ -25,6 +25,7 @@ from dptrain.models import pretrained
 from dptrain.models.pretrained.packaged import PACKAGE
 from dptrain.models.pretrained.weights import DEFAULT
 from dptrain.privacy.written import StatedGuarantee, from_json
+from dptrain.redaction import redact
 from dptrain.report.document import read_json
 from dptrain.runs import folder as runs
 
@@ -49,9 +50,10 @@ class Case:
 
     name: str
     config: Config
-    weights: Path
+    weights: Path | None  # None: a service whose run is not one's own
     played: Mapping[str, Game] | None  # in its training; None: it is not one of ours
     guarantee: Guarantee | None
+    url: str | None = None  # where it is served, if it is to be attacked there
 
 
 def find(config: Config, overrides: tuple[str, ...]) -> Case:
@@ -61,6 +63,14 @@ def find(config: Config, overrides: tuple[str, ...]) -> Case:
     """
     source = config.release.source
     assert source is not None
+    if is_url(source):
+        run = config.release.run
+        if run is None:
+            return Case(
+                name=redact(source), config=config, weights=None, played=None, guarantee=None, url=source
+            )
+        own = replace(config, release=replace(config.release, source=run))
+        return replace(find(own, overrides), url=source)
     path = Path(source)
     if path.is_file():
         return Case(name=path.name, config=config, weights=path, played=None, guarantee=None)
@@ -166,6 +176,8 @@ def possible(parts: Parts, case: Case, *, asked: bool) -> dict[str, Attack]:
             missing |= {each.value for each in attack.needs - parts.mechanism.offers}
         elif wants_shadows(attack):
             missing.add("shadows")  # nobody knows how it was trained
+        if case.url is not None and Access.WEIGHTS in attack.needs:
+            missing.add("weights")  # which no service shows
         if missing:
             what = ", ".join(sorted(missing))
             problems.append(
@@ -182,6 +194,7 @@ def possible(parts: Parts, case: Case, *, asked: bool) -> dict[str, Attack]:
 def refuse_other_records(case: Case, assignments: Assignments, splits: Splits) -> None:
     if case.played is None:
         return
+    assert case.weights is not None
     same = runs.same_records(case.weights.parent, assignments.fingerprint(splits))
     if case.played and same is None:
         raise ConfigError(

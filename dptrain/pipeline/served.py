@@ -37,8 +37,8 @@ def served(report: Report, release: Release, experiment: Experiment) -> Served:
     return Served(
         answers=Answers(release.build().cpu().float(), task, given_output(experiment.config.release)),
         blank=splits.train.blank(2),
-        names=_names(task, splits.classes),
-        raw=splits.raw or _image(splits),
+        names=column_names(task, splits.classes),
+        raw=splits.raw or image_form(splits),
         metadata={
             "guarantee": sentences.void(stated) if stated.void else answers.promise(stated),
             "statement": as_statement(report),
@@ -58,14 +58,14 @@ def verdict(report: Report, conditions: Sequence[Condition]) -> str | None:
     return PASSED if report.guarantee.private and not report.guarantee.void else UNPROVED
 
 
-def _names(task: Task, classes: Sequence[str]) -> tuple[str, ...]:
+def column_names(task: Task, classes: Sequence[str]) -> tuple[str, ...]:
     """The columns of predictions; none where a prediction is no row."""
     if isinstance(task, Regression):
         return ("value",)
     return tuple(classes) if task.outputs == (len(classes),) else ()
 
 
-def _image(splits: Splits) -> Raw | None:
+def image_form(splits: Splits) -> Raw | None:
     """Inputs that are images by their shape, in bounds that are declared."""
     from dptrain.data.raw import of_images  # which reads tables and images: when a run has trained
     from dptrain.data.raw_pixels import MODES

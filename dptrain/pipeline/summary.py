@@ -133,6 +133,8 @@ def compose(
         "holdout_by_step": target.release.published,
         **others,
     }
+    if "utility" not in fields:
+        fields["utility"] = experiment.utility(target)
     found = counts.counts(splits, experiment.assignments, experiment.budget)
     expected = {} if statement.assignment is None else statement.assignment.set_aside
     public = found.published(units_public=statement.units_public, set_aside=expected)
@@ -141,7 +143,6 @@ def compose(
         counts=found,
         scaled=counts.scaled(experiment.assignments, experiment.config.evidence),
         floor_accuracy=task_of(splits).floor(splits.test.labels),
-        utility=experiment.utility(target),
         guarantee=replace(statement, counts=public),
         epsilon_by_step=guarantee.curve,
         tradeoff=tradeoff(guarantee),

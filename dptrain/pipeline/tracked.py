@@ -17,11 +17,15 @@ from dptrain.tracking import NOTE
 
 PLACES = (
     "name",
+    "serve",
+    "serving",
     "output",
     "report",
     "resume",
     "sweep",
     "tracking",
+    "serve",
+    "serving",
 )  # keys of what a run is called and where it is put
 
 

@@ -22,22 +22,22 @@ def page(content: Page) -> str:
     """An HTML file that needs nothing else: no script, no font, no image from elsewhere."""
     sheet = "".join(map(style, content.styles))
     policy = f"{POLICY}; img-src {content.images}" if content.images else POLICY
-    return _environment().get_template("page.html").render(page=content, style=Markup(sheet), policy=policy)
+    return environment().get_template("page.html").render(page=content, style=Markup(sheet), policy=policy)
 
 
 def markdown(title: str, sections: Iterable[Section], *, front: str = "") -> str:
     """A Markdown document; `front` is metadata in YAML."""
-    return _environment().get_template("document.md").render(title=title, sections=sections, front=front)
+    return environment().get_template("document.md").render(title=title, sections=sections, front=front)
 
 
 def markdown_table(content: Table) -> str:
     """The lines of a table; columns of numbers are aligned to the right."""
-    blocks = _environment().get_template("blocks.md").module
+    blocks = environment().get_template("blocks.md").module
     return str(blocks.table(content))  # type: ignore[attr-defined]
 
 
 @cache
-def _environment() -> Environment:
+def environment() -> Environment:
     found = Environment(
         loader=PackageLoader("dptrain.report"),
         autoescape=lambda name: name is not None and name.endswith(".html"),

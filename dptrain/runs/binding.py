@@ -25,7 +25,7 @@ from dptrain.redaction import redacted
 # Where a run is put, what it may use of a machine, what may be done with what it finds: not what it trains.
 ELSEWHERE = (
     "device", "fail_if", "name", "output", "release", "report", "resume", "sweep", "task", "performance",
-    "tracking",
+    "tracking", "serve", "serving",
 )  # fmt: skip
 PACKAGE = Path(__file__).resolve().parents[1]
 INSTALLED = ("site-packages", "dist-packages")

@@ -30,6 +30,8 @@ ELSEWHERE = (
     "performance",
     "device",
     "tracking",
+    "serve",
+    "serving",
 )  # where and how it runs, not what
 
 

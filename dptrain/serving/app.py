@@ -1,0 +1,159 @@
+"""The HTTP interface of a service: routes, errors of one sentence, and what an answer may never hold."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from dptrain.installed import own_version
+from dptrain.serving.admin import add_dashboard
+from dptrain.serving.body import read_body
+from dptrain.serving.guard import Refused
+from dptrain.serving.openapi import PREDICT, described
+from dptrain.serving.service import Service
+
+log = logging.getLogger(__name__)
+
+HEADERS = {
+    b"cache-control": b"no-store",
+    b"x-content-type-options": b"nosniff",
+    b"referrer-policy": b"no-referrer",
+}
+
+
+def make_app(service: Service) -> FastAPI:
+    """The application that answers for a service."""
+    app = FastAPI(
+        title=f"dptrain: {service.model.title}",
+        version=own_version(),
+        description=described(service.model),
+        redirect_slashes=False,
+    )
+    app.state.service = service
+    app.add_exception_handler(Refused, partial(_refuse, service))
+    app.add_exception_handler(HTTPException, _plain_error)
+    app.add_middleware(Shield, service=service)
+
+    @app.get("/health", summary="Whether the service answers")
+    async def health() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.post("/v1/predict", summary="Predictions for one record or several", openapi_extra=PREDICT)
+    async def predict(request: Request) -> Response:
+        bounds = service.bounds
+        header = request.headers.get("authorization", "")
+        caller = await service.one_at_a_time(partial(service.authenticate, header, "predict"))
+        body = await read_body(request, most_bytes=bounds.body_bytes, seconds=bounds.body_seconds)
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        answer, delay = await service.one_at_a_time(partial(service.answer, caller, body, kind))
+        if delay:
+            await asyncio.sleep(delay)
+        return JSONResponse(answer)
+
+    @app.get("/v1/key", summary="What the key that asks may do, has spent and has left")
+    async def key(request: Request) -> Response:
+        header = request.headers.get("authorization", "")
+        caller = await service.one_at_a_time(partial(service.authenticate, header, "predict"))
+        found: dict[str, Any] = {"key": caller.key, "tenant": caller.tenant, "scopes": sorted(caller.scopes)}
+        for guard in service.guards.values():
+            if state := getattr(guard, "state", None):
+                found["budgets"] = await service.one_at_a_time(partial(state, caller))
+        return JSONResponse(found)
+
+    @app.get("/v1/statement", summary="What is proved of the model")
+    async def statement() -> Response:
+        return JSONResponse(service.model.statement)
+
+    @app.get("/v1/card", summary="The model card, in Markdown")
+    async def card() -> Response:
+        return PlainTextResponse(service.model.card, media_type="text/markdown")
+
+    @app.get("/v1/form", summary="What the model takes, and what its answers are")
+    async def form() -> Response:
+        return JSONResponse({**service.model.described, "most_records": service.bounds.records})
+
+    @app.get("/metrics", summary="Counters for Prometheus; of a key with the scope metrics")
+    async def metrics(request: Request) -> Response:
+        header = request.headers.get("authorization", "")
+        await service.one_at_a_time(partial(service.authenticate, header, "metrics"))
+        return PlainTextResponse(service.metrics.text(), media_type="text/plain; version=0.0.4")
+
+    add_dashboard(app, service)
+    return app
+
+
+async def _refuse(service: Service, _: Request, why: Exception) -> Response:
+    """A refusal as an answer."""
+    assert isinstance(why, Refused)
+    service.metrics.refused(why.reason)
+    headers = {} if why.retry_after is None else {"Retry-After": str(math.ceil(why.retry_after))}
+    if why.status == 401:
+        headers["WWW-Authenticate"] = why.challenge
+    return JSONResponse({"detail": why.said}, status_code=why.status, headers=headers)
+
+
+async def _plain_error(_: Request, error: Exception) -> Response:
+    """What the framework itself refuses, such as an unknown path, in one sentence."""
+    assert isinstance(error, HTTPException)
+    return JSONResponse({"detail": f"{error.detail}."}, status_code=error.status_code, headers=error.headers)
+
+
+class Shield:
+    """Times each request, adds headers, and turns what nobody foresaw into a 500 that tells nothing.
+
+    The log gets the type of such an error and the place in the code: its text may hold what was asked.
+    """
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self._app, self._service = app, service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began, status = time.perf_counter(), 0
+
+        async def sending(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", ()), *HEADERS.items()]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, sending)
+        except Exception as error:
+            log.error("a request failed: %s at %s", type(error).__name__, _place(error))
+            if not status:
+                await _failed(sending, scope, receive)
+        finally:
+            route = getattr(scope.get("route"), "path", "other")
+            self._service.metrics.request(route, status, time.perf_counter() - began)
+
+
+def _place(error: BaseException) -> str:
+    """File and line where an error was raised."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return "?" if trace is None else f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
+
+
+_Answer = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+async def _failed(send: Send, scope: Scope, receive: Receive) -> None:
+    answer: _Answer = JSONResponse(
+        {"detail": "The service failed; whoever runs it finds the place in its log."}, status_code=500
+    )
+    await answer(scope, receive, send)

@@ -1,0 +1,243 @@
+"""The guard that notices probing: odd queries one by one, and odd sessions of a key or a tenant."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import requests
+import torch
+from sqlalchemy import Connection, select
+from torch import Tensor
+
+from dptrain.contracts import ConfigError
+from dptrain.contracts.ranges import Count, NotNegative, Positive, Share
+from dptrain.serving.detection.calibration import Calibration, calibrate
+from dptrain.serving.detection.features import Facts, Features, Manifold
+from dptrain.serving.detection.history import Detector, History
+from dptrain.serving.detection.traffic import NormalTraffic
+from dptrain.serving.forms import bounds_of
+from dptrain.serving.guard import Query, Refused, Started, Surroundings
+from dptrain.serving.recording import FACTS
+from dptrain.serving.store import ALARMS, KEYS, QUERIES, Store
+
+log = logging.getLogger(__name__)
+
+ACTIONS = ("slow", "coarsen", "refuse", "lock")
+WITHHOLDING = {"coarsen", "refuse", "lock"}  # actions that leave no answer as it is
+ONE_BY_ONE = ("coarsen", "log")
+FRESH_SECONDS = 1.0  # that what another process noticed may be unknown here
+LEAST = 50  # inputs to calibrate on
+
+
+@dataclass(frozen=True, kw_only=True)
+class Detection:
+    """Notices probing by detectors that are calibrated on normal traffic, at declared rates of false alarms.
+
+    A session is up to `length` consecutive queries of a key, and likewise of a tenant, without a pause of
+    `gap_seconds`; it is looked at after each of `checks` queries. One that deviates is an alarm, on which
+    `actions` are taken for `hold_seconds` or until it is acknowledged: slow, coarsen (answer with the
+    prior), refuse, lock (the key, until it is unlocked). Single odd queries are answered with the prior, or
+    logged, by `query_action`; each of `query_detectors` has an equal part of `query_false_alarms`. None of
+    this is proved to hold anybody off: an attacker who knows the detectors stays within what is normal.
+
+    Normal traffic is made of the inputs that `serve.calibration` names; half of them tell where normal
+    inputs lie, the others how odd they look there. Sessions are in memory, and go on after
+    a restart as far as they were recorded.
+    """
+
+    detectors: Mapping[str, Detector]
+    length: Count = 200
+    checks: Sequence[int] = (10, 25, 50, 100, 200)
+    sessions: Count = 200  # of normal traffic, for units, and as many for scores
+    session_false_alarms: Share = 0.01
+    query_false_alarms: Share = 0.015
+    query_detectors: Sequence[str] = ("off_manifold", "near_duplicates")
+    query_action: str = "coarsen"
+    actions: Sequence[str] = ("slow",)
+    slow_seconds: NotNegative = 1.0
+    hold_seconds: Positive = 86400.0
+    gap_seconds: Positive = 1800.0
+    webhook: str | None = None  # is sent alarms, as JSON without anything of the inputs
+    traffic: NormalTraffic = field(default_factory=NormalTraffic)
+
+    def __post_init__(self) -> None:
+        if unknown := sorted(set(self.actions) - set(ACTIONS)):
+            raise ConfigError(f"actions={unknown} are unknown; choose among {', '.join(ACTIONS)}")
+        if self.query_action not in ONE_BY_ONE:
+            raise ConfigError(f"query_action={self.query_action} is unknown; give {' or '.join(ONE_BY_ONE)}")
+        if missing := sorted(set(self.query_detectors) - set(self.detectors)):
+            raise ConfigError(
+                f"query_detectors={missing} are no detectors of this guard; add them, or leave out"
+            )
+        if not self.checks or sorted(set(self.checks)) != list(self.checks) or self.checks[-1] > self.length:
+            raise ConfigError(f"checks={list(self.checks)} must rise, up to length={self.length} at most")
+
+    def start(self, surroundings: Surroundings) -> Watch:
+        """Calibrate the detectors; raises ConfigError where there are no normal inputs to do it by."""
+        inputs = surroundings.calibration()
+        if len(inputs) < 2 * LEAST:
+            raise ConfigError(
+                f"serve.calibration: {len(inputs)} inputs are too few to know normal ones; give "
+                f"{2 * LEAST} or more"
+            )
+        order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(0))
+        fitted, left = inputs[order[::2]], inputs[order[1::2]]
+        low, high = bounds_of(surroundings.forms)
+        features = Features(low, high, surroundings.secret, Manifold.fit(fitted))
+        answers = surroundings.answer(left)
+        rate = self.query_false_alarms / max(1, len(self.query_detectors))
+        calibrated = calibrate(
+            features(left, answers),
+            self.detectors,
+            self.traffic,
+            checks=self.checks,
+            sessions=self.sessions,
+            session_false_alarms=self.session_false_alarms,
+            query_false_alarms=dict.fromkeys(self.query_detectors, rate),
+            rng=np.random.default_rng(0),
+        )
+        return Watch(self, calibrated, features, surroundings.store, surroundings.model)
+
+
+class Watch(Started):
+    """Detection at work."""
+
+    def __init__(
+        self, detection: Detection, calibration: Calibration, features: Features, store: Store, model: str
+    ) -> None:
+        self.calibration, self.features = calibration, features
+        self._asked, self._store, self._model = detection, store, model
+        self.sessions: dict[tuple[str, str], History] = {}
+        self._flagged: set[tuple[str, str]] = set()
+        self._read_at = -float("inf")
+        self._remembered = False
+
+    def before(self, query: Query) -> None:
+        """Take the actions on those who raised an alarm; raises Refused (403) where that is one."""
+        if not self._remembered:
+            self._remember(query.at)
+        if query.at - self._read_at > FRESH_SECONDS:
+            self._read_flags(query.at)
+        if not self._flagged & set(_scopes(query)):
+            return
+        query.signs["session"] = "an alarm is open"
+        if "refuse" in self._asked.actions:
+            raise Refused(403, "suspicious", "This key is held back; ask whoever runs this service.")
+        if "slow" in self._asked.actions:
+            query.delay_seconds += self._asked.slow_seconds
+        if "coarsen" in self._asked.actions:
+            query.coarsen(torch.ones(query.count, dtype=torch.bool))
+
+    def after(self, query: Query, answers: Tensor, connection: Connection) -> Tensor:
+        """Score each query and each session; what is odd is coarsened, or raises an alarm."""
+        facts = self.features(query.flat(), answers)
+        query.facts[FACTS] = facts
+        odd = torch.zeros(query.count, dtype=torch.bool)
+        for row in range(query.count):
+            one = facts.take(np.array([row]))
+            for scope in _scopes(query):
+                scores = self._add(scope, one, query.at)
+                if scope[0] == "key":
+                    for name, most in self.calibration.query_thresholds.items():
+                        if scores[name] > most:
+                            odd[row] = True
+                            query.signs[name] = "odd query"
+                self._check(scope, query, connection)
+            # The rest of a batch is not answered because its first records came before the alarm.
+            if self._flagged & set(_scopes(query)) and WITHHOLDING & set(self._asked.actions):
+                held = torch.zeros(query.count, dtype=torch.bool)
+                held[row:] = True
+                query.coarsen(held)
+        if odd.any() and self._asked.query_action == "coarsen":
+            query.coarsen(odd)
+        return answers
+
+    def _add(self, scope: tuple[str, str], one: Facts, at: float) -> dict[str, float]:
+        """Put a query into its session, a new one where the last is over; how odd it looks there."""
+        session = self.sessions.get(scope)
+        over = session is not None and (
+            session.count >= self._asked.length or at - session.at > self._asked.gap_seconds
+        )
+        if session is None or over:
+            session = self.sessions[scope] = History(self._asked.length)
+        session.at = at
+        return session.add(one, self._asked.detectors)
+
+    def _check(self, scope: tuple[str, str], query: Query, connection: Connection) -> None:
+        """Raise an alarm, once, where a session deviates more than normal ones do."""
+        session = self.sessions[scope]
+        if session.count not in self.calibration.checks:
+            return
+        score, name = self.calibration.score(session.means(), session.count)
+        if score > session.score:
+            session.score, session.reason = score, name
+        if session.alarmed:
+            return
+        if score <= self.calibration.session_threshold:
+            return
+        session.alarmed = True
+        if scope in self._flagged:  # an alarm is open, and acted on already
+            return
+        alarm = {
+            "at": query.at,
+            "scope": scope[0],
+            "name": scope[1],
+            "model": self._model,
+            "queries": session.count,
+            "score": self.calibration.p_value(score),
+            "reason": f"{name} deviates {score:.1f} times as far as in all but 1 % of normal sessions",
+        }
+        connection.execute(ALARMS.insert().values(**alarm))
+        self._flagged.add(scope)
+        query.signs["session"] = name
+        log.warning("alarm: %s %s after %d queries: %s", *scope, session.count, alarm["reason"])
+        if "lock" in self._asked.actions:
+            column = KEYS.c.id if scope[0] == "key" else KEYS.c.tenant
+            connection.execute(KEYS.update().where(column == scope[1]).values(locked="probing was noticed"))
+        if self._asked.webhook is not None:
+            threading.Thread(target=_send, args=(self._asked.webhook, alarm), daemon=True).start()
+
+    def _remember(self, now: float) -> None:
+        """Go on with the sessions that a restart interrupted, as far as they were recorded."""
+        self._remembered = True
+        recent = select(QUERIES).where(
+            QUERIES.c.at > now - self._asked.gap_seconds,
+            QUERIES.c.model == self._model,
+            QUERIES.c.distance.is_not(None),
+        )
+        for row in self._store.rows(recent.order_by(QUERIES.c.id)):
+            facts = Facts(
+                sketch=np.frombuffer(row.sketch, np.float32)[None],
+                marks=np.frombuffer(row.marks, np.uint64)[None],
+                distance=np.array([row.distance], np.float32),
+                answer=np.array([row.answer or 0]),
+            )
+            for scope in (("key", row.key), ("tenant", row.tenant)):
+                self._add(scope, facts, row.at)
+
+    def _read_flags(self, now: float) -> None:
+        """Who has raised an alarm that is neither acknowledged nor old, whichever worker noticed."""
+        self._read_at = now
+        held = select(ALARMS.c.scope, ALARMS.c.name).where(
+            ALARMS.c.acknowledged.is_(None),
+            ALARMS.c.at > now - self._asked.hold_seconds,
+            ALARMS.c.model == self._model,
+        )
+        self._flagged = {(row.scope, row.name) for row in self._store.rows(held)}
+
+
+def _scopes(query: Query) -> tuple[tuple[str, str], tuple[str, str]]:
+    return ("key", query.caller.key), ("tenant", query.caller.tenant)
+
+
+def _send(webhook: str, alarm: dict[str, Any]) -> None:
+    """Tell a webhook of an alarm; a failure is logged without its address, which may hold a secret."""
+    try:
+        requests.post(webhook, json=alarm, timeout=10).raise_for_status()
+    except requests.RequestException as error:
+        log.warning("the webhook was not told of an alarm (%s)", type(error).__name__)

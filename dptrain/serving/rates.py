@@ -1,0 +1,91 @@
+"""Rates: how much may be asked in so many seconds or days, by key, by tenant, and of the model as a whole."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from limits import RateLimitItem, parse_many
+from limits.errors import ConfigurationError
+from limits.storage import Storage, storage_from_string
+from limits.strategies import MovingWindowRateLimiter
+
+from dptrain.contracts import ConfigError
+from dptrain.redaction import redact
+from dptrain.serving.guard import Query, Refused, Started, Surroundings
+
+MEMORY = "memory://"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rates:
+    """Limits such as 20/second and 5000/day, in records; `storage` is memory:// or redis://HOST:PORT.
+
+    In moving windows: no span of that length ever holds more. What another limit, or guard, refuses has
+    been counted all the same. In memory they begin anew with a restart, unlike budgets.
+    """
+
+    key: Sequence[str] = ()
+    tenant: Sequence[str] = ()
+    model: Sequence[str] = ()
+    storage: str = MEMORY
+
+    def __post_init__(self) -> None:
+        for scope in ("key", "tenant", "model"):
+            for limit in getattr(self, scope):
+                _parsed(scope, limit)
+
+    def start(self, surroundings: Surroundings) -> RateLimits:
+        try:
+            storage = storage_from_string(self.storage)
+            storage.check()
+        except (ConfigurationError, ImportError) as error:
+            raise ConfigError(
+                f"serving.rates.storage={redact(self.storage)} cannot be used ({error})"
+            ) from None
+        return RateLimits(self, surroundings.model, storage)  # type: ignore[arg-type]
+
+
+class RateLimits(Started):
+    """Counts queries in moving windows."""
+
+    def __init__(self, rates: Rates, model: str, storage: Storage) -> None:
+        self._limiter = MovingWindowRateLimiter(storage)
+        self._lock = threading.Lock()
+        self._model = model
+        self._limits = {
+            scope: [item for limit in getattr(rates, scope) for item in _parsed(scope, limit)]
+            for scope in ("key", "tenant", "model")
+        }
+
+    def before(self, query: Query) -> None:
+        """Take the query off every limit; raises Refused (429), with the seconds to wait."""
+        names = {"key": query.caller.key, "tenant": query.caller.tenant, "model": "all"}
+        for scope, limits in self._limits.items():
+            for item in limits:
+                self._take(item, scope, (scope, names[scope], self._model), query.count)
+
+    def _take(self, item: RateLimitItem, scope: str, names: tuple[str, ...], asked: int) -> None:
+        if asked > item.amount:
+            raise Refused(
+                413,
+                "rate",
+                f"{asked} records at once are more than the rate of this {scope}, {item}, ever allows.",
+            )
+        with self._lock:
+            taken = self._limiter.hit(item, *names, cost=asked)
+        if not taken:
+            wait = max(0.0, self._limiter.get_window_stats(item, *names).reset_time - time.time())
+            said = f"The rate of this {scope} is {item}; wait, and ask again."
+            raise Refused(429, "rate", said, retry_after=max(0.05, wait))
+
+
+def _parsed(scope: str, limit: str) -> list[RateLimitItem]:
+    try:
+        return parse_many(limit)
+    except ValueError:
+        raise ConfigError(
+            f"serving.rates.{scope}={limit} is no rate; give such as 20/second or 5000/day"
+        ) from None

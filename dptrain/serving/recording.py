@@ -1,0 +1,77 @@
+"""Records what was asked: personal data, kept for so many days, as sketches unless inputs are asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from sqlalchemy import Connection, delete
+from torch import Tensor
+
+from dptrain.contracts.ranges import Positive
+from dptrain.serving.detection.features import Facts, Features
+from dptrain.serving.forms import bounds_of
+from dptrain.serving.guard import Query, Refused, Started, Surroundings
+from dptrain.serving.keys import DAY
+from dptrain.serving.store import QUERIES, Store
+
+FACTS = "facts"  # of a query, where a guard before this one has made them
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recording:
+    """A row a record in the database: time, key, tenant, class, sketch, fingerprints; inputs only if `raw`.
+
+    Who asked what is personal data, and sketches of inputs are too: they are purged after `days`. Declare
+    it after guards that detect, so that what they found is recorded.
+    """
+
+    days: Positive = 30.0
+    raw: bool = False
+
+    def start(self, surroundings: Surroundings) -> Recorder:
+        low, high = bounds_of(surroundings.forms)
+        features = Features(low, high, surroundings.secret, manifold=None)
+        return Recorder(self, surroundings.store, surroundings.model, features)
+
+
+class Recorder(Started):
+    """Writes the rows."""
+
+    def __init__(self, recording: Recording, store: Store, model: str, features: Features) -> None:
+        self._days, self._raw = recording.days, recording.raw
+        self._store, self._model, self._features = store, model, features
+
+    def after(self, query: Query, answers: Tensor, connection: Connection) -> Tensor:
+        facts: Facts = query.facts.get(FACTS) or self._features(query.flat(), answers)
+        coarse = np.zeros(query.count, bool) if query.coarse is None else query.coarse.numpy()
+        raw = query.flat().numpy() if self._raw else None
+        connection.execute(
+            QUERIES.insert(),
+            [
+                {
+                    **self._of(query),
+                    "outcome": "coarse" if coarse[row] else "answered",
+                    "answer": int(facts.answer[row]) if answers.dim() == 2 else None,
+                    "sketch": facts.sketch[row].tobytes(),
+                    "marks": facts.marks[row].tobytes(),
+                    "distance": None if np.isnan(facts.distance[row]) else float(facts.distance[row]),
+                    "raw": None if raw is None else raw[row].tobytes(),
+                }
+                for row in range(query.count)
+            ],
+        )
+        return answers
+
+    def refused(self, query: Query, why: Refused, connection: Connection) -> None:
+        """One row for a request that was refused, without anything of its inputs."""
+        connection.execute(QUERIES.insert().values(**self._of(query), outcome=f"refused: {why.reason}"[:20]))
+
+    def tidy(self, now: float) -> None:
+        """Purge what is older than it may be."""
+        with self._store.writing() as connection:
+            connection.execute(delete(QUERIES).where(QUERIES.c.at < now - self._days * DAY))
+
+    def _of(self, query: Query) -> dict[str, object]:
+        caller = query.caller
+        return {"at": query.at, "key": caller.key, "tenant": caller.tenant, "model": self._model}

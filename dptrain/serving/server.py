@@ -1,0 +1,97 @@
+"""Listens for requests: in a thread of this process, or as a program."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ipaddress import ip_address
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+from PIL import Image
+
+from dptrain.contracts import ConfigError
+
+HEADERS_BYTES = 16384
+MOST_CONNECTIONS = 1024
+MOST_PIXELS = 8_000_000  # of an image that is sent
+START_SECONDS = 30.0
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a host of this name."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """A socket that is bound, to a port of the system's choice where 0 is asked for; raises ConfigError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+    except OSError as error:
+        listening.close()
+        raise ConfigError(
+            f"serve.host={host} and serve.port={port}: nothing can listen there ({error.strerror}); choose "
+            "another port, or 0 for any that is free"
+        ) from None
+    return listening
+
+
+def url_of(listening: socket.socket) -> str:
+    """Where a bound socket is reached."""
+    host, port = listening.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+# How uvicorn serves: headers and connections bounded, no access log, whose lines would hold queries.
+SETTINGS: dict[str, Any] = {
+    "log_level": "warning",
+    "access_log": False,
+    "server_header": False,
+    "limit_concurrency": MOST_CONNECTIONS,
+    "h11_max_incomplete_event_size": HEADERS_BYTES,
+    "http": "h11",
+    "ws": "none",
+    "lifespan": "off",
+    "timeout_graceful_shutdown": 5,
+}
+
+
+def made(app: FastAPI) -> uvicorn.Server:
+    """A server of an application, which bounds the images that this process decodes, too."""
+    Image.MAX_IMAGE_PIXELS = MOST_PIXELS
+    return uvicorn.Server(uvicorn.Config(app, **SETTINGS))
+
+
+@contextmanager
+def running(app: FastAPI, host: str, port: int) -> Iterator[str]:
+    """An application that answers within the context, from a thread of this process; its URL."""
+    listening = bound(host, port)
+    server = made(app)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+    thread.start()
+    try:
+        waited = time.monotonic()
+        while not server.started and thread.is_alive() and time.monotonic() - waited < START_SECONDS:
+            time.sleep(0.005)
+        if not server.started:
+            raise ConfigError(f"serve.host={host}: the service did not start; its log says why")
+        yield url_of(listening)
+    finally:
+        server.should_exit = True
+        thread.join(START_SECONDS)
+        listening.close()
+
+
+def run(app: FastAPI, listening: socket.socket) -> None:
+    """Answer requests until a signal ends the process."""
+    made(app).run(sockets=[listening])

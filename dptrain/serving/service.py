@@ -1,0 +1,136 @@
+"""A service at work: a model, its guards in their order, its keys; one request at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dptrain.serving.guard import Guards, Query, Refused
+from dptrain.serving.inputs import Reader
+from dptrain.serving.keys import ANYONE, Caller, Keys
+from dptrain.serving.metrics import Metrics
+from dptrain.serving.model import ServedModel
+from dptrain.serving.store import Store
+
+log = logging.getLogger(__name__)
+
+TIDY_SECONDS = 600.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bounds:
+    """What a single request may cost, whoever sends it."""
+
+    body_bytes: int
+    body_seconds: float
+    records: int
+    waiting: int  # requests that wait for the model at once
+
+
+@dataclass(kw_only=True)
+class Service:
+    """Answers requests for predictions; `keys` None: whoever reaches it may ask.
+
+    One thread does all that takes long, so that guards need no locks of their own within a process.
+    """
+
+    model: ServedModel
+    guards: Guards
+    store: Store
+    keys: Keys | None
+    bounds: Bounds
+    secret: bytes  # of the server
+    prior: Tensor  # (columns,) or the shape of an answer: what coarse answers are
+    clock: Callable[[], float] = time.time
+    metrics: Metrics = field(default_factory=Metrics)
+    _waiting: int = 0
+    _tidied: float = -float("inf")
+
+    def __post_init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
+
+    @cached_property
+    def reader(self) -> Reader:
+        return Reader(forms=self.model.forms, raw=self.model.raw, most=self.bounds.records)
+
+    async def one_at_a_time(self, work: Callable[[], Any]) -> Any:
+        """Have this done in the one thread; raises Refused (503) where too many wait already."""
+        if self._waiting >= self.bounds.waiting:
+            raise Refused(503, "busy", "Too many requests wait already; ask again later.", retry_after=1.0)
+        self._waiting += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        finally:
+            self._waiting -= 1
+
+    def authenticate(self, header: str, scope: str) -> Caller:
+        """Who sent this Authorization header; raises Refused (401, 403)."""
+        if self.keys is None:
+            caller: Caller | None = ANYONE
+        else:
+            word, _, key = header.partition(" ")
+            caller = self.keys.caller(key.strip() if word.lower() == "bearer" else "")
+        if caller is None:
+            raise Refused(401, "key", "A valid key is needed; send it as `Authorization: Bearer KEY`.")
+        if scope not in caller.scopes:
+            raise Refused(403, "scope", f"This key lacks the scope {scope}.")
+        if caller.locked is not None and scope == "predict":
+            raise Refused(403, "locked", "This key is locked; ask whoever runs this service.")
+        return caller
+
+    def answer(self, caller: Caller, body: bytes, kind: str) -> tuple[Mapping[str, Any], float]:
+        """The answer to a request, and the seconds that it is to be delayed; raises Refused.
+
+        The model is asked before the query is counted, the count is committed before the answer is given.
+        """
+        query = Query(caller=caller, inputs=self.reader.read(body, kind), at=self.clock())
+        try:
+            for guard in self.guards.values():
+                guard.before(query)
+            answers = self.model.predict(query.inputs)
+            with self.store.writing() if self.guards else _nothing() as connection:
+                for guard in self.guards.values():
+                    answers = guard.after(query, answers, connection)
+        except Refused as why:
+            if self.guards:
+                with self.store.writing() as connection:
+                    for guard in self.guards.values():
+                        guard.refused(query, why, connection)
+            raise
+        if query.coarse is not None:
+            rows = query.coarse.view(-1, *[1] * (answers.dim() - 1))
+            answers = torch.where(rows, self.prior.to(answers), answers)
+        self.metrics.answered(query)
+        self.tidy(query.at)
+        return {"names": self.model.names, "predictions": answers.tolist()}, query.delay_seconds
+
+    def tidy(self, now: float) -> None:
+        """Let the guards purge what is old, every ten minutes."""
+        if now - self._tidied >= TIDY_SECONDS:
+            self._tidied = now
+            for guard in self.guards.values():
+                guard.tidy(now)
+
+    def close(self) -> None:
+        """Let the last request finish, and let go of the database."""
+        self._thread.shutdown()
+        self.store.close()
+
+
+class _nothing:
+    """No transaction, where no guard would write in it."""
+
+    def __enter__(self) -> Any:
+        return None
+
+    def __exit__(self, *_: object) -> None:
+        pass

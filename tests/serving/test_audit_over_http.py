@@ -1,0 +1,135 @@
+"""A run that is served by the command line's own way and attacked through its interface."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import requests
+from support import QUICK, QUICK_ATTACKS, order
+
+import dptrain
+from dptrain.cli import main as cli
+from dptrain.cli.serve import prepared, serving
+from dptrain.config import parse
+from dptrain.contracts import ConfigError
+from dptrain.report.document import read_json
+
+pytestmark = pytest.mark.e2e
+
+ATTACKS = "attack=[membership_loss,class_inversion_labels,class_inversion_queries]"
+SHORT = ("attack.class_inversion_labels.queries=60", "attack.class_inversion_queries.queries=200")
+OURS = ("tracking=none", "control.enabled=false")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """A finished run's folder."""
+    output = tmp_path_factory.mktemp("trained")
+    settings = (*QUICK, *QUICK_ATTACKS, "attack=[membership_loss]", "evidence.probes=60", *OURS)
+    quick = [each for each in settings if not each.startswith("attack.")]
+    cli.main(order(f"output={output}", *quick), None)
+    (report,) = output.glob("*/report.json")
+    return report.parent
+
+
+def asked(trained: Path, folder: Path, *overrides: str):
+    found = order("task=serve", f"release={trained}", f"serve.folder={folder}", "serve.port=0", *overrides)
+    return parse(found.config), found
+
+
+def audit(output: Path, *overrides: str) -> dict:
+    before = set(output.glob("*/report.json"))
+    cli.main(order("task=audit", f"output={output}", *OURS, *overrides), None)
+    (made,) = set(output.glob("*/report.json")) - before
+    return read_json(made)
+
+
+def values(report: dict, name: str) -> list:
+    return [line["value"] for line in report["leakage"] if line["attack"] == name]
+
+
+def test_an_attack_finds_over_http_what_it_finds_in_the_weights(trained, tmp_path, monkeypatch):
+    local = audit(tmp_path, f"release={trained}", ATTACKS, *SHORT)
+    config, found = asked(trained, tmp_path / "service")
+    where = f"serve.folder={tmp_path / 'service'}"
+    with dptrain.serve(trained, "serve.port=0", where, "tracking=none") as url:
+        service, _ = prepared(config, found)
+        keys = [service.keys.make(tenant="red", scopes=["predict"], days=1) for _ in range(2)]
+        monkeypatch.setenv("DPTRAIN_KEY", ",".join(keys))
+        session = requests.Session()
+        session.trust_env = False
+        stated = session.get(f"{url}/v1/statement", timeout=20).json()
+        remote = audit(
+            tmp_path,
+            f"release.source={url}",
+            "release.key_env=DPTRAIN_KEY",
+            f"release.run={trained}",
+            ATTACKS,
+            *SHORT,
+        )
+        headers = {"Authorization": f"Bearer {keys[0]}"}
+        spent = session.get(f"{url}/v1/key", headers=headers, timeout=20).json()["budgets"]["tenant"]["spent"]
+        service.close()
+    assert stated == json.loads((trained / "statement.json").read_text())
+    for name in ("membership_loss", "class_inversion_labels", "class_inversion_queries"):
+        assert values(remote, name) == values(local, name)
+        assert values(local, name)
+    (note,) = remote["data"]["notes"]
+    assert f"it answered {spent:,} queries by 2 keys" in note
+    assert all(key not in json.dumps(remote) for key in keys)
+
+
+def test_a_spent_budget_ends_an_attack_and_not_the_audit(trained, tmp_path, monkeypatch):
+    config, found = asked(trained, tmp_path / "service", "serving.budget.per_tenant=700")
+    with serving(config, found) as url:
+        service, _ = prepared(config, found)
+        monkeypatch.setenv("DPTRAIN_KEY", service.keys.make(tenant="red", scopes=["predict"], days=1))
+        service.close()
+        report = audit(
+            tmp_path, f"release.source={url}", "release.key_env=DPTRAIN_KEY", f"release.run={trained}", *OURS,
+            "attack=[membership_loss,class_inversion_queries]", "attack.class_inversion_queries.queries=2000",
+        )  # fmt: skip
+    (lost,) = report["not_run"]
+    assert lost["attack"] == "class_inversion_queries"
+    assert "budget is spent" in lost["reason"]
+
+
+def test_what_is_refused_before_anything_is_served(trained, tmp_path):
+    def why(*overrides: str) -> str:
+        with pytest.raises(ConfigError) as caught:
+            prepared(*asked(trained, tmp_path / "service", *overrides))
+        return str(caught.value)
+
+    assert "serve.keys=false with serve.host=0.0.0.0" in why("serve.keys=false", "serve.host=0.0.0.0")
+    assert "serve.calibration=null" in why("serving=[detection]")
+    assert "declares no public records" in why("serving=[detection]", "serve.calibration=public")
+    assert "serve.store=nodb://***@host" in why("serve.store=nodb://me:hush@host/x")
+    weights = trained / "weights.pt"
+    kept = weights.read_bytes()
+    import torch
+
+    state = torch.load(weights, weights_only=True)
+    next(iter(state.values())).add_(1e-3)
+    torch.save(state, weights)
+    try:
+        assert "are not the weights that statement.json speaks of" in why()
+    finally:
+        weights.write_bytes(kept)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("task=serve",), "task=serve needs a model"),
+        (("task=verify", "release=http://127.0.0.1:1"), "add task=audit"),
+        (
+            ("task=audit", "release.source=runs/x", "release.key_env=A"),
+            "release.key_env=A belongs to a service",
+        ),
+    ],
+)
+def test_what_does_not_go_together(words, said):
+    with pytest.raises(ConfigError, match=said):
+        parse(order(*words).config)

@@ -1,0 +1,177 @@
+"""A service over HTTP: what it answers, what it refuses and how, and what never leaves it."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import socket
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from services import SHAPE, network, served
+from torch import nn
+
+from dptrain.models.output import LabelsOnly
+from dptrain.serving.guard import Started
+
+pytestmark = pytest.mark.e2e
+
+
+class Limited(nn.Module):
+    def forward(self, confidences: torch.Tensor) -> torch.Tensor:
+        return LabelsOnly()(confidences)
+
+
+INPUTS = torch.rand(4, *SHAPE, generator=torch.Generator().manual_seed(1))
+
+
+def test_predictions_are_those_of_the_model_bit_for_bit(website):
+    with website() as site:
+        answered = site.inputs(INPUTS)
+    assert answered.status_code == 200
+    assert answered.json()["names"] == ["a", "b", "c"]
+    with torch.no_grad():
+        expected = network()(INPUTS).softmax(-1)
+    assert torch.equal(torch.tensor(answered.json()["predictions"]), expected)
+
+
+def test_the_output_limit_is_kept(website):
+    with website(model=served(Limited())) as site:
+        rows = torch.tensor(site.inputs(INPUTS).json()["predictions"])
+    assert torch.equal(rows.sort(dim=1).values, torch.tensor([[0.0, 0.0, 1.0]]).expand(4, 3))
+
+
+def test_images_are_read_as_files_and_as_records(website):
+    pixels = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "png")
+    with website() as site:
+        by_file = site.ask(file.getvalue(), headers={"Content-Type": "image/png"})
+        by_record = site.ask({"records": [{"image": pixels.tolist()}]})
+        by_input = site.inputs(torch.from_numpy(pixels / 255).float()[None, None])
+        refused = site.ask(b"\x89PNG\r\n\x1a\n broken", headers={"Content-Type": "image/png"})
+    assert by_file.json() == by_record.json() == by_input.json()
+    assert refused.status_code == 422
+
+
+def test_documents_are_given_to_anyone_and_counters_to_those_with_the_scope(website):
+    with website() as site:
+        operator = site.service.keys.make(tenant="ops", scopes=["metrics"], days=None)
+        assert site.get("/health", key="").json() == {"status": "ok"}
+        assert site.get("/v1/statement", key="").json() == {"status": "unknown"}
+        assert site.get("/v1/card", key="").text == "# squares\n"
+        assert site.get("/v1/form", key="").json()["inputs"] == {
+            "shape": [1, 8, 8], "bounds": [0.0, 1.0], "whole": False,
+        }  # fmt: skip
+        assert "/v1/predict" in site.get("/openapi.json", key="").json()["paths"]
+        site.inputs(INPUTS)
+        assert site.get("/metrics").status_code == 403
+        counted = site.get("/metrics", key=operator).text
+        assert "dptrain_queries_total 4.0" in counted
+        assert site.get("/v1/predict", key="").status_code == 405
+        assert site.get("/nowhere", key="").json() == {"detail": "Not Found."}
+
+
+BAD = [
+    ({}, 422),
+    ([], 400),
+    ({"inputs": []}, 422),
+    ({"inputs": 3}, 422),
+    ({"inputs": [[1]]}, 422),
+    ({"inputs": [[[[0.5] * 8] * 7 + [[0.5]]]]}, 422),
+    ({"inputs": torch.full((1, *SHAPE), 1.5).tolist()}, 422),
+    ({"inputs": torch.full((1, *SHAPE), 1e300, dtype=torch.float64).tolist()}, 422),
+    ({"inputs": [[[["x"] * 8] * 8]]}, 422),
+    ({"inputs": [[[[None] * 8] * 8]]}, 422),
+    ({"inputs": [[[[True] * 8] * 8]]}, 422),
+    ({"inputs": [[[[10**400] * 8] * 8]]}, 422),
+    ({"inputs": torch.zeros(17, *SHAPE).tolist()}, 413),
+    ({"records": [{"age": 3}]}, 422),
+    ({"records": [{}]}, 422),
+    ({"records": [3]}, 422),
+    ({"records": [{"image": {"a": 1}}]}, 422),
+    ({"records": [{"image": "not base64"}]}, 422),
+    ({"inputs": [1], "records": []}, 422),
+    (b"{", 400),
+    (b"\xff\xfe", 400),
+    (b"NaN", 400),
+    (b'{"inputs": [[[[NaN]]]]}', 400),
+    (b'{"inputs": ' + b"[" * 30000 + b"]" * 30000 + b"}", 400),
+    (b'{"a":' * 9000 + b"1" + b"}" * 9000, 400),
+    (b'{"inputs": ' + b"9" * 5000 + b"}", 400),
+    (b" " * 65537, 413),
+]
+
+
+def test_what_is_wrong_is_said_in_one_sentence_and_never_a_5xx(website, caplog):
+    with website() as site:
+        for body, status in BAD:
+            answered = site.ask(body, headers={"Content-Type": "application/json"})
+            assert answered.status_code == status, (str(body)[:80], answered.text)
+            said = answered.json()
+            assert said.keys() == {"detail"}
+            assert len(said["detail"]) < 700
+            assert "Traceback" not in answered.text
+            assert ".py" not in answered.text
+        assert site.ask(b"x", headers={"Content-Type": "text/plain"}).status_code == 415
+    assert not caplog.records
+
+
+def test_a_body_beyond_the_cap_is_not_read_whatever_is_declared(website):
+    with website(body_bytes=1000) as site:
+        assert site.ask(b"x" * 1001).status_code == 413
+        answered = site.ask(iter([b"x" * 600] * 50))  # of no declared length
+        assert answered.status_code == 413
+
+
+def test_a_slow_body_is_cut_off(website):
+    with website(body_seconds=0.2) as site:
+        host, port = site.url.removeprefix("http://").split(":")
+        head = f"POST /v1/predict HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {site.key}\r\n"
+        with socket.create_connection((host, int(port)), timeout=10) as connection:
+            connection.sendall((head + "Content-Length: 100\r\n\r\n{").encode())
+            assert b" 408 " in connection.recv(4096).partition(b"\r\n")[0]
+
+
+def test_nothing_of_a_failure_is_told_but_the_place_in_the_log(website, caplog):
+    class Failing(Started):
+        def before(self, query):
+            raise RuntimeError(f"the input was {query.inputs.flatten()[:2].tolist()}")
+
+    with website() as site, caplog.at_level(logging.INFO):
+        site.service.guards = {"failing": Failing()}
+        answered = site.inputs(INPUTS)
+        site.service.guards = {}
+        assert site.inputs(INPUTS).status_code == 200
+    assert answered.status_code == 500
+    assert answered.json()["detail"].startswith("The service failed")
+    written = "".join(record.getMessage() + str(record.exc_info) for record in caplog.records)
+    assert "RuntimeError at" in written
+    assert str(round(float(INPUTS.flatten()[0]), 4))[:5] not in written
+    assert site.key not in written
+
+
+def test_answers_are_not_cached_and_no_server_is_named(website):
+    with website() as site:
+        headers = site.inputs(INPUTS).headers
+    assert headers["cache-control"] == "no-store"
+    assert "server" not in headers
+
+
+def test_too_many_that_wait_are_sent_away(website):
+    class Slow(Started):
+        def before(self, query):  # noqa: ARG002
+            time.sleep(0.4)
+
+    with website(waiting=1) as site:
+        site.service.guards = {"slow": Slow()}
+        body = json.dumps({"inputs": INPUTS.tolist()}).encode()
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(6) as pool:
+            statuses = [each.status_code for each in pool.map(lambda _: site.ask(body), range(6))]
+    assert set(statuses) == {200, 503}

@@ -4,10 +4,10 @@
     python scripts/bench_one_shot.py --rows MNIST@0.3 --write README.md
 
 Trains by `python -m dptrain recipe=...`, a process each, without attacks and without a control, once a
-seed; medians with the lowest and the highest, and the seconds of the training: of the first run, which may
-have to make the features, and of the last, which finds them. Runs that lie in --output already are read
-and not made again. DPTRAIN_DATA names a folder of mnist.npz and pneumoniamnist.npz; --fashion one of
-Fashion-MNIST's idx files. Rows whose data are missing are left out, and named.
+seed; medians with the lowest and the highest, and the median seconds of a training, whose features the first
+run has made. Runs that lie in --output already are read and not made again. DPTRAIN_DATA names a folder of
+mnist.npz and pneumoniamnist.npz; --fashion one of Fashion-MNIST's idx files. Rows whose data are missing are
+left out, and named.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from statistics import median
 
 from measured import Run, measure, options, spread, table, write
 
@@ -27,7 +28,7 @@ DATA: dict[str, tuple[str | None, str, tuple[str, str]]] = {
     "Fashion-MNIST": (None, "accuracy", ("fashion_statistics", "fashion_scatter")),
     "PneumoniaMNIST": ("pneumoniamnist.npz", "AUROC", ("medical_statistics", "medical_scatter")),
 }
-HEADER = ("data, recipe", "epsilon", "metric", "measured [lowest, highest]", "seconds: first, last")
+HEADER = ("data, recipe", "epsilon", "metric", "measured [lowest, highest]", "seconds")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -68,7 +69,7 @@ def line(data: str, recipe: str, epsilon: float, metric: str, runs: list[Run]) -
     """The cells of one line."""
     values = [run.auroc if metric == "AUROC" else 100 * run.accuracy for run in runs]
     shown = spread(values, ".3f") if metric == "AUROC" else f"{spread(values, '.2f')} %"
-    seconds = f"{60 * runs[0].minutes:.0f}, {60 * runs[-1].minutes:.0f}"
+    seconds = f"{60 * median(run.minutes for run in runs):.0f}"
     return f"{data}, `{recipe}`", f"{epsilon:g}", metric, shown, seconds
 
 

@@ -78,7 +78,7 @@ class LossBets(Betting, ByReference):
 
     The reference has the release's architecture, is trained without privacy on the adversary's
     own records, and says how hard a probe is (Watson et al. 2022, "On the Importance of
-    Difficulty Calibration"); `reference_steps=0` does without.
+    Difficulty Calibration"); `reference_steps=0` does without, as does whoever knows no architecture.
     """
 
     needs: ClassVar[frozenset[Access]] = frozenset({Access.CONFIDENCES})
@@ -88,7 +88,7 @@ class LossBets(Betting, ByReference):
     def run(self, release: Release, targets: Targets, rng: torch.Generator) -> Bets:
         assert targets.probes is not None
         scores = probe_log_odds(release, targets.probes)
-        if self.reference_steps > 0:
+        if self.reference_steps > 0 and release.architecture is not None:
             reference = self.train_reference(release, targets.background, rng)
             # Behind the same interface, so that what it hides of the one it hides of the other.
             scores -= probe_log_odds(replace(release, weights=reference.state_dict()), targets.probes)

@@ -99,6 +99,12 @@ class Context:
         """What tells trainings apart whose numbers are of other precision, for keys of what is kept."""
         return f"bfloat16, {self.dtype}" if self.bfloat16 else str(self.dtype)
 
+    def trained_at_once(self, epsilon: float) -> None:
+        """Show the progress of a training without steps, which is over, and what it has spent."""
+        if self.progress is not None:
+            self.progress(done=0, total=1, epsilon=0.0)
+            self.progress(done=1, total=1, epsilon=epsilon)
+
 
 class Mechanism(Protocol):
     """A way to turn records into a release, and to prove something about it.

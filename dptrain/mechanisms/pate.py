@@ -189,7 +189,10 @@ class PATE:
             device=context.device,
             task=splits.task,
         )
-        return release, NoGuarantee(budget=budget) if plan is None else _guarantee(plan, budget, context)
+        if plan is None:
+            context.trained_at_once(math.inf)
+            return release, NoGuarantee(budget=budget)
+        return release, _guarantee(plan, budget, context)
 
     def _counts(self, seen: Seen, asked: Tensor, splits: Splits, budget: Budget, context: Context) -> Tensor:
         """Counts of the teachers' votes (questions, classes), without noise: shown to nobody."""
@@ -216,8 +219,7 @@ class PATE:
             answers = Answers(plan=plan, asked=asked.digests(), counts=noisy_counts(count(), plan, noise))
             if context.folder is not None:
                 keep(answers, context.folder)  # before anything is made of them
-        if context.progress is not None:
-            context.progress(done=plan.steps, total=plan.steps, epsilon=epsilon)
+        context.trained_at_once(epsilon)
         return answers.counts
 
 

@@ -114,6 +114,7 @@ class PrivatePrediction:
             device=context.device,
         )
         if plan is None:
+            context.trained_at_once(math.inf)
             return release, NoGuarantee(budget=budget)
         deterministic = context.streams.deterministic
         return release, DPGuarantee(
@@ -136,8 +137,7 @@ class PrivatePrediction:
         if context.folder is not None:
             ensemble.save(context.folder, made_by=seen.made_by)
             PaidAnswers.begin(context.folder, most=plan.answers, std=plan.noise_std)
-        if context.progress is not None:
-            context.progress(done=plan.steps, total=plan.steps, epsilon=epsilon)
+        context.trained_at_once(epsilon)
         return tuple(curve.points)
 
 

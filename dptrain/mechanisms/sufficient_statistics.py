@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -129,8 +130,7 @@ class SufficientStatistics:
         moments = released_once.get(context.folder, terms, partial(release, trained), epsilon=spent)
         found = self._release(trained, prepared, moments, plan, splits, context)
         refuse_dependent_release(found, splits, frozen=unchanged)
-        if context.progress is not None:
-            context.progress(done=1, total=1, epsilon=spent)
+        context.trained_at_once(spent)
         return found, DPGuarantee(
             plan=plan,
             budget=budget,
@@ -229,6 +229,7 @@ class WithoutNoise:
         self, model: nn.Module, splits: Splits, budget: Budget, context: Context
     ) -> tuple[Release, Guarantee]:
         release, _ = self.private.exact(model, splits, budget, context)
+        context.trained_at_once(math.inf)
         return release, NoGuarantee(budget=budget)
 
 

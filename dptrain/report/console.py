@@ -115,7 +115,7 @@ class Console:
                 reached = milestone
 
             yield say
-        what = f"{taken:,} steps  {note(last)}{'  finished earlier' if earlier else ''}"
+        what = f"{words.how_many(taken, 'step')}  {note(last)}{'  finished earlier' if earlier else ''}"
         self._done(title, what, time.monotonic() - start)
 
     @contextmanager

@@ -115,6 +115,13 @@ def test_a_run_is_stated_attacked_and_told(finished: Path) -> None:
     assert "first 300 answers" in (finished / "report.html").read_text()
 
 
+def test_without_an_architecture_records_are_bet_on_by_their_losses(tmp_path: Path) -> None:
+    folder = carry_out(tmp_path, "attack=[audit_losses]", "mechanism.answers=600")
+    report = read_json(folder / runs.REPORT)
+    assert report["not_run"] == []
+    assert {line["attack"] for line in report["leakage"]} == {"audit_losses"}
+
+
 def test_what_is_kept_is_for_the_owner_and_nothing_is_paid_for_by_the_run_itself(finished: Path) -> None:
     for name in (TEACHERS, LEDGER):
         assert stat.S_IMODE((finished / name).stat().st_mode) == 0o600

@@ -39,7 +39,7 @@ from dptrain.training.seen import Seen
 from dptrain.training.settings import Settings
 from dptrain.training.student import Graph, fit_student, trusted
 from dptrain.training.teachers import counts_of, parts_of, votes
-from dptrain.training.tested import refuse_dependence
+from dptrain.training.tested import refuse_company, refuse_dependence
 
 FEWEST = 20  # public inputs to learn from
 RELEASED = (
@@ -162,6 +162,7 @@ class PATE:
         assert public is not None, "there is no plan without"
         blank = copy.deepcopy(model)
         seen = Seen.of_model(self.prepare(model, splits).to(context.device, context.dtype).eval(), context)
+        refuse_company(seen.model, splits, context)
         inputs = seen.of(public).inputs
         graph = Graph.of(inputs)
         seed = context.streams.seeded("questions").initial_seed() % 2**31

@@ -26,7 +26,7 @@ from dptrain.training.paid_answers import PaidAnswers
 from dptrain.training.seen import Seen
 from dptrain.training.settings import Settings
 from dptrain.training.teachers import parts_of
-from dptrain.training.tested import refuse_dependence
+from dptrain.training.tested import refuse_company, refuse_dependence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +87,7 @@ class PrivatePrediction:
         plan = self.plan(splits, budget)
         prepared = self.prepare(model, splits).to(context.device, context.dtype).eval()
         seen = Seen.of_model(prepared, context)
+        refuse_company(seen.model, splits, context)
         groups = None if budget.unit == "record" else splits.group_ids
         ensemble = Ensemble.of(
             seen.of(splits.train),

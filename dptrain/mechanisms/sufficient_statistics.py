@@ -41,7 +41,7 @@ from dptrain.training.fit import units_of
 from dptrain.training.least_squares import head_of, ridge_of, solve
 from dptrain.training.loop import evaluate
 from dptrain.training.settings import Settings
-from dptrain.training.tested import frozen_part, refuse_dependence, refuse_dependent_release
+from dptrain.training.tested import frozen_part, refuse_company, refuse_dependence, refuse_dependent_release
 
 Part = Annotated[float, Gt(0), Lt(1)]
 
@@ -124,6 +124,7 @@ class SufficientStatistics:
             return noised(made, plan, noise.add)
 
         trained = _trained(prepared, splits, self.settings, context)
+        refuse_company(trained.whole, splits, context)
         frozen = _frozen(trained, context)
         made_by = trained.made_by if frozen is None else frozen.digest.hexdigest()
         terms = {"plan": asdict(plan), "made_by": made_by, "size": size}

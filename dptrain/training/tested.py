@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
-from dptrain.contracts import BrokenGuarantee, ConfigError, Release, Splits
+from dptrain.contracts import BrokenGuarantee, ConfigError, Context, Form, Release, Splits
 from dptrain.models.frozen import split
 from dptrain.privacy.independence.check import find_dependence
 from dptrain.privacy.independence.state import NOTE, fingerprint
 from dptrain.tasks import task_of
 from dptrain.training.augment import Augmentation
+from dptrain.training.features import Features
 from dptrain.training.settings import Settings
 
 
@@ -39,6 +41,29 @@ def frozen_part(model: nn.Module) -> str | None:
     """A fingerprint of the part that no training changes; None where all of a model may be trained."""
     parts = split(model)
     return None if parts is None else fingerprint(parts[0], ())
+
+
+def refuse_company(model: nn.Module, splits: Splits, context: Context) -> None:
+    """Raise ConfigError where a record's features are rounded otherwise beside other records.
+
+    One record would then change what is made of all others: next to nothing of it, but more than nothing.
+    """
+    parts = split(model)
+    if parts is None:
+        return
+    make, form = Features(parts[0], context), splits.forms
+    assert isinstance(form, Form), "who asks takes inputs of one tensor"
+    low, high = form.bounds
+    rng = torch.Generator().manual_seed(0)
+    rows = low + (high - low) * torch.rand(40, *form.shape, generator=rng)
+    rows = rows.round().long() if form.whole else rows
+    alone, others = make.of_each(rows), make.of_each(torch.cat([rows[7:], rows]))
+    if not torch.equal(others[: len(rows) - 7], alone[7:]):
+        raise ConfigError(
+            "model: features of a record are rounded otherwise beside other records, so that one record "
+            "would change what is made of the others; choose another frozen part or device, or "
+            "mechanism=dpsgd"
+        )
 
 
 def refuse_dependent_release(release: Release, splits: Splits, *, frozen: str | None) -> None:

@@ -13,12 +13,14 @@ from torch import nn
 from dptrain.contracts import Canaries, ConfigError, DptrainError, Records, Streams
 from dptrain.mechanisms.dpsgd import DPSGD
 from dptrain.mechanisms.non_private import NonPrivate
+from dptrain.models.frozen import FrozenFeatures
 from dptrain.models.normalise import Normalise
 from dptrain.models.scatter import ScatterCNN, ScatterLinear
 from dptrain.privacy.dpsgd import DPSGDEngine
 from dptrain.runs.features import FeatureStore
 from dptrain.training.augment import Augmentation
 from dptrain.training.features import Features, Trained, on_features
+from dptrain.training.tested import refuse_company
 
 pytestmark = pytest.mark.run
 
@@ -314,3 +316,20 @@ def test_scattering_of_a_record_is_the_same_in_whatever_company(splits, context_
     every = make.of_each(inputs)
     for first, count in ((0, 1), (3, 64), (5, 70), (1, len(inputs) - 1)):
         assert torch.equal(make.of_each(inputs[first : first + count]), every[first : first + count])
+
+
+class RoundedByPlace(nn.Module):
+    """Rounds a row by how many stand before it."""
+
+    def forward(self, inputs):
+        rows = inputs.flatten(1).double()
+        return (rows * (1 + 1e-6 * (torch.arange(len(rows))[:, None] % 3))).float()
+
+
+def test_features_that_are_rounded_by_what_stands_beside_them_are_refused(splits, context_of) -> None:
+    head = nn.Linear(64, 3)
+    with pytest.raises(ConfigError, match="rounded otherwise beside other records"):
+        refuse_company(FrozenFeatures(RoundedByPlace(), head), splits, context_of())
+    refuse_company(FrozenFeatures(RoundedByCompany(), head), splits, context_of())  # which full batches mend
+    refuse_company(ScatterLinear((1, 8, 8), 3), splits, context_of())
+    refuse_company(nn.Sequential(nn.Flatten(), head), splits, context_of())

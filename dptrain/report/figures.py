@@ -82,14 +82,14 @@ def epsilon(report: Report) -> Figure:
         place = panel.across(steps) - 10, panel.down(spent) - 10
         panel.text(place, f"ε = {words.epsilon(spent)}", "name release", anchor="end")
         at = f"at δ = {words.delta(report.guarantee.delta)}, per {report.guarantee.unit}"
-        title = f"{steps:,} steps spend ε = {words.epsilon(spent)} {at}"
+        title = f"{words.how_many(steps, 'step')} spend{'s' if steps == 1 else ''} ε = {words.epsilon(spent)} {at}"
     return Figure(
         name="epsilon",
         title=title,
         caption=CAPTIONS["epsilon"],
         summary="The guarantee is void, so this curve means nothing."
         if void
-        else f"The curve rises from 0 to ε = {words.epsilon(spent)} after {steps:,} steps, "
+        else f"The curve rises from 0 to ε = {words.epsilon(spent)} after {words.how_many(steps, 'step')}, "
         "fastest in the beginning.",
         panel=panel,
     )

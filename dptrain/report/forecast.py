@@ -31,7 +31,8 @@ def rows(forecast: Forecast) -> Iterator[tuple[str, str | Text]]:
     curve = ", ".join(
         f"{words.epsilon(spent)} after {step:,}" for step, spent in forecast.epsilon_by_step[1:]
     )
-    yield "spent", f"ε {curve} steps"
+    last = forecast.epsilon_by_step[-1][0]
+    yield "spent", f"ε {curve} step{'' if last == 1 else 's'}"
     yield "delta", forecast.delta_meaning
     yield (
         "attacks",

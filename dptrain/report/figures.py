@@ -82,7 +82,8 @@ def epsilon(report: Report) -> Figure:
         place = panel.across(steps) - 10, panel.down(spent) - 10
         panel.text(place, f"ε = {words.epsilon(spent)}", "name release", anchor="end")
         at = f"at δ = {words.delta(report.guarantee.delta)}, per {report.guarantee.unit}"
-        title = f"{words.how_many(steps, 'step')} spend{'s' if steps == 1 else ''} ε = {words.epsilon(spent)} {at}"
+        told = f"{words.how_many(steps, 'step')} spend{'s' if steps == 1 else ''}"
+        title = f"{told} ε = {words.epsilon(spent)} {at}"
     return Figure(
         name="epsilon",
         title=title,

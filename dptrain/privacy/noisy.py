@@ -22,6 +22,7 @@ def exact_step(plan: GradientPlan) -> float:
     A coordinate of a sum is at most the claim for each of a batch's units, of whom twice as many as expected
     are provided for, and takes 2^51 steps at most. What rounding adds is far below what clipping keeps free.
 
+    >>> from dptrain.privacy.accountant import DPSGDPlan
     >>> sizes = {"units": 60000, "sample_rate": 0.01, "expected_batch_size": 600, "steps": 1}
     >>> exact_step(DPSGDPlan(**sizes, max_grad_norm=1.0, noise_multiplier=1.0)) == 2.0**-39
     True

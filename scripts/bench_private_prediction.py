@@ -12,11 +12,9 @@ break-even is where the medians cross. DPTRAIN_DATA names the folder of mnist.np
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import pairwise
 from statistics import median
 
 import torch
@@ -30,6 +28,7 @@ from dptrain.assembly.records import load_splits
 from dptrain.assembly.values import make_context, make_streams
 from dptrain.config import parse
 from dptrain.contracts import Budget
+from dptrain.evidence.break_even import break_even
 from dptrain.mechanisms.private_prediction import PrivatePrediction
 from dptrain.training.ensemble import Ensemble
 from dptrain.training.seen import Seen
@@ -99,22 +98,6 @@ def accuracy(
     assert plan is not None
     noise = torch.randn(counts.shape, dtype=torch.float64) * plan.noise_std
     return 100 * float(((counts + noise).argmax(1) == labels).double().mean())
-
-
-def break_even(curve: dict[int, float], flat: float) -> str:
-    """The number of answers at which the curve falls below the line, in between by its logarithm.
-
-    >>> break_even({100: 99.0, 1000: 97.0}, 98.0), break_even({100: 90.0}, 98.0), break_even({9: 99.0}, 98.0)
-    ('316', 'below 100', 'above 9')
-    """
-    points = sorted(curve.items())
-    if points[0][1] < flat:
-        return f"below {points[0][0]:,}"
-    for (fewer, high), (more, low) in pairwise(points):
-        if low < flat:
-            part = (high - flat) / (high - low)
-            return f"{math.exp((1 - part) * math.log(fewer) + part * math.log(more)):,.0f}"
-    return f"above {points[-1][0]:,}"
 
 
 if __name__ == "__main__":

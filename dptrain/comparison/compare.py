@@ -149,7 +149,16 @@ def _point(runs: Sequence[Found], name: Label, confidence: float) -> tuple[dict[
             ABOVE_ZERO if of_errors else SHARE,
         ),
         worst_for=tuple(sorted({whom for _, whom in least})),
+        by_answers=_by_answers(runs),
     )
+
+
+def _by_answers(runs: Sequence[Found]) -> dict[int, float]:
+    """Of runs that give answers and no model: held-out accuracy by the number of answers, in the median."""
+    measured = [{each[0]: each[1] for each in run.report.get("holdout_by_step") or ()} for run in runs]
+    if any(run.report.get("mechanism") != "PrivatePrediction" for run in runs) or not all(measured):
+        return {}
+    return {number: statistics.median(each[number] for each in measured) for number in measured[0]}
 
 
 def _worst(report: Mapping[str, Any]) -> tuple[float, str] | None:

@@ -100,6 +100,26 @@ def test_mechanisms_are_named_and_ranked_at_each_budget(tmp_path):
     assert all(sentence.endswith("apart from each other.") for sentence in said[:2])
 
 
+def test_it_is_said_until_how_many_answers_a_private_prediction_is_ahead(tmp_path):
+    for seed in (1, 2, 3):
+        write_run(tmp_path / f"a-{seed}", seed=seed, accuracy=0.8 + 0.001 * seed)
+        write_run(
+            tmp_path / f"b-{seed}",
+            seed=seed,
+            accuracy=0.6 + 0.001 * seed,
+            overrides=("mechanism=private_prediction",),
+            config={"mechanism": {"answers": 1000}},
+            mechanism="PrivatePrediction",
+            holdout_by_step=((100, 0.9, 1.0), (1000, 0.7, 1.0)),
+        )
+    found = compared(tmp_path)
+    (said,) = [sentence for sentence in sentences.overview(found) if "break-even" in sentence]
+    assert said.startswith("mechanism = private_prediction gives 1,000 answers and no model.")
+    assert "for 309 answers (break-even)" in said
+    write_files(found, tmp_path / "page")
+    assert "309 answers (break-even)" in (tmp_path / "page" / "comparison.html").read_text()
+
+
 def test_a_seed_used_twice_counts_once(tmp_path):
     for number, accuracy in enumerate((0.8, 0.9)):
         write_run(tmp_path / str(number), seed=1, accuracy=accuracy)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from dptrain.evidence.repeats import Paired, Spread
@@ -64,6 +64,7 @@ class Point:
     reproduce: tuple[str, ...]
     worst: Spread | None = None  # utility for the subgroup that it is least for, or class if there are none
     worst_for: tuple[str, ...] = ()  # which they were, of the runs
+    by_answers: Mapping[int, float] = field(default_factory=dict)  # accuracy had there been so many answers
     pareto: bool = False  # no other point has a smaller bound at the same accuracy or better
 
     @property

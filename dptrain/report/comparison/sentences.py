@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
+from dptrain.evidence.break_even import break_even
 from dptrain.evidence.repeats import FEWEST, Paired, Spread
 from dptrain.report import words
 from dptrain.report.comparison.points import UNDECIDED, VOID, Comparison, LimitOutcome, Point
@@ -30,9 +31,10 @@ NO_CEILING = (
 def ends(found: Spread) -> str:
     """A centre and its interval, or the values and why there is none.
 
-    >>> from dptrain.evidence.repeats import spread
-    >>> ends(spread([0.5, 0.7], 0.95))
-    '0.500; 0.700 [no interval: 2 seeds]'
+        >>> from dptrain.evidence.break_even import break_even
+    from dptrain.evidence.repeats import spread
+        >>> ends(spread([0.5, 0.7], 0.95))
+        '0.500; 0.700 [no interval: 2 seeds]'
     """
     if found.interval is not None:
         return f"{words.number(found.interval.value)} {_tied(words.interval(found.interval))}"
@@ -159,6 +161,15 @@ def _ranked(points: Sequence[Point], metric: str) -> Iterator[str]:
             f"At **{spent}** {words.named(metric)} is highest with **{best.series}**, {ends(best.accuracy)}; "
             f"then comes {second.series}, {ends(second.accuracy)}: {apart}."
         )
+        models = [point for point in (best, *alike) if not point.by_answers]
+        for point in alike:
+            if point.by_answers and models:
+                flat = max(models, key=lambda model: model.accuracy.centre)
+                even = break_even(point.by_answers, flat.accuracy.centre)
+                yield (
+                    f"{point.series} gives {max(point.by_answers):,} answers and no model. As good as "
+                    f"{flat.series}, which answers for ever, it would be for {even} answers (break-even)."
+                )
 
 
 def void(comparison: Comparison) -> Iterator[str]:

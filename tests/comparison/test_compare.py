@@ -117,7 +117,7 @@ def test_it_is_said_until_how_many_answers_a_private_prediction_is_ahead(tmp_pat
     assert said.startswith("mechanism = private_prediction gives 1,000 answers and no model.")
     assert "for 309 answers (break-even)" in said
     write_files(found, tmp_path / "page")
-    assert "309 answers (break-even)" in (tmp_path / "page" / "comparison.html").read_text()
+    assert '"by_answers"' in (tmp_path / "page" / "comparison.json").read_text()
 
 
 def test_a_seed_used_twice_counts_once(tmp_path):

@@ -36,6 +36,12 @@ def whole(path: Path, *, private: bool = False, durable: bool = False) -> Iterat
             with draft.open("rb") as file:
                 os.fsync(file.fileno())
         draft.replace(path)
+        if durable and os.name == "posix":
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)  # its new name, too
+            finally:
+                os.close(folder)
     except OSError as error:
         ours = {str(each) for each in (draft, path, *path.parents)}
         if error.errno is None or (error.errno not in FULL and str(error.filename) not in ours):

@@ -17,6 +17,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 MODES = {1: "L", 3: "RGB"}  # by the number of channels
 WHITE_8_BIT, WHITE_16_BIT = 255.0, 65535.0
 COLUMN = "image"
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM")  # Pillow knows others, which run programs
+MOST_PIXELS: int | None = None  # of the files of one table together, where whoever reads them sets a limit
 
 Range = Sequence[float] | None  # the darkest and the brightest value of pixels deeper than 8 bits
 
@@ -45,23 +47,35 @@ def read(table: pd.DataFrame, settings: Mapping[str, Any]) -> tuple[np.ndarray, 
     (0, 255), deeper ones in the declared range; those with a fraction in that, or else in the model's bounds.
     Whole numbers of no type, as in JSON, are of 8 bits; refused where a range is declared.
     """
-    inputs, problems = [], []
+    inputs, problems, left = [], [], [MOST_PIXELS]
     for row, cell in enumerate(table[COLUMN]):
         try:
-            inputs.append(_read(cell, **settings))
-        except (ValueError, TypeError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+            inputs.append(_read(cell, left, **settings))
+        except Unfit as error:
             problems.append(f"row {row}: {error}")
+        except Exception:  # whatever a decoder raises of a broken file; its words may quote the file
+            problems.append(f"row {row}: is no image that can be read")
     return np.stack(inputs) if inputs else np.zeros(0, np.float32), problems
 
 
+class Unfit(ValueError):
+    """What is wrong with an image, in words of our own."""
+
+
 def _read(
-    cell: Any, *, shape: Sequence[int], bounds: Sequence[float], declared: Range, clip: bool
+    cell: Any,
+    left: list[int | None],
+    *,
+    shape: Sequence[int],
+    bounds: Sequence[float],
+    declared: Range,
+    clip: bool,
 ) -> np.ndarray:
     channels, *size = shape
     if isinstance(cell, str):
         cell = base64.b64decode(cell, validate=True)
     if isinstance(cell, bytes):
-        pixels = resized(_decoded(cell, declared), size=size, channels=channels, declared=declared)
+        pixels = resized(_decoded(cell, declared, left), size=size, channels=channels, declared=declared)
     else:
         pixels = _scaled(
             np.asarray(cell), shape=(*size, channels), bounds=bounds, declared=declared, clip=clip
@@ -70,17 +84,21 @@ def _read(
     return np.moveaxis(np.float32(low) + np.float32(high - low) * pixels, -1, 0)
 
 
-def _decoded(held: bytes, declared: Range) -> Image.Image:
+def _decoded(held: bytes, declared: Range, left: list[int | None]) -> Image.Image:
     try:
-        opened = Image.open(io.BytesIO(held))
+        opened = Image.open(io.BytesIO(held), formats=FORMATS)
     except UnidentifiedImageError:
-        raise ValueError("is no image file in a known format") from None
+        raise Unfit("is no image file in a known format") from None
     with opened:
+        if left[0] is not None:  # before anything is decoded
+            left[0] -= opened.width * opened.height
+            if left[0] < 0:
+                raise Unfit(f"and the images before it have more than {MOST_PIXELS:,} pixels")
         if getattr(opened, "n_frames", 1) > 1:
-            raise ValueError("holds several images; give each as one of its own")
+            raise Unfit("holds several images; give each as one of its own")
         image = ImageOps.exif_transpose(opened)
         if image.mode == "F" and declared is None:
-            raise ValueError("holds floating-point pixels, whose range is unknown; give whole numbers")
+            raise Unfit("holds floating-point pixels, whose range is unknown; give whole numbers")
         if image.mode.startswith(("I", "F")):  # deeper than 8 bits, which Pillow's conversion would clip
             return Image.fromarray(_finite(np.asarray(image).astype(np.float32)))
         image.load()
@@ -93,23 +111,23 @@ def _scaled(
     """Pixels (H, W, C), or (H, W) of one channel, in (0, 1)."""
     array = array[..., None] if array.shape == shape[:2] and shape[2] == 1 else array
     if array.shape != shape or array.dtype.kind not in "uif":
-        raise ValueError(f"is neither an image file nor numbers of shape {shape} (height, width, channels)")
+        raise Unfit(f"is neither an image file nor numbers of shape {shape} (height, width, channels)")
     low, high = declared or bounds
     if array.dtype == np.uint8 or (array.dtype.kind in "ui" and declared is None):
         low, high = 0.0, WHITE_16_BIT if array.dtype == np.uint16 else WHITE_8_BIT
     elif array.dtype.kind in "ui" and array.dtype != np.uint16:
-        raise ValueError(
+        raise Unfit(
             "holds whole numbers that may be of 8 bits or deeper; give an image file, or numbers with a "
             f"fraction (1.0) in {low:g} ... {high:g}"
         )
     array = _finite(array)
     if not (clip and declared) and not (array.min() >= low and array.max() <= high):
-        raise ValueError(f"holds pixels outside {low:g} ... {high:g}")
+        raise Unfit(f"holds pixels outside {low:g} ... {high:g}")
     pixels = (array - np.float32(low)) / np.float32(high - low)
     return pixels.astype(np.float32).clip(0.0, 1.0)
 
 
 def _finite(pixels: np.ndarray) -> np.ndarray:
     if not np.isfinite(pixels).all():
-        raise ValueError("holds pixels that are no numbers")
+        raise Unfit("holds pixels that are no numbers")
     return pixels

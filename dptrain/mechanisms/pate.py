@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -209,7 +210,14 @@ class PATE:
         )
         return counts_of(said, splits.num_classes)
 
-    def _paid(self, plan: VotesPlan, asked: Records, count: Any, context: Context, budget: Budget) -> Tensor:
+    def _paid(
+        self,
+        plan: VotesPlan,
+        asked: Records,
+        count: Callable[[], Tensor],
+        context: Context,
+        budget: Budget,
+    ) -> Tensor:
         """Noisy counts (questions, classes): those that are kept in the folder, else new ones, kept first."""
         curve = accountant.Curve(plan, budget.delta, anchors=1, parameters=plan.classes + 1)
         epsilon = curve.points[-1][1]

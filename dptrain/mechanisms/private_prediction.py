@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import hmac
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
+from hashlib import sha256
 from typing import ClassVar
 
-import numpy as np
-import torch
 from torch import Tensor, nn
 
 from dptrain.contracts import Access, Budget, ConfigError, Context, Guarantee, Mechanism, Release, Splits
@@ -16,7 +16,7 @@ from dptrain.contracts.ranges import Count, Positive
 from dptrain.privacy import accountant
 from dptrain.privacy.guarantee import BY_PUBLIC_SEED, OUTSIDE, DPGuarantee, NoGuarantee
 from dptrain.privacy.noise.cost import refuse_costly
-from dptrain.privacy.noise.source import randomness
+from dptrain.privacy.noise.source import NoiseSource, randomness
 from dptrain.privacy.plan import Target
 from dptrain.privacy.votes import QueriesPlan, calibrated
 from dptrain.tasks import task_of
@@ -27,6 +27,12 @@ from dptrain.training.seen import Seen
 from dptrain.training.settings import Settings
 from dptrain.training.teachers import parts_of
 from dptrain.training.tested import refuse_company, refuse_dependence
+
+MEASURED_OUTSIDE = (
+    "How good answers are, and what attacks made of them, was measured by a replica that answers more than "
+    "is paid for, from the training records: these figures are for the owner of the records, and no part of "
+    "what is released."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,10 +108,8 @@ class PrivatePrediction:
             labels=splits.holdout.labels,
             std=0.0 if plan is None else plan.noise_std,
             answers=self.answers,
+            key=context.streams.secret("measured"),
         )
-        for answers, accuracy, loss in measured.published:
-            context.tracker.metric("holdout/accuracy", accuracy, answers)
-            context.tracker.metric("holdout/loss", loss, answers)
         release = Release(
             predictions=Replica(
                 ensemble=ensemble, seen=seen, std=measured.std, key=context.streams.secret("replica")
@@ -123,7 +127,7 @@ class PrivatePrediction:
             budget=budget,
             randomness=randomness(plan, plan.draws, on_cpu=True, secret=not deterministic, sampled=False),
             released=f"the first {plan.answers:,} answers to whoever asks, whatever is asked; no weights",
-            outside=OUTSIDE,
+            outside=(*OUTSIDE, MEASURED_OUTSIDE),
             void=BY_PUBLIC_SEED if deterministic else None,
             curve=curve,
         )
@@ -150,6 +154,7 @@ class _Measured:
     labels: Tensor
     std: float
     answers: int
+    key: bytes  # of noise that nobody else draws: votes do not follow from what was measured
 
     @cached_property
     def published(self) -> tuple[tuple[int, float, float], ...]:
@@ -159,9 +164,10 @@ class _Measured:
 
     def _at(self, answers: int) -> tuple[float, float]:
         """Where the budget is for so many answers, their noise is less by the root of the ratio."""
-        rng = np.random.default_rng(0)
-        noise = torch.from_numpy(rng.standard_normal(tuple(self.counts.shape)))
-        shares = shares_of(self.counts + noise * self.std * math.sqrt(answers / self.answers))
+        std = self.std * math.sqrt(answers / self.answers)
+        key = hmac.digest(self.key, str(answers).encode(), sha256)
+        (counts,) = (self.counts,) if std == 0.0 else NoiseSource(key).add([self.counts], std)
+        shares = shares_of(counts)
         right = shares.argmax(1) == self.labels
         taken = shares.gather(1, self.labels[:, None]).log()
         return float(right.double().mean()), float(-taken.mean())

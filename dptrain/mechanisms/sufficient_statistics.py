@@ -28,7 +28,16 @@ from dptrain.contracts.ranges import NotNegative, Positive
 from dptrain.mechanisms.linear_head import check_task, clipped_head, linear_of
 from dptrain.models.frozen import split
 from dptrain.privacy import accountant
-from dptrain.privacy.exact_moments import Moments, draws, label_norm, noised, rows_of, summed, targets_of
+from dptrain.privacy.exact_moments import (
+    MOST_RECORDS,
+    Moments,
+    draws,
+    label_norm,
+    noised,
+    rows_of,
+    summed,
+    targets_of,
+)
 from dptrain.privacy.guarantee import BY_PUBLIC_SEED, OUTSIDE, DPGuarantee, NoGuarantee
 from dptrain.privacy.independence.check import TESTED
 from dptrain.privacy.moments import MomentsPlan, calibrated
@@ -93,6 +102,11 @@ class SufficientStatistics:
 
     def plan(self, splits: Splits, budget: Budget) -> MomentsPlan:
         """What `fit` will do, calibrated to the budget."""
+        if len(splits.train) > MOST_RECORDS:
+            raise ConfigError(
+                f"mechanism=sufficient_statistics adds up {MOST_RECORDS:,} records exactly, and data "
+                f"`{splits.name}` has more; use mechanism=dpsgd"
+            )
         plan = MomentsPlan(
             units=len(units_of(splits, budget)),
             noise_multiplier=1.0,

@@ -7,7 +7,7 @@ from pathlib import Path
 from dptrain.assembly.components import assemble
 from dptrain.assembly.model import make_model
 from dptrain.assembly.records import load_splits
-from dptrain.assembly.values import make_context, make_streams
+from dptrain.assembly.values import given_output, make_context, make_streams
 from dptrain.config import parse
 from dptrain.contracts import BrokenGuarantee, ConfigError
 from dptrain.evidence.verdict import BROKEN
@@ -25,7 +25,10 @@ def open_predictor(folder: Path) -> Predictor:
         raise ConfigError(
             f"{folder}: no finished run; name the folder of one with mechanism=private_prediction"
         )
-    config = parse(runs.read(folder).config)
+    order = runs.read(folder)
+    runs.refuse_earlier(f"{folder}", order)
+    runs.refuse_given(f"{folder}", order)
+    config = parse(order.config)
     parts = assemble(config)
     if not isinstance(parts.mechanism, PrivatePrediction):
         raise ConfigError(
@@ -40,4 +43,10 @@ def open_predictor(folder: Path) -> Predictor:
     splits = load_splits(parts.source, streams)
     model = make_model(config, None, splits, streams).to(context.device, context.dtype).eval()
     seen = Seen.of_model(model, context)
-    return Predictor(Ensemble.load(folder, made_by=seen.made_by), seen, PaidAnswers(folder))
+    return Predictor(
+        Ensemble.load(folder, made_by=seen.made_by),
+        seen,
+        PaidAnswers(folder),
+        shape=splits.shape,
+        output=given_output(config.release),
+    )

@@ -28,7 +28,7 @@ from dptrain.privacy.noise.strategies import (
     mean_squared_error,
     strategy,
 )
-from dptrain.privacy.plan import Rates, Target, calibrate, check_delta
+from dptrain.privacy.plan import Rates, Target, calibrate, check_delta, check_rounding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,6 +154,7 @@ def make_banded_plan(
     """
     rate, steps, batch = rates.resolve(units)
     check_delta(budget.delta, units if budget.units_public else batch / rate, budget.unit)
+    check_rounding(budget.delta, steps)
     batches = math.ceil(1.0 / rate - 1e-9)  # groups where nothing is sampled
     sampled = rates.sampling == "poisson"
     most = min(steps, math.floor(1.0 / rate + 1e-9) if sampled else batches)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dptrain.contracts import BrokenGuarantee, ConfigError
+from dptrain.contracts import BrokenGuarantee
 from dptrain.privacy.moments import MomentsPlan
 
 STEP = 2.0**-16  # of a row's grid
@@ -73,17 +73,12 @@ def _on_grid(rows: Tensor) -> Tensor:
 def summed(batches: Callable[[], Iterator[tuple[Tensor, Tensor, Tensor]]], plan: MomentsPlan) -> Moments:
     """The moments of rows, targets and weights, batch by batch, on the CPU; exact.
 
-    Raises BrokenGuarantee where a row is longer than its weight allows, ConfigError where there are too
-    many.
+    Raises BrokenGuarantee where a row is longer than its weight allows.
     """
     second, cross, records = torch.zeros(()), torch.zeros(()), 0
     for rows, targets, weights in batches():
         records += len(rows)
-        if records > MOST_RECORDS:
-            raise ConfigError(
-                f"mechanism=sufficient_statistics adds up {MOST_RECORDS:,} records exactly, and data "
-                "has more; use mechanism=dpsgd"
-            )
+        assert records <= MOST_RECORDS, "more are refused before anything is paid for"
         _refuse_long(rows, weights, 1.0, "features")
         _refuse_long(targets, weights, plan.label_norm, "labels")
         second, cross = second + rows.T @ rows, cross + rows.T @ targets

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import torch
 from dp_accounting import ComposedDpEvent, DpEvent, GaussianDpEvent, SelfComposedDpEvent
@@ -22,7 +22,7 @@ from dptrain.privacy.accountant import FINEST, MOST_LOSS, MOST_POINTS_OF_ONE
 from dptrain.privacy.guarantee import gaussian_mu
 from dptrain.privacy.noise.cost import ROOM
 from dptrain.privacy.noise.source import NoiseSource
-from dptrain.privacy.plan import Target
+from dptrain.privacy.plan import MOST_EPSILON, Target
 
 ONE_VOTE = math.sqrt(2.0)  # length of the change of counts where one vote moves from one class to another
 
@@ -143,7 +143,12 @@ class VotesPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class QueriesPlan(VotesPlan):
-    """Noisy counts of the votes on whatever is asked, one query after the other; all are answered."""
+    """Noisy counts of the votes on whatever is asked, one query after the other; all are answered.
+
+    Figures of such a release are `measured_outside` of its guarantee: nothing may be chosen by them.
+    """
+
+    measured_outside: ClassVar[bool] = True
 
     def describe(self) -> tuple[tuple[str, str], ...]:
         asked = (
@@ -169,11 +174,21 @@ def calibrated(plan: AnyVotes, target: Target) -> AnyVotes:
     The closed form of a Gaussian mechanism says how much; what counts is the plan's own loss, rounded up.
     """
     if target.key == "epsilon":
+        if target.most > MOST_EPSILON:
+            raise ConfigError(
+                f"privacy.epsilon={target.most:g} protects nobody; choose at most {MOST_EPSILON:g}, or train "
+                "without privacy (mechanism=non_private)"
+            )
         mu = gaussian_mu(target.most * (1.0 - ROOM), target.at * (1.0 - ROOM))
     elif target.key == "advantage":
         mu = 2.0 * float(norm.ppf((1.0 + target.most * (1.0 - ROOM)) / 2.0))
     else:
         mu = float(norm.ppf(target.most * (1.0 - ROOM)) - norm.ppf(target.at))
+    if not 0.0 < mu < math.inf:
+        raise ConfigError(
+            f"privacy.{target.key}={target.most:g} is too near to blind guessing: no noise is enough for it; "
+            "allow more"
+        )
     unit = replace(plan, noise_multiplier=1.0).mu()
     found = replace(plan, noise_multiplier=unit / mu)
     while target.spent(found.loss()) > target.most * (1.0 - ROOM / 2):

@@ -10,7 +10,10 @@ from markupsafe import Markup
 from dptrain.report.figure import style
 from dptrain.report.render import environment
 
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'self'"
+POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'self'; "
+    "frame-ancestors 'none'"
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import hmac
 from functools import partial
 from urllib.parse import parse_qs
@@ -28,7 +27,7 @@ def add_dashboard(app: FastAPI, service: Service) -> None:
         """Whoever asks, with the scope admin; any user name, and the key for a password."""
         header = _bearer(request.headers.get("authorization", ""))
         try:
-            found: Caller = await service.one_at_a_time(partial(service.authenticate, header, "admin"))
+            found: Caller = await service.at_the_door(partial(service.authenticate, header, "admin"))
         except Refused as why:
             why.challenge = 'Basic realm="the key is the password", charset="UTF-8"'
             raise
@@ -65,6 +64,6 @@ def _bearer(header: str) -> str:
         return header
     try:
         decoded = base64.b64decode(text, validate=True).decode("utf-8")
-    except (binascii.Error, UnicodeDecodeError):
+    except ValueError:  # binascii.Error and UnicodeDecodeError are of them
         return ""
     return f"Bearer {decoded.partition(':')[2]}"

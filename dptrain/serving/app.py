@@ -9,17 +9,20 @@ import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
+from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dptrain.installed import own_version
+from dptrain.report.dashboard import POLICY
 from dptrain.serving.admin import add_dashboard
 from dptrain.serving.body import read_body
 from dptrain.serving.guard import Refused
-from dptrain.serving.openapi import PREDICT, described
+from dptrain.serving.openapi import PREDICT, described, page_of
+from dptrain.serving.server import is_loopback
 from dptrain.serving.service import Service
 
 log = logging.getLogger(__name__)
@@ -28,6 +31,7 @@ HEADERS = {
     b"cache-control": b"no-store",
     b"x-content-type-options": b"nosniff",
     b"referrer-policy": b"no-referrer",
+    b"x-frame-options": b"DENY",
 }
 
 
@@ -38,11 +42,17 @@ def make_app(service: Service) -> FastAPI:
         version=own_version(),
         description=described(service.model),
         redirect_slashes=False,
+        docs_url=None,  # their pages run scripts of others beside the dashboard
+        redoc_url=None,
     )
     app.state.service = service
     app.add_exception_handler(Refused, partial(_refuse, service))
     app.add_exception_handler(HTTPException, _plain_error)
     app.add_middleware(Shield, service=service)
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        return HTMLResponse(page_of(app.openapi()), headers={"Content-Security-Policy": POLICY})
 
     @app.get("/health", summary="Whether the service answers")
     async def health() -> dict[str, str]:
@@ -52,7 +62,9 @@ def make_app(service: Service) -> FastAPI:
     async def predict(request: Request) -> Response:
         bounds = service.bounds
         header = request.headers.get("authorization", "")
-        caller = await service.one_at_a_time(partial(service.authenticate, header, "predict"))
+        if service.keys is None:
+            _refuse_foreign(request)
+        caller = await service.at_the_door(partial(service.authenticate, header, "predict"))
         body = await read_body(request, most_bytes=bounds.body_bytes, seconds=bounds.body_seconds)
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         answer, delay = await service.one_at_a_time(partial(service.answer, caller, body, kind))
@@ -63,7 +75,7 @@ def make_app(service: Service) -> FastAPI:
     @app.get("/v1/key", summary="What the key that asks may do, has spent and has left")
     async def key(request: Request) -> Response:
         header = request.headers.get("authorization", "")
-        caller = await service.one_at_a_time(partial(service.authenticate, header, "predict"))
+        caller = await service.at_the_door(partial(service.authenticate, header, "predict"))
         found: dict[str, Any] = {"key": caller.key, "tenant": caller.tenant, "scopes": sorted(caller.scopes)}
         for guard in service.guards.values():
             if state := getattr(guard, "state", None):
@@ -85,11 +97,25 @@ def make_app(service: Service) -> FastAPI:
     @app.get("/metrics", summary="Counters for Prometheus; of a key with the scope metrics")
     async def metrics(request: Request) -> Response:
         header = request.headers.get("authorization", "")
-        await service.one_at_a_time(partial(service.authenticate, header, "metrics"))
+        await service.at_the_door(partial(service.authenticate, header, "metrics"))
         return PlainTextResponse(service.metrics.text(), media_type="text/plain; version=0.0.4")
 
     add_dashboard(app, service)
     return app
+
+
+def _refuse_foreign(request: Request) -> None:
+    """Where no key is asked for, refuse what a page of another site sends from this machine's browser."""
+    named = [request.headers.get("host", "")]
+    if origin := request.headers.get("origin"):
+        named.append(origin.partition("://")[2] or origin)
+    for each in named:
+        try:
+            host = urlsplit(f"//{each}").hostname or ""
+        except ValueError:
+            host = ""
+        if not is_loopback(host):
+            raise Refused(403, "host", "Without keys only this machine is answered, by its own name.")
 
 
 async def _refuse(service: Service, _: Request, why: Exception) -> Response:

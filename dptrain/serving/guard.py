@@ -80,6 +80,9 @@ class Surroundings:
 class Started:
     """A guard at work. Each method may raise Refused; by itself it lets everything pass."""
 
+    def arrived(self, query: Query) -> None:
+        """Look at who asks, before the body is read: the inputs are none yet."""
+
     def before(self, query: Query) -> None:
         """Look at a query before the model is asked."""
 

@@ -20,6 +20,7 @@ from dptrain.serving.guard import Refused
 
 IMAGE = "image"  # the column of raw images
 PNG = b"\x89PNG\r\n\x1a\n"
+MOST_PIXELS = 8_000_000  # of the images of one request together
 TOLD = 3  # problems of one request that are told
 
 
@@ -35,7 +36,7 @@ class Reader:
         """The inputs (N, ...) in a body of this media type; raises Refused (400, 413, 415, 422)."""
         if kind == "image/png":
             return self._image(body)
-        if kind not in ("application/json", ""):
+        if kind != "application/json":
             raise Refused(415, "type", "This media type is not read; send application/json or image/png.")
         found = parse_json(body)
         if len(found) != 1 or not found.keys() <= {"inputs", "records"}:
@@ -60,19 +61,17 @@ class Reader:
         if not isinstance(given, list):
             raise Refused(422, "schema", f'"{name}" must be {wanted}.')
         self._check_count(len(given))
-        try:
-            array = np.asarray(given)
-        except (ValueError, OverflowError):  # ragged, or nested beyond what numpy takes
-            raise Refused(422, "schema", f'"{name}" is ragged; it must be {wanted}.') from None
-        if array.shape[1:] != tuple(form.shape):
-            raise Refused(422, "schema", f'"{name}" has another shape; it must be {wanted}.')
-        if array.dtype.kind not in ("iu" if form.whole else "iuf"):
+        # Before NumPy sees any of it, which makes every cell as long as the longest text.
+        if not _holds(given, (len(given), *form.shape), {int} if form.whole else {int, float}):
             numbers = "whole numbers" if form.whole else "numbers"
-            raise Refused(422, "schema", f'"{name}" must hold {numbers} only.')
+            raise Refused(422, "schema", f'"{name}" must be {wanted}, of {numbers} only.')
         kind = np.int64 if form.whole else np.float32
         low, high = (kind(bound) for bound in form.bounds)
-        with np.errstate(over="ignore"):  # beyond float32 it is infinite, and so out of bounds
-            made = array.astype(kind)
+        try:
+            with np.errstate(over="ignore"):  # beyond float32 it is infinite, and so out of bounds
+                made = np.array(given, dtype=np.int64 if form.whole else np.float64).astype(kind)
+        except OverflowError:
+            raise Refused(422, "bounds", f'"{name}" holds values outside {low:g} to {high:g}.') from None
         if not (np.isfinite(made).all() and made.min() >= low and made.max() <= high):
             raise Refused(422, "bounds", f'"{name}" holds values outside {low:g} to {high:g}.')
         return torch.from_numpy(made)
@@ -97,9 +96,12 @@ class Reader:
             raise Refused(422, "schema", f"A record has other columns than {_listed(known)}.")
         if missing := {name for row in rows for name in known - self.raw.optional - row.keys()}:
             raise Refused(422, "schema", f"A record lacks {_listed(missing)}.")
+        images = known == {IMAGE}
+        if not all(_is_cell(cell, nested=images) for row in rows for cell in row.values()):
+            raise Refused(422, "schema", "A cell is of a kind that its column does not take.")
         try:
             made, problems = self._code(pd.DataFrame(rows), self.raw.settings)
-        except (ValueError, TypeError, OverflowError, KeyError, AttributeError):  # cells of unheard-of kinds
+        except Exception:  # whatever decoders and parsers raise on what nobody has thought of
             raise Refused(422, "schema", "A cell is of a kind that its column does not take.") from None
         if problems:
             more = f"; and {len(problems) - TOLD} more" if len(problems) > TOLD else ""
@@ -126,8 +128,35 @@ class Reader:
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module  # dataclasses look their own module up
         spec.loader.exec_module(module)
+        if hasattr(module, "MOST_PIXELS"):
+            vars(module)["MOST_PIXELS"] = MOST_PIXELS
         read: Callable[[pd.DataFrame, Any], tuple[np.ndarray, list[str]]] = module.read
         return read
+
+
+def _holds(value: Any, shape: tuple[int, ...], kinds: set[type]) -> bool:
+    """Whether nested lists have this shape and hold nothing but numbers of these kinds, no truth values."""
+    if len(shape) == 1:
+        return isinstance(value, list) and len(value) == shape[0] and set(map(type, value)) <= kinds
+    return (
+        isinstance(value, list)
+        and len(value) == shape[0]
+        and all(_holds(each, shape[1:], kinds) for each in value)
+    )
+
+
+def _is_cell(value: Any, *, nested: bool) -> bool:
+    """Whether this is a text, a number or nothing; `nested`: or rows of pixels, each a list of channels."""
+    if isinstance(value, str | bytes | int | float | None):
+        return True
+    rows = [value]
+    for _ in range(3 if nested else 0):
+        if not all(isinstance(each, list) for each in rows):
+            return False
+        rows = [inner for each in rows for inner in each]
+        if set(map(type, rows)) <= {int, float}:
+            return True
+    return False
 
 
 def _listed(names: set[str]) -> str:

@@ -52,6 +52,13 @@ class Ledger(Started):
     def __init__(self, limits: QueryBudget, store: Store, model: str) -> None:
         self._limits, self._store, self._model = limits, store, model
 
+    def arrived(self, query: Query) -> None:
+        """Refuse who has nothing left, before a body is read."""
+        with self._store.reading() as connection:
+            for scope, name, most in self._accounts(query.caller):
+                if most < NO_LIMIT and self._spent(connection, scope, name) >= most:
+                    raise self._refusal(scope)
+
     def before(self, query: Query) -> None:
         """Refuse early what is sure to be refused: the model need not be asked."""
         with self._store.reading() as connection:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
+
+from markupsafe import Markup
 
 from dptrain.serving.model import ServedModel
 
@@ -76,4 +79,23 @@ def described(model: ServedModel) -> str:
     return (
         f"A model for {model.task}, behind the output limit `{model.output}`. What is proved of its training "
         "is at /v1/statement; no limit, rate or guard of this service adds to what is proved."
+    )
+
+
+def page_of(schema: Mapping[str, Any]) -> str:
+    """What an OpenAPI document says, as a page without scripts."""
+    rows = [
+        Markup("<tr><td>{}</td><td><code>{}</code></td><td>{}</td></tr>").format(
+            method.upper(), path, each.get("summary", "")
+        )
+        for path, methods in schema["paths"].items()
+        for method, each in methods.items()
+    ]
+    return Markup(
+        '<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
+        "<style>body{{font:1rem sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}}"
+        "td{{padding:.3rem 1rem .3rem 0}}</style><h1>{title}</h1><p>{said}</p><table>{rows}</table>"
+        '<p>In full: <a href="openapi.json">openapi.json</a></p></html>'
+    ).format(
+        title=schema["info"]["title"], said=schema["info"].get("description", ""), rows=Markup("").join(rows)
     )

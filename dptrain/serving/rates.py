@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from limits import RateLimitItem, parse_many
@@ -40,7 +41,8 @@ class Rates:
     def start(self, surroundings: Surroundings) -> RateLimits:
         try:
             storage = storage_from_string(self.storage)
-            storage.check()
+            if not storage.check():
+                raise ConfigurationError("it does not answer")
         except (ConfigurationError, ImportError) as error:
             raise ConfigError(
                 f"serving.rates.storage={redact(self.storage)} cannot be used ({error})"
@@ -60,12 +62,24 @@ class RateLimits(Started):
             for scope in ("key", "tenant", "model")
         }
 
+    def arrived(self, query: Query) -> None:
+        """Refuse who has nothing left, before a body is read."""
+        for item, scope, names in self._all(query):
+            with self._lock, self._reachable():
+                free = self._limiter.test(item, *names, cost=1)
+            if not free:
+                raise self._refusal(item, scope, names)
+
     def before(self, query: Query) -> None:
         """Take the query off every limit; raises Refused (429), with the seconds to wait."""
+        for item, scope, names in self._all(query):
+            self._take(item, scope, names, query.count)
+
+    def _all(self, query: Query) -> Iterator[tuple[RateLimitItem, str, tuple[str, ...]]]:
         names = {"key": query.caller.key, "tenant": query.caller.tenant, "model": "all"}
         for scope, limits in self._limits.items():
             for item in limits:
-                self._take(item, scope, (scope, names[scope], self._model), query.count)
+                yield item, scope, (scope, names[scope], self._model)
 
     def _take(self, item: RateLimitItem, scope: str, names: tuple[str, ...], asked: int) -> None:
         if asked > item.amount:
@@ -74,12 +88,28 @@ class RateLimits(Started):
                 "rate",
                 f"{asked} records at once are more than the rate of this {scope}, {item}, ever allows.",
             )
-        with self._lock:
+        with self._lock, self._reachable():
             taken = self._limiter.hit(item, *names, cost=asked)
         if not taken:
+            raise self._refusal(item, scope, names)
+
+    def _refusal(self, item: RateLimitItem, scope: str, names: tuple[str, ...]) -> Refused:
+        with self._reachable():
             wait = max(0.0, self._limiter.get_window_stats(item, *names).reset_time - time.time())
-            said = f"The rate of this {scope} is {item}; wait, and ask again."
-            raise Refused(429, "rate", said, retry_after=max(0.05, wait))
+        said = f"The rate of this {scope} is {item}; wait, and ask again."
+        return Refused(429, "rate", said, retry_after=max(0.05, wait))
+
+    @staticmethod
+    @contextmanager
+    def _reachable() -> Iterator[None]:
+        """Within, a storage that is gone refuses: nothing is answered that cannot be counted."""
+        try:
+            yield
+        except Refused:
+            raise
+        except Exception:  # of whichever storage
+            said = "What counts the rates cannot be reached; ask again later."
+            raise Refused(503, "storage", said, retry_after=1.0) from None
 
 
 def _parsed(scope: str, limit: str) -> list[RateLimitItem]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,6 +42,7 @@ class Recorder(Started):
     def __init__(self, recording: Recording, store: Store, model: str, features: Features) -> None:
         self._days, self._raw = recording.days, recording.raw
         self._store, self._model, self._features = store, model, features
+        self._refused: dict[str, float] = {}  # by key, when a refusal was recorded last
 
     def after(self, query: Query, answers: Tensor, connection: Connection) -> Tensor:
         facts: Facts = query.facts.get(FACTS) or self._features(query.flat(), answers)
@@ -64,7 +66,10 @@ class Recorder(Started):
         return answers
 
     def refused(self, query: Query, why: Refused, connection: Connection) -> None:
-        """One row for a request that was refused, without anything of its inputs."""
+        """One row a second, at most, for a key whose requests are refused, without anything of its inputs."""
+        if query.at - self._refused.get(query.caller.key, -math.inf) < 1.0:
+            return
+        self._refused[query.caller.key] = query.at
         connection.execute(QUERIES.insert().values(**self._of(query), outcome=f"refused: {why.reason}"[:20]))
 
     def tidy(self, now: float) -> None:

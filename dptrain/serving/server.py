@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 import time
@@ -13,13 +14,15 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 from PIL import Image
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from dptrain.contracts import ConfigError
+from dptrain.serving.inputs import MOST_PIXELS
 
 HEADERS_BYTES = 16384
 MOST_CONNECTIONS = 1024
-MOST_PIXELS = 8_000_000  # of an image that is sent
 START_SECONDS = 30.0
+HEADER_SECONDS = 10.0  # that a connection may be open without a whole request
 
 
 def is_loopback(host: str) -> bool:
@@ -52,6 +55,31 @@ def url_of(listening: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
+class Timed(H11Protocol):
+    """Closes connections on which no request is under way for so many seconds, whatever trickles in."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._idle = self.loop.time()
+        self._watch = self.loop.call_later(HEADER_SECONDS, self._look)
+
+    def on_response_complete(self) -> None:
+        self._idle = self.loop.time()
+        super().on_response_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._watch.cancel()
+        super().connection_lost(exc)
+
+    def _look(self) -> None:
+        answering = self.cycle is not None and not self.cycle.response_complete
+        left = HEADER_SECONDS - (self.loop.time() - self._idle)
+        if not answering and left <= 0.0:
+            self.transport.abort()
+            return
+        self._watch = self.loop.call_later(HEADER_SECONDS if answering else left + 0.01, self._look)
+
+
 # How uvicorn serves: headers and connections bounded, no access log, whose lines would hold queries.
 SETTINGS: dict[str, Any] = {
     "log_level": "warning",
@@ -59,7 +87,7 @@ SETTINGS: dict[str, Any] = {
     "server_header": False,
     "limit_concurrency": MOST_CONNECTIONS,
     "h11_max_incomplete_event_size": HEADERS_BYTES,
-    "http": "h11",
+    "http": Timed,
     "ws": "none",
     "lifespan": "off",
     "timeout_graceful_shutdown": 5,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -52,11 +53,12 @@ class Service:
     prior: Tensor  # (columns,) or the shape of an answer: what coarse answers are
     clock: Callable[[], float] = time.time
     metrics: Metrics = field(default_factory=Metrics)
-    _waiting: int = 0
+    _waiting: Counter[ThreadPoolExecutor] = field(default_factory=Counter)
     _tidied: float = -float("inf")
 
     def __post_init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
+        self._door = ThreadPoolExecutor(1, thread_name_prefix="keys")
 
     @cached_property
     def reader(self) -> Reader:
@@ -64,13 +66,20 @@ class Service:
 
     async def one_at_a_time(self, work: Callable[[], Any]) -> Any:
         """Have this done in the one thread; raises Refused (503) where too many wait already."""
-        if self._waiting >= self.bounds.waiting:
+        return await self._queued(self._thread, work)
+
+    async def at_the_door(self, work: Callable[[], Any]) -> Any:
+        """Have keys looked at in a thread of their own, so that strangers do not wait among callers."""
+        return await self._queued(self._door, work)
+
+    async def _queued(self, thread: ThreadPoolExecutor, work: Callable[[], Any]) -> Any:
+        if self._waiting[thread] >= self.bounds.waiting:
             raise Refused(503, "busy", "Too many requests wait already; ask again later.", retry_after=1.0)
-        self._waiting += 1
+        self._waiting[thread] += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+            return await asyncio.get_running_loop().run_in_executor(thread, work)
         finally:
-            self._waiting -= 1
+            self._waiting[thread] -= 1
 
     def authenticate(self, header: str, scope: str) -> Caller:
         """Who sent this Authorization header; raises Refused (401, 403)."""
@@ -92,11 +101,18 @@ class Service:
 
         The model is asked before the query is counted, the count is committed before the answer is given.
         """
-        query = Query(caller=caller, inputs=self.reader.read(body, kind), at=self.clock())
+        at = self.clock()
+        query = Query(caller=caller, inputs=torch.zeros(0), at=at)  # until its body is read, which takes time
+        self.tidy(at)
         try:
+            for guard in self.guards.values():
+                guard.arrived(query)
+            query = Query(caller=caller, inputs=self.reader.read(body, kind), at=at)
             for guard in self.guards.values():
                 guard.before(query)
             answers = self.model.predict(query.inputs)
+            if not torch.isfinite(answers).all():
+                raise Refused(422, "answer", "The model has no finite answer to these inputs.")
             with self.store.writing() if self.guards else _nothing() as connection:
                 for guard in self.guards.values():
                     answers = guard.after(query, answers, connection)
@@ -110,7 +126,6 @@ class Service:
             rows = query.coarse.view(-1, *[1] * (answers.dim() - 1))
             answers = torch.where(rows, self.prior.to(answers), answers)
         self.metrics.answered(query)
-        self.tidy(query.at)
         return {"names": self.model.names, "predictions": answers.tolist()}, query.delay_seconds
 
     def tidy(self, now: float) -> None:
@@ -122,6 +137,7 @@ class Service:
 
     def close(self) -> None:
         """Let the last request finish, and let go of the database."""
+        self._door.shutdown()
         self._thread.shutdown()
         self.store.close()
 

@@ -145,6 +145,7 @@ def _opened(url: str, *, durable: bool) -> Engine:
                 "journal_mode=wal",
                 f"synchronous={'full' if durable else 'normal'}",
                 f"busy_timeout={BUSY_SECONDS * 1000}",
+                "secure_delete=on",  # what is purged is overwritten
             ):
                 connection.execute(f"pragma {pragma}")
 

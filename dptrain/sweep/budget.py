@@ -58,6 +58,11 @@ def reserve(folder: Path, job: str, plan: Plan | None, *, delta: float, max_epsi
     """
     with sweeps.changing(folder) as state:
         search = state.search
+        if search is not None and getattr(plan, "measured_outside", False):
+            raise ConfigError(
+                "mechanism=private_prediction: its figures come of the training records, outside its "
+                "guarantee, so that no search may look at them; use another mechanism, or a sweep over a grid"
+            )
         limit = max_epsilon if search is None else search.max_epsilon
         if limit is None:
             return

@@ -19,9 +19,9 @@ from dptrain.models.frozen import split
 from dptrain.training.settings import Settings
 
 GIB = 2**30
-CHUNK = 1024  # records whose features are made at once
-# Batches have a multiple of so many rows: libraries compute the last few rows of others by other sums.
-ROWS = 64
+# Records whose features are made at once, never more and never fewer: libraries choose how they add up by the
+# size of a batch, and compute its last few rows otherwise.
+CHUNK = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,13 +137,13 @@ class Features:
         return digest
 
     def of_each(self, inputs: Inputs) -> Tensor:
-        """Features of inputs (n, ...), rounded as they are in whatever company.
+        """Features of at most CHUNK inputs (n, ...), rounded as they are in whatever company.
 
         Rows that are no record fill up the batch, so that no record's features depend on how many others
         there are.
         """
         count = len(leaves(inputs)[0])
-        filled = by_name(lambda one: torch.cat([one, one.new_zeros(-count % ROWS, *one.shape[1:])]), inputs)
+        filled = by_name(lambda one: torch.cat([one, one.new_zeros(CHUNK - count, *one.shape[1:])]), inputs)
         return self(filled)[:count]
 
     def _made(self, records: Records, rows: Tensor, some: Tensor | slice = slice(None)) -> Tensor:

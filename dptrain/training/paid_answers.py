@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dptrain.contracts import DptrainError, OutOfQueries
+from dptrain.contracts import ConfigError, DptrainError, OutOfQueries, Output
 from dptrain.privacy.noise.source import NoiseSource
 from dptrain.training.ensemble import Ensemble, digests, shares_of
 from dptrain.training.seen import Seen
@@ -105,16 +105,25 @@ class PaidAnswers:
 
 def _connected(path: Path) -> sqlite3.Connection:
     file = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
-    file.execute("pragma synchronous=full")
+    file.execute("pragma synchronous=extra")  # the folder too, in which the journal was
     return file
 
 
 class Predictor:
     """Answers people, for as long as there are answers that are paid for."""
 
-    def __init__(self, ensemble: Ensemble, seen: Seen, paid: PaidAnswers) -> None:
+    def __init__(
+        self,
+        ensemble: Ensemble,
+        seen: Seen,
+        paid: PaidAnswers,
+        *,
+        shape: tuple[int, ...],
+        output: Output | None = None,
+    ) -> None:
+        """`shape` is that of an input, `output` what is told of confidences (None: all)."""
         self._ensemble, self._seen, self._paid = ensemble, seen, paid
-        self._noise = NoiseSource(secrets.token_bytes(32))
+        self._shape, self._output = shape, output
 
     @property
     def left(self) -> int:
@@ -126,16 +135,23 @@ class Predictor:
 
         Raises OutOfQueries at the first input that there is no answer left for; those before it are paid for.
         """
+        if tuple(inputs.shape[1:]) != self._shape or len(inputs) == 0:
+            raise ConfigError(
+                f"inputs of shape {tuple(inputs.shape)} are asked about; give (n, "
+                f"{', '.join(map(str, self._shape))}), one input or more"
+            )
         counts = self._ensemble.counts(self._seen.of_inputs(inputs))
         found = [
             self._paid.once(digest, partial(self._noisy, row))
             for digest, row in zip(digests(inputs), counts, strict=True)
         ]
-        return shares_of(torch.stack(found))
+        shares = shares_of(torch.stack(found))
+        return shares if self._output is None else self._output(shares)
 
     def labels(self, inputs: Tensor) -> Tensor:
         """The class of each of these inputs (n, ...): (n,) int64; costs what `confidences` does."""
         return self.confidences(inputs).argmax(1)
 
     def _noisy(self, counts: Tensor) -> Tensor:
-        return self._noise.add([counts], self._paid.std)[0]
+        # From a key of its own: processes that were forked would share the state of a source.
+        return NoiseSource(secrets.token_bytes(32)).add([counts], self._paid.std)[0]

@@ -36,7 +36,7 @@ class Seen:
 
     def of_inputs(self, inputs: Tensor) -> Tensor:
         """What is seen of inputs (n, ...), on the CPU; nothing is kept."""
-        return inputs.cpu() if self.make is None else self.make.of_each(inputs).cpu()
+        return inputs.cpu() if self.make is None else self.make(inputs).cpu()
 
     @property
     def made_by(self) -> str:

@@ -11,7 +11,7 @@ from dptrain.privacy.independence.check import find_dependence
 from dptrain.privacy.independence.state import NOTE, fingerprint
 from dptrain.tasks import task_of
 from dptrain.training.augment import Augmentation
-from dptrain.training.features import Features
+from dptrain.training.features import CHUNK, Features
 from dptrain.training.settings import Settings
 
 
@@ -55,10 +55,11 @@ def refuse_company(model: nn.Module, splits: Splits, context: Context) -> None:
     assert isinstance(form, Form), "who asks takes inputs of one tensor"
     low, high = form.bounds
     rng = torch.Generator().manual_seed(0)
-    rows = low + (high - low) * torch.rand(40, *form.shape, generator=rng)
+    rows = low + (high - low) * torch.rand(CHUNK, *form.shape, generator=rng)
     rows = rows.round().long() if form.whole else rows
-    alone, others = make.of_each(rows), make.of_each(torch.cat([rows[7:], rows]))
-    if not torch.equal(others[: len(rows) - 7], alone[7:]):
+    # Alone but for rows that are no record, and among as many as there ever are, each at another place.
+    few, every = make.of_each(rows[:40]), make.of_each(rows.roll(7, 0)).roll(-7, 0)[:40]
+    if not torch.allclose(few, every, rtol=0.0, atol=0.0, equal_nan=True):
         raise ConfigError(
             "model: features of a record are rounded otherwise beside other records, so that one record "
             "would change what is made of the others; choose another frozen part or device, or "

@@ -29,9 +29,11 @@ from dptrain.config import parse
 from dptrain.contracts import Budget, ConfigError, Context, DptrainError, OutOfQueries, Release, Splits
 from dptrain.mechanisms.private_prediction import PrivatePrediction
 from dptrain.models.mlp import Mlp
+from dptrain.models.output import LabelsOnly
 from dptrain.privacy.votes import QueriesPlan
 from dptrain.report.document import read_json
 from dptrain.runs import folder as runs
+from dptrain.sweep.selection import candidates
 from dptrain.tracking import NullRun
 from dptrain.training.ensemble import TEACHERS, Ensemble, Replica, digests
 from dptrain.training.paid_answers import LEDGER, PaidAnswers, Predictor
@@ -90,7 +92,7 @@ def fitted(mechanism: PrivatePrediction, splits: Splits, tmp_path: Path) -> tupl
     release, _ = mechanism.fit(network(splits), splits, BUDGET, context(tmp_path))
     replica = release.predictions
     assert isinstance(replica, Replica)
-    return release, Predictor(replica.ensemble, replica.seen, PaidAnswers(tmp_path))
+    return release, Predictor(replica.ensemble, replica.seen, PaidAnswers(tmp_path), shape=splits.shape)
 
 
 def network(splits: Splits) -> Mlp:
@@ -113,6 +115,7 @@ def test_a_run_is_stated_attacked_and_told(finished: Path) -> None:
     assert report["not_run"] == []
     assert not (finished / runs.WEIGHTS).exists()
     assert "first 300 answers" in (finished / "report.html").read_text()
+    assert any("measured by a replica" in sentence for sentence in stated["outside_guarantee"])
 
 
 def test_without_an_architecture_records_are_bet_on_by_their_losses(tmp_path: Path) -> None:
@@ -195,6 +198,46 @@ def test_noise_is_what_is_planned_and_new_for_each_answer(
     noise = (noisy - predictor._ensemble.counts(inputs)) / paid.std
     assert 1e-5 < chi2.cdf(float(noise.square().sum()), noise.numel()) < 1 - 1e-5
     assert len(noise.unique(dim=0)) == len(inputs)
+
+
+def test_processes_that_were_forked_draw_noise_of_their_own(
+    fitted: tuple[Release, Predictor], splits: Splits, tmp_path: Path
+) -> None:
+    """What a source holds is copied by a fork: two answers with the same noise give their counts away."""
+    _, predictor = fitted
+    for place in (0, 1):
+        if (child := os.fork()) == 0:
+            predictor.labels(splits.test.inputs[place : place + 1])
+            os._exit(0)
+        os.waitpid(child, 0)
+    paid, counts = PaidAnswers(tmp_path), predictor._ensemble.counts(splits.test.inputs[:2])
+    noise = torch.stack([paid.once(digest, never) for digest in digests(splits.test.inputs[:2])]) - counts
+    assert not torch.equal(noise[0], noise[1])
+
+
+def test_what_is_told_is_what_was_stated(
+    fitted: tuple[Release, Predictor], splits: Splits, tmp_path: Path
+) -> None:
+    _, whole = fitted
+    told = Predictor(
+        whole._ensemble, whole._seen, PaidAnswers(tmp_path), shape=splits.shape, output=LabelsOnly()
+    )
+    shares = told.confidences(splits.test.inputs[:5])
+    assert torch.equal(shares.sort(1).values[:, :-1], torch.zeros(5, 9))
+    with pytest.raises(
+        ConfigError, match=r"inputs of shape \(0, 1, 8, 8\) are asked about; give \(n, 1, 8, 8\)"
+    ):
+        told.labels(splits.test.inputs[:0])
+    with pytest.raises(ConfigError, match=r"inputs of shape \(1, 8, 8\)"):
+        told.labels(splits.test.inputs[0])
+
+
+def test_no_search_and_no_selection_looks_at_its_figures(
+    splits: Splits,
+) -> None:
+    config = parse(order(*ASKED).config)
+    with pytest.raises(ConfigError, match="nothing may be selected by them"):
+        candidates.plans([config], splits)
 
 
 def never() -> Tensor:

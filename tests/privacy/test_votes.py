@@ -143,3 +143,17 @@ def test_a_canary_is_told_by_noisy_counts_no_better_than_the_bound_and_nearly_as
 def test_a_canary_breaks_the_bound_where_there_is_less_noise_than_stated(noise_multiplier: float) -> None:
     hits, alarms = true_positives(replace(FEW, noise_multiplier=noise_multiplier))
     assert clopper_pearson(hits, TRIALS, 0.99).low > bound(alarms)
+
+
+@pytest.mark.parametrize(
+    ("budget", "said"),
+    [
+        (Budget(epsilon=None, tpr_at_fpr=(0.01, 0.010001), delta=1e-5), "is too near to blind guessing"),
+        (Budget(epsilon=600.0, delta=1e-5), r"privacy\.epsilon=600 protects nobody"),
+    ],
+)
+def test_what_no_noise_reaches_is_refused_at_once(budget: Budget, said: str) -> None:
+    target = Target.of(budget)
+    assert target is not None
+    with pytest.raises(ConfigError, match=said):
+        calibrated(CONFIDENT, target)

@@ -33,8 +33,8 @@ class Website:
         return self.session.get(self.url + path, headers=self._headers(key), timeout=20)
 
     def ask(self, body: Any, key: str | None = None, **more: Any) -> requests.Response:
-        """POST to /v1/predict, JSON or bytes."""
-        headers = self._headers(key) | more.pop("headers", {})
+        """POST to /v1/predict, JSON or bytes, which are said to be JSON too where nothing else is said."""
+        headers = self._headers(key) | {"Content-Type": "application/json"} | more.pop("headers", {})
         given = {"json": body} if isinstance(body, dict | list) else {"data": body}
         return self.session.post(f"{self.url}/v1/predict", headers=headers, timeout=20, **given, **more)
 

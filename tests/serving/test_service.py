@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import logging
@@ -16,7 +17,10 @@ from services import SHAPE, network, served
 from torch import nn
 
 from dptrain.models.output import LabelsOnly
+from dptrain.serving import server
 from dptrain.serving.guard import Started
+from dptrain.serving.inputs import Reader
+from dptrain.serving.ledger import QueryBudget
 
 pytestmark = pytest.mark.e2e
 
@@ -76,6 +80,20 @@ def test_documents_are_given_to_anyone_and_counters_to_those_with_the_scope(webs
         assert site.get("/nowhere", key="").json() == {"detail": "Not Found."}
 
 
+def nested(depth):
+    found: list = []
+    for _ in range(depth):
+        found = [found]
+    return found
+
+
+def file_of(image: Image.Image, kind: str = "png", exif: bytes | None = None) -> str:
+    """An image's file, in base64."""
+    held = io.BytesIO()
+    image.save(held, kind, **({} if exif is None else {"exif": exif}))
+    return base64.b64encode(held.getvalue()).decode()
+
+
 BAD = [
     ({}, 422),
     ([], 400),
@@ -96,6 +114,15 @@ BAD = [
     ({"records": [{"image": {"a": 1}}]}, 422),
     ({"records": [{"image": "not base64"}]}, 422),
     ({"inputs": [1], "records": []}, 422),
+    ({"inputs": ["a" * 20000, *[""] * 15]}, 422),  # which NumPy would make an array of as wide cells of
+    ({"records": [{"image": [[["a" * 500] * 8] * 8]}]}, 422),
+    ({"records": [{"image": nested(300)}]}, 422),
+    ({"records": [{"image": [[True] * 8] * 8}]}, 422),
+    ({"records": [{"image": file_of(Image.new("1", (4000, 3000)))}]}, 422),  # more pixels than are decoded
+    ({"records": [{"image": file_of(Image.new("L", (2000, 1500)))}] * 4}, 422),
+    ({"records": [{"image": file_of(Image.new("L", (8, 8)), "eps")}]}, 422),
+    ({"records": [{"image": file_of(Image.new("L", (8, 8)), exif=b"II*\0")}]}, 422),
+    ({"records": [{"image": file_of(Image.new("L", (8, 8)), exif=b"AAAAAAAA")}]}, 422),
     (b"{", 400),
     (b"\xff\xfe", 400),
     (b"NaN", 400),
@@ -117,7 +144,9 @@ def test_what_is_wrong_is_said_in_one_sentence_and_never_a_5xx(website, caplog):
             assert len(said["detail"]) < 700
             assert "Traceback" not in answered.text
             assert ".py" not in answered.text
+            assert "AAAAAAAA" not in answered.text
         assert site.ask(b"x", headers={"Content-Type": "text/plain"}).status_code == 415
+        assert site.ask(b"{}", headers={"Content-Type": None}).status_code == 415
     assert not caplog.records
 
 
@@ -173,5 +202,76 @@ def test_too_many_that_wait_are_sent_away(website):
         from concurrent.futures import ThreadPoolExecutor
 
         with ThreadPoolExecutor(6) as pool:
-            statuses = [each.status_code for each in pool.map(lambda _: site.ask(body), range(6))]
+            asked = pool.map(lambda _: site.ask(body, headers={"Content-Type": "application/json"}), range(6))
+            statuses = [each.status_code for each in asked]
     assert set(statuses) == {200, 503}
+
+
+def test_a_model_without_a_finite_answer_spends_nothing(website):
+    class Broken(nn.Module):
+        def forward(self, confidences: torch.Tensor) -> torch.Tensor:
+            return confidences / 0.0 - confidences / 0.0
+
+    with website({"budget": QueryBudget(per_key=10)}, model=served(Broken())) as site:
+        assert site.inputs(INPUTS).status_code == 422
+        assert site.get("/v1/key").json()["budgets"]["key"]["spent"] == 0
+
+
+def test_who_has_nothing_left_is_refused_before_a_body_is_read(website, monkeypatch):
+    with website({"budget": QueryBudget(per_key=4)}) as site:
+        assert site.inputs(INPUTS).status_code == 200
+        monkeypatch.setattr(Reader, "read", None)  # calling it would fail
+        assert site.inputs(INPUTS).status_code == 429
+
+
+def test_without_keys_pages_of_other_sites_are_not_answered(website):
+    with website(keys=False) as site:
+        for headers, status in (
+            ({}, 200),
+            ({"Origin": site.url}, 200),
+            ({"Origin": "https://elsewhere.example"}, 403),
+            ({"Host": "elsewhere.example"}, 403),
+            ({"Origin": "null"}, 403),
+        ):
+            body = json.dumps({"inputs": INPUTS.tolist()}).encode()
+            answered = site.ask(body, key="", headers={"Content-Type": "application/json", **headers})
+            assert answered.status_code == status, headers
+
+
+def trickle(connection: socket.socket) -> None:
+    for _ in range(200):
+        connection.sendall(b"G")
+        time.sleep(0.02)
+
+
+def test_connections_on_which_nothing_is_asked_are_closed(website, monkeypatch):
+    monkeypatch.setattr(server, "HEADER_SECONDS", 0.3)
+    with website() as site:
+        host, port = site.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=10) as idle:
+            assert idle.recv(1) == b""
+        with (
+            socket.create_connection((host, int(port)), timeout=10) as trickling,
+            pytest.raises(OSError, match=r"reset|pipe"),
+        ):
+            trickle(trickling)
+        assert site.inputs(INPUTS).status_code == 200
+
+
+def test_the_documentation_runs_no_script_and_is_framed_by_nobody(website):
+    with website() as site:
+        page = site.get("/docs", key="")
+    assert "/v1/predict" in page.text
+    assert "<script" not in page.text
+    assert page.headers["x-frame-options"] == "DENY"
+    assert "frame-ancestors 'none'" in page.headers["content-security-policy"]
+
+
+@pytest.mark.parametrize("header", ["Basic é", "Basic e", "Basic", "Basic ZXhhbXBsZQ==", "Bearer é"])
+def test_headers_that_are_no_key_are_refused(website, header):
+    with website() as site:
+        host, port = site.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=10) as connection:
+            asked = f"GET /admin HTTP/1.1\r\nHost: {host}\r\nAuthorization: {header}\r\n\r\n"
+            connection.sendall(asked.encode("latin-1"))
+            assert b" 401 " in connection.recv(4096).partition(b"\r\n")[0]

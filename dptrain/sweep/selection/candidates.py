@@ -92,6 +92,12 @@ def plans(configs: Sequence[Config], splits: Splits, epsilon: float | None = Non
                 f"mechanism={config.mechanism['_target_']} proves nothing, and so a selection cannot either; "
                 "use mechanism=dpsgd"
             )
+        if getattr(plan, "measured_outside", False):
+            raise ConfigError(
+                f"mechanism={config.mechanism['_target_']}: its figures come of the training records, "
+                "outside its guarantee, so that nothing may be selected by them; use another mechanism, or "
+                "a sweep over a grid"
+            )
         found[plan] = None
     return list(found)
 

@@ -27,6 +27,7 @@ from dptrain.sweep import state as sweeps
 from dptrain.sweep.score import kept_score, terms_of
 from dptrain.sweep.selection import candidates, terms
 from dptrain.training import checkpoint
+from dptrain.training.answers import ANSWERS
 
 SELECTED = "selected.json"  # which trial was selected: for the team
 RELEASE = "selected"  # the folder of what may be given away
@@ -186,7 +187,7 @@ def failures(folder: Path) -> set[int]:
 
 def _began(path: Path) -> bool:
     """Whether a step was paid for; before that, no training record has had a say in anything."""
-    return (path / runs.WEIGHTS).exists() or checkpoint.paid(path) > 0
+    return any((path / each).exists() for each in (runs.WEIGHTS, ANSWERS)) or checkpoint.paid(path) > 0
 
 
 def _number(job: str) -> int:

@@ -169,7 +169,8 @@ def test_rates_by_key_and_by_tenant(website):
         refused = site.ask(ONE)
         assert refused.status_code == 429
         assert 1 <= int(refused.headers["retry-after"]) <= 3600
-        assert site.inputs(torch.zeros(6, *SHAPE)).status_code == 413
+        fresh = site.service.keys.make(tenant="another", scopes=["predict"], days=None)
+        assert site.inputs(torch.zeros(6, *SHAPE), key=fresh).status_code == 413
 
 
 @pytest.mark.parametrize("wrong", [{"key": ["often"]}, {"tenant": ["5"]}])

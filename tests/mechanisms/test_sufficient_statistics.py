@@ -296,6 +296,12 @@ def test_a_model_without_a_linear_head_on_a_frozen_part_is_refused(mechanism, sp
     assert mechanism.prepare(bare, splits) is bare
 
 
+def test_too_many_records_are_refused_before_anything_is_spent(mechanism, splits, monkeypatch) -> None:
+    monkeypatch.setattr(sufficient_statistics, "MOST_RECORDS", 10)
+    with pytest.raises(ConfigError, match="adds up 10 records exactly"):
+        mechanism.plan(splits, LITTLE)
+
+
 def test_a_frozen_part_that_mixes_records_is_refused(mechanism, splits) -> None:
     class Centred(nn.Module):
         def forward(self, inputs: Tensor) -> Tensor:

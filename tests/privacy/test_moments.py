@@ -239,12 +239,6 @@ def test_noise_has_the_deviations_that_the_plan_claims_and_stays_symmetric() -> 
     assert draws(size, CLASSES) == 1 + size + len(above[0]) + size * CLASSES
 
 
-def test_too_many_records_are_refused(monkeypatch) -> None:
-    monkeypatch.setattr(exact_moments, "MOST_RECORDS", 10)
-    with pytest.raises(ConfigError, match="adds up 10 records exactly"):
-        moments_of(torch.ones(11, 2), torch.zeros(11, dtype=torch.int64))
-
-
 def test_plans_of_other_numbers_of_units_are_calibrated_alike() -> None:
     budget = Budget(epsilon=1.0, delta=1e-6)
     assert calibrated(plan_of(units=10), budget) == replace(calibrated(plan_of(), budget), units=10)

@@ -31,8 +31,7 @@ NO_CEILING = (
 def ends(found: Spread) -> str:
     """A centre and its interval, or the values and why there is none.
 
-        >>> from dptrain.evidence.break_even import break_even
-    from dptrain.evidence.repeats import spread
+        >>> from dptrain.evidence.repeats import spread
         >>> ends(spread([0.5, 0.7], 0.95))
         '0.500; 0.700 [no interval: 2 seeds]'
     """

@@ -104,7 +104,7 @@ def network(splits: Splits) -> Mlp:
 
 def test_a_run_is_stated_attacked_and_told(finished: Path) -> None:
     report = read_json(finished / runs.REPORT)
-    assert report["utility"]["accuracy"] > 3 * report["floor_accuracy"]
+    assert report["utility"]["accuracy"] > 1.5 * report["floor_accuracy"]
     stated = report["guarantee"]
     assert 7.9 < stated["epsilon"] <= 8.0
     assert any("300 inputs are answered" in text for _, text in stated["plan"])

@@ -176,7 +176,7 @@ def test_another_budget_trains_on_the_features_of_the_first_run(tmp_path, monkey
     forward = Scattering2d.forward
 
     def count(self: Scattering2d, images: Tensor) -> Tensor:
-        made.append(len(images) if images.std() > 0 else 0)
+        made.append(int((images.flatten(1).std(1) > 0).sum()))  # rows that fill up a batch are blank
         return forward(self, images)
 
     monkeypatch.setattr(Scattering2d, "forward", count)

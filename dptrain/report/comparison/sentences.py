@@ -31,9 +31,9 @@ NO_CEILING = (
 def ends(found: Spread) -> str:
     """A centre and its interval, or the values and why there is none.
 
-        >>> from dptrain.evidence.repeats import spread
-        >>> ends(spread([0.5, 0.7], 0.95))
-        '0.500; 0.700 [no interval: 2 seeds]'
+    >>> from dptrain.evidence.repeats import spread
+    >>> ends(spread([0.5, 0.7], 0.95))
+    '0.500; 0.700 [no interval: 2 seeds]'
     """
     if found.interval is not None:
         return f"{words.number(found.interval.value)} {_tied(words.interval(found.interval))}"

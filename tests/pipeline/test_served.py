@@ -17,7 +17,7 @@ from torch import nn
 from dptrain.contracts import Records, Release, Splits, Task
 from dptrain.evidence.verdict import BROKEN
 from dptrain.models.output import NAMES, make_output
-from dptrain.pipeline.served import Answers, _image, _names, verdict
+from dptrain.pipeline.served import Answers, column_names, image_form, verdict
 from dptrain.tasks import Classification, MultiLabel, NextToken, Regression
 
 
@@ -47,15 +47,15 @@ def test_a_service_answers_what_the_prediction_interface_of_the_release_does(
     ],
 )
 def test_predictions_are_named_where_they_are_rows(task: Task, names: tuple[str, ...]) -> None:
-    assert _names(task, ("a", "b", "c")) == names
+    assert column_names(task, ("a", "b", "c")) == names
 
 
 def test_inputs_are_images_by_their_shape(splits: Splits) -> None:
-    raw = _image(splits)
+    raw = image_form(splits)
     assert raw is not None
     assert raw.settings == {"shape": [1, 8, 8], "bounds": [0.0, 1.0], "declared": None, "clip": True}
     table = Records(torch.zeros(4, 3), torch.zeros(4, dtype=torch.int64))
-    assert _image(replace(splits, train=table)) is None
+    assert image_form(replace(splits, train=table)) is None
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from statistics import median
 
-from measured import Run, measure, options, spread, table, write
+from measured import Run, measure, options, show, spread
 
 BEGIN, END = "<!-- one shot: python scripts/bench_one_shot.py -->", "<!-- /one shot -->"
 DEBIAN = "/usr/share/datasets/fashion-mnist"
@@ -51,10 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
             lines.append(line(data, recipe, epsilon, metric, measure(words, asked.seeds, asked.output)))
     if not lines:
         return 2
-    text = table(HEADER, lines)
-    print(text)
-    if asked.write is not None:
-        write(text, asked.write, BEGIN, END)
+    show(HEADER, lines, asked.write, BEGIN, END)
     return 0
 
 

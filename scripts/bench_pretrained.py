@@ -16,7 +16,7 @@ import os
 import sys
 from pathlib import Path
 
-from measured import Run, measure, options, spread, table, write
+from measured import Run, measure, options, show, spread
 
 BEGIN, END = "<!-- pretrained: python scripts/bench_pretrained.py -->", "<!-- /pretrained -->"
 CIFAR, XRAYS = "CIFAR-10", "PneumoniaMNIST"
@@ -66,10 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
         lines.append(line(data, name, measure((*words, *asked.override), asked.seeds, asked.output)))
     if not lines:
         return 2
-    text = table(HEADER, lines)
-    print(text)
-    if asked.write is not None:
-        write(text, asked.write, BEGIN, END)
+    show(HEADER, lines, asked.write, BEGIN, END)
     return 0
 
 

@@ -18,7 +18,7 @@ from dataclasses import replace
 from statistics import median
 
 import torch
-from measured import measure, options, spread, table, write
+from measured import measure, options, show, spread
 from torch import Tensor
 
 from dptrain.api import _order
@@ -62,10 +62,8 @@ def main(arguments: list[str] | None = None) -> int:
         even = break_even({answers: median(each) for answers, each in found.items()}, median(flat))
         cells = (f"{spread(found[answers], '.1f')}" for answers in ANSWERS)
         lines.append((f"{epsilon:g}", *cells, f"{spread(flat, '.2f')}", even))
-    text = table(("epsilon", *(f"{answers:,}" for answers in ANSWERS), "DP-SGD", "break-even"), lines)
-    print(text)
-    if asked.write is not None:
-        write(text, asked.write, BEGIN, END)
+    header = ("epsilon", *(f"{answers:,}" for answers in ANSWERS), "DP-SGD", "break-even")
+    show(header, lines, asked.write, BEGIN, END)
     return 0
 
 

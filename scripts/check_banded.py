@@ -27,7 +27,7 @@ from statistics import mean
 
 import numpy as np
 import torch
-from measured import table, write
+from measured import show
 from scipy.signal import lfilter
 from scipy.stats import chi2
 from torch import nn
@@ -116,10 +116,7 @@ def check_sums(epsilons: list[float], coordinates: int, readme: Path | None) -> 
             fine &= min(size, apart) > ALARM and abs(error / plan.prefix_error - 1) < 0.05
             numbers = f"{plan.noise_multiplier:.3f}", f"{plan.prefix_error:.2f}", f"{error:.2f}"
             lines.append((f"{epsilon:g}", name, *numbers, f"{size:.3f}", f"{apart:.3f}"))
-    text = table(HEADER, lines)
-    print(text)
-    if readme is not None:
-        write(text, readme, BEGIN, END)
+    show(HEADER, lines, readme, BEGIN, END)
     return fine
 
 

@@ -126,6 +126,16 @@ def options(doc: str, *, output: str) -> argparse.ArgumentParser:
     return parser
 
 
+def show(
+    header: tuple[str, ...], rows: list[tuple[str, ...]], path: Path | None, begin: str, end: str
+) -> None:
+    """Print a table, and put it between two markers of a file, where one is given."""
+    text = table(header, rows)
+    print(text)
+    if path is not None:
+        write(text, path, begin, end)
+
+
 def write(text: str, path: Path, begin: str, end: str) -> None:
     """Put a table between two markers of a file."""
     before, begins, rest = path.read_text().partition(begin)

@@ -6,7 +6,7 @@ import importlib.util
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,6 +19,9 @@ from dptrain.cli.files import folder
 from dptrain.cli.hydra import register
 from dptrain.privacy.accountant import DPSGDPlan
 from dptrain.runs.folder import Order
+
+# From the report of a run, by its number, to the words of all that are asked for.
+Started = Callable[[Callable[[int], dict[str, Any]]], list[tuple[str, ...]]]
 
 # Enough of everything to pass through every stage, and no more.
 QUICK = (

@@ -19,6 +19,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from dptrain.cli.options import parser_of
 from dptrain.comparison import choose
 from dptrain.comparison.compare import CONFIDENCE, compare
 from dptrain.comparison.gather import Selection
@@ -66,13 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def parse(words: list[str]) -> argparse.Namespace:
     """The options, checked."""
-    text = __doc__ or ""
-    parser = argparse.ArgumentParser(
-        prog=PROGRAM,
-        description=text.partition("\n")[0],
-        epilog=text.partition("\n")[2],
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of(PROGRAM, __doc__)
     parser.add_argument("folders", nargs="*", type=Path, help="every report.json below these is compared")
     parser.add_argument("--uri", help="MLflow's store (default: as the runs use it)")
     parser.add_argument("--experiment", default="dptrain", help="in that store (default dptrain)")

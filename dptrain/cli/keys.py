@@ -17,6 +17,7 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
+from dptrain.cli.options import parser_of
 from dptrain.contracts import DptrainError
 from dptrain.report.console import Console
 from dptrain.serving.keys import SCOPES, Keys, Stored, server_secret
@@ -67,13 +68,7 @@ def _line(key: Stored) -> str:
 
 def parse(words: list[str]) -> argparse.Namespace:
     """The options, checked."""
-    text = __doc__ or ""
-    parser = argparse.ArgumentParser(
-        prog=PROGRAM,
-        description=text.partition("\n")[0],
-        epilog=text.partition("\n")[2],
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of(PROGRAM, __doc__)
     parser.add_argument(
         "--folder", type=Path, default=Path("runs/serving"), help="serve.folder (default runs/serving)"
     )

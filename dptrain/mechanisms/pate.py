@@ -39,7 +39,7 @@ from dptrain.training.loop import evaluate
 from dptrain.training.seen import Seen
 from dptrain.training.settings import Settings
 from dptrain.training.student import Graph, fit_student, trusted
-from dptrain.training.teachers import counts_of, parts_of, votes
+from dptrain.training.teachers import counts_of, parts_of, refuse_other_tasks, votes
 from dptrain.training.tested import refuse_company, refuse_dependence
 
 FEWEST = 20  # public inputs to learn from
@@ -137,12 +137,7 @@ class PATE:
         return plan if target is None else calibrated(plan, target)
 
     def _check(self, splits: Splits) -> None:
-        if not splits.of_classes or splits.train.names:
-            what = "inputs by name" if splits.of_classes else f"labels of {task_of(splits).name}"
-            raise ConfigError(
-                f"mechanism=pate: teachers vote for a class of one tensor of inputs, and data "
-                f"`{splits.name}` has {what}; choose mechanism=dpsgd"
-            )
+        refuse_other_tasks(splits, "pate")
         if splits.public is None:
             raise ConfigError(
                 f"mechanism=pate asks about public inputs, and data `{splits.name}` declares none; give it a "

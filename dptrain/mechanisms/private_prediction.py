@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from dptrain.contracts import Access, Budget, ConfigError, Context, Guarantee, Mechanism, Release, Splits
+from dptrain.contracts import Access, Budget, Context, Guarantee, Mechanism, Release, Splits
 from dptrain.contracts.ranges import Count, Positive
 from dptrain.privacy import accountant
 from dptrain.privacy.guarantee import BY_PUBLIC_SEED, OUTSIDE, DPGuarantee, NoGuarantee
@@ -19,13 +19,12 @@ from dptrain.privacy.noise.cost import refuse_costly
 from dptrain.privacy.noise.source import NoiseSource, randomness
 from dptrain.privacy.plan import Target
 from dptrain.privacy.votes import QueriesPlan, calibrated
-from dptrain.tasks import task_of
 from dptrain.training.ensemble import Ensemble, Replica, shares_of
 from dptrain.training.fit import units_of
 from dptrain.training.paid_answers import PaidAnswers
 from dptrain.training.seen import Seen
 from dptrain.training.settings import Settings
-from dptrain.training.teachers import parts_of
+from dptrain.training.teachers import parts_of, refuse_other_tasks
 from dptrain.training.tested import refuse_company, refuse_dependence
 
 MEASURED_OUTSIDE = (
@@ -58,12 +57,7 @@ class PrivatePrediction:
 
     def prepare(self, model: nn.Module, splits: Splits) -> nn.Module:
         """The model, found to treat each record by itself: so do the features that teachers see."""
-        if not splits.of_classes or splits.train.names:
-            what = "inputs by name" if splits.of_classes else f"labels of {task_of(splits).name}"
-            raise ConfigError(
-                f"mechanism=private_prediction: teachers vote for a class of one tensor of inputs, and data "
-                f"`{splits.name}` has {what}; choose mechanism=dpsgd"
-            )
+        refuse_other_tasks(splits, "private_prediction")
         refuse_dependence(model, splits, self.settings)
         return model
 

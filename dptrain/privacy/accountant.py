@@ -35,8 +35,26 @@ MOST_LOSS = 700.0  # beyond, exp(loss) leaves double precision
 _NEIGHBOURS = {"add_remove": pld.NeighborRel.ADD_OR_REMOVE_ONE, "replace_one": pld.NeighborRel.REPLACE_ONE}
 
 
+class OfClippedSums:
+    """What plans have in common by which noise is added to sums of clipped gradients."""
+
+    max_grad_norm: float
+    noise_multiplier: float
+    adjacency: str
+
+    @property
+    def sensitivity(self) -> float:
+        """Most that one change of the data set, as `adjacency` has it, moves a sum that it takes part in."""
+        return self.max_grad_norm * (2.0 if self.adjacency == "replace_one" else 1.0)
+
+    @property
+    def noise_std(self) -> float:
+        """Standard deviation of each coordinate's noise on the *sum*, encoded where noise is correlated."""
+        return self.noise_multiplier * self.max_grad_norm
+
+
 @dataclass(frozen=True, kw_only=True)
-class DPSGDPlan:
+class DPSGDPlan(OfClippedSums):
     """All that sampler, clipper, noise and accountant of DP-SGD agree on; public constants, frozen.
 
     `noise_multiplier` is the noise's standard deviation over `max_grad_norm`, the most that
@@ -52,16 +70,6 @@ class DPSGDPlan:
     clipping: str = "flat"  # flat | per_layer | automatic
     sampling: str = "poisson"  # poisson | shuffle
     adjacency: str = "add_remove"
-
-    @property
-    def sensitivity(self) -> float:
-        """Most that one change of the data set, as `adjacency` has it, moves a sum of gradients."""
-        return self.max_grad_norm * (2.0 if self.adjacency == "replace_one" else 1.0)
-
-    @property
-    def noise_std(self) -> float:
-        """Standard deviation of each coordinate's noise on the *sum* of clipped gradients."""
-        return self.noise_multiplier * self.max_grad_norm
 
     @property
     def fresh_std(self) -> float:

@@ -20,7 +20,7 @@ from dp_accounting import DpEvent
 
 from dptrain.contracts import Budget, ConfigError
 from dptrain.privacy import accountant
-from dptrain.privacy.accountant import DPSGDPlan, PrivacyLoss
+from dptrain.privacy.accountant import DPSGDPlan, OfClippedSums, PrivacyLoss
 from dptrain.privacy.noise.strategies import (
     MOST_BANDS,
     bands_shipped,
@@ -32,7 +32,7 @@ from dptrain.privacy.plan import Rates, Target, calibrate, check_delta, check_ro
 
 
 @dataclass(frozen=True, kw_only=True)
-class BandedPlan:
+class BandedPlan(OfClippedSums):
     """All that sampler, clipper, noise and accountant agree on; public constants, frozen.
 
     `noise_multiplier` is the standard deviation of the independent noise z over `max_grad_norm`; `strategy`
@@ -66,16 +66,6 @@ class BandedPlan:
     def sample_rate(self) -> float:
         """A unit's chance to take part in a step, for whoever does not know its group."""
         return self.turn_rate / self.groups
-
-    @property
-    def sensitivity(self) -> float:
-        """Most that one participation of a changed unit, as `adjacency` has it, moves the encoded sums."""
-        return self.max_grad_norm * (2.0 if self.adjacency == "replace_one" else 1.0)
-
-    @property
-    def noise_std(self) -> float:
-        """Standard deviation of each coordinate of z, the noise on the encoded sums."""
-        return self.noise_multiplier * self.max_grad_norm
 
     @property
     def fresh_std(self) -> float:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,29 +20,23 @@ def script(measured: ModuleType) -> ModuleType:  # noqa: ARG001 - the script imp
 
 def test_each_recipe_has_a_line_at_each_epsilon(
     script: ModuleType,
-    measured: ModuleType,
+    started: support.Started,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     np.savez(tmp_path / "pneumoniamnist.npz", nothing=np.zeros(1))
     monkeypatch.setenv("DPTRAIN_DATA", str(tmp_path))
-    asked: list[tuple[str, ...]] = []
 
-    def start(words: tuple[str, ...], folder: Path) -> None:
-        asked.append(words)
-        made = folder / f"run{len(asked)}"
-        made.mkdir(parents=True)
-        (made / "run.json").write_text(json.dumps({"overrides": list(words)}))
-        report = {
-            "utility": {"accuracy": 0.8, "auroc": 0.9 + 0.01 * len(asked)},
+    def report(number: int) -> dict[str, Any]:
+        return {
+            "utility": {"accuracy": 0.8, "auroc": 0.9 + 0.01 * number},
             "holdout_by_step": [[1, 0.8, 1.0]],
             "guarantee": {"epsilon": 0.3, "delta": 1e-5, "noise_multiplier": None},
-            "seconds": {"train": 60.0 if len(asked) == 1 else 6.0},
+            "seconds": {"train": 60.0 if number == 1 else 6.0},
         }
-        (made / "report.json").write_text(json.dumps(report))
 
-    monkeypatch.setattr(measured, "start", start)
+    asked = started(report)
     words = ["--output", str(tmp_path / "runs"), "--seeds", "2", "--fashion", str(tmp_path), "--rows"]
     assert script.main([*words, "PneumoniaMNIST@0.3", "fashion_scatter@1"]) == 0
     shown = capsys.readouterr()

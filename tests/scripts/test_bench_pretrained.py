@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,29 +20,23 @@ def script(measured: ModuleType) -> ModuleType:  # noqa: ARG001 - the script imp
 
 def test_rows_are_medians_of_runs(
     script: ModuleType,
-    measured: ModuleType,
+    started: support.Started,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     np.savez(tmp_path / "pneumoniamnist.npz", nothing=np.zeros(1))
     monkeypatch.setenv("DPTRAIN_DATA", str(tmp_path))
-    asked: list[tuple[str, ...]] = []
 
-    def start(words: tuple[str, ...], folder: Path) -> None:
-        asked.append(words)
-        made = folder / f"run{len(asked)}"
-        made.mkdir(parents=True)
-        (made / "run.json").write_text(json.dumps({"overrides": list(words)}))
-        report = {
-            "utility": {"accuracy": 0.8 + 0.01 * len(asked), "auroc": 0.9},
+    def report(number: int) -> dict[str, Any]:
+        return {
+            "utility": {"accuracy": 0.8 + 0.01 * number, "auroc": 0.9},
             "holdout_by_step": [[1, 0.8, 1.0]],
             "guarantee": {"epsilon": 1.0, "delta": 1e-5, "noise_multiplier": 3.0},
-            "seconds": {"train": 60.0 if len(asked) == 1 else 6.0},
+            "seconds": {"train": 60.0 if number == 1 else 6.0},
         }
-        (made / "report.json").write_text(json.dumps(report))
 
-    monkeypatch.setattr(measured, "start", start)
+    asked = started(report)
     words = ["--output", str(tmp_path / "runs"), "--rows", "medical_pretrained@1", "cifar10_pretrained"]
     assert script.main(words) == 0
     shown = capsys.readouterr()

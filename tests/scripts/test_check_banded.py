@@ -21,7 +21,7 @@ def script(measured: ModuleType) -> ModuleType:  # noqa: ARG001 - the script imp
 def test_the_errors_are_those_planned_and_are_written(script: ModuleType, tmp_path: Path) -> None:
     readme = tmp_path / "README.md"
     readme.write_text(f"before\n{script.BEGIN}\n{script.END}\nafter\n")
-    assert script.main(["--epsilons", "3", "--coordinates", "150", "--write", str(readme)]) == 0
+    assert script.main(["--epsilons", "3", "--coordinates", "2000", "--write", str(readme)]) == 0
     lines = readme.read_text().splitlines()
     assert (lines[0], lines[-1]) == ("before", "after")
     assert [line.split(" | ")[3] for line in lines if line.startswith("| 3 ")] == [

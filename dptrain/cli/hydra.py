@@ -69,7 +69,7 @@ class SweepStart(Callback):
 
     @_ending_the_sweep
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        from dptrain.cli import main as cli
+        from dptrain.cli import multirun
         from dptrain.sweep import state as sweeps  # which know what follows, and import much
 
         _withhold(config)
@@ -80,7 +80,7 @@ class SweepStart(Callback):
         with start.errors_explained():
             process.threads_each(config.hydra.launcher, config.performance.processes)
         if config.sweep.candidates:
-            cli.begin_selection(
+            multirun.begin_selection(
                 Path(config.hydra.sweep.dir),
                 plain(_asked(config)),
                 swept=_swept(config.hydra.overrides.task),
@@ -88,7 +88,7 @@ class SweepStart(Callback):
             )
         elif config.hydra.runtime.choices["hydra/sweeper"] != "basic":
             direction = OmegaConf.select(config, "hydra.sweeper.direction")
-            cli.begin_search(
+            multirun.begin_search(
                 Path(config.hydra.sweep.dir), config.sweep, getattr(direction, "name", direction)
             )
         else:
@@ -143,9 +143,9 @@ class SweepEnd(Callback):
 
     @_ending_the_sweep
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        from dptrain.cli import main as cli  # which knows what follows, and imports much
+        from dptrain.cli import multirun  # which knows what follows, and imports much
 
-        cli.conclude(Path(config.hydra.sweep.dir), plain(config.tracking))
+        multirun.conclude(Path(config.hydra.sweep.dir), plain(config.tracking))
 
 
 def register() -> None:

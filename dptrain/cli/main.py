@@ -6,33 +6,25 @@ import math
 import os
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from dptrain.assembly.build import build
 from dptrain.assembly.other_mechanism import without_what_does_not_apply
 from dptrain.cli import launched, process
-from dptrain.cli.start import FAILED, INTERRUPTED
+from dptrain.cli.start import BEYOND, BROKEN, CRASHED, FAILED, INTERRUPTED
 from dptrain.config import Config, parse
-from dptrain.contracts import BrokenGuarantee, ConfigError, DptrainError, LimitExceeded
+from dptrain.contracts import BrokenGuarantee, ConfigError, DoesNotApply, DptrainError, LimitExceeded
 from dptrain.pipeline import train
-from dptrain.redaction import cleansed, given_again, redact, revealed
-from dptrain.report import selection as said
-from dptrain.report.comparison.points import Comparison
+from dptrain.redaction import cleansed, given_again, redact
 from dptrain.report.console import Console
 from dptrain.runs import folder as runs
-from dptrain.storage import Unwritable, write_text
+from dptrain.storage import Unwritable
 from dptrain.sweep import budget as sweep_budget
 from dptrain.sweep import state as sweeps
-from dptrain.sweep import tracking as sweep_tracking
 from dptrain.sweep.score import kept_score
 from dptrain.sweep.selection import trials
 from dptrain.sweep.study import study_of
-
-CRASHED, BROKEN, BEYOND = 1, 3, 4
 
 
 def main(order: runs.Order, sweep_folder: Path | None) -> float | None:
@@ -77,10 +69,14 @@ def main(order: runs.Order, sweep_folder: Path | None) -> float | None:
                 with runs.alone(folder):
                     _carry_out(parse(order.config), order, folder, console)
     except DptrainError as error:
-        console.error(error)
         code = _code(error)
         if sweep_folder is None:
+            console.error(error)
             sys.exit(code)
+        if isinstance(error, DoesNotApply):
+            console.note("left out", str(error))
+        else:
+            console.error(error)
         _note_failure(sweep_folder, order, folder, error, code)  # the other jobs go on
     except Exception as error:
         cleansed(error)
@@ -186,112 +182,6 @@ def _note_failure(
         sweeps.note_failure(sweep_folder, order, error, code)
         if folder is not None and (folder / runs.ORDER).exists():
             runs.remember(folder, error=redact(str(error)))
-
-
-def begin_search(sweep_folder: Path, sought: Mapping[str, Any], direction: str | None) -> None:
-    """Let results choose the jobs of a sweep; exits with 2 where it is not said what that may spend."""
-    try:
-        sweep_budget.begin(sweep_folder, max_epsilon=sought["max_epsilon"], direction=direction)
-    except DptrainError as error:
-        Console().error(error)
-        sys.exit(FAILED)
-
-
-def begin_selection(
-    sweep_folder: Path, values: Mapping[str, Any], *, swept: Sequence[str], sweeper: str
-) -> None:
-    """Agree on a private selection and draw its number of trials; exits with 2 where that cannot be.
-
-    Exits with 0 where no trial at all was drawn, for then there is nothing to do.
-    """
-    console = Console()
-    try:
-        terms = trials.begin(sweep_folder, values, swept=swept, sweeper=sweeper)
-    except DptrainError as error:
-        console.error(error)
-        sys.exit(FAILED)
-    for name, text in said.agreed(terms):
-        console.note(name, text)
-    if not trials.trials(str(sweep_folder)):
-        conclude(sweep_folder)
-        sys.exit(0)
-
-
-def conclude(sweep_folder: Path, tracking: Mapping[str, Any] | None = None) -> None:
-    """Compare the jobs of a sweep that is done; exits with the gravest code of those that failed.
-
-    `tracking` is where they were recorded, as configured; None: as the first of them remembers it.
-    """
-    # Late, as the jobs of a sweep, and single runs, compare nothing.
-    from dptrain.cli.compare import PROGRAM
-    from dptrain.comparison.compare import compare
-    from dptrain.comparison.gather import Selection
-    from dptrain.report.comparison.console import show
-    from dptrain.report.comparison.files import write_files
-    from dptrain.report.comparison.page import as_html
-    from dptrain.report.pdf import write_pdf
-
-    console = Console()
-    state = sweeps.read_state(sweep_folder)
-    found, files = None, []
-    if any(sweep_folder.glob(f"*/{runs.REPORT}")):
-        try:
-            with runs.disk_explained(f"the same command and sweep.resume={sweep_folder}"):
-                found = compare(Selection(folders=(sweep_folder,)), command=f"{PROGRAM} {sweep_folder}")
-                page = sweep_folder / "comparison.html"
-                write_text(as_html(found), page)
-                show(found)
-                console.page(page)
-                files = [page, *write_files(found, sweep_folder)]
-                if any(order.config["report"]["pdf"] for _, order in sweeps.jobs(sweep_folder)):
-                    paper = page.with_suffix(".pdf")
-                    write_pdf(page.read_text(encoding="utf-8"), paper)
-                    files.append(paper)
-        except DptrainError as error:
-            console.error(error)
-    _hand_to_the_parent(sweep_folder, tracking, found, files, console)
-    failed = state.failed
-    if state.selection is not None:
-        _select(sweep_folder, console, broken=any(each.code == BROKEN for each in failed.values()))
-    for job, failure in failed.items():
-        console.error(DptrainError(f"failed: {job}\n{failure.error}"))
-    if failed:
-        sys.exit(max(failure.code for failure in failed.values()))
-
-
-def _select(sweep_folder: Path, console: Console, *, broken: bool) -> None:
-    """Select the best trial of a private selection, unless one of them shows that nothing is proved."""
-    if broken:
-        console.note("selected", "none: a trial leaked more than is proved, so no proof can be relied on")
-        return
-    try:
-        chosen = trials.conclude(sweep_folder)
-    except DptrainError as error:
-        console.error(error)
-        return
-    for name, text in said.selected(chosen):
-        console.note(name, text)
-
-
-def _hand_to_the_parent(
-    sweep_folder: Path,
-    tracking: Mapping[str, Any] | None,
-    found: Comparison | None,
-    files: Sequence[Path],
-    console: Console,
-) -> None:
-    """Put the comparison where the runs of the sweep are recorded."""
-    jobs = sweeps.jobs(sweep_folder)
-    if not jobs:
-        return
-    _, order = jobs[0]
-    try:
-        # Not parsed: what the jobs ran on, such as device=cuda, need not be on this machine.
-        node = order.config["tracking"] if tracking is None else dict(tracking)
-        recorded = build("tracking", revealed(node, "tracking"))
-        sweep_tracking.conclude(recorded, sweep_folder, found, files)
-    except DptrainError as error:
-        console.error(error)
 
 
 def _code(error: DptrainError) -> int:

@@ -26,7 +26,7 @@ from dptrain.config.rules import key_of, renamed
 from dptrain.config.schema import RENAMED
 from dptrain.installed import own_version
 
-FAILED, INTERRUPTED, UNREAD = 2, 130, 141
+CRASHED, FAILED, BROKEN, BEYOND, INTERRUPTED, UNREAD = 1, 2, 3, 4, 130, 141  # exit codes
 FULL = "HYDRA_FULL_ERROR"
 
 

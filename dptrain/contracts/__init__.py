@@ -10,6 +10,7 @@ from dptrain.contracts.errors import (
     BrokenGuarantee,
     ConfigError,
     DataError,
+    DoesNotApply,
     DptrainError,
     LimitExceeded,
     OutOfQueries,
@@ -70,7 +71,8 @@ from dptrain.contracts.trees import Form, Forms, Inputs
 __all__ = [
     "OF_A_TRAINING", "PROBES", "Access", "Assigned", "Assignment", "Attack", "Attempt", "Attributes",
     "Bets", "Bin", "Briefing", "BrokenGuarantee", "Budget", "Calibration", "Canaries", "Clips",
-    "ConfigError", "Constants", "Context", "Cost", "Counts", "DataError", "Detectable", "DptrainError",
+    "ConfigError", "Constants", "Context", "Cost", "Counts", "DataError", "Detectable", "DoesNotApply",
+    "DptrainError",
     "Estimate", "Exposed", "Findings", "Forecast", "Form", "Forms", "Gallery", "Game", "Guarantee",
     "Guesses", "Hashes", "Images", "Inputs", "Interval", "Kept", "Leakage", "LimitExceeded",
     "MadeKernels", "Mechanism", "NoiseSeen", "NotRun", "Observation", "Observer", "OutOfQueries",

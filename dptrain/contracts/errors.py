@@ -11,6 +11,10 @@ class ConfigError(DptrainError):
     """The configuration cannot be run as it stands."""
 
 
+class DoesNotApply(ConfigError):
+    """A mechanism that data or model do not allow, whatever its settings; another one may go with them."""
+
+
 class DataError(DptrainError):
     """The data cannot be found, read or trusted."""
 

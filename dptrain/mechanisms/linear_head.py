@@ -6,7 +6,7 @@ import copy
 
 from torch import nn
 
-from dptrain.contracts import ConfigError, Splits
+from dptrain.contracts import ConfigError, DoesNotApply, Splits
 from dptrain.models.clipped import Clipped
 from dptrain.models.frozen import FrozenFeatures, split
 from dptrain.training.settings import Settings
@@ -39,13 +39,13 @@ def linear_of(model: nn.Module) -> nn.Linear:
         if not all(isinstance(each, PASSING) for each in before):
             last = None
     if not isinstance(last, nn.Linear) or last.bias is None:
-        raise ConfigError(
+        raise DoesNotApply(
             f"{NAME} trains a linear layer with a bias on a frozen part, and the model does not end in one; "
             "choose model=scatter_linear, or a pre-trained model with model.trainable=head, or "
             "mechanism=dpsgd"
         )
     if last.in_features > MOST_FEATURES:
-        raise ConfigError(
+        raise DoesNotApply(
             f"{NAME} sums products of all pairs of features, of which the model has {last.in_features:,}; "
             f"choose {MOST_FEATURES:,} at most, such as by model.components=1000, or mechanism=dpsgd"
         )
@@ -56,12 +56,12 @@ def check_task(splits: Splits, settings: Settings) -> None:
     """Raise ConfigError for data and settings of which no second moments are made."""
     if not splits.of_classes:
         assert splits.task is not None
-        raise ConfigError(
+        raise DoesNotApply(
             f"{NAME} knows labels that are one of some classes, and data `{splits.name}` has labels of "
             f"{splits.task.name}; use mechanism=dpsgd"
         )
     if splits.train.names:
-        raise ConfigError(
+        raise DoesNotApply(
             f"{NAME} takes inputs of one tensor, and data `{splits.name}` has inputs by name "
             f"({', '.join(splits.train.names)}); use mechanism=dpsgd"
         )

@@ -17,6 +17,7 @@ from dptrain.contracts import (
     Budget,
     ConfigError,
     Context,
+    DoesNotApply,
     Guarantee,
     Mechanism,
     Records,
@@ -139,7 +140,7 @@ class PATE:
     def _check(self, splits: Splits) -> None:
         refuse_other_tasks(splits, "pate")
         if splits.public is None:
-            raise ConfigError(
+            raise DoesNotApply(
                 f"mechanism=pate asks about public inputs, and data `{splits.name}` declares none; give it a "
                 "public part (of data=npz public_images), or declare a share of the held-out records public "
                 "by mechanism.public_from_holdout=0.8, which the statement then says"

@@ -18,6 +18,7 @@ from dptrain.contracts import (
     Budget,
     ConfigError,
     Context,
+    DoesNotApply,
     Guarantee,
     Mechanism,
     Release,
@@ -103,7 +104,7 @@ class SufficientStatistics:
     def plan(self, splits: Splits, budget: Budget) -> MomentsPlan:
         """What `fit` will do, calibrated to the budget."""
         if len(splits.train) > MOST_RECORDS:
-            raise ConfigError(
+            raise DoesNotApply(
                 f"mechanism=sufficient_statistics adds up {MOST_RECORDS:,} records exactly, and data "
                 f"`{splits.name}` has more; use mechanism=dpsgd"
             )

@@ -11,7 +11,7 @@ from typing import Any
 from filelock import FileLock
 from pydantic import BaseModel, Field
 
-from dptrain.contracts import DptrainError, Plan
+from dptrain.contracts import DoesNotApply, DptrainError, Plan
 from dptrain.privacy.plan import default_delta
 from dptrain.privacy.written import from_json, plan_from_json, plan_of, plan_to_json
 from dptrain.redaction import redact
@@ -30,6 +30,7 @@ class Failure(BaseModel):
     error: str
     code: int
     asked: list[str]
+    applies: bool = True  # False: data or model do not go with the job's mechanism
 
 
 class Search(BaseModel):
@@ -70,6 +71,17 @@ class SweepState(State):
     selection: Selection | None = None
     # Ids in MLflow of jobs that failed before they had one, by job.
     children: dict[str, str | None] = Field(default_factory=dict)
+
+    @property
+    def inapplicable(self) -> dict[str, Failure]:
+        """By job: those whose mechanism data or model do not allow, in a sweep that asks which do."""
+        words = {word for job in self.asked for word in job.split() if word.startswith("mechanism=")}
+        return {job: why for job, why in self.failed.items() if not why.applies and len(words) > 1}
+
+    @property
+    def broken_off(self) -> dict[str, Failure]:
+        """By job: those that failed, and ought not to have."""
+        return {job: why for job, why in self.failed.items() if job not in self.inapplicable}
 
     @property
     def agreed(self) -> Selection:
@@ -114,7 +126,12 @@ def never_begun(folder: Path) -> dict[str, str]:
 
 def note_failure(folder: Path, order: runs.Order, error: Exception, code: int) -> None:
     """Remember that a job failed, so that the others go on and the sweep says so in the end."""
-    failure = Failure(error=redact(str(error)), code=code, asked=list(_words(order.overrides)))
+    failure = Failure(
+        error=redact(str(error)),
+        code=code,
+        asked=list(_words(order.overrides)),
+        applies=not isinstance(error, DoesNotApply),
+    )
     with changing(folder) as state:
         state.failed = {**state.failed, job_key(order.overrides): failure}
 

@@ -61,13 +61,13 @@ def conclude(tracking: Tracking, folder: Path, found: Comparison | None, files: 
     `files` go below `comparison/` of its artifacts, where those of a folder of `folder` stay together.
     """
     state = sweeps.read_state(folder)
-    parent, failed = state.parent, state.failed
+    parent, failed = state.parent, state.broken_off
     if parent is None:
         return
-    _record_failures(tracking, folder, parent, failed)
+    _record_failures(tracking, folder, parent, state.failed)
     with tracking.open(folder.name, folder, parent) as tracker:
         finished = len(list(folder.glob(f"*/{runs.REPORT}")))
-        tracker.tags(_tags(found, finished, failed, shared(folder)))
+        tracker.tags(_tags(found, finished, failed, shared(folder), inapplicable=len(state.inapplicable)))
         tracker.metric("jobs/finished", finished)
         tracker.metric("jobs/failed", len(failed))
         if found is not None:
@@ -106,10 +106,18 @@ def _record_failures(
 
 
 def _tags(
-    found: Comparison | None, finished: int, failed: Mapping[str, sweeps.Failure], common: Collection[str]
+    found: Comparison | None,
+    finished: int,
+    failed: Mapping[str, sweeps.Failure],
+    common: Collection[str],
+    *,
+    inapplicable: int,
 ) -> dict[str, str]:
     lines = [f"{finished} jobs finished, {len(failed)} failed."]
     tags = {"jobs.finished": str(finished), "jobs.failed": str(len(failed))}
+    if inapplicable:
+        lines.append(f"{inapplicable} do not apply: data or model do not go with their mechanism.")
+        tags["jobs.left_out"] = str(inapplicable)
     if found is not None:
         tags |= {"recipe": found.title, "data": str(found.data["name"]), "unit": found.unit}
         from dptrain.report.render import markdown_table  # which imports much

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from dptrain.contracts import ConfigError, Records, Splits, keyed_uniform
+from dptrain.contracts import DoesNotApply, Records, Splits, keyed_uniform
 from dptrain.tasks import task_of
 
 LARGEST = 1e6  # of a feature, beyond which it is cut off: products of two stay finite
@@ -22,7 +22,7 @@ def refuse_other_tasks(splits: Splits, mechanism: str) -> None:
     """Raise ConfigError for data of which teachers cannot learn to vote."""
     if not splits.of_classes or splits.train.names:
         what = "inputs by name" if splits.of_classes else f"labels of {task_of(splits).name}"
-        raise ConfigError(
+        raise DoesNotApply(
             f"mechanism={mechanism}: teachers vote for a class of one tensor of inputs, and data "
             f"`{splits.name}` has {what}; choose mechanism=dpsgd"
         )

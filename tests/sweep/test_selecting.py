@@ -24,6 +24,7 @@ from support import QUICK, command, finish, order
 
 from dptrain.cli import hydra as hydra_cli
 from dptrain.cli import main as cli
+from dptrain.cli import multirun
 from dptrain.comparison.compare import compare
 from dptrain.comparison.gather import Selection
 from dptrain.config import parse
@@ -113,7 +114,7 @@ def done(begun: Path) -> Path:
         cli.main(trial(output, 2), begun)
         cli.main(trial(output, 3, "performance.threads=2"), begun)
     with pytest.raises(SystemExit) as caught:
-        cli.conclude(begun)
+        multirun.conclude(begun)
     assert caught.value.code == cli.FAILED
     return begun
 
@@ -469,7 +470,7 @@ def test_a_loss_is_better_when_smaller_and_a_number_that_is_none_the_worst() -> 
 def conclude(folder: Path) -> dict[str, Any]:
     """What is selected when a sweep ends with a job that failed."""
     with pytest.raises(SystemExit) as caught:
-        cli.conclude(folder)
+        multirun.conclude(folder)
     assert caught.value.code in (cli.CRASHED, cli.BROKEN)
     selected: dict[str, Any] = json.loads((folder / trials.SELECTED).read_text())
     return selected
@@ -519,7 +520,7 @@ def test_what_is_released_does_not_tell_whether_attacks_crashed(
     assert (path / runs.REPORT).exists()
     assert sweeps.read_state(crashed).failed == {}
     assert score.kept_score(path) == 0.75
-    cli.conclude(crashed)
+    multirun.conclude(crashed)
     assert json.loads((crashed / trials.SELECTED).read_text()) == before
     again = {each.name: each.read_bytes() for each in (crashed / "selected").iterdir()}
     assert {name: again[name] for name in ("statement.json", "model_card.md")} == {
@@ -560,7 +561,7 @@ def test_a_broken_guarantee_stays_with_its_trial(begun: Path, tmp_path: Path) ->
         for _ in range(2):  # the second finds the report of the first
             cli.main(trial(tmp_path, 1), folder)
             with pytest.raises(SystemExit) as caught:
-                cli.conclude(folder)
+                multirun.conclude(folder)
             assert caught.value.code == cli.BROKEN
     assert not (folder / "selected").exists()
 
@@ -637,7 +638,7 @@ def test_no_trial_at_all_is_an_outcome(
     fixed_number(0)
     words = asked(tmp_path, "sweep.distribution=poisson", *NOISY)
     with pytest.raises(SystemExit) as caught:
-        cli.begin_selection(tmp_path / "sweep_a", words.config, swept=(), sweeper="basic")
+        multirun.begin_selection(tmp_path / "sweep_a", words.config, swept=(), sweeper="basic")
     assert caught.value.code == 0
     assert "selected  none" in capsys.readouterr().out
     assert json.loads((tmp_path / "sweep_a" / trials.SELECTED).read_text())["trial"] is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +13,9 @@ import pytest
 from support import QUICK, command, finish, order
 
 from dptrain.cli import main as cli
+from dptrain.cli import multirun
 from dptrain.comparison.gather import Selection, gather
-from dptrain.contracts import BrokenGuarantee, Budget, DptrainError, Tracker
+from dptrain.contracts import BrokenGuarantee, Budget, DoesNotApply, DptrainError, Tracker
 from dptrain.pipeline import train
 from dptrain.pipeline.experiment import Experiment
 from dptrain.privacy.accountant import DPSGDPlan
@@ -171,6 +173,43 @@ def test_a_failure_is_remembered_until_it_is_tried_again(tmp_path: Path) -> None
     assert sweeps.read_state(tmp_path).failed == {}
 
 
+@pytest.mark.parametrize(
+    ("asked", "finished", "crashed", "code"),
+    [
+        pytest.param(("dpsgd", "pate"), True, False, 0, id="one_of_those_asked_about_applies"),
+        pytest.param(("dpsgd", "pate"), False, False, 2, id="none_applies"),
+        pytest.param(("dpsgd", "pate"), True, True, 1, id="another_job_crashed"),
+        pytest.param(("pate",), True, False, 2, id="no_other_was_asked_about"),
+    ],
+)
+def test_a_mechanism_that_does_not_apply_is_an_answer_where_that_was_asked(
+    asked: tuple[str, ...],
+    finished: bool,
+    crashed: bool,
+    code: int,
+    tmp_path: Path,
+    swept: tuple[Path, int, str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    sweeps.expect(tmp_path, [[f"mechanism={each}", "seed=1"] for each in asked])
+    missed = order("mechanism=pate", "seed=1", "tracking=none")
+    sweeps.note_failure(tmp_path, missed, DoesNotApply("mechanism=pate asks about public inputs"), 2)
+    if crashed:
+        sweeps.note_failure(tmp_path, order("mechanism=dpsgd", "seed=2"), ValueError("no"), 1)
+    if finished:
+        done = next(swept[0].glob(f"*/{runs.REPORT}")).parent
+        shutil.copytree(done, tmp_path / "done")
+    ended: object = 0
+    try:
+        multirun.conclude(tmp_path)
+    except SystemExit as left:
+        ended = left.code
+    assert ended == code
+    said = capsys.readouterr()
+    where = said.out if len(asked) > 1 else said.err
+    assert "mechanism=pate asks about public inputs" in where
+
+
 def test_jobs_that_never_began_are_missed(tmp_path: Path) -> None:
     sweeps.expect(tmp_path, [["seed=1"], ["seed=2"]])
     sweeps.expect(tmp_path, [["seed=2", f"sweep.resume={tmp_path}"], ["seed=3"]])
@@ -199,7 +238,7 @@ def test_a_broken_guarantee_is_not_forgotten_when_the_sweep_goes_on(
     for _ in range(2):  # the second finds the report of the first
         cli.main(asked, tmp_path / "sweep_a")
         with pytest.raises(SystemExit) as caught:
-            cli.conclude(tmp_path / "sweep_a")
+            multirun.conclude(tmp_path / "sweep_a")
         assert caught.value.code == cli.BROKEN
 
 
@@ -209,7 +248,7 @@ def test_a_sweep_ends_where_its_jobs_could_not_run(
     asked = order("tracking=none")
     asked.config["device"] = "mps"  # of the machines that a scheduler sent the jobs to
     runs.start(tmp_path / "a", asked)
-    cli.conclude(tmp_path)
+    multirun.conclude(tmp_path)
     assert capsys.readouterr().err == ""
 
 

@@ -12,25 +12,24 @@ import torch
 from torch import Tensor
 
 from dptrain.contracts import (
-    Access,
     Attack,
     Attempt,
     BrokenGuarantee,
     DataError,
     Exposed,
-    Findings,
     Gallery,
     Guarantee,
     Leakage,
     NotRun,
     Output,
+    Ranks,
     Scored,
     Scores,
     Scoring,
     Streams,
-    by_query,
 )
 from dptrain.evaluation.failures import reason
+from dptrain.evaluation.meetings import Subjects, found_ahead, met_through, named
 from dptrain.evaluation.stage import Stage, Subject
 from dptrain.evidence.probes import ProbeAssignment
 from dptrain.evidence.verdict import Shown, as_shown
@@ -100,23 +99,28 @@ def measure(
     outputs: Sequence[Output | None],
     *,
     show: Callable[[str], Any],
+    ranks: Ranks | None = None,
 ) -> Measured:
     """Run each attack on all that it must be compared on, and have it scored; `show` announces each by name.
 
-    Attacks by query meet the model through each of the `outputs`; those that hold the weights or
-    the noisy gradients meet it as it is. The budget is spent by now: one that fails, or cannot be scored,
-    is reported as not run, and the others go on.
+    `ranks` see to several of them at a time, before the first is scored. Attacks by query meet the model
+    through each of the `outputs`; those that hold the weights or the noisy gradients meet it as it is. The
+    budget is spent by now: one that fails, or cannot be scored, is reported as not run, and the others go on.
     """
     measured = Measured()
     scores: dict[str, Scores] = {}
     probes = scorer.stage.assignments.probes
+    subjects = Subjects(stage=scorer.stage, streams=scorer.streams, released=subject, control=control)
+    if ranks is not None and not ranks.sharded:  # of a model that one process does not hold nothing is sent
+        with show(f"attacks, by {ranks.size} processes"):
+            subjects = replace(subjects, ahead=found_ahead(subjects.shared(outputs), ranks))
     for name, attack in scorer.stage.attacks.items():
-        for output in outputs if by_query(attack) else (None,):
-            interface = "" if not by_query(attack) else "confidences" if output is None else output.name
+        for output in met_through(attack, outputs):
+            interface = named(attack, output)
             title = f"attack: {name.replace('_', ' ')}"
             with show(title if output is None else f"{title}, {interface.replace('_', ' ')}"):
                 try:
-                    scored = _scored(name, attack, subject, control, scorer, output, interface)
+                    scored = _scored(scorer, subjects, name, attack, output)
                     if output is None and scored.exposes is not None and probes is not None:
                         exposure({name: scored.exposes}, probes)  # what cannot be listed is not scored
                         scores[name] = scored.exposes
@@ -134,56 +138,14 @@ def measure(
     return measured
 
 
-def _scored(
-    name: str,
-    attack: Attack,
-    subject: Subject,
-    control: Subject | None,
-    scorer: Scorer,
-    output: Output | None,
-    interface: str,
-) -> Scored:
+def _scored(scorer: Scorer, subjects: Subjects, name: str, attack: Attack, output: Output | None) -> Scored:
     """What one attack finds in the release through one interface, scored."""
-
-    def run(target: Subject) -> Findings:
-        # The same stream each time: release and control meet the very same attack.
-        release = target.as_seen_by(name, output)
-        return attack.run(release, target.targets[name], scorer.streams.seeded(f"attack/{name}"))
-
-    found = run(subject)
-    compared, lost = _controlled(name, control, run)
-    # Of an untrained model there is no transcript.
-    untrained = 0 if Access.TRANSCRIPT in attack.needs else scorer.stage.game(name).untrained
-    attempt = Attempt(
-        attack=name,
-        interface=interface,
-        found=found,
-        control=compared,
-        baseline=tuple(run(subject.untrained(seed)) for seed in range(untrained)),
-    )
-    scored = scorer.score(attempt, subject.shown(name))
+    attempt, lost = subjects.attempt(name, attack, output)
+    scored = scorer.score(attempt, subjects.released.shown(name))
     if lost:
         lines = [replace(line, notes=f"{line.notes}; {lost}".removeprefix("; ")) for line in scored.leakage]
         scored = replace(scored, leakage=lines)
     return scored
-
-
-def _controlled(
-    name: str, control: Subject | None, run: Callable[[Subject], Findings]
-) -> tuple[Findings | None, str]:
-    """What the attack finds in the control model, or None and why there is no control."""
-    if control is None:
-        return None, ""
-    watched, seen = control.shown(name), control.seen.get(name)
-    failed = seen is not None and seen.error is not None  # which the attack tells by itself
-    if watched is not None and not watched.whole and not failed:
-        return None, f"no control: of the control model, {watched}"
-    try:
-        return run(control), ""
-    except (BrokenGuarantee, Unwritable):
-        raise
-    except (Exception, SystemExit) as error:
-        return None, f"no control: on the control model, {reason(error)}"
 
 
 def exposure(scores: Mapping[str, Scores], assigned: ProbeAssignment) -> tuple[Exposed, ...]:

@@ -228,7 +228,7 @@ class Experiment:
             cache=self.cache,
         )
         outputs = make_outputs(self.config.release)
-        return measure(scorer, subject, control, outputs, show=self.console.stage)
+        return measure(scorer, subject, control, outputs, show=self.console.stage, ranks=self.ranks)
 
     def utility(self, subject: Subject) -> Utility:
         """How well a subject does on the test records."""

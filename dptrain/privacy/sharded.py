@@ -6,7 +6,7 @@ to a parameter's sum is handed to those who hold its rows. A coordinate's noise 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ from dptrain.privacy.gradients import ByRules, RecordLoss
 from dptrain.privacy.noisy import NoisySum, on_grid
 
 GATHERED_ALONE = 100_000  # parameters of a layer, from which it is gathered by itself
+AT_ONCE = 2**21  # numbers that are added up over all processes
 
 
 def shard(model: nn.Module, mesh: DeviceMesh) -> None:
@@ -96,11 +97,14 @@ class ShardedSum(NoisySum):
 
     def add(self, sums: Iterable[Tensor | None]) -> None:
         """Add what all processes have, one parameter after the other: all of them make this call at once."""
+        self.fill()
         for parameter, total in zip(self.params, sums, strict=True):
-            whole = None if total is None or self.idle else on_grid(total.double(), self.exact_step)
-            mine = reduced(whole, parameter, torch.float64)
-            before = parameter.summed_grad
-            parameter.summed_grad = mine if before is None else before + mine
+            add_reduced(
+                parameter.summed_grad,
+                None if self.idle else total,
+                parameter,
+                lambda part: on_grid(part.double(), self.exact_step),
+            )
 
     def fill(self) -> None:
         """Where nothing was added, the sum is zero."""
@@ -191,18 +195,28 @@ def like(parameter: Tensor, local: Tensor) -> DTensor:
     )
 
 
-def reduced(whole: Tensor | None, parameter: Tensor, dtype: torch.dtype) -> Tensor:
-    """The sum over all processes of what each has of a parameter's shape, in the rows that are held of it."""
+def add_reduced(
+    mine: Tensor,
+    whole: Tensor | None,
+    parameter: Tensor,
+    prepared: Callable[[Tensor], Tensor] = Tensor.detach,
+) -> None:
+    """Add to what is held of a sum what all processes have of it, each in the parameter's shape, in place.
+
+    A few columns at a time, each `prepared` first, so that no process holds much of a whole sum twice.
+    """
     assert isinstance(parameter, DTensor)
-    if whole is None:
-        whole = torch.zeros(parameter.shape, dtype=dtype, device=parameter.device)
-    mesh, sums = parameter.device_mesh, [Partial("sum")]
-    local: Tensor = (
-        DTensor.from_local(whole.to(dtype), mesh, sums, run_check=False)
-        .redistribute(mesh, parameter.placements)
-        .to_local()
-    )
-    return local.clone()
+    rows, mesh, sums = len(parameter), parameter.device_mesh, [Partial("sum")]
+    width = parameter.numel() // max(1, rows)
+    rest, some = mine.view(len(mine), width), max(1, AT_ONCE // max(1, rows))
+    for start in range(0, width, some):
+        columns = slice(start, min(width, start + some))
+        if whole is None:
+            part = mine.new_zeros(rows, columns.stop - start)
+        else:
+            part = prepared(whole.reshape(rows, width)[:, columns]).to(mine.dtype).contiguous()
+        divided = DTensor.from_local(part, mesh, sums, run_check=False)
+        rest[:, columns] += divided.redistribute(mesh, parameter.placements).to_local()
 
 
 def collected(local: Tensor, parameter: Tensor) -> Tensor | None:

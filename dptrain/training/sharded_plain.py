@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from dptrain.contracts import Inputs
-from dptrain.privacy.sharded import held, like, reduced
+from dptrain.privacy.sharded import add_reduced, held, like
 from dptrain.training.plain import PlainEngine
 
 
@@ -38,8 +38,9 @@ class ShardedPlain(PlainEngine):
 
     def _add(self, sums: list[Tensor] | list[None]) -> None:
         for parameter, total in zip(self._trained, sums, strict=True):
-            added = like(parameter, reduced(total, parameter, parameter.dtype))
-            parameter.grad = added if parameter.grad is None else parameter.grad + added
+            mine = _local(parameter, parameter.grad)
+            add_reduced(mine, total, parameter)
+            parameter.grad = like(parameter, mine)
 
 
 def _local(parameter: nn.Parameter, divided: Tensor | None) -> Tensor:

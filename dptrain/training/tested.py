@@ -76,7 +76,7 @@ def refuse_dependent_release(release: Release, splits: Splits, *, frozen: str | 
     """
     model = release.blank()
     assert release.weights is not None
-    model.load_state_dict(dict(release.weights))
+    model.load_state_dict(dict(release.weights), assign=True)  # of a large model one copy less
     parts = split(model) if frozen == frozen_part(model) else None
     found = _find(model, splits) if parts is None else _find(parts[1], splits, on=parts[0])
     if found is not None:

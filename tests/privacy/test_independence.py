@@ -21,6 +21,7 @@ from dptrain.config import parse
 from dptrain.contracts import BrokenGuarantee, ConfigError, Form, Release
 from dptrain.mechanisms.dpsgd import DPSGD
 from dptrain.models.frozen import FrozenFeatures
+from dptrain.privacy.independence import check, state
 from dptrain.privacy.independence.check import find_dependence
 from dptrain.privacy.independence.draws import FixedDraws
 from dptrain.privacy.independence.state import changed, copied, state_of
@@ -56,6 +57,21 @@ def test_a_model_that_remembers_is_refused_and_what_remembers_is_named(name):
     make, named = REMEMBERING[name]
     found = find(make())
     assert re.search(rf"`{re.escape(named)}(\[\d+\]|\.size|\.values)?`", found), found
+
+
+@pytest.mark.parametrize("name", [*MIXING, *REMEMBERING][::3])
+def test_a_large_model_whose_gradients_are_compared_in_parts_is_refused_alike(name, monkeypatch):
+    make = MIXING.get(name) or REMEMBERING[name][0]
+    whole = find(make())
+    monkeypatch.setattr(check, "AT_A_TIME", 20)
+    monkeypatch.setattr(state, "LARGE", 8)  # numbers of a tensor, which is digested from there on
+    assert whole == find(make())
+
+
+def test_weights_that_the_first_call_changes_are_noticed_in_parts_too(monkeypatch):
+    make, named = REMEMBERING["rescaled weights"]
+    monkeypatch.setattr(check, "AT_A_TIME", 20)
+    assert f"`{named}`" in find(make())
 
 
 class Sequences(nn.Module):

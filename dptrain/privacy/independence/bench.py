@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -62,22 +62,15 @@ class Bench:
         shared = {id(one): one for one in self.model.parameters()}
         return replace(self, model=copy.deepcopy(self.model, shared))
 
-    def changed(self, change: Callable[[nn.Module], None]) -> Bench:
-        """The same with a copy of the model, its weights changed."""
-        model = copy.deepcopy(self.model)
-        with torch.no_grad():
-            change(model)
-        return replace(self, model=model)
-
-    def ask(self, rows: Sequence[int], *, gradients: bool = False) -> Answers:
+    def ask(self, rows: Sequence[int], *, gradients: Collection[str] = ()) -> Answers:
         """Logits, losses and gradients at the inputs for these rows in one batch; nothing is trained.
 
-        Raises CannotRun.
+        `gradients` are wanted of the parameters of these names. Raises CannotRun.
         """
         chosen = list(rows)
         labels = self.rows.labels[chosen]
         weights = 0.5 + 0.1 * torch.tensor(chosen)  # unlike, so that no exchange of rows cancels
-        named = {n: p for n, p in self.model.named_parameters() if p.requires_grad} if gradients else {}
+        named = {n: p for n, p in self.model.named_parameters() if n in gradients}
         with _surroundings(double=self.double), FixedDraws(rows, self.layouts, self.start) as mode:
             inputs = self._inputs(chosen)
             floats = {
@@ -141,21 +134,22 @@ def open_bench(model: nn.Module, forms: Forms, labels: MadeUp, loss: RecordLoss)
 
     for whole, dtype in KINDS:
         for double in (True, False):
-            bench = opened(blank, dtype or (torch.float64 if double else torch.float32), double)
-            tried = opened(blank, bench.dtype, double)
+            taken = dtype or (torch.float64 if double else torch.float32)
+            tried = [opened(blank, taken, double)]
 
-            def usable(row: Inputs, tried: Bench = tried) -> bool:
+            def usable(row: Inputs, tried: list[Bench] = tried) -> bool:
                 twice = by_name(lambda one: torch.cat([one, one]), row)
                 try:
-                    replace(tried, rows=replace(blank, inputs=twice)).ask([0, 1])
+                    replace(tried[0], rows=replace(blank, inputs=twice)).ask([0, 1])
                 except CannotRun:
                     return False
                 return True
 
             rows = make_rows(forms, labels, more=more, whole=whole, usable=usable)
             if rows is not None:
-                few, many = (replace(tried, rows=rows).ask(range(count)) for count in (2, 3))
-                return replace(bench, rows=rows, layouts=layouts(few.shapes, many.shapes))
+                few, many = (replace(tried[0], rows=rows).ask(range(count)) for count in (2, 3))
+                tried.clear()  # whatever it remembers of them, and before there is another
+                return replace(opened(rows, taken, double), layouts=layouts(few.shapes, many.shapes))
     drawn = make_rows(forms, labels, more=0, whole=False, usable=lambda _: True)
     assert drawn is not None
     opened(drawn, torch.float32, False).ask([0, 1])

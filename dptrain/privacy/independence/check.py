@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -21,11 +22,12 @@ from dptrain.privacy.independence.bench import (
     features_of,
     open_bench,
 )
-from dptrain.privacy.independence.compare import differing, differs, first_module, tolerances
+from dptrain.privacy.independence.compare import differing, differs, first_module, largest_of, tolerances
 from dptrain.privacy.independence.rows import MadeUp
 from dptrain.privacy.independence.state import State, changed, copied, state_of, weights_of
 
 TESTED = "tested, not proved"
+AT_A_TIME = 2**24  # numbers of the gradients that are kept to be compared
 
 REMEMBERED = (
     "so it remembers records beside the noise; keep nothing on modules from one call to the next, and no "
@@ -64,7 +66,15 @@ def find_dependence(
     if found is None:
         try:
             seen = forms if on is None else features_of(forms, labels, made_by=on)
-            found = _find(open_bench(fresh, seen, labels, loss))
+            large = sum(one.numel() for one in fresh.parameters()) > AT_A_TIME
+            bench = open_bench(fresh, seen, labels, loss)
+            del fresh
+            if large:
+                gc.collect()  # the copies that rows were tried with
+            found = _find(bench)
+            del bench
+            if large:
+                gc.collect()
         except CannotRun as failure:
             found = (
                 f"it fails on made-up inputs within the data's bounds, in {failure}, and training meets "
@@ -74,26 +84,55 @@ def find_dependence(
 
 
 def _find(bench: Bench) -> str | None:
-    def enlarge(model: nn.Module) -> None:
-        for parameter in _trained(model):
-            parameter.mul_(8.0)
-
-    def move(model: nn.Module) -> None:
-        """As training will: a branch whose last weights begin at zero hides what lies before them."""
-        rng = torch.Generator().manual_seed(12)
-        for parameter in _trained(model):
-            size = float(parameter.std()) if parameter.numel() > 1 else 0.0
-            noise = torch.randn(parameter.shape, generator=rng, dtype=torch.float64)
-            parameter.add_((0.2 * (size or 0.2) * noise).to(parameter))
-
+    """Tests of copies that share the parameters of this model, which change between tests and in none."""
     found = _remembers(bench)
-    found = found or _remembers(bench.changed(enlarge))
+    _scale(bench.model, 8.0)
+    found = found or _remembers(bench)
+    _scale(bench.model, 1 / 8.0)
     found = found or _mixes(bench.copied())
-    return found or _mixes(replace(bench.changed(move), start=OTHER_START))
+    _move(bench.model)
+    return found or _mixes(replace(bench.copied(), start=OTHER_START))
+
+
+@torch.no_grad()
+def _scale(model: nn.Module, factor: float) -> None:
+    for parameter in _trained(model):
+        parameter.mul_(factor)
+
+
+@torch.no_grad()
+def _move(model: nn.Module) -> None:
+    """As training will: a branch whose last weights begin at zero hides what lies before them."""
+    rng = torch.Generator().manual_seed(12)
+    for parameter in _trained(model):
+        size = float(parameter.std()) if parameter.numel() > 1 else 0.0
+        noise = torch.randn(parameter.shape, generator=rng, dtype=torch.float64)
+        parameter.add_((0.2 * (size or 0.2) * noise).to(parameter))
 
 
 def _trained(model: nn.Module) -> Iterator[nn.Parameter]:
     return (parameter for parameter in model.parameters() if parameter.requires_grad)
+
+
+def _groups(model: nn.Module) -> list[list[str]]:
+    """Names of the trained parameters, those together whose gradients are kept at a time."""
+    groups, numbers = [list[str]()], 0
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        if groups[-1] and numbers + parameter.numel() > AT_A_TIME:
+            groups, numbers = [*groups, []], 0
+        groups[-1].append(name)
+        numbers += parameter.numel()
+    return groups
+
+
+def _largest(bench: Bench, rows: Sequence[int], groups: Sequence[Sequence[str]]) -> float | None:
+    """The largest value of all gradients, where they are not kept together; None where they are."""
+    if len(groups) < 2:
+        return None
+    copy = bench.copied()
+    return max(largest_of(copy.ask(rows, gradients=group).gradients) for group in groups)
 
 
 def _renormalises(model: nn.Module) -> str | None:
@@ -109,13 +148,21 @@ def _renormalises(model: nn.Module) -> str | None:
 
 def _remembers(bench: Bench) -> str | None:
     """Whether two copies of a model hold and answer the same, whatever they are called with and when."""
+    groups = _groups(bench.model)
+    untouched = copied(weights_of(bench.model))  # before any call, of which the first may be the one
+    largest = _largest(bench, range(5), groups)
+    found = (_remembers_in(bench, group, untouched, largest) for group in groups)
+    return next((what for what in found if what is not None), None)
+
+
+def _remembers_in(bench: Bench, group: Sequence[str], untouched: State, largest: float | None) -> str | None:
+    """The same of the gradients of some parameters; the weights must stay as they were `untouched`."""
     one, other = bench.copied(), bench.copied()
     first, second = (0, 1, 2, 3, 4), (5, 6, *one.rows.extreme[:1])
-    untouched = copied(weights_of(one.model))
     answers: dict[tuple[int, ...], Answers] = {}
     after: dict[tuple[int, ...], State] = {}  # what was held after the first call with these rows
     for bench, rows in ((one, first), (other, second)):
-        answers[rows] = bench.ask(rows, gradients=True)
+        answers[rows] = bench.ask(rows, gradients=group)
         after[rows] = copied(state_of(bench.model), like=untouched)
         if (path := changed(untouched, weights_of(bench.model), tensors=True)) is not None:
             return _kept(bench.model, path)
@@ -123,15 +170,18 @@ def _remembers(bench: Bench) -> str | None:
     if (path := changed(warm, after[second], tensors=True)) is not None:
         return _kept(one.model, path)
     for bench, rows in ((one, first), (one, second), (one, first), (other, first), (other, second)):
-        again = bench.ask(rows, gradients=True)
+        again = bench.ask(rows, gradients=group)
         state = state_of(bench.model)
         path = changed(warm, state, tensors=True) or changed(after[rows], state, tensors=False)
         if path is not None:
             return _kept(bench.model, path)
         allowed = tolerances(again, double=one.double)
         before = answers[rows]
-        if differs(before, again, allowed) or differing(before.gradients, again.gradients, allowed[1]):
+        if differs(before, again, allowed) or differing(
+            before.gradients, again.gradients, allowed[1], largest=largest
+        ):
             return f"asked the same again, with other rows in between, it answers differently, {REMEMBERED}"
+        del again  # the gradients of a large model, before there are others
     return None
 
 
@@ -148,14 +198,20 @@ def _kept(model: nn.Module, path: str) -> str:
 
 def _mixes(bench: Bench) -> str | None:
     """Whether what comes of a row depends on what the other rows are, or whether there are any."""
-    alone, added = [], dict[str, Tensor]()
-    for row in (0, 1, 2):
-        asked = bench.ask([row], gradients=True)
-        added = {name: one + added[name] if added else one for name, one in asked.gradients.items()}
-        alone.append(replace(asked, gradients={}))
-    three = bench.ask([0, 1, 2], gradients=True)
+    groups = _groups(bench.model)
+    largest = _largest(bench, [0, 1, 2], groups)
+    names = list[str]()
+    for group in groups:
+        alone, added = [], dict[str, Tensor]()
+        for row in (0, 1, 2):
+            asked = bench.ask([row], gradients=group)
+            added = {name: one + added[name] if added else one for name, one in asked.gradients.items()}
+            alone.append(replace(asked, gradients={}))
+        three = bench.ask([0, 1, 2], gradients=group)
+        allowed = tolerances(three, double=bench.double)
+        names += differing(added, three.gradients, allowed[1], largest=largest)
+        three = replace(three, gradients={})
     base = bench.ask([0, 1, 2, 3, 4])
-    allowed = tolerances(three, double=bench.double)
     extreme, poison = bench.rows.extreme, bench.rows.poison
     batches = [
         [2, 0, 1],
@@ -165,7 +221,6 @@ def _mixes(bench: Bench) -> str | None:
         [0, *poison, 1],
         [1, *bench.rows.more[2:], 0],
     ]
-    names = differing(added, three.gradients, allowed[1])
     for answers in (*alone, three, *(bench.ask(batch) for batch in batches)):
         if (what := differs(base, answers, allowed)) is not None:
             if what.startswith(AT_INPUT) and names:

@@ -50,11 +50,21 @@ def differs(one: Answers, other: Answers, tolerance: tuple[float, float]) -> str
     return None
 
 
-def differing(one: Mapping[str, Tensor], other: Mapping[str, Tensor], tolerance: float) -> list[str]:
-    """Names of the gradients that differ by more than `tolerance` of the largest gradient of all."""
-    largest = max(map(_largest, one.values()), default=0.0)
+def differing(
+    one: Mapping[str, Tensor], other: Mapping[str, Tensor], tolerance: float, *, largest: float | None
+) -> list[str]:
+    """Names of the gradients that differ by more than `tolerance` of the largest gradient of all.
+
+    Where these are not all, `largest` is how large that is.
+    """
+    largest = largest_of(one) if largest is None else largest
     allowed = tolerance * max(largest, LEAST)
     return [name for name in one if not _largest(one[name] - other[name]) <= allowed]
+
+
+def largest_of(gradients: Mapping[str, Tensor]) -> float:
+    """The largest value of these gradients."""
+    return max(map(_largest, gradients.values()), default=0.0)
 
 
 def _largest(values: Tensor) -> float:

@@ -6,6 +6,7 @@ import hashlib
 import types
 from collections import deque
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -19,7 +20,23 @@ _OWN = frozenset(vars(nn.Module())) | {"autograd_grad_sample_hooks", NOTE}
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 _DEPTH = 6  # containers within containers that are looked into
 
+LARGE = 2**22  # numbers of a tensor that is not kept to be compared with, but digested
+
 State = dict[str, Any]  # by path, such as `encoder.bank[0]`: a tensor, or a plain value
+
+
+@dataclass(frozen=True)
+class Digest:
+    """A tensor as it was, without its numbers."""
+
+    dtype: torch.dtype
+    shape: torch.Size
+    digest: bytes
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> Digest:
+        values = tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data
+        return cls(tensor.dtype, tensor.shape, hashlib.sha256(values).digest())
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
@@ -33,7 +50,9 @@ def copied(state: State, *, like: Mapping[str, Any] = MappingProxyType({})) -> S
     def kept(path: str, value: Any) -> Any:
         if not isinstance(value, Tensor):
             return value
-        return like[path] if path in like and _equal(like[path], value) else value.clone()
+        if path in like and _equal(like[path], value):
+            return like[path]
+        return Digest.of(value) if value.numel() > LARGE else value.clone()
 
     return {path: kept(path, value) for path, value in state.items()}
 
@@ -98,7 +117,7 @@ def changed(before: Mapping[str, Any], after: Mapping[str, Any], *, tensors: boo
     """Path of the first tensor (else: plain value) that is another now, or is there only once; None: none."""
     for path in dict.fromkeys([*before, *after]):
         one, other = before.get(path), after.get(path)
-        if (isinstance(one, Tensor) or isinstance(other, Tensor)) != tensors:
+        if (isinstance(one, Tensor | Digest) or isinstance(other, Tensor | Digest)) != tensors:
             continue
         if not _equal(one, other):
             return path
@@ -106,6 +125,8 @@ def changed(before: Mapping[str, Any], after: Mapping[str, Any], *, tensors: boo
 
 
 def _equal(one: Any, other: Any) -> bool:
+    if isinstance(one, Digest) and isinstance(other, Tensor):
+        return one == Digest.of(other)
     if isinstance(one, Tensor) and isinstance(other, Tensor):
         if one.shape != other.shape or one.dtype != other.dtype:
             return False

@@ -651,7 +651,7 @@ def test_a_selection_that_was_stopped_before_its_number_was_drawn_is_not_to_be_g
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "begin_selection", interrupted)
+    monkeypatch.setattr(multirun, "begin_selection", interrupted)
     monkeypatch.setattr(hydra_cli.SweepStart, "folder", None)
     config = OmegaConf.create(
         {

@@ -11,17 +11,15 @@ from dptrain.models.clipped import Clipped
 from dptrain.models.frozen import FrozenFeatures, split
 from dptrain.training.settings import Settings
 
-NAME = "mechanism=sufficient_statistics"
-MOST_FEATURES = 10_000  # whose moments take 0.8 GB, and minutes to be solved
 PASSING = (nn.Flatten, nn.Identity, Clipped)  # what may stand before the last layer of a head
 
 
-def clipped_head(model: nn.Module, norm: float) -> nn.Module:
-    """A copy of the model, whose linear head sees features clipped to `norm`; raises ConfigError.
+def clipped_head(model: nn.Module, norm: float, mechanism: str, *, most: int | None) -> nn.Module:
+    """A copy of the model, whose linear head sees features clipped to `norm`; raises DoesNotApply.
 
     One that does already is given back as it is.
     """
-    linear = linear_of(model)
+    linear = linear_of(model, mechanism, most=most)
     if any(isinstance(module, Clipped) for module in model.modules()):
         return model
     prepared = copy.deepcopy(model)
@@ -30,8 +28,11 @@ def clipped_head(model: nn.Module, norm: float) -> nn.Module:
     return prepared
 
 
-def linear_of(model: nn.Module) -> nn.Linear:
-    """The layer that a model's head consists of; raises ConfigError where there is none on a frozen part."""
+def linear_of(model: nn.Module, mechanism: str, *, most: int | None = None) -> nn.Linear:
+    """The layer that a model's head consists of; raises DoesNotApply where there is none on a frozen part.
+
+    Or where it takes more features than the `most` that this mechanism can do with.
+    """
     parts = split(model)
     last = None
     if parts is not None:
@@ -40,32 +41,34 @@ def linear_of(model: nn.Module) -> nn.Linear:
             last = None
     if not isinstance(last, nn.Linear) or last.bias is None:
         raise DoesNotApply(
-            f"{NAME} trains a linear layer with a bias on a frozen part, and the model does not end in one; "
-            "choose model=scatter_linear, or a pre-trained model with model.trainable=head, or "
+            f"{mechanism} trains a linear layer with a bias on a frozen part, and the model does not end "
+            "in one; choose model=scatter_linear, or a pre-trained model with model.trainable=head, or "
             "mechanism=dpsgd"
         )
-    if last.in_features > MOST_FEATURES:
+    if most is not None and last.in_features > most:
         raise DoesNotApply(
-            f"{NAME} sums products of all pairs of features, of which the model has {last.in_features:,}; "
-            f"choose {MOST_FEATURES:,} at most, such as by model.components=1000, or mechanism=dpsgd"
+            f"{mechanism} sums products of all pairs of features, of which the model has "
+            f"{last.in_features:,}; choose {most:,} at most, such as by model.components=1000, or "
+            "mechanism=dpsgd"
         )
     return last
 
 
-def check_task(splits: Splits, settings: Settings) -> None:
-    """Raise ConfigError for data and settings of which no second moments are made."""
+def check_task(splits: Splits, settings: Settings, mechanism: str) -> None:
+    """Raise ConfigError for data and settings of which a linear head is not made at once."""
     if not splits.of_classes:
         assert splits.task is not None
         raise DoesNotApply(
-            f"{NAME} knows labels that are one of some classes, and data `{splits.name}` has labels of "
+            f"{mechanism} knows labels that are one of some classes, and data `{splits.name}` has labels of "
             f"{splits.task.name}; use mechanism=dpsgd"
         )
     if splits.train.names:
         raise DoesNotApply(
-            f"{NAME} takes inputs of one tensor, and data `{splits.name}` has inputs by name "
+            f"{mechanism} takes inputs of one tensor, and data `{splits.name}` has inputs by name "
             f"({', '.join(splits.train.names)}); use mechanism=dpsgd"
         )
     if settings.augmentation is not None:
         raise ConfigError(
-            f"training.augmentations={settings.copies}: {NAME} uses each record once, as it is; set it to 0"
+            f"training.augmentations={settings.copies}: {mechanism} uses each record once, as it is; set it "
+            "to 0"
         )

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import ClassVar
+from dataclasses import dataclass
 
-from dp_accounting import DpEvent, GaussianDpEvent
-from dp_accounting.pld import privacy_loss_distribution as pld
-
-from dptrain.contracts import Budget, PrivacyLoss
-from dptrain.privacy.accountant import DPSGDPlan, grid, privacy_loss
 from dptrain.privacy.noise.gaussian import grid_step
-from dptrain.privacy.plan import Target, calibrate, check_delta
+from dptrain.privacy.one_release import OneRelease
 
 
 @dataclass(frozen=True, kw_only=True)
-class MomentsPlan:
+class MomentsPlan(OneRelease):
     """Three queries with Gaussian noise: a smallest eigenvalue, second moments, cross moments.
 
     Rows are features and a constant, of length 1 at most for a unit; labels have length `label_norm` at most.
@@ -26,16 +20,11 @@ class MomentsPlan:
     Corollary 2): with one unit more or less, the mu of all together is 1 / noise_multiplier.
     """
 
-    units: int
-    noise_multiplier: float
     eigenvalue_share: float
     second_share: float
     cross_share: float
     feature_norm: float  # to which features are clipped
     label_norm: float
-    adjacency: str = "add_remove"
-
-    steps: ClassVar[int] = 1  # all three at once
 
     @property
     def second_std(self) -> float:
@@ -86,19 +75,6 @@ class MomentsPlan:
         shares = (self.eigenvalue_share, self.second_share, self.cross_share)
         return math.sqrt(sum(map(math.prod, zip(factors, shares, strict=True)))) / self.noise_multiplier
 
-    @property
-    def interval(self) -> float:
-        return grid(self._alone())
-
-    def loss(self, steps: int | None = None, *, interval: float | None = None) -> PrivacyLoss:
-        interval = self.interval if interval is None else interval
-        if steps == 0:
-            return pld.identity(interval)
-        return privacy_loss(self._alone(), interval=interval)
-
-    def event(self) -> DpEvent:
-        return GaussianDpEvent(1.0 / self.mu)
-
     def describe(self) -> tuple[tuple[str, str], ...]:
         shares = (
             f"{self.eigenvalue_share:g} for the smallest eigenvalue, {self.second_share:g} for second "
@@ -110,28 +86,3 @@ class MomentsPlan:
             ("clipping", f"features to norm {self.feature_norm:g}; labels have norm {self.label_norm:.4g}"),
             ("queries", "each record is used once, in sums that are exact; none is sampled"),
         )
-
-    def _alone(self) -> DPSGDPlan:
-        """One Gaussian mechanism that costs what all of this does."""
-        return DPSGDPlan(
-            units=self.units,
-            sample_rate=1.0,
-            steps=1,
-            expected_batch_size=max(1, self.units),
-            max_grad_norm=1.0,
-            noise_multiplier=1.0 / self.mu,
-        )
-
-
-def calibrated(plan: MomentsPlan, budget: Budget) -> MomentsPlan:
-    """The plan with the noise that spends exactly this budget, or with the noise that the budget names."""
-    if budget.units_public:
-        check_delta(budget.delta, plan.units, budget.unit)
-    target = Target.of(budget)
-    if target is None:
-        assert budget.noise_multiplier is not None
-        return replace(plan, noise_multiplier=budget.noise_multiplier)
-    unit = replace(plan, noise_multiplier=1.0)
-    # The number of units has no say in the loss: plans that differ in it alone are calibrated once.
-    alone = replace(unit._alone(), units=1, expected_batch_size=1, noise_multiplier=math.nan)
-    return replace(plan, noise_multiplier=unit.mu * calibrate(alone, target))

@@ -28,8 +28,9 @@ from dptrain.privacy.exact_moments import (
     targets_of,
 )
 from dptrain.privacy.guarantee import gaussian_delta
-from dptrain.privacy.moments import MomentsPlan, calibrated
+from dptrain.privacy.moments import MomentsPlan
 from dptrain.privacy.noise.source import NoiseSource
+from dptrain.privacy.one_release import calibrated
 from dptrain.privacy.written import plan_from_json, plan_to_json
 
 CLASSES = 3

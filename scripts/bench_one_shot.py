@@ -23,10 +23,14 @@ BEGIN, END = "<!-- one shot: python scripts/bench_one_shot.py -->", "<!-- /one s
 DEBIAN = "/usr/share/datasets/fashion-mnist"
 EPSILONS = (0.1, 0.3, 1.0, 3.0)
 # By data: the file in DPTRAIN_DATA (None: the folder of --fashion), the metric, the recipes.
-DATA: dict[str, tuple[str | None, str, tuple[str, str]]] = {
-    "MNIST": ("mnist.npz", "accuracy", ("mnist_statistics", "mnist_scatter")),
+DATA: dict[str, tuple[str | None, str, tuple[str, ...]]] = {
+    "MNIST": ("mnist.npz", "accuracy", ("mnist_statistics", "mnist_output_perturbation", "mnist_scatter")),
     "Fashion-MNIST": (None, "accuracy", ("fashion_statistics", "fashion_scatter")),
-    "PneumoniaMNIST": ("pneumoniamnist.npz", "AUROC", ("medical_statistics", "medical_scatter")),
+    "PneumoniaMNIST": (
+        "pneumoniamnist.npz",
+        "AUROC",
+        ("medical_statistics", "medical_output_perturbation", "medical_scatter"),
+    ),
 }
 HEADER = ("data, recipe", "epsilon", "metric", "measured [lowest, highest]", "seconds")
 

@@ -70,13 +70,12 @@ def main(order: runs.Order, sweep_folder: Path | None) -> float | None:
                     _carry_out(parse(order.config), order, folder, console)
     except DptrainError as error:
         code = _code(error)
-        if sweep_folder is None:
-            console.error(error)
-            sys.exit(code)
-        if isinstance(error, DoesNotApply):
+        if sweep_folder is not None and isinstance(error, DoesNotApply):
             console.note("left out", str(error))
         else:
             console.error(error)
+        if sweep_folder is None:
+            sys.exit(code)
         _note_failure(sweep_folder, order, folder, error, code)  # the other jobs go on
     except Exception as error:
         cleansed(error)

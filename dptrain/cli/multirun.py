@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -90,16 +90,12 @@ def conclude(sweep_folder: Path, tracking: Mapping[str, Any] | None = None) -> N
         _select(sweep_folder, console, broken=any(each.code == BROKEN for each in failed.values()))
     for job, failure in failed.items():
         console.error(DptrainError(f"failed: {job}\n{failure.error}"))
-    for why, asked in groupby(sorted(state.inapplicable.values(), key=_error), key=_error):
-        console.note("left out", f"{sum(1 for _ in asked)} jobs: {why}")
+    for why, count in sorted(Counter(each.error for each in state.inapplicable.values()).items()):
+        console.note("left out", f"{count} jobs: {why}")
     if failed:
         sys.exit(max(failure.code for failure in failed.values()))
     if state.inapplicable and found is None:
         sys.exit(FAILED)  # whatever was asked about goes with nothing
-
-
-def _error(failure: sweeps.Failure) -> str:
-    return failure.error
 
 
 def _select(sweep_folder: Path, console: Console, *, broken: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -38,7 +39,7 @@ Made = TypeVar("Made")  # a dataclass of tensors
 
 
 @dataclass(frozen=True, kw_only=True)
-class HeadOnce(Generic[Planned, Made]):
+class HeadOnce(ABC, Generic[Planned, Made]):
     """A linear head on features that are clipped to `feature_norm`, in the released model too.
 
     Rows are features and a constant, which takes the share `constant` of a record's squared length. There are
@@ -56,25 +57,25 @@ class HeadOnce(Generic[Planned, Made]):
     feature_norm: Positive = 20.0
     constant: Part = 0.05
 
+    @abstractmethod
     def plan(self, splits: Splits, budget: Budget) -> Planned:
         """What `fit` will do, calibrated to the budget."""
-        raise NotImplementedError
 
+    @abstractmethod
     def draws(self, features: int, outputs: int) -> int:
         """How many normal numbers are drawn for so many features and outputs."""
-        raise NotImplementedError
 
+    @abstractmethod
     def exact(self, batches: Callable[[], Iterator[Batch]], plan: Planned, splits: Splits) -> Made:
         """What is to be noised."""
-        raise NotImplementedError
 
+    @abstractmethod
     def noisy(self, exact: Made, plan: Planned, noise: NoiseSource) -> Made:
         """The same with the noise that the plan claims."""
-        raise NotImplementedError
 
+    @abstractmethod
     def head(self, made: Made, plan: Planned, splits: Splits) -> Head:
         """The linear layer that follows from it, on features as they are."""
-        raise NotImplementedError
 
     def without_noise(self) -> Self:
         """The mechanism as it is where there is no noise to provide for."""

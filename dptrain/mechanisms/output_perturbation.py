@@ -12,7 +12,7 @@ import torch
 from dptrain.contracts import Budget, Splits
 from dptrain.contracts.ranges import Positive
 from dptrain.mechanisms.head_once import Batch, Head, HeadOnce
-from dptrain.privacy.exact_moments import rows_of
+from dptrain.privacy.exact_moments import refuse_long, rows_of
 from dptrain.privacy.noise.source import NoiseSource
 from dptrain.privacy.one_release import calibrated
 from dptrain.privacy.perturbed_minimum import Minimum, MinimumPlan, minimum, noised
@@ -50,11 +50,9 @@ class OutputPerturbation(HeadOnce[MinimumPlan, Minimum]):
         def rows() -> Iterator[Batch]:
             for features, labels, weights in batches():
                 full = torch.ones_like(weights)
-                yield (
-                    rows_of(features, full, norm=self.feature_norm, constant=self.constant),
-                    labels,
-                    weights,
-                )
+                made = rows_of(features, full, norm=self.feature_norm, constant=self.constant)
+                refuse_long(made, full, 1.0, f"{self.name}: features")
+                yield made, labels, weights
 
         prior = splits.class_prior or (1.0 / splits.num_classes,) * splits.num_classes
         return minimum(rows(), plan, torch.tensor(prior, dtype=torch.float64).log())

@@ -79,19 +79,22 @@ def summed(batches: Callable[[], Iterator[tuple[Tensor, Tensor, Tensor]]], plan:
     for rows, targets, weights in batches():
         records += len(rows)
         assert records <= MOST_RECORDS, "more are refused before anything is paid for"
-        _refuse_long(rows, weights, 1.0, "features")
-        _refuse_long(targets, weights, plan.label_norm, "labels")
+        refuse_long(rows, weights, 1.0, "mechanism=sufficient_statistics: features")
+        refuse_long(targets, weights, plan.label_norm, "mechanism=sufficient_statistics: labels")
         second, cross = second + rows.T @ rows, cross + rows.T @ targets
     assert second.dim() == 2, "there are training records"
     smallest = torch.linalg.eigvalsh(second)[0] if plan.eigenvalue_std is not None else None
     return Moments(second=second, cross=cross, eigenvalue=smallest)
 
 
-def _refuse_long(rows: Tensor, weights: Tensor, norm: float, what: str) -> None:
-    """Exact: squares are multiples of 2^-32, as are their sums."""
+def refuse_long(rows: Tensor, weights: Tensor, norm: float, what: str) -> None:
+    """Raise BrokenGuarantee where a row (n, d) is longer than `norm` by its weight (n,) allows.
+
+    Exact: squares are multiples of 2^-32, as are their sums.
+    """
     if bool((rows.square().sum(1) > norm**2 * weights.double()).any()):
         raise BrokenGuarantee(
-            f"mechanism=sufficient_statistics: {what} of a record are longer than they were clipped to, so "
+            f"{what} of a record are longer than they were clipped to, so "
             "the release would not be as private as its guarantee says. Nothing is released; report the "
             "run to the maintainers"
         )

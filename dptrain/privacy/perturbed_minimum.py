@@ -92,6 +92,7 @@ def minimum(batches: Iterable[tuple[Tensor, Tensor, Tensor]], plan: MinimumPlan,
 
     `offsets` (outputs,) are added to all logits. Raises DptrainError where it is not found.
     """
+    # In single precision, in half the memory: rows on their grid of 2^-16 are exact in it.
     parts = [(rows.float(), labels, weights.double()) for rows, labels, weights in batches]
     rows, labels, weights = (torch.cat(each) for each in zip(*parts, strict=True))
     shape = (rows.shape[1], len(offsets))

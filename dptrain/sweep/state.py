@@ -81,7 +81,8 @@ class SweepState(State):
     @property
     def broken_off(self) -> dict[str, Failure]:
         """By job: those that failed, and ought not to have."""
-        return {job: why for job, why in self.failed.items() if job not in self.inapplicable}
+        inapplicable = self.inapplicable
+        return {job: why for job, why in self.failed.items() if job not in inapplicable}
 
     @property
     def agreed(self) -> Selection:

@@ -19,7 +19,7 @@ LARGEST = 1e6  # of a feature, beyond which it is cut off: products of two stay 
 
 
 def refuse_other_tasks(splits: Splits, mechanism: str) -> None:
-    """Raise ConfigError for data of which teachers cannot learn to vote."""
+    """Raise DoesNotApply for data of which teachers cannot learn to vote."""
     if not splits.of_classes or splits.train.names:
         what = "inputs by name" if splits.of_classes else f"labels of {task_of(splits).name}"
         raise DoesNotApply(

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dptrain.contracts import Budget, Context, Release, Splits, Streams
+from dptrain.mechanisms import head_once
 from dptrain.models.frozen import FrozenFeatures
 from dptrain.models.normalise import Normalise
 from dptrain.privacy.noise.source import NoiseSource
@@ -93,3 +94,15 @@ def ratio(mechanism: Any, kind: str, splits: Splits, *, sums: int) -> tuple[floa
 
 def secret(context_of, folder: Path) -> Context:
     return context_of(folder=folder, streams=Streams(seed=7))
+
+
+def finite_though_poisoned(mechanism: Any, splits: Splits, context: Context) -> bool:
+    """Whether all weights are numbers where those of every other record are none."""
+    splits.train.inputs[::2] = math.nan
+    release, _ = mechanism.fit(model_of(), splits, Budget(epsilon=1.0, delta=1e-3), context)
+    return all(bool(torch.isfinite(each).all()) for each in release.weights.values())
+
+
+def counted_by_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Break the mechanisms: each record of a patient counts in full."""
+    monkeypatch.setattr(head_once, "_weights", lambda splits, _: torch.ones(len(splits.train)).double())

@@ -9,18 +9,28 @@ from typing import Any
 
 import pytest
 import torch
-from once import LITTLE, NEIGHBOURS, accuracy, model_of, ratio, secret
+from once import (
+    LITTLE,
+    NEIGHBOURS,
+    accuracy,
+    counted_by_records,
+    finite_though_poisoned,
+    model_of,
+    ratio,
+    secret,
+)
 from support import QUICK, QUICK_ATTACKS, order
 
 from dptrain.assembly.components import assemble
 from dptrain.cli import main as cli
 from dptrain.config import parse
-from dptrain.contracts import Budget, DoesNotApply, DptrainError
-from dptrain.mechanisms import head_once
+from dptrain.contracts import BrokenGuarantee, Budget, DoesNotApply, DptrainError
+from dptrain.mechanisms import output_perturbation
 from dptrain.mechanisms.output_perturbation import OutputPerturbation
 from dptrain.models.clipped import Clipped
 from dptrain.pipeline import verify
 from dptrain.privacy import perturbed_minimum
+from dptrain.privacy.exact_moments import rows_of
 from dptrain.privacy.noise.source import NoiseSource
 from dptrain.privacy.written import from_json
 from dptrain.report.document import read_json
@@ -83,15 +93,18 @@ def test_patients_that_count_by_their_records_are_caught(mechanism, splits, monk
     prior = replace(splits, class_prior=(1e-12, 0.5, 0.5))
     softly = replace(mechanism, ridge=1000.0)  # so that the minimum stays where the loss is steep
     assert ratio(softly, "a patient less", prior, sums=1)[0] <= 1.0001
-    ones = torch.ones(60, dtype=torch.float64)
-    monkeypatch.setattr(head_once, "_weights", lambda splits, _: ones[: len(splits.train)])
+    counted_by_records(monkeypatch)
     assert ratio(softly, "a patient less", prior, sums=1)[0] > 1.0001
 
 
-def test_a_poisoned_record_spoils_nothing(mechanism, splits, context_of, flat) -> None:
-    splits.train.inputs[::2] = math.nan
-    release, _ = mechanism.fit(model_of(), splits, Budget(epsilon=1.0, delta=1e-3), context_of())
-    assert torch.isfinite(flat(release.weights)).all()
+def test_a_poisoned_record_spoils_nothing(mechanism, splits, context_of) -> None:
+    assert finite_though_poisoned(mechanism, splits, context_of())
+
+
+def test_rows_that_are_not_clipped_release_nothing(mechanism, splits, context_of, monkeypatch) -> None:
+    monkeypatch.setattr(output_perturbation, "rows_of", lambda *a, **k: 3.0 * rows_of(*a, **k))
+    with pytest.raises(BrokenGuarantee, match="Nothing is released"):
+        mechanism.fit(model_of(), splits, LITTLE, context_of())
 
 
 def test_a_release_that_was_paid_for_is_used_again(

@@ -131,8 +131,8 @@ def _largest(bench: Bench, rows: Sequence[int], groups: Sequence[Sequence[str]])
     """The largest value of all gradients, where they are not kept together; None where they are."""
     if len(groups) < 2:
         return None
-    copy = bench.copied()
-    return max(largest_of(copy.ask(rows, gradients=group).gradients) for group in groups)
+    asked = bench.copied()
+    return max(largest_of(asked.ask(rows, gradients=group).gradients) for group in groups)
 
 
 def _renormalises(model: nn.Module) -> str | None:

@@ -21,6 +21,7 @@ from dp_accounting.pld.pld_pmf import PLDPmf
 from opacus.accountants import PRVAccountant, RDPAccountant
 
 from dptrain.contracts import ConfigError, Plan
+from dptrain.privacy.dense_losses import dense
 from dptrain.privacy.noise.cost import stated_epsilon
 from dptrain.privacy.sampled_gaussian import sampled_gaussian
 
@@ -29,7 +30,6 @@ PrivacyLoss: TypeAlias = pld.PrivacyLossDistribution
 
 FINEST = 1e-4  # a loss; smaller intervals cost more and gain nothing visible
 MOST_POINTS_OF_ONE, MOST_POINTS = 2**19, 2**22  # of the losses of one step, and of all together
-MANY = 10  # steps, of which even two losses are too many together for dp-accounting to keep them apart
 MOST_LOSS = 700.0  # beyond, exp(loss) leaves double precision
 
 _NEIGHBOURS = {"add_remove": pld.NeighborRel.ADD_OR_REMOVE_ONE, "replace_one": pld.NeighborRel.REPLACE_ONE}
@@ -113,17 +113,7 @@ def privacy_loss(plan: DPSGDPlan, steps: int | None = None, *, interval: float |
     if steps == 0 or plan.noise_multiplier == math.inf:
         return pld.identity(interval)
     rate, times = _mechanism(plan, steps)
-    one = _one_step(plan.noise_multiplier, rate, plan.adjacency, interval)
-    return (_dense(one) if times >= MANY else one).self_compose(times)
-
-
-def _dense(loss: PrivacyLoss) -> PrivacyLoss:
-    """The same distribution as dp-accounting itself would have it before it composes it with itself so often.
-
-    To decide that, it takes the number of losses to the power of the number of steps, in whole numbers.
-    """
-    pmfs = [loss._pmf_remove] if loss._symmetric else [loss._pmf_remove, loss._pmf_add]
-    return pld.PrivacyLossDistribution(*(pmf.to_dense_pmf() for pmf in pmfs))
+    return _one_step(plan.noise_multiplier, rate, plan.adjacency, interval).self_compose(times)
 
 
 def grid(plan: DPSGDPlan, steps: int | None = None) -> float:
@@ -190,13 +180,14 @@ def passes(plan: DPSGDPlan, steps: int) -> int:
 @lru_cache(maxsize=64)
 def _one_step(noise_multiplier: float, rate: float, adjacency: str, interval: float) -> PrivacyLoss:
     if adjacency == "add_remove" and rate < 1.0:
-        return sampled_gaussian(noise_multiplier, rate, interval)
-    return pld.from_gaussian_mechanism(
+        return dense(sampled_gaussian(noise_multiplier, rate, interval))
+    found = pld.from_gaussian_mechanism(
         noise_multiplier,
         sampling_prob=rate,
         neighboring_relation=_NEIGHBOURS[adjacency],
         value_discretization_interval=interval,
     )
+    return dense(found)
 
 
 def most_true_positives(loss: PrivacyLoss, false_positive_rate: float) -> float:

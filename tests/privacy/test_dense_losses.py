@@ -1,0 +1,88 @@
+"""Losses composed and read many at once are dp-accounting's."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from dp_accounting.pld import privacy_loss_distribution as pld
+from dp_accounting.pld.common import compute_self_convolve_bounds
+from dp_accounting.pld.pld_pmf import DensePLDPmf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dptrain.privacy import dense_losses
+from dptrain.privacy.dense_losses import DenseLosses, dense
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    noise=st.floats(0.4, 20.0),
+    rate=st.floats(0.001, 1.0),
+    times=st.integers(1, 3000),
+    logarithm=st.floats(-12.0, -0.5),
+)
+def test_epsilons_are_those_of_dp_accounting(noise: float, rate: float, times: int, logarithm: float) -> None:
+    interval = 1e-2 if noise < 1 else 1e-3
+    loss = pld.from_gaussian_mechanism(noise, sampling_prob=rate, value_discretization_interval=interval)
+    theirs = pld.PrivacyLossDistribution(*(each.to_dense_pmf() for each in parts(loss))).self_compose(times)
+    ours = dense(loss).self_compose(times)
+    delta = 10.0**logarithm
+    # Powers of transforms round by 1e-16 a step, and tails of 1e-15 may be cut off one place apart.
+    slack = min(delta / 2, 1e-13 + 1e-15 * times)
+    least, most = (float(theirs.get_epsilon_for_delta(delta + sign * slack)) for sign in (1, -1))
+    found = float(ours.get_epsilon_for_delta(delta))
+    assert least * (1 - 1e-9) - 1e-9 <= found <= most * (1 + 1e-9) + 1e-9
+    some = float(ours.get_delta_for_epsilon(least / 2))
+    assert some == pytest.approx(float(theirs.get_delta_for_epsilon(least / 2)), rel=1e-6, abs=1e-13)
+
+
+def parts(loss: pld.PrivacyLossDistribution) -> list[DensePLDPmf]:
+    return [loss._pmf_remove] if loss._symmetric else [loss._pmf_remove, loss._pmf_add]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    masses=st.lists(st.floats(0.0, 1.0), min_size=1, max_size=12).filter(lambda each: sum(each) > 1e-6),
+    lowest=st.integers(-2000, 900),
+    infinite=st.sampled_from([0.0, 1e-9, 1e-3]),
+    delta=st.sampled_from([0.0, 1e-12, 1e-5, 1e-3, 0.3, 0.9]),
+)
+def test_an_epsilon_is_read_as_dp_accounting_reads_it(
+    masses: list[float], lowest: int, infinite: float, delta: float
+) -> None:
+    shares = np.array(masses) / sum(masses) * (1.0 - infinite)
+    values = (0.7, lowest, shares, infinite, True)
+    try:
+        expected = DensePLDPmf(*values).get_epsilon_for_delta(delta)
+    except OverflowError:  # of a loss so far below zero that nobody asks
+        return
+    assert DenseLosses(*values).get_epsilon_for_delta(delta) == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    # scipy's logsumexp, which dp-accounting calls, divides by masses.
+    masses=st.lists(st.just(0.0) | st.floats(1e-100, 1.0), min_size=2, max_size=40).filter(
+        lambda each: sum(each) > 1e-6
+    ),
+    times=st.integers(1, 10**6),
+)
+def test_tails_are_cut_where_dp_accounting_cuts_them(masses: list[float], times: int) -> None:
+    shares = np.array(masses) / sum(masses)
+    expected = compute_self_convolve_bounds(shares, times, 1e-15)
+    assert dense_losses._kept(shares, times, 1e-15) == pytest.approx(expected, abs=1, rel=1e-9)
+
+
+def test_nothing_is_understated_where_tails_are_cut() -> None:
+    """All mass is there, or counted as an infinite loss."""
+    loss = dense(pld.from_gaussian_mechanism(1.0, value_discretization_interval=1e-3)).self_compose(50)
+    for pmf in parts(loss):
+        assert float(np.sum(pmf._probs)) + pmf._infinity_mass >= 1.0 - 1e-12
+
+
+def test_no_times_are_refused() -> None:
+    with pytest.raises(ValueError, match="less than 1"):
+        DenseLosses(1e-3, 0, np.ones(1), 0.0, True).self_compose(0)
+    assert math.isinf(DenseLosses(1e-3, 0, np.ones(1), 0.1, True).get_epsilon_for_delta(0.01))

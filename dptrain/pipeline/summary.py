@@ -27,6 +27,7 @@ from dptrain.pipeline import counts
 from dptrain.pipeline.estimate import estimate
 from dptrain.pipeline.experiment import Experiment
 from dptrain.privacy.accountant import DPSGDPlan
+from dptrain.privacy.dense_losses import epsilon_of
 from dptrain.privacy.guarantee import now
 from dptrain.privacy.signal import signal_to_noise
 from dptrain.redaction import redacted
@@ -59,7 +60,7 @@ def brief(experiment: Experiment, *, recipe: str, folder: Path, made_up: bool = 
         processes=1 if experiment.ranks is None else experiment.ranks.size,
         plan=plan,
         unit=experiment.budget.unit,
-        epsilon=math.inf if plan is None else float(plan.loss().get_epsilon_for_delta(delta)),
+        epsilon=math.inf if plan is None else epsilon_of(plan.loss(), delta),
         delta=delta,
         attacks=tuple(experiment.parts.attacks),
         scaled=counts.scaled(experiment.assignments, config.evidence),

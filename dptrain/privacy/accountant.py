@@ -21,7 +21,7 @@ from dp_accounting.pld.pld_pmf import PLDPmf
 from opacus.accountants import PRVAccountant, RDPAccountant
 
 from dptrain.contracts import ConfigError, Plan
-from dptrain.privacy.dense_losses import dense
+from dptrain.privacy.dense_losses import self_composed
 from dptrain.privacy.noise.cost import stated_epsilon
 from dptrain.privacy.sampled_gaussian import sampled_gaussian
 
@@ -113,7 +113,8 @@ def privacy_loss(plan: DPSGDPlan, steps: int | None = None, *, interval: float |
     if steps == 0 or plan.noise_multiplier == math.inf:
         return pld.identity(interval)
     rate, times = _mechanism(plan, steps)
-    return _one_step(plan.noise_multiplier, rate, plan.adjacency, interval).self_compose(times)
+    one = _one_step(plan.noise_multiplier, rate, plan.adjacency, interval)
+    return self_composed(one, times)
 
 
 def grid(plan: DPSGDPlan, steps: int | None = None) -> float:
@@ -180,14 +181,13 @@ def passes(plan: DPSGDPlan, steps: int) -> int:
 @lru_cache(maxsize=64)
 def _one_step(noise_multiplier: float, rate: float, adjacency: str, interval: float) -> PrivacyLoss:
     if adjacency == "add_remove" and rate < 1.0:
-        return dense(sampled_gaussian(noise_multiplier, rate, interval))
-    found = pld.from_gaussian_mechanism(
+        return sampled_gaussian(noise_multiplier, rate, interval)
+    return pld.from_gaussian_mechanism(
         noise_multiplier,
         sampling_prob=rate,
         neighboring_relation=_NEIGHBOURS[adjacency],
         value_discretization_interval=interval,
     )
-    return dense(found)
 
 
 def most_true_positives(loss: PrivacyLoss, false_positive_rate: float) -> float:

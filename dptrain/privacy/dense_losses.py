@@ -7,71 +7,69 @@ in Python, which together is most of the time that a calibration takes.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
-from dp_accounting.pld.pld_pmf import DensePLDPmf, PLDPmf
+from dp_accounting.pld.pld_pmf import DensePLDPmf
 from dp_accounting.pld.privacy_loss_distribution import PrivacyLossDistribution
 from scipy.fft import irfft, next_fast_len, rfft
 
 ORDERS = 20  # of Chernoff bounds, either way, over the number of losses
 
 
-class DenseLosses(DensePLDPmf):
-    """Probabilities of losses, each a multiple of the interval, of which none is left out."""
-
-    @classmethod
-    def of(cls, pmf: PLDPmf) -> DenseLosses:
-        dense = pmf.to_dense_pmf()
-        return cls(
-            dense._discretization,
-            dense._lower_loss,
-            np.asarray(dense._probs),
-            dense._infinity_mass,
-            dense._pessimistic_estimate,
-        )
-
-    def self_compose(self, num_times: int, tail_mass_truncation: float = 1e-15) -> DenseLosses:
-        """So many of them, independent, added up; what is cut off counts as an infinite loss."""
-        if num_times <= 0:
-            raise ValueError(f"num_times={num_times} is less than 1")
-        first, last = _kept(self._probs, num_times, tail_mass_truncation)
-        length = last - first + 1
-        size = next_fast_len(max(length, self.size), real=True)
-        whole = irfft(rfft(self._probs, size) ** num_times, size)
-        infinite = tail_mass_truncation - math.expm1(num_times * math.log1p(-self._infinity_mass))
-        return DenseLosses(
-            self._discretization,
-            self._lower_loss * num_times + first,
-            np.roll(whole, -first)[:length],
-            infinite,
-            self._pessimistic_estimate,
-        )
-
-    def get_epsilon_for_delta(self, delta: float) -> float:
-        """The least epsilon: the mass above it, less exp(epsilon) times the other's, is this delta."""
-        if self._infinity_mass > delta:
-            return math.inf
-        losses = ((self._lower_loss + np.arange(self.size)) * self._discretization)[::-1]
-        masses = self._probs[::-1]
-        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            upper = self._infinity_mass + np.append(0.0, np.cumsum(masses))  # of the losses down to each
-            lower = np.append(0.0, np.cumsum(masses * np.exp(-losses)))
-            there = (upper > delta) & (lower > 0.0)
-            epsilons = np.log(np.where(there, (upper - delta) / lower, 1.0))
-            ends = there[:-1] & (epsilons[:-1] >= losses)
-        without = (upper[1:] >= delta) & (lower[1:] == 0.0)  # the other's mass is too little for a double
-        at = int(ends.argmax()) if ends.any() else self.size
-        if without.any() and (early := int(without.argmax())) < at:
-            return max(0.0, float(losses[early]))
-        if upper[at] <= lower[at] + delta:
-            return 0.0
-        return math.log((upper[at] - delta) / lower[at])
+def self_composed(loss: PrivacyLossDistribution, times: int, tail: float = 1e-15) -> PrivacyLossDistribution:
+    """So many of it, independent, added up; what is cut off of the tails counts as an infinite loss."""
+    return PrivacyLossDistribution(*(_self_composed(pmf, times, tail) for pmf in _parts(loss)))
 
 
-def dense(loss: PrivacyLossDistribution) -> PrivacyLossDistribution:
-    """The same distribution of losses, whose parts are composed and read many losses at once."""
+def epsilon_of(loss: Any, delta: float) -> float:
+    """The least epsilon at this delta, of dp-accounting's distributions and of any that tells by itself."""
+    if not isinstance(loss, PrivacyLossDistribution):
+        return float(loss.get_epsilon_for_delta(delta))
+    return max(_epsilon_of(pmf, delta) for pmf in _parts(loss))
+
+
+def _parts(loss: PrivacyLossDistribution) -> list[DensePLDPmf]:
     pmfs = [loss._pmf_remove] if loss._symmetric else [loss._pmf_remove, loss._pmf_add]
-    return PrivacyLossDistribution(*map(DenseLosses.of, pmfs))
+    return [pmf.to_dense_pmf() for pmf in pmfs]
+
+
+def _self_composed(pmf: DensePLDPmf, times: int, tail: float) -> DensePLDPmf:
+    if times <= 0:
+        raise ValueError(f"times={times} is less than 1")
+    masses = np.asarray(pmf._probs)
+    first, last = _kept(masses, times, tail)
+    length = last - first + 1
+    size = next_fast_len(max(length, len(masses)), real=True)
+    whole = irfft(rfft(masses, size) ** times, size)
+    return DensePLDPmf(
+        pmf._discretization,
+        pmf._lower_loss * times + first,
+        np.roll(whole, -first)[:length],
+        tail - math.expm1(times * math.log1p(-pmf._infinity_mass)),
+        pmf._pessimistic_estimate,
+    )
+
+
+def _epsilon_of(pmf: DensePLDPmf, delta: float) -> float:
+    """The least epsilon: the mass above it, less exp(epsilon) times the other's, is this delta."""
+    if pmf._infinity_mass > delta:
+        return math.inf
+    masses = np.asarray(pmf._probs)[::-1]
+    losses = ((pmf._lower_loss + np.arange(len(masses))) * pmf._discretization)[::-1]
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        upper = pmf._infinity_mass + np.append(0.0, np.cumsum(masses))  # of the losses down to each
+        lower = np.append(0.0, np.cumsum(masses * np.exp(-losses)))
+        there = (upper > delta) & (lower > 0.0)
+        epsilons = np.log(np.where(there, (upper - delta) / lower, 1.0))
+        ends = there[:-1] & (epsilons[:-1] >= losses)
+    without = (upper[1:] >= delta) & (lower[1:] == 0.0)  # the other's mass is too little for a double
+    at = int(ends.argmax()) if ends.any() else len(masses)
+    if without.any() and (early := int(without.argmax())) < at:
+        return max(0.0, float(losses[early]))
+    if upper[at] <= lower[at] + delta:
+        return 0.0
+    return math.log((upper[at] - delta) / lower[at])
 
 
 def _kept(masses: np.ndarray, times: int, tail: float) -> tuple[int, int]:

@@ -20,6 +20,7 @@ from dptrain.contracts.rounding import percent_up, rounded_up, rounded_up_to
 from dptrain.installed import own_version
 from dptrain.privacy import accountant
 from dptrain.privacy.accountant import DPSGDPlan
+from dptrain.privacy.dense_losses import epsilon_of
 from dptrain.privacy.noise.cost import Cost, cost, stated_epsilon
 
 
@@ -117,7 +118,7 @@ class DPGuarantee(ByTradeoff):
     @cached_property
     def cost(self) -> Cost:
         """What the noise, only nearly Gaussian, costs at the budget's delta."""
-        ideal = float(self.loss.get_epsilon_for_delta(self.delta))
+        ideal = epsilon_of(self.loss, self.delta)
         return cost(self._draws, epsilon=ideal, delta=self.delta)
 
     @cached_property

@@ -11,6 +11,7 @@ from scipy.optimize import brentq
 
 from dptrain.contracts import Budget, ConfigError
 from dptrain.privacy.accountant import MOST_LOSS, DPSGDPlan, PrivacyLoss, most_true_positives, privacy_loss
+from dptrain.privacy.dense_losses import epsilon_of
 from dptrain.privacy.noise.cost import ROOM
 
 MOST_NOISE = 1e4
@@ -155,7 +156,7 @@ class Target:
         al. 2024, "Attack-Aware Noise Calibration for Differential Privacy").
         """
         if self.key == "epsilon":
-            return float(loss.get_epsilon_for_delta(self.at * (1.0 - ROOM)))
+            return epsilon_of(loss, self.at * (1.0 - ROOM))
         if self.key == "advantage":
             return float(loss.get_delta_for_epsilon(0.0))
         return most_true_positives(loss, self.at)

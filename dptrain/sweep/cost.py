@@ -11,6 +11,7 @@ from dptrain.contracts import Plan, Statement, SweepTotal
 from dptrain.contracts.rounding import rounded_up_to
 from dptrain.privacy import filter as privacy_filter
 from dptrain.privacy.accountant import FINEST
+from dptrain.privacy.dense_losses import epsilon_of, self_composed
 from dptrain.privacy.written import plan_from_json, plan_of
 from dptrain.report.comparison.points import SearchCost
 from dptrain.report.selection import cost
@@ -127,6 +128,6 @@ def composed(plans: Sequence[Plan], delta: float) -> float | None:
     """
     loss, interval = None, max((plan.interval for plan in plans), default=FINEST)
     for plan, count in Counter(plans).items():
-        each = plan.loss(interval=interval).self_compose(count)
+        each = self_composed(plan.loss(interval=interval), count)
         loss = each if loss is None else loss.compose(each)
-    return None if loss is None else float(loss.get_epsilon_for_delta(delta))
+    return None if loss is None else epsilon_of(loss, delta)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dptrain.privacy import dense_losses
-from dptrain.privacy.dense_losses import DenseLosses, dense
+from dptrain.privacy.dense_losses import _epsilon_of, epsilon_of, self_composed
 
 
 @settings(max_examples=30, deadline=None)
@@ -27,12 +27,12 @@ def test_epsilons_are_those_of_dp_accounting(noise: float, rate: float, times: i
     interval = 1e-2 if noise < 1 else 1e-3
     loss = pld.from_gaussian_mechanism(noise, sampling_prob=rate, value_discretization_interval=interval)
     theirs = pld.PrivacyLossDistribution(*(each.to_dense_pmf() for each in parts(loss))).self_compose(times)
-    ours = dense(loss).self_compose(times)
+    ours = self_composed(loss, times)
     delta = 10.0**logarithm
     # Powers of transforms round by 1e-16 a step, and tails of 1e-15 may be cut off one place apart.
     slack = min(delta / 2, 1e-13 + 1e-15 * times)
     least, most = (float(theirs.get_epsilon_for_delta(delta + sign * slack)) for sign in (1, -1))
-    found = float(ours.get_epsilon_for_delta(delta))
+    found = epsilon_of(ours, delta)
     assert least * (1 - 1e-9) - 1e-9 <= found <= most * (1 + 1e-9) + 1e-9
     some = float(ours.get_delta_for_epsilon(least / 2))
     assert some == pytest.approx(float(theirs.get_delta_for_epsilon(least / 2)), rel=1e-6, abs=1e-13)
@@ -58,7 +58,7 @@ def test_an_epsilon_is_read_as_dp_accounting_reads_it(
         expected = DensePLDPmf(*values).get_epsilon_for_delta(delta)
     except OverflowError:  # of a loss so far below zero that nobody asks
         return
-    assert DenseLosses(*values).get_epsilon_for_delta(delta) == pytest.approx(expected, rel=1e-9, abs=1e-9)
+    assert _epsilon_of(DensePLDPmf(*values), delta) == pytest.approx(expected, rel=1e-9, abs=1e-9)
 
 
 @settings(max_examples=40, deadline=None)
@@ -77,12 +77,20 @@ def test_tails_are_cut_where_dp_accounting_cuts_them(masses: list[float], times:
 
 def test_nothing_is_understated_where_tails_are_cut() -> None:
     """All mass is there, or counted as an infinite loss."""
-    loss = dense(pld.from_gaussian_mechanism(1.0, value_discretization_interval=1e-3)).self_compose(50)
+    loss = self_composed(pld.from_gaussian_mechanism(1.0, value_discretization_interval=1e-3), 50)
     for pmf in parts(loss):
         assert float(np.sum(pmf._probs)) + pmf._infinity_mass >= 1.0 - 1e-12
 
 
 def test_no_times_are_refused() -> None:
     with pytest.raises(ValueError, match="less than 1"):
-        DenseLosses(1e-3, 0, np.ones(1), 0.0, True).self_compose(0)
-    assert math.isinf(DenseLosses(1e-3, 0, np.ones(1), 0.1, True).get_epsilon_for_delta(0.01))
+        self_composed(pld.from_gaussian_mechanism(1.0), 0)
+    assert math.isinf(_epsilon_of(DensePLDPmf(1e-3, 0, np.ones(1), 0.1, True), 0.01))
+
+
+def test_what_was_composed_composes_with_any_other() -> None:
+    one = self_composed(pld.from_gaussian_mechanism(2.0, value_discretization_interval=1e-3), 3)
+    other = pld.from_gaussian_mechanism(2.0, value_discretization_interval=1e-3)
+    assert epsilon_of(one.compose(other).compose(one), 1e-5) == pytest.approx(
+        float(other.self_compose(7).get_epsilon_for_delta(1e-5)), rel=1e-6
+    )

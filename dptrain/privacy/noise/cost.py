@@ -37,6 +37,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from dptrain.contracts import ConfigError, Plan
+from dptrain.privacy.dense_losses import epsilon_of
 
 ROOM = 5e-4  # of epsilon and of delta, that calibration leaves and that a plan's noise may cost at most
 LEAST_EPSILON = 1e-3  # below, the room is that of this one
@@ -87,9 +88,9 @@ class Loss(Protocol):
 
 def stated_epsilon(loss: Loss, draws: int, *, delta: float) -> float:
     """Epsilon at this delta with noise as it is drawn, of what has this loss with ideal noise."""
-    ideal = float(loss.get_epsilon_for_delta(delta))
+    ideal = epsilon_of(loss, delta)
     spent = cost(draws, epsilon=ideal, delta=delta)
-    return float(loss.get_epsilon_for_delta(delta - spent.delta)) + spent.epsilon if spent.epsilon else ideal
+    return epsilon_of(loss, delta - spent.delta) + spent.epsilon if spent.epsilon else ideal
 
 
 def refuse_costly(plan: Plan, draws: int, *, epsilon: float, delta: float) -> None:

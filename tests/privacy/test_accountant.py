@@ -24,6 +24,7 @@ from dptrain.privacy.accountant import (
     passes,
     privacy_loss,
 )
+from dptrain.privacy.dense_losses import epsilon_of
 from dptrain.privacy.guarantee import DPGuarantee
 from dptrain.privacy.plan import Rates, Target, calibrate, make_plan
 from dptrain.privacy.sampled_gaussian import sampled_gaussian
@@ -198,7 +199,7 @@ def test_the_curve_never_understates(make_plan_of):
     plan = make_plan_of(steps=60)
     curve = Curve(plan, DELTA)
     assert curve.points[0] == (0, 0.0)
-    assert curve.points[-1] == (60, pytest.approx(epsilon(plan), rel=1e-12))
+    assert curve.points[-1] == (60, pytest.approx(epsilon_of(plan.loss(), DELTA), rel=1e-12))
     for step in (1, 2, 7, 31, 59, 60):
         assert curve.at_most(step) >= privacy_loss(plan, step).get_epsilon_for_delta(DELTA)
 
@@ -233,14 +234,14 @@ def test_large_losses_are_still_accounted_for(make_plan_of):
 def test_epsilon_costs_as_much_work_for_ten_million_steps(monkeypatch, make_plan_of, steps):
     """A few compositions, each of a bounded number of losses: nothing is done once a step."""
     compositions = []
-    compose = pld.PrivacyLossDistribution.self_compose
+    compose = accountant.self_composed
 
-    def counted(self, times):
-        made = compose(self, times)
-        compositions.append(max(self._pmf_remove.size, made._pmf_remove.size))
+    def counted(loss, times):
+        made = compose(loss, times)
+        compositions.append(max(loss._pmf_remove.size, made._pmf_remove.size))
         return made
 
-    monkeypatch.setattr(pld.PrivacyLossDistribution, "self_compose", counted)
+    monkeypatch.setattr(accountant, "self_composed", counted)
     plan = make_plan_of(units=10**7, sample_rate=1e-4, expected_batch_size=1000, steps=steps)
     noise = calibrate(plan, Target(key="epsilon", most=2.0, at=1e-6))
     assert len(compositions) <= 30

@@ -13,6 +13,7 @@ from scipy.stats import norm
 
 from dptrain.contracts import Budget, ConfigError
 from dptrain.privacy.accountant import Curve, privacy_loss
+from dptrain.privacy.dense_losses import epsilon_of
 from dptrain.privacy.guarantee import DPGuarantee
 from dptrain.privacy.noise import cost as costs
 from dptrain.privacy.noise.cost import ROOM, cost, refuse_costly, stated_epsilon
@@ -167,9 +168,9 @@ def test_the_trade_off_is_moved_outwards(make_plan_of, budget) -> None:
 
 def test_stated_epsilon_is_that_of_the_delta_that_is_left(make_plan_of) -> None:
     loss = privacy_loss(make_plan_of())
-    ideal = loss.get_epsilon_for_delta(1e-5)
+    ideal = epsilon_of(loss, 1e-5)
     spent = cost(10**13, epsilon=ideal, delta=1e-5)
-    expected = loss.get_epsilon_for_delta(1e-5 - spent.delta) + spent.epsilon
+    expected = epsilon_of(loss, 1e-5 - spent.delta) + spent.epsilon
     assert stated_epsilon(loss, 10**13, delta=1e-5) == expected > ideal
     assert stated_epsilon(loss, 0, delta=1e-5) == ideal
 

@@ -14,6 +14,7 @@ from dptrain.report.svg import WIDTH, Panel
 
 LEFT = 52  # room for the ticks and the name of the axis
 RIGHT = 112  # room for names beside the lines
+APART = 0.014  # of the panel's width, between series at the same place
 PADDING = 0.12  # of the range, left free above and below
 FAR = 1.0  # ranges below the rest, and a floor is named at the edge instead of drawn
 LEAST = 0.01  # epsilon where the logarithmic axis begins
@@ -78,6 +79,15 @@ def reach(*spreads: Spread | None) -> Iterable[float]:
                 yield from (each.interval.low, each.interval.high)
 
 
+def beside(at: float, number: int, count: int) -> float:
+    """The place of one of several series whose points would lie upon each other.
+
+    >>> [round(beside(0.5, number, 3), 3) for number in range(3)]
+    [0.486, 0.5, 0.514]
+    """
+    return at + APART * (number - (count - 1) / 2)
+
+
 def make_panel(
     values: Sequence[float], floors: Sequence[float] = (), *, height: int = 280, right: int = RIGHT
 ) -> Panel:
@@ -136,4 +146,17 @@ def draw_tick(panel: Panel, at: float, value: float, style: str) -> None:
 
 
 def clip(text: str, most: int = 13) -> str:
+    """The text, with dots for what is longer."""
     return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def name_beside(text: str, most: int = 13) -> str:
+    """A series' name in the room beside its line: a long one on two lines, parted at an underscore.
+
+    >>> name_beside("sufficient_statistics")
+    'sufficient_\nstatistics'
+    """
+    first, under, last = text.rpartition("_")
+    if len(text) <= most or not under:
+        return clip(text, most)
+    return f"{clip(first + under, most)}\n{clip(last, most)}"

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dptrain.evidence.repeats import Spread
 from dptrain.report import words
 from dptrain.report.comparison import axes
 from dptrain.report.comparison.points import VOID, Comparison, Line, Point
@@ -15,7 +16,7 @@ from dptrain.report.figure import Figure
 from dptrain.report.svg import LINE, WIDTH, apart
 
 RELEASED = "released"
-STYLES = ("release", "second", "third", "fourth", "fifth")
+STYLES = ("release", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
 
 
 def utility(comparison: Comparison) -> Figure | None:
@@ -26,26 +27,28 @@ def utility(comparison: Comparison) -> Figure | None:
     at = axes.places(points)
     floors = [point.floor for point in points if point.floor is not None]
     extent = [end for point in points for end in axes.reach(point.accuracy, point.control_accuracy)]
-    panel = axes.make_panel(extent, floors)
+    every = _series(points, joined=at.joined)
+    panel = axes.make_panel(extent, floors, height=max(280, _tall(every)))
     metric = words.named(comparison.metric)
     panel.axes(at.name, metric, across=at.ticks)
     labels: list[tuple[float, str, str]] = []
-    controls = [(at.by_point[p.label], p.control_accuracy) for p in points if p.control_accuracy]
+    controls, alike = _controls(points, at)
     if controls:
         centres = [(place, each.centre) for place, each in controls]
         if all(each.interval is not None for _, each in controls):
             axes.draw_steady(panel, centres, "line control dashed")
         else:
             axes.draw_measured(panel, controls, "control", joined=False)
-        labels.append((centres[-1][1], "control", f"control model\n{words.number(centres[-1][1])}"))
+        said = "control model" if alike else "best control"
+        labels.append((centres[-1][1], "control", f"{said}\n{words.number(centres[-1][1])}"))
     if floors:
         axes.draw_floor(panel, floors[0], labels)
-    for series in _series(points, joined=at.joined):
-        found = [(at.by_point[point.label], point.accuracy) for point in series.points]
+    for number, series in enumerate(every):
+        found = [(_place(at, point, number, every), point.accuracy) for point in series.points]
         axes.draw_measured(panel, found, series.style, joined=at.joined)
         last = found[-1][1].centre
         if series.label:
-            labels.append((last, series.style, f"{axes.clip(series.label)}\n{words.number(last)}"))
+            labels.append((last, series.style, f"{axes.name_beside(series.label)}\n{words.number(last)}"))
     panel.labels(labels)
     described = "; ".join(f"{point.label}: {ends(point.accuracy)}" for point in points)
     return Figure(
@@ -76,7 +79,8 @@ def _leakage(points: Sequence[Point], key: tuple[str, str, str], name: str) -> F
         if line.bound is not None and point.private:
             bounds[place] = max(line.bound, bounds.get(place, -math.inf))
     floors = [line.floor for _, line in lines if line.floor is not None]
-    panel = axes.make_panel([*extent, *bounds.values(), *floors], height=230)
+    every = _series([point for point, _ in lines], joined=at.joined)
+    panel = axes.make_panel([*extent, *bounds.values(), *floors], height=max(230, _tall(every)))
     panel.axes(at.name, "", across=at.ticks)
     labels: list[tuple[float, str, str]] = []
     if floors:
@@ -90,9 +94,8 @@ def _leakage(points: Sequence[Point], key: tuple[str, str, str], name: str) -> F
                 axes.draw_tick(panel, place, bound, "line bound")
         labels.append((curve[-1][1], "bound", f"bound {words.at_most(curve[-1][1])}"))
     by_point = {point.label: line for point, line in lines}
-    every = _series([point for point, _ in lines], joined=at.joined)
-    for series in every:
-        mine = [(at.by_point[point.label], by_point[point.label]) for point in series.points]
+    for number, series in enumerate(every):
+        mine = [(_place(at, point, number, every), by_point[point.label]) for point in series.points]
         controls = [(place - 0.03, line.control) for place, line in mine if line.control is not None]
         if controls:
             axes.draw_measured(panel, controls, "control", joined=at.joined, dashed=True)
@@ -104,7 +107,7 @@ def _leakage(points: Sequence[Point], key: tuple[str, str, str], name: str) -> F
         last = found[-1][1].centre
         if series.label:
             gap = " " if series.label == RELEASED else "\n"
-            labels.append((last, series.style, f"{axes.clip(series.label)}{gap}{words.number(last)}"))
+            labels.append((last, series.style, f"{axes.name_beside(series.label)}{gap}{words.number(last)}"))
     panel.labels(labels)
     attack, metric, _ = key
     return Figure(
@@ -138,6 +141,31 @@ def _series(points: Sequence[Point], *, joined: bool) -> list[Series]:
         Series(points=tuple(each for each in points if each.series == name), style=style, label=label)
         for name, style, label in zip(names, styles, labels, strict=True)
     ]
+
+
+def _place(at: axes.Places, point: Point, number: int, every: Sequence[Series]) -> float:
+    """The place of a point of this series among all that are drawn as lines."""
+    place = at.by_point[point.label]
+    return axes.beside(place, number, len(every)) if at.joined else place
+
+
+def _tall(every: Sequence[Series]) -> int:
+    """The height at which the names of so many series have room below each other."""
+    lines = sum(axes.name_beside(series.label).count("\n") + 2 for series in every)
+    return LINE * (lines + 5)
+
+
+def _controls(points: Sequence[Point], at: axes.Places) -> tuple[list[tuple[float, Spread]], bool]:
+    """The best control model at each place, and whether all that share a place do equally well."""
+    best: dict[float, Spread] = {}
+    alike = True
+    for point in points:
+        found, place = point.control_accuracy, at.by_point[point.label]
+        if found is not None:
+            there = best.get(place, found)
+            alike &= there.centre == found.centre
+            best[place] = max(there, found, key=lambda each: each.centre)
+    return list(best.items()), alike
 
 
 def _described(point: Point, line: Line) -> str:

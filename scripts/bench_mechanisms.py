@@ -62,10 +62,8 @@ def by_point(folder: Path) -> dict[tuple[float, str], list[Report]]:
     """The reports of a sweep by epsilon and mechanism, the best of each epsilon first."""
     found: dict[tuple[float, str], list[Report]] = defaultdict(list)
     for path in sorted(folder.glob("*/report.json")):
-        words = dict(
-            word.partition("=")[::2]
-            for word in json.loads(path.with_name("run.json").read_text())["overrides"]
-        )
+        asked = json.loads(path.with_name("run.json").read_text())["overrides"]
+        words = {key: value for key, _, value in (word.partition("=") for word in asked)}
         found[float(words["privacy.epsilon"]), words["mechanism"]].append(json.loads(path.read_text()))
     return dict(sorted(found.items(), key=lambda each: (each[0][0], -median(map(auroc, each[1])))))
 

@@ -16,9 +16,8 @@ from dptrain.assembly.build import build, factory
 from dptrain.assembly.given import Given
 from dptrain.assembly.network import check_network
 from dptrain.assembly.records import Source
-from dptrain.assembly.values import choose_device
 from dptrain.config import Config, Evidence
-from dptrain.contracts import Access, Attack, ConfigError, Game, Mechanism
+from dptrain.contracts import Access, Attack, ConfigError, Game, Mechanism, devices
 from dptrain.mechanisms.non_private import NonPrivate
 from dptrain.privacy.plan import Rates
 from dptrain.report import pdf
@@ -65,7 +64,7 @@ def assemble(config: Config, given: Given | None = None) -> Parts:
     control_settings = settings and attempt(
         lambda: replace(
             settings,
-            optimizer=_optimizer("control.optimizer", config.control.optimizer, choose_device(config.device))
+            optimizer=_optimizer("control.optimizer", config.control.optimizer, devices.named(config.device))
             if config.control.optimizer
             else settings.optimizer,
             schedule="constant",
@@ -118,7 +117,7 @@ def _settings(config: Config) -> Settings:
             epochs=training.epochs,
             sampling=training.sampling,
         ),
-        optimizer=_optimizer("optimizer", config.optimizer, choose_device(config.device)),
+        optimizer=_optimizer("optimizer", config.optimizer, devices.named(config.device)),
         physical_batch_size=performance.physical_batch_size,
         schedule=training.schedule,
         warmup_steps=training.warmup_steps,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from dptrain.config import Config, Release
-from dptrain.contracts import Access, Budget, Context, Output, Splits, Streams
+from dptrain.contracts import Access, Budget, Context, Output, Splits, Streams, devices
 from dptrain.models.output import make_output
 from dptrain.privacy.plan import check_delta, default_delta
 from dptrain.tracking import NullRun
@@ -21,19 +21,10 @@ def make_context(config: Config) -> Context:
     return Context(
         streams=make_streams(config),
         tracker=NullRun(),
-        device=choose_device(config.device),
+        device=devices.named(config.device),
         dtype=torch.float64 if config.dtype == "float64" else torch.float32,
         bfloat16=config.dtype == "bfloat16",
     )
-
-
-def choose_device(name: str) -> torch.device:
-    """The device of this name; with `auto`, the fastest there is."""
-    if name != "auto":
-        return torch.device(name)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
 def make_budget(config: Config, splits: Splits) -> Budget:

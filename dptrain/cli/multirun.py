@@ -125,7 +125,7 @@ def _hand_to_the_parent(
         return
     _, order = jobs[0]
     try:
-        # Not parsed: what the jobs ran on, such as device=cuda, need not be on this machine.
+        # Not parsed: what the jobs ran on, such as a GPU, need not be on this machine.
         node = order.config["tracking"] if tracking is None else dict(tracking)
         recorded = build("tracking", revealed(node, "tracking"))
         sweep_tracking.conclude(recorded, sweep_folder, found, files)

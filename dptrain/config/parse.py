@@ -29,7 +29,7 @@ def parse(values: Mapping[str, Any], *, complete: bool = True) -> Config:
     # Late, as `--help` and `--cfg job`, which compose the defaults and parse nothing, do without.
     from pydantic import TypeAdapter, ValidationError
 
-    from dptrain.contracts import ConfigError
+    from dptrain.contracts import ConfigError, devices
 
     problems: list[str] = []
     config = None
@@ -53,7 +53,7 @@ def parse(values: Mapping[str, Any], *, complete: bool = True) -> Config:
         for key, value in masked_keys(values)
         if complete and key != "tracking.uri"  # which may find it elsewhere, or not be needed
     ]
-    if config is not None and config.device in ("cuda", "mps") and not _available(config.device):
+    if config is not None and config.device != "auto" and not devices.available(config.device):
         problems.append(f"device={config.device} is not available on this machine; use device=auto")
     if problems or config is None:
         raise ConfigError("\n".join(problems))
@@ -94,9 +94,3 @@ def _description(key: str) -> str | None:
         node = node.get("properties", {}).get(part, {})
     *others, last = node.get("enum") or [None]
     return node.get("description", f"{', '.join(others)} or {last}" if others else None)
-
-
-def _available(device: str) -> bool:
-    import torch  # as above
-
-    return torch.cuda.is_available() if device == "cuda" else torch.backends.mps.is_available()

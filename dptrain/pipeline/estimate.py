@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dptrain.contracts import Estimate, Mechanism, Progress, Records, Release, wants_shadows
+from dptrain.contracts import Estimate, Mechanism, Progress, Records, Release, devices, wants_shadows
 from dptrain.contracts.trees import by_name
 from dptrain.evaluation.estimate import observers, seconds_of_attacks
 from dptrain.evaluation.observing import Timed
@@ -202,7 +202,7 @@ OPEN = {"weights", "confidences"}  # what `release.output` calls the interface t
 
 def _memory(device: torch.device) -> float:
     """The most memory that trials have taken, in GiB: of the accelerator, or else of this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / GIB
+    if (most := devices.most_allocated(device)) is not None:
+        return most / GIB
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most * (1 if sys.platform == "darwin" else 1024) / GIB

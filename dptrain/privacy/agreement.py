@@ -13,8 +13,8 @@ import torch
 from opacus import GradSampleModule
 from torch import Tensor, nn
 
-from dptrain.contracts import ConfigError, Form, Forms, Inputs
-from dptrain.contracts.trees import by_name, leaves
+from dptrain.contracts import ConfigError, Form, Forms, Inputs, devices
+from dptrain.contracts.trees import by_name
 from dptrain.contracts.trees import count as count_of
 from dptrain.privacy.bfloat16 import in_bfloat16
 from dptrain.privacy.bookkeeping.shares import Share
@@ -73,7 +73,7 @@ def choose(
     full, by functorch or else row by row; `hooks` has Opacus' hooks and nothing else; in `bfloat16` there are
     the rules alone. Raises ConfigError that names what is wrong where no way is right.
     """
-    with torch.random.fork_rng(range(torch.cuda.device_count()) if leaves(like)[0].is_cuda else ()):
+    with torch.random.fork_rng(devices.with_generators()):
         trial = _Trial(
             model, loss, like, bounds=bounds, forms=forms, labels=labels, copies=copies, clipping=clipping
         )

@@ -10,6 +10,7 @@ from opacus.optimizers import DPOptimizer
 from torch import Tensor
 from torch.optim import Optimizer
 
+from dptrain.contracts import devices
 from dptrain.privacy.banded import GradientPlan
 from dptrain.privacy.bookkeeping.shares import Share
 from dptrain.privacy.clipping import Clipper, left_out, wide
@@ -83,7 +84,8 @@ class NoisySum(DPOptimizer):
         for parameter, total in zip(self.params, sums, strict=True):
             if total is None:
                 continue
-            exact = wide(total) if total.device.type == "mps" else on_grid(total.double(), self.exact_step)
+            single = devices.lacks_double(total.device)
+            exact = wide(total) if single else on_grid(total.double(), self.exact_step)
             held = parameter.summed_grad
             parameter.summed_grad = exact if held is None else held + exact
 
@@ -106,7 +108,7 @@ class NoisySum(DPOptimizer):
         """Where nothing was added, the sum is zero."""
         for parameter in self.params:
             if parameter.summed_grad is None:
-                exact = None if parameter.device.type == "mps" else torch.float64
+                exact = None if devices.lacks_double(parameter.device) else torch.float64
                 parameter.summed_grad = torch.zeros_like(parameter, dtype=exact)
 
     def add_noise(self) -> None:

@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from dptrain.contracts import devices
+
 aten = torch.ops.aten
 
 
@@ -23,8 +25,7 @@ def stilled() -> Iterator[list[str]]:
     Draws of a distribution are its mean where that is known, else one half. The state of PyTorch's
     generators is left as it was.
     """
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    with torch.random.fork_rng(devices), sdpa_kernel(SDPBackend.MATH), _Constant() as mode:
+    with torch.random.fork_rng(devices.with_generators()), sdpa_kernel(SDPBackend.MATH), _Constant() as mode:
         yield mode.seen
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dptrain.contracts import ConfigError, DptrainError
+from dptrain.contracts import ConfigError, DptrainError, devices
 from dptrain.privacy.noise.source import NoiseSource
 from dptrain.training.distribution import Job, Made, Reply, Round, Team, Work, accepted
 from dptrain.training.helping import help_with
@@ -265,14 +265,5 @@ def work(place: Place) -> int:
 
 def own_device(kind: str) -> torch.device:
     """This rank's own device of this type."""
-    if kind == "cpu":
-        return torch.device(kind)
-    if kind != "cuda":
-        raise ConfigError(f"device={kind}: several processes compute on cpu or cuda; choose one of them")
-    local = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")))
-    if local >= torch.cuda.device_count():
-        raise ConfigError(
-            f"device=cuda: this machine has {torch.cuda.device_count()} GPUs, and each process needs one "
-            "of its own; start fewer processes"
-        )
-    return torch.device("cuda", local)
+    local = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))
+    return devices.of_local_rank(kind, int(local))

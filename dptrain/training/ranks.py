@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 
-from dptrain.contracts import ConfigError, DptrainError
+from dptrain.contracts import ConfigError, DptrainError, devices
 
 BEATS = 5  # signs of life within the time after which a rank is given up
 TLS = "TCP_TLS"  # what GLOO_DEVICE_TRANSPORT says where connections are encrypted
@@ -102,9 +102,7 @@ class Channel:
                 again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
                 with _on_loopback() if local else nullcontext():
                     dist.init_process_group(
-                        "cpu:gloo,cuda:nccl"
-                        if torch.cuda.is_available() and dist.is_nccl_available()
-                        else "gloo",
+                        devices.collectives(),
                         store=PrefixStore(f"dptrain/{again}", store),
                         rank=rank,
                         world_size=size,

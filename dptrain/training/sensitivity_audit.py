@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from dptrain.contracts import BrokenGuarantee, Records
+from dptrain.contracts import BrokenGuarantee, Records, devices
 from dptrain.privacy.banded import GradientPlan
 from dptrain.privacy.dpsgd import Engine
 from dptrain.privacy.independence.state import changed, copied, state_of
@@ -156,7 +156,7 @@ class SensitivityAudit:
             with engine.aside():
                 accumulate(aside, divided(some, size=size), read)
                 total = engine.total()
-            return total if total.device.type == "mps" else total.double()
+            return total if devices.lacks_double(total.device) else total.double()
 
         def found(dtype: torch.dtype, allowed: float) -> Found:
             """In physical batches of the full size, and in such of half of these units."""

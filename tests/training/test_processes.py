@@ -74,7 +74,9 @@ def test_an_open_network_is_refused() -> None:
 
 
 def test_each_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen: list[int] = []
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert processes.own_device("cuda") == torch.device("cuda", 1)
     monkeypatch.setenv("LOCAL_RANK", "2")
@@ -83,6 +85,7 @@ def test_each_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(ConfigError, match="device=mps"):
         processes.own_device("mps")
     assert processes.own_device("cpu") == torch.device("cpu")
+    assert chosen == [1]
 
 
 def squared(number: int) -> int:

@@ -29,6 +29,7 @@ import torch
 from cryptography.hazmat.primitives.poly1305 import Poly1305
 from torch import Tensor
 
+from dptrain.contracts import devices
 from dptrain.privacy.noise import keys
 from dptrain.privacy.noise.source import NoiseSource, Words
 
@@ -48,7 +49,7 @@ class BandedNoise(NoiseSource):
     def add(self, sums: list[Tensor], std: float) -> list[Tensor]:
         """These sums with noise: `std` is that of z, each coordinate's on the encoded sum."""
         flat = torch.cat([total.reshape(-1) for total in sums])
-        exact = flat.cpu().double() if flat.device.type == "mps" else flat.double()
+        exact = flat.cpu().double() if devices.lacks_double(flat.device) else flat.double()
         carried = self._carried(exact.device)
         (noisy,) = super().add([exact if carried is None else exact - carried], std / self._first)
         self._past.appendleft(noisy - exact)

@@ -12,7 +12,7 @@ import torch
 from cryptography.hazmat.primitives.poly1305 import Poly1305
 from torch import Tensor
 
-from dptrain.contracts import Randomness
+from dptrain.contracts import Randomness, devices
 from dptrain.privacy.noise import keys
 from dptrain.privacy.noise.gaussian import REACH, gaussian, grid_step, noisy_on_grid
 from dptrain.privacy.noise.keys import KeyChain
@@ -44,7 +44,7 @@ def on_cpu(device: torch.device, randomness: str) -> bool:
 
     `randomness` is `auto` or `cryptographic`. MPS knows no double precision, so its noise does too.
     """
-    return randomness == "cryptographic" or device.type != "cuda"
+    return randomness == "cryptographic" or not devices.fills_noise(device)
 
 
 def words_on(device: torch.device, randomness: str) -> Words:

@@ -27,6 +27,7 @@ from dptrain.contracts import (
 )
 from dptrain.evaluation.failures import reason
 from dptrain.evaluation.stage import Stage, Subject
+from dptrain.evaluation.told import Told
 from dptrain.storage import Unwritable
 
 Key = tuple[str, str, str]  # attack, interface, and which model it meets
@@ -73,6 +74,7 @@ class Subjects:
     released: Subject
     control: Subject | None
     ahead: Mapping[Key, Findings] = field(default_factory=dict)  # of meetings that are over
+    _untrained: dict[int, Subject] = field(default_factory=dict)  # by seed: they are the same for all attacks
 
     def shared(self, outputs: Sequence[Output | None]) -> dict[Key, Meeting]:
         """The meetings that other processes may see to; each attack's together, as they take equally long."""
@@ -116,8 +118,13 @@ class Subjects:
         # Of an untrained model there is no transcript.
         untrained = 0 if Access.TRANSCRIPT in attack.needs else self.stage.game(name).untrained
         return subjects | {
-            f"untrained {seed}": partial(self.released.untrained, seed) for seed in range(untrained)
+            f"untrained {seed}": partial(self._untrained_by, seed) for seed in range(untrained)
         }
+
+    def _untrained_by(self, seed: int) -> Subject:
+        if seed not in self._untrained:
+            self._untrained[seed] = self.released.untrained(seed)
+        return self._untrained[seed]
 
     def _unseen(self, name: str) -> str | None:
         """Why an attack that looks on was not shown enough of the control's training; None: it was."""
@@ -157,13 +164,11 @@ def found_ahead(meetings: Mapping[Key, Meeting], ranks: Ranks) -> dict[Key, Find
 
     So are all of them where other processes cannot be told of one, such as an attack that holds a lock.
     """
-    keys = list(meetings)
-    call = partial(_found, list(meetings.values()))
-    try:
-        found = list(ranks.each(call, range(len(keys))))
-    except (TypeError, AttributeError, NotImplementedError, pickle.PicklingError):
+    told = Told.of(partial(_found, list(meetings.values())))
+    if told is None:
         return {}
-    return {key: pickle.loads(each) for key, each in zip(keys, found, strict=True) if each is not None}
+    found = ranks.each(told, range(len(meetings)))
+    return {key: pickle.loads(each) for key, each in zip(meetings, found, strict=True) if each is not None}
 
 
 def _found(meetings: list[Meeting], number: int) -> bytes | None:

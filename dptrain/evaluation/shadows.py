@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
@@ -80,9 +81,11 @@ class ShadowTrainer:
         waiting = [each for each in asked if each[0] in missing]
         # Neither the cache nor whoever shows progress goes to other processes.
         train = partial(_weights_of, replace(self, ranks=None, show=_nowhere), private)
+        began = time.perf_counter()
         trained = self.ranks.each(train, [(number, members) for number, members, _ in waiting])
         for done, ((_, _, key), weights) in enumerate(zip(waiting, trained, strict=True), 1):
-            self.cache.get(key, partial(dict, weights))
+            self.cache.get(key, partial(dict, weights), since=began)
+            began = time.perf_counter()  # those of a round are done at the same time
             show(done=done, total=len(waiting), epsilon=math.inf)
 
     def missing(self, count: int, *, private: bool) -> list[int]:

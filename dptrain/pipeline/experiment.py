@@ -239,6 +239,7 @@ class Experiment:
             splits,
             confidence=self.config.evidence.confidence,
             as_they_are=given_output(self.config.release) is None,
+            ranks=self.ranks,
         )
 
     def _fit(

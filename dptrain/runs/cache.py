@@ -35,7 +35,8 @@ class Cache:
     """A folder of results. They were made from the records, so each is readable by its owner only.
 
     A result's name is a hash of its key, which tells of records, under a secret of the folder. `seconds`
-    is how long this process took to make results of each kind; what is found costs nothing.
+    is how long making results of each kind took this run on the clock, be it by several processes at a time;
+    what is found costs nothing.
     """
 
     folder: Path
@@ -45,17 +46,23 @@ class Cache:
         return self.folder.exists() and self._path(key).exists()  # to look writes nothing
 
     def get(
-        self, key: str, make: Callable[[], Mapping[str, Any]], *, keep: Callable[[], bool] = lambda: True
+        self,
+        key: str,
+        make: Callable[[], Mapping[str, Any]],
+        *,
+        keep: Callable[[], bool] = lambda: True,
+        since: float | None = None,
     ) -> Mapping[str, Any]:
         """What is kept under this key; if nothing is, what `make` returns, which is kept if `keep` says so.
 
         Tensors, numbers, texts, and dictionaries and tuples of them. A second process that asks for the same
-        waits for the first, and takes what that one made.
+        waits for the first, and takes what that one made. `since` is when, by `time.perf_counter`, making it
+        began, where that was before `make` is called.
         """
         path = self._path(key)
         with FileLock(path.with_suffix(".lock")):
             if not path.exists():
-                started = time.perf_counter()
+                started = time.perf_counter() if since is None else since
                 made = make()
                 if not keep():
                     return made

@@ -1,7 +1,8 @@
-"""Attacks that several processes run: they find what one process finds, and what fails is told alike."""
+"""Attacks and answers of several processes: they are those of one process, and what fails is told alike."""
 
 from __future__ import annotations
 
+import copy
 import os
 import threading
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from dptrain.contracts import Access, Guesses, Release, Splits, Targets
 from dptrain.evaluation import scorer
 from dptrain.evaluation.meetings import Subjects, found_ahead
 from dptrain.evaluation.stage import Subject
+from dptrain.evaluation.utility import answered
 from dptrain.training.processes import Ranks
 
 pytestmark = pytest.mark.run
@@ -105,6 +107,51 @@ def test_an_attack_that_cannot_be_told_to_others_runs_here(ranks: Ranks, subject
     attempt, _ = subjects.attempt("one", subjects.stage.attacks["one"], None)
     assert int(attempt.found.guesses[2]) == os.getpid()
     assert len(found_ahead(subjects_of(subject, one=Drawing()).shared((None,)), ranks)) == 4  # all is well
+
+
+def test_what_fails_between_processes_is_no_attack_that_cannot_be_told(subject: Subject) -> None:
+    def each(*_: object) -> Iterator[object]:
+        raise TypeError("of the channel")
+
+    ranks: Any = SimpleNamespace(size=2, each=each)
+    with pytest.raises(TypeError, match="of the channel"):
+        found_ahead(subjects_of(subject, one=Drawing()).shared((None,)), ranks)
+
+
+def test_untrained_models_are_made_once_for_all_attacks(subject: Subject, mlp: nn.Module) -> None:
+    release = replace(subject.release, architecture=lambda: copy.deepcopy(mlp))
+    subjects = subjects_of(replace(subject, release=release), one=Drawing(), two=Drawing())
+    weights = {key: meeting.release.weights for key, meeting in subjects.shared((None,)).items()}
+    first, second = (weights["one", "", f"untrained {seed}"] for seed in (0, 1))
+    assert weights["two", "", "untrained 0"] is first
+    assert weights["two", "", "untrained 1"] is second
+    assert first is not None
+    assert second is not None
+    assert not any(torch.equal(first[name], second[name]) for name in first)
+    alone = replace(subjects, ahead={})._compared("one", Drawing())["untrained 0"]()
+    assert alone.release.weights is first
+
+
+@dataclass(frozen=True, kw_only=True)
+class Signed:
+    """An interface that adds to its answers the process that gives them."""
+
+    name: str = "signed"
+
+    def __call__(self, confidences: torch.Tensor) -> torch.Tensor:
+        process = torch.full((len(confidences), 1), float(os.getpid()), dtype=torch.float64)
+        return torch.cat([confidences, process], 1)
+
+
+def test_processes_answer_what_one_does(ranks: Ranks, subject: Subject, splits: Splits) -> None:
+    many = torch.arange(3000) % len(splits.test)
+    seen = replace(splits, test=splits.test.take(many))
+    release = replace(subject.release, output=Signed())
+    alone, together = (torch.cat(list(answered(release, seen, some))) for some in (None, ranks))
+    assert torch.equal(alone[:, :-1], together[:, :-1])
+    by = together[:, -1].split(1024)
+    assert [len(each.unique()) for each in by] == [1, 1, 1]
+    assert by[0][0] == by[2][0] == os.getpid() != by[1][0]
 
 
 def test_what_trains_or_answers_by_a_ledger_stays_in_this_process(subject: Subject) -> None:

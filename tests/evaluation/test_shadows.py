@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -34,10 +35,15 @@ class Spy:
     def __init__(self, mechanism):
         self.mechanism = mechanism
         self.trained_on = []
+        self.seconds = []
 
     def fit(self, model, splits, budget, context):
         self.trained_on.append(splits)
-        return self.mechanism.fit(model, splits, budget, context)
+        started = time.perf_counter()
+        try:
+            return self.mechanism.fit(model, splits, budget, context)
+        finally:
+            self.seconds.append(time.perf_counter() - started)
 
 
 @pytest.fixture
@@ -232,6 +238,8 @@ def test_processes_train_the_shadows_that_one_does(trainer, tmp_path):
         shared = replace(trainer, ranks=ranks, cache=Cache(tmp_path / "shared"), show=nobody)
         together = shared.train(4, private=True)
         assert len(trainer.mechanism.trained_on) == 4 + 2  # two of them by the other process
+        mine = sum(trainer.mechanism.seconds[4:])
+        assert shared.cache.seconds["shadow"] >= mine  # the others trained meanwhile
         assert shared.missing(4, private=True) == []
     for mine, theirs in zip(alone, together, strict=True):
         assert torch.equal(mine.members, theirs.members)

@@ -14,6 +14,9 @@ which for dptrain means that freed memory is kept for the next step (`dptrain/cl
 threads wait for each other as `dptrain/__init__.py` says; with --alike they do in every mode. Memory is the
 highest resident memory of a process (on a GPU: allocated by PyTorch) over that of the plain one. Noise and
 update are part of every private step.
+
+With --compiled there are two more ways: plain SGD's model, and dptrain's way to per-record gradients, by
+torch.compile. That takes a compiler for C++, or on a GPU Triton; how long the first step takes is told.
 """
 
 from __future__ import annotations
@@ -46,10 +49,14 @@ from dptrain.models.cnn import SmallCNN
 from dptrain.models.mlp import Logistic, Mlp
 from dptrain.privacy.accountant import DPSGDPlan
 from dptrain.privacy.agreement import choose
+from dptrain.privacy.bookkeeping.shares import Share
 from dptrain.privacy.dpsgd import DPSGDEngine
+from dptrain.privacy.gradients import Gradients
+from dptrain.privacy.noise.keys import key_from
+from dptrain.privacy.noise.source import NoiseSource
 
 MODES = {"plain": "", "opacus_hooks": "hooks", "opacus_ghost": "", "dptrain": "bookkeeping"}
-PRIVATE = tuple(MODES)[1:]
+COMPILED = "_compiled"  # ends the name of a mode whose model, or way to gradients, is compiled
 WARM_UP = 2  # steps that are not timed
 TURN = 0.25  # seconds that a process takes steps before the next one's turn: a step in training is not alone
 
@@ -153,6 +160,7 @@ TASKS = {
 
 def make_step(task: Task, mode: str, device: torch.device, dtype: torch.dtype) -> Callable[[], None]:
     """One step of SGD on a batch that stays the same, by this mode; in bfloat16 with weights in float32."""
+    compiled, mode = mode.endswith(COMPILED), mode.removesuffix(COMPILED)
     torch.manual_seed(0)
     low = dtype == torch.bfloat16
     wide = torch.float32 if low else dtype
@@ -163,10 +171,11 @@ def make_step(task: Task, mode: str, device: torch.device, dtype: torch.dtype) -
     inputs = inputs.to(device, wide) if inputs.is_floating_point() else inputs.to(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     if mode == "plain":
+        forward = torch.compile(model) if compiled else model
 
         def step() -> None:
             with autocast():
-                outputs = model(inputs)
+                outputs = forward(inputs)
             F.cross_entropy(outputs.float(), labels).backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -184,9 +193,14 @@ def make_step(task: Task, mode: str, device: torch.device, dtype: torch.dtype) -
         noise_multiplier=1.0,
     )
     loss = partial(F.cross_entropy, reduction="none")
-    noise = torch.Generator(device).manual_seed(0)
+    noise = NoiseSource.on(device, key_from(torch.Generator().manual_seed(0)))
     chosen = choose(MODES[mode], model, loss, inputs, bfloat16=True) if low and mode == "dptrain" else None
     engine = DPSGDEngine(MODES[mode], model, optimizer, plan, loss=loss, generator=noise, chosen=chosen)
+    if compiled:
+        if engine.gradients is None:
+            engine.prepare(inputs)
+        assert engine.gradients is not None
+        engine.gradients = Compiled(engine.gradients)
 
     def private_step() -> None:
         with autocast() if chosen is None else nullcontext():
@@ -194,6 +208,17 @@ def make_step(task: Task, mode: str, device: torch.device, dtype: torch.dtype) -
         engine.update()
 
     return private_step
+
+
+class Compiled:
+    """A way to gradients by torch.compile, which goes on in Python where it cannot."""
+
+    def __init__(self, gradients: Gradients) -> None:
+        self.rows_at_once = gradients.rows_at_once
+        self._call = torch.compile(gradients.__call__)
+
+    def __call__(self, inputs: Tensor, labels: Tensor, copies: int) -> tuple[Tensor, list[Share | None]]:
+        return self._call(inputs, labels, copies)
 
 
 def ghost_step(
@@ -226,15 +251,17 @@ def ghost_step(
 
 
 def serve(model: str, mode: str, options: argparse.Namespace) -> None:
-    """Take a step for each line that comes in, and answer with its seconds; at the end with peak memory."""
+    """Take a step for each line that comes in, and answer with its seconds; at the end with peak memory.
+
+    First with the seconds of the very first step, once it is warm.
+    """
     torch.set_num_threads(options.threads)
     device = torch.device(options.device)
-    if options.alike or mode == "dptrain":
+    if options.alike or mode.startswith("dptrain"):
         keep_freed_memory()
     step = make_step(TASKS[model], mode, device, getattr(torch, options.dtype))
-    for _ in range(WARM_UP):
-        step()
-    print("ready", flush=True)
+    first, *_ = [timed(step, device) for _ in range(WARM_UP)]
+    print(first, flush=True)
     for _ in sys.stdin:
         print(turn(step, device), flush=True)
     if device.type == "cuda":
@@ -247,12 +274,17 @@ def turn(step: Callable[[], None], device: torch.device) -> float:
     """Seconds of a step, the median of those that fit in a turn; the first of several warms up again."""
     seconds: list[float] = []
     while sum(seconds) < TURN:
-        started = time.perf_counter()
-        step()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        seconds.append(time.perf_counter() - started)
+        seconds.append(timed(step, device))
     return statistics.median(seconds[1:] or seconds)
+
+
+def timed(step: Callable[[], None], device: torch.device) -> float:
+    """Seconds of this step, until the device has done it."""
+    started = time.perf_counter()
+    step()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started
 
 
 class Worker:
@@ -264,7 +296,7 @@ class Worker:
         command += [f"--{name}={getattr(options, name)}" for name in ("threads", "device", "dtype")]
         command += ["--alike"] * options.alike
         environment = dict(os.environ)
-        if mode != "dptrain" and not options.alike:
+        if not mode.startswith("dptrain") and not options.alike:
             environment = {name: value for name, value in environment.items() if name not in WAITING}
         self.process = subprocess.Popen(
             command,
@@ -275,9 +307,9 @@ class Worker:
             env=environment,
         )
 
-    def ready(self) -> None:
-        """Wait until it is warm."""
-        self._answer()
+    def ready(self) -> float:
+        """Wait until it is warm; the seconds of its first step."""
+        return float(self._answer())
 
     def _answer(self) -> str:
         assert self.process.stdout is not None
@@ -299,23 +331,40 @@ class Worker:
         return float(peak)
 
 
+def started(model: str, options: argparse.Namespace) -> dict[str, Worker]:
+    """A process for each mode, warm; what does not compile is told and left out."""
+    modes = [*MODES, *(mode + COMPILED for mode in ("plain", "dptrain") if options.compiled)]
+    workers = {mode: Worker(model, mode, options) for mode in modes}
+    for mode in modes:
+        try:
+            first = workers[mode].ready()
+        except RuntimeError:
+            if not mode.endswith(COMPILED):
+                raise
+            del workers[mode]
+            print(f"{model:<12}{mode:<18} does not compile, for the reason above", flush=True)
+            continue
+        if mode.endswith(COMPILED):
+            print(f"{model:<12}{mode:<18}{first:8.1f} s for the first step", flush=True)
+    return workers
+
+
 def measure(model: str, options: argparse.Namespace) -> dict[str, object]:
     """Speeds and memory relative to plain SGD, and the plain figures themselves on the way."""
-    workers = {mode: Worker(model, mode, options) for mode in MODES}
-    for worker in workers.values():
-        worker.ready()
-    speeds: dict[str, list[float]] = {mode: [] for mode in PRIVATE}
+    workers = started(model, options)
+    compared = [mode for mode in workers if mode != "plain"]
+    speeds: dict[str, list[float]] = {mode: [] for mode in compared}
     plain: list[float] = []
     for _ in range(options.repeats):
-        for mode in PRIVATE:
+        for mode in compared:
             plain.append(workers["plain"].step())
             speeds[mode].append(plain[-1] / workers[mode].step())
     peaks = {mode: worker.finish() for mode, worker in workers.items()}
     found = {mode: statistics.median(values) for mode, values in speeds.items()}
-    memory = {mode: peaks[mode] / peaks["plain"] for mode in PRIVATE}
-    for mode in PRIVATE:
-        print(f"{model:<12}{mode:<14}{found[mode]:8.2f}{memory[mode]:8.2f}", flush=True)
-    print(f"{model:<12}{'plain':<14}{statistics.median(plain) * 1e3:8.1f} ms{peaks['plain']:8.0f} MiB")
+    memory = {mode: peaks[mode] / peaks["plain"] for mode in compared}
+    for mode in compared:
+        print(f"{model:<12}{mode:<18}{found[mode]:8.2f}{memory[mode]:8.2f}", flush=True)
+    print(f"{model:<12}{'plain':<18}{statistics.median(plain) * 1e3:8.1f} ms{peaks['plain']:8.0f} MiB")
     return {**found, "memory": memory}
 
 
@@ -328,7 +377,7 @@ def main(arguments: list[str] | None = None) -> int:
     started = time.perf_counter()
     card = f", {torch.cuda.get_device_name()}" if options.device == "cuda" else ""
     print(f"{options.threads} threads, {options.device}{card}, {options.dtype}\n")
-    print(f"{'model':<12}{'mode':<14}{'speed':>8}{'memory':>8}   relative to plain SGD")
+    print(f"{'model':<12}{'mode':<18}{'speed':>8}{'memory':>8}   relative to plain SGD")
     table = {model: measure(model, options) for model in options.models.split(",")}
     print(f"\n{time.perf_counter() - started:.0f} seconds")
     if options.json:
@@ -349,6 +398,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         action="store_true",
         help="dptrain's handling of memory and threads for all, so that only the arithmetic differs",
     )
+    parser.add_argument("--compiled", action="store_true", help="torch.compile for plain SGD and dptrain too")
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     parser.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)

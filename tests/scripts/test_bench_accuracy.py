@@ -82,6 +82,19 @@ def test_rows_are_chosen_by_recipe_or_with_epsilon(accuracy, invented, data) -> 
     assert accuracy.main([*options, "--rows", "medical_scatter"]) == 0
     assert len(invented) == 2
     assert accuracy.main([*options, "--rows", "cifar10_scatter"]) == 2
+    assert accuracy.main([*options, "--recipes", "cifar10_wrn"]) == 2
+
+
+def test_what_takes_a_gpu_is_run_on_one_where_it_is_asked_for(accuracy, invented, data, capsys) -> None:
+    np.savez(data / "cifar10.npz", nothing=np.zeros(1))
+    options = ["--output", str(data / "runs"), "--fashion", str(data), "--seeds", "1"]
+    assert accuracy.main(options) == 0
+    assert not any("recipe=cifar10_wrn" in words for words in invented)
+    assert "left out: cifar10_wrn@2, which takes a GPU; --rows cifar10_wrn" in capsys.readouterr().err
+    assert accuracy.main([*options, "--recipes", "cifar10_wrn"]) == 0
+    assert {"recipe=cifar10_wrn", "privacy.epsilon=2", "training.steps=1125", "device=cuda"} <= set(
+        invented[-1]
+    )
 
 
 def test_the_table_is_written_between_its_markers(accuracy, measured, invented, data) -> None:  # noqa: ARG001

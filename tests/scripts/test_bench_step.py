@@ -15,7 +15,7 @@ def script() -> ModuleType:
     return support.script("bench_step")
 
 
-SECONDS = {"plain": 1.0, "opacus_hooks": 4.0, "opacus_ghost": 2.0, "dptrain": 1.25}
+SECONDS = {"plain": 1.0, "opacus_hooks": 4.0, "opacus_ghost": 2.0, "dptrain": 1.25, "plain_compiled": 0.8}
 
 
 class FakeWorker:
@@ -24,8 +24,10 @@ class FakeWorker:
     def __init__(self, _model, mode, _options) -> None:
         self.mode, self.steps = mode, 0
 
-    def ready(self) -> None:
-        pass
+    def ready(self) -> float:
+        if self.mode == "dptrain_compiled":
+            raise RuntimeError("a process ended early")
+        return 30.0
 
     def step(self) -> float:
         self.steps += 1
@@ -48,9 +50,32 @@ def test_speeds_are_medians_of_pairs_and_memory_is_relative_to_plain(script, mon
     assert found == {"mlp": expected, "linear": expected}
 
 
+def test_compiled_steps_are_compared_and_what_does_not_compile_is_left_out(
+    script, monkeypatch, capsys
+) -> None:
+    monkeypatch.setattr(script, "Worker", FakeWorker)
+    assert script.main(["--json", "--models", "mlp", "--repeats", "3", "--compiled"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert "mlp         plain_compiled        30.0 s for the first step" in shown
+    assert any(line.startswith("mlp         dptrain_compiled   does not compile") for line in shown)
+    found = json.loads(shown[-1])["mlp"]
+    assert found["plain_compiled"] == 1.25
+    assert "dptrain_compiled" not in found
+
+
+def test_what_is_compiled_is_the_model_and_the_way_to_gradients(script, monkeypatch) -> None:
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda call: compiled.append(call) or call)
+    for mode in ("plain_compiled", "dptrain_compiled"):
+        script.make_step(script.TASKS["mlp"], mode, torch.device("cpu"), torch.float32)()
+    model, gradients = compiled
+    assert type(model).__name__ == "Mlp"
+    assert type(gradients.__self__).__name__ == "ByRules"
+
+
 def test_a_process_takes_steps_and_tells_its_peak(script) -> None:
     worker = script.Worker("cnn", "dptrain", script.parse(["--threads", "1"]))
-    worker.ready()
+    assert worker.ready() > 0
     assert 0 < worker.step() < 60
     assert worker.finish() > 100  # MiB: PyTorch alone needs more
 

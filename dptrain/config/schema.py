@@ -245,6 +245,7 @@ class Serve(Section):
         "127.0.0.1"
     )
     port: Annotated[int, Field(ge=0, le=65535, description="such as 8000; 0 for any that is free")] = 8000
+    workers: Annotated[Count, Field(description="processes that answer, such as 2")] = 1
     keys: Annotated[
         bool, Field(description="true or false; false lets anyone on this machine ask, without a key")
     ] = True
@@ -252,7 +253,8 @@ class Serve(Section):
         str | None, Field(description="for the secret and the database; null: `serving` below output")
     ] = None
     store: Annotated[
-        str | None, Field(description="null: SQLite in serve.folder; or a URL such as postgresql://...")
+        str | None,
+        Field(description="null: SQLite in serve.folder; or a URL such as postgresql+psycopg://..."),
     ] = None
     durable: Annotated[
         bool, Field(description="true waits for the disk at each count: a power failure loses none either")
@@ -263,6 +265,9 @@ class Serve(Section):
     ] = None
     body_bytes: Annotated[Count, Field(description="a whole number, such as 4194304")] = 4194304
     body_seconds: Annotated[Positive, Field(description="seconds that a body may take to arrive")] = 10.0
+    transit_bytes: Annotated[
+        Count, Field(description="the most that is under way at once, a fourth of it by one key")
+    ] = 67108864
     records: Annotated[Count, Field(description="the most in one request, such as 256")] = 256
     waiting: Annotated[Count, Field(description="the most requests that wait at once, such as 512")] = 512
 

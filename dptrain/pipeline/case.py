@@ -28,6 +28,7 @@ from dptrain.privacy.written import StatedGuarantee, from_json
 from dptrain.redaction import redact
 from dptrain.report.document import read_json
 from dptrain.runs import folder as runs
+from dptrain.training.paid_answers import LEDGER
 
 # What an audit may change of the configuration that a run was trained with.
 CHOSEN = (
@@ -56,10 +57,11 @@ class Case:
     url: str | None = None  # where it is served, if it is to be attacked there
 
 
-def find(config: Config, overrides: tuple[str, ...]) -> Case:
+def find(config: Config, overrides: tuple[str, ...], *, answers: bool = False) -> Case:
     """The case that `release` names: a run folder, a run id, or a file of weights.
 
     A run is audited as it was configured: raises ConfigError where anything else of it is overridden.
+    `answers`: one that kept no weights will do, where it can answer without.
     """
     source = config.release.source
     assert source is not None
@@ -80,7 +82,7 @@ def find(config: Config, overrides: tuple[str, ...]) -> Case:
             f"release={source} is no run folder, no name or id of a run under output={config.output} and no "
             "file of weights; give one of them"
         )
-    _refuse_without_a_model(source, folder)
+    _refuse_without_a_model(source, folder, answers=answers)
     _refuse_changes(source, overrides)
     trained = parse(runs.read(folder).config)
     refuse_without_beginning(source, trained.model)
@@ -113,7 +115,7 @@ def find(config: Config, overrides: tuple[str, ...]) -> Case:
     )
 
 
-def _refuse_without_a_model(source: str, folder: Path) -> None:
+def _refuse_without_a_model(source: str, folder: Path, *, answers: bool) -> None:
     """Raise ConfigError where a run folder holds no model that could be attacked again, and say why."""
     if runs.read(folder).config.get("task") == "audit":
         raise ConfigError(
@@ -125,7 +127,7 @@ def _refuse_without_a_model(source: str, folder: Path) -> None:
         raise ConfigError(
             f"release={source}: {folder} has no {runs.REPORT}; finish the run first (resume={folder})"
         )
-    if not (folder / runs.WEIGHTS).is_file():
+    if not (folder / runs.WEIGHTS).is_file() and not (answers and (folder / LEDGER).is_file()):
         raise ConfigError(
             f"release={source}: {folder} has no {runs.WEIGHTS}: its mechanism releases no weights, or "
             "they were removed, and nothing else is kept that an attack could ask; train it again with the "

@@ -8,8 +8,8 @@ from dptrain.assembly.components import assemble
 from dptrain.assembly.model import make_model
 from dptrain.assembly.records import load_splits
 from dptrain.assembly.values import given_output, make_context, make_streams
-from dptrain.config import parse
-from dptrain.contracts import BrokenGuarantee, ConfigError
+from dptrain.config import Config, parse
+from dptrain.contracts import BrokenGuarantee, ConfigError, Splits
 from dptrain.evidence.verdict import BROKEN
 from dptrain.mechanisms.private_prediction import PrivatePrediction
 from dptrain.report.document import read_json
@@ -39,8 +39,12 @@ def open_predictor(folder: Path) -> Predictor:
         raise BrokenGuarantee(
             f"{folder}: an attack went beyond its guarantee, so that nothing is answered from it"
         )
+    return predictor_of(folder, config, load_splits(parts.source, make_streams(config)))
+
+
+def predictor_of(folder: Path, config: Config, splits: Splits) -> Predictor:
+    """The same of a run whose configuration and records are at hand."""
     streams, context = make_streams(config), make_context(config)
-    splits = load_splits(parts.source, streams)
     model = make_model(config, None, splits, streams).to(context.device, context.dtype).eval()
     seen = Seen.of_model(model, context)
     return Predictor(

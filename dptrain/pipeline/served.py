@@ -14,6 +14,7 @@ from dptrain.pipeline.experiment import Experiment
 from dptrain.report import answers, sentences
 from dptrain.report.statement import as_statement
 from dptrain.tasks import Regression, task_of
+from dptrain.training.paid_answers import Predictor
 
 PASSED, UNPROVED, FAILED = "passed", "unproved", "failed"  # aliases in a registry of models
 
@@ -28,6 +29,17 @@ class Answers(nn.Module):
     def forward(self, inputs: Inputs) -> Tensor:
         answers = self.task.predict(self.network(inputs)).float()
         return answers if self.output is None else self.output(answers)
+
+
+class PaidFor(nn.Module):
+    """What answers for as long as there are answers that are paid for."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        super().__init__()
+        self.predictor = predictor
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.predictor.confidences(inputs).float()
 
 
 def served(report: Report, release: Release, experiment: Experiment) -> Served:

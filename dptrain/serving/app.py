@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from dptrain.installed import own_version
 from dptrain.report.dashboard import POLICY
 from dptrain.serving.admin import add_dashboard
-from dptrain.serving.body import read_body
+from dptrain.serving.body import announced, read_body
 from dptrain.serving.guard import Refused
 from dptrain.serving.openapi import PREDICT, described, page_of
 from dptrain.serving.server import is_loopback
@@ -65,9 +65,11 @@ def make_app(service: Service) -> FastAPI:
         if service.keys is None:
             _refuse_foreign(request)
         caller = await service.at_the_door(partial(service.authenticate, header, "predict"))
-        body = await read_body(request, most_bytes=bounds.body_bytes, seconds=bounds.body_seconds)
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        answer, delay = await service.one_at_a_time(partial(service.answer, caller, body, kind))
+        with service.transit.room(caller.key, announced(request, bounds.body_bytes)):
+            body = await read_body(request, most_bytes=bounds.body_bytes, seconds=bounds.body_seconds)
+            answer, delay = await service.one_at_a_time(partial(service.answer, caller, body, kind))
+            del body  # which a delayed answer does not need
         if delay:
             await asyncio.sleep(delay)
         return JSONResponse(answer)
@@ -80,6 +82,8 @@ def make_app(service: Service) -> FastAPI:
         for guard in service.guards.values():
             if state := getattr(guard, "state", None):
                 found["budgets"] = await service.one_at_a_time(partial(state, caller))
+        if service.model.left is not None:
+            found["answers"] = {"left": await service.one_at_a_time(service.model.left)}
         return JSONResponse(found)
 
     @app.get("/v1/statement", summary="What is proved of the model")

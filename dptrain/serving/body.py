@@ -11,6 +11,12 @@ from starlette.requests import ClientDisconnect, Request
 from dptrain.serving.guard import Refused
 
 
+def announced(request: Request, most_bytes: int) -> int:
+    """How large a body may be that is still to come: as large as is declared, or as may be."""
+    declared = request.headers.get("content-length", "")
+    return min(int(declared[:20]), most_bytes) if declared.isdecimal() else most_bytes
+
+
 async def read_body(request: Request, *, most_bytes: int, seconds: float) -> bytes:
     """The body; raises Refused where it is too large (413), too slow (408), or breaks off (400).
 

@@ -92,12 +92,12 @@ def _sessions(service: Service) -> Listing:
             )
         )
         for watch in _watches(service)
-        for (scope, name), each in sorted(watch.sessions.items(), key=lambda item: -item[1].score)
+        for (scope, name), each in sorted(watch.sessions.every.items(), key=lambda item: -item[1].score)
     ]
     return Listing(
         name="sessions",
         title="Sessions by suspicion",
-        caption="Those that this worker has seen last. A score above the threshold is an alarm.",
+        caption="Those under way, as far as this worker knows. A score above the threshold is an alarm.",
         columns=("Who", "Queries", "Score", "Threshold", "Largest deviation"),
         rows=rows[:SESSIONS_SHOWN],
         empty="No guard looks at sessions, or nobody has asked yet.",

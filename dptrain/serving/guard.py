@@ -65,6 +65,7 @@ class Surroundings:
 
     `model` is the digest by which counts are kept; `classes` how many columns an answer has. `calibration`
     gives inputs (N, width) of normal traffic, or raises ConfigError; `answer` what the model says of inputs.
+    Of `workers` processes each starts the guard anew; `recorded`: a guard after it records what is asked.
     """
 
     store: Store
@@ -75,6 +76,13 @@ class Surroundings:
     secret: bytes
     calibration: Callable[[], Tensor]
     answer: Callable[[Tensor], Tensor]
+    workers: int = 1
+    recorded: bool = False
+
+    @property
+    def shared(self) -> bool:
+        """Whether others may write to the store too: other workers, or other machines."""
+        return self.workers > 1 or not self.store.local
 
 
 class Started:

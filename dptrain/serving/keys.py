@@ -68,8 +68,15 @@ class Stored:
 class Keys:
     """The keys of a service: made, told apart, rotated, revoked, locked."""
 
-    def __init__(self, store: Store, secret: bytes, clock: Callable[[], float] = time.time) -> None:
-        self._store, self._secret, self._clock = store, secret, clock
+    def __init__(
+        self,
+        store: Store,
+        secret: bytes,
+        clock: Callable[[], float] = time.time,
+        elapsed: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`clock` tells the date; `elapsed` how old a memory is, which no setting of clocks changes."""
+        self._store, self._secret, self._clock, self._elapsed = store, secret, clock, elapsed
         self._known: dict[str, Stored] = {}
         self._read_at = -float("inf")
         self._lock = threading.Lock()
@@ -149,9 +156,9 @@ class Keys:
     def _current(self) -> dict[str, Stored]:
         """All keys, at most a second old."""
         with self._lock:
-            if self._clock() - self._read_at > FRESH_SECONDS:
+            if self._elapsed() - self._read_at > FRESH_SECONDS:
+                self._read_at = self._elapsed()
                 self._known = {each.id: each for each in self.all()}
-                self._read_at = self._clock()
             return self._known
 
     def _forget(self) -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+import os
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest, values
+from prometheus_client.multiprocess import MultiProcessCollector
 
 from dptrain.serving.guard import Query
 
@@ -12,7 +16,15 @@ SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10
 class Metrics:
     """What a service counts since it was started, in a registry of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path | None = None) -> None:
+        """`folder`: where several processes count together, each in a file that outlives it.
+
+        Then all that this process counts from now on is counted there.
+        """
+        self._folder = folder
+        if folder is not None:
+            os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
+            values.ValueClass = values.MultiProcessValue()  # as the variable has it where it is set early
         self._registry = CollectorRegistry()
         self._requests = Counter(
             "dptrain_requests", "Requests by route and status.", ["route", "status"], registry=self._registry
@@ -56,4 +68,8 @@ class Metrics:
 
     def text(self) -> bytes:
         """All counters, as Prometheus reads them."""
-        return generate_latest(self._registry)
+        if self._folder is None:
+            return generate_latest(self._registry)
+        of_all = CollectorRegistry()
+        MultiProcessCollector(of_all, path=str(self._folder))
+        return generate_latest(of_all)

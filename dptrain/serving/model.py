@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ class ServedModel:
 
     `answers` takes inputs (N, ...) and gives what is released of predictions, in columns with these `names`
     (none where an answer is no row). `digest` names the weights, and so the counts of queries that are kept.
+    `left` tells how many other inputs it will ever answer, where each answer is paid for.
     """
 
     title: str
@@ -30,6 +31,7 @@ class ServedModel:
     digest: str
     output: str  # the interface that is given away, as leakage lines call it
     task: str
+    left: Callable[[], int] | None = None
 
     @property
     def described(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from limits import RateLimitItem, parse_many
 from limits.errors import ConfigurationError
@@ -18,6 +19,8 @@ from dptrain.redaction import redact
 from dptrain.serving.guard import Query, Refused, Started, Surroundings
 
 MEMORY = "memory://"
+# Of Redis: nothing is tried again, since a request that was lost may have been counted.
+REDIS_SECONDS = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +42,14 @@ class Rates:
                 _parsed(scope, limit)
 
     def start(self, surroundings: Surroundings) -> RateLimits:
+        if surroundings.workers > 1 and self.storage.startswith("memory"):
+            raise ConfigError(
+                f"serving.rates.storage={self.storage} counts in each of "
+                f"serve.workers={surroundings.workers} processes alone; give "
+                "serving.rates.storage=redis://HOST:PORT"
+            )
         try:
-            storage = storage_from_string(self.storage)
+            storage = storage_from_string(self.storage, **_options(self.storage))
             if not storage.check():
                 raise ConfigurationError("it does not answer")
         except (ConfigurationError, ImportError) as error:
@@ -110,6 +119,17 @@ class RateLimits(Started):
         except Exception:  # of whichever storage
             said = "What counts the rates cannot be reached; ask again later."
             raise Refused(503, "storage", said, retry_after=1.0) from None
+
+
+def _options(storage: str) -> dict[str, Any]:
+    """How a client of Redis waits: not long, and once."""
+    if not storage.startswith("redis"):
+        return {}
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+
+    waits = {"socket_timeout": REDIS_SECONDS, "socket_connect_timeout": REDIS_SECONDS}
+    return {**waits, "retry": Retry(NoBackoff(), 0)}
 
 
 def _parsed(scope: str, limit: str) -> list[RateLimitItem]:

@@ -15,12 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dptrain.contracts import ConfigError, DptrainError, OutOfQueries
 from dptrain.serving.guard import Guards, Query, Refused
 from dptrain.serving.inputs import Reader
 from dptrain.serving.keys import ANYONE, Caller, Keys
 from dptrain.serving.metrics import Metrics
 from dptrain.serving.model import ServedModel
 from dptrain.serving.store import Store
+from dptrain.serving.transit import SHARE, Transit
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +37,14 @@ class Bounds:
     body_seconds: float
     records: int
     waiting: int  # requests that wait for the model at once
+    transit_bytes: int = 2**26  # of all requests that are read, wait or are answered
+
+    def __post_init__(self) -> None:
+        if self.transit_bytes < SHARE * self.body_bytes:
+            raise ConfigError(
+                f"serve.transit_bytes={self.transit_bytes} must be {SHARE} times serve.body_bytes="
+                f"{self.body_bytes} or more, so that one key does not keep all others out"
+            )
 
 
 @dataclass(kw_only=True)
@@ -59,6 +69,10 @@ class Service:
     def __post_init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
         self._door = ThreadPoolExecutor(1, thread_name_prefix="keys")
+
+    @cached_property
+    def transit(self) -> Transit:
+        return Transit(self.bounds.transit_bytes)
 
     @cached_property
     def reader(self) -> Reader:
@@ -110,7 +124,7 @@ class Service:
             query = Query(caller=caller, inputs=self.reader.read(body, kind), at=at)
             for guard in self.guards.values():
                 guard.before(query)
-            answers = self.model.predict(query.inputs)
+            answers = self._predictions(query)
             if not torch.isfinite(answers).all():
                 raise Refused(422, "answer", "The model has no finite answer to these inputs.")
             with self.store.writing() if self.guards else _nothing() as connection:
@@ -128,9 +142,21 @@ class Service:
         self.metrics.answered(query)
         return {"names": self.model.names, "predictions": answers.tolist()}, query.delay_seconds
 
+    def _predictions(self, query: Query) -> Tensor:
+        """What the model says; raises Refused where it has said all that it ever will, or cannot pay."""
+        try:
+            return self.model.predict(query.inputs)
+        except OutOfQueries as error:
+            raise Refused(429, "answers", f"{str(error)[0].upper()}{str(error)[1:]}.") from None
+        except DptrainError:
+            if self.model.left is None:
+                raise
+            said = "The ledger of answers cannot be reached; ask again later."
+            raise Refused(503, "storage", said, retry_after=1.0) from None
+
     def tidy(self, now: float) -> None:
         """Let the guards purge what is old, every ten minutes."""
-        if now - self._tidied >= TIDY_SECONDS:
+        if not 0.0 <= now - self._tidied < TIDY_SECONDS:  # where a clock was set back, too
             self._tidied = now
             for guard in self.guards.values():
                 guard.tidy(now)

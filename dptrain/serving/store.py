@@ -25,6 +25,7 @@ from sqlalchemy import (
     Table,
     create_engine,
     event,
+    text,
 )
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError
 
@@ -33,6 +34,8 @@ from dptrain.redaction import redact
 
 FILE = "serving.sqlite"
 BUSY_SECONDS = 30  # that a writer waits for another
+
+_IN_TURN = text("select pg_advisory_xact_lock(hashtextextended(:name, 0))")
 
 METADATA = MetaData()
 KEYS = Table(
@@ -70,7 +73,7 @@ QUERIES = Table(
     Column("distance", Float),  # off the manifold of normal inputs
     Column("raw", LargeBinary),  # the input itself, float32, only where that is switched on
     Index("queries_by_time", "at"),
-    Index("queries_by_key", "key", "id"),
+    Index("queries_by_tenant", "tenant", "id"),
 )
 ALARMS = Table(
     "alarms",
@@ -97,6 +100,7 @@ class Store:
         death of a process.
         """
         folder.mkdir(parents=True, exist_ok=True)
+        self.local = url is None  # to this machine
         try:
             if url is None:
                 path = folder / FILE
@@ -105,6 +109,8 @@ class Store:
             self.engine = _opened(url, durable=durable)
             with self.engine.begin() as connection:
                 METADATA.create_all(connection)
+                for index in QUERIES.indexes:  # of a table that was there before them, too
+                    index.create(connection, checkfirst=True)
         except (ArgumentError, NoSuchModuleError, ImportError, OperationalError, OSError) as error:
             first = redact(str(error).splitlines()[0])
             raise ConfigError(
@@ -123,6 +129,12 @@ class Store:
         """A transaction that writes nothing, and waits for nobody who does."""
         with self.engine.connect() as connection:
             yield connection.execution_options(reading=True)
+
+    @staticmethod
+    def in_turn(connection: Connection, name: str) -> None:
+        """From here to their ends, have transactions of this name follow one another; SQLite's do anyway."""
+        if connection.dialect.name == "postgresql":
+            connection.execute(_IN_TURN, {"name": name})
 
     def rows(self, query: Any) -> list[Any]:
         """What a query finds."""

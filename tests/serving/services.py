@@ -11,9 +11,13 @@ from torch import nn
 
 from dptrain.contracts import Form
 from dptrain.data.raw import of_images
+from dptrain.serving.app import make_app
 from dptrain.serving.guard import Guard, Surroundings
 from dptrain.serving.keys import Keys
+from dptrain.serving.metrics import Metrics
 from dptrain.serving.model import ServedModel
+from dptrain.serving.recording import Recording
+from dptrain.serving.server import run
 from dptrain.serving.service import Bounds, Service
 from dptrain.serving.store import Store
 
@@ -74,9 +78,12 @@ def make_service(
     keys: bool = True,
     model: ServedModel | None = None,
     calibration: torch.Tensor | None = None,
+    workers: int = 1,
+    url: str | None = None,
     **changes: Any,
 ) -> Service:
-    store = Store(folder)
+    """One of so many `workers`, whose store is at `url`, or in the folder."""
+    store = Store(folder, url)
     model = model or served()
     surroundings = Surroundings(
         store=store,
@@ -87,8 +94,16 @@ def make_service(
         secret=SECRET,
         calibration=lambda: calibration,  # type: ignore[arg-type, return-value]
         answer=model.predict,
+        workers=workers,
+        recorded=any(isinstance(guard, Recording) for guard in (guards or {}).values()),
     )
-    bounds = {"body_bytes": 65536, "body_seconds": 5.0, "records": 16, "waiting": 512}
+    bounds = {
+        "body_bytes": 65536,
+        "body_seconds": 5.0,
+        "records": 16,
+        "waiting": 512,
+        "transit_bytes": 2**26,
+    }
     for name in bounds.keys() & changes.keys():
         bounds[name] = changes.pop(name)
     return Service(
@@ -101,3 +116,12 @@ def make_service(
         prior=torch.full((3,), 1 / 3),
         **changes,
     )
+
+
+def worker(
+    folder: Path, guards: dict[str, Guard], more: dict[str, Any], listening: Any, counters: Path
+) -> None:
+    """The work of one of two workers."""
+    torch.set_num_threads(1)
+    service = make_service(folder, guards, workers=2, metrics=Metrics(counters), **more)
+    run(make_app(service), listening)

@@ -243,8 +243,8 @@ def test_normal_queries_pass_and_a_restart_forgets_no_session(tmp_path, calibrat
 
             service.answer(ANYONE, body(each[None]), "application/json")
         watch = service.guards["detection"]
-        assert watch.sessions[("key", "anyone")].count == start + 4
-        assert watch.sessions[("tenant", "anyone")].count == start + 4
+        assert watch.sessions.every[("key", "anyone")].count == start + 4
+        assert watch.sessions.every[("tenant", "anyone")].count == start + 4
         service.close()
     rows = service.store.rows(select(QUERIES.c.outcome))
     assert [each.outcome for each in rows].count("answered") >= 7

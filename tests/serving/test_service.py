@@ -8,14 +8,16 @@ import json
 import logging
 import socket
 import time
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from services import SHAPE, network, served
+from services import SHAPE, make_service, network, served
 from torch import nn
 
+from dptrain.contracts import ConfigError
 from dptrain.models.output import LabelsOnly
 from dptrain.serving import server
 from dptrain.serving.guard import Started
@@ -275,3 +277,44 @@ def test_headers_that_are_no_key_are_refused(website, header):
             asked = f"GET /admin HTTP/1.1\r\nHost: {host}\r\nAuthorization: {header}\r\n\r\n"
             connection.sendall(asked.encode("latin-1"))
             assert b" 401 " in connection.recv(4096).partition(b"\r\n")[0]
+
+
+def open_request(site, key: str, announced: int) -> socket.socket:
+    """A connection on which a body is announced, and begun."""
+    host, port = site.url.removeprefix("http://").split(":")
+    connection = socket.create_connection((host, int(port)), timeout=10)
+    head = f"POST /v1/predict HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {key}\r\n"
+    connection.sendall((head + f"Content-Length: {announced}\r\n\r\n{{").encode())
+    return connection
+
+
+def status_of(connection: socket.socket) -> int:
+    return int(connection.recv(4096).split(b" ")[1])
+
+
+def test_bodies_under_way_are_bounded_for_a_key_and_in_all(website):
+    """Announced bytes count, whether they come or not; and a connection for 64 KiB at least."""
+    with website(transit_bytes=8 * 65536, body_seconds=30.0) as site, ExitStack() as held:
+        keys = [site.service.keys.make(tenant="t", scopes=["predict"], days=None) for _ in range(4)]
+
+        def begin(key: str, size: int) -> socket.socket:
+            return held.enter_context(open_request(site, key, size))
+
+        waiting = [begin(key, size) for key in keys for size in (65536, 2)]
+        while site.service.transit.held_bytes < 8 * 65536:
+            time.sleep(0.01)
+        assert status_of(begin(keys[0], 2)) == 429  # two each are a fourth of all
+        busy = begin(site.key, 2)
+        assert status_of(busy) == 503
+        for each in waiting[:2]:
+            each.close()
+        while site.service.transit.held_bytes > 6 * 65536:
+            time.sleep(0.01)
+        assert site.inputs(INPUTS).status_code == 200
+        assert site.inputs(INPUTS, key=keys[0]).status_code == 200
+    assert site.service.transit.held_bytes == 0
+
+
+def test_a_bound_that_one_body_reaches_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"serve.transit_bytes=1000 must be 4 times serve.body_bytes=65536"):
+        make_service(tmp_path, transit_bytes=1000)

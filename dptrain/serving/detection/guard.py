@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,13 +18,14 @@ from torch import Tensor
 from dptrain.contracts import ConfigError
 from dptrain.contracts.ranges import Count, NotNegative, Positive, Share
 from dptrain.serving.detection.calibration import Calibration, calibrate
-from dptrain.serving.detection.features import Facts, Features, Manifold
-from dptrain.serving.detection.history import Detector, History
+from dptrain.serving.detection.features import Features, Manifold
+from dptrain.serving.detection.history import Detector
+from dptrain.serving.detection.sessions import Scope, Sessions
 from dptrain.serving.detection.traffic import NormalTraffic
 from dptrain.serving.forms import bounds_of
 from dptrain.serving.guard import Query, Refused, Started, Surroundings
 from dptrain.serving.recording import FACTS
-from dptrain.serving.store import ALARMS, KEYS, QUERIES, Store
+from dptrain.serving.store import ALARMS, KEYS, Store
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +34,7 @@ WITHHOLDING = {"coarsen", "refuse", "lock"}  # actions that leave no answer as i
 ONE_BY_ONE = ("coarsen", "log")
 FRESH_SECONDS = 1.0  # that what another process noticed may be unknown here
 LEAST = 50  # inputs to calibrate on
+RAISED = "alarms"  # of a query, which this guard has raised because of it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +49,8 @@ class Detection:
     this is proved to hold anybody off: an attacker who knows the detectors stays within what is normal.
 
     Normal traffic is made of the inputs that `serve.calibration` names; half of them tell where normal
-    inputs lie, the others how odd they look there. Sessions are in memory, and go on after
-    a restart as far as they were recorded.
+    inputs lie, the others how odd they look there. Sessions are in memory; what was recorded of
+    them outlives a restart, and is how several workers know of each other's queries.
     """
 
     detectors: Mapping[str, Detector]
@@ -79,6 +82,12 @@ class Detection:
 
     def start(self, surroundings: Surroundings) -> Watch:
         """Calibrate the detectors; raises ConfigError where there are no normal inputs to do it by."""
+        if surroundings.workers > 1 and not surroundings.recorded:
+            raise ConfigError(
+                f"serving.detection with serve.workers={surroundings.workers}: a worker knows what others "
+                "were asked by what is recorded; have `record` after it: "
+                "serving=[rates,detection,record,budget]"
+            )
         inputs = surroundings.calibration()
         if len(inputs) < 2 * LEAST:
             raise ConfigError(
@@ -101,28 +110,43 @@ class Detection:
             query_false_alarms=dict.fromkeys(self.query_detectors, rate),
             rng=np.random.default_rng(0),
         )
-        return Watch(self, calibrated, features, surroundings.store, surroundings.model)
+        shared = surroundings.shared and surroundings.recorded
+        return Watch(self, calibrated, features, surroundings.store, surroundings.model, shared=shared)
 
 
 class Watch(Started):
     """Detection at work."""
 
     def __init__(
-        self, detection: Detection, calibration: Calibration, features: Features, store: Store, model: str
+        self,
+        detection: Detection,
+        calibration: Calibration,
+        features: Features,
+        store: Store,
+        model: str,
+        *,
+        shared: bool = False,
     ) -> None:
+        """`shared`: other processes record to the same store, and raise alarms there."""
         self.calibration, self.features = calibration, features
-        self._asked, self._store, self._model = detection, store, model
-        self.sessions: dict[tuple[str, str], History] = {}
-        self._flagged: set[tuple[str, str]] = set()
+        self._asked, self._store, self._model, self._shared = detection, store, model, shared
+        self.sessions = Sessions(
+            store,
+            model,
+            detection.detectors,
+            calibration,
+            length=detection.length,
+            gap_seconds=detection.gap_seconds,
+            shared=shared,
+        )
+        self._flagged: set[Scope] = set()
         self._read_at = -float("inf")
-        self._remembered = False
 
     def before(self, query: Query) -> None:
         """Take the actions on those who raised an alarm; raises Refused (403) where that is one."""
-        if not self._remembered:
-            self._remember(query.at)
-        if query.at - self._read_at > FRESH_SECONDS:
-            self._read_flags(query.at)
+        if time.monotonic() - self._read_at > FRESH_SECONDS:
+            with self._store.reading() as connection:
+                self._read_flags(query.at, connection)
         if not self._flagged & set(_scopes(query)):
             return
         query.signs["session"] = "an alarm is open"
@@ -138,10 +162,15 @@ class Watch(Started):
         facts = self.features(query.flat(), answers)
         query.facts[FACTS] = facts
         odd = torch.zeros(query.count, dtype=torch.bool)
+        self.sessions.catch_up(query, connection)
+        if self._shared:
+            self._read_flags(query.at, connection)
+        if self._withheld(query):  # since an alarm of another process, which `before` did not know of
+            query.coarsen(torch.ones(query.count, dtype=torch.bool))
         for row in range(query.count):
             one = facts.take(np.array([row]))
             for scope in _scopes(query):
-                scores = self._add(scope, one, query.at)
+                scores = self.sessions.add(query, scope, one)
                 if scope[0] == "key":
                     for name, most in self.calibration.query_thresholds.items():
                         if scores[name] > most:
@@ -149,7 +178,7 @@ class Watch(Started):
                             query.signs[name] = "odd query"
                 self._check(scope, query, connection)
             # The rest of a batch is not answered because its first records came before the alarm.
-            if self._flagged & set(_scopes(query)) and WITHHOLDING & set(self._asked.actions):
+            if self._withheld(query):
                 held = torch.zeros(query.count, dtype=torch.bool)
                 held[row:] = True
                 query.coarsen(held)
@@ -157,27 +186,25 @@ class Watch(Started):
             query.coarsen(odd)
         return answers
 
-    def _add(self, scope: tuple[str, str], one: Facts, at: float) -> dict[str, float]:
-        """Put a query into its session, a new one where the last is over; how odd it looks there."""
-        session = self.sessions.get(scope)
-        over = session is not None and (
-            session.count >= self._asked.length or at - session.at > self._asked.gap_seconds
-        )
-        if session is None or over:
-            session = self.sessions[scope] = History(self._asked.length)
-        session.at = at
-        return session.add(one, self._asked.detectors)
+    def refused(self, query: Query, why: Refused, connection: Connection) -> None:  # noqa: ARG002
+        """Keep the alarms of a query that a guard after this one has refused, and so undone."""
+        for alarm in query.facts.get(RAISED, ()):
+            self._raise(alarm, connection)
 
-    def _check(self, scope: tuple[str, str], query: Query, connection: Connection) -> None:
+    def tidy(self, now: float) -> None:
+        """Forget sessions that are over."""
+        self.sessions.purge(now)
+
+    def _withheld(self, query: Query) -> bool:
+        """Whether an alarm is open on which answers are not given as they are."""
+        return bool(self._flagged & set(_scopes(query)) and WITHHOLDING & set(self._asked.actions))
+
+    def _check(self, scope: Scope, query: Query, connection: Connection) -> None:
         """Raise an alarm, once, where a session deviates more than normal ones do."""
-        session = self.sessions[scope]
-        if session.count not in self.calibration.checks:
+        session = self.sessions.of(query.caller.tenant, scope)
+        if session.count not in self.calibration.checks or session.alarmed:
             return
-        score, name = self.calibration.score(session.means(), session.count)
-        if score > session.score:
-            session.score, session.reason = score, name
-        if session.alarmed:
-            return
+        score, name = session.score, session.reason
         if score <= self.calibration.session_threshold:
             return
         session.alarmed = True
@@ -192,46 +219,34 @@ class Watch(Started):
             "score": self.calibration.p_value(score),
             "reason": f"{name} deviates {score:.1f} times as far as in all but 1 % of normal sessions",
         }
-        connection.execute(ALARMS.insert().values(**alarm))
+        self._raise(alarm, connection)
+        query.facts.setdefault(RAISED, []).append(alarm)
         self._flagged.add(scope)
         query.signs["session"] = name
         log.warning("alarm: %s %s after %d queries: %s", *scope, session.count, alarm["reason"])
-        if "lock" in self._asked.actions:
-            column = KEYS.c.id if scope[0] == "key" else KEYS.c.tenant
-            connection.execute(KEYS.update().where(column == scope[1]).values(locked="probing was noticed"))
         if self._asked.webhook is not None:
             threading.Thread(target=_send, args=(self._asked.webhook, alarm), daemon=True).start()
 
-    def _remember(self, now: float) -> None:
-        """Go on with the sessions that a restart interrupted, as far as they were recorded."""
-        self._remembered = True
-        recent = select(QUERIES).where(
-            QUERIES.c.at > now - self._asked.gap_seconds,
-            QUERIES.c.model == self._model,
-            QUERIES.c.distance.is_not(None),
-        )
-        for row in self._store.rows(recent.order_by(QUERIES.c.id)):
-            facts = Facts(
-                sketch=np.frombuffer(row.sketch, np.float32)[None],
-                marks=np.frombuffer(row.marks, np.uint64)[None],
-                distance=np.array([row.distance], np.float32),
-                answer=np.array([row.answer or 0]),
+    def _raise(self, alarm: Mapping[str, Any], connection: Connection) -> None:
+        connection.execute(ALARMS.insert().values(**alarm))
+        if "lock" in self._asked.actions:
+            column = KEYS.c.id if alarm["scope"] == "key" else KEYS.c.tenant
+            connection.execute(
+                KEYS.update().where(column == alarm["name"]).values(locked="probing was noticed")
             )
-            for scope in (("key", row.key), ("tenant", row.tenant)):
-                self._add(scope, facts, row.at)
 
-    def _read_flags(self, now: float) -> None:
+    def _read_flags(self, now: float, connection: Connection) -> None:
         """Who has raised an alarm that is neither acknowledged nor old, whichever worker noticed."""
-        self._read_at = now
+        self._read_at = time.monotonic()
         held = select(ALARMS.c.scope, ALARMS.c.name).where(
             ALARMS.c.acknowledged.is_(None),
             ALARMS.c.at > now - self._asked.hold_seconds,
             ALARMS.c.model == self._model,
         )
-        self._flagged = {(row.scope, row.name) for row in self._store.rows(held)}
+        self._flagged = {(row.scope, row.name) for row in connection.execute(held)}
 
 
-def _scopes(query: Query) -> tuple[tuple[str, str], tuple[str, str]]:
+def _scopes(query: Query) -> tuple[Scope, Scope]:
     return ("key", query.caller.key), ("tenant", query.caller.tenant)
 
 

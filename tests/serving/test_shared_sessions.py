@@ -1,0 +1,171 @@
+"""Sessions over several workers: each knows what others were asked, alarms once, forgets what is over."""
+
+from __future__ import annotations
+
+import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, nullcontext
+
+import numpy as np
+import pytest
+import torch
+from servers import postgres
+from services import SHAPE, make_service
+from sqlalchemy import select
+
+from dptrain.serving.detection.detectors import ClassConcentration, Distances, NearDuplicates, OffManifold
+from dptrain.serving.detection.guard import Detection
+from dptrain.serving.guard import Query, Refused, Started
+from dptrain.serving.keys import ANYONE, Caller
+from dptrain.serving.recording import Recording
+from dptrain.serving.store import ALARMS, KEYS
+
+pytestmark = pytest.mark.run
+
+DETECTORS = {
+    "off_manifold": OffManifold(),
+    "near_duplicates": NearDuplicates(),
+    "distances": Distances(),
+    "concentration": ClassConcentration(),
+}
+WATCHED = {
+    "detectors": DETECTORS, "length": 40, "checks": (10, 20), "sessions": 60, "session_false_alarms": 0.05,
+    "query_action": "log",
+}  # fmt: skip
+KEY = ("key", "anyone")
+
+
+def inputs(count: int, seed: int) -> torch.Tensor:
+    return 0.3 * torch.rand(count, 64, generator=torch.Generator().manual_seed(seed))
+
+
+def odd(count: int) -> torch.Tensor:
+    return torch.rand(count, 64, generator=torch.Generator().manual_seed(1))
+
+
+def ask(service, rows: torch.Tensor, caller: Caller = ANYONE) -> list:
+    body = json.dumps({"inputs": rows.view(-1, *SHAPE).tolist()}).encode()
+    return service.answer(caller, body, "application/json")[0]["predictions"]
+
+
+@pytest.fixture
+def several(tmp_path):
+    """Makes services of one store, as if each were in a process of its own."""
+    with ExitStack() as stack:
+
+        def made(
+            count: int, *, folder: str = "", url: str | None = None, last: Started | None = None, **more
+        ):
+            changes = {"clock": more.pop("clock")} if "clock" in more else {}
+            guards = {"detection": Detection(**{**WATCHED, **more}), "record": Recording()}
+            services = []
+            for _ in range(count):
+                one = make_service(
+                    tmp_path / folder,
+                    guards,
+                    calibration=inputs(200, 9),
+                    keys=False,
+                    workers=count,
+                    url=url,
+                    **changes,
+                )  # fmt: skip
+                if last is not None:
+                    one.guards = {**one.guards, "last": last}
+                stack.callback(one.close)
+                services.append(one)
+            return services
+
+        yield made
+
+
+def session(service, scope=KEY):
+    return service.guards["detection"].sessions.every[scope]
+
+
+def test_workers_that_are_asked_in_turn_have_the_session_of_one_that_is_asked_all(several):
+    first, second = several(2)
+    (alone,) = several(1, folder="alone")
+    for place, rows in enumerate(inputs(30, 3).split([1, 2, 3, 1, 1, 4, 5, 6, 6, 1])):
+        ask((first, second)[place % 2], rows)
+        ask(alone, rows)
+    one, other = session(second), session(alone)
+    assert one.count == other.count == 30
+    assert one.answers == other.answers
+    assert dict(one.sums) == pytest.approx(dict(other.sums), rel=1e-6)
+    assert np.array_equal(one.sketches, other.sketches)
+    assert one.score == pytest.approx(other.score)
+    ask(first, inputs(10, 4))
+    ask(second, inputs(1, 5))
+    assert session(second).count == 1  # the one before was full
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+def test_queries_at_once_are_each_in_every_worker_s_session(several, database):
+    with postgres() if database == "postgresql" else nullcontext() as url:
+        workers = several(2, url=url, length=200)
+        rows = inputs(60, 3).split(1)
+        with ThreadPoolExecutor(2) as pool:
+            list(
+                pool.map(
+                    lambda each: [ask(each[0], row) for row in each[1]],
+                    zip(workers, (rows[:30], rows[30:]), strict=True),
+                )
+            )
+        for each in workers:
+            ask(each, inputs(1, 4))
+        ask(workers[0], inputs(1, 5))
+        counts = [session(each).count for each in workers]
+        assert counts == [63, 62]
+        kept = [np.sort(session(each).sketches[:61], axis=0) for each in workers]
+        assert np.array_equal(*kept)
+
+
+def test_an_alarm_is_raised_once_and_known_to_all_at_once(several):
+    first, second = several(2, actions=("coarsen",))
+    prior = [[pytest.approx(1 / 3)] * 3]
+    rows = odd(20).split(1)
+    before = [ask((first, second)[place % 2], row) == prior for place, row in enumerate(rows[:9])]
+    assert not any(before)
+    ask(second, rows[9])  # the tenth
+    alarms = first.store.rows(select(ALARMS))
+    assert {(each.scope, each.queries) for each in alarms} == {("key", 10), ("tenant", 10)}
+    assert all(ask((first, second)[place % 2], row) == prior for place, row in enumerate(rows[10:]))
+    assert len(first.store.rows(select(ALARMS))) == 2
+
+
+def test_an_alarm_is_kept_where_a_later_guard_refuses_the_query(several):
+    class Last(Started):
+        def after(self, query: Query, answers, connection):  # noqa: ARG002
+            raise Refused(429, "budget", "No more.")
+
+    (service,) = several(1, actions=("lock",), last=Last())
+    name = "0" * 8
+    with service.store.writing() as connection:
+        connection.execute(KEYS.insert().values(id=name, digest="", tenant="t", scopes="predict", made=0.0))
+    with pytest.raises(Refused, match="No more"):
+        ask(service, odd(16), Caller(key=name, tenant="t", scopes=frozenset({"predict"})))
+    assert {each.scope for each in service.store.rows(select(ALARMS))} == {"key", "tenant"}
+    assert service.store.rows(select(KEYS.c.locked)) == [("probing was noticed",)]
+
+
+def test_sessions_that_are_over_are_forgotten(several):
+    class Clock:
+        now = time.time()
+
+        def __call__(self) -> float:
+            self.now += 0.001
+            return self.now
+
+    clock = Clock()
+    (service,) = several(1, clock=clock)
+    for number in range(5):
+        ask(service, inputs(1, number), Caller(key=f"k{number}", tenant=f"t{number % 2}", scopes=frozenset()))
+    watch = service.guards["detection"]
+    assert len(watch.sessions.every) == 7
+    clock.now += 1799
+    ask(service, inputs(1, 1), Caller(key="k1", tenant="t1", scopes=frozenset()))
+    clock.now += 601
+    ask(service, inputs(1, 1), Caller(key="k9", tenant="t9", scopes=frozenset()))
+    assert set(watch.sessions.every) == {("key", "k1"), ("tenant", "t1"), ("key", "k9"), ("tenant", "t9")}
+    assert session(service, ("key", "k1")).count == 2

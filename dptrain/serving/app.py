@@ -21,7 +21,7 @@ from dptrain.report.dashboard import POLICY
 from dptrain.serving.admin import add_dashboard
 from dptrain.serving.body import announced, read_body
 from dptrain.serving.guard import Refused
-from dptrain.serving.openapi import PREDICT, described, page_of
+from dptrain.serving.openapi import KEYED, SCHEMES, described, page_of, predict_of
 from dptrain.serving.server import is_loopback
 from dptrain.serving.service import Service
 
@@ -33,6 +33,12 @@ HEADERS = {
     b"referrer-policy": b"no-referrer",
     b"x-frame-options": b"DENY",
 }
+
+
+class Markdown(PlainTextResponse):
+    """A document in Markdown."""
+
+    media_type = "text/markdown"
 
 
 def make_app(service: Service) -> FastAPI:
@@ -58,7 +64,11 @@ def make_app(service: Service) -> FastAPI:
     async def health() -> dict[str, str]:
         return {"status": "ok"}
 
-    @app.post("/v1/predict", summary="Predictions for one record or several", openapi_extra=PREDICT)
+    @app.post(
+        "/v1/predict",
+        summary="Predictions for one record or several",
+        openapi_extra=predict_of(service.model, service.bounds.records),
+    )
     async def predict(request: Request) -> Response:
         bounds = service.bounds
         header = request.headers.get("authorization", "")
@@ -74,7 +84,7 @@ def make_app(service: Service) -> FastAPI:
             await asyncio.sleep(delay)
         return JSONResponse(answer)
 
-    @app.get("/v1/key", summary="What the key that asks may do, has spent and has left")
+    @app.get("/v1/key", summary="What the key that asks may do, has spent and has left", openapi_extra=KEYED)
     async def key(request: Request) -> Response:
         header = request.headers.get("authorization", "")
         caller = await service.at_the_door(partial(service.authenticate, header, "predict"))
@@ -90,21 +100,27 @@ def make_app(service: Service) -> FastAPI:
     async def statement() -> Response:
         return JSONResponse(service.model.statement)
 
-    @app.get("/v1/card", summary="The model card, in Markdown")
+    @app.get("/v1/card", summary="The model card, in Markdown", response_class=Markdown)
     async def card() -> Response:
-        return PlainTextResponse(service.model.card, media_type="text/markdown")
+        return Markdown(service.model.card)
 
     @app.get("/v1/form", summary="What the model takes, and what its answers are")
     async def form() -> Response:
         return JSONResponse({**service.model.described, "most_records": service.bounds.records})
 
-    @app.get("/metrics", summary="Counters for Prometheus; of a key with the scope metrics")
+    @app.get(
+        "/metrics",
+        summary="Counters for Prometheus; of a key with the scope metrics",
+        openapi_extra=KEYED,
+        response_class=PlainTextResponse,
+    )
     async def metrics(request: Request) -> Response:
         header = request.headers.get("authorization", "")
         await service.at_the_door(partial(service.authenticate, header, "metrics"))
         return PlainTextResponse(service.metrics.text(), media_type="text/plain; version=0.0.4")
 
     add_dashboard(app, service)
+    app.openapi()["components"] = {"securitySchemes": SCHEMES}  # it is made once, and kept
     return app
 
 

@@ -62,19 +62,22 @@ class Reader:
             raise Refused(422, "schema", f'"{name}" must be {wanted}.')
         self._check_count(len(given))
         # Before NumPy sees any of it, which makes every cell as long as the longest text.
-        if not _holds(given, (len(given), *form.shape), {int} if form.whole else {int, float}):
-            numbers = "whole numbers" if form.whole else "numbers"
-            raise Refused(422, "schema", f'"{name}" must be {wanted}, of {numbers} only.')
+        if not _holds(given, (len(given), *form.shape), {int, float}):
+            raise Refused(422, "schema", f'"{name}" must be {wanted}, of numbers only.')
         kind = np.int64 if form.whole else np.float32
         low, high = (kind(bound) for bound in form.bounds)
+        outside = Refused(422, "bounds", f'"{name}" holds values outside {low:g} to {high:g}.')
         try:
-            with np.errstate(over="ignore"):  # beyond float32 it is infinite, and so out of bounds
-                made = np.array(given, dtype=np.int64 if form.whole else np.float64).astype(kind)
+            held = np.array(given, dtype=np.float64)
         except OverflowError:
-            raise Refused(422, "bounds", f'"{name}" holds values outside {low:g} to {high:g}.') from None
+            raise outside from None
+        if form.whole and not (held == np.rint(held)).all():  # 1.0 is whole, as JSON Schema has it
+            raise Refused(422, "schema", f'"{name}" must be {wanted}, of whole numbers only.')
+        with np.errstate(over="ignore"):  # beyond float32 it is infinite, and so out of bounds
+            made = held if form.whole else held.astype(kind)
         if not (np.isfinite(made).all() and made.min() >= low and made.max() <= high):
-            raise Refused(422, "bounds", f'"{name}" holds values outside {low:g} to {high:g}.')
-        return torch.from_numpy(made)
+            raise outside
+        return torch.from_numpy(made.astype(kind))
 
     def _records(self, given: Any) -> Tensor:
         if not isinstance(given, list) or not all(isinstance(each, dict) for each in given):

@@ -7,6 +7,8 @@ from typing import Any
 
 from markupsafe import Markup
 
+from dptrain.contracts import Forms, Raw
+from dptrain.serving.inputs import IMAGE
 from dptrain.serving.model import ServedModel
 
 _ERROR = {
@@ -28,50 +30,97 @@ _REFUSALS = {
     "503": "Too many requests wait.",
 }
 
-# Of the route /v1/predict, which reads its body itself: bounded, before anything is parsed.
-PREDICT: dict[str, Any] = {
-    "security": [{"key": []}],
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {
-                "schema": {
-                    "type": "object",
-                    "properties": {
-                        "inputs": {"description": "arrays (N, ...) as the model takes them, in bounds"},
-                        "records": {
-                            "type": "array",
-                            "items": {"type": "object"},
-                            "description": "raw records, columns by name",
-                        },
-                    },
-                    "minProperties": 1,
-                    "maxProperties": 1,
-                    "additionalProperties": False,
-                }
-            },
-            "image/png": {"schema": {"type": "string", "format": "binary"}},
-        },
-    },
-    "responses": {
-        "200": {
-            "description": "What is released of the predictions: one row a record.",
+SCHEMES = {"key": {"type": "http", "scheme": "bearer", "description": "made by `dptrain-keys make`"}}
+
+
+def _refusals(*statuses: str) -> dict[str, Any]:
+    return {status: {"description": _REFUSALS[status], **_ERROR} for status in statuses}
+
+
+# Of a route that asks for a key.
+KEYED: dict[str, Any] = {"security": [{"key": []}], "responses": _refusals("401", "403", "503")}
+
+
+def predict_of(model: ServedModel, most_records: int) -> dict[str, Any]:
+    """Of the route /v1/predict, which reads its body itself: bounded, before anything is parsed."""
+    rows = {"type": "array", "minItems": 1, "maxItems": most_records}
+    return {
+        "security": [{"key": []}],
+        "requestBody": {
+            "required": True,
             "content": {
                 "application/json": {
                     "schema": {
                         "type": "object",
                         "properties": {
-                            "names": {"type": "array", "items": {"type": "string"}},
-                            "predictions": {"type": "array"},
+                            "inputs": _inputs(model.forms, rows),
+                            **(
+                                {}
+                                if model.raw is None
+                                else {"records": {**rows, "items": _record(model.raw)}}
+                            ),
                         },
-                        "required": ["names", "predictions"],
+                        "minProperties": 1,
+                        "maxProperties": 1,
+                        "additionalProperties": False,
                     }
-                }
+                },
+                **({"image/png": {"schema": _PNG}} if _takes_images(model) else {}),
             },
         },
-        **{status: {"description": said, **_ERROR} for status, said in _REFUSALS.items()},
+        "responses": {
+            "200": {
+                "description": "What is released of the predictions: one row a record.",
+                "content": {"application/json": {"schema": _ANSWER}},
+            },
+            **_refusals(*_REFUSALS),
+        },
+    }
+
+
+_PNG = {"type": "string", "format": "binary"}
+_PIXELS = {"type": ["string", "array"], "description": "a file in base64, or pixels: rows, columns, channels"}
+_CELL = {"type": ["string", "number", "null"]}
+_ANSWER = {
+    "type": "object",
+    "properties": {
+        "names": {"type": "array", "items": {"type": "string"}},
+        "predictions": {"type": "array"},
     },
+    "required": ["names", "predictions"],
 }
+
+
+def _takes_images(model: ServedModel) -> bool:
+    return model.raw is not None and set(model.raw.example) == {IMAGE}
+
+
+def _inputs(forms: Forms, rows: dict[str, Any]) -> dict[str, Any]:
+    """Arrays as the model takes them."""
+    if isinstance(forms, Mapping):
+        named = {name: _inputs(form, rows) for name, form in forms.items()}
+        return {
+            "type": "object",
+            "properties": named,
+            "required": list(named),
+            "additionalProperties": False,
+            "description": "of as many records each",
+        }
+    low, high = forms.bounds
+    inner: dict[str, Any] = {"type": "integer" if forms.whole else "number", "minimum": low, "maximum": high}
+    for size in reversed(forms.shape):
+        inner = {"type": "array", "minItems": size, "maxItems": size, "items": inner}
+    return {**rows, "items": inner}
+
+
+def _record(raw: Raw) -> dict[str, Any]:
+    """A raw record: columns by name."""
+    return {
+        "type": "object",
+        "properties": dict.fromkeys(raw.example, _PIXELS if set(raw.example) == {IMAGE} else _CELL),
+        "required": sorted(raw.example.keys() - raw.optional),
+        "additionalProperties": False,
+    }
 
 
 def described(model: ServedModel) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import stat
-import statistics
-import time
+import sys
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 from services import SECRET
@@ -13,7 +15,7 @@ from dptrain.cli import keys as command
 from dptrain.contracts import ConfigError
 from dptrain.serving.keys import SECRET as SECRET_FILE
 from dptrain.serving.keys import VARIABLE, Keys, server_secret
-from dptrain.serving.store import FILE, Store
+from dptrain.serving.store import FILE, KEYS, Store
 
 
 class Clock:
@@ -97,31 +99,53 @@ def test_what_is_no_key_is_refused(store, wrong, said):
         Keys(store, SECRET).make(**{"tenant": "ward", "scopes": ["predict"], "days": None, **wrong})
 
 
-def test_unknown_and_wrong_keys_cost_the_same_steps(store, monkeypatch):
-    """One HMAC and one comparison for each, whatever was given; and no time apart that trials can tell."""
-    keys = Keys(store, SECRET)
-    key = keys.make(tenant="ward", scopes=["predict"], days=None)
-    wrong, unknown = key[:-4] + "AAAA", "dpt_00000000_" + key[13:]
-    counted: list[str] = []
-    from dptrain.serving import keys as module
+def steps(work: Callable[[], object]) -> list[str]:
+    """Every function that is called and every line that is run, in order."""
+    found: list[str] = []
 
-    real = module.hmac.compare_digest
-    monkeypatch.setattr(module.hmac, "compare_digest", lambda a, b: counted.append("=") or real(a, b))
-    for given in (wrong, unknown, "", "x"):
-        counted.clear()
-        assert keys.caller(given) is None
-        assert counted == ["="]
-    monkeypatch.undo()
-    keys.caller(wrong)
-    seconds: dict[str, list[float]] = {wrong: [], unknown: []}
-    for _ in range(3000):
-        for given, times in seconds.items():
-            began = time.perf_counter()
-            keys.caller(given)
-            times.append(time.perf_counter() - began)
-    one, other = (statistics.median(times) for times in seconds.values())
-    # An HMAC takes microseconds: what would tell is a step that only one of them takes.
-    assert max(one, other) / min(one, other) < 1.5
+    def line(frame, event, _):
+        found.append(f"{event} {frame.f_code.co_qualname} {frame.f_lineno}")
+        return line
+
+    def call(_, event, function):
+        if event == "c_call":
+            found.append(f"{event} {function.__qualname__}")
+
+    before = sys.gettrace(), sys.getprofile()
+    sys.settrace(line)
+    sys.setprofile(call)
+    try:
+        work()
+    finally:
+        sys.settrace(before[0])
+        sys.setprofile(before[1])
+    return found
+
+
+def test_unknown_wrong_revoked_and_expired_keys_take_the_same_steps(store):
+    """Line by line and call by call, over many keys: the work does not depend on why one is refused."""
+    keys = Keys(store, SECRET, elapsed=lambda: 0.0)
+    kinds: dict[str, list[str]] = {name: [] for name in ("unknown", "wrong", "revoked", "expired", "none")}
+    for number in range(30):
+        key, other, gone, late = (keys.make(tenant="ward", scopes=["predict"], days=1) for _ in range(4))
+        keys.revoke(gone.split("_")[1])
+        with store.writing() as connection:
+            connection.execute(KEYS.update().where(KEYS.c.id == late.split("_")[1]).values(expires=1.0))
+        kinds["wrong"] += [key[:-4] + "AAAA", other[:12] + key[12:]]
+        kinds["unknown"].append(f"dpt_{number:08x}_{key[13:]}")
+        kinds["revoked"] += [gone, gone[:-4] + "AAAA"]
+        kinds["expired"] += [late, late[:-4] + "AAAA"]
+        kinds["none"] += ["", "x" * 60, "dpt_"]
+    keys.caller(key)  # reads the keys, which is done once a second, whoever asks
+    taken = {
+        name: Counter(tuple(steps(partial(keys.caller, each))) for each in given)
+        for name, given in kinds.items()
+    }
+    assert all(keys.caller(each) is None for given in kinds.values() for each in given)
+    ways = {way for found in taken.values() for way in found}
+    assert len(ways) == 1
+    (way,) = ways
+    assert sum("compare_digest" in each for each in way) == 1
 
 
 def test_no_key_a_wrong_one_and_one_without_the_scope(website):

@@ -1,4 +1,4 @@
-"""A run with mechanism=private_prediction behind guards: its own ledger pays for each answer of any worker."""
+"""A run with mechanism=private_prediction behind guards: its own ledger pays for every answer."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_answers_are_those_of_the_predictor_and_outlive_a_restart(run: Path):
     predictor = dptrain.predictor(run)
     assert predictor.left == ANSWERS - 3
     assert torch.equal(predictor.confidences(INPUTS[:3]).float(), torch.tensor(said))
-    again = made(run, "release.output=labels")
+    again = made(run, "release.output=labels_only")
     assert torch.tensor(ask(again, INPUTS[:3])).sort(dim=1).values[:, -1].tolist() == [1.0] * 3
     assert predictor.left == ANSWERS - 3
     again.close()

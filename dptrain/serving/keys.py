@@ -21,6 +21,7 @@ from dptrain.serving.store import KEYS, Store
 from dptrain.storage import write_bytes
 
 VARIABLE = "DPTRAIN_SERVER_SECRET"
+IN_FILE = f"{VARIABLE}_FILE"  # the name of a file that it is in
 SECRET = "secret"  # file in the service's folder
 SCOPES = ("predict", "metrics", "admin")
 PREFIX = "dpt"
@@ -167,13 +168,20 @@ class Keys:
 
 
 def server_secret(folder: Path) -> bytes:
-    """The secret of this service, from the environment or its folder, where it is made at first use.
+    """The secret of this service: from the environment, a file, or its folder, where it is made at first use.
 
     Whoever has it can make valid keys; without it none of those that were made is valid.
     """
-    given = os.environ.get(VARIABLE)
-    path = folder / SECRET
-    if given is None:
+    given, named = os.environ.get(VARIABLE), os.environ.get(IN_FILE)
+    path = Path(named) if named else folder / SECRET
+    if given is None and named:
+        try:
+            given = path.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(
+                f"{IN_FILE}={named} cannot be read ({type(error).__name__}); have it name the secret's file"
+            ) from None
+    elif given is None:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / f".{SECRET}.lock"):
             if not path.exists():

@@ -13,8 +13,8 @@ from services import SECRET
 
 from dptrain.cli import keys as command
 from dptrain.contracts import ConfigError
+from dptrain.serving.keys import IN_FILE, VARIABLE, Keys, server_secret
 from dptrain.serving.keys import SECRET as SECRET_FILE
-from dptrain.serving.keys import VARIABLE, Keys, server_secret
 from dptrain.serving.store import FILE, KEYS, Store
 
 
@@ -180,6 +180,12 @@ def test_the_secret_of_the_server(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="64 hexadecimal digits") as caught:
         server_secret(tmp_path)
     assert "hush" not in str(caught.value)
+    monkeypatch.delenv(VARIABLE)
+    monkeypatch.setenv(IN_FILE, str(tmp_path / "there"))
+    with pytest.raises(ConfigError, match=r"DPTRAIN_SERVER_SECRET_FILE=.*there cannot be read"):
+        server_secret(tmp_path)
+    (tmp_path / "there").write_text("cd" * 32 + "\n")
+    assert server_secret(tmp_path) == bytes.fromhex("cd" * 32)
 
 
 def test_the_command(tmp_path, capsys):

@@ -12,7 +12,7 @@ import pytest
 import torch
 from servers import postgres
 from services import SHAPE, make_service
-from sqlalchemy import select
+from sqlalchemy import select, text
 
 from dptrain.serving.detection.detectors import ClassConcentration, Distances, NearDuplicates, OffManifold
 from dptrain.serving.detection.guard import Detection
@@ -117,8 +117,30 @@ def test_queries_at_once_are_each_in_every_worker_s_session(several, database):
         ask(workers[0], inputs(1, 5))
         counts = [session(each).count for each in workers]
         assert counts == [63, 62]
+        if database == "postgresql":
+            wait_for_each_other(workers)
         kept = [np.sort(session(each).sketches[:61], axis=0) for each in workers]
         assert np.array_equal(*kept)
+
+
+def wait_for_each_other(workers) -> None:
+    """A transaction of a tenant waits for another's end, one of another tenant does not."""
+    first, second = (each.store for each in workers)
+
+    def turn(name: str) -> None:
+        with second.writing() as connection:
+            second.in_turn(connection, name)
+
+    waiting = text("select count(*) from pg_locks where locktype = 'advisory' and not granted")
+    with ThreadPoolExecutor(1) as pool:
+        with first.writing() as connection:
+            first.in_turn(connection, "t")
+            pool.submit(turn, "other").result()
+            asked = pool.submit(turn, "t")
+            while not asked.done() and not first.rows(waiting)[0][0]:
+                time.sleep(0.01)
+            assert not asked.done()
+        asked.result()
 
 
 def test_an_alarm_is_raised_once_and_known_to_all_at_once(several):

@@ -49,7 +49,7 @@ class HeadOnce(ABC, Generic[Planned, Made]):
 
     offers: ClassVar[frozenset[Access]] = frozenset({Access.WEIGHTS, Access.CONFIDENCES, Access.LABELS})
     name: ClassVar[str]
-    made: ClassVar[type]  # of what is noised
+    made: ClassVar[type]  # of what is paid for
     most_features: ClassVar[int | None] = None
     behind: ClassVar[str]  # what the guarantee covers besides the weights
 
@@ -66,12 +66,14 @@ class HeadOnce(ABC, Generic[Planned, Made]):
         """How many normal numbers are drawn for so many features and outputs."""
 
     @abstractmethod
-    def exact(self, batches: Callable[[], Iterator[Batch]], plan: Planned, splits: Splits) -> Made:
-        """What is to be noised."""
-
-    @abstractmethod
-    def noisy(self, exact: Made, plan: Planned, noise: NoiseSource) -> Made:
-        """The same with the noise that the plan claims."""
+    def make(
+        self,
+        batches: Callable[[], Iterator[Batch]],
+        plan: Planned,
+        splits: Splits,
+        noise: NoiseSource | None,
+    ) -> Made:
+        """What is paid for, with the noise that the plan claims; without it where there is no source."""
 
     @abstractmethod
     def head(self, made: Made, plan: Planned, splits: Splits) -> Head:
@@ -107,10 +109,9 @@ class HeadOnce(ABC, Generic[Planned, Made]):
 
         def release(trained: Trained) -> Made:
             noise = NoiseSource(context.streams.secret("noise"))
-            made = self.exact(partial(_batches, trained, splits, budget, context), plan, splits)
-            return self.noisy(made, plan, noise)
+            return self.make(partial(batches_of, trained, splits, budget, context), plan, splits, noise)
 
-        trained = _trained(prepared, splits, self.settings, context)
+        trained = trained_head(prepared, splits, self.settings, context)
         refuse_company(trained.whole, splits, context)
         frozen = _frozen(trained, context)
         made_by = trained.made_by if frozen is None else frozen.digest.hexdigest()
@@ -124,7 +125,7 @@ class HeadOnce(ABC, Generic[Planned, Made]):
         return found, DPGuarantee(
             plan=plan,
             budget=budget,
-            sensitivity=Sensitivity(most=plan.mu * plan.noise_multiplier, independence=TESTED),
+            sensitivity=Sensitivity(most=plan.most, independence=TESTED),
             randomness=replace(
                 randomness(plan, drawn, on_cpu=True, secret=not deterministic, sampled=False), grid=plan.grid
             ),
@@ -177,27 +178,33 @@ class WithoutNoise:
     ) -> tuple[Release, Guarantee]:
         silent = self.private.without_noise()
         prepared = silent.prepare(model, splits)
-        trained = _trained(prepared, splits, self.settings, context)
+        trained = trained_head(prepared, splits, self.settings, context)
         # Of the plan only what has nothing to do with noise is asked for.
         named = replace(budget, epsilon=None, advantage=None, tpr_at_fpr=None, noise_multiplier=1.0)
         plan = silent.plan(splits, named)
-        made = silent.exact(partial(_batches, trained, splits, budget, context), plan, splits)
+        made = silent.make(partial(batches_of, trained, splits, budget, context), plan, splits, None)
         release = silent.released(trained, prepared, made, plan, splits, context)
         context.trained_at_once(math.inf)
         return release, NoGuarantee(budget=budget)
 
 
-def _batches(trained: Trained, splits: Splits, budget: Budget, context: Context) -> Iterator[Batch]:
-    """Features, labels and weights of the training records, batch by batch, on the CPU."""
+def batches_of(
+    trained: Trained, splits: Splits, budget: Budget, context: Context, *, held_out: bool = False
+) -> Iterator[Batch]:
+    """Features, labels and weights of the training records, batch by batch, on the CPU.
+
+    Or of those that are `held_out`, all of weight 1.
+    """
     frozen = _frozen(trained, context)
-    every = _weights(splits, budget)
-    for number, batch in enumerate(trained.splits.train.batches(CHUNK)):
+    records = trained.splits.holdout if held_out else trained.splits.train
+    every = torch.ones(len(records)).double() if held_out else _weights(splits, budget)
+    for number, batch in enumerate(records.batches(CHUNK)):
         features = batch.inputs if frozen is None else frozen.of_each(batch.inputs)
         weights = every[number * CHUNK : number * CHUNK + len(batch)]
         yield features.flatten(1).cpu(), batch.labels, weights
 
 
-def _trained(model: nn.Module, splits: Splits, settings: Settings, context: Context) -> Trained:
+def trained_head(model: nn.Module, splits: Splits, settings: Settings, context: Context) -> Trained:
     """A copy of the model where it is to be trained, its features made once where they fit in memory."""
     placed = copy.deepcopy(model).to(context.device, context.dtype)
     return Trained.of(placed, splits, settings, context)

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-
 from dptrain.contracts import Budget, Splits
 from dptrain.contracts.ranges import Positive
-from dptrain.mechanisms.head_once import Batch, Head, HeadOnce
-from dptrain.privacy.exact_moments import refuse_long, rows_of
+from dptrain.mechanisms.head_once import Batch
+from dptrain.mechanisms.logistic_once import LogisticOnce
 from dptrain.privacy.noise.source import NoiseSource
 from dptrain.privacy.one_release import calibrated
-from dptrain.privacy.perturbed_minimum import Minimum, MinimumPlan, minimum, noised
+from dptrain.privacy.perturbed_minimum import TOLERANCE, MinimumPlan, noised
+from dptrain.privacy.ridge_logistic import Minimum, minimum
 from dptrain.training.fit import units_of
 
 
 @dataclass(frozen=True, kw_only=True)
-class OutputPerturbation(HeadOnce[MinimumPlan, Minimum]):
+class OutputPerturbation(LogisticOnce[MinimumPlan]):
     """A linear head by logistic regression with a ridge, found to a tolerance, and noise on its weights.
 
     The `ridge`, in records, is public: a larger one takes less noise and fits the records less. The control
@@ -28,7 +26,6 @@ class OutputPerturbation(HeadOnce[MinimumPlan, Minimum]):
     """
 
     name: ClassVar[str] = "mechanism=output_perturbation"
-    made: ClassVar[type] = Minimum
     behind: ClassVar[str] = "the noisy minimum"
 
     ridge: Positive = 30.0
@@ -46,20 +43,14 @@ class OutputPerturbation(HeadOnce[MinimumPlan, Minimum]):
     def draws(self, features: int, outputs: int) -> int:
         return (features + 1) * outputs
 
-    def exact(self, batches: Callable[[], Iterator[Batch]], plan: MinimumPlan, splits: Splits) -> Minimum:
-        def rows() -> Iterator[Batch]:
-            for features, labels, weights in batches():
-                full = torch.ones_like(weights)
-                made = rows_of(features, full, norm=self.feature_norm, constant=self.constant)
-                refuse_long(made, full, 1.0, f"{self.name}: features")
-                yield made, labels, weights
-
-        prior = splits.class_prior or (1.0 / splits.num_classes,) * splits.num_classes
-        return minimum(rows(), plan, torch.tensor(prior, dtype=torch.float64).log())
-
-    def noisy(self, exact: Minimum, plan: MinimumPlan, noise: NoiseSource) -> Minimum:
-        return noised(exact, plan, noise.add)
-
-    def head(self, made: Minimum, plan: MinimumPlan, splits: Splits) -> Head:  # noqa: ARG002
-        weight = made.weights[:-1].T * (math.sqrt(1.0 - self.constant) / self.feature_norm)
-        return weight, made.weights[-1] * math.sqrt(self.constant)
+    def make(
+        self,
+        batches: Callable[[], Iterator[Batch]],
+        plan: MinimumPlan,
+        splits: Splits,
+        noise: NoiseSource | None,
+    ) -> Minimum:
+        found = minimum(
+            self.rows(batches), ridge=plan.ridge, offsets=self.offsets(splits), tolerance=TOLERANCE
+        )
+        return found if noise is None else noised(found, plan, noise.add)

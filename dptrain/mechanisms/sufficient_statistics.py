@@ -82,7 +82,13 @@ class SufficientStatistics(HeadOnce[MomentsPlan, Moments]):
     def draws(self, features: int, outputs: int) -> int:
         return draws(features + 1, outputs)
 
-    def exact(self, batches: Callable[[], Iterator[Batch]], plan: MomentsPlan, splits: Splits) -> Moments:
+    def make(
+        self,
+        batches: Callable[[], Iterator[Batch]],
+        plan: MomentsPlan,
+        splits: Splits,
+        noise: NoiseSource | None,
+    ) -> Moments:
         def rows() -> Iterator[Batch]:
             for features, labels, weights in batches():
                 yield (
@@ -91,10 +97,8 @@ class SufficientStatistics(HeadOnce[MomentsPlan, Moments]):
                     weights,
                 )
 
-        return summed(rows, plan)
-
-    def noisy(self, exact: Moments, plan: MomentsPlan, noise: NoiseSource) -> Moments:
-        return noised(exact, plan, noise.add)
+        exact = summed(rows, plan)
+        return exact if noise is None else noised(exact, plan, noise.add)
 
     def head(self, made: Moments, plan: MomentsPlan, splits: Splits) -> Head:
         return head_of(

@@ -8,7 +8,7 @@ more or less moves them by just what the record itself is.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -108,19 +108,34 @@ def noised(
     Second moments stay symmetric: what stands twice is noised once. Entries above the diagonal count twice
     in the length of the matrix, so that their noise is that of the diagonal over the root of 2.
     """
-    size = len(moments.second)
-    above = tuple(torch.triu_indices(size, size, 1))
     eigenvalue = moments.eigenvalue
     if eigenvalue is not None:
         assert plan.eigenvalue_std is not None
         (eigenvalue,) = add([eigenvalue], plan.eigenvalue_std)
-    (diagonal,) = add([moments.second.diagonal()], plan.second_std)
-    (upper,) = add([moments.second[above]], plan.beside_std)
+    second = noisy_symmetric(moments.second, plan.second_std, add)
     (cross,) = add([moments.cross], plan.cross_std)
-    second = torch.zeros_like(moments.second)
-    second[above] = upper
-    second = second + second.T + torch.diag(diagonal)
     return Moments(second=second, cross=cross, eigenvalue=eigenvalue)
+
+
+def noisy_symmetric(second: Tensor, std: float, add: Callable[[list[Tensor], float], list[Tensor]]) -> Tensor:
+    """A symmetric matrix with noise of this standard deviation on its diagonal, and beside it of less."""
+    above = tuple(torch.triu_indices(len(second), len(second), 1))
+    (diagonal,) = add([second.diagonal()], std)
+    (upper,) = add([second[above]], std / math.sqrt(2.0))
+    noisy = torch.zeros_like(second)
+    noisy[above] = upper
+    return noisy + noisy.T + torch.diag(diagonal)
+
+
+def summed_squares(batches: Iterable[tuple[Tensor, Tensor, Tensor]], what: str) -> Tensor:
+    """The exact sum of z z' over rows z, batch by batch; raises BrokenGuarantee where one is too long."""
+    second, records = torch.zeros(()), 0
+    for rows, _, weights in batches:
+        records += len(rows)
+        assert records <= MOST_RECORDS, "more are refused before anything is paid for"
+        refuse_long(rows, weights, 1.0, what)
+        second = second + rows.T @ rows
+    return second
 
 
 def draws(size: int, outputs: int) -> int:

@@ -6,11 +6,11 @@ import math
 from dataclasses import dataclass
 
 from dptrain.privacy.noise.gaussian import grid_step
-from dptrain.privacy.one_release import OneRelease
+from dptrain.privacy.one_release import GaussianRelease
 
 
 @dataclass(frozen=True, kw_only=True)
-class MomentsPlan(OneRelease):
+class MomentsPlan(GaussianRelease):
     """Three queries with Gaussian noise: a smallest eigenvalue, second moments, cross moments.
 
     Rows are features and a constant, of length 1 at most for a unit; labels have length `label_norm` at most.

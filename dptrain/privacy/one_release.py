@@ -17,7 +17,7 @@ from dptrain.privacy.plan import Target, calibrate, check_delta
 
 @dataclass(frozen=True, kw_only=True)
 class OneRelease(ABC):
-    """What is released once of all records, at the cost of a single Gaussian mechanism of a known mu."""
+    """What is released once of all records."""
 
     units: int
     noise_multiplier: float
@@ -27,8 +27,8 @@ class OneRelease(ABC):
 
     @property
     @abstractmethod
-    def mu(self) -> float:
-        """Parameter of the Gaussian mechanism that costs as much (Dong et al. 2022)."""
+    def most(self) -> float:
+        """How far one change of the data set moves what is noised, where the noise is `noise_multiplier`."""
 
     @property
     @abstractmethod
@@ -43,6 +43,29 @@ class OneRelease(ABC):
     @abstractmethod
     def describe(self) -> tuple[tuple[str, str], ...]:
         """What is done, and under which public constants, by what it is about."""
+
+    @property
+    @abstractmethod
+    def interval(self) -> float:
+        """The finest interval that losses can be rounded up to."""
+
+    @abstractmethod
+    def loss(self, steps: int | None = None, *, interval: float | None = None) -> PrivacyLoss:
+        """Privacy loss distribution of the release, or of nothing (`steps` 0)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GaussianRelease(OneRelease):
+    """What is released once at the cost of a single Gaussian mechanism of a known mu."""
+
+    @property
+    @abstractmethod
+    def mu(self) -> float:
+        """Parameter of the Gaussian mechanism that costs as much (Dong et al. 2022)."""
+
+    @property
+    def most(self) -> float:
+        return self.mu * self.noise_multiplier
 
     @property
     def interval(self) -> float:
@@ -70,17 +93,28 @@ class OneRelease(ABC):
 
 
 Once = TypeVar("Once", bound=OneRelease)
+Gaussian = TypeVar("Gaussian", bound=GaussianRelease)
 
 
-def calibrated(plan: Once, budget: Budget) -> Once:
+def calibrated(plan: Gaussian, budget: Budget) -> Gaussian:
     """The plan with the noise that spends exactly this budget, or with the noise that the budget names."""
-    if budget.units_public:
-        check_delta(budget.delta, plan.units, budget.unit)
-    target = Target.of(budget)
+    target = target_of(plan, budget)
     if target is None:
-        assert budget.noise_multiplier is not None
-        return replace(plan, noise_multiplier=budget.noise_multiplier)
+        return with_named_noise(plan, budget)
     unit = replace(plan, noise_multiplier=1.0)
     # The number of units has no say in the loss: plans that differ in it alone are calibrated once.
     alone = replace(unit._alone(), units=1, expected_batch_size=1, noise_multiplier=math.nan)
     return replace(plan, noise_multiplier=unit.mu * calibrate(alone, target))
+
+
+def target_of(plan: OneRelease, budget: Budget) -> Target | None:
+    """What the budget asks for (None: it names the noise); raises ConfigError for too large a delta."""
+    if budget.units_public:
+        check_delta(budget.delta, plan.units, budget.unit)
+    return Target.of(budget)
+
+
+def with_named_noise(plan: Once, budget: Budget) -> Once:
+    """The plan with the noise that the budget names."""
+    assert budget.noise_multiplier is not None
+    return replace(plan, noise_multiplier=budget.noise_multiplier)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
+from typing import Any
 
 from scipy.optimize import brentq
 
@@ -163,8 +164,8 @@ class Target:
 
 
 @lru_cache(maxsize=16)
-def calibrate(plan: DPSGDPlan, target: Target) -> float:
-    """Least noise multiplier (to 0.01 %) with which the plan costs at most its target.
+def calibrate(plan: Any, target: Target, loss: Callable[[Any], PrivacyLoss] = privacy_loss) -> float:
+    """Least noise multiplier (to 0.01 %) with which the plan, by its `loss`, costs at most its target.
 
     A part of it, ROOM, is left for what the noise itself costs, which only the number of parameters tells.
     """
@@ -180,7 +181,7 @@ def calibrate(plan: DPSGDPlan, target: Target) -> float:
         """Logarithm of what is spent over what may be: nearly a straight line in `log_noise`."""
         noisy = replace(plan, noise_multiplier=math.exp(log_noise))
         try:
-            spent = target.spent(privacy_loss(noisy))
+            spent = target.spent(loss(noisy))
         except ConfigError:  # so little noise that losses are too large to be composed
             return math.log(MOST_LOSS / target.most)
         return math.log(max(spent, 1e-3 * target.most) / (target.most * (1.0 - ROOM)))

@@ -18,11 +18,19 @@ from dptrain.privacy.banded import BandedPlan
 from dptrain.privacy.guarantee import ByTradeoff, gaussian_mu
 from dptrain.privacy.moments import MomentsPlan
 from dptrain.privacy.perturbed_minimum import MinimumPlan
+from dptrain.privacy.perturbed_objective import ObjectivePlan
 from dptrain.privacy.votes import QueriesPlan, VotesPlan
 
 _PLANS = {
     f"{kind.__module__}.{kind.__qualname__}": kind
-    for kind in (BandedPlan, MinimumPlan, MomentsPlan, QueriesPlan, VotesPlan)
+    for kind in (
+        BandedPlan,
+        MinimumPlan,
+        MomentsPlan,
+        ObjectivePlan,
+        QueriesPlan,
+        VotesPlan,
+    )
 }
 VERSION = 2  # 1 had `mu`, and `decided_by_coins` for the assignment
 

@@ -27,6 +27,7 @@ from dptrain.storage import write_bytes
 CHECKPOINT = "checkpoint.pt"
 LEDGER = "ledger.json"
 SEALS = "sums.bin"
+BEFORE = "before"  # the folder of what was released before the first step
 SHARDS = "shards-"  # begins the names of folders, for a model that is divided among processes
 SEAL = struct.Struct("<Q16s")  # a step and the tag of its sum
 
@@ -56,6 +57,7 @@ def remove(folder: Path) -> None:
     half_written = folder.glob(f".{CHECKPOINT}.*")  # left by a run that was killed meanwhile
     for path in (folder / CHECKPOINT, folder / SEALS, *half_written):
         path.unlink(missing_ok=True)
+    shutil.rmtree(folder / BEFORE, ignore_errors=True)
     forget_shards(folder)
 
 

@@ -20,7 +20,15 @@ def applied(recipe: str, *words: str) -> tuple[dict[str, Any], list[str]]:
 
 @pytest.mark.parametrize(
     "mechanism",
-    ["dpsgd", "banded", "sufficient_statistics", "pate", "private_prediction", "non_private"],
+    [
+        "dpsgd",
+        "banded",
+        "sufficient_statistics",
+        "objective_perturbation",
+        "pate",
+        "private_prediction",
+        "non_private",
+    ],
 )
 @pytest.mark.parametrize("recipe", ["quickstart", "medical_scatter", "mnist_statistics", "mnist_pate"])
 def test_every_recipe_goes_with_every_mechanism(recipe: str, mechanism: str) -> None:

@@ -25,11 +25,11 @@ from dptrain.assembly.components import assemble
 from dptrain.cli import main as cli
 from dptrain.config import parse
 from dptrain.contracts import BrokenGuarantee, Budget, DoesNotApply, DptrainError
-from dptrain.mechanisms import output_perturbation
+from dptrain.mechanisms import logistic_once
 from dptrain.mechanisms.output_perturbation import OutputPerturbation
 from dptrain.models.clipped import Clipped
 from dptrain.pipeline import verify
-from dptrain.privacy import perturbed_minimum
+from dptrain.privacy import ridge_logistic
 from dptrain.privacy.exact_moments import rows_of
 from dptrain.privacy.noise.source import NoiseSource
 from dptrain.privacy.written import from_json
@@ -102,7 +102,7 @@ def test_a_poisoned_record_spoils_nothing(mechanism, splits, context_of) -> None
 
 
 def test_rows_that_are_not_clipped_release_nothing(mechanism, splits, context_of, monkeypatch) -> None:
-    monkeypatch.setattr(output_perturbation, "rows_of", lambda *a, **k: 3.0 * rows_of(*a, **k))
+    monkeypatch.setattr(logistic_once, "rows_of", lambda *a, **k: 3.0 * rows_of(*a, **k))
     with pytest.raises(BrokenGuarantee, match="Nothing is released"):
         mechanism.fit(model_of(), splits, LITTLE, context_of())
 
@@ -127,7 +127,7 @@ def test_a_release_that_was_paid_for_is_used_again(
 
 
 def test_a_minimum_that_is_not_found_is_not_released(mechanism, splits, context_of, monkeypatch) -> None:
-    monkeypatch.setattr(perturbed_minimum, "MOST_STEPS", 1)
+    monkeypatch.setattr(ridge_logistic, "MOST_STEPS", 1)
     with pytest.raises(DptrainError, match=r"mechanism\.ridge=1: the minimum was not found .* larger ridge"):
         mechanism.fit(model_of(), splits, LITTLE, context_of())
 

@@ -16,7 +16,8 @@ from sklearn.linear_model import LogisticRegression
 from dptrain.contracts import Budget
 from dptrain.privacy.noise.source import NoiseSource
 from dptrain.privacy.one_release import calibrated
-from dptrain.privacy.perturbed_minimum import TOLERANCE, Minimum, MinimumPlan, minimum, noised
+from dptrain.privacy.perturbed_minimum import TOLERANCE, MinimumPlan, noised
+from dptrain.privacy.ridge_logistic import Minimum, minimum
 
 Rows = tuple[torch.Tensor, torch.Tensor]
 
@@ -35,7 +36,14 @@ def drawn(seed: int, count: int = 50, size: int = 6, classes: int = 3) -> Rows:
 
 def found(rows: Rows, asked: MinimumPlan, offsets: torch.Tensor | None = None) -> torch.Tensor:
     weights = torch.ones(len(rows[0]), dtype=torch.float64)
-    return minimum([(*rows, weights)], asked, torch.zeros(3) if offsets is None else offsets).weights
+    return found_of((*rows, weights), asked, offsets)
+
+
+def found_of(
+    batch: tuple[torch.Tensor, ...], asked: MinimumPlan, offsets: torch.Tensor | None = None
+) -> torch.Tensor:
+    offsets = torch.zeros(3) if offsets is None else offsets
+    return minimum([batch], ridge=asked.ridge, offsets=offsets, tolerance=TOLERANCE).weights  # type: ignore[list-item]
 
 
 @settings(max_examples=25, deadline=None)
@@ -71,7 +79,7 @@ def test_it_is_scikit_learns() -> None:
 def test_records_that_weigh_less_count_less() -> None:
     rows, labels = drawn(5)
     twice = (torch.cat([rows, rows]), torch.cat([labels, labels]), torch.full((100,), 0.5))
-    halves = minimum([twice], plan(), torch.zeros(3)).weights
+    halves = found_of(twice, plan())
     torch.testing.assert_close(halves, found((rows, labels), plan()), atol=2 * TOLERANCE, rtol=0.0)
 
 

@@ -43,5 +43,21 @@ def test_each_recipe_has_a_line_at_each_epsilon(
     assert "left out: fashion_scatter@1, for its data are missing" in shown.err
     assert "| PneumoniaMNIST, `medical_statistics` | 0.3 | AUROC | 0.915 [0.910, 0.920] | 33 |" in shown.out
     assert "| PneumoniaMNIST, `medical_scatter` | 0.3 | AUROC | 0.955 [0.950, 0.960] | 6 |" in shown.out
-    assert len(asked) == 6
+    assert len(asked) == 8
     assert script.main([*words, "MNIST"]) == 2
+
+
+def test_with_few_records_the_data_are_cut_and_classes_keep_their_shares(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    labels = np.array([[0]] * 26 + [[1]] * 74)
+    images = np.arange(100).reshape(100, 1, 1).repeat(2, axis=1)
+    arrays = {"train_images": images, "train_labels": labels, "val_labels": labels, "test_labels": labels}
+    np.savez(tmp_path / "pneumoniamnist.npz", **arrays)
+    monkeypatch.setenv("DPTRAIN_DATA", str(tmp_path))
+    made, again = (dict(np.load(script.cut(50, tmp_path / name) / "pneumoniamnist.npz")) for name in "ab")
+    assert made["train_labels"].sum() == 37
+    assert len(set(made["train_images"][:, 0, 0])) == len(made["train_labels"]) == 50
+    assert np.array_equal(made["train_labels"], labels[made["train_images"][:, 0, 0]])
+    assert np.array_equal(made["test_labels"], labels)
+    assert np.array_equal(made["train_images"], again["train_images"])

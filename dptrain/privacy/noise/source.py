@@ -80,6 +80,12 @@ class NoiseSource:
         parts = flat.split([total.numel() for total in sums])
         return [part.view(total.shape).to(total.dtype) for part, total in zip(parts, sums, strict=True)]
 
+    def normal(self, count: int) -> Tensor:
+        """Standard normal numbers (count,), float64, of a step of its own; on no grid, not to be released."""
+        key = self.next_key()
+        sizes = [min(BLOCK, count - start) for start in range(0, count, BLOCK)]
+        return torch.cat([self.numbers(key, size, block=block) for block, size in enumerate(sizes)])
+
     def next_key(self) -> bytes:
         """The key of the next step's noise, which is drawn with it alone."""
         return self._keys.next()

@@ -19,6 +19,7 @@ from dptrain.privacy.guarantee import ByTradeoff, gaussian_mu
 from dptrain.privacy.moments import MomentsPlan
 from dptrain.privacy.perturbed_minimum import MinimumPlan
 from dptrain.privacy.perturbed_objective import ObjectivePlan
+from dptrain.privacy.preconditioned import PreconditionedPlan
 from dptrain.privacy.votes import QueriesPlan, VotesPlan
 
 _PLANS = {
@@ -28,6 +29,7 @@ _PLANS = {
         MinimumPlan,
         MomentsPlan,
         ObjectivePlan,
+        PreconditionedPlan,
         QueriesPlan,
         VotesPlan,
     )

@@ -23,6 +23,7 @@ def applied(recipe: str, *words: str) -> tuple[dict[str, Any], list[str]]:
     [
         "dpsgd",
         "banded",
+        "preconditioned",
         "sufficient_statistics",
         "objective_perturbation",
         "pate",

@@ -17,7 +17,7 @@ from dptrain.assembly.given import Given
 from dptrain.assembly.network import check_network
 from dptrain.assembly.records import Source
 from dptrain.config import Config, Evidence
-from dptrain.contracts import Access, Attack, ConfigError, Game, Mechanism, devices
+from dptrain.contracts import Access, Attack, ConfigError, Game, Mechanism, Regulariser, devices
 from dptrain.mechanisms.non_private import NonPrivate
 from dptrain.privacy.plan import Rates
 from dptrain.report import pdf
@@ -130,7 +130,21 @@ def _settings(config: Config) -> Settings:
         else None,
         feature_cache_gib=performance.feature_cache_gib,
         prefetch=performance.prefetch,
+        early_stopping=training.early_stopping,
+        regularisers={
+            name: _regulariser(f"regulariser.{name}", each) for name, each in config.regulariser.items()
+        },
     )
+
+
+def _regulariser(key: str, node: dict[str, Any]) -> Regulariser:
+    made: Regulariser = build(key, node)
+    if not isinstance(made, Regulariser):
+        raise ConfigError(
+            f"{key}: `{node['_target_']}` is no regulariser; derive it from dptrain.contracts.Regulariser, "
+            "and give it `of_record`, or `of_batch` where it mixes records"
+        )
+    return made
 
 
 def _optimizer(key: str, node: dict[str, Any], device: torch.device) -> Callable[..., Optimizer]:

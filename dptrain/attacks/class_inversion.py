@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import ClassVar
+from functools import partial
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +31,11 @@ class ClassInversion:
 
     What comes out is a property of the class, not of a record. `noise`, `learning_rate` and
     both priors count in widths of the bounds; `shift` and `blur` in sides of the image.
+
+    `objective` loss climbs down the cross-entropy of the class instead, as published attacks do: where a
+    defence saturates it, its gradient vanishes, and the margin's does not. With `draws` the model goes on
+    drawing, as dropout and a bottleneck do while they train, and gradients are averaged over that too
+    (Athalye, Carlini and Wagner 2018, "Obfuscated gradients", section 4.2).
     """
 
     restarts: Count = 8  # of each class
@@ -43,6 +51,8 @@ class ClassInversion:
     total_variation: NotNegative = 0.2  # weight of the mean slope
     norm: NotNegative = 1.7  # weight of the mean squared distance from the declared mean
     trials: Count = 16  # movements that stability is judged by
+    objective: Literal["margin", "loss"] = "margin"
+    draws: bool = False
 
     needs: ClassVar[frozenset[Access]] = frozenset({Access.WEIGHTS})
     game: ClassVar[str] = "class_inversion"
@@ -56,16 +66,27 @@ class ClassInversion:
 
     def run(self, release: Release, targets: Targets, rng: torch.Generator) -> Images:
         """Invert every class: `keep` inputs a class, the most stable first, in bounds, on the CPU."""
-        model = release.build()
+        model = release.build().train(self.draws)
         classes = len(targets.classes)
         labels = torch.arange(classes).repeat_interleave(self.restarts)
         inputs, stability = [], []
-        for part in labels.split(BATCH):
-            inputs.append(self._climb(model, part.to(release.device), targets, rng))
-            stability.append(self._stability(model, inputs[-1], part.to(release.device), targets, rng))
+        with self._seeded(rng):
+            for part in labels.split(BATCH):
+                inputs.append(self._climb(model, part.to(release.device), targets, rng))
+                stability.append(self._stability(model, inputs[-1], part.to(release.device), targets, rng))
         best = torch.cat(stability).view(classes, self.restarts).topk(self.keep, dim=1).indices
         chosen = (best + self.restarts * torch.arange(classes)[:, None]).flatten()
         return Images(inputs=torch.cat(inputs).cpu()[chosen], labels=labels[chosen])
+
+    @contextmanager
+    def _seeded(self, rng: torch.Generator) -> Iterator[None]:
+        """What the model itself draws within follows from `rng`."""
+        if not self.draws:
+            yield
+            return
+        with torch.random.fork_rng():
+            torch.manual_seed(int(torch.randint(2**62, (), generator=rng)))
+            yield
 
     def _climb(self, model: nn.Module, labels: Tensor, targets: Targets, rng: torch.Generator) -> Tensor:
         """One input (n, ...) for each label, on the labels' device."""
@@ -76,10 +97,11 @@ class ClassInversion:
         mean, inputs = mean.to(labels.device), start.clamp(low, high).to(labels.device).requires_grad_()
         optimizer = torch.optim.Adam([inputs], lr=self.learning_rate * (high - low), betas=(0.9, 0.99))
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.steps)
+        climb = _margins if self.objective == "margin" else partial(F.cross_entropy, reduction="sum")
         for step in range(self.steps):
             moved = self._move(torch.cat([inputs] * self.copies), targets, rng)
             offset = (inputs - mean) / (high - low)
-            loss = _climb_loss(model(moved), labels.repeat(self.copies)) / self.copies
+            loss = climb(model(moved), labels.repeat(self.copies)) / self.copies
             loss = loss + self.norm * offset.square().flatten(1).mean(1).sum()
             if image:
                 loss = loss + self.total_variation * _mean_slope(offset)
@@ -118,7 +140,7 @@ class ClassInversion:
         return inputs + noise.to(inputs.device)
 
 
-def _climb_loss(logits: Tensor, labels: Tensor) -> Tensor:
+def _margins(logits: Tensor, labels: Tensor) -> Tensor:
     """Negative margins, summed, in units of the logits' own spread.
 
     The margin goes on pulling where cross-entropy has saturated; the spread makes the priors

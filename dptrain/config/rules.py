@@ -45,7 +45,7 @@ def is_url(source: object) -> bool:
 
 
 # What a private selection may vary: sections that shape a training, and neither its records nor its rules.
-VARIED = ("model", "optimizer", "mechanism", "training")
+VARIED = ("model", "optimizer", "mechanism", "training", "regulariser")
 
 
 def sweep_problems(values: Mapping[str, Any]) -> list[str]:
@@ -176,7 +176,7 @@ def section(values: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 def component_problems(values: Mapping[str, Any]) -> list[str]:
     nodes = {name: values.get(name) for name in COMPONENTS}
-    for group in ("attack", "game", "serving"):
+    for group in ("attack", "game", "regulariser", "serving"):
         nodes |= {f"{group}.{name}": node for name, node in section(values, group).items()}
     return [
         f"{key}: the node names no class; give {key}._target_=package.module.Class, or choose a file of conf/"

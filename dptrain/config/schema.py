@@ -81,6 +81,13 @@ class Training(Section):
     evaluations: Annotated[
         Count, Field(description="a whole number: how often to look at the held-out records")
     ] = 10
+    early_stopping: Annotated[
+        Literal["none", "loss", "metric"],
+        Field(
+            description="none releases the last weights; loss or metric: those of the evaluation whose "
+            "loss, or metric, on held-out records is best"
+        ),
+    ] = "none"
     diagnostics: Annotated[
         bool, Field(description="true or false; true logs the training loss, outside the guarantee")
     ] = False
@@ -318,6 +325,7 @@ class Config(Section):
     tracking: Component = field(default_factory=dict)
     attack: dict[str, Component] = field(default_factory=dict)
     game: dict[str, Component] = field(default_factory=dict)
+    regulariser: dict[str, Component] = field(default_factory=dict)  # of the loss, in their order
     serving: dict[str, Component] = field(default_factory=dict)  # guards of a service, in their order
 
 

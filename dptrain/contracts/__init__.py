@@ -49,6 +49,7 @@ from dptrain.contracts.outcome import (
 from dptrain.contracts.privacy import Budget, Clips, Guarantee, Plan, PrivacyLoss
 from dptrain.contracts.randomness import Streams
 from dptrain.contracts.records import Canaries, Records, Sensitive, Splits
+from dptrain.contracts.regulariser import Objective, RecordLoss, Regulariser
 from dptrain.contracts.release import OF_A_TRAINING, Access, Observation, Observer, Output, Queries, Release
 from dptrain.contracts.rows import Rows
 from dptrain.contracts.served import Raw, Served
@@ -75,9 +76,10 @@ __all__ = [
     "DptrainError",
     "Estimate", "Exposed", "Findings", "Forecast", "Form", "Forms", "Gallery", "Game", "Guarantee",
     "Guesses", "Hashes", "Images", "Inputs", "Interval", "Kept", "Leakage", "LimitExceeded",
-    "MadeKernels", "Mechanism", "NoiseSeen", "NotRun", "Observation", "Observer", "OutOfQueries",
+    "MadeKernels", "Mechanism", "NoiseSeen", "NotRun", "Objective", "Observation", "Observer", "OutOfQueries",
     "Output", "Part", "Plan", "PrivacyLoss", "Progress", "Queries", "Randomness", "Ranks", "Raw",
-    "RecordLost", "Records", "Release", "Report", "Rows", "SamplingSeen", "Scaled", "Scored", "Scores",
+    "RecordLoss", "RecordLost", "Records", "Regulariser", "Release", "Report", "Rows", "SamplingSeen",
+    "Scaled", "Scored", "Scores",
     "Scoring", "SelectionTerms", "Sensitive", "Sensitivity", "Served", "Shadow", "Shadows", "Slots", "Splits",
     "Statement", "Streams", "Subgroup", "SweepTotal", "Targets", "Task", "Tracker", "Trust", "Utility",
     "Variant", "by_query", "keyed_uniform", "seed_key", "stable_ids", "wants_shadows",

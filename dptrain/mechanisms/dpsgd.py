@@ -33,7 +33,6 @@ from dptrain.privacy.noise.cost import refuse_costly
 from dptrain.privacy.noise.source import NoiseSource, on_cpu, randomness, words_on
 from dptrain.privacy.plan import make_plan
 from dptrain.privacy.sampling import Units
-from dptrain.tasks import task_of
 from dptrain.training.fit import Fitted, fit, units_of
 from dptrain.training.settings import MANY, Settings
 from dptrain.training.tested import frozen_part, refuse_dependence, refuse_dependent_release
@@ -65,6 +64,7 @@ class DPSGD:
 
     def __post_init__(self) -> None:
         check_choices(self.engine, self.clipping)
+        self.settings.refuse_mixing("dpsgd")
         if self.noise not in NOISES:
             raise ConfigError(f"mechanism.noise={self.noise} is unknown; choose one of {', '.join(NOISES)}")
         if self.bands is not None and (self.noise != "banded" or self.bands < 1):
@@ -124,7 +124,7 @@ class DPSGD:
             audit=self.audit_sensitivity,
         )
         release = fitted.release
-        refuse_dependent_release(release, splits, frozen=frozen)
+        refuse_dependent_release(release, splits, frozen=frozen, loss=self.settings.loss(splits))
         said = randomness(
             plan,
             parameters * plan.steps,
@@ -199,7 +199,7 @@ class DPSGD:
             settings=settings,
             plan=plan,
             units=units,
-            engine=partial(DPSGDEngine, self.engine, plan=plan, loss=task_of(splits).loss),
+            engine=partial(DPSGDEngine, self.engine, plan=plan, loss=settings.loss(splits)),
             kind=self.engine,
             noise=_source(plan, context),
             clipping=self.clipping,
@@ -219,7 +219,7 @@ def _source(plan: GradientPlan, context: Context) -> NoiseSource:
 
 def _outside(settings: Settings, ranks: Ranks | None) -> tuple[str, ...]:
     """What else the run does with private data, one sentence each."""
-    said = list(OUTSIDE)
+    said = [*OUTSIDE, *settings.outside]
     if settings.diagnostics:
         said.append(
             "training.diagnostics=true: the loss on training records was logged at each step, without noise."

@@ -150,7 +150,7 @@ class HeadOnce(ABC, Generic[Planned, Made]):
         context.tracker.metric("holdout/loss", loss, 1)
         return Release(
             architecture=partial(copy.deepcopy, blank),
-            weights=trained.weights(trained.part),
+            weights=trained.weights(trained.part.state_dict()),
             published=((1, measured, loss),),
             device=context.device,
             task=splits.task,

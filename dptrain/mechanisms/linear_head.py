@@ -67,6 +67,7 @@ def check_task(splits: Splits, settings: Settings, mechanism: str) -> None:
             f"{mechanism} takes inputs of one tensor, and data `{splits.name}` has inputs by name "
             f"({', '.join(splits.train.names)}); use mechanism=dpsgd"
         )
+    settings.refuse_regularisers(mechanism)
     if settings.augmentation is not None:
         raise ConfigError(
             f"training.augmentations={settings.copies}: {mechanism} uses each record once, as it is; set it "

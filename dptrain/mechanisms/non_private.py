@@ -11,10 +11,9 @@ from torch import nn
 
 from dptrain.contracts import OF_A_TRAINING, Access, Budget, Context, Guarantee, Plan, Release, Splits
 from dptrain.privacy.accountant import DPSGDPlan
-from dptrain.privacy.guarantee import NoGuarantee
+from dptrain.privacy.guarantee import NOTHING, NoGuarantee
 from dptrain.privacy.layers import check_layers
 from dptrain.privacy.sampling import Units
-from dptrain.tasks import task_of
 from dptrain.training.fit import fit, units_of
 from dptrain.training.plain import PlainEngine
 from dptrain.training.settings import MANY, Settings
@@ -55,7 +54,7 @@ class NonPrivate:
             steps=steps,
             batch=batch,
         )
-        return release, NoGuarantee(budget=budget)
+        return release, NoGuarantee(budget=budget, outside=(*NOTHING, *self.settings.outside))
 
     def trial(
         self,
@@ -111,7 +110,8 @@ class NonPrivate:
             engine=partial(
                 PlainEngine,
                 expected_batch_size=batch,
-                loss=task_of(splits).loss,
+                loss=settings.loss(splits),
+                regularisers=tuple(settings.regularisers.values()),
                 bfloat16=context.bfloat16,
             ),
             kind=None,

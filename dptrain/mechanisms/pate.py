@@ -114,6 +114,7 @@ class PATE:
 
     def prepare(self, model: nn.Module, splits: Splits) -> nn.Module:
         """The model, found to treat each record by itself: so do the features that teachers see."""
+        self.settings.refuse_regularisers("mechanism=pate")
         refuse_dependence(model, splits, self.settings)
         return model
 

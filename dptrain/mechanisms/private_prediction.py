@@ -58,6 +58,7 @@ class PrivatePrediction:
     def prepare(self, model: nn.Module, splits: Splits) -> nn.Module:
         """The model, found to treat each record by itself: so do the features that teachers see."""
         refuse_other_tasks(splits, "private_prediction")
+        self.settings.refuse_regularisers("mechanism=private_prediction")
         refuse_dependence(model, splits, self.settings)
         return model
 

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from dptrain.contracts.ranges import Count, Positive, Whole
+from dptrain.contracts.ranges import Count, NotNegative, Positive, Rate, Whole
 from dptrain.models.activations import make_activation, never_falls
+from dptrain.models.bottleneck import before_the_head
 from dptrain.models.frozen import FeaturesAndHead
 from dptrain.models.standardised import StandardisedConv2d
 from dptrain.models.width import widened
@@ -20,7 +21,8 @@ class SmallCNN(FeaturesAndHead):
     keep size and kernel, and pooling comes after the last.
     A block of stride 2 halves the image as it convolves (cheap); one of stride 1 by max-pooling, unless
     `pools` says, block by block, which of them pool.
-    `groups` 0 leaves the normalisation out; `activation` is as `make_activation` takes it.
+    `groups` 0 leaves the normalisation out; `activation` is as `make_activation` takes it; `dropout` and a
+    `bottleneck` of so many numbers may stand before the head (`before_the_head`).
 
     Bounded activations keep per-sample gradients small (Papernot et al. 2021, "Tempered
     Sigmoid Activations"), and GroupNorm normalises each record by itself. Takes inputs
@@ -42,6 +44,9 @@ class SmallCNN(FeaturesAndHead):
         pooled: Count = 4,
         pools: Sequence[bool] | None = None,
         weight_standardisation: bool = False,
+        dropout: Rate = 0.0,
+        bottleneck: Whole = 0,
+        bottleneck_weight: NotNegative = 0.001,
     ) -> None:
         super().__init__()
         convolution = StandardisedConv2d if weight_standardisation else nn.Conv2d
@@ -62,5 +67,11 @@ class SmallCNN(FeaturesAndHead):
                     last.reverse()  # the same outputs, and the activation has a quarter of the work
                 layers += last
                 inputs = out
-        self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(pooled), nn.Flatten())
-        self.head = nn.Linear(inputs * pooled * pooled, num_classes)
+        last, units = before_the_head(
+            inputs * pooled * pooled,
+            dropout=dropout,
+            bottleneck=bottleneck,
+            bottleneck_weight=bottleneck_weight,
+        )
+        self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(pooled), nn.Flatten(), *last)
+        self.head = nn.Linear(units, num_classes)

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from torch import nn
 
 from dptrain.contracts import ConfigError
-from dptrain.contracts.ranges import Count, Positive
+from dptrain.contracts.ranges import Count, NotNegative, Positive, Rate, Whole
 from dptrain.models.activations import make_activation
+from dptrain.models.bottleneck import before_the_head
 from dptrain.models.frozen import FeaturesAndHead
 from dptrain.models.width import widened
 
@@ -19,6 +20,7 @@ class Mlp(FeaturesAndHead):
 
     Takes inputs (N, ...) of any shape, flattened, and returns logits (N, num_classes). Bounded
     activations keep per-sample gradients small (Papernot et al. 2021, "Tempered Sigmoid Activations").
+    `dropout` and a `bottleneck` of so many numbers may stand before the head (`before_the_head`).
     """
 
     def __init__(
@@ -30,6 +32,9 @@ class Mlp(FeaturesAndHead):
         width: Positive = 1,
         depth: Count = 1,
         activation: str | Sequence[float] = "tanh",
+        dropout: Rate = 0.0,
+        bottleneck: Whole = 0,
+        bottleneck_weight: NotNegative = 0.001,
     ) -> None:
         super().__init__()
         layers: list[nn.Module] = [nn.Flatten()]
@@ -37,7 +42,10 @@ class Mlp(FeaturesAndHead):
         for out in (widened(each, width) for each in widths for _ in range(depth)):
             layers += [nn.Linear(units, out), make_activation(activation)]
             units = out
-        self.features = nn.Sequential(*layers)
+        last, units = before_the_head(
+            units, dropout=dropout, bottleneck=bottleneck, bottleneck_weight=bottleneck_weight
+        )
+        self.features = nn.Sequential(*layers, *last)
         self.head = nn.Linear(units, num_classes)
 
 

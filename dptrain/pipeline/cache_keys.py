@@ -16,7 +16,7 @@ from dptrain.models.frozen import split
 from dptrain.runs import binding
 from dptrain.runs.cache import content_key, without_privacy
 
-SHAPES_A_TRAINING = ("model", "optimizer", "mechanism", "training", "privacy", "control")
+SHAPES_A_TRAINING = ("model", "optimizer", "mechanism", "training", "regulariser", "privacy", "control")
 
 
 def recipe(config: Config) -> dict[str, Any]:

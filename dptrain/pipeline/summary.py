@@ -211,7 +211,10 @@ def constants(
     if privacy.delta is None:
         computed.append("delta")
     return Constants(
-        declared=tuple(name for name in known if name not in computed),
+        declared=(
+            *(name for name in known if name not in computed),
+            *(f"regulariser.{name}" for name in config.regulariser),
+        ),
         from_units=tuple(name for name in computed if name in known) if units_public else (),
         class_prior=splits.class_prior,
         mean=splits.mean if normalised else None,

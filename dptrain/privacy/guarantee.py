@@ -59,6 +59,9 @@ OUTSIDE = (  # what every run does with private data, whatever mechanism trains
 )
 
 
+NOTHING = ("everything: this training is not private",)  # outside a guarantee that there is not
+
+
 class ByTradeoff(ABC):
     """Bounds that follow from the trade-off curve."""
 
@@ -208,7 +211,7 @@ class NoGuarantee(ByTradeoff):
 
     budget: Budget
     sentence: str = "Nothing is proved: this model was trained without differential privacy."
-    outside: tuple[str, ...] = ("everything: this training is not private",)
+    outside: tuple[str, ...] = NOTHING
     curve: tuple[tuple[int, float], ...] = ()
 
     @property

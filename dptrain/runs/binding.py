@@ -54,8 +54,9 @@ def weights_digest(weights: Mapping[str, Tensor]) -> str:
 def config_digests(config: Config) -> dict[str, str]:
     """A digest of each section that has a say in a training, without secrets."""
     values = {name: value for name, value in asdict(config).items() if name not in ELSEWHERE}
-    if not values["game"]:  # of runs from before games were configured
-        del values["game"]
+    for name in ("game", "regulariser"):  # of runs from before these were configured
+        if not values[name]:
+            del values[name]
     return {name: _digest(redacted(value)) for name, value in values.items()}
 
 
@@ -215,6 +216,10 @@ def begun_with(model: nn.Module, config: Config, group_ids: Tensor | None, salt:
         **{
             f"{name} code": target_code(str(getattr(config, name)["_target_"]))
             for name in ("optimizer", "data", "mechanism")
+        },
+        **{
+            f"regulariser {name} code": target_code(str(node["_target_"]))
+            for name, node in config.regulariser.items()
         },
         "configuration": config_digests(config),
         "versions": library_versions(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
@@ -55,11 +55,11 @@ class Trained:
         seen = replace(splits, train=make.of(splits.train, kept), holdout=make.of(splits.holdout, kept))
         return cls(whole=model, part=head, splits=seen, features=make, made_by=make.digest.hexdigest())
 
-    def weights(self, released: nn.Module) -> dict[str, Tensor]:
-        """All weights of the whole, on the CPU, its trained part as in the module that is released."""
+    def weights(self, released: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """All weights of the whole, on the CPU, its trained part with those that are released."""
         (place,) = [name for name, module in self.whole.named_modules() if module is self.part]
         prefix = f"{place}." if place else ""
-        trained = {prefix + name: value for name, value in released.state_dict().items()}
+        trained = {prefix + name: value for name, value in released.items()}
         return {name: value.detach().cpu() for name, value in {**self.whole.state_dict(), **trained}.items()}
 
 

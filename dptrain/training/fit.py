@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from dptrain.contracts import Budget, ConfigError, Context, Inputs, Records, Release, Splits
+from dptrain.contracts import Budget, ConfigError, Context, Inputs, RecordLoss, Records, Release, Splits
 from dptrain.contracts.trees import by_name, moved, parts
 from dptrain.privacy.agreement import ROWS_AT_MOST, Chosen, choose
 from dptrain.privacy.banded import GradientPlan
@@ -69,7 +69,7 @@ def fit(
     chosen = None
     if (kind is not None and not divided) or context.observers:
         # Before anything is paid for: a way to per-record gradients that agrees with plain autograd.
-        chosen = _choose(kind or "bookkeeping", trained, splits, place, settings.copies, plan.clipping)
+        chosen = _choose(kind or "bookkeeping", trained, splits, place, settings, plan.clipping)
     size = max(1, settings.physical_batch_size // settings.copies)
     audit = None
     if audit_sensitivity:
@@ -82,7 +82,7 @@ def fit(
         )
     watch = None
     if context.observers:
-        watch = _watch(plan, trained, splits, place, chosen, clips=clipping is not None)
+        watch = _watch(plan, trained, place, chosen, settings.loss(splits), clips=clipping is not None)
     if kind is not None and not divided:
         engine = partial(engine, chosen=chosen)
     computing = divided_among if divided else in_each
@@ -102,7 +102,7 @@ def fit(
                 watch=watch,
                 audit=audit,
             )
-        released = trained.weights(session.released)
+        released = trained.weights(session.chosen)
     check_buffers(dict(blank.named_buffers()), model)
     release = Release(
         architecture=partial(copy.deepcopy, blank),
@@ -115,19 +115,19 @@ def fit(
 
 
 def _choose(
-    kind: str, trained: Trained, splits: Splits, context: Context, copies: int, clipping: str
+    kind: str, trained: Trained, splits: Splits, context: Context, settings: Settings, clipping: str
 ) -> Chosen:
     """The way to per-record gradients for such records, tried on rows that are none."""
     task = task_of(splits)
     return choose(
         kind,
         trained.part,
-        task.loss,
+        settings.loss(splits),
         moved(trained.splits.train.blank(1), context.device, context.dtype),
         forms=splits.forms if trained.part is trained.whole else None,
         bounds=splits.bounds,
         labels=task.made_up(ROWS_AT_MOST, torch.Generator().manual_seed(0)),
-        copies=copies,
+        copies=settings.copies,
         clipping=clipping,
         bfloat16=context.bfloat16,
     )
@@ -136,9 +136,9 @@ def _choose(
 def _watch(
     plan: GradientPlan,
     trained: Trained,
-    splits: Splits,
     context: Context,
     chosen: Chosen | None,
+    loss: RecordLoss,
     *,
     clips: bool,
 ) -> Watch:
@@ -147,7 +147,7 @@ def _watch(
     return Watch(
         context.observers,
         context.planted,
-        RecordGradients(trained.part, task_of(splits).loss, clipper, chosen=chosen),
+        RecordGradients(trained.part, loss, clipper, chosen=chosen),
         remaining=partial(lengths, model=trained.part, clipper=clipper),
         plan=plan,
         features=trained.features,

@@ -82,6 +82,7 @@ def train(
             check_buffers(session.buffers, session.model)  # before anything that depends on them is published
             measured, held_out = evaluate(session.released, splits.holdout, context, task)
             session.history.append((step, measured, held_out))
+            session.consider(settings.early_stopping)
             context.tracker.metric(f"holdout/{task.metric}", measured, step)
             context.tracker.metric("holdout/loss", held_out, step)
         if context.progress is not None:

@@ -123,7 +123,7 @@ def divided_among(
                 "performance.sharding=fsdp2: Opacus' hooks need the whole model; use "
                 "mechanism.engine=bookkeeping, or performance.sharding=none"
             )
-        layout, draws = layout_of(trained.part, task.loss, rows)
+        layout, draws = layout_of(trained.part, settings.loss(splits), rows)
         ways = {**engine.keywords, "chosen": Chosen(make=partial(ByShards, layout=layout))}
         made = partial(ShardedDPSGD, *engine.args, **ways)
     job = ShardedJob(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from dptrain.contracts import Inputs
+from dptrain.contracts import Inputs, Objective, Regulariser
 from dptrain.privacy.clipping import wide
 from dptrain.privacy.gradients import RecordLoss
 
@@ -25,21 +25,28 @@ class PlainEngine:
         *,
         loss: RecordLoss,
         bfloat16: bool = False,
+        regularisers: Sequence[Regulariser] = (),
     ) -> None:
         self.model = model
         self.optimizer = optimizer
         self.expected_batch_size = expected_batch_size
         self.loss = loss
         self.bfloat16 = bfloat16
+        self._objective: Objective = self._summed
+        for each in regularisers:
+            self._objective = each.of_batch(self._objective)
 
     def accumulate(self, inputs: Inputs, labels: Tensor, copies: int = 1) -> Tensor:
         if len(labels) == 0:
             return torch.zeros((), device=labels.device)
-        with torch.autocast(labels.device.type, dtype=torch.bfloat16, enabled=self.bfloat16):
-            outputs = self.model(inputs)
-        loss = self.loss(wide(outputs), labels).sum() / copies
+        loss = self._objective(self.model, inputs, labels, self.loss) / copies
         loss.backward()
         return loss.detach()
+
+    def _summed(self, model: nn.Module, inputs: Inputs, labels: Tensor, loss: RecordLoss) -> Tensor:
+        with torch.autocast(labels.device.type, dtype=torch.bfloat16, enabled=self.bfloat16):
+            outputs = model(inputs)
+        return loss(wide(outputs), labels).sum()
 
     def accumulate_gradients(self, gradients: list[Tensor]) -> None:
         for parameter, gradient in zip(self._trained, gradients, strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,6 +22,7 @@ from dptrain.training.distribution import Team
 from dptrain.training.feed import Blocks, Feed
 from dptrain.training.leading import Leader
 from dptrain.training.masks import Masks
+from dptrain.training.settings import EarlyStopping
 
 
 class Stateful(Protocol):
@@ -39,6 +41,15 @@ def check_buffers(before: Mapping[str, Tensor], model: nn.Module) -> None:
                 f"model: buffer `{name}` changed while training, so records reached it without noise; "
                 "use layers that keep no running statistics"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Best:
+    """The weights that did best on held-out records: the loss there, or the metric turned over."""
+
+    step: int
+    value: float
+    weights: Mapping[str, Tensor]
 
 
 @dataclass
@@ -61,6 +72,7 @@ class Session:
     step: int = 0
     lost: int = 0  # steps that were paid for and could not be repeated: so many fewer are left
     history: list[tuple[int, float, float]] = field(default_factory=list)  # step, accuracy, loss
+    best: Best | None = None  # of the evaluations so far, where one of them is chosen
     buffers: dict[str, Tensor] = field(default_factory=dict)  # of the model, as it came
 
     def __post_init__(self) -> None:
@@ -86,6 +98,19 @@ class Session:
         if self.shards is not None:
             return self.shards.released()
         return self.model if self.average is None else self.average.module
+
+    @property
+    def chosen(self) -> Mapping[str, Tensor]:
+        """The weights that are released of the trained part: the best on held-out records, or the last."""
+        return self.released.state_dict() if self.best is None else self.best.weights
+
+    def consider(self, by: EarlyStopping) -> None:
+        """Keep the weights of the last evaluation if they did better than all before."""
+        step, metric, loss = self.history[-1]
+        value = loss if by == "loss" else -metric
+        if by != "none" and (self.best is None or value < self.best.value or math.isnan(self.best.value)):
+            weights = {name: each.detach().cpu().clone() for name, each in self.released.state_dict().items()}
+            self.best = Best(step=step, value=value, weights=weights)
 
     @property
     def current(self) -> nn.Module:
@@ -114,6 +139,7 @@ class Session:
             "lost": self.lost,
             "blocks": asdict(self.feed.blocks),
             "history": self.history,
+            "best": None if self.best is None else vars(self.best),
             "model": {k: torch.empty(v.shape, device="meta") for k, v in weights.items()}
             if divided
             else weights,
@@ -134,6 +160,8 @@ class Session:
         self.step, self.lost = state["step"], state["lost"]
         self.feed.blocks = Blocks(**state["blocks"])
         self.history = [tuple(entry) for entry in state["history"]]
+        best = state.get("best")
+        self.best = None if best is None else Best(**best)
         if self.shards is None:
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from dptrain.contracts import BrokenGuarantee, ConfigError, Context, Form, Release, Splits
+from dptrain.contracts import BrokenGuarantee, ConfigError, Context, Form, RecordLoss, Release, Splits
 from dptrain.models.frozen import split
 from dptrain.privacy.independence.check import find_dependence
 from dptrain.privacy.independence.state import NOTE, fingerprint
@@ -20,10 +20,11 @@ def refuse_dependence(model: nn.Module, splits: Splits, settings: Settings) -> N
 
     A model that was found to be in order carries a note of it, good for as long as nothing about it changes.
     """
-    subject = fingerprint(model, (splits.forms, task_of(splits), settings.augmentation))
+    surroundings = (splits.forms, task_of(splits), settings.augmentation, settings.regularisers)
+    subject = fingerprint(model, surroundings)
     if vars(model).pop(NOTE, None) == subject:
         return
-    found = _find(model, splits)
+    found = _find(model, splits, settings.loss(splits))
     if found is None and settings.augmentation is not None:
         found = find_dependence(
             Copies(settings.augmentation),
@@ -67,18 +68,21 @@ def refuse_company(model: nn.Module, splits: Splits, context: Context) -> None:
         )
 
 
-def refuse_dependent_release(release: Release, splits: Splits, *, frozen: str | None) -> None:
+def refuse_dependent_release(
+    release: Release, splits: Splits, *, frozen: str | None, loss: RecordLoss | None = None
+) -> None:
     """Raise BrokenGuarantee where the trained weights make a model mix records that its first ones did not.
 
     Its noise is paid for, but what it was trained by is not what was accounted: nothing is released.
     `frozen` is what `frozen_part` gave of the model that `refuse_dependence` let pass: where that part is
-    the same still, the head alone is tried out.
+    the same still, the head alone is tried out. `loss` is what it was trained by; None: the task's own.
     """
     model = release.blank()
     assert release.weights is not None
     model.load_state_dict(dict(release.weights), assign=True)  # of a large model one copy less
     parts = split(model) if frozen == frozen_part(model) else None
-    found = _find(model, splits) if parts is None else _find(parts[1], splits, on=parts[0])
+    loss = task_of(splits).loss if loss is None else loss
+    found = _find(model, splits, loss) if parts is None else _find(parts[1], splits, loss, on=parts[0])
     if found is not None:
         raise BrokenGuarantee(
             f"{found}. This shows with the trained weights only, so the training was not as private as its "
@@ -86,9 +90,8 @@ def refuse_dependent_release(release: Release, splits: Splits, *, frozen: str | 
         )
 
 
-def _find(model: nn.Module, splits: Splits, *, on: nn.Module | None = None) -> str | None:
-    task = task_of(splits)
-    return find_dependence(model, forms=splits.forms, labels=task.made_up, loss=task.loss, on=on)
+def _find(model: nn.Module, splits: Splits, loss: RecordLoss, *, on: nn.Module | None = None) -> str | None:
+    return find_dependence(model, forms=splits.forms, labels=task_of(splits).made_up, loss=loss, on=on)
 
 
 class Copies(nn.Module):

@@ -28,8 +28,8 @@ class Settings:
     a record is seen as several random copies. Features of a frozen part are made once where they
     take at most `feature_cache_gib`, and else at every step: the weights are the same. Where twice as much
     fits, they are kept for control and shadow models too. With `early_stopping` the weights of that
-    evaluation are released whose loss, or metric, on held-out records is best. `regularisers`, by name, change
-    the loss.
+    evaluation are released whose loss, or metric, on held-out records is best. The loss is changed by
+    `regularisers`, by name.
     """
 
     rates: Rates
@@ -64,7 +64,7 @@ class Settings:
         )
 
     def loss(self, splits: Splits) -> RecordLoss:
-        """The loss of each record, as regularisers have it; raises ConfigError where labels do not allow it."""
+        """The loss of each record, as regularisers have it; raises ConfigError where labels forbid it."""
         task = task_of(splits)
         loss: RecordLoss = task.loss
         for each in self.regularisers.values():

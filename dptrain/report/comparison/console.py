@@ -81,7 +81,7 @@ def _table(title: str, content: Table) -> RichTable:
         else:
             table.add_column(head, overflow="fold", ratio=2)
     for first, *rest in content.rows:
-        table.add_row(first, *map(_cell, rest))
+        table.add_row(Text(first), *map(_cell, rest))  # a list in a name is no markup
     return table
 
 

@@ -134,6 +134,9 @@ def test_a_run_works_as_written(line: str, tmp_path: Path) -> None:
         jobs = 8
     if "+sweep=mechanism" in line:  # all but PATE, which asks about public inputs
         jobs, smaller = 5, (*smaller, "seed=1", "privacy.epsilon=3", "attack=[membership_loss]")
+    if "+sweep=regularisation" in line:
+        few = ("seed=1", "regulariser=[label_smoothing],[mix_up]", "attack=[membership_loss]")
+        jobs, smaller = 2, (*smaller, *few)
     run(line, *smaller, cwd=tmp_path)
     assert len(list(tmp_path.glob("runs/**/report.json"))) == before + jobs
 

@@ -150,3 +150,45 @@ def test_the_file_says_every_default():
     assert said.pop("_target_") == "dptrain.attacks.class_inversion.ClassInversion"
     assert said == {each.name: getattr(ClassInversion(), each.name) for each in fields(ClassInversion)}
     assert ClassInversion.needs == {Access.WEIGHTS}
+
+
+class _Saturated(nn.Module):
+    """Two classes, and so sure of the first one at any gray image that its loss is flat."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drop = nn.Dropout(0.5)
+
+    def forward(self, images):
+        brightness = 1000 * self.drop(images).mean((1, 2, 3))
+        return torch.stack([brightness, -brightness], dim=1)
+
+
+def test_the_margin_goes_on_where_the_loss_has_saturated() -> None:
+    found = {}
+    for objective in ("margin", "loss"):
+        attack = ClassInversion(
+            restarts=1,
+            keep=1,
+            steps=20,
+            trials=1,
+            noise=0.0,
+            norm=0.0,
+            total_variation=0.0,
+            objective=objective,
+        )
+        made = attack.run(release(_Saturated), targets((1, 6, 6), 2), torch.Generator().manual_seed(0))
+        found[objective] = float(made.inputs[0].mean())
+    assert found["loss"] == pytest.approx(0.4)
+    assert found["margin"] > 0.8
+
+
+def test_a_model_that_draws_is_climbed_under_its_draws_and_alike_from_one_seed() -> None:
+    public, made = targets((1, 6, 6), 2), []
+    for draws in (False, True, True):
+        before = torch.get_rng_state()
+        attack = ClassInversion(restarts=1, keep=1, steps=5, trials=1, draws=draws)
+        made.append(attack.run(release(_Saturated), public, torch.Generator().manual_seed(0)).inputs)
+        assert torch.equal(torch.get_rng_state(), before)
+    assert not torch.allclose(made[0], made[1])
+    assert torch.equal(made[1], made[2])

@@ -143,7 +143,16 @@ def test_a_job_that_ends_while_another_is_at_work_counts_it(
 
 
 @pytest.mark.parametrize(
-    "name", ["epsilon", "model_size", "training_time", "defence", "private_selection", "mechanism"]
+    "name",
+    [
+        "epsilon",
+        "model_size",
+        "training_time",
+        "defence",
+        "private_selection",
+        "mechanism",
+        "regularisation",
+    ],
 )
 def test_each_named_sweep_composes(name: str) -> None:
     asked = order(f"+sweep={name}", recipe="medical_cnn")

@@ -8,16 +8,33 @@ gradient, one the final weights only.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from dptrain.attacks.displacement import Directions, Rows, Trained
 from dptrain.attacks.likelihood import sampled_at
 from dptrain.attacks.reference import ByReference
-from dptrain.contracts import Access, Guesses, Observation, Release, Slots, Targets
-from dptrain.contracts.ranges import Count
+from dptrain.contracts import (
+    Access,
+    Guesses,
+    Observation,
+    Part,
+    Records,
+    Release,
+    Shadow,
+    Slots,
+    Targets,
+)
+from dptrain.contracts.ranges import Count, Whole
+
+AT_ONCE = 128  # records whose gradients are made at once, at most
+RIDGES = (0.01, 0.1, 1.0, 10.0, 1000.0)  # in mean squared gradients of known records
+USUAL = 0.1
 
 
 class SlotLikelihoods:
@@ -109,24 +126,80 @@ class TranscriptReconstruction:
 
 @dataclass(frozen=True, kw_only=True)
 class WeightsReconstruction(ByReference):
-    """Names the candidate whose loss the release lowered most, against a reference model of the adversary's.
+    """Names the candidate whose gradient the release was most displaced against, from trainings without it.
 
-    The reference has the release's architecture and is trained, without privacy, on records of
-    the same population that were not trained on (difficulty calibration; Watson et al. 2022).
+    The adversary is informed (Balle et al. 2022, section 2): they know every other record but the probes, and
+    the weights that the training began with, and train `shadows` models on what they know. To first order
+    the release differs from these by multiples of gradients: those of the planted records, once, and those
+    of known ones, as often as chance sampled them, which are discounted (`Directions`). At the minimum of
+    a linear head that is the optimality condition, solved for the record that it lacks (section 3). How far
+    to discount is chosen on the shadow models, of which the adversary knows who was trained on.
+
+    Without shadow models, the candidate whose loss is lowest beside that of a reference model on records
+    of the same population that were not trained on (difficulty calibration; Watson et al. 2022).
     """
 
     needs: ClassVar[frozenset[Access]] = frozenset({Access.WEIGHTS})
     game: ClassVar[str] = "reconstruction"
     any_labels: ClassVar[bool] = True
 
+    shadows: Whole = 0
+    private_shadows: bool = False
+    known: Count = 2048  # records whose gradients are discounted, at most
+    gradient_elements: Count = 20_000_000
+
+    def trial(self, release: Release, targets: Targets, rng: torch.Generator) -> Part:
+        if self.shadows:
+            return Part(work=partial(self.run, release, targets, rng), times=1.0)
+        return super().trial(release, targets, rng)
+
     def run(self, release: Release, targets: Targets, rng: torch.Generator) -> Guesses:
         assert targets.slots is not None
-        reference = self.train_reference(release, targets.background, rng)
-        inputs = targets.slots.inputs.flatten(0, 1).to(release.device)
-        labels = targets.slots.labels.flatten(0, 1).to(release.device)
-        before, after = (_losses(release, model, inputs, labels) for model in (reference, release.build()))
-        gained = before - after
-        return Guesses(guesses=gained.view(targets.slots.count, -1).argmax(dim=1).cpu())
+        inputs, labels = targets.slots.inputs.flatten(0, 1), targets.slots.labels.flatten(0, 1)
+        if self.shadows and targets.shadows is not None:
+            shadows = targets.shadows.train(self.shadows, private=self.private_shadows)
+            scores = self._displaced(release, targets, Records(inputs, labels), shadows, rng)
+        else:
+            reference = self.train_reference(release, targets.background, rng)
+            inputs, labels = inputs.to(release.device), labels.to(release.device)
+            before, after = (_losses(release, each, inputs, labels) for each in (reference, release.build()))
+            scores = before - after
+        return Guesses(guesses=scores.view(targets.slots.count, -1).argmax(dim=1).cpu())
+
+    def _displaced(
+        self,
+        release: Release,
+        targets: Targets,
+        candidates: Records,
+        shadows: tuple[Shadow, ...],
+        rng: torch.Generator,
+    ) -> Tensor:
+        """How far the release was displaced against each candidate's gradient: (candidates,)."""
+        assert targets.shadows is not None
+        models = [shadow.release.weights for shadow in shadows]
+        begun = release.blank().state_dict()
+        reference = _mean(models)
+        # Gradients half-way: at the end those of records that a model knows by heart are nothing.
+        trained = Trained(release, _mean([begun, reference]), candidates.inputs)
+        ends = [trained.flat(each) for each in models]
+        pairs = [one - other for one, other in zip(ends[::2], ends[1::2], strict=True)]
+        displacements = torch.stack([trained.flat(release.weights) - trained.flat(reference), *pairs])
+        at_once = max(1, min(AT_ONCE, self.gradient_elements // trained.size))
+        few = min(self.known, self.gradient_elements // trained.size)
+        some = targets.shadows.records
+        some = some.take(torch.randperm(len(some), generator=rng)[:few]).read()
+
+        def made(records: Records) -> Iterator[Tensor]:
+            return trained.gradients(records.inputs, records.labels, at_once=at_once)
+
+        known = torch.cat([torch.empty(0, trained.size, device=release.device), *made(some)])
+        directions = Directions.of(known, displacements)
+        ridge = USUAL
+        if targets.probes is not None and len(targets.probes):
+            rows = Rows.of(made(targets.probes), known, displacements)
+            inside = torch.stack([shadow.members for shadow in shadows[::2]], dim=1)
+            ridge = max(RIDGES, key=lambda each: _apart(directions.scores(rows, each)[:, 1:].cpu(), inside))
+        return directions.scores(Rows.of(made(candidates), known, displacements), ridge)[:, 0]
 
 
 def effective_slots(overlaps: Tensor, slots: int, simulations: int, rng: torch.Generator) -> float:
@@ -150,6 +223,18 @@ def effective_slots(overlaps: Tensor, slots: int, simulations: int, rng: torch.G
     independent = float((rate * (1 - rate)).sum())
     inflation = float(success.sum(1).var()) / independent if independent > 0 else 1.0
     return slots / max(1.0, inflation)
+
+
+def _mean(models: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The mean of several models' weights, in single precision."""
+    return {name: torch.stack([each[name].float().cpu() for each in models]).mean(0) for name in models[0]}
+
+
+def _apart(scores: Tensor, inside: Tensor) -> float:
+    """How far the scores of those inside lie above the others', in standard deviations, over all columns."""
+    within, without = scores[inside], scores[~inside]
+    spread = (within.var() + without.var()).sqrt()
+    return float((within.mean() - without.mean()) / spread.clamp(min=1e-30))
 
 
 def _sketch(rows: Tensor, most: int = 1 << 16) -> Tensor:

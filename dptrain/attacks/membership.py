@@ -7,14 +7,17 @@ in Machine Learning"). LiRA (lira.py) and RMIA (rmia.py) add what the model woul
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 from dptrain.attacks.bets import Betting
 from dptrain.attacks.reference import ByReference
-from dptrain.contracts import Access, Bets, Records, Release, Scores, Targets
+from dptrain.contracts import Access, Bets, Part, Records, Release, Scores, Targets
+from dptrain.contracts.ranges import Whole
 
 LEAST = 1e-30  # stands for a confidence of zero; single precision shows others as small
 
@@ -59,6 +62,12 @@ def probe_log_odds(release: Release, probes: Records) -> Tensor:
     return odds(release, release.predict(probes.inputs), probes.labels)
 
 
+def _log_likelihoods(release: Release, probes: Records) -> Tensor:
+    """What a model's interface gives each probe's label, in nats: (probes,) float64."""
+    found = probe_log_odds(release, probes)
+    return logsigmoid(found) if release.task is None or release.task.of_classes else found
+
+
 @dataclass(frozen=True, kw_only=True)
 class LossThreshold:
     """Scores a probe by the log-odds of its label, which orders probes as their losses do."""
@@ -74,19 +83,37 @@ class LossThreshold:
 
 @dataclass(frozen=True, kw_only=True)
 class LossBets(Betting, ByReference):
-    """Bets on the probes of a one-run audit: log-odds of the label, less those of a reference model.
+    """Bets on the probes of a one-run audit: what the label's loss lacks beside that of reference models.
 
-    The reference has the release's architecture, is trained without privacy on the adversary's
-    own records, and says how hard a probe is (Watson et al. 2022, "On the Importance of
-    Difficulty Calibration"); `reference_steps=0` does without, as does whoever knows no architecture.
+    References say how hard a probe is (Watson et al. 2022, "On the Importance of Difficulty
+    Calibration"). They are `shadows` models of an informed adversary, each trained on half of the probes
+    and all other records: what they lose, and the release does not, is in log-likelihood. Without shadow
+    models it is one of the release's architecture, trained without privacy on the adversary's own
+    records, and compared in log-odds; `reference_steps=0` does without, as does whoever knows no
+    architecture.
     """
 
     needs: ClassVar[frozenset[Access]] = frozenset({Access.CONFIDENCES})
     game: ClassVar[str] = "audit_records"
     any_labels: ClassVar[bool] = True
+    shadows_needed: ClassVar[bool] = False
+
+    shadows: Whole = 0
+    private_shadows: bool = False
+
+    def trial(self, release: Release, targets: Targets, rng: torch.Generator) -> Part:
+        if self.shadows:
+            return Part(work=partial(self.run, release, targets, rng), times=1.0)
+        return super().trial(release, targets, rng)
 
     def run(self, release: Release, targets: Targets, rng: torch.Generator) -> Bets:
         assert targets.probes is not None
+        if self.shadows and targets.shadows is not None:
+            shadows = targets.shadows.train(self.shadows, private=self.private_shadows)
+            # Behind the same interface, so that what it hides of the one it hides of the others.
+            models = [replace(shadow.release, output=release.output) for shadow in shadows]
+            expected = torch.stack([_log_likelihoods(each, targets.probes) for each in models]).mean(0)
+            return Bets(scores=_log_likelihoods(release, targets.probes) - expected, guesses=self.guesses)
         scores = probe_log_odds(release, targets.probes)
         if self.reference_steps > 0 and release.architecture is not None:
             reference = self.train_reference(release, targets.background, rng)

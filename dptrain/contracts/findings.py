@@ -116,10 +116,11 @@ class Attack(Protocol):
     `needs` says what it must see of it, `game` what it plays for: the name of a game of the configuration,
     which says what `targets` hold. An attack that needs the transcript also has
     `watch(targets) -> Observer`, called before training; the observer comes back as `release.transcript`.
-    One that trains shadow models has `shadows`, their number. One that cannot serve itself with every
-    data set may have `check(targets)`, which raises ConfigError before anything is spent. One that takes
-    long may have `trial(release, targets, rng) -> Part`: a part of what `run` does, by which it is told how
-    long that takes.
+    One that trains shadow models has `shadows`, their number; 0 stands for none, and one that can do without
+    where nobody knows how a model was trained says so by `shadows_needed = False`. One that cannot serve
+    itself with every data set may have `check(targets)`, which raises ConfigError before anything is spent.
+    One that takes long may have `trial(release, targets, rng) -> Part`: a part of what `run` does, by which
+    it is told how long that takes.
     """
 
     @property
@@ -133,7 +134,7 @@ class Attack(Protocol):
 
 def wants_shadows(attack: Attack) -> bool:
     """Whether an attack trains models of its own on halves of the probes."""
-    return hasattr(attack, "shadows")
+    return getattr(attack, "shadows", 0) > 0
 
 
 def by_query(attack: Attack) -> bool:

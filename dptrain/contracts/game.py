@@ -89,7 +89,8 @@ class Game(Protocol):
     before training: nothing (""), PROBES, which are drawn for all games that ask for them, or something of
     its own by `prepare` or `prepare_model`, which games of the same assignment share. `held_out` is how
     many held-out records `prepare` may take, `untrained` how many untrained models attacks are run on as
-    well, for the baseline, and `findings` what its attacks return. One whose scoring takes long may have
+    well, for the baseline (`baselines(splits)`, where that depends on the data), and `findings` what its
+    attacks return. One whose scoring takes long may have
     `trial(splits, device) -> Part`, a part of it, by which its time is told.
     """
 
@@ -100,6 +101,10 @@ class Game(Protocol):
     @property
     def held_out(self) -> int:
         return 0
+
+    def baselines(self, splits: Splits) -> int:  # noqa: ARG002
+        """How many untrained models attacks are run on, for such data."""
+        return self.untrained
 
     def prepare(self, splits: Splits, *, key: bytes) -> tuple[Splits, Assigned | None]:  # noqa: ARG002
         """The splits with what this game puts into the training, chosen by keyed hashes of units.

@@ -40,13 +40,21 @@ class Shadow:
 
 
 class Shadows(Protocol):
-    """Trains the adversary's own models, or finds them where they were kept."""
+    """Trains the adversary's own models, or finds them where they were kept.
+
+    The adversary is informed (Balle et al. 2022): they know how the target was trained, the weights that it
+    began with, and every record but the probes and those planted in slots.
+    """
+
+    @property
+    def records(self) -> Records:
+        """The training records that the adversary knows."""
 
     def train(self, count: int, *, private: bool) -> tuple[Shadow, ...]:
-        """Shadow models in pairs that share the probes between them, half each.
+        """Shadow models in pairs that share the probes between them, half each; there may be no probes.
 
-        By the target's own mechanism, or (`private=False`) without privacy. Each is trained on
-        the records that the adversary knows and on its half of the probes.
+        By the target's own mechanism, or (`private=False`) without privacy. Each begins with the target's
+        first weights, and is trained on the records that the adversary knows and on its half of the probes.
         """
 
 

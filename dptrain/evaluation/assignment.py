@@ -21,7 +21,7 @@ from dptrain.contracts import (
     seed_key,
 )
 from dptrain.evaluation.games.probed import MOST
-from dptrain.evidence.held_out import one_of_each
+from dptrain.evidence.held_out import one_of_each, without
 from dptrain.evidence.probes import FEWEST, ProbeAssignment, draw_probes, known_members, public_count
 
 
@@ -43,6 +43,11 @@ class Assignments:
     def of(self, game: Game) -> Any:
         """What this game is about; None where it assigns nothing."""
         return self.drawn.get(game.assignment)
+
+    def known(self, splits: Splits) -> Splits:
+        """What an adversary knows who knows every record of the training but those that chance assigned."""
+        entered = [position for each in self.drawn.values() for position in getattr(each, "positions", ())]
+        return without(splits, entered)
 
     def fingerprint(self, splits: Splits) -> str:
         """A hash of the training records and the probes: an audit must find the very same ones."""

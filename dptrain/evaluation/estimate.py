@@ -56,6 +56,7 @@ class _Untrained:
 
     release: Release
     probes: int
+    records: Records
 
     def train(self, count: int, *, private: bool) -> tuple[Shadow, ...]:  # noqa: ARG002
         half = torch.arange(self.probes) % 2 == 0
@@ -79,7 +80,7 @@ def seconds_of_attacks(
     with torch.random.fork_rng():
         for name, attack in stage.attacks.items():
             game = stage.game(name)
-            untrained = 0 if Access.TRANSCRIPT in attack.needs else game.untrained
+            untrained = 0 if Access.TRANSCRIPT in attack.needs else stage.baselines(name)
             runs = (1 + controlled + untrained) * (interfaces if by_query(attack) else 1)
             found[name] = runs * _seconds(_part(stage, name, attack, release, seen))
             if attack.game not in scored and hasattr(game, "trial"):
@@ -91,8 +92,10 @@ def seconds_of_attacks(
 def _part(stage: Stage, name: str, attack: Attack, release: Release, seen: Mapping[str, Timed]) -> Part:
     """What of an attack is tried: all of it, where it does not say."""
     targets, rng = stood_in(stage.public(name)), torch.Generator().manual_seed(0)
-    if targets.probes is not None and targets.shadows is not None:
-        targets = replace(targets, shadows=_Untrained(release, len(targets.probes)))
+    if targets.shadows is not None:
+        probes = 0 if targets.probes is None else len(targets.probes)
+        known = _many(targets.background, len(targets.shadows.records))
+        targets = replace(targets, shadows=_Untrained(release, probes, known))
     if name in seen:
         release = replace(release, transcript=seen[name].transcript)
     if hasattr(attack, "trial"):

@@ -116,7 +116,7 @@ class Subjects:
             control = self.control
             subjects[CONTROL] = lambda: control
         # Of an untrained model there is no transcript.
-        untrained = 0 if Access.TRANSCRIPT in attack.needs else self.stage.game(name).untrained
+        untrained = 0 if Access.TRANSCRIPT in attack.needs else self.stage.baselines(name)
         return subjects | {
             f"untrained {seed}": partial(self._untrained_by, seed) for seed in range(untrained)
         }

@@ -14,7 +14,6 @@ from dptrain.contracts import Attack, Budget, ConfigError, DptrainError, Game, S
 from dptrain.evaluation.assignment import Assignments
 from dptrain.evaluation.stage import Stage
 from dptrain.evidence.held_out import train_on
-from dptrain.evidence.probes import ProbeAssignment
 from dptrain.tasks import task_of
 
 OF_CLASSES = ("top_k", "temperature", "labels_only")  # forms of output
@@ -89,8 +88,8 @@ def check(
             game = stage.game(name)
             assigned = assignments.of(game)
             found = [*game.problems(splits, assigned)]
-            if wants_shadows(attack) and assignments.probes is not None:
-                found += _of_shadows(attack, parts, splits, assignments.probes, budget)
+            if wants_shadows(attack) and not found:
+                found += _of_shadows(attack, parts, splits, assignments, budget)
             own = []
             if hasattr(attack, "check") and (assigned is not None or not game.assignment):
                 try:
@@ -127,19 +126,21 @@ def _of_the_data(splits: Splits) -> Iterator[str]:
 
 
 def _of_shadows(
-    attack: Attack, parts: Parts, splits: Splits, assigned: ProbeAssignment, budget: Budget
+    attack: Attack, parts: Parts, splits: Splits, assignments: Assignments, budget: Budget
 ) -> Iterator[str]:
-    """Shadow models are trained on all records but the probes, and on half of these."""
-    known = assigned.known(splits)
-    half = len(assigned.probes) // 2
+    """Shadow models are trained on all records but those that chance assigned, and on half of the probes."""
+    known, probes = assignments.known(splits), assignments.probes
+    half = splits.holdout.take(torch.arange(0))
+    if probes is not None:
+        half = probes.probes.take(torch.arange(len(probes.probes) // 2))
     grouped = budget.unit != "record" and known.group_ids is not None
-    units = (len(known.group_ids.unique()) if grouped else len(known.train)) + half  # type: ignore[union-attr]
+    units = (len(known.group_ids.unique()) if grouped else len(known.train)) + len(half)  # type: ignore[union-attr]
     try:
         settings = getattr(parts.plain, "settings", None)
         if settings is not None:
             settings.rates.resolve(units)
         if getattr(attack, "private_shadows", False):
-            shadowed = replace(known, **train_on(known, assigned.probes.take(torch.arange(half))))
+            shadowed = replace(known, **train_on(known, half))
             parts.mechanism.plan(shadowed, budget)
     except DptrainError as error:
         yield f"its shadow models, of {units} units each, cannot be trained: {error}"

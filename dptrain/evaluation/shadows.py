@@ -26,7 +26,6 @@ from dptrain.contracts import (
     Shadow,
     Splits,
 )
-from dptrain.evaluation.stage import reinitialise
 from dptrain.evidence.held_out import train_on
 from dptrain.mechanisms.non_private import NonPrivate
 from dptrain.runs.cache import Cache, content_key, fingerprint, without_privacy
@@ -34,7 +33,11 @@ from dptrain.runs.cache import Cache, content_key, fingerprint, without_privacy
 
 @dataclass(frozen=True, kw_only=True)
 class ShadowTrainer:
-    """The adversary's own trainings: on every record but the probes, and on half of the probes each.
+    """The adversary's own trainings: on every record that they know, and on half of the probes each.
+
+    All begin with the weights that the target's training began with. Those are public in the sense that no
+    guarantee hides them; from a start of its own, a network ends where it agrees less with the target than
+    any record could make it.
 
     Models are kept in `cache`, under records, halves, initial weights, and the `recipe`: the
     configuration of every part that has a say.
@@ -43,7 +46,7 @@ class ShadowTrainer:
     mechanism: Mechanism
     plain: Mechanism  # the same training without privacy
     model: nn.Module
-    known: Splits  # the training records without the probes
+    known: Splits  # the training records without the probes, and without what was planted
     probes: Records
     budget: Budget
     context: Context
@@ -51,6 +54,11 @@ class ShadowTrainer:
     cache: Cache
     show: Callable[[str], AbstractContextManager[Progress]]
     ranks: Ranks | None = None  # that train several at a time
+
+    @property
+    def records(self) -> Records:
+        """The training records that the adversary knows."""
+        return self.known.train
 
     def train(self, count: int, *, private: bool) -> tuple[Shadow, ...]:
         """As many shadow models as asked for, rounded up to pairs; those that are kept cost nothing."""
@@ -129,18 +137,13 @@ class ShadowTrainer:
         )
         return Shadow(release=release, members=members)
 
-    def _initial(self, number: int) -> nn.Module:
-        """The target's architecture with the weights that this shadow starts from."""
-        seed = self.context.streams.seeded(f"shadow weights/{number}").initial_seed()
-        return reinitialise(copy.deepcopy(self.model), seed)
-
     def _train(self, members: Tensor, number: int, private: bool, progress: Progress | None) -> Release:
         half = self.probes.take(members.nonzero().squeeze(1))
         splits = replace(self.known, **train_on(self.known, half))
         # Draws of its own: the target's are secret, and a deterministic run must not repeat them.
         streams = replace(self.context.streams, seed=self.context.streams.seed + 1 + number)
         context = replace(self.context, streams=streams, progress=progress)
-        release, _ = self._mechanism(private).fit(self._initial(number), splits, self.budget, context)
+        release, _ = self._mechanism(private).fit(copy.deepcopy(self.model), splits, self.budget, context)
         return release
 
     def _mechanism(self, private: bool) -> Mechanism:
@@ -155,7 +158,7 @@ class ShadowTrainer:
         return content_key(
             "shadow",
             values,
-            [members, *self._initial(number).state_dict().values()],
+            [members, *self.model.state_dict().values()],
             self.recipe
             if private
             else without_privacy(self.recipe, own=not isinstance(self.plain, NonPrivate)),

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dptrain.contracts import (
     Access,
@@ -25,18 +25,18 @@ from dptrain.evaluation.observing import Timed
 from dptrain.evidence.verdict import Shown
 
 
-def reinitialise(model: nn.Module, seed: int) -> nn.Module:
-    """This model with the weights of every layer that is trained drawn afresh.
+def in_random_order(model: nn.Module, weights: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
+    """These weights of the model, the entries of each trained tensor dealt anew among its places.
 
-    A frozen part is public, such as a network that was trained on public data: whoever attacks has it too.
+    A frozen part is public, and stays as it is.
     """
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        for layer in model.modules():
-            trained = any(parameter.requires_grad for parameter in layer.parameters())
-            if trained and hasattr(layer, "reset_parameters"):
-                layer.reset_parameters()  # type: ignore[operator]
-    return model
+    rng = torch.Generator().manual_seed(seed)
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    dealt = {}
+    for name, values in weights.items():
+        order = torch.randperm(values.numel(), generator=rng) if name in trained else None
+        dealt[name] = values if order is None else values.flatten()[order.to(values.device)].view_as(values)
+    return dealt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,9 +65,11 @@ class Subject:
         return replace(self.release, output=output, transcript=None if seen is None else seen.transcript)
 
     def untrained(self, seed: int) -> Subject:
-        """What an attack makes of its prior alone: the same architecture with fresh weights.
+        """What an attack makes of its prior alone: the same model, its trained weights in random order.
 
-        Where no weights are released it is an interface to which all classes are alike.
+        In that order they know nothing, and where all that was trained is noise on a random start, the
+        release is one such order of many. Where no weights are released it is an interface to which all
+        classes are alike.
         """
         release = self.release
         if release.weights is None:
@@ -77,7 +79,7 @@ class Subject:
                 alike = release.task.predict(torch.zeros(1, *release.task.outputs))
             blind = replace(release, predictions=lambda inputs: alike.expand(len(inputs), *alike.shape[1:]))
             return Subject(release=blind, targets=self.targets)
-        weights = reinitialise(release.blank(), seed).state_dict()
+        weights = in_random_order(release.blank(), release.weights, seed)
         return Subject(release=replace(release, weights=weights), targets=self.targets)
 
 
@@ -94,6 +96,10 @@ class Stage:
     def game(self, attack: str) -> Game:
         """The game that an attack plays."""
         return self.games[self.attacks[attack].game]
+
+    def baselines(self, attack: str) -> int:
+        """How many untrained models the game of an attack has it run on."""
+        return self.game(attack).baselines(self.splits)
 
     @property
     def targets(self) -> dict[str, Targets]:

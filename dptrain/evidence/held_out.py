@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -83,6 +85,15 @@ def train_on(splits: Splits, records: Records) -> dict[str, Any]:
     if groups is not None:
         groups = torch.cat([groups, fresh_ids(groups, len(records))])
     return {"train": splits.train.and_more(records), "group_ids": groups}
+
+
+def without(splits: Splits, positions: Sequence[int]) -> Splits:
+    """The same without the training records at these positions."""
+    left = torch.ones(len(splits.train), dtype=torch.bool)
+    left[torch.tensor(positions, dtype=torch.int64)] = False
+    rest = left.nonzero().flatten()
+    groups = None if splits.group_ids is None else splits.group_ids[rest]
+    return replace(splits, train=splits.train.take(rest), group_ids=groups)
 
 
 def count_copies(splits: Splits) -> dict[str, int]:

@@ -45,12 +45,6 @@ class ProbeAssignment(Assigned):
         half = None if self.expected is None else self.expected // 2
         return {"probes": self.expected, "probes_trained_on": half}
 
-    def known(self, splits: Splits) -> Splits:
-        """What an adversary knows who knows everything but the probes: they are no training records here."""
-        rest = _others(len(splits.train), torch.tensor(self.positions, dtype=torch.int64))
-        groups = None if splits.group_ids is None else splits.group_ids[rest]
-        return replace(splits, train=splits.train.take(rest), group_ids=groups)
-
 
 def draw_probes(
     splits: Splits,

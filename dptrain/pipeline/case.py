@@ -176,8 +176,11 @@ def possible(parts: Parts, case: Case, *, asked: bool) -> dict[str, Attack]:
         missing |= {parts.games[attack.game].assignment} - there
         if case.played is not None:
             missing |= {each.value for each in attack.needs - parts.mechanism.offers}
-        elif wants_shadows(attack):
-            missing.add("shadows")  # nobody knows how it was trained
+        elif wants_shadows(attack):  # nobody knows how it was trained
+            if getattr(attack, "shadows_needed", True):
+                missing.add("shadows")
+            else:
+                attack = replace(attack, shadows=0)  # type: ignore[type-var]
         if case.url is not None and Access.WEIGHTS in attack.needs:
             missing.add("weights")  # which no service shows
         if missing:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from dptrain.assembly.components import Parts
@@ -277,8 +278,8 @@ class Experiment:
             mechanism=self.parts.mechanism,
             plain=self.parts.plain,
             model=self.model,
-            known=self.splits if assigned is None else assigned.known(self.splits),
-            probes=self.splits.holdout if assigned is None else assigned.probes,
+            known=self.assignments.known(self.splits),
+            probes=self.splits.holdout.take(torch.arange(0)) if assigned is None else assigned.probes,
             budget=self.budget,
             context=replace(self.context, streams=replace(streams, seed=own.initial_seed()), ranks=None),
             recipe=cache_keys.recipe(self.config),

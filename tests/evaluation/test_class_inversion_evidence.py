@@ -66,7 +66,7 @@ def noise(rng: torch.Generator) -> Images:
 
 def measure(released, control, splits, evaluator, seed=2, untrained=None):
     rng = torch.Generator().manual_seed(seed)
-    baseline = (noise(rng) if untrained is None else untrained,)
+    baseline = tuple(noise(rng) for _ in range(3)) if untrained is None else untrained
     attempt = Attempt(
         attack="class_inversion", interface="", found=released, control=control, baseline=baseline
     )
@@ -113,8 +113,10 @@ def test_recognisable_inversions_leak_the_class(splits, evaluator):
     line = lines["evaluator_accuracy"]
     assert line.value.value == 1.0
     assert line.trials == CLASSES
-    assert line.value.low == line.detection_limit == pytest.approx(0.025 ** (1 / CLASSES))
+    assert line.value.low == pytest.approx(0.025 ** (1 / CLASSES))
+    assert line.detection_limit == 1.0
     assert line.floor >= 1 / CLASSES
+    assert line.details["p_value"] == line.details["least_p_value"] == pytest.approx(1 / (4 * 24))
     assert line.details["mean_image_accuracy"] == 1.0
     assert line.details["evaluator_test_accuracy"] == evaluator.accuracy
     assert "property of the population" in line.verdict
@@ -122,13 +124,23 @@ def test_recognisable_inversions_leak_the_class(splits, evaluator):
     assert resisted["evaluator_accuracy"].verdict.startswith("resisted")
 
 
-def test_a_floor_above_the_detection_limit_is_said(splits, evaluator):
+def test_inversions_that_untrained_models_make_too_show_nothing(splits, evaluator):
     rng = torch.Generator().manual_seed(7)
-    same = copies(splits.holdout, rng)
-    lines, _ = measure(same, same, splits, evaluator, untrained=same)
-    assert lines["evaluator_accuracy"].verdict == (
-        "attack too weak to tell: 4 classes could certify 40%, the baseline is 100%"
-    )
+    untrained = tuple(copies(splits.holdout, rng) for _ in range(19))
+    lines, _ = measure(untrained[0], untrained[1], splits, evaluator, untrained=untrained)
+    line = lines["evaluator_accuracy"]
+    assert line.floor == 1.0
+    assert line.details["p_value"] > 0.05
+    assert line.verdict.startswith("attack too weak to tell: recognised no better than")
+
+
+def test_an_interface_that_is_one_and_the_same_is_no_draw_of_untrained_models(splits, evaluator):
+    rng = torch.Generator().manual_seed(10)
+    one = noise(rng)
+    lines, _ = measure(copies(splits.holdout, rng), None, splits, evaluator, untrained=(one, one, one))
+    line = lines["evaluator_accuracy"]
+    assert line.details["p_value"] == pytest.approx(1 / 24)  # orders of the release's own names alone
+    assert line.verdict.startswith("leakage detected")
 
 
 def test_the_gallery_shows_one_row_a_class(splits, evaluator):

@@ -6,7 +6,8 @@ import pytest
 import torch
 from scipy.stats import binomtest, chi2_contingency, chisquare
 
-from dptrain.contracts import ConfigError, Records, seed_key
+from dptrain.contracts import PROBES, ConfigError, Records, seed_key
+from dptrain.evaluation.assignment import Assignments
 from dptrain.evaluation.games.reconstruction.game import plant
 from dptrain.evidence.probes import chances, draw_probes, known_members, public_count
 
@@ -231,17 +232,14 @@ def test_chances_depend_on_declared_units_or_on_two_digits_of_how_many_there_are
     assert all(0.8 < count / public_count(count) < 1.25 for count in range(6, 5000))
 
 
-def test_who_knows_all_but_the_probes_knows_the_rest_and_the_slots(splits):
+def test_who_knows_all_but_what_chance_assigned_knows_the_rest(splits):
     grouped = replace(splits, group_ids=torch.arange(240) // 3, holdout_group_ids=torch.arange(160))
     after, drawing = drawn(grouped)
     planted, planting = plant(after, slots=2, candidates=3, key=key(0))
-    known = drawing.known(planted)
-    assert set(rows(known.train)).isdisjoint(rows(drawing.probes))
-    slots = planted.train.take(torch.tensor(planting.positions))
-    assert rows(known.train) == [*rows(splits.train), *rows(slots)]
+    known = Assignments(drawn={PROBES: drawing, "slots": planting}).known(planted)
+    assert rows(known.train) == rows(splits.train)
     assert known.group_ids is not None
-    assert torch.equal(known.group_ids[:240], grouped.group_ids)
-    assert len(known.group_ids) == len(known.train) == 242
+    assert torch.equal(known.group_ids, grouped.group_ids)
 
 
 def test_of_a_model_from_elsewhere_members_are_what_it_was_trained_on(splits):

@@ -31,6 +31,13 @@ class Evaluator:
         """The class of each input: (N,) int64, on the CPU."""
         return _classify(self.network, inputs, self.device)
 
+    @torch.no_grad()
+    def log_odds(self, inputs: Tensor) -> Tensor:
+        """How much likelier each class is than all others together, in nats: (N, classes), on the CPU."""
+        logits = torch.cat([self.network(part.to(self.device)).double().cpu() for part in inputs.split(1024)])
+        others = logits.unsqueeze(1).masked_fill(torch.eye(logits.shape[1]).bool(), -torch.inf)
+        return logits - others.logsumexp(-1)
+
     def state_dict(self) -> dict[str, Any]:
         """All that `load_evaluator` needs."""
         return {

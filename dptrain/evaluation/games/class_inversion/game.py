@@ -19,7 +19,6 @@ from dptrain.contracts import (
     Game,
     Guarantee,
     Images,
-    Interval,
     Leakage,
     Part,
     Scored,
@@ -27,11 +26,14 @@ from dptrain.contracts import (
     Splits,
 )
 from dptrain.contracts.ranges import Count
-from dptrain.contracts.rounding import rounded_up_to
 from dptrain.evaluation.games.class_inversion.evaluator import Evaluator, load_evaluator, train_evaluator
 from dptrain.evaluation.games.class_inversion.near_members import Space, near_members
-from dptrain.evidence.intervals import detection_limit, proportion
-from dptrain.evidence.verdict import TOO_WEAK, UNBOUNDED, verdict
+from dptrain.evaluation.games.class_inversion.recognised import (
+    least_p_value,
+    most_certified,
+    recognised,
+    share,
+)
 
 TRIED = 10  # steps of the evaluator's training, by which its time is told
 FITTED = 2  # test records that the space of class inversions is fitted to, at least
@@ -43,9 +45,16 @@ class ClassInversion(Game):
 
     untrained: ClassVar[int] = 3  # a single one may favour a class by chance
     findings: ClassVar[type] = Images
+    with_two_classes: ClassVar[int] = (
+        11  # untrained: two classes have two orders, and 2 * 12 outcomes suffice
+    )
 
     evidence: Evidence
     evaluator_steps: Count = 250  # as runs that were begun before it was a key have it
+
+    def baselines(self, splits: Splits) -> int:
+        """Of few classes more, so that a p-value can become small."""
+        return self.with_two_classes if splits.num_classes == 2 else self.untrained
 
     def problems(self, splits: Splits, assigned: Any) -> Iterator[str]:  # noqa: ARG002
         """Inversions are held against members and held-out records of their class, among test records."""
@@ -65,7 +74,9 @@ class ClassInversion(Game):
 
     def detectable(self, splits: Splits, assigned: Any, guarantee: Guarantee) -> Iterator[Detectable]:  # noqa: ARG002
         classes, name = splits.num_classes, "evaluator_accuracy"
-        limit = detection_limit(classes, self.evidence.confidence)
+        confidence, permutations = self.evidence.confidence, self.evidence.permutations
+        least = least_p_value(classes, self.baselines(splits), permutations=permutations)
+        limit = most_certified(classes, least, confidence)
         yield Detectable(attack="", metric=name, trials=classes, limit=limit, floor=1 / classes, bound=None)
 
     def trial(self, splits: Splits, device: torch.device) -> Part:
@@ -131,14 +142,25 @@ def score_class_inversion(
     _require_every_class(splits)
     released, control, untrained = attempt.found, attempt.control, _together(attempt.baseline)
     space = Space(splits, rng)
-    lines = [
-        _recognised(released, control, untrained, splits, evaluator, guarantee, confidence=confidence),
-        near_members(
-            released, control, untrained, splits, space, rng, confidence=confidence, permutations=permutations
-        ),
-    ]
+    near = near_members(
+        released, control, untrained, splits, space, rng, confidence=confidence, permutations=permutations
+    )
+    known = recognised(
+        released,
+        control,
+        attempt.baseline,
+        splits,
+        evaluator,
+        guarantee,
+        rng,
+        means=_class_means(splits),
+        confidence=confidence,
+        permutations=permutations,
+    )
     gallery = _gallery(released, control, splits, space) if len(splits.shape) == 3 else None
-    return [replace(line, attack=attempt.attack, interface=attempt.interface) for line in lines], gallery
+    return [
+        replace(line, attack=attempt.attack, interface=attempt.interface) for line in (known, near)
+    ], gallery
 
 
 def query_curve(
@@ -149,12 +171,12 @@ def query_curve(
     Empty for attacks that ask nothing.
     """
     ours = [
-        (spent, _share(evaluator, Images(inputs=inputs, labels=released.labels)))
+        (spent, share(evaluator, Images(inputs=inputs, labels=released.labels)))
         for spent, inputs in released.trail
     ]
     if control is None:
         return tuple((spent, share, None) for spent, share in ours)
-    theirs = [_share(evaluator, Images(inputs=inputs, labels=control.labels)) for _, inputs in control.trail]
+    theirs = [share(evaluator, Images(inputs=inputs, labels=control.labels)) for _, inputs in control.trail]
     return tuple((spent, share, other) for (spent, share), other in zip(ours, theirs, strict=False))
 
 
@@ -167,75 +189,6 @@ def _require_every_class(splits: Splits) -> None:
                     f"{split} has no record of class {name!r}: class inversion cannot be judged; "
                     f"make the {split} split larger"
                 )
-
-
-def _recognised(
-    released: Images,
-    control: Images | None,
-    untrained: Images,
-    splits: Splits,
-    evaluator: Evaluator,
-    guarantee: Guarantee,
-    *,
-    confidence: float,
-) -> Leakage:
-    """Share of inversions that the evaluator assigns to their class; a class counts as one trial.
-
-    The restarts of one class climb the same function and end alike, right or wrong together:
-    an untrained model has all of a class right by luck. Counting images would take that luck for
-    evidence.
-    """
-    classes = splits.num_classes
-    means = _class_means(splits)
-    mean_images = Images(inputs=means, labels=torch.arange(classes))
-    blind = 1 / classes
-    untrained_share = _share(evaluator, untrained)
-    floor = max(untrained_share, blind)
-
-    def interval(images: Images) -> Interval:
-        return proportion(_share(evaluator, images) * classes, classes, confidence)
-
-    value, control_value = interval(released), None if control is None else interval(control)
-    limit = detection_limit(classes, confidence)
-    word = verdict(value=value, floor=floor, control=control_value, bound=None)
-    explained = {
-        UNBOUNDED: (
-            f"{UNBOUNDED}; recovers what the class looks like (a property of the population, not of a record)"
-        )
-    }
-    if limit <= floor:
-        could = f"{classes} classes could certify {limit:.0%}"
-        explained[TOO_WEAK] = f"{TOO_WEAK}: {could}, the baseline is {floor:.0%}"
-    return Leakage(
-        attack="class_inversion",
-        metric="evaluator_accuracy",
-        value=value,
-        floor=floor,
-        control=control_value,
-        bound=None,
-        detection_limit=limit,
-        verdict=explained.get(word, word),
-        trials=classes,
-        confidence=confidence,
-        notes=(
-            "exact interval, one trial a class: the restarts of a class hang together. No bound: "
-            f"{_epsilon(guarantee)} limits what is learned of a record, not of a class"
-        ),
-        details={
-            "images": float(len(released.labels)),
-            "untrained_accuracy": untrained_share,
-            "mean_image_accuracy": _share(evaluator, mean_images),
-            "evaluator_test_accuracy": evaluator.accuracy,
-        },
-    )
-
-
-def _share(evaluator: Evaluator, images: Images) -> float:
-    return float((evaluator.classify(images.inputs) == images.labels).double().mean())
-
-
-def _epsilon(guarantee: Guarantee) -> str:
-    return f"epsilon = {rounded_up_to(guarantee.epsilon(), 3)} at delta = {rounded_up_to(guarantee.delta, 1)}"
 
 
 def _class_means(splits: Splits) -> Tensor:

@@ -1,0 +1,151 @@
+"""How far single records moved the weights of a training: displacements, held against records' gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+
+from dptrain.contracts import Release
+
+LEAST = 1e-30  # stands for a length of zero
+
+
+class Trained:
+    """The part of a model that is trained, with weights at which records' gradients are wanted.
+
+    That is the smallest module through which the trained parameters act: what stands in front of it,
+    such as frozen features, is computed for all records at once.
+    """
+
+    def __init__(self, release: Release, weights: dict[str, Tensor], like: Tensor) -> None:
+        self.release = release
+        whole = release.blank().to(release.device).eval()
+        self.names = [name for name, parameter in whole.named_parameters() if parameter.requires_grad]
+        whole.load_state_dict(weights)
+        self.whole, self.part = whole, _smallest(whole, like[:1].to(release.device))
+        (place,) = [name for name, module in whole.named_modules() if module is self.part]
+        self._prefix = f"{place}." if place else ""
+
+    @property
+    def size(self) -> int:
+        """How many numbers are trained."""
+        return sum(value.numel() for name, value in self.whole.named_parameters() if name in self.names)
+
+    def flat(self, weights: dict[str, Tensor]) -> Tensor:
+        """The trained numbers of these weights of the whole: (size,) float32, on the model's device."""
+        parts = [weights[name].flatten().float() for name in self.names]
+        return torch.cat(parts).to(self.release.device)
+
+    def gradients(self, inputs: Tensor, labels: Tensor, *, at_once: int) -> Iterator[Tensor]:
+        """The gradient of each record's loss, (n, size) float32, so many records at a time."""
+        frozen = {name: tensor.detach() for name, tensor in self.part.named_parameters()}
+        frozen |= dict(self.part.named_buffers())
+        own = [name.removeprefix(self._prefix) for name in self.names]
+        weights = {name: frozen.pop(name) for name in own}
+
+        def loss(weights: dict[str, Tensor], seen: Tensor, label: Tensor) -> Tensor:
+            outputs = functional_call(self.part, {**frozen, **weights}, (seen[None],))
+            return self.release.losses(outputs, label[None]).sum()
+
+        of_one = partial(grad(loss), weights)
+        for some, named in zip(inputs.split(at_once), labels.split(at_once), strict=True):
+            seen, given = self._in_front(some.to(self.release.device)), named.to(self.release.device)
+            try:
+                rows = vmap(of_one)(seen, given)
+            except (RuntimeError, NotImplementedError):  # of layers that cannot be vectorised
+                each = [of_one(*one) for one in zip(seen, given, strict=True)]
+                rows = {name: torch.stack([one[name] for one in each]) for name in own}
+            yield torch.cat([rows[name].flatten(1) for name in own], dim=1).float()
+
+    @torch.no_grad()
+    def _in_front(self, inputs: Tensor) -> Tensor:
+        """What the trained part is given for these inputs."""
+        return inputs if self.part is self.whole else _passing(self.whole, inputs)[self.part][0]
+
+
+@torch.no_grad()
+def _passing(model: nn.Module, inputs: Tensor) -> dict[nn.Module, tuple[Tensor, Tensor]]:
+    """What each module is given and returns that takes one tensor and returns one, for these inputs."""
+    passed: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+
+    def keep(module: nn.Module, given: tuple[object, ...], returned: object) -> None:
+        if len(given) == 1 and isinstance(given[0], Tensor) and isinstance(returned, Tensor):
+            passed[module] = given[0], returned
+
+    hooks = [module.register_forward_hook(keep) for module in model.modules()]
+    try:
+        model(inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return passed
+
+
+def _smallest(model: nn.Module, one: Tensor) -> nn.Module:
+    """The smallest module that holds every trained parameter and whose outputs are the model's own."""
+    trained = {parameter for parameter in model.parameters() if parameter.requires_grad}
+    passed, found = _passing(model, one), model
+    for module in model.modules():  # outer ones first
+        if module in passed and trained <= set(module.parameters()):
+            same = passed[module][1].shape == passed[model][1].shape
+            if same and torch.equal(passed[module][1], passed[model][1]):
+                found = module
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """Gradients g of some records, as far as scores need them."""
+
+    squares: Tensor  # (n,) of g with itself
+    with_known: Tensor  # (n, m) of g with each known record's
+    along: Tensor  # (n, displacements) of g with each displacement
+
+    @classmethod
+    def of(cls, gradients: Iterator[Tensor], known: Tensor, displacements: Tensor) -> Rows:
+        """Products with the gradients of `known` records (m, size) and with displacements (d, size)."""
+        parts = [
+            (rows.square().sum(1).double(), (rows @ known.T).double(), (rows @ displacements.T).double())
+            for rows in gradients
+        ]
+        squares, with_known, along = (torch.cat(each) for each in zip(*parts, strict=True))
+        return cls(squares=squares, with_known=with_known, along=along)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Directions:
+    """How far displacements reach along records' gradients, where what known records do is discounted.
+
+    A training samples its known records a random number of times, so a displacement between two trainings
+    holds random multiples of their gradients, with covariance F, the sum of g g' over them. A record
+    that one of the two lacks is best seen in the metric of (F + ridge)^-1: its score is the component
+    of the displacement against its gradient, in standard deviations.
+    """
+
+    kernel: Tensor  # (m, m) products of known gradients
+    along: Tensor  # (m, displacements) of theirs with each displacement
+    unit: float  # mean diagonal of F: ridges are multiples of it
+
+    @classmethod
+    def of(cls, known: Tensor, displacements: Tensor) -> Directions:
+        kernel = (known @ known.T).double()
+        return cls(
+            kernel=kernel,
+            along=(known @ displacements.T).double(),
+            unit=max(float(kernel.trace()) / known.shape[1], LEAST),
+        )
+
+    def scores(self, rows: Rows, ridge: float) -> Tensor:
+        """(n, displacements): the larger, the more a displacement speaks for the record."""
+        size = ridge * self.unit
+        factor = torch.linalg.cholesky(self.kernel + size * torch.eye(len(self.kernel)).to(self.kernel))
+        seen = torch.cholesky_solve(self.along, factor)
+        solved = torch.cholesky_solve(rows.with_known.T, factor).T
+        length = rows.squares - (solved * rows.with_known).sum(1)
+        reached = rows.along - rows.with_known @ seen
+        return -reached / (length.clamp(min=LEAST).sqrt() * size**0.5)[:, None]

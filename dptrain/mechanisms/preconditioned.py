@@ -222,7 +222,7 @@ class Preconditioned:
         return replace(
             release,
             architecture=partial(copy.deepcopy, blank),
-            weights=trained.weights(trained.part),
+            weights=trained.weights(trained.part.state_dict()),
             device=context.device,
         )
 

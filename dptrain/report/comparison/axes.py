@@ -150,7 +150,7 @@ def clip(text: str, most: int = 13) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
-def name_beside(text: str, most: int = 13) -> str:
+def name_beside(text: str, most: int = 14) -> str:
     """A series' name in the room beside its line: a long one on two lines, parted at an underscore.
 
     >>> name_beside("sufficient_statistics")

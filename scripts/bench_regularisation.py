@@ -14,8 +14,8 @@ learned from other records. Membership is judged by LiRA, whose shadow models ar
 The undefended model is trained for several LENGTHS: beside each figure stands by how much it is above that
 of an undefended model that was stopped as soon as it was as accurate, interpolated between these. Intervals
 are over seeds, at 95 %. What was measured before lies in --output and is read from there. DPTRAIN_DATA names
-a folder of olivetti64.npz and mnist.npz; --fashion one of Fashion-MNIST's idx files. About half an hour of
-one core.
+a folder of olivetti64.npz and mnist.npz; --fashion one of Fashion-MNIST's idx files. About forty minutes
+of one core that is busy with other work too.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 
@@ -76,20 +77,25 @@ def main(arguments: list[str] | None = None) -> int:
         "--rows", nargs="*", metavar="DEFENCE", help=f"some of: {'; '.join(DEFENCES)}; DP-SGD"
     )
     parser.add_argument("--fashion", type=Path, default=Path(DEBIAN), help=f"idx files (default {DEBIAN})")
+    parser.add_argument("--kept", action="store_true", help="train nothing: tell what lies in --output")
     asked = parser.parse_args(arguments)
-    lines = []
+    lines: list[tuple[str, ...]] = []
     for name in asked.data:
         folder = asked.fashion if name == "Fashion-MNIST" else Path(os.environ.get("DPTRAIN_DATA", "."))
         if not any(folder.glob("olivetti64.npz" if name == "Olivetti" else "train-images-idx3-ubyte.gz")):
             print(f"left out: {name}, for its data are missing", file=sys.stderr)
             continue
-        found = {
-            row: [
-                measured(name, row, words, seed, folder, asked.output, asked.override)
-                for seed in range(asked.seeds)
-            ]
+        asking = partial(
+            measured, folder=folder, output=asked.output, more=asked.override, make=not asked.kept
+        )
+        each = {
+            row: [asking(name, row, words, seed) for seed in range(asked.seeds)]
             for row, words in rows(name, asked.rows)
         }
+        found = {row: [one for one in several if one is not None] for row, several in each.items()}
+        if missing := [row for row, several in found.items() if len(several) < asked.seeds]:
+            print(f"{name}: not all seeds are there of {', '.join(missing)}", file=sys.stderr)
+        found = {row: several for row, several in found.items() if row not in missing}
         lines += list(told(name, found))
     if not lines:
         return 2
@@ -129,23 +135,33 @@ def _value(words: Sequence[str], key: str) -> str:
 
 
 def measured(
-    name: str, row: str, words: Sequence[str], seed: int, folder: Path, output: Path, more: Sequence[str]
-) -> Measured:
-    """One model trained and attacked, or what was found when it was."""
-    output.mkdir(parents=True, exist_ok=True)
-    data, some = output / f"{name}_{seed}.npz", SETS[name]
-    if not data.exists():
-        np.savez(data, **some.make(folder, seed))
-    if row == FROZEN:
-        words = (*words, f"model.weights={pretrained(output)}")
-    classes = ",".join(f"c{each}" for each in range(some.classes))
-    source = ("data=npz", f"data.path={data}", f"data.classes=[{classes}]")
-    asked = [*later((*COMMON, *some.words), words), *source, f"seed={seed}", *more]
-    kept = output / f"{hashlib.sha256(json.dumps([row, asked]).encode()).hexdigest()[:20]}.json"
+    name: str,
+    row: str,
+    words: Sequence[str],
+    seed: int,
+    *,
+    folder: Path,
+    output: Path,
+    more: Sequence[str],
+    make: bool = True,
+) -> Measured | None:
+    """One model trained and attacked, or what was found when it was; None where it may not be made."""
+    some = SETS[name]
+    asked = [*later((*COMMON, *some.words), words), f"seed={seed}", *more]
+    kept = output / f"{hashlib.sha256(json.dumps([name, row, asked]).encode()).hexdigest()[:20]}.json"
     if not kept.exists():
+        if not make:
+            return None
         print(f"{name}: {row}, seed {seed}", file=sys.stderr, flush=True)
-        found = attacked(row, some.shadows, [*asked, f"output={output}"])
-        kept.write_text(json.dumps(asdict(found)))
+        output.mkdir(parents=True, exist_ok=True)
+        data = output / f"{name}_{seed}.npz"
+        if not data.exists():
+            np.savez(data, **some.make(folder, seed))
+        classes = ",".join(f"c{each}" for each in range(some.classes))
+        asked += ["data=npz", f"data.path={data}", f"data.classes=[{classes}]", f"output={output}"]
+        if row == FROZEN:
+            asked.append(f"model.weights={pretrained(output)}")
+        kept.write_text(json.dumps(asdict(attacked(row, some.shadows, asked))))
     return Measured(**json.loads(kept.read_text()))
 
 

@@ -89,8 +89,10 @@ def test_a_model_is_trained_and_attacked_as_its_row_says(
     monkeypatch.setattr(defended, "LIMITS", {"restarts": 1, "keep": 1, "steps": 2, "copies": 1, "trials": 1})
     for row, shown in (("dropout .5", True), (defended.LABELS, False)):
         asked = script.DEFENCES.get(row, ())
-        for _ in range(2):  # the second time from the file
-            found = script.measured("little", row, asked, 0, tmp_path, tmp_path / "runs", [])
+        for turn in range(2):  # the second time from the file
+            found = script.measured(
+                "little", row, asked, 0, folder=tmp_path, output=tmp_path / "runs", more=[], make=turn == 0
+            )
             assert (found.adaptive is not None) is (found.by_queries is not None) is shown
             assert 0 <= found.tpr <= 1
     assert len(list((tmp_path / "runs").glob("*.json"))) == 2

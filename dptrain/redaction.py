@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -201,8 +202,9 @@ def _names(name: str, words: frozenset[str]) -> bool:
     )
 
 
-def _split(name: str) -> list[str]:
-    return [word.lower() for word in _WORDS.findall(name)]
+@lru_cache(maxsize=4096)  # of the same variables and keys, for every text
+def _split(name: str) -> tuple[str, ...]:
+    return tuple(word.lower() for word in _WORDS.findall(name))
 
 
 def _known() -> list[str]:

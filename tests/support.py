@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,6 +16,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from opacus.accountants.analysis import rdp
+from programs import Program
 
 from dptrain.cli.files import folder
 from dptrain.cli.hydra import register
@@ -43,9 +46,12 @@ QUICK_ATTACKS = (
 )
 
 
+registered = cache(register)  # once, for Hydra keeps it
+
+
 def order(*overrides: str, recipe: str = "quickstart", config_dir: Path | None = None) -> Order:
     """What `python -m dptrain recipe=... overrides` asks for."""
-    register()
+    registered()
     extra = [f"hydra.searchpath=[file://{config_dir}]"] if config_dir else []
     with initialize_config_dir(str(folder("conf")), version_base="1.3"):
         config = compose("config", overrides=[*extra, f"recipe={recipe}", *overrides])
@@ -53,8 +59,17 @@ def order(*overrides: str, recipe: str = "quickstart", config_dir: Path | None =
     return Order(recipe=recipe, overrides=overrides, config=values)
 
 
-def command(*overrides: str, cwd: Path, **options: Any) -> subprocess.Popen[str]:
-    """`python -m dptrain overrides`, started in this folder, its output captured as text."""
+def command(
+    *overrides: str, cwd: Path, env: Mapping[str, str] | None = None, start_new_session: bool = False
+) -> Program:
+    """`python -m dptrain overrides`, started in this folder, by a process that has imported it already."""
+    return Program(
+        overrides, cwd=cwd, env=os.environ if env is None else env, start_new_session=start_new_session
+    )
+
+
+def interpreter(*overrides: str, cwd: Path, **options: Any) -> subprocess.Popen[str]:
+    """`python -m dptrain overrides`, started in this folder by a new interpreter, its output as text."""
     return subprocess.Popen(
         [sys.executable, "-m", "dptrain", *overrides],
         cwd=cwd,
@@ -67,9 +82,10 @@ def command(*overrides: str, cwd: Path, **options: Any) -> subprocess.Popen[str]
     )
 
 
-def finish(process: subprocess.Popen[str], seconds: float = 240) -> tuple[int, str, str]:
+def finish(process: subprocess.Popen[str] | Program, seconds: float = 240) -> tuple[int, str, str]:
     """Exit code, output and errors of a process."""
     out, err = process.communicate(timeout=seconds)
+    assert process.returncode is not None
     return process.returncode, out, err
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from support import QUICK, QUICK_ATTACKS, command, finish, order
+from support import QUICK, QUICK_ATTACKS, command, finish, interpreter, order
 
 import dptrain
 from dptrain.assembly.components import assemble
@@ -415,7 +415,7 @@ def wait_for_step(folder: Path, step: int) -> Path:
 
 
 LONG = (
-    "tracking=none", "training.steps=250", "training.evaluations=2", "training.expected_batch_size=200",
+    "tracking=none", "training.steps=150", "training.evaluations=2", "training.expected_batch_size=200",
     "performance.checkpoint_seconds=0.2", "attack=[]", "control.enabled=false", "deterministic=true",
     "performance.threads=1",
 )  # fmt: skip
@@ -432,8 +432,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("way", [signal.SIGINT, signal.SIGKILL], ids=["ctrl-c", "kill -9"])
 def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path, whole: Path, way: signal.Signals) -> None:
-    cut = command("output=cut", *LONG, cwd=tmp_path)
-    folder = wait_for_step(tmp_path / "cut", 50)
+    cut = interpreter("output=cut", *LONG, cwd=tmp_path)
+    folder = wait_for_step(tmp_path / "cut", 30)
     os.kill(cut.pid, way)
     code, _, err = finish(cut)
     if way == signal.SIGINT:
@@ -447,11 +447,11 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path, whole: Path, wa
     code, out, err = finish(resumed)
     assert code == 0, err
     assert [path.name for path in (tmp_path / "cut").iterdir()] == [folder.name]
-    assert "250 steps" in out
+    assert "150 steps" in out
     report = read_json(folder / "report.json")
-    assert report["guarantee"]["steps"] == 250
+    assert report["guarantee"]["steps"] == 150
     assert report["guarantee"]["epsilon"] == read_json(whole / "report.json")["guarantee"]["epsilon"]
-    assert json.loads((folder / "ledger.json").read_text())["steps"] == 250
+    assert json.loads((folder / "ledger.json").read_text())["steps"] == 150
     mine, theirs = (torch.load(path / "weights.pt", weights_only=True) for path in (folder, whole))
     assert all(torch.equal(mine[key], theirs[key]) for key in mine)
 

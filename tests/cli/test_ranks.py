@@ -72,16 +72,6 @@ def started(words: tuple[str, ...], folder: Path, **environment: str) -> subproc
     )  # fmt: skip
 
 
-def test_torchrun_starts_one_run(expected: bytes, tmp_path: Path) -> None:
-    code, out, err = finish(started((*TORCHRUN, "-m", "dptrain", *WORDS, "output=runs"), tmp_path))
-    assert code == 0, err
-    assert out.count("report   ") == 1
-    assert weights(tmp_path / "runs") == expected
-    (report,) = tmp_path.rglob("report.json")
-    said = json.loads(report.read_text())["guarantee"]["outside_guarantee"][-1]
-    assert "2 processes computed the training" in said
-
-
 def test_torchrun_divides_a_model(expected: bytes, tmp_path: Path) -> None:
     words = (*WORDS, "performance.sharding=fsdp2", "output=runs")
     code, _, err = finish(started((*TORCHRUN, "-m", "dptrain", *words), tmp_path))
@@ -127,7 +117,7 @@ def test_ray_train_starts_one_run(expected: bytes, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_killed_rank_is_started_again_and_nothing_is_spent_twice(
+def test_torchrun_starts_one_run_and_a_killed_rank_of_it_again_and_nothing_is_spent_twice(
     expected: bytes, tmp_path: Path, rank: int
 ) -> None:
     launched = started((*TORCHRUN, "-m", "dptrain", *WORDS, "output=runs"), tmp_path)
@@ -139,6 +129,9 @@ def test_a_killed_rank_is_started_again_and_nothing_is_spent_twice(
     assert len(list((tmp_path / "runs").glob("*/run.json"))) == 1
     assert checkpoint.paid(folder) == 12
     assert weights(tmp_path / "runs") == expected
+    assert out.count("report   ") == 1
+    said = json.loads((folder / "report.json").read_text())["guarantee"]["outside_guarantee"][-1]
+    assert "2 processes computed the training" in said
 
 
 def wait_for(tmp_path: Path, steps: int, process: subprocess.Popen[str]) -> Path:

@@ -2,7 +2,6 @@
 
 import copy
 import json
-import multiprocessing
 import os
 import random
 import signal
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from programs import loaded
 from torch import nn
 
 from dptrain.contracts import Budget, Context, DptrainError, Records, Splits, Streams
@@ -294,8 +294,7 @@ def train_alone(folder: Path, out: Path, seconds: float) -> None:
 @pytest.fixture(scope="module")
 def processes():
     """Starts processes that have PyTorch loaded already."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["dptrain.mechanisms.dpsgd", "dptrain.tracking"])
+    context = loaded()
 
     def start(folder, out, seconds):
         process = context.Process(target=train_alone, args=(folder, out, seconds))

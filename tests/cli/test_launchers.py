@@ -13,7 +13,7 @@ from pathlib import Path
 import joblib
 import pytest
 import yaml
-from support import QUICK, command, finish, order
+from support import QUICK, finish, interpreter, order
 
 from dptrain import tracking
 from dptrain.cli import main as cli
@@ -62,7 +62,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, str]:
     (cwd / "own" / "model").mkdir(parents=True)
     (cwd / "own" / "model" / "counting.yaml").write_text("_target_: counting.Net\n")
     free = {key: value for key, value in os.environ.items() if not key.endswith("_NUM_THREADS")}
-    started = command(
+    started = interpreter(
         "--config-dir=own", "-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "model=counting",
         "privacy.epsilon=1,3", "+optimizer.weight_decay=0,1e30", "attack=[membership_loss]", *QUICK,
         cwd=cwd, env={**free, "PYTHONPATH": os.pathsep.join([str(cwd), free.get("PYTHONPATH", "")])},
@@ -115,7 +115,7 @@ def test_writers_side_by_side_make_one_family(swept: tuple[Path, int, str]) -> N
 
 @JOBLIB
 def test_an_interrupted_sweep_says_how_it_goes_on(tmp_path: Path) -> None:
-    started = command(
+    started = interpreter(
         "-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "seed=1,2", *SMALL, "training.steps=5000",
         cwd=tmp_path, start_new_session=True,
     )  # fmt: skip
@@ -137,7 +137,7 @@ def test_an_interrupted_sweep_says_how_it_goes_on(tmp_path: Path) -> None:
 
 @SUBMITIT
 def test_a_job_that_is_put_back_in_the_queue_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
-    started = command(
+    started = interpreter(
         "-m", "hydra/launcher=submitit_local", "hydra.launcher.cpus_per_task=1", *SMALL, "training.steps=60",
         "performance.checkpoint_seconds=0", cwd=tmp_path,
     )  # fmt: skip
@@ -182,7 +182,7 @@ def processes_in(folder: Path, word: str) -> list[int]:
 
 @RAY
 def test_jobs_run_on_a_local_ray_cluster(tmp_path: Path) -> None:
-    started = command("-m", "hydra/launcher=ray", "privacy.epsilon=1,3", *SMALL, cwd=tmp_path)
+    started = interpreter("-m", "hydra/launcher=ray", "privacy.epsilon=1,3", *SMALL, cwd=tmp_path)
     code, _, err = finish(started)
     assert code == 0, err
     assert len(list(tmp_path.glob("runs/*/*/report.json"))) == 2
@@ -194,7 +194,7 @@ def test_jobs_run_on_a_local_ray_cluster(tmp_path: Path) -> None:
 @OPTUNA
 def test_a_search_ends_where_its_budget_does_and_goes_on_with_the_same_trials(tmp_path: Path) -> None:
     asked = ("+sweep=search", "sweep.max_epsilon=5.5", "hydra.sweeper.n_trials=3", *SMALL)
-    code, out, err = finish(command(*asked, cwd=tmp_path))
+    code, out, err = finish(interpreter(*asked, cwd=tmp_path))
     assert code == cli.FAILED
     assert "trainings counted: 2" in out
     assert "it is not begun" in err
@@ -206,7 +206,7 @@ def test_a_search_ends_where_its_budget_does_and_goes_on_with_the_same_trials(tm
     scores = [report["holdout_by_step"][-1][1] for report in reports.values()]
     assert yaml.safe_load((folder / "optimization_results.yaml").read_text())["best_value"] == max(scores)
 
-    code, out, _ = finish(command(*asked, f"sweep.resume={folder}", cwd=tmp_path))
+    code, out, _ = finish(interpreter(*asked, f"sweep.resume={folder}", cwd=tmp_path))
     assert code == cli.FAILED
     assert out.count("there already") == 2
     assert {path: read_json(path) for path in folder.glob("*/report.json")} == reports
@@ -215,7 +215,7 @@ def test_a_search_ends_where_its_budget_does_and_goes_on_with_the_same_trials(tm
 @OPTUNA
 def test_a_search_without_a_budget_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
     code, _, err = finish(
-        command("-m", "hydra/sweeper=optuna", "optimizer.lr=interval(0.1,1)", *SMALL, cwd=tmp_path)
+        interpreter("-m", "hydra/sweeper=optuna", "optimizer.lr=interval(0.1,1)", *SMALL, cwd=tmp_path)
     )
     assert code == cli.FAILED
     assert err.count("error  sweep.max_epsilon=null") == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import stat
 import sys
 from collections import Counter
@@ -112,6 +113,7 @@ def steps(work: Callable[[], object]) -> list[str]:
             found.append(f"{event} {function.__qualname__}")
 
     before = sys.gettrace(), sys.getprofile()
+    gc.disable()  # what it collects is not of this work
     sys.settrace(line)
     sys.setprofile(call)
     try:
@@ -119,6 +121,7 @@ def steps(work: Callable[[], object]) -> list[str]:
     finally:
         sys.settrace(before[0])
         sys.setprofile(before[1])
+        gc.enable()
     return found
 
 

@@ -153,8 +153,8 @@ def clip(text: str, most: int = 13) -> str:
 def name_beside(text: str, most: int = 14) -> str:
     """A series' name in the room beside its line: a long one on two lines, parted at an underscore.
 
-    >>> name_beside("sufficient_statistics")
-    'sufficient_\nstatistics'
+    >>> name_beside("sufficient_statistics").splitlines()
+    ['sufficient_', 'statistics']
     """
     first, under, last = text.rpartition("_")
     if len(text) <= most or not under:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -36,7 +36,7 @@ class Trained:
         """How many numbers are trained."""
         return sum(value.numel() for name, value in self.whole.named_parameters() if name in self.names)
 
-    def flat(self, weights: dict[str, Tensor]) -> Tensor:
+    def flat(self, weights: Mapping[str, Tensor]) -> Tensor:
         """The trained numbers of these weights of the whole: (size,) float32, on the model's device."""
         parts = [weights[name].flatten().float() for name in self.names]
         return torch.cat(parts).to(self.release.device)

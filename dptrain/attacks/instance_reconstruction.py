@@ -176,7 +176,8 @@ class WeightsReconstruction(ByReference):
     ) -> Tensor:
         """How far the release was displaced against each candidate's gradient: (candidates,)."""
         assert targets.shadows is not None
-        models = [shadow.release.weights for shadow in shadows]
+        assert release.weights is not None
+        models = [shadow.release.weights for shadow in shadows if shadow.release.weights is not None]
         begun = release.blank().state_dict()
         reference = _mean(models)
         # Gradients half-way: at the end those of records that a model knows by heart are nothing.

@@ -67,7 +67,7 @@ def subject(splits: Splits, mlp: nn.Module) -> Subject:
 
 
 def subjects_of(subject: Subject, **attacks: Any) -> Subjects:
-    stage: Any = SimpleNamespace(attacks=attacks, game=lambda _: SimpleNamespace(untrained=2))
+    stage: Any = SimpleNamespace(attacks=attacks, baselines=lambda _: 2)
     streams: Any = SimpleNamespace(seeded=lambda name: torch.Generator().manual_seed(len(name)))
     return Subjects(stage=stage, streams=streams, released=subject, control=subject)
 

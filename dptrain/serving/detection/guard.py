@@ -193,7 +193,7 @@ class Watch(Started):
 
     def tidy(self, now: float) -> None:
         """Forget sessions that are over."""
-        pass
+        self.sessions.purge(now)
 
     def _withheld(self, query: Query) -> bool:
         """Whether an alarm is open on which answers are not given as they are."""

@@ -53,7 +53,7 @@ def recognised(
         table = margins(evaluator, images, classes)
         if by_chance:
             return p_value(table, drawn, rng, permutations=permutations)
-        return permutation_p_value(_own(table) - ROUNDING, torch.stack([_own(each) for each in drawn]))
+        return permutation_p_value(float(_own(table)) - ROUNDING, torch.stack([_own(each) for each in drawn]))
 
     def interval(images: Images) -> Interval:
         return proportion(share(evaluator, images) * classes, classes, confidence)

@@ -62,7 +62,7 @@ def ranks() -> Iterator[Ranks]:
 
 @pytest.fixture
 def subject(splits: Splits, mlp: nn.Module) -> Subject:
-    release = Release(architecture=lambda: mlp, weights=mlp.state_dict())
+    release = Release(architecture=lambda: copy.deepcopy(mlp), weights=copy.deepcopy(mlp.state_dict()))
     return Subject(release=release, targets=dict.fromkeys(("one", "two"), Targets.of(splits)))
 
 

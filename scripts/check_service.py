@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 import resource
 import socket
 import sys
@@ -57,6 +58,7 @@ from dptrain.serving.store import Store
 BODY_BYTES, RECORDS, BODY_SECONDS = 65536, 8, 0.5
 MARK = 0.123456789012345  # a value of records that is looked for in answers and logs
 TOLD = ("Traceback", ".py", "site-packages", "sqlalchemy", "0.12345678")  # of the service, or of a record
+OTHERS = 10  # requests of each route that takes no body
 MOST_SECONDS, MOST_MIB = 10.0, 200.0
 
 
@@ -172,17 +174,18 @@ def served(name: str, folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def drawn(url: str, key: str, count: int, found: Found, *, start: int) -> None:
-    """Ask what schemathesis draws from the document: so many requests, two thirds of them for predictions."""
+    """Ask what schemathesis draws from the document: so many requests, nearly all of them for predictions."""
     session = requests.Session()
     session.trust_env = False
     schema = schemathesis.openapi.from_url(f"{url}/openapi.json")
     operations = [each.ok() for each in schema.get_all_operations()]
     modes = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
-    for operation in operations:
+    last = found.statuses.total() + count
+    for operation in sorted(operations, key=lambda each: bool(each.path == "/v1/predict")):
         predicts = operation.path == "/v1/predict"
-        share = 2 / 3 if predicts else 1 / 3 / (len(operations) - 1)
+        left = math.ceil((last - found.statuses.total()) / 2)
         for mode in modes if predicts else modes[:1]:
-            many = max(1, int(count * share / (2 if predicts else 1)))
+            many = max(1, left) if predicts else OTHERS
 
             @seed(start)
             @settings(

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, bindparam, select, text
+from sqlalchemy import Connection, text
 from torch import Tensor
 
 from dptrain.contracts.ranges import Count
 from dptrain.serving.guard import Query, Refused, Started, Surroundings
 from dptrain.serving.keys import Caller
-from dptrain.serving.store import SPENT, Store
+from dptrain.serving.store import Store
 
 NO_LIMIT = 2**62
+LEFT = "left"  # of a query: what each of its accounts held when it came
 
 _OPEN = text(
     "insert into spent (scope, name, model, queries) values (:scope, :name, :model, 0) on conflict do nothing"
@@ -22,10 +23,9 @@ _SPEND = text(
     "update spent set queries = queries + :asked where scope = :scope and name = :name and model = :model "
     "and queries + :asked <= :most"
 )
-_READ = select(SPENT.c.queries).where(
-    SPENT.c.scope == bindparam("scope"),
-    SPENT.c.name == bindparam("name"),
-    SPENT.c.model == bindparam("model"),
+_READ = text(
+    "select scope, queries from spent where model = :model and ((scope = 'key' and name = :key) "
+    "or (scope = 'tenant' and name = :tenant) or (scope = 'model' and name = 'all'))"
 )
 
 
@@ -54,40 +54,44 @@ class Ledger(Started):
 
     def arrived(self, query: Query) -> None:
         """Refuse who has nothing left, before a body is read."""
-        with self._store.reading() as connection:
-            for scope, name, most in self._accounts(query.caller):
-                if most < NO_LIMIT and self._spent(connection, scope, name) >= most:
-                    raise self._refusal(scope)
+        limited = {scope: most for scope, _, most in self._accounts(query.caller) if most < NO_LIMIT}
+        if not limited:
+            return
+        spent = self._spent(query.caller)
+        left = {scope: most - spent.get(scope, 0) for scope, most in limited.items()}
+        query.facts[LEFT] = left
+        self._refuse_beyond(left, 1)
 
     def before(self, query: Query) -> None:
-        """Refuse early what is sure to be refused: the model need not be asked."""
-        with self._store.reading() as connection:
-            for scope, name, most in self._accounts(query.caller):
-                if most < NO_LIMIT and self._spent(connection, scope, name) + query.count > most:
-                    raise self._refusal(scope)
+        """Refuse early what is sure to be refused, as nothing is ever given back: the model is not asked."""
+        self._refuse_beyond(query.facts.get(LEFT, {}), query.count)
 
     def after(self, query: Query, answers: Tensor, connection: Connection) -> Tensor:
         """Count the query on every account, or on none where one would be overdrawn."""
         for scope, name, most in self._accounts(query.caller):
             account = {"scope": scope, "name": name, "model": self._model}
-            connection.execute(_OPEN, account)
-            if not connection.execute(_SPEND, {**account, "asked": query.count, "most": most}).rowcount:
+            spend = {**account, "asked": query.count, "most": most}
+            if connection.execute(_SPEND, spend).rowcount:
+                continue
+            connection.execute(_OPEN, account)  # which is there already, but for the first time
+            if not connection.execute(_SPEND, spend).rowcount:
                 raise self._refusal(scope)
         return answers
 
     def state(self, caller: Caller) -> dict[str, dict[str, int | None]]:
         """What a caller has spent and has left, by account; of the whole model what is left."""
-        with self._store.reading() as connection:
-            found = {}
-            for scope, name, most in self._accounts(caller):
-                spent = self._spent(connection, scope, name)
-                left = None if most == NO_LIMIT else max(0, most - spent)
-                found[scope] = {"left": left} if scope == "model" else {"spent": spent, "left": left}
-            return found
+        every, found = self._spent(caller), {}
+        for scope, _, most in self._accounts(caller):
+            spent = every.get(scope, 0)
+            left = None if most == NO_LIMIT else max(0, most - spent)
+            found[scope] = {"left": left} if scope == "model" else {"spent": spent, "left": left}
+        return found
 
-    def _spent(self, connection: Connection, scope: str, name: str) -> int:
-        found = connection.execute(_READ, {"scope": scope, "name": name, "model": self._model}).scalar()
-        return found or 0
+    def _spent(self, caller: Caller) -> dict[str, int]:
+        """What was asked so far, by account; without those that nobody has asked from."""
+        named = {"model": self._model, "key": caller.key, "tenant": caller.tenant}
+        with self._store.reading() as connection:
+            return {row.scope: row.queries for row in connection.execute(_READ, named)}
 
     def _accounts(self, caller: Caller) -> Iterator[tuple[str, str, int]]:
         limits = self._limits
@@ -97,6 +101,11 @@ class Ledger(Started):
             ("model", "all", limits.per_model),
         ):
             yield scope, name, NO_LIMIT if most is None else most
+
+    def _refuse_beyond(self, left: Mapping[str, int], asked: int) -> None:
+        for scope, free in left.items():
+            if asked > free:
+                raise self._refusal(scope)
 
     def _refusal(self, scope: str) -> Refused:
         return Refused(

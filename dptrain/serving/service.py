@@ -121,7 +121,8 @@ class Service:
         try:
             for guard in self.guards.values():
                 guard.arrived(query)
-            query = Query(caller=caller, inputs=self.reader.read(body, kind), at=at)
+            read = self.reader.read(body, kind)
+            query = Query(caller=caller, inputs=read, at=at, facts=query.facts, signs=query.signs)
             for guard in self.guards.values():
                 guard.before(query)
             answers = self._predictions(query)

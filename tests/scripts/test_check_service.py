@@ -13,7 +13,7 @@ check = script("check_service")
 
 
 def test_nothing_is_wrong(caplog):
-    found = check.check(60, names=["table"])
+    found = check.check(120, names=["table"])
     assert found["wrong"] == {}
     assert found["statuses"].keys() <= {0, 200, 400, 401, 408, 413, 415, 422}
     assert {200, 400, 422} <= found["statuses"].keys()
@@ -26,7 +26,7 @@ def test_what_is_wrong_is_found(monkeypatch):
         raise RuntimeError
 
     monkeypatch.setattr(Reader, "read", read)
-    found = check.check(8, names=["images"])
+    found = check.check(80, names=["images"])
     assert any(each.startswith("POST /v1/predict: 500") for each in found["wrong"])
 
 

@@ -121,6 +121,8 @@ def test_queries_at_once_are_each_in_every_worker_s_session(several, database):
             wait_for_each_other(workers)
         kept = [np.sort(session(each).sketches[:61], axis=0) for each in workers]
         assert np.array_equal(*kept)
+        for each in workers:  # before their database is gone
+            each.close()
 
 
 def wait_for_each_other(workers) -> None:

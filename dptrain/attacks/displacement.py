@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -55,17 +56,24 @@ class Trained:
         of_one = partial(grad(loss), weights)
         for some, named in zip(inputs.split(at_once), labels.split(at_once), strict=True):
             seen, given = self._in_front(some.to(self.release.device)), named.to(self.release.device)
-            try:
-                rows = vmap(of_one)(seen, given)
-            except (RuntimeError, NotImplementedError):  # of layers that cannot be vectorised
-                each = [of_one(*one) for one in zip(seen, given, strict=True)]
-                rows = {name: torch.stack([one[name] for one in each]) for name in own}
+            rows = _of_each(of_one, seen, given)
             yield torch.cat([rows[name].flatten(1) for name in own], dim=1).float()
 
     @torch.no_grad()
     def _in_front(self, inputs: Tensor) -> Tensor:
         """What the trained part is given for these inputs."""
         return inputs if self.part is self.whole else _passing(self.whole, inputs)[self.part][0]
+
+
+def _of_each(of_one: Callable[..., dict[str, Tensor]], *batch: Tensor) -> dict[str, Tensor]:
+    """What a function makes of each row of a batch: at once, or where that cannot be, one after another."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "There is a performance drop")  # said of some layers, which work
+        try:
+            return vmap(of_one)(*batch)  # type: ignore[no-any-return]
+        except RuntimeError:
+            each = [of_one(*one) for one in zip(*batch, strict=True)]
+            return {name: torch.stack([one[name] for one in each]) for name in each[0]}
 
 
 @torch.no_grad()

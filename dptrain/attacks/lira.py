@@ -28,6 +28,7 @@ class Lira:
     models. `mode` online compares those trained on it with those not; offline uses only those
     not, and scores by how far the release lies above their mean. `variance` fixed is pooled over
     the probes, per_record is each probe's own; None chooses fixed below 64 shadow models.
+    Where a training solves one equation, as for linear heads in closed form, there are `shadows_at_once`.
     `queries_per_record` up to 4 asks also about an image shifted by a pixel either way and
     mirrored, whose log-odds are jointly normal; of records that are no images, once.
     """
@@ -37,14 +38,17 @@ class Lira:
     any_labels: ClassVar[bool] = True
 
     shadows: int = 16
+    shadows_at_once: int = 128
     mode: str = "online"  # online | offline
     variance: str | None = None  # fixed | per_record
     private_shadows: bool = False
     queries_per_record: int = 1
 
     def __post_init__(self) -> None:
-        if self.shadows < 4 or self.shadows % 2:
-            raise ConfigError(f"shadows={self.shadows} must be even and at least 4: LiRA's come in pairs")
+        for key in ("shadows", "shadows_at_once"):
+            count = getattr(self, key)
+            if count < 4 or count % 2:
+                raise ConfigError(f"{key}={count} must be even and at least 4: LiRA's come in pairs")
         if self.mode not in ("online", "offline"):
             raise ConfigError(f"mode={self.mode} is no mode of LiRA; use online or offline")
         if self.variance not in (None, "fixed", "per_record"):
@@ -58,14 +62,16 @@ class Lira:
         assert targets.probes is not None
         assert targets.shadows is not None
         queries = _queries(targets.probes, self.queries_per_record)
-        shadows = targets.shadows.train(self.shadows, private=self.private_shadows)
+        at_once = targets.shadows.at_once and not self.private_shadows
+        count = self.shadows_at_once if at_once else self.shadows
+        shadows = targets.shadows.train(count, private=self.private_shadows)
         members = torch.stack([shadow.members for shadow in shadows])  # (shadows, probes)
         # The adversary puts the release's interface before models of their own.
         answers = torch.stack(
             [_ask(replace(shadow.release, output=release.output), queries) for shadow in shadows]
         )
         seen = _ask(release, queries)
-        pooled = self.variance == "fixed" or (self.variance is None and self.shadows < ENOUGH_FOR_EACH)
+        pooled = self.variance == "fixed" or (self.variance is None and count < ENOUGH_FOR_EACH)
         without = _gaussian(answers, ~members, pooled=pooled)
         if self.mode == "online":
             within = _gaussian(answers, members, pooled=pooled)

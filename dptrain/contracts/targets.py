@@ -50,6 +50,10 @@ class Shadows(Protocol):
     def records(self) -> Records:
         """The training records that the adversary knows."""
 
+    @property
+    def at_once(self) -> bool:
+        """Whether a training without privacy solves one equation, so that hundreds of them take little."""
+
     def train(self, count: int, *, private: bool) -> tuple[Shadow, ...]:
         """Shadow models in pairs that share the probes between them, half each; there may be no probes.
 

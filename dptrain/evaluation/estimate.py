@@ -57,6 +57,7 @@ class _Untrained:
     release: Release
     probes: int
     records: Records
+    at_once: bool
 
     def train(self, count: int, *, private: bool) -> tuple[Shadow, ...]:  # noqa: ARG002
         half = torch.arange(self.probes) % 2 == 0
@@ -95,7 +96,7 @@ def _part(stage: Stage, name: str, attack: Attack, release: Release, seen: Mappi
     if targets.shadows is not None:
         probes = 0 if targets.probes is None else len(targets.probes)
         known = _many(targets.background, len(targets.shadows.records))
-        targets = replace(targets, shadows=_Untrained(release, probes, known))
+        targets = replace(targets, shadows=_Untrained(release, probes, known, targets.shadows.at_once))
     if name in seen:
         release = replace(release, transcript=seen[name].transcript)
     if hasattr(attack, "trial"):

@@ -60,6 +60,11 @@ class ShadowTrainer:
         """The training records that the adversary knows."""
         return self.known.train
 
+    @property
+    def at_once(self) -> bool:
+        """Whether a training without privacy solves one equation, so that hundreds of them take little."""
+        return bool(getattr(self.plain, "at_once", False))
+
     def train(self, count: int, *, private: bool) -> tuple[Shadow, ...]:
         """As many shadow models as asked for, rounded up to pairs; those that are kept cost nothing."""
         asked = self._asked(count, private=private)

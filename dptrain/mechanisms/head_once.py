@@ -162,6 +162,7 @@ class WithoutNoise:
     """The head of a private mechanism without its noise, and without what provides for noise."""
 
     offers: ClassVar[frozenset[Access]] = HeadOnce.offers
+    at_once: ClassVar[bool] = True  # no steps: one equation is solved
 
     settings: Settings
     private: HeadOnce[Any, Any]

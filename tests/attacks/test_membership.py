@@ -14,6 +14,7 @@ from torch import nn
 from dptrain.attacks.lira import Lira, _queries
 from dptrain.attacks.membership import LossBets, LossThreshold, log_odds
 from dptrain.attacks.rmia import Rmia, _ask, _dominated
+from dptrain.config import Evidence
 from dptrain.contracts import Access, ConfigError, Records, Release, Shadow, Targets, wants_shadows
 from dptrain.tasks import MultiLabel
 
@@ -33,6 +34,7 @@ class Kept:
     """Shadow models that were trained before."""
 
     shadows: tuple[Shadow, ...]
+    at_once: bool = False
 
     def train(self, count, *, private):
         assert not private
@@ -272,6 +274,7 @@ class Silent:
 QUICK = [
     LossThreshold(),
     LossBets(reference_steps=2),
+    LossBets(shadows=8),
     Lira(shadows=8),
     Lira(shadows=8, variance="per_record"),
     Lira(shadows=8, mode="offline"),
@@ -294,6 +297,7 @@ def test_scores_stay_finite_behind_every_interface(tables, rng, attack, output):
     [
         (LossThreshold(), 1),
         (LossBets(reference_steps=1), 2),
+        (LossBets(shadows=4), 5),
         (Lira(shadows=8, queries_per_record=3), 9),
         (Rmia(shadows=4), 5),
     ],
@@ -384,6 +388,35 @@ def test_a_reference_says_how_hard_a_record_is(learnt_by_heart):
     assert areas(LossBets(), learnt_by_heart) > plain + 0.01
 
 
+def test_shadow_models_say_it_better_than_a_reference(learnt_by_heart):
+    """Both of a pair together: each record is in one of the two."""
+    assert areas(LossBets(shadows=2), learnt_by_heart) > areas(LossBets(), learnt_by_heart) + 0.02
+
+
+def test_without_shadow_models_bets_fall_back_on_a_reference(tables, rng):
+    nobody = replace(tables, shadows=None)  # of a model that was trained elsewhere
+    one = LossBets(shadows=2, reference_steps=2).run(table(rng), nobody, torch.Generator().manual_seed(0))
+    assert one.scores.isfinite().all()
+    assert not wants_shadows(LossBets())
+    assert wants_shadows(LossBets(shadows=2))
+
+
+def test_where_trainings_take_no_steps_there_are_many(tables, rng):
+    shadows = tables.shadows.shadows
+    assert len(shadows) >= 8
+    target = table(rng)
+    few, many = (
+        scores_of(
+            Lira(shadows=4, shadows_at_once=8),
+            target,
+            replace(tables, shadows=Kept(shadows, at_once=at_once)),
+        )
+        for at_once in (False, True)
+    )
+    assert torch.equal(few, scores_of(Lira(shadows=4), target, tables))
+    assert torch.equal(many, scores_of(Lira(shadows=8), target, tables))
+
+
 def test_bets_are_on_the_probes_and_as_many_as_were_fixed(tables, rng):
     found = LossBets(guesses=8, reference_steps=0).run(table(rng), tables, rng)
     assert (LossBets.game, found.guesses) == ("audit_records", 8)
@@ -421,6 +454,8 @@ def test_the_file_says_every_default(name):
     assert path.read_text().startswith(f"# @package attack.{name}\n# ")
     said = yaml.safe_load(path.read_text())
     assert said.pop("_target_") == f"{attack.__module__}.{attack.__name__}"
+    if said.get("shadows") == "${evidence.shadows}":  # one number for all attacks that share them
+        said["shadows"] = Evidence().shadows
     assert said == {each.name: getattr(attack(), each.name) for each in fields(attack)}
     assert attack.needs == {Access.CONFIDENCES}
     assert attack.game in ("membership", "audit_records")

@@ -99,10 +99,27 @@ def test_private_shadows_are_trained_by_the_targets_mechanism(trainer):
     assert not trainer.plain.trained_on
 
 
-def test_shadows_start_from_weights_of_their_own(trainer):
-    first, second = trainer.train(2, private=False)
+def test_shadows_start_where_the_target_started_and_draw_for_themselves(trainer):
+    seen = []
+
+    class Watching(Spy):
+        def fit(self, model, splits, budget, context):
+            seen.append(copy.deepcopy(model.state_dict()))
+            return super().fit(model, splits, budget, context)
+
+    first, second = replace(trainer, plain=Watching(trainer.plain)).train(2, private=False)
+    for begun in seen:
+        for name, value in trainer.model.state_dict().items():
+            assert torch.equal(begun[name], value)
     name = next(iter(first.release.weights))
-    assert not torch.allclose(first.release.weights[name], second.release.weights[name], atol=1e-3)
+    assert not torch.equal(first.release.weights[name], second.release.weights[name])
+
+
+def test_without_probes_they_are_trained_on_what_is_known_alone(trainer):
+    found = replace(trainer, probes=trainer.probes.take(torch.arange(0))).train(2, private=False)
+    for shadow, splits in zip(found, trainer.plain.trained_on, strict=True):
+        assert len(shadow.members) == 0
+        assert torch.equal(splits.train.inputs, trainer.records.inputs)
 
 
 def test_what_was_trained_is_found_again_and_kept_from_other_eyes(trainer):

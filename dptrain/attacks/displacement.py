@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from dptrain.contracts import Release
+from dptrain.contracts import Records, Release
 
 LEAST = 1e-30  # stands for a length of zero
 
@@ -23,11 +23,11 @@ class Trained:
     such as frozen features, is computed for all records at once.
     """
 
-    def __init__(self, release: Release, weights: dict[str, Tensor], like: Tensor) -> None:
+    def __init__(self, release: Release, weights: Mapping[str, Tensor], like: Tensor) -> None:
         self.release = release
         whole = release.blank().to(release.device).eval()
         self.names = [name for name, parameter in whole.named_parameters() if parameter.requires_grad]
-        whole.load_state_dict(weights)
+        whole.load_state_dict(dict(weights))
         self.whole, self.part = whole, _smallest(whole, like[:1].to(release.device))
         (place,) = [name for name, module in whole.named_modules() if module is self.part]
         self._prefix = f"{place}." if place else ""
@@ -42,22 +42,37 @@ class Trained:
         parts = [weights[name].flatten().float() for name in self.names]
         return torch.cat(parts).to(self.release.device)
 
-    def gradients(self, inputs: Tensor, labels: Tensor, *, at_once: int) -> Iterator[Tensor]:
+    def gradients(self, records: Records, *, at_once: int) -> Iterator[Tensor]:
         """The gradient of each record's loss, (n, size) float32, so many records at a time."""
-        frozen = {name: tensor.detach() for name, tensor in self.part.named_parameters()}
-        frozen |= dict(self.part.named_buffers())
-        own = [name.removeprefix(self._prefix) for name in self.names]
-        weights = {name: frozen.pop(name) for name in own}
+        for seen, labels in self._parts(records, at_once):
+            rows = _of_each(partial(grad(self._loss), self._own(self.whole.state_dict())), seen, labels)
+            yield torch.cat([each.flatten(1) for each in rows.values()], dim=1).float()
 
-        def loss(weights: dict[str, Tensor], seen: Tensor, label: Tensor) -> Tensor:
-            outputs = functional_call(self.part, {**frozen, **weights}, (seen[None],))
-            return self.release.losses(outputs, label[None]).sum()
+    def pull(self, models: Sequence[Mapping[str, Tensor]], records: Records, *, at_once: int) -> Tensor:
+        """The summed gradient of these records' losses at each model's weights: (models, size) float32."""
+        total = torch.zeros(len(models), self.size, device=self.release.device)
+        for seen, labels in self._parts(records, at_once):
+            for place, weights in enumerate(models):
+                each = grad(self._losses)(self._own(weights), seen, labels)
+                total[place] += torch.cat([one.flatten() for one in each.values()]).float()
+        return total
 
-        of_one = partial(grad(loss), weights)
-        for some, named in zip(inputs.split(at_once), labels.split(at_once), strict=True):
-            seen, given = self._in_front(some.to(self.release.device)), named.to(self.release.device)
-            rows = _of_each(of_one, seen, given)
-            yield torch.cat([rows[name].flatten(1) for name in own], dim=1).float()
+    def _own(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The trained ones of these weights of the whole, by their names in the part."""
+        device = self.release.device
+        return {name.removeprefix(self._prefix): weights[name].detach().to(device) for name in self.names}
+
+    def _losses(self, weights: Mapping[str, Tensor], seen: Tensor, labels: Tensor) -> Tensor:
+        """The summed loss of the part with these weights."""
+        return self.release.losses(functional_call(self.part, dict(weights), (seen,)), labels).sum()
+
+    def _loss(self, weights: Mapping[str, Tensor], seen: Tensor, label: Tensor) -> Tensor:
+        return self._losses(weights, seen[None], label[None])
+
+    def _parts(self, records: Records, at_once: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """What the part sees of the records, and their labels, so many at a time."""
+        for inputs, labels in zip(records.inputs.split(at_once), records.labels.split(at_once), strict=True):
+            yield self._in_front(inputs.to(self.release.device)), labels.to(self.release.device)
 
     @torch.no_grad()
     def _in_front(self, inputs: Tensor) -> Tensor:
@@ -157,3 +172,45 @@ class Directions:
         length = rows.squares - (solved * rows.with_known).sum(1)
         reached = rows.along - rows.with_known @ seen
         return -reached / (length.clamp(min=LEAST).sqrt() * size**0.5)[:, None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """Displacements of models, and the part whose gradients at a point are held against them.
+
+    The first displacement is the release's from the mean of the shadow models, the others are those of
+    pairs of shadow models from each other.
+    """
+
+    trained: Trained
+    displacements: Tensor  # (1 + pairs, size)
+    usual: float  # ridge where nothing tells which is best
+
+    @classmethod
+    def of_path(cls, release: Release, shadows: Sequence[Mapping[str, Tensor]], like: Tensor) -> View:
+        """Of weights, beside gradients half-way: at the end, those of records known by heart are nothing."""
+        reference = mean_of(shadows)
+        trained = Trained(release, mean_of([release.blank().state_dict(), reference]), like)
+        ends = torch.stack([trained.flat(each) for each in (release.weights or {}, reference, *shadows)])
+        return cls(trained=trained, displacements=_apart(ends), usual=0.1)
+
+    @classmethod
+    def of_optimum(
+        cls, release: Release, shadows: Sequence[Mapping[str, Tensor]], known: Records, like: Tensor
+    ) -> View:
+        """Of the pull of known records, which at a minimum is what all others hold against it."""
+        reference = mean_of(shadows)
+        trained = Trained(release, reference, like)
+        ends = trained.pull((release.weights or {}, reference, *shadows), known, at_once=len(known))
+        return cls(trained=trained, displacements=_apart(ends), usual=1000.0)
+
+
+def mean_of(models: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The mean of several models' weights, in single precision."""
+    return {name: torch.stack([each[name].float().cpu() for each in models]).mean(0) for name in models[0]}
+
+
+def _apart(ends: Tensor) -> Tensor:
+    """Release less reference, and pairs of the others: (1 + pairs, size) of (2 + shadows, size)."""
+    pairs = len(ends) // 2
+    return torch.cat([ends[:1] - ends[1:2], ends[2 : 2 * pairs : 2] - ends[3 : 2 * pairs : 2]])

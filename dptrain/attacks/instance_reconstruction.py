@@ -8,7 +8,6 @@ gradient, one the final weights only.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -16,7 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from dptrain.attacks.displacement import Directions, Rows, Trained
+from dptrain.attacks.displacement import Directions, Rows, View
 from dptrain.attacks.likelihood import sampled_at
 from dptrain.attacks.reference import ByReference
 from dptrain.contracts import (
@@ -34,7 +33,6 @@ from dptrain.contracts.ranges import Count, Whole
 
 AT_ONCE = 128  # records whose gradients are made at once, at most
 RIDGES = (0.01, 0.1, 1.0, 10.0, 1000.0)  # in mean squared gradients of known records
-USUAL = 0.1
 
 
 class SlotLikelihoods:
@@ -131,9 +129,10 @@ class WeightsReconstruction(ByReference):
     The adversary is informed (Balle et al. 2022, section 2): they know every other record but the probes, and
     the weights that the training began with, and train `shadows` models on what they know. To first order
     the release differs from these by multiples of gradients: those of the planted records, once, and those
-    of known ones, as often as chance sampled them, which are discounted (`Directions`). At the minimum of
-    a linear head that is the optimality condition, solved for the record that it lacks (section 3). How far
-    to discount is chosen on the shadow models, of which the adversary knows who was trained on.
+    of known ones, as often as chance sampled them, which are discounted (`Directions`). Where a training
+    solves one equation, so does the adversary: at a minimum, what known records pull is what the unknown ones
+    hold against it (section 3). Which to trust, and how far to discount, is chosen on the shadow models, of
+    which the adversary knows who was trained on.
 
     Without shadow models, the candidate whose loss is lowest beside that of a reference model on records
     of the same population that were not trained on (difficulty calibration; Watson et al. 2022).
@@ -176,31 +175,31 @@ class WeightsReconstruction(ByReference):
     ) -> Tensor:
         """How far the release was displaced against each candidate's gradient: (candidates,)."""
         assert targets.shadows is not None
-        assert release.weights is not None
-        models = [shadow.release.weights for shadow in shadows if shadow.release.weights is not None]
-        begun = release.blank().state_dict()
-        reference = _mean(models)
-        # Gradients half-way: at the end those of records that a model knows by heart are nothing.
-        trained = Trained(release, _mean([begun, reference]), candidates.inputs)
-        ends = [trained.flat(each) for each in models]
-        pairs = [one - other for one, other in zip(ends[::2], ends[1::2], strict=True)]
-        displacements = torch.stack([trained.flat(release.weights) - trained.flat(reference), *pairs])
-        at_once = max(1, min(AT_ONCE, self.gradient_elements // trained.size))
-        few = min(self.known, self.gradient_elements // trained.size)
-        some = targets.shadows.records
-        some = some.take(torch.randperm(len(some), generator=rng)[:few]).read()
-
-        def made(records: Records) -> Iterator[Tensor]:
-            return trained.gradients(records.inputs, records.labels, at_once=at_once)
-
-        known = torch.cat([torch.empty(0, trained.size, device=release.device), *made(some)])
-        directions = Directions.of(known, displacements)
-        ridge = USUAL
-        if targets.probes is not None and len(targets.probes):
-            rows = Rows.of(made(targets.probes), known, displacements)
+        models = [shadow.release.weights or {} for shadow in shadows]
+        known, probes, like = targets.shadows.records, targets.probes, candidates.inputs
+        known = known.take(torch.randperm(len(known), generator=rng)[: self.known]).read()
+        views = [View.of_path(release, models, like)]
+        if targets.shadows.at_once:
+            views.append(View.of_optimum(release, models, known, like))
+        found = []
+        for view in views:
+            size = view.trained.size
+            made = partial(
+                view.trained.gradients, at_once=max(1, min(AT_ONCE, self.gradient_elements // size))
+            )
+            few = known.take(torch.arange(min(len(known), self.gradient_elements // size)))
+            rows = torch.cat([torch.empty(0, size, device=release.device), *made(few)])
+            directions = Directions.of(rows, view.displacements)
+            asked = Rows.of(made(candidates), rows, view.displacements)
+            if probes is None or not len(probes):
+                found.append((0.0, directions.scores(asked, view.usual)))
+                continue
             inside = torch.stack([shadow.members for shadow in shadows[::2]], dim=1)
-            ridge = max(RIDGES, key=lambda each: _apart(directions.scores(rows, each)[:, 1:].cpu(), inside))
-        return directions.scores(Rows.of(made(candidates), known, displacements), ridge)[:, 0]
+            told = Rows.of(made(probes), rows, view.displacements)
+            for ridge in RIDGES:
+                clear = _told_apart(directions.scores(told, ridge)[:, 1:].cpu(), inside)
+                found.append((clear, directions.scores(asked, ridge)))
+        return max(reversed(found), key=lambda each: each[0])[1][:, 0]
 
 
 def effective_slots(overlaps: Tensor, slots: int, simulations: int, rng: torch.Generator) -> float:
@@ -226,12 +225,7 @@ def effective_slots(overlaps: Tensor, slots: int, simulations: int, rng: torch.G
     return slots / max(1.0, inflation)
 
 
-def _mean(models: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """The mean of several models' weights, in single precision."""
-    return {name: torch.stack([each[name].float().cpu() for each in models]).mean(0) for name in models[0]}
-
-
-def _apart(scores: Tensor, inside: Tensor) -> float:
+def _told_apart(scores: Tensor, inside: Tensor) -> float:
     """How far the scores of those inside lie above the others', in standard deviations, over all columns."""
     within, without = scores[inside], scores[~inside]
     spread = (within.var() + without.var()).sqrt()

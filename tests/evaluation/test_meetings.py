@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -62,7 +63,7 @@ def ranks() -> Iterator[Ranks]:
 
 @pytest.fixture
 def subject(splits: Splits, mlp: nn.Module) -> Subject:
-    release = Release(architecture=lambda: copy.deepcopy(mlp), weights=copy.deepcopy(mlp.state_dict()))
+    release = Release(architecture=partial(copy.deepcopy, mlp), weights=copy.deepcopy(mlp.state_dict()))
     return Subject(release=release, targets=dict.fromkeys(("one", "two"), Targets.of(splits)))
 
 

@@ -36,7 +36,14 @@ from dptrain.pipeline import cache_keys
 from dptrain.runs.cache import Cache
 
 QUERIES, CONFIDENCE = 20_000, 0.95
-LIMITS: dict[str, Any] = {"restarts": 2, "keep": 1, "steps": 100, "copies": 1, "trials": 4}  # of white boxes
+LIMITS: dict[str, Any] = {  # of white boxes
+    "restarts": 2,
+    "keep": 1,
+    "steps": 100,
+    "learning_rate": 0.05,
+    "copies": 1,
+    "trials": 4,
+}
 COMMON = (
     "mechanism=non_private",
     "control.enabled=false",

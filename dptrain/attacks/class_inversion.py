@@ -38,11 +38,11 @@ class ClassInversion:
     (Athalye, Carlini and Wagner 2018, "Obfuscated gradients", section 4.2).
     """
 
-    restarts: Count = 8  # of each class
+    restarts: Count = 4  # of each class
     keep: Count = 4  # of each class, the most stable
-    steps: Count = 200
-    learning_rate: Positive = 0.05
-    copies: Count = 2  # movements that each gradient is averaged over
+    steps: Count = 100
+    learning_rate: Positive = 0.1
+    copies: Count = 1  # movements that each gradient is averaged over
     shift: NotNegative = 0.04  # at most
     turn: NotNegative = 0.15  # radians, at most
     zoom: NotNegative = 0.1  # relative, at most
@@ -50,7 +50,7 @@ class ClassInversion:
     blur: NotNegative = 0.05  # standard deviation of the gradient's smoothing at the start; none at the end
     total_variation: NotNegative = 0.2  # weight of the mean slope
     norm: NotNegative = 1.7  # weight of the mean squared distance from the declared mean
-    trials: Count = 16  # movements that stability is judged by
+    trials: Count = 8  # movements that stability is judged by
     objective: Literal["margin", "loss"] = "margin"
     draws: bool = False
 

@@ -85,7 +85,7 @@ def _of_each(of_one: Callable[..., dict[str, Tensor]], *batch: Tensor) -> dict[s
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "There is a performance drop")  # said of some layers, which work
         try:
-            return vmap(of_one)(*batch)  # type: ignore[no-any-return]
+            return vmap(of_one)(*batch)
         except RuntimeError:
             each = [of_one(*one) for one in zip(*batch, strict=True)]
             return {name: torch.stack([one[name] for one in each]) for name in each[0]}

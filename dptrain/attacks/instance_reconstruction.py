@@ -144,8 +144,8 @@ class WeightsReconstruction(ByReference):
 
     shadows: Whole = 0
     private_shadows: bool = False
-    known: Count = 2048  # records whose gradients are discounted, at most
-    gradient_elements: Count = 20_000_000
+    known: Count = 8192  # records whose gradients are discounted, at most
+    gradient_elements: Count = 40_000_000
 
     def trial(self, release: Release, targets: Targets, rng: torch.Generator) -> Part:
         if self.shadows:
@@ -176,7 +176,7 @@ class WeightsReconstruction(ByReference):
         """How far the release was displaced against each candidate's gradient: (candidates,)."""
         assert targets.shadows is not None
         models = [shadow.release.weights or {} for shadow in shadows]
-        known, probes, like = targets.shadows.records, targets.probes, candidates.inputs
+        known, probes, like = targets.shadows.records, targets.shadows.probes, candidates.inputs
         known = known.take(torch.randperm(len(known), generator=rng)[: self.known]).read()
         views = [View.of_path(release, models, like)]
         if targets.shadows.at_once:
@@ -191,7 +191,7 @@ class WeightsReconstruction(ByReference):
             rows = torch.cat([torch.empty(0, size, device=release.device), *made(few)])
             directions = Directions.of(rows, view.displacements)
             asked = Rows.of(made(candidates), rows, view.displacements)
-            if probes is None or not len(probes):
+            if not len(probes):
                 found.append((0.0, directions.scores(asked, view.usual)))
                 continue
             inside = torch.stack([shadow.members for shadow in shadows[::2]], dim=1)

@@ -51,6 +51,10 @@ class Shadows(Protocol):
         """The training records that the adversary knows."""
 
     @property
+    def probes(self) -> Records:
+        """The probes, of which each shadow model was trained on a half; there may be none."""
+
+    @property
     def at_once(self) -> bool:
         """Whether a training without privacy solves one equation, so that hundreds of them take little."""
 

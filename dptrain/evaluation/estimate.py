@@ -50,17 +50,17 @@ def observers(stage: Stage) -> dict[str, Timed]:
     }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Untrained:
     """Shadow models that nobody trained."""
 
     release: Release
-    probes: int
     records: Records
+    probes: Records
     at_once: bool
 
     def train(self, count: int, *, private: bool) -> tuple[Shadow, ...]:  # noqa: ARG002
-        half = torch.arange(self.probes) % 2 == 0
+        half = torch.arange(len(self.probes)) % 2 == 0
         return tuple(
             Shadow(release=self.release, members=half if number % 2 else ~half)
             for number in range(2 * -(-count // 2))
@@ -93,10 +93,11 @@ def seconds_of_attacks(
 def _part(stage: Stage, name: str, attack: Attack, release: Release, seen: Mapping[str, Timed]) -> Part:
     """What of an attack is tried: all of it, where it does not say."""
     targets, rng = stood_in(stage.public(name)), torch.Generator().manual_seed(0)
-    if targets.shadows is not None:
-        probes = 0 if targets.probes is None else len(targets.probes)
-        known = _many(targets.background, len(targets.shadows.records))
-        targets = replace(targets, shadows=_Untrained(release, probes, known, targets.shadows.at_once))
+    shadows = targets.shadows
+    if shadows is not None:
+        known, probes = (_many(targets.background, len(each)) for each in (shadows.records, shadows.probes))
+        stand_in = _Untrained(release=release, records=known, probes=probes, at_once=shadows.at_once)
+        targets = replace(targets, shadows=stand_in)
     if name in seen:
         release = replace(release, transcript=seen[name].transcript)
     if hasattr(attack, "trial"):

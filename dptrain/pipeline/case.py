@@ -148,7 +148,7 @@ def refuse_without_beginning(source: str, model: Mapping[str, Any]) -> None:
 
 def _refuse_changes(source: str, overrides: tuple[str, ...]) -> None:
     """Raise ConfigError where anything of a run but the attack on it is chosen anew."""
-    allowed = (*CHOSEN, "evidence.confidence", "evidence.permutations", "control.enabled")
+    allowed = (*CHOSEN, "evidence.confidence", "evidence.permutations", "evidence.shadows", "control.enabled")
     others = [
         override
         for override in overrides

@@ -103,8 +103,10 @@ class World:
         return Targets(
             classes=("a", "b", "c"), shape=(WIDTH,), bounds=(-5.0, 5.0), mean=(0.0,),
             background=drawn(30, self.rng), slots=self.slots,
-            probes=self.probes if probes else None,
-            shadows=SimpleNamespace(train=self.train, records=self.known, at_once=True),
+            shadows=SimpleNamespace(
+                train=self.train, records=self.known, at_once=True,
+                probes=self.probes if probes else self.probes.take(torch.arange(0)),
+            ),
         )  # fmt: skip
 
 

@@ -141,6 +141,7 @@ class WeightsReconstruction(ByReference):
     needs: ClassVar[frozenset[Access]] = frozenset({Access.WEIGHTS})
     game: ClassVar[str] = "reconstruction"
     any_labels: ClassVar[bool] = True
+    shadows_needed: ClassVar[bool] = False
 
     shadows: Whole = 0
     private_shadows: bool = False

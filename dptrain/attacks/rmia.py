@@ -31,7 +31,7 @@ class Rmia:
     game: ClassVar[str] = "membership"
     any_labels: ClassVar[bool] = True
 
-    shadows: int = 4
+    shadows: int = 2
     mode: str = "online"  # online | offline
     population: int = 1000
     gamma: float = 2.0

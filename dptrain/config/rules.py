@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from dptrain.config.schema import RENAMED, Sweep
+from dptrain.config.schema import RENAMED, Release, Sweep
 
 COMPONENTS = ("data", "model", "optimizer", "mechanism", "tracking")
 
@@ -19,6 +19,8 @@ def task_problems(values: Mapping[str, Any]) -> list[str]:
         return [f"release={source} is a service; add task=audit to attack it, or leave it out"]
     if not served and (given := [name for name in ("key_env", "run") if release.get(name) is not None]):
         return [f"release.{given[0]}={release[given[0]]} belongs to a service; give release=http://HOST:PORT"]
+    if problems := service_problems(values, served=served):
+        return problems
     if values.get("task") == "audit" and source is None:
         return ["task=audit needs a model: give release=PATH, a run folder or run id of dptrain, or weights"]
     if values.get("task") == "verify" and source is None:
@@ -33,6 +35,35 @@ def task_problems(values: Mapping[str, Any]) -> list[str]:
             "its statement, or task=serve to serve it, or leave it out to train one"
         ]
     return []
+
+
+def service_problems(values: Mapping[str, Any], *, served: bool) -> list[str]:
+    """What is wrong with a service that is attacked: one that is there, or one for the audit alone."""
+    release, own = {**asdict(Release()), **section(values, "release")}, asdict(Release())
+    if not release["serve"]:
+        named = ("keys", "tenants") if served else ("keys", "tenants", "at_once", "pause_seconds")
+        cure = "give several keys in release.key_env" if served else "add release.serve=true"
+        return [
+            f"release.{name}={release[name]} belongs to a service of the audit's own; {cure}, or leave it out"
+            for name in named
+            if release[name] != own[name]
+        ]
+    if values.get("task") != "audit" or served:
+        return ["release.serve=true serves a model while it is attacked; add task=audit and release=RUN"]
+    problems = []
+    if release["tenants"] > release["keys"]:
+        problems.append(
+            f"release.tenants={release['tenants']} have a key each at least; give release.keys="
+            f"{release['tenants']} or more"
+        )
+    serve = section(values, "serve")
+    for name, only in (("workers", 1), ("store", None), ("folder", None), ("keys", True)):
+        if serve.get(name, only) != only:
+            problems.append(
+                f"serve.{name}={shown(serve[name])} is for a service that stays; release.serve=true starts "
+                "one in the audit's folder, of one process and with keys; leave it out"
+            )
+    return problems
 
 
 def is_url(source: object) -> bool:

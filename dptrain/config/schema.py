@@ -10,6 +10,8 @@ from pydantic import ConfigDict, Field
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
+Whole = Annotated[int, Field(ge=0)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Component = dict[str, Any]  # a node with `_target_`
 
 
@@ -190,6 +192,26 @@ class Release(Section):
     ] = None
     run: Annotated[
         str | None, Field(description="of a URL: the run that is served there, where it is one's own")
+    ] = None
+    serve: Annotated[
+        bool,
+        Field(
+            description="of audit: true serves the model for as long as it is attacked, behind serving=[...]"
+        ),
+    ] = False
+    keys: Annotated[Count, Field(description="with release.serve: API keys of each attack, such as 10")] = 1
+    tenants: Annotated[Count, Field(description="with release.serve: tenants that they belong to")] = 1
+    at_once: Annotated[
+        Count | None, Field(description="of a service: the most that is asked in one request; or null")
+    ] = None
+    pause_seconds: Annotated[
+        NotNegative, Field(description="of a service: what is waited between requests, such as 1800")
+    ] = 0.0
+    sessions: Annotated[
+        Whole, Field(description="with release.serve: sessions of normal traffic that its guards see")
+    ] = 100
+    seed: Annotated[
+        int | None, Field(description="of audit: another seed of what attacks draw; null: that of the run")
     ] = None
 
 

@@ -32,6 +32,7 @@ from dptrain.contracts.findings import (
     wants_shadows,
 )
 from dptrain.contracts.game import PROBES, Assigned, Attempt, Game, Scored, Scoring
+from dptrain.contracts.guarding import Guarding, Latency, NormalUse, Probing
 from dptrain.contracts.layers import MadeKernels
 from dptrain.contracts.outcome import (
     Bin,
@@ -75,11 +76,11 @@ __all__ = [
     "ConfigError", "Constants", "Context", "Cost", "Counts", "DataError", "Detectable", "DoesNotApply",
     "DptrainError",
     "Estimate", "Exposed", "Findings", "Forecast", "Form", "Forms", "Gallery", "Game", "Guarantee",
-    "Guesses", "Hashes", "Images", "Inputs", "Interval", "Kept", "Leakage", "LimitExceeded",
-    "MadeKernels", "Mechanism", "NoiseSeen", "NotRun", "Objective", "Observation", "Observer", "OutOfQueries",
-    "Output", "Part", "Plan", "PrivacyLoss", "Progress", "Queries", "Randomness", "Ranks", "Raw",
-    "RecordLoss", "RecordLost", "Records", "Regulariser", "Release", "Report", "Rows", "SamplingSeen",
-    "Scaled", "Scored", "Scores",
+    "Guarding", "Guesses", "Hashes", "Images", "Inputs", "Interval", "Kept", "Latency", "Leakage",
+    "LimitExceeded", "MadeKernels", "Mechanism", "NoiseSeen", "NormalUse", "NotRun", "Objective",
+    "Observation", "Observer", "OutOfQueries", "Output", "Part", "Plan", "PrivacyLoss", "Probing",
+    "Progress", "Queries", "Randomness", "Ranks", "Raw", "RecordLoss", "RecordLost", "Records",
+    "Regulariser", "Release", "Report", "Rows", "SamplingSeen", "Scaled", "Scored", "Scores",
     "Scoring", "SelectionTerms", "Sensitive", "Sensitivity", "Served", "Shadow", "Shadows", "Slots", "Splits",
     "Statement", "Streams", "Subgroup", "SweepTotal", "Targets", "Task", "Tracker", "Trust", "Utility",
     "Variant", "by_query", "keyed_uniform", "seed_key", "stable_ids", "wants_shadows",

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dptrain.contracts.counts import Counts, Scaled
 from dptrain.contracts.evidence import Exposed, Gallery, Interval, Leakage, NotRun
+from dptrain.contracts.guarding import Guarding
 from dptrain.contracts.privacy import Plan
 from dptrain.contracts.statement import Statement
 
@@ -214,6 +215,7 @@ class Report:
     not_run: tuple[NotRun, ...] = ()  # attacks that could not be judged
     scaled: tuple[Scaled, ...] = ()  # numbers of the evidence
     name: str | None = None  # that the run was given; None: the recipe's
+    guarding: Guarding | None = None  # of a service that was attacked
     costs: tuple[Cost, ...] = ()  # of privacy: all test records first; none without a control model
 
     @property

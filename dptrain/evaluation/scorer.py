@@ -100,8 +100,11 @@ def measure(
     *,
     show: Callable[[str], Any],
     ranks: Ranks | None = None,
+    drawn: Streams | None = None,
 ) -> Measured:
     """Run each attack on all that it must be compared on, and have it scored; `show` announces each by name.
+
+    Attacks draw from the streams `drawn`; None: from the scorer's.
 
     `ranks` see to several of them at a time, before the first is scored. Attacks by query meet the model
     through each of the `outputs`; those that hold the weights or the noisy gradients meet it as it is. The
@@ -110,7 +113,8 @@ def measure(
     measured = Measured()
     scores: dict[str, Scores] = {}
     probes = scorer.stage.assignments.probes
-    subjects = Subjects(stage=scorer.stage, streams=scorer.streams, released=subject, control=control)
+    streams = scorer.streams if drawn is None else drawn
+    subjects = Subjects(stage=scorer.stage, streams=streams, released=subject, control=control)
     if ranks is not None and not ranks.sharded:  # of a model that one process does not hold nothing is sent
         with show(f"attacks, by {ranks.size} processes"):
             subjects = replace(subjects, ahead=found_ahead(subjects.shared(outputs), ranks))

@@ -48,6 +48,7 @@ class Subject:
     seen: dict[str, Timed] = field(default_factory=dict)
     steps: int | None = None  # of its training; None: nobody says how many there were
     fit_seconds: float = 0.0  # with the attacks looking on
+    met: Mapping[str, Release] = field(default_factory=dict)  # by attack, where each has a way of its own
 
     @property
     def watched_seconds(self) -> float:
@@ -62,7 +63,8 @@ class Subject:
     def as_seen_by(self, attack: str, output: Output | None) -> Release:
         """The release as an attack meets it: with what it saw of the training, through this interface."""
         seen = self.seen.get(attack)
-        return replace(self.release, output=output, transcript=None if seen is None else seen.transcript)
+        release = self.met.get(attack, self.release)
+        return replace(release, output=output, transcript=None if seen is None else seen.transcript)
 
     def untrained(self, seed: int) -> Subject:
         """What an attack makes of its prior alone: the same model, its trained weights in random order.

@@ -42,7 +42,9 @@ CHOSEN = (
     "performance",
     "task",
     "report",
+    "sweep",
 )
+SERVING = ("serve", "serving")  # what whoever serves it may choose besides
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +117,11 @@ def find(config: Config, overrides: tuple[str, ...], *, answers: bool = False) -
     )
 
 
+def of_the_run(overrides: tuple[str, ...]) -> tuple[str, ...]:
+    """What is left of these of a run, its interface aside."""
+    return tuple(each for each in overrides if key_of(each).split(".")[0] not in SERVING)
+
+
 def _refuse_without_a_model(source: str, folder: Path, *, answers: bool) -> None:
     """Raise ConfigError where a run folder holds no model that could be attacked again, and say why."""
     if runs.read(folder).config.get("task") == "audit":
@@ -181,7 +188,7 @@ def possible(parts: Parts, case: Case, *, asked: bool) -> dict[str, Attack]:
                 missing.add("shadows")
             else:
                 attack = replace(attack, shadows=0)  # type: ignore[type-var]
-        if case.url is not None and Access.WEIGHTS in attack.needs:
+        if (case.url is not None or case.config.release.serve) and Access.WEIGHTS in attack.needs:
             missing.add("weights")  # which no service shows
         if missing:
             what = ", ".join(sorted(missing))

@@ -228,8 +228,11 @@ class Experiment:
             device=self.context.device,
             cache=self.cache,
         )
-        outputs = make_outputs(self.config.release)
-        return measure(scorer, subject, control, outputs, show=self.console.stage, ranks=self.ranks)
+        outputs, streams = make_outputs(self.config.release), self.context.streams
+        seed = self.config.release.seed
+        drawn = streams if seed is None else replace(streams, seed=seed)
+        show, ranks = self.console.stage, self.ranks
+        return measure(scorer, subject, control, outputs, show=show, ranks=ranks, drawn=drawn)
 
     def utility(self, subject: Subject) -> Utility:
         """How well a subject does on the test records."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,11 +16,11 @@ from dptrain.assembly.components import assemble
 from dptrain.assembly.records import load_splits
 from dptrain.assembly.values import make_streams
 from dptrain.config import Config
-from dptrain.config.rules import key_of
 from dptrain.contracts import ConfigError, Splits
 from dptrain.contracts.trees import leaves
-from dptrain.pipeline.case import find
+from dptrain.pipeline.case import find, of_the_run
 from dptrain.pipeline.served_model import as_released, prior_of, served_model
+from dptrain.serving.forms import shaped
 from dptrain.serving.guard import Guard, Started, Surroundings
 from dptrain.serving.keys import Keys, server_secret
 from dptrain.serving.metrics import Metrics
@@ -27,17 +29,20 @@ from dptrain.serving.server import is_loopback
 from dptrain.serving.service import Bounds, Service
 from dptrain.serving.store import Store
 
-OWN_KEYS = ("serve", "serving")  # what serving may choose of a run, besides what an audit may
 
-
-def make_service(config: Config, overrides: tuple[str, ...] = (), *, counters: Path | None = None) -> Service:
+def make_service(
+    config: Config,
+    overrides: tuple[str, ...] = (),
+    *,
+    counters: Path | None = None,
+    clock: Callable[[], float] = time.time,
+) -> Service:
     """The service that a configuration describes, ready to answer; raises ConfigError.
 
-    `counters`: a folder in which several workers count together.
+    `counters`: a folder in which several workers count together. `clock` tells the date, in seconds.
     """
     _refuse_open_doors(config)
-    chosen = tuple(each for each in overrides if key_of(each).split(".")[0] not in OWN_KEYS)
-    case = find(config, chosen, answers=True)
+    case = find(config, of_the_run(overrides), answers=True)
     case = replace(case, config=as_released(case, config))
     parts = assemble(case.config)
     splits = load_splits(parts.source, make_streams(case.config))
@@ -53,14 +58,16 @@ def make_service(config: Config, overrides: tuple[str, ...] = (), *, counters: P
         folder=folder,
         secret=secret,
         calibration=partial(normal_inputs, config.serve.calibration, splits),
-        answer=model.predict if model.left is None else _refuse_to_pay,
+        answer=(lambda rows: model.predict(shaped(rows, model.forms)))
+        if model.left is None
+        else _refuse_to_pay,
         workers=config.serve.workers,
     )
     return Service(
         model=model,
         guards=start_guards(config, surroundings),
         store=store,
-        keys=Keys(store, secret) if config.serve.keys else None,
+        keys=Keys(store, secret, clock) if config.serve.keys else None,
         bounds=Bounds(
             body_bytes=config.serve.body_bytes,
             body_seconds=config.serve.body_seconds,
@@ -71,6 +78,7 @@ def make_service(config: Config, overrides: tuple[str, ...] = (), *, counters: P
         secret=secret,
         prior=prior_of(model, splits),
         metrics=Metrics(counters),
+        clock=clock,
     )
 
 

@@ -38,6 +38,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "not_run": [asdict(each) for each in report.not_run],
         "scaled": [asdict(each) for each in report.scaled],
         "queries": report.queries,
+        "guarding": None if report.guarding is None else asdict(report.guarding),
         "seconds": report.seconds,
         "folder": report.folder,
         "reproduce": report.reproduce,

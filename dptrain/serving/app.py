@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
 import time
@@ -81,7 +80,7 @@ def make_app(service: Service) -> FastAPI:
             answer, delay = await service.one_at_a_time(partial(service.answer, caller, body, kind))
             del body  # which a delayed answer does not need
         if delay:
-            await asyncio.sleep(delay)
+            await service.sleep(delay)
         return JSONResponse(answer)
 
     @app.get("/v1/key", summary="What the key that asks may do, has spent and has left", openapi_extra=KEYED)

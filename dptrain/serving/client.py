@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 import requests
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from dptrain.contracts import ConfigError, DptrainError, OutOfQueries
 from dptrain.redaction import redact
+from dptrain.serving.server import is_loopback
 
 TRIES = 5  # of a request to which nobody answers
 SECONDS = 60.0  # that an answer may take
@@ -25,21 +27,35 @@ class TooLarge(DptrainError):
     """A service takes fewer records at once."""
 
 
+class HeldBack(ConfigError):
+    """A service does not accept a key, or no more."""
+
+
 @dataclass(kw_only=True)
 class Client:
-    """Asks a service by several keys in turn; counts what was answered, refused, and waited for."""
+    """Asks a service by several keys in turn; counts what was asked, answered, and waited for.
+
+    Before each request but the first it rests for `pause_seconds`, by `rest`; where the service asks to wait,
+    it does so by `sleep`.
+    """
 
     url: str
     keys: Sequence[str]
     sleep: Callable[[float], None] = time.sleep
+    rest: Callable[[float], None] = time.sleep
+    pause_seconds: float = 0.0
+    at_once: int | None = None  # the most records in a request; None: what the service takes
+    asked: int = 0
     answered: int = 0
     waited_seconds: float = 0.0
     spent: set[str] = field(default_factory=set)  # keys whose budget is
+    held: set[str] = field(default_factory=set)  # keys that were held back once others were answered
     _turn: int = 0
 
     def __post_init__(self) -> None:
         self.url = self.url.rstrip("/")
         self._session = requests.Session()
+        self._session.trust_env = not is_loopback(urlsplit(self.url).hostname or "")  # no proxy, then
         self._most: int | None = None
 
     def form(self) -> Mapping[str, Any]:
@@ -53,12 +69,14 @@ class Client:
         Raises OutOfQueries where the budgets of all keys are spent, ConfigError where no key is accepted.
         """
         if self._most is None:
-            self._most = int(self.form()["most_records"])
+            most = int(self.form()["most_records"])
+            self._most = most if self.at_once is None else min(most, self.at_once)
         waiting, answers = inputs.detach().cpu(), []
         while len(waiting):
             try:
                 answers.append(self._batch(waiting[: self._most]))
             except TooLarge:
+                self.asked -= len(waiting[: self._most])
                 if self._most == 1:
                     raise
                 self._most = max(1, self._most // 2)  # a rate, or its body, allows for fewer at once
@@ -68,7 +86,11 @@ class Client:
 
     def _batch(self, inputs: Tensor) -> Tensor:
         body = {"inputs": inputs.tolist()}
-        while left := [key for key in self.keys if key not in self.spent]:
+        if self.pause_seconds and self.asked:
+            self.waited_seconds += self.pause_seconds
+            self.rest(self.pause_seconds)
+        self.asked += len(inputs)
+        while left := [key for key in self.keys if key not in self.spent | self.held]:
             key = left[self._turn % len(left)]
             self._turn += 1
             try:
@@ -76,11 +98,16 @@ class Client:
             except OutOfQueries:
                 self.spent.add(key)
                 continue
+            except HeldBack:
+                if not self.answered:
+                    raise
+                self.held.add(key)
+                continue
             self.answered += len(inputs)
             return torch.tensor(found["predictions"], dtype=torch.float32)
+        why = "each key is held back" if self.held else "its query budget is spent"
         raise OutOfQueries(
-            f"the service at {redact(self.url)} answers no more: its query budget is spent after "
-            f"{self.answered} queries"
+            f"the service at {redact(self.url)} answers no more: {why} after {self.answered} queries"
         )
 
     def _asked(self, method: str, path: str, body: Any, key: str) -> Any:
@@ -116,9 +143,7 @@ class Client:
         elif answer.status_code == 429:
             raise OutOfQueries(said)
         elif answer.status_code in (401, 403):
-            raise ConfigError(
-                f"release={redact(self.url)}: {said} Give release.key_env, the name of a variable"
-            )
+            raise HeldBack(f"release={redact(self.url)}: {said} Give release.key_env, the name of a variable")
         else:
             raise DptrainError(f"release={redact(self.url)} answers {answer.status_code}: {said}")
 

@@ -64,7 +64,7 @@ class Surroundings:
     """What a guard may use when it starts.
 
     `model` is the digest by which counts are kept; `classes` how many columns an answer has. `calibration`
-    gives inputs (N, width) of normal traffic, or raises ConfigError; `answer` what the model says of inputs.
+    gives inputs (N, width) of normal traffic, or raises ConfigError; `answer` what the model says of such.
     Of `workers` processes each starts the guard anew; `recorded`: a guard after it records what is asked.
     """
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -62,6 +62,7 @@ class Service:
     secret: bytes  # of the server
     prior: Tensor  # (columns,) or the shape of an answer: what coarse answers are
     clock: Callable[[], float] = time.time
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep  # of an answer that is delayed
     metrics: Metrics = field(default_factory=Metrics)
     _waiting: Counter[ThreadPoolExecutor] = field(default_factory=Counter)
     _tidied: float = -float("inf")

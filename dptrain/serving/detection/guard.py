@@ -35,6 +35,8 @@ ONE_BY_ONE = ("coarsen", "log")
 FRESH_SECONDS = 1.0  # that what another process noticed may be unknown here
 LEAST = 50  # inputs to calibrate on
 RAISED = "alarms"  # of a query, which this guard has raised because of it
+# Of a query: sessions that begin with it, sessions found odd because of it, and the first row that was.
+BEGUN, FLAGGED, FIRST = "sessions begun", "sessions flagged", "first flagged"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,12 +173,14 @@ class Watch(Started):
             one = facts.take(np.array([row]))
             for scope in _scopes(query):
                 scores = self.sessions.add(query, scope, one)
+                if self.sessions.of(query.caller.tenant, scope).count == 1:
+                    query.facts[BEGUN] = query.facts.get(BEGUN, 0) + 1
                 if scope[0] == "key":
                     for name, most in self.calibration.query_thresholds.items():
                         if scores[name] > most:
                             odd[row] = True
                             query.signs[name] = "odd query"
-                self._check(scope, query, connection)
+                self._check(scope, query, row, connection)
             # The rest of a batch is not answered because its first records came before the alarm.
             if self._withheld(query):
                 held = torch.zeros(query.count, dtype=torch.bool)
@@ -199,7 +203,7 @@ class Watch(Started):
         """Whether an alarm is open on which answers are not given as they are."""
         return bool(self._flagged & set(_scopes(query)) and WITHHOLDING & set(self._asked.actions))
 
-    def _check(self, scope: Scope, query: Query, connection: Connection) -> None:
+    def _check(self, scope: Scope, query: Query, row: int, connection: Connection) -> None:
         """Raise an alarm, once, where a session deviates more than normal ones do."""
         session = self.sessions.of(query.caller.tenant, scope)
         if session.count not in self.calibration.checks or session.alarmed:
@@ -208,6 +212,8 @@ class Watch(Started):
         if score <= self.calibration.session_threshold:
             return
         session.alarmed = True
+        query.facts[FLAGGED] = query.facts.get(FLAGGED, 0) + 1
+        query.facts.setdefault(FIRST, row)
         if scope in self._flagged:  # an alarm is open, and acted on already
             return
         alarm = {

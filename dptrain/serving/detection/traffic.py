@@ -28,8 +28,14 @@ class NormalTraffic:
         self, facts: Facts, length: int, count: int, rng: np.random.Generator
     ) -> Iterator[np.ndarray]:
         """Rows of `facts`, (length,) for each of `count` sessions."""
-        classes = np.unique(facts.answer)
-        members = [np.flatnonzero(facts.answer == each) for each in classes]
+        return self.rows(facts.answer, length, count, rng)
+
+    def rows(
+        self, classes_of: np.ndarray, length: int, count: int, rng: np.random.Generator
+    ) -> Iterator[np.ndarray]:
+        """The same of inputs of these classes (N,)."""
+        classes = np.unique(classes_of)
+        members = [np.flatnonzero(classes_of == each) for each in classes]
         sizes = np.array([len(each) for each in members], float)
         for _ in range(count):
             weights = sizes * rng.dirichlet(np.full(len(classes), self.mix))

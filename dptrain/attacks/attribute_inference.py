@@ -21,12 +21,12 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 from torch.nn import functional as F
 
+from dptrain.attacks.disguise import Disguise, Disguised
 from dptrain.contracts import (
     Access,
     Attributes,
     ConfigError,
     Part,
-    Queries,
     Records,
     Release,
     Sensitive,
@@ -43,7 +43,7 @@ Regression = Callable[[], Any]  # makes a scikit-learn classifier
 
 
 @dataclass(frozen=True, kw_only=True)
-class AttributeInference:
+class AttributeInference(Disguise):
     """Names, for each probe, the value of each sensitive column that prior and model together make likeliest.
 
     The prior is the regression, among ridge logistic ones and, with `records_for_trees`
@@ -63,6 +63,7 @@ class AttributeInference:
 
     def check(self, targets: Targets) -> None:
         """Raise ConfigError where there are too few background records for every fold to have one."""
+        super().check(targets)
         if len(targets.background) < self.folds:
             raise ConfigError(
                 f"folds={self.folds} is more than the {len(targets.background)} held-out records that are "
@@ -70,7 +71,7 @@ class AttributeInference:
             )
 
     def run(self, release: Release, targets: Targets, rng: torch.Generator) -> Attributes:
-        queries, background = release.queries(), targets.background
+        queries, background = self.ask(release, targets, rng), targets.background
         fold = torch.randperm(len(background), generator=rng) % self.folds
         guesses, imputed = {}, {}
         for column in targets.sensitive:
@@ -167,7 +168,7 @@ def _expected(prior: Tensor, loss: Tensor) -> float:
     return float((prior.exp() * loss).sum(1).mean())
 
 
-def losses(queries: Queries, column: Sensitive, records: Records, task: Task | None = None) -> Tensor:
+def losses(queries: Disguised, column: Sensitive, records: Records, task: Task | None = None) -> Tensor:
     """Loss of the label in nats with each value of the column filled in, (N, values); N queries a value."""
     confidences = [
         queries.confidences(column.fill(records.inputs, value)).double()

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from dptrain.attacks.search_space import SearchSpace, Trail
+from dptrain.attacks.disguise import Disguise, Disguised
+from dptrain.attacks.search_space import SearchSpace, Trail, check_records
 from dptrain.attacks.trials import shortened
-from dptrain.contracts import Access, Images, Part, Queries, Release, Targets
+from dptrain.contracts import Access, Images, OutOfQueries, Part, Release, Targets
 from dptrain.contracts.ranges import Count, NotNegative, Positive, Share
 
 CHUNK = 256  # random inputs asked about at once, in search of each class
@@ -20,7 +22,7 @@ SMALLEST = 0.05  # radius of a sphere, in typical lengths of the space
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelInversion:
+class LabelInversion(Disguise):
     """Move away from the borders of each class, by the names of classes alone.
 
     Boundary repulsion (Kahla et al. 2022, "Label-only model inversion attacks via boundary
@@ -29,7 +31,8 @@ class LabelInversion:
     otherwise, and the sphere grows once all are named alike. Inputs to start from are drawn
     around the declared mean and those found already, at every size; a class that no draw was named as
     stays the mean.
-    No record is looked at: all success is the model's.
+    No record is looked at unless it is asked for (`in_range`, `decoys`): all success is the model's. Where
+    the interface answers no more, the attack ends with what it has.
     """
 
     queries: Count = 30000  # in all, over classes
@@ -43,9 +46,16 @@ class LabelInversion:
     frequencies: Count = 12  # along each side of an image
     decay: NotNegative = 1.0  # of their strength
     contrast: Positive = 1.0  # standard deviation of a pixel before it is cut, in widths of the bounds
+    in_range: bool = False  # search among the directions in which the adversary's own records differ
 
     needs: ClassVar[frozenset[Access]] = frozenset({Access.LABELS})
     game: ClassVar[str] = "class_inversion"
+
+    def check(self, targets: Targets) -> None:
+        """Raise ConfigError where the adversary has no records to take directions or decoys from."""
+        super().check(targets)
+        if self.in_range:
+            check_records(targets)
 
     def trial(self, release: Release, targets: Targets, rng: torch.Generator) -> Part:
         return shortened(self, "queries", release=release, targets=targets, rng=rng)
@@ -53,38 +63,43 @@ class LabelInversion:
     def run(self, release: Release, targets: Targets, rng: torch.Generator) -> Images:
         """Invert every class: `keep` inputs a class, the largest sphere first, in bounds, on the CPU."""
         space = SearchSpace(
-            targets=targets, frequencies=self.frequencies, decay=self.decay, contrast=self.contrast
+            targets=targets,
+            frequencies=self.frequencies,
+            decay=self.decay,
+            contrast=self.contrast,
+            in_range=self.in_range,
         )
-        interface, trail = release.queries(self.queries), Trail(self.queries)
+        interface, trail = self.ask(release, targets, rng, self.queries), Trail(self.queries)
         labels = torch.arange(len(targets.classes)).repeat_interleave(self.keep)
         start, found = self._search(interface, space, labels, trail, rng)
         inputs = self._repel(interface, space, start, found, labels, trail, rng)
         return Images(inputs=inputs, labels=labels, trail=trail.end(interface.spent, inputs))
 
     def _search(
-        self, interface: Queries, space: SearchSpace, labels: Tensor, trail: Trail, rng: torch.Generator
+        self, interface: Disguised, space: SearchSpace, labels: Tensor, trail: Trail, rng: torch.Generator
     ) -> tuple[Tensor, Tensor]:
         """Coordinates (n, size) named as each label, zeros where none were found; which were found (n,)."""
         at, found = torch.zeros(len(labels), space.size), torch.zeros(len(labels), dtype=torch.bool)
         end = int(self.search * self.queries)
         low, high = SIZES
-        while not found.all() and (count := min(CHUNK, end - interface.spent)) > 0:
-            size = low * (high / low) ** torch.rand(count, 1, generator=rng)
-            around = at[torch.randint(len(at), (count,), generator=rng)]
-            drawn = around + size * torch.randn(count, space.size, generator=rng)
-            named = interface.labels(space.inputs(drawn))
-            for place in (~found).nonzero().flatten().tolist():
-                hits = (named == labels[place]).nonzero().flatten()
-                if len(hits):
-                    at[place], found[place] = drawn[hits[0]], True
-                    named[hits[0]] = -1  # the next start of this class is another one
-            if trail.due(interface.spent):
-                trail.keep(interface.spent, space.inputs(at))
+        with suppress(OutOfQueries):
+            while not found.all() and (count := min(CHUNK, end - interface.spent, interface.room)) > 0:
+                size = low * (high / low) ** torch.rand(count, 1, generator=rng)
+                around = at[torch.randint(len(at), (count,), generator=rng)]
+                drawn = around + size * torch.randn(count, space.size, generator=rng)
+                named = interface.labels(space.inputs(drawn))
+                for place in (~found).nonzero().flatten().tolist():
+                    hits = (named == labels[place]).nonzero().flatten()
+                    if len(hits):
+                        at[place], found[place] = drawn[hits[0]], True
+                        named[hits[0]] = -1  # the next start of this class is another one
+                if trail.due(interface.spent):
+                    trail.keep(interface.spent, space.inputs(at))
         return at, found
 
     def _repel(
         self,
-        interface: Queries,
+        interface: Disguised,
         space: SearchSpace,
         at: Tensor,
         found: Tensor,
@@ -102,23 +117,25 @@ class LabelInversion:
             best = radius.where(found, 0.0).view(-1, self.keep).argsort(dim=1, descending=True)
             return space.inputs(at[(best + torch.arange(0, len(labels), self.keep)[:, None]).flatten()])
 
-        while len(live) and (points := min(self.points, (self.queries - interface.spent) // len(live))) > 1:
-            away = torch.randn(len(live), points, space.size, generator=rng)
-            away = away / away.norm(dim=2, keepdim=True)
-            asked = at[live, None] + length * radius[live, None, None] * away
-            named = interface.labels(space.inputs(asked.flatten(0, 1))).view(len(live), points)
-            same = named == labels[live, None]
-            # Directions relative to their mean name a way even where nearly all points are named otherwise.
-            weights = same.float() - same.float().mean(1, keepdim=True)
-            push = torch.einsum("np,nps->ns", weights, away)
-            push = push / push.norm(dim=1, keepdim=True).clamp(min=1e-9)
-            moved = at[live] + self.step * length * radius[live, None] * push
-            at[live] = moved * (self.longest * length / moved.norm(dim=1, keepdim=True)).clamp(max=1.0)
-            share = same.float().mean(1)
-            radius[live] *= torch.where(
-                share == 1, self.growth, torch.where(share < 0.5, 1 / self.growth, 1.0)
-            )
-            radius.clamp_(SMALLEST, 1.0)
-            if trail.due(interface.spent):
-                trail.keep(interface.spent, ordered())
+        with suppress(OutOfQueries):
+            while len(live) and (points := min(self.points, interface.room // len(live))) > 1:
+                away = torch.randn(len(live), points, space.size, generator=rng)
+                away = away / away.norm(dim=2, keepdim=True)
+                asked = at[live, None] + length * radius[live, None, None] * away
+                named = interface.labels(space.inputs(asked.flatten(0, 1))).view(len(live), points)
+                same = named == labels[live, None]
+                # Directions relative to their mean name a way even where nearly all points are named
+                # otherwise.
+                weights = same.float() - same.float().mean(1, keepdim=True)
+                push = torch.einsum("np,nps->ns", weights, away)
+                push = push / push.norm(dim=1, keepdim=True).clamp(min=1e-9)
+                moved = at[live] + self.step * length * radius[live, None] * push
+                at[live] = moved * (self.longest * length / moved.norm(dim=1, keepdim=True)).clamp(max=1.0)
+                share = same.float().mean(1)
+                radius[live] *= torch.where(
+                    share == 1, self.growth, torch.where(share < 0.5, 1 / self.growth, 1.0)
+                )
+                radius.clamp_(SMALLEST, 1.0)
+                if trail.due(interface.spent):
+                    trail.keep(interface.spent, ordered())
         return ordered()

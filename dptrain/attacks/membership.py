@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from dptrain.attacks.bets import Betting
+from dptrain.attacks.disguise import Disguise
 from dptrain.attacks.reference import ByReference
 from dptrain.contracts import Access, Bets, Part, Records, Release, Scores, Targets
 from dptrain.contracts.ranges import Whole
@@ -69,16 +70,17 @@ def _log_likelihoods(release: Release, probes: Records) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LossThreshold:
+class LossThreshold(Disguise):
     """Scores a probe by the log-odds of its label, which orders probes as their losses do."""
 
     needs: ClassVar[frozenset[Access]] = frozenset({Access.CONFIDENCES})
     game: ClassVar[str] = "membership"
     any_labels: ClassVar[bool] = True
 
-    def run(self, release: Release, targets: Targets, rng: torch.Generator) -> Scores:  # noqa: ARG002
+    def run(self, release: Release, targets: Targets, rng: torch.Generator) -> Scores:
         assert targets.probes is not None
-        return Scores(scores=probe_log_odds(release, targets.probes))
+        answers = self.ask(release, targets, rng).confidences(targets.probes.inputs)
+        return Scores(scores=odds(release, answers, targets.probes.labels))
 
 
 @dataclass(frozen=True, kw_only=True)

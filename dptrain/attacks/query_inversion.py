@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from dptrain.attacks.search_space import SearchSpace, Trail
+from dptrain.attacks.disguise import Disguise, Disguised
+from dptrain.attacks.search_space import SearchSpace, Trail, check_records
 from dptrain.attacks.trials import shortened
-from dptrain.contracts import Access, ConfigError, Images, Part, Queries, Release, Targets
+from dptrain.contracts import Access, ConfigError, Images, OutOfQueries, Part, Release, Targets
 from dptrain.contracts.ranges import Count, NotNegative, Positive, Share
 
 FLOOR = 1e-6  # confidences below it say no more: rounded, cut off, or saturated
@@ -24,7 +26,7 @@ WIDENED, WIDEST, NARROWEST = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class QueryInversion:
+class QueryInversion(Disguise):
     """Climb each class's margin by queries alone, from the declared mean to an input.
 
     Gradients are estimated from antithetic pairs of random inputs (natural evolution strategies;
@@ -33,7 +35,8 @@ class QueryInversion:
     needs. In the opening all classes start from the mean, so that every query serves all of
     them. What follows is Adam, a few pairs a step, each restart on its own. Where answers do not
     change (saturated, rounded, labels only), the pairs move apart until they do.
-    No record is looked at: all success is the model's.
+    No record is looked at unless it is asked for (`in_range`, `decoys`): all success is the model's. Where
+    the interface answers no more, the attack ends with what it has.
     """
 
     queries: Count = 30000  # in all, over classes and restarts
@@ -48,6 +51,7 @@ class QueryInversion:
     frequencies: Count = 12  # along each side of an image
     decay: NotNegative = 0.5  # of their strength
     contrast: Positive = 1.0  # standard deviation of a pixel before it is cut, in widths of the bounds
+    in_range: bool = False  # search among the directions in which the adversary's own records differ
 
     needs: ClassVar[frozenset[Access]] = frozenset({Access.CONFIDENCES})
     game: ClassVar[str] = "class_inversion"
@@ -56,15 +60,25 @@ class QueryInversion:
         if not 1 <= self.keep <= self.restarts:
             raise ConfigError(f"keep={self.keep} must be from 1 to restarts={self.restarts}")
 
+    def check(self, targets: Targets) -> None:
+        """Raise ConfigError where the adversary has no records to take directions or decoys from."""
+        super().check(targets)
+        if self.in_range:
+            check_records(targets)
+
     def trial(self, release: Release, targets: Targets, rng: torch.Generator) -> Part:
         return shortened(self, "queries", release=release, targets=targets, rng=rng)
 
     def run(self, release: Release, targets: Targets, rng: torch.Generator) -> Images:
         """Invert every class: `keep` inputs a class, the most stable first, in bounds, on the CPU."""
         space = SearchSpace(
-            targets=targets, frequencies=self.frequencies, decay=self.decay, contrast=self.contrast
+            targets=targets,
+            frequencies=self.frequencies,
+            decay=self.decay,
+            contrast=self.contrast,
+            in_range=self.in_range,
         )
-        interface, trail = release.queries(self.queries), Trail(self.queries)
+        interface, trail = self.ask(release, targets, rng, self.queries), Trail(self.queries)
         classes = len(targets.classes)
         start = self._open(interface, space, classes, trail, rng)
         inputs = self._climb(interface, space, start, trail, rng)
@@ -75,26 +89,25 @@ class QueryInversion:
         )
 
     def _open(
-        self, interface: Queries, space: SearchSpace, classes: int, trail: Trail, rng: torch.Generator
+        self, interface: Disguised, space: SearchSpace, classes: int, trail: Trail, rng: torch.Generator
     ) -> Tensor:
         """Where each class's climb begins: coordinates (classes, size)."""
         slope, start = torch.zeros(2, classes, space.size)
         end = int(self.opening * self.queries)
-        while end - interface.spent >= 2:
-            pairs = min(CHUNK, end - interface.spent) // 2
-            away = torch.randn(pairs, space.size, generator=rng)
-            asked = self.radius * torch.cat([away, -away])
-            ahead, behind = margins(interface.confidences(space.inputs(asked))).split(pairs)
-            slope += (ahead - behind).T @ away
-            start = (
-                self.jump * math.sqrt(space.size) * slope / slope.norm(dim=1, keepdim=True).clamp(min=1e-9)
-            )
-            if trail.due(interface.spent):
-                trail.keep(interface.spent, space.inputs(start.repeat_interleave(self.keep, dim=0)))
+        with suppress(OutOfQueries):
+            while (pairs := min(CHUNK, end - interface.spent, interface.room) // 2) >= 1:
+                away = torch.randn(pairs, space.size, generator=rng)
+                asked = self.radius * torch.cat([away, -away])
+                ahead, behind = margins(interface.confidences(space.inputs(asked))).split(pairs)
+                slope += (ahead - behind).T @ away
+                steepest = slope / slope.norm(dim=1, keepdim=True).clamp(min=1e-9)
+                start = self.jump * math.sqrt(space.size) * steepest
+                if trail.due(interface.spent):
+                    trail.keep(interface.spent, space.inputs(start.repeat_interleave(self.keep, dim=0)))
         return start
 
     def _climb(
-        self, interface: Queries, space: SearchSpace, start: Tensor, trail: Trail, rng: torch.Generator
+        self, interface: Disguised, space: SearchSpace, start: Tensor, trail: Trail, rng: torch.Generator
     ) -> Tensor:
         """The inputs kept of each class, (classes * keep, ...), by Adam on estimated gradients."""
         classes = len(start)
@@ -110,23 +123,24 @@ class QueryInversion:
             top = stability.view(classes, self.restarts).topk(self.keep, dim=1).indices
             return space.inputs(at[(top + self.restarts * torch.arange(classes)[:, None]).flatten()])
 
-        while pairs := min(self.pairs, (self.queries - interface.spent) // (2 * len(labels))):
-            away = torch.randn(len(labels), pairs, space.size, generator=rng)
-            asked = at[:, None, None] + torch.stack([radius * away, -radius * away], dim=1)
-            answers = interface.confidences(space.inputs(asked.flatten(0, 2)))
-            shape = (len(labels), 2, pairs, classes)
-            own = margins(answers).view(shape)[every, :, :, labels]
-            rise = own[:, 0] - own[:, 1]
-            at.grad = self.norm * at - torch.einsum("np,nps->ns", rise, away / radius) / (2 * pairs)
-            done = (interface.spent - opened) / (self.queries - opened)
-            optimizer.param_groups[0]["lr"] = self.learning_rate * (1 + math.cos(math.pi * done)) / 2
-            optimizer.step()
-            silent = (rise == 0).all(dim=1)[:, None, None]
-            radius = torch.where(silent, WIDENED * radius, 0.9 * radius + 0.1 * self.radius)
-            radius = torch.where(radius > WIDEST, NARROWEST, radius)
-            stability = 0.8 * stability + 0.2 * answers.view(shape)[every, :, :, labels].mean((1, 2))
-            if trail.due(interface.spent):
-                trail.keep(interface.spent, best())
+        with suppress(OutOfQueries):
+            while pairs := min(self.pairs, interface.room // (2 * len(labels))):
+                away = torch.randn(len(labels), pairs, space.size, generator=rng)
+                asked = at[:, None, None] + torch.stack([radius * away, -radius * away], dim=1)
+                answers = interface.confidences(space.inputs(asked.flatten(0, 2)))
+                shape = (len(labels), 2, pairs, classes)
+                own = margins(answers).view(shape)[every, :, :, labels]
+                rise = own[:, 0] - own[:, 1]
+                at.grad = self.norm * at - torch.einsum("np,nps->ns", rise, away / radius) / (2 * pairs)
+                done = (interface.spent - opened) / (self.queries - opened)
+                optimizer.param_groups[0]["lr"] = self.learning_rate * (1 + math.cos(math.pi * done)) / 2
+                optimizer.step()
+                silent = (rise == 0).all(dim=1)[:, None, None]
+                radius = torch.where(silent, WIDENED * radius, 0.9 * radius + 0.1 * self.radius)
+                radius = torch.where(radius > WIDEST, NARROWEST, radius)
+                stability = 0.8 * stability + 0.2 * answers.view(shape)[every, :, :, labels].mean((1, 2))
+                if trail.due(interface.spent):
+                    trail.keep(interface.spent, best())
         return best()
 
 

@@ -9,8 +9,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from dptrain.contracts import Targets
+from dptrain.contracts import ConfigError, Targets
 
+RECORDS = 1000  # of the adversary's own, of which directions are learnt
 SNAPSHOTS = 8  # of a trail, at query counts that double
 
 
@@ -22,23 +23,31 @@ class SearchSpace:
     (Field 1987): black-box searches need far fewer queries there than among pixels (Guo, Frank and
     Weinberger 2019, "Low frequency adversarial perturbation"). Other inputs are searched as they
     are. The origin is the declared mean.
+    Or, `in_range`, coordinates are along the directions in which the adversary's own records differ most, and
+    as long: sums of them lie where what people ask about does. The origin is the mean of those records.
     """
 
     targets: Targets
     frequencies: int  # along each side
     decay: float  # a wave of frequency f is weaker by (1 + f)^-decay
     contrast: float  # standard deviation of a pixel before it is cut to the bounds, in their widths
+    in_range: bool = False  # then contrast is in standard deviations of the records
 
     @property
     def size(self) -> int:
         """The number of coordinates."""
         shape = self.targets.shape
+        if self.in_range:
+            return len(self._directions)
         return shape[0] * len(self._waves) if len(shape) == 3 else math.prod(shape)
 
     def inputs(self, coordinates: Tensor) -> Tensor:
         """Coordinates (..., size) as inputs (..., *shape) in bounds."""
         low, high = self.targets.bounds
         shape, before = self.targets.shape, coordinates.shape[:-1]
+        if self.in_range:
+            away = self.contrast * coordinates @ self._directions
+            return (self._centre + away).reshape(*before, *shape).clamp(low, high)
         if len(shape) == 3:
             coordinates = coordinates.reshape(*before, shape[0], -1) @ self._waves
         offset = self.contrast * (high - low) * coordinates.reshape(*before, *shape)
@@ -50,6 +59,23 @@ class SearchSpace:
         return torch.tensor(self.targets.mean).view(-1, *[1] * (len(shape) - 1)).expand(shape)
 
     @cached_property
+    def _rows(self) -> Tensor:
+        """Some of the adversary's own records as rows (records, width)."""
+        return self.targets.background.inputs[:RECORDS].flatten(1).float()
+
+    @cached_property
+    def _centre(self) -> Tensor:
+        return self._rows.mean(0)
+
+    @cached_property
+    def _directions(self) -> Tensor:
+        """Principal directions of the records, as long as their standard deviations: (size, width)."""
+        away = self._rows - self._centre
+        many = min(self.frequencies**2, len(away) - 1, away.shape[1])
+        _, lengths, directions = torch.linalg.svd(away, full_matrices=False)
+        return lengths[:many, None] / math.sqrt(len(away) - 1) * directions[:many]
+
+    @cached_property
     def _waves(self) -> Tensor:
         """(coordinates of a channel, height * width), of unit variance a pixel when summed at random."""
         _, height, width = self.targets.shape
@@ -58,6 +84,15 @@ class SearchSpace:
         strength = (1 + frequency) ** -self.decay
         strength = strength * (height * width / strength.square().sum()).sqrt()
         return torch.einsum("ab,ay,bx->abyx", strength, down, across).flatten(2).flatten(0, 1)
+
+
+def check_records(targets: Targets) -> None:
+    """Raise ConfigError where there are no records to take directions from."""
+    if len(targets.background) < 2 or not isinstance(targets.background.inputs, Tensor):
+        raise ConfigError(
+            "in_range=true searches among the directions in which held-out records differ, and there are "
+            "fewer than two; hold some out, or give false"
+        )
 
 
 def _cosines(side: int, frequencies: int) -> Tensor:

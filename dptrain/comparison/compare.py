@@ -11,8 +11,9 @@ from itertools import pairwise
 from typing import Any
 
 from dptrain.comparison.gather import Found, Selection, gather
+from dptrain.comparison.guarded import guarded
 from dptrain.comparison.labels import Label, label
-from dptrain.contracts import DataError
+from dptrain.contracts import DataError, Statement
 from dptrain.contracts.outcome import are_errors
 from dptrain.evidence.repeats import Paired, Spread, paired, spread
 from dptrain.report import costs, words
@@ -45,9 +46,15 @@ def compare(selection: Selection, *, confidence: float = CONFIDENCE, command: st
         points=_frontier([point for _, point in ordered]),
         neighbours=tuple(_neighbours(ordered, confidence)),
         missing=tuple(missing),
-        cost=search_cost([run.guarantee for run in found]),
+        cost=search_cost(_released(found)),
         command=command,
     )
+
+
+def _released(found: Sequence[Found]) -> list[Statement]:
+    """The statement of each training among these runs: a model that is attacked often is released once."""
+    audited = {run.report["recipe"]: run.guarantee for run in found if run.report.get("guarding")}
+    return [*audited.values(), *(run.guarantee for run in found if not run.report.get("guarding"))]
 
 
 def metric_of(run: Found) -> str:
@@ -66,6 +73,7 @@ def _natural(text: str) -> list[tuple[float, str]]:
 def refuse(found: Sequence[Found]) -> None:
     """Raise one DataError for everything that makes numbers of these runs incomparable."""
     asked: dict[str, Callable[[Found], object]] = {
+        "task": lambda run: "an audit of a service" if run.report.get("guarding") else "a training",
         "data": lambda run: (run.report["data"]["name"], run.report["data"]["source"]),
         "test records": lambda run: run.report["data"].get("test"),
         "metric": metric_of,
@@ -150,6 +158,7 @@ def _point(runs: Sequence[Found], name: Label, confidence: float) -> tuple[dict[
         ),
         worst_for=tuple(sorted({whom for _, whom in least})),
         by_answers=_by_answers(runs),
+        guarded=guarded(runs, confidence),
     )
 
 

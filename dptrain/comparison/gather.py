@@ -25,6 +25,7 @@ BOOKKEEPING = (
     "name", "seed", "output", "resume", "performance", "device", "fail_if", "task", "tracking", "sweep",
     "report", "serve", "serving",
 )  # fmt: skip
+ATTACK_SEED = "release.seed"
 FIELDS = ("low", "high", "floor", "control", "bound")  # before a leakage metric's name, in MLflow
 INTERFACES = ("top_k", "rounded", "temperature", "labels_only")
 
@@ -105,7 +106,8 @@ def _in_folder(folder: Path) -> Found | Missing:
         report = {**redacted(read_json(folder / runs.REPORT)), "folder": str(folder)}
     except json.JSONDecodeError as error:
         return Missing(name=folder.name, why=f"its report.json cannot be read ({error})")
-    if order.get("config", {}).get("task", "train") != "train":
+    served = (report.get("guarding") or {}).get("guards") is not None
+    if order.get("config", {}).get("task", "train") != "train" and not served:
         return Missing(name=folder.name, why="an audit of a model that exists is no training")
     overrides = _overrides(order["overrides"] if order else report["reproduce"].split()[3:])
     config = order.get("config") or {**overrides, "recipe": report["recipe"]}
@@ -123,15 +125,22 @@ def _found(
         guarantee = from_json(report.get("guarantee"))
     except DataError as error:
         return Missing(name=name, why=f"its report.json cannot be read: {error}")
+    served = bool(report.get("guarding"))
     settings = _listed(
-        {key: _text(value) for key, value in config.items() if value is not None and not _is_bookkeeping(key)}
+        {
+            key: _text(value)
+            for key, value in config.items()
+            if value is not None and not _is_bookkeeping(key, served=served)
+        }
     )
     settings.setdefault("recipe", report["recipe"])
     return Found(
         name=name,
-        seed=int(config.get("seed", overrides.get("seed", 0))),
+        seed=int(_seed(config, overrides, served=served)),
         settings=settings,
-        overrides={key: _text(value) for key, value in overrides.items() if not _is_bookkeeping(key)},
+        overrides={
+            key: _text(value) for key, value in overrides.items() if not _is_bookkeeping(key, served=served)
+        },
         report=report,
         guarantee=guarantee,
         run_id=run_id,
@@ -160,7 +169,16 @@ def _listed(settings: Mapping[str, str]) -> dict[str, str]:
     return _listed({**others, **lists})
 
 
-def _is_bookkeeping(key: str) -> bool:
+def _seed(config: Mapping[str, Any], overrides: Mapping[str, str], *, served: bool) -> Any:
+    """What all was drawn by: of a service that was attacked, what the attacks drew."""
+    drawn = config.get(ATTACK_SEED) if served else None
+    return config.get("seed", overrides.get("seed", 0)) if drawn is None else drawn
+
+
+def _is_bookkeeping(key: str, *, served: bool = False) -> bool:
+    """Whether runs may differ in this; services differ in their guards, and not in what attacks drew."""
+    if served and (key == ATTACK_SEED or key.partition(".")[0] == "serving"):
+        return key == ATTACK_SEED
     return key.partition(".")[0] in BOOKKEEPING or key in RENAMED
 
 

@@ -27,6 +27,7 @@ def as_html(report: Report) -> str:
             sections=(
                 sections.verdict(report),
                 sections.numbers(report),
+                *sections.guards(report),
                 sections.figures(report, drawn),
                 sections.statement(report),
                 sections.limits(report),
@@ -43,6 +44,7 @@ def as_markdown(report: Report, figures: Sequence[Path] = ()) -> str:
         (
             sections.verdict(report),
             sections.numbers(report),
+            *sections.guards(report),
             sections.statement(report),
             sections.limits(report),
             *([sections.figure_files(report, figures)] if figures else []),

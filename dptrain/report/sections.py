@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dptrain.contracts import Leakage, Report
 from dptrain.evidence.verdict import BROKEN, LEAKS, NOT_SHOWN, RESISTED, TOO_WEAK, kind
-from dptrain.report import answers, assumptions, costs, counts, sentences, tables, words
+from dptrain.report import answers, assumptions, costs, counts, guarding, sentences, tables, words
 from dptrain.report.blocks import (
     Answers,
     Block,
@@ -33,6 +33,7 @@ TITLES = {
     "verdict": "The verdict",
     "numbers": "The numbers",
     "figures": "Figures",
+    "guards": "What the guards did",
     "statement": "The privacy statement in full",
     "limits": "Assumptions, and what is outside the guarantee",
     "reproduce": "How to reproduce",
@@ -162,6 +163,20 @@ def _leakage(report: Report) -> list[Block]:
             Paragraph(sentences.DEFENDED, only="markdown"),
         ]
     return blocks
+
+
+def guards(report: Report) -> tuple[Section, ...]:
+    """What became of the questions to a service, where one was attacked."""
+    if report.guarding is None:
+        return ()
+    caption = "What each attack asked of the service, and what became of it."
+    section = _section(
+        "guards",
+        Tabular(guarding.table(report.guarding), "guards-table", caption, style="wide"),
+        bullets(*guarding.sentences(report)),
+        Paragraph(guarding.NO_BOUND, style="note"),
+    )
+    return (section,)
 
 
 def figures(report: Report, drawn: Sequence[Figure]) -> Section:

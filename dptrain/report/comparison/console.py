@@ -9,7 +9,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from dptrain.report.blocks import Table
-from dptrain.report.comparison import sentences, tables
+from dptrain.report.comparison import guards, sentences, tables
 from dptrain.report.comparison.points import MET, NOT_MET, UNDECIDED, VOID, Comparison
 
 WIDEST = 132  # longer lines are hard to read
@@ -40,6 +40,9 @@ def show(comparison: Comparison, out: rich.console.Console | None = None) -> Non
         out.print(_table("NEIGHBOURS", tables.neighbours(comparison)), width=width)
     if any(point.lines for point in comparison.points):
         out.print(_table("LEAKAGE", _below(_columns(tables.leakage(comparison), LEAKAGE))), width=width)
+    if guards.shown(comparison):
+        out.print(_table("GUARDS", _below(_columns(guards.buys(comparison), LEAKAGE))), width=width)
+        out.print(_table("THEIR COST", guards.costs(comparison)), width=width)
     out.print(_table("GUARANTEE", _columns(tables.guarantees(comparison), (0, 1, 2, 3, 4))), width=width)
     out.print(_table("SEARCH", tables.search(comparison)), width=width)
     if comparison.missing:

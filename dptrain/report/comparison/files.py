@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dptrain.evidence.repeats import Spread
+from dptrain.report.comparison import guards
 from dptrain.report.comparison.figures import frontier, leakage, utility
 from dptrain.report.comparison.page import as_json
 from dptrain.report.comparison.points import Comparison, Line, Point
@@ -23,7 +24,7 @@ def write_files(comparison: Comparison, folder: Path) -> list[Path]:
     write_text(json.dumps(as_json(comparison), indent=1, ensure_ascii=False), whole)
     columns = by_point(comparison)
     write_csv([list(columns), *zip(*columns.values(), strict=True)], points)
-    drawn = [utility(comparison), *leakage(comparison), frontier(comparison)]
+    drawn = [utility(comparison), *leakage(comparison), guards.figure(comparison), frontier(comparison)]
     written = [whole, points]
     for figure in drawn:
         if figure is not None:

@@ -21,14 +21,16 @@ from dptrain.report.blocks import (
     Tabular,
     bullets,
 )
-from dptrain.report.comparison import sentences, tables
+from dptrain.report.comparison import guards, sentences, tables
 from dptrain.report.comparison.figures import frontier, leakage, utility
 from dptrain.report.comparison.points import Comparison
+from dptrain.report.guarding import NO_BOUND
 
 TITLES = {
     "verdict": "Which ε",
     "utility": "What privacy costs",
     "leakage": "What leaks at each ε",
+    "guards": "What guards buy, and what they cost",
     "frontier": "Utility against what is proved",
     "guarantees": "The guarantee of each point",
     "search": "What the search itself cost",
@@ -49,6 +51,7 @@ def as_html(comparison: Comparison) -> str:
                 _verdict(comparison),
                 _utility(comparison),
                 _leakage(comparison),
+                *_guards(comparison),
                 _frontier(comparison),
                 _guarantees(comparison),
                 _search(comparison),
@@ -132,6 +135,23 @@ def _leakage(comparison: Comparison) -> Section:
         Figures(tuple(leakage(comparison))),
         _table(tables.leakage(comparison), "leakage-table", caption),
     )
+
+
+def _guards(comparison: Comparison) -> tuple[Section, ...]:
+    """Of services that were attacked."""
+    if not guards.shown(comparison):
+        return ()
+    bought = "What each attack achieves through each service, beside one without guards."
+    paid = "What the guards do to normal traffic, all seeds together, and how long an answer takes."
+    drawn = guards.figure(comparison)
+    section = _section(
+        "guards",
+        Paragraph(NO_BOUND),
+        *([] if drawn is None else [Figures((drawn,), single=True)]),
+        _table(guards.buys(comparison), "guards-table", bought),
+        _table(guards.costs(comparison), "guards-costs-table", paid),
+    )
+    return (section,)
 
 
 def _frontier(comparison: Comparison) -> Section:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from dptrain.contracts import Interval
 from dptrain.evidence.repeats import Paired, Spread
 
 HOLDS, NONE, VOID = "holds", "none", "void"  # what a guarantee may be
@@ -39,6 +40,30 @@ class Line:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Probed:
+    """An attack's questions to services of a point, all seeds together."""
+
+    asked: int
+    withheld: float  # share of them: refused, or answered with the prior
+    until_alarm: tuple[int | None, ...]  # by seed; None: there was none
+    flagged: int
+    sessions: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guarded:
+    """The services of a point: their guards in order, what these stopped, and what they cost people."""
+
+    guards: tuple[str, ...]
+    probed: Mapping[str, Probed]  # by attack
+    sessions: int  # of normal traffic
+    queries: int
+    flagged: Interval | None  # the share of these sessions
+    withheld: Interval | None  # the share of these queries
+    milliseconds: Mapping[str, float]  # p50, p99, bare_p50, bare_p99
+
+
+@dataclass(frozen=True, kw_only=True)
 class Point:
     """Runs that differ in nothing but the seed."""
 
@@ -65,6 +90,7 @@ class Point:
     worst: Spread | None = None  # utility for the subgroup that it is least for, or class if there are none
     worst_for: tuple[str, ...] = ()  # which they were, of the runs
     by_answers: Mapping[int, float] = field(default_factory=dict)  # accuracy had there been so many answers
+    guarded: Guarded | None = None  # where services were attacked
     pareto: bool = False  # no other point has a smaller bound at the same accuracy or better
 
     @property

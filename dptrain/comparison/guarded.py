@@ -1,0 +1,54 @@
+"""What guards of services did over the seeds of a point."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dptrain.comparison.gather import Found
+from dptrain.contracts import Interval
+from dptrain.evidence.intervals import clopper_pearson
+from dptrain.report.comparison.points import Guarded, Probed
+
+
+def guarded(runs: Sequence[Found], confidence: float) -> Guarded | None:
+    """What the guards of these runs' services did, all seeds together; None: there was no service."""
+    found = [run.report["guarding"] for run in runs if run.report.get("guarding")]
+    if not found or len(found) < len(runs):
+        return None
+    attacks = dict.fromkeys(each["attack"] for one in found for each in one["probing"])
+    normal = [one["normal"] for one in found if one["normal"]]
+    return Guarded(
+        guards=tuple(found[0]["guards"]),
+        probed={name: _probed(name, found) for name in attacks},
+        sessions=sum(each["sessions"] for each in normal),
+        queries=sum(each["queries"] for each in normal),
+        flagged=_pooled(normal, "flagged", "sessions", confidence),
+        withheld=_pooled(normal, "withheld", "queries", confidence),
+        milliseconds={
+            name: statistics.median(one["latency"][name] for one in found)
+            for name in ("p50", "p99", "bare_p50", "bare_p99")
+        },
+    )
+
+
+def _probed(name: str, found: Sequence[Mapping[str, Any]]) -> Probed:
+    mine = [each for one in found for each in one["probing"] if each["attack"] == name]
+    asked = sum(each["asked"] for each in mine)
+    refused = asked - sum(each["answered"] for each in mine)
+    return Probed(
+        asked=asked,
+        withheld=(refused + sum(each["coarse"] for each in mine)) / max(1, asked),
+        until_alarm=tuple(each["until_alarm"] for each in mine),
+        flagged=sum(each["flagged"] for each in mine),
+        sessions=sum(each["sessions"] for each in mine),
+    )
+
+
+def _pooled(normal: Sequence[Mapping[str, Any]], share: str, of: str, confidence: float) -> Interval | None:
+    """The share of all seeds' sessions, or queries; None where there were none."""
+    trials = sum(each[of] for each in normal)
+    if not trials:
+        return None
+    return clopper_pearson(sum(round(each[share]["value"] * each[of]) for each in normal), trials, confidence)

@@ -75,8 +75,10 @@ class Guarded(Remote):
 
     def probing(self, name: str) -> Probing:
         seen, chosen = self.seen.by_name[name], self.experiment.config.release
+        asked = super().probing(name)
         return replace(
-            super().probing(name),
+            asked,
+            seconds=asked.seconds + seen.delayed_seconds,
             tenants=chosen.tenants,
             coarse=seen.coarse,
             sessions=seen.sessions,

@@ -23,6 +23,7 @@ class Seen:
     sessions: int = 0
     flagged: int = 0
     until_alarm: int | None = None
+    delayed_seconds: float = 0.0
 
 
 class Observing(Started):
@@ -36,6 +37,7 @@ class Observing(Started):
         if seen.until_alarm is None and FIRST in query.facts:
             seen.until_alarm = seen.answered + query.facts[FIRST] + 1
         seen.answered += query.count
+        seen.delayed_seconds += query.delay_seconds
         seen.coarse += 0 if query.coarse is None else int(query.coarse.sum())
         seen.sessions += query.facts.get(BEGUN, 0)
         seen.flagged += query.facts.get(FLAGGED, 0)

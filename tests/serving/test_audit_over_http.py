@@ -91,9 +91,72 @@ def test_a_spent_budget_ends_an_attack_and_not_the_audit(trained, tmp_path, monk
             tmp_path, f"release.source={url}", "release.key_env=DPTRAIN_KEY", f"release.run={trained}", *OURS,
             "attack=[membership_loss,class_inversion_queries]", "attack.class_inversion_queries.queries=2000",
         )  # fmt: skip
-    (lost,) = report["not_run"]
-    assert lost["attack"] == "class_inversion_queries"
-    assert "budget is spent" in lost["reason"]
+    assert report["not_run"] == []
+    assert values(report, "class_inversion_queries")  # of what it had by then
+    assert report["guarding"]["guards"] is None  # which only whoever runs the service knows
+    ended = report["guarding"]["probing"][1]
+    assert ended["attack"] == "class_inversion_queries"
+    assert ended["answered"] < ended["asked"] < 2000
+    assert ended["coarse"] is None
+
+
+GUARDED = (
+    "release.serve=true", "serve.calibration=held_out", "release.sessions=2", *SHORT,
+    "serving=[detection,record,budget]", "serving.detection.sessions=20", "serving.detection.length=30",
+    "serving.detection.checks=[10,30]", "serving.detection.session_false_alarms=0.05",
+    "serving.detection.actions=[slow,coarsen]",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def served(trained, tmp_path_factory) -> Path:
+    """A folder with two audits of services of their own: without guards, and with all."""
+    output = tmp_path_factory.mktemp("served")
+    attacks = "attack=[class_inversion_queries]"
+    audit(output, f"release.source={trained}", "release.serve=true", "serving=[]", attacks, *SHORT)
+    more = ("release.keys=4", "release.tenants=2", "release.pause_seconds=7", "release.at_once=40")
+    audit(output, f"release.source={trained}", attacks, *GUARDED, *more)
+    return output
+
+
+def test_an_audit_serves_the_run_by_itself_and_tells_what_its_guards_did(served, trained):
+    bare, guarded = (read_json(path) for path in sorted(served.glob("*/report.json")))
+    (asked,) = bare["guarding"]["probing"]
+    assert (asked["coarse"], asked["until_alarm"], asked["sessions"]) == (0, None, 0)
+    local = audit(served.parent / "local", f"release={trained}", "attack=[class_inversion_queries]", *SHORT)
+    assert values(bare, "class_inversion_queries") == values(local, "class_inversion_queries")
+    found = guarded["guarding"]
+    assert found["guards"] == ["detection", "record", "budget"]
+    (asked,) = found["probing"]
+    assert (asked["keys"], asked["tenants"], asked["asked"]) == (4, 2, 200)
+    assert 0 < asked["flagged"] <= asked["sessions"]
+    assert asked["until_alarm"] <= 30
+    assert asked["coarse"] > 0
+    requests_sent = -(-asked["asked"] // 40)  # at the least: the attack asks in portions of its own
+    assert asked["seconds"] >= 7 * (requests_sent - 1)  # which nobody waited for
+    assert guarded["seconds"]["total"] < asked["seconds"] + 600
+    assert found["normal"]["sessions"] == 2
+    assert found["normal"]["queries"] == 400
+    assert found["latency"]["p50"] <= found["latency"]["p99"]
+    page = (served / guarded["folder"].rpartition("/")[2] / "report.html").read_text()
+    assert "What the guards did" in page
+    assert "No theorem bounds what guards let pass" in page
+
+
+def test_services_are_compared_by_what_their_guards_buy_and_cost(served):
+    from dptrain.comparison.compare import compare
+    from dptrain.comparison.gather import Selection
+    from dptrain.report.comparison import guards, page
+
+    found = compare(Selection(folders=(served,)), command="compare")
+    bare, guarded = guards.shown(found)
+    assert (bare[1].guards, guarded[1].guards) == ((), ("detection", "record", "budget"))
+    assert found.cost.models == 1  # one training, attacked twice
+    rows = guards.buys(found).rows
+    assert [row[3] for row in rows] == [rows[0][2]] * 2  # beside the one without guards
+    assert all(row[-1] == "no bound" for row in rows)
+    assert guards.figure(found) is not None
+    assert "What guards buy, and what they cost" in page.as_html(found)
 
 
 def test_what_is_refused_before_anything_is_served(trained, tmp_path):
@@ -128,6 +191,12 @@ def test_what_is_refused_before_anything_is_served(trained, tmp_path):
             ("task=audit", "release.source=runs/x", "release.key_env=A"),
             "release.key_env=A belongs to a service",
         ),
+        (("task=audit", "release.source=x", "release.keys=10"), "add release.serve=true"),
+        (("task=audit", "release.source=http://h:1", "release.keys=10"), "several keys in release.key_env"),
+        (("task=serve", "release.source=x", "release.serve=true"), "add task=audit and release=RUN"),
+        (("task=audit", "release.source=http://h:1", "release.serve=true"), "add task=audit and release=RUN"),
+        (("task=audit", "release.source=x", "release.serve=true", "release.tenants=2"), "release.keys=2 or"),
+        (("task=audit", "release.source=x", "release.serve=true", "serve.workers=2"), "serve.workers=2 is"),
     ],
 )
 def test_what_does_not_go_together(words, said):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -136,12 +137,7 @@ def test_normal_sessions_raise_false_alarms_at_the_declared_rate():
 
 
 def score_of(found, facts, rows) -> float:
-    history, scores = History(len(rows)), []
-    for row in rows:
-        history.add(facts.take(np.array([row])), DETECTORS)
-        if history.count in found.checks:
-            scores.append(found.score(history.means(), history.count)[0])
-    return max(scores)
+    return found.of_session(facts.take(rows), DETECTORS)
 
 
 def test_a_rate_that_so_few_sessions_cannot_tell_is_refused():
@@ -264,3 +260,31 @@ def test_records_are_purged_after_their_days_and_inputs_kept_only_if_asked(tmp_p
     assert len(service.store.rows(select(QUERIES))) == 1
     service.close()
     assert (tmp_path / "serving.sqlite").stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.run
+def test_decoys_do_not_hide_the_odd_queries_among_them():
+    """A tenth of the queries lie where one in fifty normal ones does: the mean stays normal."""
+    made, only = features(normal(400, 5)), {"off_manifold": OffManifold()}
+    found = calibrate(
+        facts_of(made, normal(400, 6)), only, NormalTraffic(resubmitted=0.0), checks=(100,), sessions=60,
+        session_false_alarms=0.05, query_false_alarms={}, rng=np.random.default_rng(0),
+    )  # fmt: skip
+    many = facts_of(made, normal(3000, 11))
+    order, (_, high) = np.argsort(np.log(many.distance)), found.tails["off_manifold"]
+    beyond = order[np.log(many.distance[order]) > high][:12]  # the least odd of the odd
+    rows = np.concatenate([order[np.linspace(0, len(order) - 61, 88).astype(int)], beyond])
+    score = found.of_session(many.take(rows), only)
+    means = replace(found, tails={}, ranges={100: {name: found.ranges[100][name] for name in only}})
+    assert score > found.session_threshold > means.of_session(many.take(rows), only)
+
+
+def test_a_history_says_what_calibration_reckons_with():
+    found = calibrate(
+        facts_of(features(normal(400, 5)), normal(400, 6)), DETECTORS, NormalTraffic(), checks=(10,),
+        sessions=20, session_false_alarms=0.05, query_false_alarms={}, rng=np.random.default_rng(0),
+    )  # fmt: skip
+    history = History(10, found.tails)
+    for row in range(10):
+        history.add(facts_of(features(normal(400, 5)), normal(10, 3)).take(np.array([row])), DETECTORS)
+    assert history.means().keys() == found.ranges[10].keys()

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from dptrain.contracts import ConfigError
 from dptrain.serving.detection.features import Facts
-from dptrain.serving.detection.history import Detector, History
+from dptrain.serving.detection.history import HIGH, LOW, Detector, History
 from dptrain.serving.detection.traffic import NormalTraffic
 
 TAIL = 0.99  # quantile that a deviation is measured in
 SMALLEST = 1e-6
+TAIL_SHARE = 0.02  # of single queries, below and above which they are odd
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +23,8 @@ class Calibration:
     """What is normal: how far each detector's mean deviates at each check, and what is beyond all that.
 
     A session's score is its largest deviation, over detectors and the checks until now, in units of how far
-    normal sessions deviate. Its null distribution are the scores of other normal sessions than those that the
+    normal sessions deviate: of a detector's mean, and of the shares of queries in its `tails`, which decoys
+    in between do not hide. Its null distribution are the scores of other normal sessions than those that the
     units come from, so that at most the declared share of normal sessions is beyond the threshold (split
     conformal prediction; Vovk, Gammerman and Shafer 2005), as far as traffic is like the sessions.
     """
@@ -32,6 +34,7 @@ class Calibration:
     null: np.ndarray  # sorted scores of normal sessions
     session_threshold: float
     query_thresholds: Mapping[str, float]
+    tails: Mapping[str, tuple[float, float]]  # of single queries, by detector
 
     def score(self, means: Mapping[str, float], at: int) -> tuple[float, str]:
         """The largest deviation at a check, and whose it is."""
@@ -41,6 +44,15 @@ class Calibration:
             found[name] = away / (high - middle) if away > 0 else away / (low - middle)
         name = max(found, key=lambda each: found[each])
         return found[name], name
+
+    def of_session(self, facts: Facts, detectors: Mapping[str, Detector]) -> float:
+        """The score of a session of these queries, in their order."""
+        history, highest = History(len(facts), self.tails), 0.0
+        for row in range(len(facts)):
+            history.add(facts.take(np.array([row])), detectors)
+            if history.count in self.checks:
+                highest = max(highest, self.score(history.means(), history.count)[0])
+        return highest
 
     def p_value(self, score: float) -> float:
         """The probability that a normal session scores at least so high."""
@@ -69,23 +81,32 @@ def calibrate(
             f"serving.detection.sessions={sessions} cannot tell a false-alarm rate of "
             f"{session_false_alarms:g}; give at least {needed}"
         )
-    means: list[list[dict[str, float]]] = []  # by session and check
-    single: dict[str, list[float]] = {name: [] for name in query_false_alarms}
-    for rows in traffic.sessions(facts, max(checks), 2 * sessions, rng):
-        history, found = History(max(checks)), []
-        for row in rows:
-            scores = history.add(facts.take(np.array([row])), detectors)
-            for name, scored in single.items():
-                scored.append(scores[name])
-            if history.count in checks:
-                found.append(history.means())
-        means.append(found)
+    single = _scores(facts, detectors, traffic.sessions(facts, max(checks), 2 * sessions, rng))
+    tails = {
+        name: (low, high)
+        for name, found in single.items()
+        for low, high in [np.quantile(found[:sessions], [TAIL_SHARE, 1 - TAIL_SHARE]).tolist()]
+    }
+    means = [
+        [_means({name: found[one, :at] for name, found in single.items()}, tails) for at in checks]
+        for one in range(2 * sessions)
+    ]  # by session and check
     ranges = {
-        at: {name: _range([each[place][name] for each in means[:sessions]]) for name in detectors}
+        at: {
+            name: _range(
+                [each[place][name] for each in means[:sessions]], SMALLEST if name in detectors else 1 / at
+            )
+            for name in means[0][0]
+        }
         for place, at in enumerate(checks)
     }
     made = Calibration(
-        checks=tuple(checks), ranges=ranges, null=np.zeros(0), session_threshold=math.inf, query_thresholds={}
+        checks=tuple(checks),
+        ranges=ranges,
+        null=np.zeros(0),
+        session_threshold=math.inf,
+        query_thresholds={},
+        tails=tails,
     )
     null = np.sort(
         [max(made.score(each[place], at)[0] for place, at in enumerate(checks)) for each in means[sessions:]]
@@ -96,14 +117,37 @@ def calibrate(
         null=null,
         session_threshold=_threshold(null, session_false_alarms),
         query_thresholds={
-            name: _threshold(np.sort(single[name]), rate) for name, rate in query_false_alarms.items()
+            name: _threshold(np.sort(single[name].ravel()), rate) for name, rate in query_false_alarms.items()
         },
+        tails=tails,
     )
 
 
-def _range(values: Sequence[float]) -> tuple[float, float, float]:
+def _scores(
+    facts: Facts, detectors: Mapping[str, Detector], sessions: Iterable[np.ndarray]
+) -> dict[str, np.ndarray]:
+    """What each detector says of every query of these sessions: (sessions, length)."""
+    found = []
+    for rows in sessions:
+        history = History(len(rows))
+        found.append([list(history.add(facts.take(np.array([row])), detectors).values()) for row in rows])
+    every = np.array(found)
+    return {name: every[:, :, place] for place, name in enumerate(detectors)}
+
+
+def _means(scores: Mapping[str, np.ndarray], tails: Mapping[str, tuple[float, float]]) -> dict[str, float]:
+    """What a history says of a session with these scores."""
+    found = {name: float(scored.mean()) for name, scored in scores.items()}
+    for name, (low, high) in tails.items():
+        found[f"{name}{LOW}"] = float((scores[name] < low).mean())
+        found[f"{name}{HIGH}"] = float((scores[name] > high).mean())
+    return found
+
+
+def _range(values: Sequence[float], least: float = SMALLEST) -> tuple[float, float, float]:
+    """The middle, and what is this far below and above it at least."""
     low, middle, high = np.quantile(values, [1 - TAIL, 0.5, TAIL])
-    return float(min(low, middle - SMALLEST)), float(middle), float(max(high, middle + SMALLEST))
+    return float(min(low, middle - least)), float(middle), float(max(high, middle + least))
 
 
 def _threshold(null: np.ndarray, rate: float) -> float:

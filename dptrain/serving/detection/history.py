@@ -12,6 +12,8 @@ from dptrain.serving.detection.features import SKETCH, Facts
 
 SAME = 1e-4  # distance of sketches below which inputs are one and the same, which tells nothing new
 
+LOW, HIGH = ": odd, low", ": odd, high"  # after a detector's name: the share of queries in that tail
+
 
 class Detector(Protocol):
     """A number that says how odd a query is after those before it."""
@@ -23,7 +25,9 @@ class Detector(Protocol):
 class History:
     """A session: up to `most` consecutive queries, each scored as it came."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, tails: Mapping[str, tuple[float, float]] | None = None) -> None:
+        """`tails`: by detector, below and above which a single query is counted as odd."""
+        self._tails = tails or {}
         self.at = 0.0  # when the last one came, in seconds since the epoch
         self.count = 0
         self.sketches = np.zeros((most, SKETCH), np.float32)
@@ -39,6 +43,9 @@ class History:
         scores = {name: detector(self, query) for name, detector in detectors.items()}
         for name, score in scores.items():
             self.sums[name] += score
+        for name, (low, high) in self._tails.items():
+            self.sums[f"{name}{LOW}"] += scores[name] < low
+            self.sums[f"{name}{HIGH}"] += scores[name] > high
         self.sketches[self.count] = query.sketch[0]
         self.answers[int(query.answer[0])] += 1
         for mark in query.marks[0].tolist():
@@ -48,7 +55,7 @@ class History:
         return scores
 
     def means(self) -> dict[str, float]:
-        """What each detector says on average over the session."""
+        """What each detector says on average over the session, and of which share of it each is odd."""
         return {name: total / self.count for name, total in self.sums.items()}
 
     def distances(self, query: Facts) -> np.ndarray:

@@ -102,7 +102,7 @@ class Sessions:
     def _add(self, tenant: _Tenant, scope: Scope, one: Facts, at: float) -> dict[str, float]:
         session = tenant.sessions.get(scope)
         if session is None or session.count >= self._length or at - session.at > self._gap:
-            session = tenant.sessions[scope] = History(self._length)
+            session = tenant.sessions[scope] = History(self._length, self._calibration.tails)
         session.at = at
         scores = session.add(one, self._detectors)
         if session.count in self._calibration.checks:

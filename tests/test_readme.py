@@ -23,6 +23,7 @@ from support import QUICK, command, finish, interpreter, order
 from torchvision.models import resnet18
 
 from dptrain.cli import main as cli
+from dptrain.cli.explain import expanded
 from dptrain.models.mlp import Mlp
 
 pytestmark = pytest.mark.e2e
@@ -136,6 +137,8 @@ def test_a_run_works_as_written(
         run("python -m dptrain attack=[membership_loss]", *smaller, cwd=tmp_path)
         before, smaller = 1, ("tracking=none", "control.enabled=false")  # the rest is as it was trained
         jobs = 0 if "task=verify" in line else 1
+    if "release.serve=true" in line:
+        smaller += ("attack.class_inversion_queries.queries=200", "release.sessions=2")
     if "release=mine.pt" in line:
         write_a_model_and_its_records(tmp_path)
     if "loans" in line:
@@ -161,7 +164,7 @@ def test_a_run_works_as_written(
 
 def run(line: str, *smaller: str, cwd: Path) -> None:
     """Carry out a command of the README, made smaller; sweeps, and what is one's own, by a process."""
-    words = shlex.split(line)[3:]
+    words = expanded(shlex.split(line)[3:])
     if any(word.startswith(("-", "+sweep", "task=schema", "model=own")) for word in words):
         # Launchers start processes by ways of their own, for which a new interpreter is needed.
         start = interpreter if any("launcher" in word for word in words) else command

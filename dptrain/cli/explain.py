@@ -76,12 +76,13 @@ def quoted(key: str, value: str) -> str:
 def expanded(words: Sequence[str]) -> list[str]:
     """The words with the home folder for a `~` at the start of a value, where no shell expands it.
 
-    `release=WHAT` is `release.source=WHAT` beside other keys of that section, which it would replace.
+    `release=WHAT` is `release.source=WHAT` beside other keys of that section, which it would replace, and
+    beside a sweep, which may have some.
 
     >>> expanded(["release=http://host:8000", "release.key_env=KEY"])
     ['release.source=http://host:8000', 'release.key_env=KEY']
     """
-    beside = any(word.startswith("release.") for word in words)
+    beside = any(word.startswith(("release.", "+sweep=")) for word in words)
     found = []
     for word in words:
         if beside and word.startswith("release="):

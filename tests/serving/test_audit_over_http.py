@@ -210,3 +210,12 @@ def test_what_is_refused_before_anything_is_served(trained, tmp_path):
 def test_what_does_not_go_together(words, said):
     with pytest.raises(ConfigError, match=said):
         parse(order(*words).config)
+
+
+def test_the_sweep_of_services_attacks_each_in_every_disguise():
+    config = parse(order("+sweep=serving", "task=audit", "release.source=latest").config)
+    assert config.release.serve
+    assert config.serve.calibration == "held_out"
+    disguises = {name: (each.get("in_range"), each.get("decoys")) for name, each in config.attack.items()}
+    assert disguises["queries_decoys"] == (True, 0.5)
+    assert {each["queries"] for name, each in config.attack.items() if "membership" not in name} == {5000}

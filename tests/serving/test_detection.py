@@ -288,3 +288,17 @@ def test_a_history_says_what_calibration_reckons_with():
     for row in range(10):
         history.add(facts_of(features(normal(400, 5)), normal(10, 3)).take(np.array([row])), DETECTORS)
     assert history.means().keys() == found.ranges[10].keys()
+
+
+@pytest.mark.run
+def test_probing_that_rests_before_each_check_is_noticed(tmp_path, calibration):
+    from dptrain.serving.keys import ANYONE
+
+    clock, guard = Clock(), Detection(**QUICK)
+    service = make_service(tmp_path, {"detection": guard}, calibration=calibration, clock=clock, keys=False)
+    noise = torch.rand(18, 64, generator=torch.Generator().manual_seed(1))
+    for start in (0, 9):
+        service.answer(ANYONE, body(noise[start : start + 9]), "application/json")
+        clock.now += 1801
+    assert {each.scope for each in service.store.rows(select(ALARMS))} == {"key", "tenant"}
+    service.close()

@@ -66,7 +66,7 @@ class Detection:
     actions: Sequence[str] = ("slow",)
     slow_seconds: NotNegative = 1.0
     hold_seconds: Positive = 86400.0
-    gap_seconds: Positive = 1800.0
+    gap_seconds: Positive = 86400.0  # shorter ones let probing through that rests before each check
     webhook: str | None = None  # is sent alarms, as JSON without anything of the inputs
     traffic: NormalTraffic = field(default_factory=NormalTraffic)
 

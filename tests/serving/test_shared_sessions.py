@@ -187,7 +187,7 @@ def test_sessions_that_are_over_are_forgotten(several):
         ask(service, inputs(1, number), Caller(key=f"k{number}", tenant=f"t{number % 2}", scopes=frozenset()))
     watch = service.guards["detection"]
     assert len(watch.sessions.every) == 7
-    clock.now += 1799
+    clock.now += 86399
     ask(service, inputs(1, 1), Caller(key="k1", tenant="t1", scopes=frozenset()))
     clock.now += 601
     ask(service, inputs(1, 1), Caller(key="k9", tenant="t9", scopes=frozenset()))

@@ -1,17 +1,12 @@
 #!/usr/bin/env python3
-"""What guards of a served model cost and what they buy, over real HTTP: python scripts/bench_serving.py
+"""What guards of a served model cost, over real HTTP: python scripts/bench_serving.py
 
-Needs MNIST in DPTRAIN_DATA (mnist.npz). Three experiments, each a line of JSON a row:
+Needs MNIST in DPTRAIN_DATA (mnist.npz). Two experiments, each a line of JSON a row:
 
 latency    A batch of one by a client in a second process, at a given rate, in turns with every guard and
            with none: milliseconds at the 50th and 99th percentile.
 load       As many requests as clients can send in some seconds: answers that clients counted, the ledger
            counted, and the store holds; then the server is killed in the middle.
-detection  Attacks by query and their disguises, with guards and without, by so many keys of one tenant: the
-           share of classes that an evaluator (another architecture, other data) recognises, or the AUC of
-           membership; queries withheld, queries until the first alarm. And how sessions score beside
-           normal sessions of held-out records that nothing was calibrated on: AUC, and true positives at
-           1 % and 10 % false alarms. On mnist or, with --data, pneumoniamnist.
 """
 
 from __future__ import annotations
@@ -28,7 +23,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +33,8 @@ import torch
 from sqlalchemy import func, select
 from torch import Tensor, nn
 
-from dptrain.attacks.label_inversion import LabelInversion
-from dptrain.attacks.membership import LossThreshold
-from dptrain.attacks.query_inversion import QueryInversion
-from dptrain.contracts import Form, Images, Records, Release, Targets
-from dptrain.evidence.intervals import auc, clopper_pearson
+from dptrain.contracts import Form
 from dptrain.serving.app import make_app
-from dptrain.serving.client import Client
 from dptrain.serving.detection.detectors import (
     ClassConcentration,
     Distances,
@@ -52,15 +42,13 @@ from dptrain.serving.detection.detectors import (
     OffManifold,
 )
 from dptrain.serving.detection.guard import Detection, Watch
-from dptrain.serving.detection.traffic import NormalTraffic
 from dptrain.serving.guard import Guard, Started, Surroundings
 from dptrain.serving.keys import Keys
 from dptrain.serving.ledger import QueryBudget
 from dptrain.serving.model import ServedModel
-from dptrain.serving.observing import Observing
 from dptrain.serving.rates import Rates
 from dptrain.serving.recording import Recording
-from dptrain.serving.server import bound, run, running, url_of
+from dptrain.serving.server import bound, run, url_of
 from dptrain.serving.service import Bounds, Service
 from dptrain.serving.store import QUERIES, SPENT, Store
 
@@ -71,19 +59,7 @@ DETECTORS = {
     "distances": Distances(),
     "concentration": ClassConcentration(),
 }
-IN_RANGE = {"in_range": True}
-ATTACKERS: Mapping[str, Any] = {
-    "queries": QueryInversion,
-    "queries, in range": partial(QueryInversion, **IN_RANGE),
-    "queries, in range, jitter .05": partial(QueryInversion, **IN_RANGE, jitter=0.05),
-    "queries, in range, decoys .5": partial(QueryInversion, **IN_RANGE, decoys=0.5),
-    "queries, in range, jitter .05, decoys .9": partial(QueryInversion, **IN_RANGE, jitter=0.05, decoys=0.9),
-    "labels": LabelInversion,
-    "labels, in range": partial(LabelInversion, **IN_RANGE),
-    "labels, in range, decoys .5": partial(LabelInversion, **IN_RANGE, decoys=0.5),
-}
-MEMBERSHIP = {"membership": LossThreshold(), "membership, decoys .5": LossThreshold(decoys=0.5)}
-PROBES = 500  # members, and as many others
+JSON = {"Content-Type": "application/json"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -264,7 +240,7 @@ def latency(seconds: float, rate: float) -> None:
         for turn in range(int(seconds * rate)):
             for name, (url, session) in sessions.items():
                 began = time.perf_counter()
-                answer = session.post(f"{url}/v1/predict", bodies[turn % 256], timeout=30)
+                answer = session.post(f"{url}/v1/predict", bodies[turn % 256], headers=JSON, timeout=30)
                 if turn > 50:
                     took[name].append(1000 * (time.perf_counter() - began))
                 assert answer.status_code == 200, answer.text
@@ -287,7 +263,7 @@ def load(seconds: float, clients: int) -> None:
                     session = requests.Session()
                     while time.monotonic() < until:
                         try:
-                            answer = session.post(f"{url}/v1/predict", body, timeout=30)
+                            answer = session.post(f"{url}/v1/predict", body, headers=JSON, timeout=30)
                         except requests.ConnectionError:
                             return
                         counts[place] += answer.status_code == 200
@@ -315,151 +291,20 @@ def counted(folder: Path) -> dict[str, int]:
     return {"ledger": spent or 0, "store": kept}
 
 
-# ------------------------------------------------------------------ use
-
-
-def detection(name: str, queries: Sequence[int], keys: Sequence[int], seeds: int, sessions: int) -> None:
-    """Success of attackers with guards and without, and how their sessions score beside normal ones."""
-    used, classes = data(name), len(data(name).classes)
-    net, judge = fitted(victim(classes), used.victim, 10), fitted(cnn(classes), used.evaluator, 10)
-    images, labels = used.normal
-    for role, each in (("victim", net), ("evaluator", judge)):
-        right = float((each(images).argmax(1) == labels).float().mean())
-        print(json.dumps({"data": name, "network": role, "accuracy": round(right, 3)}), flush=True)
-    with tempfile.TemporaryDirectory() as folder:
-        service = service_of(net, Path(folder), guards(), name=name)
-        watch: Any = service.guards["detection"]
-        service.close()
-    facts = watch.features(images.flatten(1), net(images).softmax(-1))
-    rows = NormalTraffic().sessions(facts, 200, sessions, np.random.default_rng(7))
-    normal = np.array([watch.calibration.of_session(facts.take(each), DETECTORS) for each in rows])
-    odd = np.log(facts.distance) > watch.calibration.query_thresholds["off_manifold"]
-    false = int((normal > watch.calibration.session_threshold).sum())
-    row = {"normal_sessions": sessions, "false_alarms": false, "interval": interval(false, sessions)}
-    print(json.dumps({**row, "normal_queries_off_manifold": float(odd.mean())}), flush=True)
-    bench = Bench(name=name, net=net, judge=judge, watch=watch, normal=normal, seeds=seeds)
-    for attacker, attack in ATTACKERS.items():
-        for asked in queries:
-            for many in (0, *keys):  # 0: without guards
-                bench.attempt(attacker, attack(queries=asked), asked, many)
-    for attacker, attack in MEMBERSHIP.items():
-        for many in (0, *keys):
-            bench.attempt(attacker, attack, 2 * PROBES, many)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Bench:
-    """What all attempts share."""
-
-    name: str
-    net: nn.Module
-    judge: nn.Module
-    watch: Any
-    normal: np.ndarray
-    seeds: int
-
-    def attempt(self, attacker: str, attack: Any, queries: int, keys: int) -> None:
-        """One attacker with several seeds, through a service of its own each; a row."""
-        found = [self._once(attack, keys, seed) for seed in range(self.seeds)]
-        successes = [each["success"] for each in found]
-        scores = np.concatenate([each["scores"] for each in found])
-        row: dict[str, Any] = {"attacker": attacker, "queries": queries, "keys": keys, "seeds": self.seeds}
-        row |= {"success": round(float(np.mean(successes)), 3), "each": np.round(successes, 3).tolist()}
-        if keys:
-            row |= {
-                "withheld": round(float(np.mean([each["withheld"] for each in found])), 3),
-                "first_alarm_after": [each["first"] for each in found],
-            }
-        elif len(scores):
-            ends = {rate: np.sort(self.normal)[-max(1, int(rate * len(self.normal)))] for rate in (0.01, 0.1)}
-            above, same = scores[:, None] > self.normal, scores[:, None] == self.normal
-            row |= {"sessions": len(scores), "auc": round(float(above.mean() + 0.5 * same.mean()), 3)}
-            row |= {f"tpr_at_{rate:g}": round(float((scores > end).mean()), 3) for rate, end in ends.items()}
-        print(json.dumps(row), flush=True)
-
-    def _once(self, attack: Any, keys: int, seed: int) -> dict[str, Any]:
-        asked: list[Tensor] = []
-        with tempfile.TemporaryDirectory() as folder:
-            chosen = guards() if keys else {}
-            service = service_of(self.net, Path(folder), chosen, self.watch, self.name, keys=True)
-            seen = Observing()
-            service.guards = {**service.guards, "seen": seen}
-            assert service.keys is not None
-            make = partial(service.keys.make, tenant="attacker.0", scopes=["predict"], days=None)
-            with running(make_app(service), "127.0.0.1", 0) as url:
-                client = Client(url=url, keys=[make() for _ in range(max(1, keys))])
-
-                def answer(inputs: Tensor) -> Tensor:
-                    asked.append(inputs)
-                    return client.predictions(inputs)
-
-                rng = torch.Generator().manual_seed(seed)
-                found = attack.run(Release(predictions=answer), self._targets(), rng)
-            service.close()
-        counts, every = seen.by_name["attacker"], torch.cat(asked)
-        return {
-            "success": self._success(found),
-            "scores": [] if keys else self._scores(every),
-            "withheld": counts.coarse / max(1, counts.answered),
-            "first": counts.until_alarm,
-        }
-
-    def _targets(self) -> Targets:
-        used = data(self.name)
-        own = Records(used.others[0][PROBES:], used.others[1][PROBES:])
-        parts = zip(used.victim, used.others, strict=True)
-        probes = [torch.cat([members[:PROBES], others[:PROBES]]) for members, others in parts]
-        mean = (float(used.others[0].mean()),)
-        return Targets(
-            classes=used.classes,
-            shape=(1, 28, 28),
-            bounds=(0.0, 1.0),
-            mean=mean,
-            background=own,
-            probes=Records(*probes),
-        )
-
-    def _success(self, found: Any) -> float:
-        """The share of images that are recognised, or the AUC of scores for members and others."""
-        if isinstance(found, Images):
-            return float((self.judge(found.inputs).argmax(1) == found.labels).float().mean())
-        return auc(found.scores, torch.arange(2 * PROBES) < PROBES, 0.95).value
-
-    def _scores(self, every: Tensor) -> list[float]:
-        """How each whole session of 200 queries scores."""
-        facts = self.watch.features(every.flatten(1), self.net(every).softmax(-1))
-        starts = range(0, len(every) - 199, 200)
-        of_session = self.watch.calibration.of_session
-        return [of_session(facts.take(np.arange(start, start + 200)), DETECTORS) for start in starts]
-
-
-def interval(hits: int, trials: int) -> tuple[float, float]:
-    found = clopper_pearson(hits, trials, 0.95)
-    return round(found.low, 3), round(found.high, 3)
-
-
 def main(words: list[str] | None = None) -> int:
     """Run the experiments that are named, all of them by default."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("experiments", nargs="*", help="of latency, load, detection")
+    parser.add_argument("experiments", nargs="*", help="of latency, load")
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--rate", type=float, default=50.0, help="requests a second, half to each server")
     parser.add_argument("--clients", type=int, default=16)
-    parser.add_argument("--queries", type=int, nargs="+", default=[1000, 5000, 20000])
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--keys", type=int, nargs="+", default=[1, 10, 100], help="of one tenant")
-    parser.add_argument("--data", nargs="+", default=["mnist"], help="of mnist, pneumoniamnist")
-    parser.add_argument("--sessions", type=int, default=400, help="of normal traffic")
     options = parser.parse_args(words)
     torch.set_num_threads(1)
-    chosen = options.experiments or ["latency", "load", "detection"]
+    chosen = options.experiments or ["latency", "load"]
     if "latency" in chosen:
         latency(options.seconds, options.rate)
     if "load" in chosen:
         load(options.seconds, options.clients)
-    if "detection" in chosen:
-        for name in options.data:
-            detection(name, options.queries, options.keys, options.seeds, options.sessions)
     return 0
 
 

@@ -11,9 +11,9 @@ from itertools import pairwise
 from typing import Any
 
 from dptrain.comparison.gather import Found, Selection, gather
-from dptrain.comparison.guarded import guarded
+from dptrain.comparison.guarded import guarded, released
 from dptrain.comparison.labels import Label, label
-from dptrain.contracts import DataError, Statement
+from dptrain.contracts import DataError
 from dptrain.contracts.outcome import are_errors
 from dptrain.evidence.repeats import Paired, Spread, paired, spread
 from dptrain.report import costs, words
@@ -46,15 +46,9 @@ def compare(selection: Selection, *, confidence: float = CONFIDENCE, command: st
         points=_frontier([point for _, point in ordered]),
         neighbours=tuple(_neighbours(ordered, confidence)),
         missing=tuple(missing),
-        cost=search_cost(_released(found)),
+        cost=search_cost(released(found)),
         command=command,
     )
-
-
-def _released(found: Sequence[Found]) -> list[Statement]:
-    """The statement of each training among these runs: a model that is attacked often is released once."""
-    audited = {run.report["recipe"]: run.guarantee for run in found if run.report.get("guarding")}
-    return [*audited.values(), *(run.guarantee for run in found if not run.report.get("guarding"))]
 
 
 def metric_of(run: Found) -> str:

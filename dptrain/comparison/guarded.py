@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dptrain.comparison.gather import Found
-from dptrain.contracts import Interval
+from dptrain.contracts import Interval, Statement
 from dptrain.evidence.intervals import clopper_pearson
 from dptrain.report.comparison.points import Guarded, Probed
 
@@ -52,3 +52,9 @@ def _pooled(normal: Sequence[Mapping[str, Any]], share: str, of: str, confidence
     if not trials:
         return None
     return clopper_pearson(sum(round(each[share]["value"] * each[of]) for each in normal), trials, confidence)
+
+
+def released(found: Sequence[Found]) -> list[Statement]:
+    """The statement of each training among these runs: a model that is attacked often is released once."""
+    audited = {run.report["recipe"]: run.guarantee for run in found if run.report.get("guarding")}
+    return [*audited.values(), *(run.guarantee for run in found if not run.report.get("guarding"))]

@@ -228,11 +228,10 @@ class Experiment:
             device=self.context.device,
             cache=self.cache,
         )
-        outputs, streams = make_outputs(self.config.release), self.context.streams
-        seed = self.config.release.seed
-        drawn = streams if seed is None else replace(streams, seed=seed)
-        show, ranks = self.console.stage, self.ranks
-        return measure(scorer, subject, control, outputs, show=show, ranks=ranks, drawn=drawn)
+        outputs, seed = make_outputs(self.config.release), self.config.release.seed
+        drawn = None if seed is None else replace(self.context.streams, seed=seed)
+        show = self.console.stage
+        return measure(scorer, subject, control, outputs, show=show, ranks=self.ranks, drawn=drawn)
 
     def utility(self, subject: Subject) -> Utility:
         """How well a subject does on the test records."""

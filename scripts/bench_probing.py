@@ -2,7 +2,7 @@
 """What guards of a served model buy against attackers who know them: python scripts/bench_probing.py
 
 Needs mnist.npz, or with --data pneumoniamnist.npz, in DPTRAIN_DATA. Each attack by query and its disguises,
-over real HTTP, without guards (keys 0) and with all of them by so many keys of one tenant; a line of JSON each:
+over real HTTP, without guards (keys 0) and with all of them by so many keys of one tenant. A line of JSON has
 the share of images that an evaluator (another architecture, other data) recognises, or the AUC of membership;
 queries withheld (answered with the prior), queries until the first alarm. And, of the queries that were asked
 without guards, how sessions of 200 score beside normal sessions of records that nothing was calibrated on:

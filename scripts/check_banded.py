@@ -1,46 +1,36 @@
 #!/usr/bin/env python3
-"""Correlated noise held against what is planned, against JAX-Privacy, and against DP-SGD in paired trainings.
+"""Correlated noise held against what is planned, and against JAX-Privacy.
 
     python scripts/check_banded.py --write README.md         # errors of sums, of the code's own noise
     python scripts/check_banded.py --oracle VENV/bin/python  # epsilon and strategies by jax-privacy 2.0
-    python scripts/check_banded.py --only train --seeds 3    # a linear model on MNIST, three kinds of noise
 
 Errors are of sums of the first t noisy sums of gradients, root mean squared over t and over coordinates, in
 max_grad_norm. The noise is made by the very code that adds it in a training; encoded by the strategy again it
-must be independent and as large as declared (chi-square). DPTRAIN_DATA names the folder of mnist.npz.
+must be independent and as large as declared (chi-square).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import secrets
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from statistics import mean
 
 import numpy as np
 import torch
 from measured import show
 from scipy.signal import lfilter
 from scipy.stats import chi2
-from torch import nn
 
-from dptrain.contracts import Budget, Context, Splits, Streams
-from dptrain.data.vision import TorchvisionSet
-from dptrain.mechanisms.dpsgd import DPSGD
+from dptrain.contracts import Budget
 from dptrain.privacy.banded import BandedPlan, make_banded_plan
 from dptrain.privacy.noise.banded import BandedNoise
 from dptrain.privacy.noise.gaussian import grid_step
 from dptrain.privacy.plan import Rates
-from dptrain.tracking import NullRun
-from dptrain.training.settings import Settings
 
 DELTA, UNITS = 1e-5, 60_000
 RATES = Rates(expected_batch_size=500, epochs=10)
@@ -144,77 +134,19 @@ def check_oracle(epsilons: list[float], python: Path) -> bool:
     return fine
 
 
-# ---------------------------------------------------------------------- trainings
-
-KINDS = {
-    "DP-SGD": ({"noise": "independent"}, "poisson"),
-    "cyclic": ({"noise": "banded"}, "poisson"),
-    "unsampled": ({"noise": "banded"}, "shuffle"),
-}
-
-
-def accuracy(kind: str, splits: Splits, epsilon: float, *, lr: float, seed: int, epochs: float) -> float:
-    """Held-out accuracy of a linear model after this training; its first weights depend on the seed alone."""
-    options, sampling = KINDS[kind]
-    settings = Settings(
-        rates=Rates(expected_batch_size=500, epochs=epochs, sampling=sampling),
-        optimizer=partial(torch.optim.SGD, lr=lr),
-        physical_batch_size=1024,
-        schedule="constant",
-        warmup_steps=0,
-        average_decay=0.95,
-        evaluations=1,
-        checkpoint_seconds=1e9,
-        diagnostics=False,
-    )
-    torch.manual_seed(seed)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
-    context = Context(streams=Streams(seed=seed), tracker=NullRun(), device=torch.device("cpu"))
-    mechanism = DPSGD(settings=settings, audit_sensitivity=False, **options)
-    release, _ = mechanism.fit(model, splits, Budget(epsilon=epsilon, delta=DELTA), context)
-    return release.published[-1][1]
-
-
-def check_trainings(epsilons: list[float], seeds: int, lrs: list[float], epochs: float) -> None:
-    """Held-out accuracy by noise and learning rate; the same seeds for all."""
-    source = TorchvisionSet(name="mnist", mean=[0.13], std=[0.31], root=os.environ.get("DPTRAIN_DATA"))
-    splits = source.load(torch.Generator().manual_seed(0))
-    found: dict[tuple[float, str, float], list[float]] = {}
-    for seed in range(seeds):
-        for epsilon in epsilons:
-            for lr in lrs:
-                for kind in KINDS:
-                    started = time.perf_counter()
-                    got = accuracy(kind, splits, epsilon, lr=lr, seed=seed, epochs=epochs)
-                    found.setdefault((epsilon, kind, lr), []).append(got)
-                    seconds = time.perf_counter() - started
-                    print(
-                        f"epsilon {epsilon:g}, {kind}, lr {lr:g}, seed {seed}: {got:.4f} in {seconds:.0f} s",
-                        flush=True,
-                    )
-    print("epsilon  noise      lr    held-out accuracy: mean, each")
-    for (epsilon, kind, lr), each in found.items():
-        print(f"{epsilon:7g}  {kind:9s}  {lr:4g}  {mean(each):.4f}  {' '.join(f'{one:.4f}' for one in each)}")
-
-
 def main(given: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", choices=("sums", "oracle", "train"), help="one part of it")
+    parser.add_argument("--only", choices=("sums", "oracle"), help="one part of it")
     parser.add_argument("--epsilons", type=float, nargs="+", default=[3.0, 1.0])
     parser.add_argument("--coordinates", type=int, default=2000)
     parser.add_argument("--write", type=Path, metavar="README.md", help="replace the table in this file")
     parser.add_argument("--oracle", type=Path, help="Python of an environment with jax-privacy")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--lrs", type=float, nargs="+", default=[0.5, 2.0])
-    parser.add_argument("--epochs", type=float, default=5.0)
     arguments = parser.parse_args(given)
     fine = True
     if arguments.only in (None, "sums"):
         fine &= check_sums(arguments.epsilons, arguments.coordinates, arguments.write)
     if arguments.oracle is not None and arguments.only in (None, "oracle"):
         fine &= check_oracle(arguments.epsilons, arguments.oracle)
-    if arguments.only == "train":
-        check_trainings(arguments.epsilons, arguments.seeds, arguments.lrs, arguments.epochs)
     return 0 if fine else 1
 
 

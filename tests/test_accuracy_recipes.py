@@ -20,7 +20,8 @@ from dptrain.models.frozen import split
 pytestmark = pytest.mark.e2e
 
 RECIPES = (
-    "mnist_scatter", "fashion_scatter", "cifar10_scatter", "cifar10_wrn", "cifar10_pretrained",
+    "mnist_scatter", "mnist_preconditioned", "fashion_scatter", "cifar10_scatter", "cifar10_wrn",
+    "cifar10_pretrained",
     "medical_scatter", "medical_pretrained",
 )  # fmt: skip
 SHAPES = {"mnist": (28, 28), "cifar10": (32, 32, 3), "pneumoniamnist": (28, 28)}
@@ -28,7 +29,8 @@ FEWER = ("model.patches=20", "model.components=50")  # of those that take a minu
 NARROW = ("model.depth=10", "model.width=1")
 COARSE = ("model.size=32",)
 SMALL = {
-    "cifar10_scatter": FEWER, "fashion_scatter": FEWER, "cifar10_wrn": NARROW,
+    "mnist_preconditioned": ("model.components=50",), "cifar10_scatter": FEWER, "fashion_scatter": FEWER,
+    "cifar10_wrn": NARROW,
     "cifar10_pretrained": COARSE, "medical_pretrained": COARSE,
 }  # fmt: skip
 FEW = ("data.records=200", "data.holdout=40")

@@ -90,7 +90,7 @@ def test_mechanisms_are_named_and_ranked_at_each_budget(tmp_path):
                     epsilon=epsilon,
                     accuracy=accuracy + 0.001 * seed - 0.3 * (name == "banded" and epsilon < 2),
                     overrides=(f"mechanism={name}",),
-                    config={"mechanism": {"noise": noise}},
+                    config={"mechanism": {"_target_": "mine.steps.DPSGD", "noise": noise}},
                 )
     found = compared(tmp_path)
     assert {point.series for point in found.points} == {"mechanism = dpsgd", "mechanism = banded"}
@@ -98,6 +98,13 @@ def test_mechanisms_are_named_and_ranked_at_each_budget(tmp_path):
     assert said[0].startswith("At **ε = 1** accuracy is highest with **mechanism = dpsgd**, 0.702")
     assert said[1].startswith("At **ε = 3** accuracy is highest with **mechanism = banded**, 0.802")
     assert all(sentence.endswith("apart from each other.") for sentence in said[:2])
+
+
+def test_a_class_that_nobody_named_by_a_file_is_called_by_its_name(tmp_path):
+    for seed, name in ((1, "Own"), (1, "Other")):
+        config = {"model": {"_target_": f"mine.models.{name}"}}
+        write_run(tmp_path / name, seed=seed, accuracy=0.7, config=config)
+    assert {point.series for point in compared(tmp_path).points} == {"model = Own", "model = Other"}
 
 
 def test_it_is_said_until_how_many_answers_a_private_prediction_is_ahead(tmp_path):

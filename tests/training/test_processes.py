@@ -54,9 +54,9 @@ def test_a_rank_that_does_not_answer_is_given_up(train: Fit, folder: Path) -> No
 
 
 def test_idle_ranks_wait(train: Fit) -> None:
-    with Ranks(2, seconds=6, threads=1) as ranks:
+    with Ranks(2, seconds=15, threads=1) as ranks:
         train(ranks)
-        time.sleep(9)
+        time.sleep(18)  # longer than a process that computes may say nothing
         train(ranks)
     assert [process.returncode for process in ranks._started] == [0]
 

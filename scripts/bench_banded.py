@@ -17,7 +17,7 @@ from measured import Run, measure, options, show, spread
 from dptrain.evidence.repeats import paired
 
 BEGIN, END = "<!-- banded trainings: python scripts/bench_banded.py -->", "<!-- /banded trainings -->"
-HEADER = ("epsilon", "noise", "noise multiplier", "accuracy", "above DP-SGD's, paired [95 %]", "minutes")
+HEADER = ("epsilon", "noise", "accuracy", "above DP-SGD's, paired [95 %]", "minutes")
 FIRST = "DP-SGD"
 KINDS = {
     FIRST: ("mechanism=dpsgd",),
@@ -46,7 +46,6 @@ def line(epsilon: float, kind: str, runs: list[Run], others: list[Run]) -> tuple
     return (
         f"{epsilon:g}",
         kind,
-        f"{runs[0].noise_multiplier:.3f}",
         f"{spread([100 * run.accuracy for run in runs], '.2f')} %",
         above,
         f"{sorted(run.minutes for run in runs)[len(runs) // 2]:.1f}",

@@ -12,6 +12,8 @@ Needs mnist.npz in DPTRAIN_DATA.
 
 from __future__ import annotations
 
+from statistics import median
+
 from measured import Run, measure, options, show, spread
 
 from dptrain.evidence.repeats import paired
@@ -48,7 +50,7 @@ def line(epsilon: float, kind: str, runs: list[Run], others: list[Run]) -> tuple
         kind,
         f"{spread([100 * run.accuracy for run in runs], '.2f')} %",
         above,
-        f"{sorted(run.minutes for run in runs)[len(runs) // 2]:.1f}",
+        f"{median(run.minutes for run in runs):.1f}",
     )
 
 

@@ -107,8 +107,9 @@ class Bench:
             }
         elif len(scores):
             ends = {rate: np.sort(self.normal)[-max(1, int(rate * len(self.normal)))] for rate in (0.01, 0.1)}
-            above, same = scores[:, None] > self.normal, scores[:, None] == self.normal
-            row |= {"sessions": len(scores), "auc": round(float(above.mean() + 0.5 * same.mean()), 3)}
+            every = torch.from_numpy(np.concatenate([scores, self.normal]))
+            area = auc(every, torch.arange(len(every)) < len(scores), 0.95)
+            row |= {"sessions": len(scores), "auc": round(area.value, 3)}
             row |= {f"tpr_at_{rate:g}": round(float((scores > end).mean()), 3) for rate, end in ends.items()}
         print(json.dumps(row), flush=True)
 

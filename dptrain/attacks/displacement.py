@@ -192,7 +192,7 @@ class View:
         reference = mean_of(shadows)
         trained = Trained(release, mean_of([release.blank().state_dict(), reference]), like)
         ends = torch.stack([trained.flat(each) for each in (release.weights or {}, reference, *shadows)])
-        return cls(trained=trained, displacements=_apart(ends), usual=0.1)
+        return cls(trained=trained, displacements=_differences(ends), usual=0.1)
 
     @classmethod
     def of_optimum(
@@ -202,7 +202,7 @@ class View:
         reference = mean_of(shadows)
         trained = Trained(release, reference, like)
         ends = trained.pull((release.weights or {}, reference, *shadows), known, at_once=len(known))
-        return cls(trained=trained, displacements=_apart(ends), usual=1000.0)
+        return cls(trained=trained, displacements=_differences(ends), usual=1000.0)
 
 
 def mean_of(models: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
@@ -210,7 +210,7 @@ def mean_of(models: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.stack([each[name].float().cpu() for each in models]).mean(0) for name in models[0]}
 
 
-def _apart(ends: Tensor) -> Tensor:
+def _differences(ends: Tensor) -> Tensor:
     """Release less reference, and pairs of the others: (1 + pairs, size) of (2 + shadows, size)."""
     pairs = len(ends) // 2
     return torch.cat([ends[:1] - ends[1:2], ends[2 : 2 * pairs : 2] - ends[3 : 2 * pairs : 2]])

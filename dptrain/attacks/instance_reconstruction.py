@@ -198,8 +198,9 @@ class WeightsReconstruction(ByReference):
             inside = torch.stack([shadow.members for shadow in shadows[::2]], dim=1)
             told = Rows.of(made(probes), rows, view.displacements)
             for ridge in RIDGES:
-                clear = _told_apart(directions.scores(told, ridge)[:, 1:].cpu(), inside)
+                clear = _separation(directions.scores(told, ridge)[:, 1:].cpu(), inside)
                 found.append((clear, directions.scores(asked, ridge)))
+        # Where nothing tells them apart, the last view: that of an optimum, where there is one.
         return max(reversed(found), key=lambda each: each[0])[1][:, 0]
 
 
@@ -226,7 +227,7 @@ def effective_slots(overlaps: Tensor, slots: int, simulations: int, rng: torch.G
     return slots / max(1.0, inflation)
 
 
-def _told_apart(scores: Tensor, inside: Tensor) -> float:
+def _separation(scores: Tensor, inside: Tensor) -> float:
     """How far the scores of those inside lie above the others', in standard deviations, over all columns."""
     within, without = scores[inside], scores[~inside]
     spread = (within.var() + without.var()).sqrt()

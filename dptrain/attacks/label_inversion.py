@@ -10,10 +10,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from dptrain.attacks.disguise import Disguise, Disguised
-from dptrain.attacks.search_space import SearchSpace, Trail, check_records
-from dptrain.attacks.trials import shortened
-from dptrain.contracts import Access, Images, OutOfQueries, Part, Release, Targets
+from dptrain.attacks.disguise import Disguised
+from dptrain.attacks.inversion_by_queries import InversionByQueries
+from dptrain.attacks.search_space import SearchSpace, Trail
+from dptrain.contracts import Access, Images, OutOfQueries, Release, Targets
 from dptrain.contracts.ranges import Count, NotNegative, Positive, Share
 
 CHUNK = 256  # random inputs asked about at once, in search of each class
@@ -22,7 +22,7 @@ SMALLEST = 0.05  # radius of a sphere, in typical lengths of the space
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelInversion(Disguise):
+class LabelInversion(InversionByQueries):
     """Move away from the borders of each class, by the names of classes alone.
 
     Boundary repulsion (Kahla et al. 2022, "Label-only model inversion attacks via boundary
@@ -31,11 +31,8 @@ class LabelInversion(Disguise):
     otherwise, and the sphere grows once all are named alike. Inputs to start from are drawn
     around the declared mean and those found already, at every size; a class that no draw was named as
     stays the mean.
-    No record is looked at unless it is asked for (`in_range`, `decoys`): all success is the model's. Where
-    the interface answers no more, the attack ends with what it has.
     """
 
-    queries: Count = 30000  # in all, over classes
     keep: Count = 2  # of each class, each from a start of its own where as many were found
     search: Share = 0.2  # at most, share of the queries spent on finding an input of each class
     points: Count = 16  # on each sphere
@@ -43,32 +40,13 @@ class LabelInversion(Disguise):
     growth: Positive = 1.1  # of the radius once all points are named alike
     step: Positive = 0.25  # in radii
     longest: Positive = 1.0  # of coordinates, in typical lengths of the space
-    frequencies: Count = 12  # along each side of an image
-    decay: NotNegative = 1.0  # of their strength
-    contrast: Positive = 1.0  # standard deviation of a pixel before it is cut, in widths of the bounds
-    in_range: bool = False  # search among the directions in which the adversary's own records differ
+    decay: NotNegative = 1.0  # of the strength of frequencies
 
     needs: ClassVar[frozenset[Access]] = frozenset({Access.LABELS})
-    game: ClassVar[str] = "class_inversion"
-
-    def check(self, targets: Targets) -> None:
-        """Raise ConfigError where the adversary has no records to take directions or decoys from."""
-        super().check(targets)
-        if self.in_range:
-            check_records(targets)
-
-    def trial(self, release: Release, targets: Targets, rng: torch.Generator) -> Part:
-        return shortened(self, "queries", release=release, targets=targets, rng=rng)
 
     def run(self, release: Release, targets: Targets, rng: torch.Generator) -> Images:
         """Invert every class: `keep` inputs a class, the largest sphere first, in bounds, on the CPU."""
-        space = SearchSpace(
-            targets=targets,
-            frequencies=self.frequencies,
-            decay=self.decay,
-            contrast=self.contrast,
-            in_range=self.in_range,
-        )
+        space = self.space(targets)
         interface, trail = self.ask(release, targets, rng, self.queries), Trail(self.queries)
         labels = torch.arange(len(targets.classes)).repeat_interleave(self.keep)
         start, found = self._search(interface, space, labels, trail, rng)

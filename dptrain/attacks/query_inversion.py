@@ -10,10 +10,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from dptrain.attacks.disguise import Disguise, Disguised
-from dptrain.attacks.search_space import SearchSpace, Trail, check_records
-from dptrain.attacks.trials import shortened
-from dptrain.contracts import Access, ConfigError, Images, OutOfQueries, Part, Release, Targets
+from dptrain.attacks.disguise import Disguised
+from dptrain.attacks.inversion_by_queries import InversionByQueries
+from dptrain.attacks.search_space import SearchSpace, Trail
+from dptrain.contracts import Access, ConfigError, Images, OutOfQueries, Release, Targets
 from dptrain.contracts.ranges import Count, NotNegative, Positive, Share
 
 FLOOR = 1e-6  # confidences below it say no more: rounded, cut off, or saturated
@@ -26,7 +26,7 @@ WIDENED, WIDEST, NARROWEST = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class QueryInversion(Disguise):
+class QueryInversion(InversionByQueries):
     """Climb each class's margin by queries alone, from the declared mean to an input.
 
     Gradients are estimated from antithetic pairs of random inputs (natural evolution strategies;
@@ -35,11 +35,8 @@ class QueryInversion(Disguise):
     needs. In the opening all classes start from the mean, so that every query serves all of
     them. What follows is Adam, a few pairs a step, each restart on its own. Where answers do not
     change (saturated, rounded, labels only), the pairs move apart until they do.
-    No record is looked at unless it is asked for (`in_range`, `decoys`): all success is the model's. Where
-    the interface answers no more, the attack ends with what it has.
     """
 
-    queries: Count = 30000  # in all, over classes and restarts
     restarts: Count = 2  # of each class
     keep: int = 2  # of each class, the most stable
     opening: Share = 0.05  # share of the queries that serve all classes together
@@ -48,36 +45,16 @@ class QueryInversion(Disguise):
     radius: Positive = 0.5  # of a pair, in standard deviations of the space
     learning_rate: Positive = 0.2
     norm: NotNegative = 0.02  # weight of half the squared coordinates
-    frequencies: Count = 12  # along each side of an image
-    decay: NotNegative = 0.5  # of their strength
-    contrast: Positive = 1.0  # standard deviation of a pixel before it is cut, in widths of the bounds
-    in_range: bool = False  # search among the directions in which the adversary's own records differ
 
     needs: ClassVar[frozenset[Access]] = frozenset({Access.CONFIDENCES})
-    game: ClassVar[str] = "class_inversion"
 
     def __post_init__(self) -> None:
         if not 1 <= self.keep <= self.restarts:
             raise ConfigError(f"keep={self.keep} must be from 1 to restarts={self.restarts}")
 
-    def check(self, targets: Targets) -> None:
-        """Raise ConfigError where the adversary has no records to take directions or decoys from."""
-        super().check(targets)
-        if self.in_range:
-            check_records(targets)
-
-    def trial(self, release: Release, targets: Targets, rng: torch.Generator) -> Part:
-        return shortened(self, "queries", release=release, targets=targets, rng=rng)
-
     def run(self, release: Release, targets: Targets, rng: torch.Generator) -> Images:
         """Invert every class: `keep` inputs a class, the most stable first, in bounds, on the CPU."""
-        space = SearchSpace(
-            targets=targets,
-            frequencies=self.frequencies,
-            decay=self.decay,
-            contrast=self.contrast,
-            in_range=self.in_range,
-        )
+        space = self.space(targets)
         interface, trail = self.ask(release, targets, rng, self.queries), Trail(self.queries)
         classes = len(targets.classes)
         start = self._open(interface, space, classes, trail, rng)

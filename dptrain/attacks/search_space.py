@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from dptrain.contracts import ConfigError, Targets
+from dptrain.contracts import Targets
 
 RECORDS = 1000  # of the adversary's own, of which directions are learnt
 SNAPSHOTS = 8  # of a trail, at query counts that double
@@ -84,15 +84,6 @@ class SearchSpace:
         strength = (1 + frequency) ** -self.decay
         strength = strength * (height * width / strength.square().sum()).sqrt()
         return torch.einsum("ab,ay,bx->abyx", strength, down, across).flatten(2).flatten(0, 1)
-
-
-def check_records(targets: Targets) -> None:
-    """Raise ConfigError where there are no records to take directions from."""
-    if len(targets.background) < 2 or not isinstance(targets.background.inputs, Tensor):
-        raise ConfigError(
-            "in_range=true searches among the directions in which held-out records differ, and there are "
-            "fewer than two; hold some out, or give false"
-        )
 
 
 def _cosines(side: int, frequencies: int) -> Tensor:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dptrain.cli import process
 from dptrain.config import Config
-from dptrain.contracts import ConfigError
+from dptrain.pipeline.over_http import extra_needed
 from dptrain.report.console import Console
 from dptrain.runs.folder import Order
 from dptrain.serving.workers import Workers, supervise, working
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from dptrain.serving.service import Service
 
 IMPORTS = ("dptrain.pipeline.serve", "dptrain.serving.app", "dptrain.serving.rates")  # of every worker
-EXTRA = "task=serve needs the extra `serve` ({missing} is missing); install dptrain[serve]"
 
 
 def serve(config: Config, order: Order, console: Console) -> None:
@@ -47,13 +46,9 @@ def serve(config: Config, order: Order, console: Console) -> None:
 
 def prepared(config: Config, order: Order) -> tuple[Service, Any]:
     """The service of an order, and what makes an application of it; raises ConfigError without the extra."""
-    try:
+    with extra_needed("task=serve"):
         from dptrain.pipeline.serve import make_service
         from dptrain.serving.app import make_app
-    except ModuleNotFoundError as error:
-        if str(error.name).partition(".")[0] in ("dptrain", "torch"):
-            raise
-        raise ConfigError(EXTRA.format(missing=error.name)) from None
     return make_service(config, order.overrides), make_app
 
 

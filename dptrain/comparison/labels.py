@@ -36,13 +36,13 @@ def label(runs: Sequence[Found]) -> list[Label]:
     for key in ("recipe", *overridden, *settings):
         if key in BUDGET or key.startswith("privacy.delta"):
             continue
-        finer = [f"{so_far}\n{_said(run, key)}" for so_far, run in zip(names, runs, strict=True)]
+        finer = [f"{so_far}\n{_value(run, key)}" for so_far, run in zip(names, runs, strict=True)]
         if len(set(finer)) > len(set(names)):
             named.append(key)
             names = finer
     labels, used = [], {}  # type: list[Label], dict[str, int]
     for run, spent in zip(runs, budgets, strict=True):
-        series = ", ".join(f"{_short(key, named)} = {_said(run, key)}" for key in named)
+        series = ", ".join(f"{_short(key, named)} = {_value(run, key)}" for key in named)
         text = f"{spent}, {series}" if series else spent
         used[text] = used.get(text, 0) + 1
         labels.append(Label(text=text if used[text] == 1 else f"{text} ({used[text]})", series=series))
@@ -60,15 +60,11 @@ def budget(run: Found) -> str:
 
 
 def _value(run: Found, key: str) -> str:
-    return run.settings.get(key) or run.overrides.get(key) or "as in the recipe"
-
-
-def _said(run: Found, key: str) -> str:
-    """A value as it was asked for, where it is a class: by its file's name, or else by the class's."""
-    value = _value(run, key)
-    if not CLASS.fullmatch(value):
-        return value
-    return run.overrides.get(key) or value.rpartition(".")[2]
+    """A setting; one that is a class as it was asked for, by its file's name, or else by the class's."""
+    setting, asked = run.settings.get(key), run.overrides.get(key)
+    if setting and CLASS.fullmatch(setting):
+        return asked or setting.rpartition(".")[2]
+    return setting or asked or "as in the recipe"
 
 
 def _short(key: str, named: Sequence[str]) -> str:

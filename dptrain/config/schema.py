@@ -160,8 +160,7 @@ class Evidence(Section):
         Field(ge=0, le=1, description="the share of the probes that get a wrong label, such as 0 or 0.1"),
     ] = 0.0
     shadows: Annotated[
-        int,
-        Field(ge=0, description="models that audits of losses and reconstruction share, such as 2; or 0"),
+        Whole, Field(description="models that audits of losses and reconstruction share, such as 2; or 0")
     ] = 0
     canaries: Annotated[Count, Field(description="a whole number such as 1000")] = 1000
     canary_norm: Annotated[Positive, Field(description="length of a canary, in max_grad_norm")] = 10.0

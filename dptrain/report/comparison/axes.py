@@ -18,6 +18,7 @@ APART = 0.014  # of the panel's width, between series at the same place
 PADDING = 0.12  # of the range, left free above and below
 FAR = 1.0  # ranges below the rest, and a floor is named at the edge instead of drawn
 LEAST = 0.01  # epsilon where the logarithmic axis begins
+STYLES = ("release", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +78,11 @@ def reach(*spreads: Spread | None) -> Iterable[float]:
             yield from each.values
             if each.interval is not None:
                 yield from (each.interval.low, each.interval.high)
+
+
+def style(number: int) -> str:
+    """The look of one of several series; those beyond the last look like it."""
+    return STYLES[min(number, len(STYLES) - 1)]
 
 
 def beside(at: float, number: int, count: int) -> float:

@@ -16,7 +16,6 @@ from dptrain.report.figure import Figure
 from dptrain.report.svg import LINE, WIDTH, apart
 
 RELEASED = "released"
-STYLES = ("release", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
 
 
 def utility(comparison: Comparison) -> Figure | None:
@@ -134,9 +133,9 @@ def _series(points: Sequence[Point], *, joined: bool) -> list[Series]:
     if joined:
         key = axes.shared_key(points)
         labels = [(name.partition(" = ")[2] if key else name) or RELEASED for name in names]
-        styles = [STYLES[min(place, len(STYLES) - 1)] for place in range(len(names))]
+        styles = [axes.style(place) for place in range(len(names))]
     else:
-        labels, styles = [""] * (len(names) - 1) + [RELEASED], [STYLES[0]] * len(names)
+        labels, styles = [""] * (len(names) - 1) + [RELEASED], [axes.style(0)] * len(names)
     return [
         Series(points=tuple(each for each in points if each.series == name), style=style, label=label)
         for name, style, label in zip(names, styles, labels, strict=True)

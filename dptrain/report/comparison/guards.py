@@ -13,7 +13,6 @@ from dptrain.report.defences import OPEN
 from dptrain.report.figure import Figure
 from dptrain.report.guarding import alarm
 
-STYLES = ("release", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
 NONE = "none"
 
 
@@ -97,7 +96,7 @@ def figure(comparison: Comparison) -> Figure | None:
     for floor in sorted(set(floors)):
         axes.draw_floor(panel, floor, labels)
     for number, (name, found) in enumerate(known.items()):
-        style = STYLES[min(number, len(STYLES) - 1)]
+        style = axes.style(number)
         places = [(axes.beside(ticks[at][0], number, len(attacks)), line.measured) for at, line in found]
         axes.draw_measured(panel, places, style, joined=False)
         last = places[-1][1].centre

@@ -19,7 +19,7 @@ from dptrain.contracts import ConfigError
 from dptrain.contracts.ranges import Count, NotNegative, Positive, Share
 from dptrain.serving.detection.calibration import Calibration, calibrate
 from dptrain.serving.detection.features import Features, Manifold
-from dptrain.serving.detection.history import Detector
+from dptrain.serving.detection.history import Detector, History
 from dptrain.serving.detection.sessions import Scope, Sessions
 from dptrain.serving.detection.traffic import NormalTraffic
 from dptrain.serving.forms import bounds_of
@@ -173,14 +173,15 @@ class Watch(Started):
             one = facts.take(np.array([row]))
             for scope in _scopes(query):
                 scores = self.sessions.add(query, scope, one)
-                if self.sessions.of(query.caller.tenant, scope).count == 1:
+                session = self.sessions.of(query.caller.tenant, scope)
+                if session.count == 1:
                     query.facts[BEGUN] = query.facts.get(BEGUN, 0) + 1
                 if scope[0] == "key":
                     for name, most in self.calibration.query_thresholds.items():
                         if scores[name] > most:
                             odd[row] = True
                             query.signs[name] = "odd query"
-                self._check(scope, query, row, connection)
+                self._check(session, scope, query, row, connection)
             # The rest of a batch is not answered because its first records came before the alarm.
             if self._withheld(query):
                 held = torch.zeros(query.count, dtype=torch.bool)
@@ -203,9 +204,8 @@ class Watch(Started):
         """Whether an alarm is open on which answers are not given as they are."""
         return bool(self._flagged & set(_scopes(query)) and WITHHOLDING & set(self._asked.actions))
 
-    def _check(self, scope: Scope, query: Query, row: int, connection: Connection) -> None:
+    def _check(self, session: History, scope: Scope, query: Query, row: int, connection: Connection) -> None:
         """Raise an alarm, once, where a session deviates more than normal ones do."""
-        session = self.sessions.of(query.caller.tenant, scope)
         if session.count not in self.calibration.checks or session.alarmed:
             return
         score, name = session.score, session.reason

@@ -9,12 +9,18 @@ from dptrain.contracts import Interval, Leakage
 BROKEN = "exceeds the bound: broken"
 LEAKS = "leakage detected"  # the first words; what follows says how it stands with the guarantee
 WITHIN = f"{LEAKS}, within the guarantee"
+ABOVE = f"{LEAKS}, above the bound but not beyond doubt"
 UNBOUNDED = f"{LEAKS}; no theorem bounds it"
 OF_VOID = f"{LEAKS}; the guarantee is void"
 RESISTED = "resisted: not above the baseline, the control is"
 TOO_WEAK = "attack too weak to tell"
 NO_CONTROL = "not above the baseline, no control"
 NOT_SHOWN = "not shown"
+
+# A run ends where an attack beats its bound. Attacks that reach their bound do so by chance as often as an
+# interval errs, so intervals of 95 % would end one honest run in forty for each such attack.
+BY_CHANCE = 1e-4  # of honest lines, how many may be called broken
+BEYOND_DOUBT = 1 - 2 * BY_CHANCE  # the confidence of an interval that errs so seldom at its lower end
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,20 +39,31 @@ class Shown:
         return f"the training showed {self.steps:,}{'' if self.of is None else f' of {self.of:,}'} steps"
 
 
-def verdict(*, value: Interval, floor: float, control: Interval | None, bound: float | None) -> str:
+def verdict(
+    *, value: Interval, floor: float, control: Interval | None, bound: float | None, beyond_doubt: bool
+) -> str:
     """Name what the numbers allow one to say, and no more.
 
-    Intervals speak through their lower ends: above the bound, the implementation is wrong;
-    above the floor, the release leaks. Otherwise only a control above the floor shows that
-    the attack could have seen a leak.
+    Intervals speak through their lower ends: above the floor, the release leaks. Otherwise only a
+    control above the floor shows that the attack could have seen a leak. The implementation is wrong where
+    an interval of confidence BEYOND_DOUBT lies above the bound: the caller says whether it does.
     """
-    if bound is not None and value.low > bound:
-        return BROKEN
-    return reading(
-        above_floor=value.low > floor,
-        control_above_floor=None if control is None else control.low > floor,
-        bounded=bound is not None,
+    return beside(
+        bound is not None and value.low > bound,
+        reading(
+            above_floor=value.low > floor,
+            control_above_floor=None if control is None else control.low > floor,
+            bounded=bound is not None,
+        ),
+        beyond_doubt=bound is not None and beyond_doubt,
     )
+
+
+def beside(above_bound: bool, found: str, *, beyond_doubt: bool) -> str:
+    """What was found, or that it is more than is proved: beyond doubt, or as chance may have it."""
+    if beyond_doubt:
+        return BROKEN
+    return ABOVE if above_bound else found
 
 
 def reading(*, above_floor: bool, control_above_floor: bool | None, bounded: bool) -> str:
@@ -77,13 +94,14 @@ def as_shown(line: Leakage, shown: Shown | None) -> Leakage:
 def kind(verdict: str) -> str:
     """Which of the verdicts a text is, whatever reason follows.
 
-    BROKEN, LEAKS, RESISTED, TOO_WEAK, NOT_SHOWN or NO_CONTROL; of any other text, itself.
+    BROKEN, ABOVE, LEAKS, RESISTED, TOO_WEAK, NOT_SHOWN or NO_CONTROL; of any other text, itself.
 
     >>> kind("attack too weak to tell: 10 classes could certify 69 %") == TOO_WEAK
     True
     """
     for begins, found in (
         ("exceeds", BROKEN),
+        (ABOVE, ABOVE),
         ("leak", LEAKS),  # "leaks: above floor" in reports of earlier versions
         ("resisted", RESISTED),
         ("attack", TOO_WEAK),
@@ -96,6 +114,10 @@ def kind(verdict: str) -> str:
 
 def of_void(line: Leakage) -> Leakage:
     """The line beside a guarantee that does not hold, within which nothing can be."""
-    if not line.verdict.startswith(WITHIN):
-        return line
-    return replace(line, verdict=line.verdict.replace(WITHIN, OF_VOID, 1))
+    if kind(line.verdict) == ABOVE:
+        control = None if line.control is None else line.control.low > line.floor
+        leaks = line.value.low > line.floor  # a bound may lie below the floor
+        found = reading(above_floor=leaks, control_above_floor=control, bounded=True)
+    else:
+        found = line.verdict
+    return replace(line, verdict=found.replace(WITHIN, OF_VOID, 1) if found.startswith(WITHIN) else found)

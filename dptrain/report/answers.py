@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from dptrain.contracts import Leakage, NotRun, Report, Statement
-from dptrain.evidence.verdict import BROKEN, LEAKS, NO_CONTROL, NOT_SHOWN, RESISTED, TOO_WEAK
+from dptrain.evidence.verdict import ABOVE, BROKEN, LEAKS, NO_CONTROL, NOT_SHOWN, RESISTED, TOO_WEAK
 from dptrain.report import words
 from dptrain.report.leakage_words import named
 from dptrain.report.learned import no_better
@@ -67,7 +67,7 @@ def seen(report: Report) -> str:
     lines = main_lines(report)
     if not lines:
         return "Nothing."
-    leaking = [line for line in lines if found(line, LEAKS, BROKEN)]
+    leaking = [line for line in lines if found(line, LEAKS, ABOVE, BROKEN)]
     text = "No leakage above the baseline." if not leaking else ""
     if leaking:
         void = bool(report.guarantee.void)
@@ -83,7 +83,9 @@ def _finding(line: Leakage, *, void: bool) -> str:
     bound = "no bound" if line.bound is None or void else f"bound {words.at_most(line.bound)}"
     beside = f"baseline {words.number(line.floor)}, {bound}"
     text = f"{line.attack}, {named(line)}, {words.measured(line.value)} ({beside})"
-    return f"**{text}: more than is proved**" if found(line, BROKEN) else text
+    if found(line, BROKEN):
+        return f"**{text}: more than is proved**"
+    return f"**{text}: above its bound, not beyond doubt**" if found(line, ABOVE) else text
 
 
 def unseen(report: Report) -> str:
@@ -122,6 +124,11 @@ def next_steps(report: Report) -> Iterator[str]:
         yield (
             "**Do not release this model.** An attack did better than the proof allows, so the program does "
             "not do what was proved. Keep this run's folder, and have the implementation examined."
+        )
+    elif any(found(line, ABOVE) for line in main_lines(report)):
+        yield (
+            "**Train and attack once more before this model is released.** An attack did better than its "
+            "bound, by no more than chance allows: an honest run seldom shows that, a broken one every time."
         )
     elif not private:
         yield (

@@ -14,12 +14,18 @@ from rich.table import Table
 from rich.text import Text
 
 from dptrain.contracts import Briefing, Estimate, Interval, Leakage, Report, Utility
-from dptrain.evidence.verdict import BROKEN, LEAKS, NOT_SHOWN, RESISTED, kind
+from dptrain.evidence.verdict import ABOVE, BROKEN, LEAKS, NOT_SHOWN, RESISTED, kind
 from dptrain.report import costs, counts, defences, learned, words
 from dptrain.report.leakage_words import named
 from dptrain.report.tables import has_auroc
 
-TONE = {LEAKS: "yellow", BROKEN: "bold red", RESISTED: "green", NOT_SHOWN: "bold yellow"}
+TONE = {
+    LEAKS: "yellow",
+    ABOVE: "bold yellow",
+    BROKEN: "bold red",
+    RESISTED: "green",
+    NOT_SHOWN: "bold yellow",
+}
 MARKS = {True: ("holds", "green"), False: ("DOES NOT MATCH", "bold red"), None: ("open", "dim")}
 
 

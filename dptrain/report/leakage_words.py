@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from dptrain.contracts import Interval, Leakage
 from dptrain.evidence.verdict import (
+    ABOVE,
     BROKEN,
     LEAKS,
     NO_CONTROL,
@@ -29,7 +30,7 @@ METRICS = {
     "success": "records named",
 }
 # Verdicts without a reason of their own: theirs is read off the numbers.
-BARE = (BROKEN, WITHIN, UNBOUNDED, OF_VOID, RESISTED, TOO_WEAK, NO_CONTROL)
+BARE = (BROKEN, ABOVE, WITHIN, UNBOUNDED, OF_VOID, RESISTED, TOO_WEAK, NO_CONTROL)
 
 
 def readable(line: Leakage) -> Leakage:
@@ -86,7 +87,7 @@ def meaning(line: Leakage) -> str:
     found, own = kind(line.verdict), reason(line.verdict)
     if found == BROKEN:
         return "**More than the guarantee allows: the implementation is broken. Do not release this model.**"
-    if found == LEAKS:
+    if found in (LEAKS, ABOVE):
         return _sentence(line.verdict)
     if found == NOT_SHOWN:
         return f"{_sentence(line.verdict)} What it would have found in the rest is not known."
@@ -133,11 +134,22 @@ def weakness(line: Leakage) -> str:
 
 def beside_bound(line: Leakage) -> str:
     """How a measured value above its bound can be right; empty where it is not above, or is a breach."""
+    if kind(line.verdict) == ABOVE:
+        return once_more(line)
     if line.bound is None or not line.value.value > line.bound or kind(line.verdict) == BROKEN:
         return ""
     if line.value.low <= line.bound:
         return "the measured value is compatible with it, since its interval reaches down to it"
     return "the certificate is within one family of curves; the proved curve decides, and allows it"
+
+
+def once_more(line: Leakage) -> str:
+    """What a value above its bound, but not beyond doubt, asks for."""
+    honest = round(2 / (1 - line.confidence))
+    return (
+        f"by chance an honest run shows so much in one of {honest} measurements at most, a broken one every "
+        "time: train and attack once more before anything is released"
+    )
 
 
 def compatible(

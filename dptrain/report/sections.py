@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dptrain.contracts import Leakage, Report
-from dptrain.evidence.verdict import BROKEN, LEAKS, NOT_SHOWN, RESISTED, TOO_WEAK, kind
+from dptrain.evidence.verdict import ABOVE, BROKEN, LEAKS, NOT_SHOWN, RESISTED, TOO_WEAK, kind
 from dptrain.report import answers, assumptions, costs, counts, guarding, sentences, tables, words
 from dptrain.report.blocks import (
     Answers,
@@ -40,6 +40,7 @@ TITLES = {
 }
 BADGES = {
     LEAKS: ("Leakage detected", "leaks"),
+    ABOVE: ("Above its bound", "broken"),
     BROKEN: ("Broken", "broken"),
     RESISTED: ("Resisted", "resisted"),
     TOO_WEAK: ("Cannot tell", "unknown"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from dptrain.contracts import Leakage, Report, Statement
-from dptrain.evidence.verdict import BROKEN, LEAKS, kind
+from dptrain.evidence.verdict import ABOVE, BROKEN, LEAKS, kind
 from dptrain.report import counts, defences, words
 from dptrain.report.learned import at_floor, no_better, noise, signal
 
@@ -80,11 +80,12 @@ def short(report: Report) -> str:
     if not report.leakage:
         return text
     lines = main_lines(report)
-    leaking = sum(found(line, LEAKS, BROKEN) for line in lines)
+    leaking = sum(found(line, LEAKS, ABOVE, BROKEN) for line in lines)
     text += f" {leaking} of {len(lines)} measurements found leakage above the baseline"
     if words.is_private(statement) and not statement.void:
-        broken = sum(found(line, BROKEN) for line in lines)
+        broken, doubtful = (sum(found(line, word) for line in lines) for word in (BROKEN, ABOVE))
         text += f", **{broken} of them more than is proved**" if broken else ", none more than is proved"
+        text += f", **{doubtful} by no more than chance allows**" if doubtful else ""
     return f"{text}."
 
 

@@ -24,7 +24,7 @@ from dptrain.config import Evidence
 from dptrain.contracts import Access, Assigned, Game, Leakage, Records, Scored, Targets, keyed_uniform
 from dptrain.evidence.held_out import keep_held_out, train_on
 from dptrain.evidence.intervals import clopper_pearson, detection_limit
-from dptrain.evidence.verdict import verdict
+from dptrain.evidence.verdict import BEYOND_DOUBT, verdict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +80,7 @@ class LabelInference(Game):
     def score(self, attempt, scoring):
         truth, confidence = scoring.assigned.labels, self.evidence.confidence
 
-        def success(found):
+        def success(found, confidence=confidence):
             return clopper_pearson(int((found.named == truth).sum()), len(truth), confidence)
 
         blind = 1 / scoring.splits.num_classes
@@ -98,7 +98,13 @@ class LabelInference(Game):
                     control=control,
                     bound=bound,
                     detection_limit=detection_limit(len(truth), confidence),
-                    verdict=verdict(value=value, floor=floor, control=control, bound=bound),
+                    verdict=verdict(
+                        value=value,
+                        floor=floor,
+                        control=control,
+                        bound=bound,
+                        beyond_doubt=success(attempt.found, BEYOND_DOUBT).low > bound,
+                    ),
                     trials=len(truth),
                     confidence=confidence,
                     interface=attempt.interface,

@@ -10,7 +10,18 @@ from scipy.stats import binomtest
 from dptrain.contracts import Attempt, Guesses
 from dptrain.evaluation.games.reconstruction.game import score_reconstruction
 from dptrain.evidence.intervals import clopper_pearson
-from dptrain.evidence.verdict import BROKEN, LEAKS, NO_CONTROL, RESISTED, TOO_WEAK, UNBOUNDED, WITHIN, kind
+from dptrain.evidence.verdict import (
+    ABOVE,
+    BROKEN,
+    BY_CHANCE,
+    LEAKS,
+    NO_CONTROL,
+    RESISTED,
+    TOO_WEAK,
+    UNBOUNDED,
+    WITHIN,
+    kind,
+)
 
 pytestmark = pytest.mark.run
 
@@ -48,10 +59,10 @@ def test_blind_guesses_seldom_raise_an_alarm(rng):
     for _ in range(400):
         truth = truth_of(rng)
         found = judge(truth_of(rng), truth, bound=0.12)
-        leaks += kind(found.verdict) == LEAKS
+        leaks += kind(found.verdict) in (LEAKS, ABOVE)
         broken += found.verdict == BROKEN
     assert binomtest(leaks + broken, 400, 0.05, alternative="greater").pvalue > 0.01
-    assert binomtest(broken, 400, 0.025, alternative="greater").pvalue > 0.01
+    assert binomtest(broken, 400, BY_CHANCE, alternative="greater").pvalue > 0.01
 
 
 def test_right_guesses_above_the_bound_are_a_broken_implementation(rng):

@@ -6,12 +6,15 @@ import pytest
 
 from dptrain.contracts import Interval
 from dptrain.evidence.verdict import (
+    ABOVE,
     BROKEN,
+    LEAKS,
     NO_CONTROL,
     RESISTED,
     TOO_WEAK,
     UNBOUNDED,
     WITHIN,
+    kind,
     reading,
     verdict,
 )
@@ -27,15 +30,19 @@ def interval(low: float) -> Interval:
 @pytest.mark.parametrize("value", LOWS)
 @pytest.mark.parametrize("control", [*LOWS, None])
 @pytest.mark.parametrize("bound", [BOUND, None])
-def test_every_case(value, control, bound):
+@pytest.mark.parametrize("sure", [False, True])
+def test_every_case(value, control, bound, sure):
     word = verdict(
         value=interval(LOWS[value]),
         floor=FLOOR,
         control=None if control is None else interval(LOWS[control]),
         bound=bound,
+        beyond_doubt=sure,
     )
-    if value == "over" and bound is not None:
+    if sure and bound is not None:
         expected = BROKEN
+    elif value == "over" and bound is not None:
+        expected = ABOVE
     elif value in {"above", "at the bound", "over"}:
         expected = UNBOUNDED if bound is None else WITHIN
     elif control is None:
@@ -48,11 +55,19 @@ def test_every_case(value, control, bound):
 
 
 def test_a_control_over_the_bound_is_no_breach():
-    assert verdict(value=interval(0.4), floor=FLOOR, control=interval(0.9), bound=BOUND) == RESISTED
+    line = {"value": interval(0.4), "floor": FLOOR, "control": interval(0.9), "bound": BOUND}
+    assert verdict(**line, beyond_doubt=False) == RESISTED
 
 
 def test_a_bound_below_the_floor_still_breaks():
-    assert verdict(value=interval(0.4), floor=FLOOR, control=None, bound=0.1) == BROKEN
+    line = {"value": interval(0.4), "floor": FLOOR, "control": None, "bound": 0.1}
+    assert verdict(**line, beyond_doubt=True) == BROKEN
+    assert verdict(**line, beyond_doubt=False) == ABOVE
+
+
+def test_what_stands_above_its_bound_is_a_leak_of_a_kind_of_its_own():
+    assert kind(ABOVE) == ABOVE
+    assert ABOVE.startswith(LEAKS)
 
 
 def test_no_verdict_says_private():

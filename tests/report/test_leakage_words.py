@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from dptrain.contracts import Interval, Leakage
 from dptrain.evidence.verdict import (
+    ABOVE,
     BROKEN,
     LEAKS,
     NO_CONTROL,
@@ -49,7 +50,13 @@ def lines(draw: st.DrawFn) -> Leakage:
         control=control,
         bound=bound,
         detection_limit=draw(SHARES),
-        verdict=verdict(value=value, floor=floor, control=control, bound=bound),
+        verdict=verdict(
+            value=value,
+            floor=floor,
+            control=control,
+            bound=bound,
+            beyond_doubt=bound is not None and value.low > bound and draw(st.booleans()),
+        ),
         trials=draw(st.integers(1, 3000)),
     )
     steps = draw(st.none() | st.integers(0, 5))
@@ -68,6 +75,7 @@ def test_sentence_and_numbers_agree(line: Leakage, void: bool) -> None:
         found == LEAKS and not void and line.bound is not None and line.value.low <= line.bound
     )
     assert ("implementation is broken" in said) == (line.verdict == BROKEN)
+    assert ("train and attack once more" in said) == (found == ABOVE and not void)
     if not void:
         assert ("theorem bounds" in said) == (line.bound is None)
         assert ("compatible with it" in said) == (
@@ -166,7 +174,7 @@ def test_a_certificate_above_epsilon_that_the_curve_allows_is_explained() -> Non
 
 
 def test_every_kind_is_told_from_every_other() -> None:
-    for word in (BROKEN, RESISTED, TOO_WEAK, NO_CONTROL):
+    for word in (BROKEN, ABOVE, RESISTED, TOO_WEAK, NO_CONTROL):
         assert kind(word) == word
     assert kind(WITHIN) == kind(UNBOUNDED) == kind("leaks: above floor") == LEAKS
     assert kind("of another kind") == "of another kind"

@@ -29,7 +29,7 @@ from dptrain.contracts import (
 from dptrain.evaluation.games.probed import OnProbes
 from dptrain.evidence.intervals import clopper_pearson, detection_limit
 from dptrain.evidence.probes import ProbeAssignment
-from dptrain.evidence.verdict import BROKEN, reading, verdict
+from dptrain.evidence.verdict import BEYOND_DOUBT, beside, reading
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +132,11 @@ def _advantage(
         control=control,
         bound=None,
         detection_limit=missed / trials * _sign(missed, missed, confidence).low if missed else 0.0,
-        verdict=verdict(value=value, floor=0.0, control=control, bound=None),
+        verdict=reading(
+            above_floor=value.low > 0.0,
+            control_above_floor=None if control is None else control.low > 0.0,
+            bounded=False,
+        ),
         trials=trials,
         confidence=confidence,
         notes=(
@@ -164,16 +168,17 @@ def _on_members(
     if control_hit is not None:
         control, control_others = (_accuracy(control_hit[0][who], confidence) for who in (members, ~members))
     bound = guarantee.membership_tpr(others.high) if math.isfinite(guarantee.epsilon()) else None
-    if bound is not None and value.low > bound:
-        word = BROKEN
-    else:
-        word = reading(
-            above_floor=value.low > others.high,
-            control_above_floor=(
-                None if control is None or control_others is None else control.low > control_others.high
-            ),
-            bounded=bound is not None,
-        )
+    word = reading(
+        above_floor=value.low > others.high,
+        control_above_floor=(
+            None if control is None or control_others is None else control.low > control_others.high
+        ),
+        bounded=bound is not None,
+    )
+    if bound is not None:
+        least, most = (_accuracy(guessed[who], BEYOND_DOUBT) for who in (members, ~members))
+        broken = least.low > guarantee.membership_tpr(most.high)
+        word = beside(value.low > bound, word, beyond_doubt=broken)
     details = {
         "members": float(members.sum()),
         "non_members": float((~members).sum()),

@@ -32,7 +32,7 @@ from dptrain.evidence.one_run import (
     p_value_f,
     planned_guesses,
 )
-from dptrain.evidence.verdict import BROKEN, verdict
+from dptrain.evidence.verdict import BY_CHANCE, beside, reading
 
 UNPROVED_MU = 10.0  # what bets are planned for where nothing is proved
 ALARM = 1e-6  # a p-value of noise or batches below this is no accident
@@ -74,9 +74,14 @@ def score_audit(
     bound = guarantee.epsilon() if private else None
     p_value = p_value_f(correct, guesses, len(members), guarantee.membership_tpr) if private else 1.0
     checks = mechanism_checks(released, control, members) if private else {}
-    alarms = _alarms(p_value, checks, confidence)
+    alarms = _alarms(p_value, checks)
+    found = reading(
+        above_floor=value.low > 0.0,
+        control_above_floor=None if control_value is None else control_value.low > 0.0,
+        bounded=private,
+    )
     # What is proved is a curve, and the certificate is within the Gaussian family: the curve decides.
-    found = verdict(value=value, floor=0.0, control=control_value, bound=math.inf if private else None)
+    found = beside(p_value < (1 - confidence) / 2, found, beyond_doubt=bool(alarms))
     return Leakage(
         attack=attempt.attack,
         metric="certified_epsilon",
@@ -85,7 +90,7 @@ def score_audit(
         control=control_value,
         bound=bound,
         detection_limit=certified(guesses).value,
-        verdict=BROKEN if alarms else found,
+        verdict=found,
         trials=guesses,
         confidence=confidence,
         interface=attempt.interface,
@@ -160,10 +165,10 @@ def _guesses(attack: str, bets: Bets, canaries: int, mu: float, confidence: floa
     return bets.guesses
 
 
-def _alarms(p_value: float, checks: dict[str, float], confidence: float) -> list[str]:
-    """The reasons, besides a certified epsilon above the bound, to call the implementation broken."""
+def _alarms(p_value: float, checks: dict[str, float]) -> list[str]:
+    """The reasons to call the implementation broken."""
     alarms = []
-    if p_value < (1 - confidence) / 2:
+    if p_value < BY_CHANCE:
         alarms.append(
             "broken: under the guarantee's own trade-off curve so many right bets have probability "
             f"{p_value:.2g} at most"

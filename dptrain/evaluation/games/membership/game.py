@@ -16,7 +16,7 @@ from dptrain.contracts import Attempt, Detectable, Guarantee, Leakage, Scored, S
 from dptrain.evaluation.games.probed import OnProbes
 from dptrain.evidence.intervals import auc, clopper_pearson, detection_limit
 from dptrain.evidence.probes import ProbeAssignment
-from dptrain.evidence.verdict import verdict
+from dptrain.evidence.verdict import BEYOND_DOUBT, verdict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +82,13 @@ def score_membership(
         control=control_value,
         bound=bound,
         detection_limit=detection_limit(min(count, others), confidence),
-        verdict=verdict(value=value, floor=0.5, control=control_value, bound=bound),
+        verdict=verdict(
+            value=value,
+            floor=0.5,
+            control=control_value,
+            bound=bound,
+            beyond_doubt=bound is not None and auc(attempt.found.scores, members, BEYOND_DOUBT).low > bound,
+        ),
         trials=len(members),
         confidence=confidence,
         interface=attempt.interface,
@@ -122,7 +128,13 @@ def _at_rate(
         control=control,
         bound=bound,
         detection_limit=detection_limit(found.members, confidence),
-        verdict=verdict(value=value, floor=found.fpr_upper, control=control, bound=bound),
+        verdict=verdict(
+            value=value,
+            floor=found.fpr_upper,
+            control=control,
+            bound=bound,
+            beyond_doubt=bound is not None and _broken(attempt, members, guarantee, rate),
+        ),
         trials=found.members,
         confidence=confidence,
         interface=attempt.interface,
@@ -151,6 +163,13 @@ class Counts:
     @property
     def fpr_realised(self) -> float:
         return self.false_positives / self.non_members
+
+
+def _broken(attempt: Attempt[Scores], members: Tensor, guarantee: Guarantee, rate: float) -> bool:
+    """Whether more is found than is proved, as BY_CHANCE alone has it: of the members and of the FPR."""
+    found = counts_at(attempt.found.scores, members, rate, BEYOND_DOUBT)
+    least = clopper_pearson(found.true_positives, found.members, BEYOND_DOUBT).low
+    return least > guarantee.membership_tpr(found.fpr_upper)
 
 
 def counts_at(scores: Tensor, members: Tensor, rate: float, confidence: float) -> Counts:

@@ -31,7 +31,7 @@ from dptrain.contracts import (
 from dptrain.evidence.held_out import held_out_units, keep_held_out, once, one_of_each, train_on
 from dptrain.evidence.intervals import detection_limit, proportion
 from dptrain.evidence.probes import public_count
-from dptrain.evidence.verdict import verdict
+from dptrain.evidence.verdict import BEYOND_DOUBT, verdict
 
 ROOM = 1.5  # held-out units there must be to each candidate: with fewer, many slots would lack some
 FEW_CANDIDATES = 4  # to which the candidates of small data come down before there are fewer slots
@@ -250,7 +250,13 @@ def score_reconstruction(
         control=control,
         bound=bound,
         detection_limit=detection_limit(effective, confidence),
-        verdict=verdict(value=value, floor=floor, control=control, bound=bound),
+        verdict=verdict(
+            value=value,
+            floor=floor,
+            control=control,
+            bound=bound,
+            beyond_doubt=bound is not None and _success(released, truth, BEYOND_DOUBT).low > bound,
+        ),
         trials=slots,
         confidence=confidence,
         interface=attempt.interface,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -45,7 +46,7 @@ class Query:
     facts: dict[str, Any] = field(default_factory=dict)
     signs: dict[str, str] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def count(self) -> int:
         """The number of inputs, each of which is one query."""
         return count(self.inputs)
@@ -97,6 +98,9 @@ class Started:
     def after(self, query: Query, answers: Tensor, connection: Connection) -> Tensor:  # noqa: ARG002
         """What is answered instead of `answers` (N, ...); what is written, is so with the rest."""
         return answers
+
+    def kept(self, query: Query) -> None:
+        """Hear that what was written of a query is kept, before its answer is given."""
 
     def refused(self, query: Query, why: Refused, connection: Connection) -> None:
         """Hear of a query that another guard, or this one, has refused."""

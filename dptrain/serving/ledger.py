@@ -14,18 +14,17 @@ from dptrain.serving.keys import Caller
 from dptrain.serving.store import Store
 
 NO_LIMIT = 2**62
-LEFT = "left"  # of a query: what each of its accounts held when it came
+LEFT, SPENT = "left", "spent"  # of a query: what its accounts held at least when it came, and with it
 
-_OPEN = text(
-    "insert into spent (scope, name, model, queries) values (:scope, :name, :model, 0) on conflict do nothing"
-)
-_SPEND = text(
-    "update spent set queries = queries + :asked where scope = :scope and name = :name and model = :model "
-    "and queries + :asked <= :most"
-)
 _READ = text(
     "select scope, queries from spent where model = :model and ((scope = 'key' and name = :key) "
     "or (scope = 'tenant' and name = :tenant) or (scope = 'model' and name = 'all'))"
+)
+_SPEND = text(  # in this order everywhere, so that of two transactions neither waits for the other
+    "insert into spent (scope, name, model, queries) values ('key', :key, :model, :asked), "
+    "('tenant', :tenant, :model, :asked), ('model', 'all', :model, :asked) "
+    "on conflict (scope, name, model) do update set queries = spent.queries + excluded.queries "
+    "returning scope, queries"
 )
 
 
@@ -51,14 +50,14 @@ class Ledger(Started):
 
     def __init__(self, limits: QueryBudget, store: Store, model: str) -> None:
         self._limits, self._store, self._model = limits, store, model
+        self._known: dict[tuple[str, str], int] = {}  # what accounts held once: since then they may hold more
 
     def arrived(self, query: Query) -> None:
-        """Refuse who has nothing left, before a body is read."""
-        limited = {scope: most for scope, _, most in self._accounts(query.caller) if most < NO_LIMIT}
-        if not limited:
-            return
-        spent = self._spent(query.caller)
-        left = {scope: most - spent.get(scope, 0) for scope, most in limited.items()}
+        """Refuse who is known to have nothing left, before a body is read."""
+        limited = [account for account in self._accounts(query.caller) if account[2] < NO_LIMIT]
+        if any(account[:2] not in self._known for account in limited):
+            self._spent(query.caller)
+        left = {scope: most - self._known[scope, name] for scope, name, most in limited}
         query.facts[LEFT] = left
         self._refuse_beyond(left, 1)
 
@@ -67,31 +66,40 @@ class Ledger(Started):
         self._refuse_beyond(query.facts.get(LEFT, {}), query.count)
 
     def after(self, query: Query, answers: Tensor, connection: Connection) -> Tensor:
-        """Count the query on every account, or on none where one would be overdrawn."""
-        for scope, name, most in self._accounts(query.caller):
-            account = {"scope": scope, "name": name, "model": self._model}
-            spend = {**account, "asked": query.count, "most": most}
-            if connection.execute(_SPEND, spend).rowcount:
-                continue
-            connection.execute(_OPEN, account)  # which is there already, but for the first time
-            if not connection.execute(_SPEND, spend).rowcount:
+        """Count the query on every account; where one is overdrawn, the refusal undoes it."""
+        asked = {**self._names(query.caller), "asked": query.count}
+        spent = {row.scope: row.queries for row in connection.execute(_SPEND, asked)}
+        for scope, _, most in self._accounts(query.caller):
+            if spent[scope] > most:
+                self._spent(query.caller)  # by other processes too
                 raise self._refusal(scope)
+        query.facts[SPENT] = spent
         return answers
+
+    def kept(self, query: Query) -> None:
+        """Remember what the accounts hold."""
+        for scope, name, _ in self._accounts(query.caller):
+            self._known[scope, name] = query.facts[SPENT][scope]
 
     def state(self, caller: Caller) -> dict[str, dict[str, int | None]]:
         """What a caller has spent and has left, by account; of the whole model what is left."""
         every, found = self._spent(caller), {}
         for scope, _, most in self._accounts(caller):
-            spent = every.get(scope, 0)
+            spent = every[scope]
             left = None if most == NO_LIMIT else max(0, most - spent)
             found[scope] = {"left": left} if scope == "model" else {"spent": spent, "left": left}
         return found
 
     def _spent(self, caller: Caller) -> dict[str, int]:
-        """What was asked so far, by account; without those that nobody has asked from."""
-        named = {"model": self._model, "key": caller.key, "tenant": caller.tenant}
+        """What was asked so far, by account."""
         with self._store.reading() as connection:
-            return {row.scope: row.queries for row in connection.execute(_READ, named)}
+            found = {row.scope: row.queries for row in connection.execute(_READ, self._names(caller))}
+        spent = {scope: found.get(scope, 0) for scope, _, _ in self._accounts(caller)}
+        self._known |= {(scope, name): spent[scope] for scope, name, _ in self._accounts(caller)}
+        return spent
+
+    def _names(self, caller: Caller) -> dict[str, str]:
+        return {"model": self._model, "key": caller.key, "tenant": caller.tenant}
 
     def _accounts(self, caller: Caller) -> Iterator[tuple[str, str, int]]:
         limits = self._limits

@@ -17,6 +17,7 @@ from limits.strategies import MovingWindowRateLimiter
 from dptrain.contracts import ConfigError
 from dptrain.redaction import redact
 from dptrain.serving.guard import Query, Refused, Started, Surroundings
+from dptrain.serving.windows import Windows
 
 MEMORY = "memory://"
 # Of Redis: nothing is tried again, since a request that was lost may have been counted.
@@ -49,7 +50,8 @@ class Rates:
                 "serving.rates.storage=redis://HOST:PORT"
             )
         try:
-            storage = storage_from_string(self.storage, **_options(self.storage))
+            in_memory = self.storage == MEMORY
+            storage = Windows() if in_memory else storage_from_string(self.storage, **_options(self.storage))
             if not storage.check():
                 raise ConfigurationError("it does not answer")
         except (ConfigurationError, ImportError) as error:
@@ -83,6 +85,12 @@ class RateLimits(Started):
         """Take the query off every limit; raises Refused (429), with the seconds to wait."""
         for item, scope, names in self._all(query):
             self._take(item, scope, names, query.count)
+
+    def tidy(self, now: float) -> None:  # noqa: ARG002
+        """Forget who asks no more, where that is kept in memory."""
+        if isinstance(self._limiter.storage, Windows):
+            with self._lock:
+                self._limiter.storage.tidy()
 
     def _all(self, query: Query) -> Iterator[tuple[RateLimitItem, str, tuple[str, ...]]]:
         names = {"key": query.caller.key, "tenant": query.caller.tenant, "model": "all"}

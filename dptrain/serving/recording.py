@@ -16,6 +16,8 @@ from dptrain.serving.guard import Query, Refused, Started, Surroundings
 from dptrain.serving.keys import DAY
 from dptrain.serving.store import QUERIES, Store
 
+_INSERT = QUERIES.insert()  # made once, since that takes as long as executing it
+
 FACTS = "facts"  # of a query, where a guard before this one has made them
 
 
@@ -49,7 +51,7 @@ class Recorder(Started):
         coarse = np.zeros(query.count, bool) if query.coarse is None else query.coarse.numpy()
         raw = query.flat().numpy() if self._raw else None
         connection.execute(
-            QUERIES.insert(),
+            _INSERT,
             [
                 {
                     **self._of(query),

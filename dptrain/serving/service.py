@@ -132,6 +132,8 @@ class Service:
             with self.store.writing() if self.guards else _nothing() as connection:
                 for guard in self.guards.values():
                     answers = guard.after(query, answers, connection)
+            for guard in self.guards.values():
+                guard.kept(query)
         except Refused as why:
             if self.guards:
                 with self.store.writing() as connection:

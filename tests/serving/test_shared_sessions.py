@@ -10,12 +10,18 @@ from contextlib import ExitStack, nullcontext
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from servers import postgres
 from services import SHAPE, make_service
 from sqlalchemy import select, text
 
+from dptrain.serving.detection.calibration import Calibration
 from dptrain.serving.detection.detectors import ClassConcentration, Distances, NearDuplicates, OffManifold
+from dptrain.serving.detection.features import Facts
 from dptrain.serving.detection.guard import Detection
+from dptrain.serving.detection.history import History
+from dptrain.serving.detection.sessions import Sessions, _Tenant
 from dptrain.serving.guard import Query, Refused, Started
 from dptrain.serving.keys import ANYONE, Caller
 from dptrain.serving.recording import Recording
@@ -193,3 +199,56 @@ def test_sessions_that_are_over_are_forgotten(several):
     ask(service, inputs(1, 1), Caller(key="k9", tenant="t9", scopes=frozenset()))
     assert set(watch.sessions.every) == {("key", "k1"), ("tenant", "t1"), ("key", "k9"), ("tenant", "t9")}
     assert session(service, ("key", "k1")).count == 2
+
+
+CLASSES = {"concentration": ClassConcentration()}
+RANGES = {f"concentration{tail}": (-1.0, 0.0, 1.0) for tail in ("", ": odd, low", ": odd, high")}
+
+
+def fact(answer: int) -> Facts:
+    return Facts(
+        sketch=np.full((1, 32), answer, np.float32), marks=np.zeros((1, 24), np.uint64),
+        distance=np.ones(1), answer=np.array([answer]),
+    )  # fmt: skip
+
+
+@given(
+    asked=st.lists(
+        st.tuples(st.sampled_from("abc"), st.integers(0, 2), st.sampled_from([1.0, 30.0])), max_size=40
+    )
+)
+def test_a_session_that_two_scopes_share_is_what_each_would_have_alone(asked):
+    """A tenant who asks by one key has its session, until another key asks; pauses and lengths end both."""
+    calibration = Calibration(
+        checks=(2, 5), ranges={2: RANGES, 5: RANGES}, null=np.zeros(1), session_threshold=9.0,
+        query_thresholds={}, tails={"concentration": (0.2, 0.8)},
+    )  # fmt: skip
+    sessions = Sessions(None, "m", CLASSES, calibration, length=6, gap_seconds=20.0, shared=False)
+    alone: dict[tuple[str, str], History] = {}
+    tenant, now = _Tenant(read=0), 0.0
+    sessions._tenants["t"] = tenant
+    for key, answer, pause in asked:
+        now += pause
+        scores = {}
+        for scope in (("key", key), ("tenant", "t")):
+            one = alone.get(scope)
+            if one is None or one.count >= 6 or now - one.at > 20.0:
+                one = alone[scope] = History(6, calibration.tails)
+            one.at = now
+            scores[scope] = one.add(fact(answer), CLASSES)
+        caller = Caller(key=key, tenant="t", scopes=frozenset())
+        query = Query(caller=caller, inputs=torch.zeros(1), at=now)
+        assert sessions.add(query, fact(answer)) == scores["key", key]
+        for scope, one in alone.items():
+            kept = sessions.of("t", scope)
+            assert (kept.count, kept.at, kept.sums, kept.answers) == (
+                one.count, one.at, one.sums, one.answers,
+            )  # fmt: skip
+
+
+def test_an_alarm_is_raised_of_the_key_and_of_its_tenant_though_they_share_a_session(several):
+    (one,) = several(1)
+    ask(one, odd(16))
+    assert [(row.scope, row.queries) for row in one.store.rows(select(ALARMS))] == [
+        ("key", 10), ("tenant", 10),
+    ]  # fmt: skip

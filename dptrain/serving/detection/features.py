@@ -72,17 +72,22 @@ class Features:
         """
         levels = np.rint(scaled * LEVELS).clip(0, LEVELS).astype(np.uint64) + np.uint64(1)
         found = np.zeros((len(levels), MARKS), np.uint64)
-        windows = np.lib.stride_tricks.sliding_window_view(levels, self._window, axis=1)
-        for row, each in enumerate(windows):
-            kept = each[(each != each[:, :1]).any(axis=1)] if self._window > 1 else each
-            if self._window > 1:
-                hashed = np.unique(_mixed(kept @ self._salts))
-            else:  # of few columns, each with its place
-                hashed = np.unique(
-                    _mixed(kept[:, 0] * self._salts[0] + np.arange(len(kept), dtype=np.uint64))
-                )
-            hashed = hashed[:MARKS]
-            found[row, : len(hashed)] = hashed
+        windows = levels.shape[1] - self._window + 1
+        sums = np.zeros((len(levels), windows), np.uint64)
+        for at, salt in enumerate(self._salts):
+            sums += levels[:, at : at + windows] * salt
+        if self._window > 1:
+            changes = np.zeros(levels.shape, np.int64)
+            np.cumsum(levels[:, 1:] != levels[:, :-1], axis=1, out=changes[:, 1:])
+            varied = changes[:, self._window - 1 :] != changes[:, :windows]
+        else:  # of few columns, each with its place
+            sums += np.arange(windows, dtype=np.uint64)
+            varied = np.ones_like(sums, bool)
+        hashed = _mixed(sums)
+        for row in range(len(levels)):
+            kept = np.sort(hashed[row, varied[row]])
+            kept = kept[np.append(True, kept[1:] != kept[:-1])[: len(kept)]][:MARKS]
+            found[row, : len(kept)] = kept
         return found
 
 

@@ -170,17 +170,16 @@ class Watch(Started):
         if self._withheld(query):  # since an alarm of another process, which `before` did not know of
             query.coarsen(torch.ones(query.count, dtype=torch.bool))
         for row in range(query.count):
-            one = facts.take(np.array([row]))
+            one = facts if query.count == 1 else facts.take(np.array([row]))
+            scores = self.sessions.add(query, one)
+            for name, most in self.calibration.query_thresholds.items():
+                if scores[name] > most:
+                    odd[row] = True
+                    query.signs[name] = "odd query"
             for scope in _scopes(query):
-                scores = self.sessions.add(query, scope, one)
                 session = self.sessions.of(query.caller.tenant, scope)
                 if session.count == 1:
                     query.facts[BEGUN] = query.facts.get(BEGUN, 0) + 1
-                if scope[0] == "key":
-                    for name, most in self.calibration.query_thresholds.items():
-                        if scores[name] > most:
-                            odd[row] = True
-                            query.signs[name] = "odd query"
                 self._check(session, scope, query, row, connection)
             # The rest of a batch is not answered because its first records came before the alarm.
             if self._withheld(query):
@@ -206,12 +205,12 @@ class Watch(Started):
 
     def _check(self, session: History, scope: Scope, query: Query, row: int, connection: Connection) -> None:
         """Raise an alarm, once, where a session deviates more than normal ones do."""
-        if session.count not in self.calibration.checks or session.alarmed:
+        if session.count not in self.calibration.checks or scope[0] in session.alarmed:
             return
         score, name = session.score, session.reason
         if score <= self.calibration.session_threshold:
             return
-        session.alarmed = True
+        session.alarmed.add(scope[0])
         query.facts[FLAGGED] = query.facts.get(FLAGGED, 0) + 1
         query.facts.setdefault(FIRST, row)
         if scope in self._flagged:  # an alarm is open, and acted on already

@@ -34,7 +34,7 @@ class History:
         self.answers: Counter[int] = Counter()
         self.marked: dict[int, list[int]] = defaultdict(list)  # earlier queries by fingerprint
         self.sums: dict[str, float] = defaultdict(float)
-        self.alarmed = False
+        self.alarmed: set[str] = set()  # whose session it was when it was found odd: a key's, a tenant's
         self.score, self.reason = 0.0, ""  # the largest deviation at any check, and whose it was
         self._measured: tuple[Facts, np.ndarray] | None = None  # the last query that was, for all detectors
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -22,6 +23,7 @@ class _Tenant:
     """What is known of the queries of a tenant."""
 
     sessions: dict[Scope, History] = field(default_factory=dict)
+    only: str | None = None  # the key whose session is the tenant's too, as none other has asked in it
     read: int | None = None  # the last row that was read; None before any was
     mine: tuple[str, float] = ("", 0.0)  # key and time of the last query here: its rows have the same
 
@@ -92,17 +94,38 @@ class Sessions:
                 distance=np.array([row.distance], np.float32),
                 answer=np.array([row.answer or 0]),
             )
-            for scope in (("key", row.key), ("tenant", row.tenant)):
-                self._add(tenant, scope, facts, row.at)
+            self._add(tenant, row.key, row.tenant, facts, row.at)
 
-    def add(self, query: Query, scope: Scope, one: Facts) -> dict[str, float]:
-        """Put a query into the session of a scope, or a new one; how odd it looks there."""
-        return self._add(self._tenants[query.caller.tenant], scope, one, query.at)
+    def add(self, query: Query, one: Facts) -> dict[str, float]:
+        """Put a query into the sessions of its key and its tenant; how odd it looks in the key's."""
+        caller = query.caller
+        return self._add(self._tenants[caller.tenant], caller.key, caller.tenant, one, query.at)
 
-    def _add(self, tenant: _Tenant, scope: Scope, one: Facts, at: float) -> dict[str, float]:
-        session = tenant.sessions.get(scope)
-        if session is None or session.count >= self._length or at - session.at > self._gap:
-            session = tenant.sessions[scope] = History(self._length, self._calibration.tails)
+    def _add(self, tenant: _Tenant, key: str, name: str, one: Facts, at: float) -> dict[str, float]:
+        mine, whole = (
+            self._going(tenant.sessions.get(scope), at) for scope in (("key", key), ("tenant", name))
+        )
+        if whole is None:
+            whole = self._new()
+            tenant.only = key if mine is None else None
+            mine = whole if mine is None else mine
+        elif tenant.only not in (None, key):
+            whole, tenant.only = copy.deepcopy(whole), None
+        mine = self._new() if mine is None else mine
+        tenant.sessions |= {("key", key): mine, ("tenant", name): whole}
+        if whole is not mine:
+            self._put(whole, one, at)
+        return self._put(mine, one, at)
+
+    def _going(self, session: History | None, at: float) -> History | None:
+        """A session, where it is not over."""
+        over = session is None or session.count >= self._length or at - session.at > self._gap
+        return None if over else session
+
+    def _new(self) -> History:
+        return History(self._length, self._calibration.tails)
+
+    def _put(self, session: History, one: Facts, at: float) -> dict[str, float]:
         session.at = at
         scores = session.add(one, self._detectors)
         if session.count in self._calibration.checks:

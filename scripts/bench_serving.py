@@ -1,12 +1,8 @@
 #!/usr/bin/env python3
 """What guards of a served model cost, over real HTTP: python scripts/bench_serving.py
 
-Needs MNIST in DPTRAIN_DATA (mnist.npz). Two experiments, each a line of JSON a row:
-
-latency    A batch of one by a client in a second process, at a given rate, in turns with every guard and
-           with none: milliseconds at the 50th and 99th percentile.
-load       As many requests as clients can send in some seconds: answers that clients counted, the ledger
-           counted, and the store holds; then the server is killed in the middle.
+Needs MNIST in DPTRAIN_DATA (mnist.npz). A batch of one by a client in a second process, at a given rate, in
+turns with every guard and with none: milliseconds at the 50th and 99th percentile, a line of JSON each.
 """
 
 from __future__ import annotations
@@ -15,10 +11,8 @@ import argparse
 import json
 import multiprocessing
 import os
-import signal
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -30,7 +24,6 @@ from typing import Any
 import numpy as np
 import requests
 import torch
-from sqlalchemy import func, select
 from torch import Tensor, nn
 
 from dptrain.contracts import Form
@@ -45,12 +38,13 @@ from dptrain.serving.detection.guard import Detection, Watch
 from dptrain.serving.guard import Guard, Started, Surroundings
 from dptrain.serving.keys import Keys
 from dptrain.serving.ledger import QueryBudget
+from dptrain.serving.metrics import Metrics
 from dptrain.serving.model import ServedModel
 from dptrain.serving.rates import Rates
 from dptrain.serving.recording import Recording
 from dptrain.serving.server import bound, run, url_of
 from dptrain.serving.service import Bounds, Service
-from dptrain.serving.store import QUERIES, SPENT, Store
+from dptrain.serving.store import Store
 
 SECRET = bytes(range(32))
 DETECTORS = {
@@ -143,6 +137,8 @@ def service_of(
     name: str = "mnist",
     *,
     keys: bool = False,
+    workers: int = 1,
+    metrics: Metrics | None = None,
 ) -> Service:
     """A service of a network, calibrated on images of their own, or as `watch` is; observed."""
     used = data(name)
@@ -168,6 +164,8 @@ def service_of(
         secret=SECRET,
         calibration=lambda: used.calibration.flatten(1),
         answer=lambda rows: model.predict(rows.view(-1, 1, 28, 28)),
+        workers=workers,
+        recorded="record" in chosen,
     )
     started: dict[str, Started] = {}
     for each, guard in chosen.items():
@@ -184,6 +182,7 @@ def service_of(
         bounds=Bounds(body_bytes=2**24, body_seconds=60.0, records=256, waiting=4096),
         secret=SECRET,
         prior=torch.full((len(used.classes),), 1 / len(used.classes)),
+        metrics=metrics or Metrics(),
     )
 
 
@@ -250,61 +249,14 @@ def latency(seconds: float, rate: float) -> None:
         print(json.dumps({"latency": name, "requests": len(every), "p50_ms": p50, "p99_ms": p99}), flush=True)
 
 
-def load(seconds: float, clients: int) -> None:
-    """Count on all sides, under as much as clients send; then kill the server."""
-    net = fitted(victim(), few(), epochs=1)
-    body = json.dumps({"inputs": data("mnist").normal[0][:1].tolist()}).encode()
-    with tempfile.TemporaryDirectory() as folder:
-        for killed in (False, True):
-            with server(net, "mlp", folder, guarded=True) as (url, process):
-                counts, until = [0] * clients, time.monotonic() + seconds
-
-                def ask(place: int, url: str = url, counts: list[int] = counts, until: float = until) -> None:
-                    session = requests.Session()
-                    while time.monotonic() < until:
-                        try:
-                            answer = session.post(f"{url}/v1/predict", body, headers=JSON, timeout=30)
-                        except requests.ConnectionError:
-                            return
-                        counts[place] += answer.status_code == 200
-
-                before = counted(Path(folder))
-                threads = [threading.Thread(target=ask, args=(place,)) for place in range(clients)]
-                for each in threads:
-                    each.start()
-                if killed:
-                    time.sleep(seconds / 2)
-                    os.kill(process.pid, signal.SIGKILL)
-                for each in threads:
-                    each.join()
-                after = counted(Path(folder))
-            row = {"load": "killed" if killed else "whole", "clients": clients, "answered": sum(counts)}
-            row |= {name: after[name] - before[name] for name in after}
-            print(json.dumps(row), flush=True)
-
-
-def counted(folder: Path) -> dict[str, int]:
-    store = Store(folder)
-    spent = store.rows(select(func.sum(SPENT.c.queries)).where(SPENT.c.scope == "key"))[0][0]
-    kept = store.rows(select(func.count()).select_from(QUERIES))[0][0]
-    store.close()
-    return {"ledger": spent or 0, "store": kept}
-
-
 def main(words: list[str] | None = None) -> int:
-    """Run the experiments that are named, all of them by default."""
+    """Measure it."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("experiments", nargs="*", help="of latency, load")
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--rate", type=float, default=50.0, help="requests a second, half to each server")
-    parser.add_argument("--clients", type=int, default=16)
     options = parser.parse_args(words)
     torch.set_num_threads(1)
-    chosen = options.experiments or ["latency", "load"]
-    if "latency" in chosen:
-        latency(options.seconds, options.rate)
-    if "load" in chosen:
-        load(options.seconds, options.clients)
+    latency(options.seconds, options.rate)
     return 0
 
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from dptrain.contracts import ConfigError, DoesNotApply, Splits
 from dptrain.models.clipped import Clipped
-from dptrain.models.frozen import FrozenFeatures, split
+from dptrain.models.frozen import FrozenFeatures, frozen, split
 from dptrain.training.settings import Settings
 
 PASSING = (nn.Flatten, nn.Identity, Clipped)  # what may stand before the last layer of a head
@@ -19,6 +19,7 @@ def clipped_head(model: nn.Module, norm: float, mechanism: str, *, most: int | N
 
     One that does already is given back as it is.
     """
+    model = frozen(model)
     linear = linear_of(model, mechanism, most=most)
     if any(isinstance(module, Clipped) for module in model.modules()):
         return model
@@ -42,8 +43,8 @@ def linear_of(model: nn.Module, mechanism: str, *, most: int | None = None) -> n
     if not isinstance(last, nn.Linear) or last.bias is None:
         raise DoesNotApply(
             f"{mechanism} trains a linear layer with a bias on a frozen part, and the model does not end "
-            "in one; choose model=scatter_linear, or a pre-trained model with model.trainable=head, or "
-            "mechanism=dpsgd"
+            "in one; choose model=scatter_linear, a pre-trained model with model.trainable=head, "
+            "model=logistic on inputs as they are, or mechanism=dpsgd"
         )
     if most is not None and last.in_features > most:
         raise DoesNotApply(

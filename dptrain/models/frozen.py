@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Self
 
 from torch import Tensor, nn
@@ -41,6 +42,28 @@ class FrozenFeatures(FeaturesAndHead):
         super().train(mode)
         self.features.eval()
         return self
+
+
+class LinearModel(FrozenFeatures):
+    """A head on inputs as they are: what comes before it has nothing that could be trained."""
+
+
+def frozen(model: nn.Module) -> nn.Module:
+    """The model, its features frozen where they hold nothing that could be trained, as logistic regression's.
+
+    >>> model = FeaturesAndHead()
+    >>> model.features, model.head = nn.Flatten(), nn.Linear(3, 2)
+    >>> isinstance(frozen(model), FrozenFeatures)
+    True
+    """
+    if isinstance(model, nn.Sequential) and len(model) == 2 and isinstance(model[0], Normalise):
+        (first, normalise), (last, network) = model.named_children()
+        made = frozen(network)
+        return model if made is network else nn.Sequential(OrderedDict({first: normalise, last: made}))
+    if not isinstance(model, FeaturesAndHead) or isinstance(model, FrozenFeatures):
+        return model
+    features, head = model.get_submodule("features"), model.get_submodule("head")
+    return model if any(True for _ in features.parameters()) else LinearModel(features, head)
 
 
 def split(model: nn.Module) -> tuple[nn.Module, nn.Module] | None:

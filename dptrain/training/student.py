@@ -21,7 +21,7 @@ DIRECTIONS = 200  # principal components of the public features that likeness is
 POWER = 0.7  # of a component's standard deviation that it is divided by
 MODES = 50  # of the graph, in which clusters are sought
 STEPS = 200  # of spreading
-STAY = 0.01  # share of an answer that is put back at each of them
+MOST_STAY = 0.5  # share of an answer that is put back at each of them, at most
 BLOCK = 1024  # inputs whose neighbours are sought at once
 
 
@@ -81,13 +81,16 @@ class Graph:
         """What each input is taken to be: (n, classes), from the answers (questions, classes), none below 0.
 
         Answers go from input to input along the graph (Zhou et al. 2003, "Learning with local and global
-        consistency"), and classes keep the shares that clusters and answers give them.
+        consistency"), about as many steps as there are inputs for each answer: farther, each reaches all of a
+        small graph, and the commonest is everywhere. Classes keep the shares that clusters and answers give.
         """
+        answered = int((answers.sum(1) > 0).sum())
+        stay = min(MOST_STAY, max(1, answered) / self.joined.shape[0])
         start = np.zeros((self.joined.shape[0], answers.shape[1]))
         start[asked.numpy()] = answers.numpy()
         found = start.copy()
         for _ in range(STEPS):
-            found = (1.0 - STAY) * (self.joined @ found) + STAY * start
+            found = (1.0 - stay) * (self.joined @ found) + stay * start
         named = answers / answers.sum(1, keepdim=True).clamp(min=1e-12)
         shares = (named * sizes[:, None]).sum(0).numpy()
         found *= shares / np.maximum(found.sum(0), 1e-12)

@@ -30,6 +30,19 @@ def test_a_few_answers_spread_to_all_and_keep_the_classes_shares() -> None:
     assert float((taken.argmax(1) == classes).double().mean()) > 0.98
 
 
+def test_of_few_inputs_that_touch_the_rarer_class_is_not_lost() -> None:
+    """On a small graph an answer that wanders on and on is everywhere, and the commonest alone is left."""
+    rng = torch.Generator().manual_seed(0)
+    classes = (torch.arange(200) >= 50).long()
+    features = torch.randn(200, 4, generator=rng) + 2.5 * torch.nn.functional.one_hot(classes, 4)
+    graph = Graph.of(features)
+    asked, sizes = graph.choose(60, seed=1)
+    answers = nn.functional.one_hot(classes[asked], 2).double()
+    taken = graph.spread(asked, answers, sizes).argmax(1)
+    assert float((taken == classes)[:50].double().mean()) > 0.7
+    assert float((taken == classes)[50:].double().mean()) > 0.9
+
+
 def test_what_is_asked_about_is_the_same_again() -> None:
     features, _ = clouds()
     first, second = (Graph.of(features).choose(9, seed=1)[0] for _ in range(2))

@@ -8,8 +8,8 @@ Trains by `python -m dptrain recipe=...`, a process each, without attacks and wi
 seed; medians with the lowest and the highest, and the median seconds of a training, whose features the first
 run has made. With --records PneumoniaMNIST is cut to so many training records, drawn at random with classes
 in their shares, once for all seeds; its held-out part stays whole. Runs that lie in --output already are read
-and not made again. DPTRAIN_DATA names a folder of mnist.npz and pneumoniamnist.npz; --fashion one of
-Fashion-MNIST's idx files. Rows whose data are missing are left out, and named.
+and not made again. DPTRAIN_DATA names a folder of mnist.npz, pneumoniamnist.npz and adult.csv.gz; --fashion
+one of Fashion-MNIST's idx files. Rows whose data are missing are left out, and named.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ DATA: dict[str, tuple[str | None, str, tuple[str, ...]]] = {
             "medical_scatter",
         ),
     ),
+    "Adult": ("adult.csv.gz", "AUROC", ("credit_objective_perturbation", "credit_mlp")),
 }
 HEADER = ("data, recipe", "epsilon", "metric", "measured [lowest, highest]", "seconds")
 

@@ -96,3 +96,18 @@ def test_it_costs_what_one_gaussian_mechanism_does(adjacency: str, times: float)
     assert asked.loss().get_epsilon_for_delta(1e-5) == pytest.approx(other, rel=1e-3)
     spent = calibrated(plan(adjacency=adjacency), Budget(epsilon=2.0, delta=1e-5, adjacency=adjacency))
     assert spent.loss().get_epsilon_for_delta(1e-5) == pytest.approx(2.0, rel=1e-3)
+
+
+def test_a_minimum_is_found_where_values_differ_by_rounding_alone() -> None:
+    """Many rows with columns that nearly add up to a constant: flat one way, steep another."""
+    rng = torch.Generator().manual_seed(0)
+    coded = torch.randint(8, (20_000, 4), generator=rng)
+    rows = torch.cat([torch.nn.functional.one_hot(each, 8) for each in coded.T], dim=1).double() / 2.0
+    labels = (torch.rand(20_000, generator=rng) < 0.2 + 0.07 * coded[:, 0]).long()
+    weights = torch.ones(20_000, dtype=torch.float64)
+    found = minimum(
+        [(rows, labels, weights)], ridge=1.0, offsets=torch.zeros(2), tolerance=5e-5
+    ).weights  # fmt: skip
+    odds = (rows.float().double() @ found).softmax(1)
+    odds[torch.arange(len(odds)), labels] -= 1.0
+    assert float((rows.float().double().T @ odds + found).norm()) <= 5e-5

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from dptrain.assembly.values import given_output
 from dptrain.contracts import Form, Inputs, Output, Raw, Release, Report, Served, Splits, Task
 from dptrain.evidence.criteria import Condition
-from dptrain.evidence.verdict import BROKEN
+from dptrain.evidence.verdict import ABOVE, BROKEN, kind
 from dptrain.pipeline.experiment import Experiment
 from dptrain.report import answers, sentences
 from dptrain.report.statement import as_statement
@@ -65,7 +65,8 @@ def verdict(report: Report, conditions: Sequence[Condition]) -> str | None:
     """The verdict on a model in one word; None where an attack has broken its guarantee."""
     if any(line.verdict.startswith(BROKEN) for line in report.leakage):
         return None
-    if any(True for condition in conditions for _ in condition.met(report)):
+    above = any(kind(line.verdict) == ABOVE for line in report.leakage)  # to be trained and attacked again
+    if above or any(True for condition in conditions for _ in condition.met(report)):
         return FAILED
     return PASSED if report.guarantee.private and not report.guarantee.void else UNPROVED
 

@@ -15,7 +15,7 @@ from comparisons import leakage, statement
 from torch import nn
 
 from dptrain.contracts import Records, Release, Splits, Task
-from dptrain.evidence.verdict import BROKEN
+from dptrain.evidence.verdict import ABOVE, BROKEN
 from dptrain.models.output import NAMES, make_output
 from dptrain.pipeline.served import Answers, column_names, image_form, verdict
 from dptrain.tasks import Classification, MultiLabel, NextToken, Regression
@@ -59,22 +59,23 @@ def test_inputs_are_images_by_their_shape(splits: Splits) -> None:
 
 
 @pytest.mark.parametrize(
-    ("epsilon", "void", "broken", "met", "found"),
+    ("epsilon", "void", "seen", "met", "found"),
     [
-        (3.0, None, False, False, "passed"),
-        (3.0, None, False, True, "failed"),
-        (3.0, None, True, False, None),
-        (3.0, "noise from the seed", False, False, "unproved"),
-        (math.inf, None, False, False, "unproved"),
-        (math.inf, None, False, True, "failed"),
+        (3.0, None, None, False, "passed"),
+        (3.0, None, None, True, "failed"),
+        (3.0, None, BROKEN, False, None),
+        (3.0, None, ABOVE, False, "failed"),
+        (3.0, "noise from the seed", None, False, "unproved"),
+        (math.inf, None, None, False, "unproved"),
+        (math.inf, None, None, True, "failed"),
     ],
 )
 def test_only_what_is_proved_and_not_broken_has_passed(
-    epsilon: float, void: str | None, broken: bool, met: bool, found: str | None
+    epsilon: float, void: str | None, seen: str | None, met: bool, found: str | None
 ) -> None:
     lines = leakage(0.6, 0.02, 0.4, 1.0)
-    if broken:
-        lines = (replace(lines[0], verdict=BROKEN), *lines[1:])
+    if seen:
+        lines = (replace(lines[0], verdict=seen), *lines[1:])
     report: Any = SimpleNamespace(leakage=lines, guarantee=statement(epsilon, void_reason=void))
     condition: Any = SimpleNamespace(met=lambda _: iter(["accuracy=0.5 < 0.8"] if met else []))
     assert verdict(report, [condition]) == found

@@ -12,6 +12,7 @@ from services import SHAPE, make_service, network
 from sqlalchemy import select
 
 from dptrain.contracts import ConfigError
+from dptrain.serving.detection import calibration as calibrating
 from dptrain.serving.detection.calibration import calibrate
 from dptrain.serving.detection.detectors import (
     ClassConcentration,
@@ -19,7 +20,7 @@ from dptrain.serving.detection.detectors import (
     NearDuplicates,
     OffManifold,
 )
-from dptrain.serving.detection.features import Features, Manifold
+from dptrain.serving.detection.features import Facts, Features, Manifold
 from dptrain.serving.detection.guard import Detection
 from dptrain.serving.detection.history import History
 from dptrain.serving.detection.traffic import NormalTraffic
@@ -134,6 +135,36 @@ def test_normal_sessions_raise_false_alarms_at_the_declared_rate():
     assert 0.02 < single.mean() < 0.09
     attack = facts_of(made, torch.rand(20, 64, generator=torch.Generator().manual_seed(8)))
     assert score_of(found, attack, np.arange(20)) > found.session_threshold
+
+
+@pytest.mark.run
+def test_of_few_inputs_the_rate_is_held_too():
+    """Over draws of the inputs that thresholds come from, twice as many as a session has queries."""
+    alarms, detectors = 0, {"off_manifold": OffManifold()}
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        found = calibrate(
+            far(200, rng), detectors, NormalTraffic(), checks=(10, 50, 100), sessions=100,
+            session_false_alarms=0.02, query_false_alarms={}, rng=rng,
+        )  # fmt: skip
+        fresh = far(4000, rng)
+        for rows in NormalTraffic().sessions(fresh, 100, 20, rng):
+            alarms += found.of_session(fresh.take(rows), detectors) > found.session_threshold
+    assert alarms <= 0.05 * 240  # 2 % is declared
+
+
+def test_ranges_of_few_inputs_are_wider():
+    ranges = {"one": (1.0, 2.0, 4.0)}
+    assert calibrating._widened(ranges, 10, 10**9)["one"] == pytest.approx((1.0, 2.0, 4.0))
+    assert calibrating._widened(ranges, 300, 100)["one"] == pytest.approx((0.0, 2.0, 6.0))
+
+
+def far(count: int, rng: np.random.Generator) -> Facts:
+    """Inputs that differ in how far off they are only."""
+    return Facts(
+        sketch=np.zeros((count, 32), np.float32), marks=np.zeros((count, 24), np.uint64),
+        distance=np.exp(rng.normal(size=count)), answer=np.zeros(count, np.int64),
+    )  # fmt: skip
 
 
 def score_of(found, facts, rows) -> float:

@@ -113,7 +113,7 @@ def calibrate(
     )
     return Calibration(
         checks=made.checks,
-        ranges=ranges,
+        ranges={at: _widened(found, at, len(facts)) for at, found in ranges.items()},
         null=null,
         session_threshold=_threshold(null, session_false_alarms),
         query_thresholds={
@@ -148,6 +148,21 @@ def _range(values: Sequence[float], least: float = SMALLEST) -> tuple[float, flo
     """The middle, and what is this far below and above it at least."""
     low, middle, high = np.quantile(values, [1 - TAIL, 0.5, TAIL])
     return float(min(low, middle - least)), float(middle), float(max(high, middle + least))
+
+
+def _widened(
+    ranges: Mapping[str, tuple[float, float, float]], queries: int, inputs: int
+) -> dict[str, tuple[float, float, float]]:
+    """Ranges of sessions of so many queries about other inputs than those that they were found on.
+
+    Means of n queries about the same N inputs vary about the mean of these by s^2 / n, and those about others
+    by s^2 (1 / n + 1 / N): of few inputs nobody knows well what is normal.
+    """
+    wider = math.sqrt(1.0 + queries / inputs)
+    return {
+        name: (middle - wider * (middle - low), middle, middle + wider * (high - middle))
+        for name, (low, middle, high) in ranges.items()
+    }
 
 
 def _threshold(null: np.ndarray, rate: float) -> float:

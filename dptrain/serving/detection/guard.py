@@ -100,13 +100,24 @@ class Detection:
         fitted, left = inputs[order[::2]], inputs[order[1::2]]
         low, high = bounds_of(surroundings.forms)
         features = Features(low, high, surroundings.secret, Manifold.fit(fitted))
+        checks = [each for each in self.checks if 2 * each <= len(left)]
+        if not checks:
+            raise ConfigError(
+                f"serve.calibration: {len(inputs)} inputs are too few to know sessions of {self.checks[0]} "
+                f"queries; give {4 * self.checks[0]} or more, or look earlier by serving.detection.checks"
+            )
+        if len(checks) < len(self.checks):
+            log.warning(
+                "detection: %d inputs to calibrate on are too few for sessions of more; they are looked at "
+                "after %s queries only", len(left), ", ".join(map(str, checks)),
+            )  # fmt: skip
         answers = surroundings.answer(left)
         rate = self.query_false_alarms / max(1, len(self.query_detectors))
         calibrated = calibrate(
             features(left, answers),
             self.detectors,
             self.traffic,
-            checks=self.checks,
+            checks=checks,
             sessions=self.sessions,
             session_false_alarms=self.session_false_alarms,
             query_false_alarms=dict.fromkeys(self.query_detectors, rate),

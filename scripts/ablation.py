@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 from statistics import median
 
-from measured import Run, measure, options, spread, table, write
+from measured import Run, measure, options, show, spread
 
 BEGIN, END = "<!-- ablation: python scripts/ablation.py -->", "<!-- /ablation -->"
 BASE = (
@@ -71,10 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
     runs = {
         name: measure((*merged(CHANGES[name]), *asked.override), asked.seeds, asked.output) for name in chosen
     }
-    text = table(HEADER, [line(name, runs[name], runs[plain]) for name in chosen])
-    print(text)
-    if asked.write is not None:
-        write(text, asked.write, BEGIN, END)
+    show(HEADER, [line(name, runs[name], runs[plain]) for name in chosen], asked.write, BEGIN, END)
     if asked.json:
         print(json.dumps({name: median(run.holdout for run in found) for name, found in runs.items()}))
     return 0

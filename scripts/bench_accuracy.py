@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from measured import Run, measure, options, spread, table, write
+from measured import Run, measure, options, show, spread
 
 BEGIN, END = "<!-- accuracy: python scripts/bench_accuracy.py -->", "<!-- /accuracy -->"
 DEBIAN = "/usr/share/datasets/fashion-mnist"
@@ -87,37 +87,17 @@ ROWS = (
         published="69.3 % @3 (scattering, Tramèr and Boneh 2021)",
         file="cifar10.npz",
     ),
-    Row(
-        data="PneumoniaMNIST",
-        recipe="medical_scatter",
-        epsilon=3,
-        metric="auroc",
-        published="AUROC .944 without privacy (ResNet-18, MedMNIST v2)",
-        file="pneumoniamnist.npz",
-    ),
-    Row(
-        data="PneumoniaMNIST",
-        recipe="medical_scatter",
-        epsilon=1,
-        metric="auroc",
-        published="AUROC .944 without privacy (ResNet-18, MedMNIST v2)",
-        file="pneumoniamnist.npz",
-    ),
-    Row(
-        data="PneumoniaMNIST",
-        recipe="medical_objective_perturbation",
-        epsilon=3,
-        metric="auroc",
-        published="AUROC .944 without privacy (ResNet-18, MedMNIST v2)",
-        file="pneumoniamnist.npz",
-    ),
-    Row(
-        data="PneumoniaMNIST",
-        recipe="medical_objective_perturbation",
-        epsilon=1,
-        metric="auroc",
-        published="AUROC .944 without privacy (ResNet-18, MedMNIST v2)",
-        file="pneumoniamnist.npz",
+    *(
+        Row(
+            data="PneumoniaMNIST",
+            recipe=recipe,
+            epsilon=epsilon,
+            metric="auroc",
+            published="AUROC .944 without privacy (ResNet-18, MedMNIST v2)",
+            file="pneumoniamnist.npz",
+        )
+        for recipe in ("medical_scatter", "medical_objective_perturbation")
+        for epsilon in (3, 1)
     ),
     Row(
         data="CIFAR-10",
@@ -155,10 +135,7 @@ def main(arguments: list[str] | None = None) -> int:
         results[row.name] = {row.metric: median(value(row, run) for run in runs), "runs": len(runs)}
     if not lines:
         return 2
-    text = table(HEADER, lines)
-    print(text)
-    if asked.write is not None:
-        write(text, asked.write, BEGIN, END)
+    show(HEADER, lines, asked.write, BEGIN, END)
     if asked.json:
         print(json.dumps(results))
     return 0

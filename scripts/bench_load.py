@@ -16,10 +16,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import threading
@@ -32,7 +30,8 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
 import torch
-from bench_serving import JSON, data, few, fitted, guards, service_of, victim
+from bench_serving import JSON, bodies, few, fitted, guards, service_of, victim
+from redis_server import MISSING, Redis, installed
 from sqlalchemy import func, select
 from torch import Tensor
 
@@ -45,8 +44,8 @@ from dptrain.serving.server import bound, run
 from dptrain.serving.store import QUERIES, SPENT, Store
 from dptrain.serving.workers import Workers, working
 
-PHASES = ("whole", "worker", "redis", "budget")
 WORKERS = 2
+NO_LIMIT, ENDING = 10**9, 1000  # budgets
 
 
 def work(
@@ -59,39 +58,6 @@ def work(
     net.load_state_dict(dict(weights))
     service = service_of(net.eval(), folder, chosen, workers=WORKERS, metrics=Metrics(counters))
     run(make_app(service), listening)
-
-
-class Redis:
-    """A Redis without a disk, at a port of its own, which can be killed and started again."""
-
-    def __init__(self) -> None:
-        found = shutil.which("redis-server")
-        if found is None:
-            raise SystemExit("redis-server is not installed; apt-get install redis-server")
-        self._program = found
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self._port = free.getsockname()[1]
-        self.url = f"redis://127.0.0.1:{self._port}"
-        self.start()
-
-    def start(self) -> None:
-        words = ["--port", str(self._port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
-        self._process = subprocess.Popen([self._program, *words], stdout=subprocess.DEVNULL)
-        while not self._answers():
-            time.sleep(0.05)
-
-    def kill(self) -> None:
-        self._process.kill()
-        self._process.wait()
-
-    def _answers(self) -> bool:
-        try:
-            with socket.create_connection(("127.0.0.1", self._port), timeout=1) as asked:
-                asked.sendall(b"PING\r\n")
-                return asked.recv(5) == b"+PONG"
-        except OSError:
-            return False
 
 
 class Site:
@@ -145,15 +111,14 @@ def site(folder: Path, redis: Redis, budget: int) -> Iterator[Site]:
 
 def phase(at: Site, clients: int, seconds: float, event: Callable[[], None]) -> dict[str, float]:
     """Ask as much as can be asked for so long, with an event in the middle; what everybody counted."""
-    images = data("mnist").normal[0]
-    bodies = [json.dumps({"inputs": images[row : row + 1].tolist()}).encode() for row in range(256)]
+    asked = bodies()
     before, until = at.counted(), time.monotonic() + seconds
     found: list[Counter[int]] = [Counter() for _ in range(clients)]
 
     def one(place: int) -> None:
         connection = HTTPConnection("127.0.0.1", at.port, timeout=60)
         while time.monotonic() < until:
-            status = at.ask(connection, bodies[sum(found[place].values()) % 256])
+            status = at.ask(connection, asked[sum(found[place].values()) % len(asked)])
             found[place][status] += 1
             if status != 200:
                 time.sleep(0.05)
@@ -175,6 +140,31 @@ def phase(at: Site, clients: int, seconds: float, event: Callable[[], None]) -> 
     }
 
 
+def nothing(at: Site, redis: Redis) -> None:
+    """Leave all as it is."""
+
+
+def lose_worker(at: Site, redis: Redis) -> None:  # noqa: ARG001
+    """Kill a worker."""
+    os.kill(at.workers.pids[0], signal.SIGKILL)
+
+
+def lose_redis(at: Site, redis: Redis) -> None:  # noqa: ARG001
+    """Kill Redis, and start it again."""
+    redis.kill()
+    time.sleep(2.0)
+    redis.start()
+
+
+# What happens in the middle of each phase.
+EVENTS: Mapping[str, Callable[[Site, Redis], None]] = {
+    "whole": nothing,
+    "worker": lose_worker,
+    "redis": lose_redis,
+    "budget": nothing,
+}
+
+
 def main(words: list[str] | None = None) -> int:
     """Run the phases."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -182,24 +172,15 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--clients", type=int, default=16)
     options = parser.parse_args(words)
     torch.set_num_threads(1)
+    if not installed():
+        raise SystemExit(MISSING)
     redis = Redis()
+    redis.start()
     try:
-        for name in PHASES:
-            with tempfile.TemporaryDirectory() as folder:
-                budget = 10**9
-                if name == "budget":
-                    budget = 1000
-                with site(Path(folder), redis, budget) as at:
-
-                    def event(name: str = name, at: Site = at) -> None:
-                        if name == "worker":
-                            os.kill(at.workers.pids[0], signal.SIGKILL)
-                        if name == "redis":
-                            redis.kill()
-                            time.sleep(2.0)
-                            redis.start()
-
-                    row = phase(at, options.clients, options.seconds, event)
+        for name, event in EVENTS.items():
+            budget = ENDING if name == "budget" else NO_LIMIT
+            with tempfile.TemporaryDirectory() as folder, site(Path(folder), redis, budget) as at:
+                row = phase(at, options.clients, options.seconds, partial(event, at, redis))
             print(json.dumps({"phase": name, "workers": WORKERS, **row}), flush=True)
     finally:
         redis.kill()

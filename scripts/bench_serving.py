@@ -189,10 +189,10 @@ def service_of(
 # ------------------------------------------------------------------ cost
 
 
-def child(folder: str, weights: Mapping[str, Tensor], kind: str, guarded: bool, told: Any) -> None:
+def child(folder: str, weights: Mapping[str, Tensor], guarded: bool, told: Any) -> None:
     """A server in a process of its own; tells its URL."""
     torch.set_num_threads(1)
-    net = cnn() if kind == "cnn" else victim()
+    net = cnn()
     net.load_state_dict(dict(weights))
     made = service_of(net.eval(), Path(folder), guards(("slow",)) if guarded else {})
     listening = bound("127.0.0.1", 0)
@@ -201,10 +201,11 @@ def child(folder: str, weights: Mapping[str, Tensor], kind: str, guarded: bool, 
 
 
 @contextmanager
-def server(net: nn.Module, kind: str, folder: str, *, guarded: bool) -> Iterator[tuple[str, Any]]:
+def server(net: nn.Module, folder: str, *, guarded: bool) -> Iterator[str]:
+    """The URL of a server in a process of its own, which has the weights of this CNN."""
     spawn = multiprocessing.get_context("spawn")
     ours, theirs = spawn.Pipe()
-    process = spawn.Process(target=child, args=(folder, net.state_dict(), kind, guarded, theirs), daemon=True)
+    process = spawn.Process(target=child, args=(folder, net.state_dict(), guarded, theirs), daemon=True)
     process.start()
     url = ours.recv()
     for _ in range(600):
@@ -214,7 +215,7 @@ def server(net: nn.Module, kind: str, folder: str, *, guarded: bool) -> Iterator
         except requests.ConnectionError:
             time.sleep(0.1)
     try:
-        yield url, process
+        yield url
     finally:
         process.kill()
         process.join()
@@ -226,20 +227,25 @@ def few() -> tuple[Tensor, Tensor]:
     return images[:5000], labels[:5000]
 
 
+def bodies() -> list[bytes]:
+    """Requests about an image each, of normal ones."""
+    images, _ = data("mnist").normal
+    return [json.dumps({"inputs": images[row : row + 1].tolist()}).encode() for row in range(256)]
+
+
 def latency(seconds: float, rate: float) -> None:
     """Milliseconds of a batch of one, in turns with guards and without."""
-    net, (images, _) = fitted(cnn(), few(), epochs=1), data("mnist").normal
-    bodies = [json.dumps({"inputs": images[row : row + 1].tolist()}).encode() for row in range(256)]
+    net, asked = fitted(cnn(), few(), epochs=1), bodies()
     took: dict[str, list[float]] = {"with guards": [], "without": []}
     with ExitStack() as stack:
         folders = [stack.enter_context(tempfile.TemporaryDirectory()) for _ in range(2)]
-        guarded, _ = stack.enter_context(server(net, "cnn", folders[0], guarded=True))
-        bare, _ = stack.enter_context(server(net, "cnn", folders[1], guarded=False))
+        guarded = stack.enter_context(server(net, folders[0], guarded=True))
+        bare = stack.enter_context(server(net, folders[1], guarded=False))
         sessions = {"with guards": (guarded, requests.Session()), "without": (bare, requests.Session())}
         for turn in range(int(seconds * rate)):
             for name, (url, session) in sessions.items():
                 began = time.perf_counter()
-                answer = session.post(f"{url}/v1/predict", bodies[turn % 256], headers=JSON, timeout=30)
+                answer = session.post(f"{url}/v1/predict", asked[turn % len(asked)], headers=JSON, timeout=30)
                 if turn > 50:
                     took[name].append(1000 * (time.perf_counter() - began))
                 assert answer.status_code == 200, answer.text

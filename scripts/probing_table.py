@@ -14,7 +14,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from measured import table, write
+from measured import show
 
 BEGIN, END = "<!-- probing: python scripts/probing_table.py -->", "<!-- /probing -->"
 CHANCE = {"mnist": 0.1, "pneumoniamnist": 0.5}  # of an image's class
@@ -41,10 +41,8 @@ def main(words: list[str] | None = None) -> int:
         *(f"behind them, {many} key{'s' * (many > 1)}" for many in keys),
         "first alarm after", "AUC of sessions", "TPR at 1 %, 10 %",
     )  # fmt: skip
-    text = table(header, [line(*named, each, keys) for named, each in found.items()])
-    print(text)
-    if asked.write is not None:
-        write(text, asked.write, BEGIN, END)
+    lines = [line(*named, each, keys) for named, each in found.items()]
+    show(header, lines, asked.write, BEGIN, END)
     return 0
 
 

@@ -50,11 +50,7 @@ def verdict(
     """
     return beside(
         bound is not None and value.low > bound,
-        reading(
-            above_floor=value.low > floor,
-            control_above_floor=None if control is None else control.low > floor,
-            bounded=bound is not None,
-        ),
+        of_intervals(value=value, floor=floor, control=control, bounded=bound is not None),
         beyond_doubt=bound is not None and beyond_doubt,
     )
 
@@ -64,6 +60,15 @@ def beside(above_bound: bool, found: str, *, beyond_doubt: bool) -> str:
     if beyond_doubt:
         return BROKEN
     return ABOVE if above_bound else found
+
+
+def of_intervals(*, value: Interval, floor: float, control: Interval | None, bounded: bool) -> str:
+    """The rule for intervals beside a floor that says nothing of a bound exceeded."""
+    return reading(
+        above_floor=value.low > floor,
+        control_above_floor=None if control is None else control.low > floor,
+        bounded=bounded,
+    )
 
 
 def reading(*, above_floor: bool, control_above_floor: bool | None, bounded: bool) -> str:
@@ -114,10 +119,7 @@ def kind(verdict: str) -> str:
 
 def of_void(line: Leakage) -> Leakage:
     """The line beside a guarantee that does not hold, within which nothing can be."""
-    if kind(line.verdict) == ABOVE:
-        control = None if line.control is None else line.control.low > line.floor
-        leaks = line.value.low > line.floor  # a bound may lie below the floor
-        found = reading(above_floor=leaks, control_above_floor=control, bounded=True)
-    else:
-        found = line.verdict
+    found = line.verdict
+    if kind(found) == ABOVE:  # a bound may lie below the floor
+        found = of_intervals(value=line.value, floor=line.floor, control=line.control, bounded=True)
     return replace(line, verdict=found.replace(WITHIN, OF_VOID, 1) if found.startswith(WITHIN) else found)

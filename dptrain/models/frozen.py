@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Self
+from typing import Self, TypeGuard
 
 from torch import Tensor, nn
 
@@ -56,7 +56,7 @@ def frozen(model: nn.Module) -> nn.Module:
     >>> isinstance(frozen(model), FrozenFeatures)
     True
     """
-    if isinstance(model, nn.Sequential) and len(model) == 2 and isinstance(model[0], Normalise):
+    if _normalised(model):
         (first, normalise), (last, network) = model.named_children()
         made = frozen(network)
         return model if made is network else nn.Sequential(OrderedDict({first: normalise, last: made}))
@@ -73,7 +73,12 @@ def split(model: nn.Module) -> tuple[nn.Module, nn.Module] | None:
     """
     if isinstance(model, FrozenFeatures):
         return model.features, model.head
-    if isinstance(model, nn.Sequential) and len(model) == 2 and isinstance(model[0], Normalise):
+    if _normalised(model):
         inner = split(model[1])
         return None if inner is None else (nn.Sequential(model[0], inner[0]).eval(), inner[1])
     return None
+
+
+def _normalised(model: nn.Module) -> TypeGuard[nn.Sequential]:
+    """Whether this is a network behind normalisation by constants."""
+    return isinstance(model, nn.Sequential) and len(model) == 2 and isinstance(model[0], Normalise)

@@ -63,10 +63,11 @@ def served(report: Report, release: Release, experiment: Experiment) -> Served:
 
 def verdict(report: Report, conditions: Sequence[Condition]) -> str | None:
     """The verdict on a model in one word; None where an attack has broken its guarantee."""
-    if any(line.verdict.startswith(BROKEN) for line in report.leakage):
+    found = {kind(line.verdict) for line in report.leakage}
+    if BROKEN in found:
         return None
-    above = any(kind(line.verdict) == ABOVE for line in report.leakage)  # to be trained and attacked again
-    if above or any(True for condition in conditions for _ in condition.met(report)):
+    again = ABOVE in found  # it is to be trained and attacked once more
+    if again or any(True for condition in conditions for _ in condition.met(report)):
         return FAILED
     return PASSED if report.guarantee.private and not report.guarantee.void else UNPROVED
 

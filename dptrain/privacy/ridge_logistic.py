@@ -21,6 +21,8 @@ CHUNK = 4096  # rows whose loss is computed at a time
 MOST_STEPS = 500  # by values, which say nothing any more where they differ by rounding
 MOST_NEWTON = 60  # by slopes, from there
 
+Vector = NDArray[np.float64]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Minimum:
@@ -50,7 +52,7 @@ def minimum(
     chunks = [slice(start, start + CHUNK) for start in range(0, len(rows), CHUNK)]
     offsets, term = offsets.double(), None if linear is None else linear(shape)
 
-    def objective(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+    def objective(flat: Vector) -> tuple[float, Vector]:
         point = torch.from_numpy(flat).view(shape)
         value, slope = 0.5 * ridge * float(point.square().sum()), ridge * point
         if term is not None:
@@ -65,12 +67,12 @@ def minimum(
             slope = slope + seen.T @ (errors * weights[some, None])
         return value, slope.flatten().numpy()
 
-    def curvature(flat: NDArray[np.float64]) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
+    def curvature(flat: Vector) -> Callable[[Vector], Vector]:
         """The product of the Hessian at a point with a direction."""
         point = torch.from_numpy(flat).view(shape)
         told = [(rows[some].double() @ point + offsets).softmax(1) for some in chunks]
 
-        def along(direction: NDArray[np.float64]) -> NDArray[np.float64]:
+        def along(direction: Vector) -> Vector:
             way = torch.from_numpy(direction).view(shape)
             bent = ridge * way
             for some, odds in zip(chunks, told, strict=True):
@@ -94,9 +96,6 @@ def minimum(
             "(mechanism.ridge, or of objective perturbation mechanism.least_ridge)"
         )
     return Minimum(weights=torch.from_numpy(found).view(shape))
-
-
-Vector = NDArray[np.float64]
 
 
 def newton(

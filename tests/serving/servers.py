@@ -5,58 +5,29 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+import support
+
+redis_server = support.script("redis_server")
 
 SECONDS = 60.0  # that a server may take to start
 
 
-class Redis:
-    """A Redis without a disk, which can be killed, and started anew at the same port."""
-
-    def __init__(self, program: str) -> None:
-        self._program = program
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self._port = free.getsockname()[1]
-        self.url = f"redis://127.0.0.1:{self._port}"
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        words = [self._program, "--port", str(self._port), "--bind", "127.0.0.1", "--save", ""]
-        self._process = subprocess.Popen([*words, "--appendonly", "no"], stdout=subprocess.DEVNULL)
-        _until(self._answers, "Redis")
-
-    def kill(self, with_signal: int = signal.SIGKILL) -> None:
-        assert self._process is not None
-        self._process.send_signal(with_signal)
-        if with_signal == signal.SIGKILL:
-            self._process.wait()
-
-    def _answers(self) -> bool:
-        try:
-            with socket.create_connection(("127.0.0.1", self._port), timeout=1) as asked:
-                asked.sendall(b"PING\r\n")
-                return asked.recv(5) == b"+PONG"
-        except OSError:
-            return False
-
-
 @contextmanager
-def redis() -> Iterator[Redis]:
+def redis() -> Iterator[Any]:
     """A Redis that runs within the context; skips the test where none is installed."""
-    program = shutil.which("redis-server")
-    if program is None:
-        pytest.skip("redis-server is not installed (Debian: apt-get install redis-server)")
+    if not redis_server.installed():
+        pytest.skip(redis_server.MISSING)
     pytest.importorskip("redis")
-    server = Redis(program)
+    server = redis_server.Redis()
     server.start()
     try:
         yield server

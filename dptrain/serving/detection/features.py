@@ -85,7 +85,7 @@ class Features:
             varied = np.ones_like(sums, bool)
         hashed = _mixed(sums)
         for row in range(len(levels)):
-            kept = np.sort(hashed[row, varied[row]])
+            kept = np.sort(hashed[row, varied[row]])  # and each once; `np.unique` takes several times as long
             kept = kept[np.append(True, kept[1:] != kept[:-1])[: len(kept)]][:MARKS]
             found[row, : len(kept)] = kept
         return found

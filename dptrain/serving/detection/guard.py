@@ -20,7 +20,7 @@ from dptrain.contracts.ranges import Count, NotNegative, Positive, Share
 from dptrain.serving.detection.calibration import Calibration, calibrate
 from dptrain.serving.detection.features import Features, Manifold
 from dptrain.serving.detection.history import Detector, History
-from dptrain.serving.detection.sessions import Scope, Sessions
+from dptrain.serving.detection.sessions import Scope, Sessions, scopes_of
 from dptrain.serving.detection.traffic import NormalTraffic
 from dptrain.serving.forms import bounds_of
 from dptrain.serving.guard import Query, Refused, Started, Surroundings
@@ -34,6 +34,7 @@ WITHHOLDING = {"coarsen", "refuse", "lock"}  # actions that leave no answer as i
 ONE_BY_ONE = ("coarsen", "log")
 FRESH_SECONDS = 1.0  # that what another process noticed may be unknown here
 LEAST = 50  # inputs to calibrate on
+PER_QUERY = 2  # inputs to each query of a session: of fewer nobody knows how sessions about others differ
 RAISED = "alarms"  # of a query, which this guard has raised because of it
 # Of a query: sessions that begin with it, sessions found odd because of it, and the first row that was.
 BEGUN, FLAGGED, FIRST = "sessions begun", "sessions flagged", "first flagged"
@@ -100,11 +101,12 @@ class Detection:
         fitted, left = inputs[order[::2]], inputs[order[1::2]]
         low, high = bounds_of(surroundings.forms)
         features = Features(low, high, surroundings.secret, Manifold.fit(fitted))
-        checks = [each for each in self.checks if 2 * each <= len(left)]
+        checks = [each for each in self.checks if PER_QUERY * each <= len(left)]
         if not checks:
             raise ConfigError(
                 f"serve.calibration: {len(inputs)} inputs are too few to know sessions of {self.checks[0]} "
-                f"queries; give {4 * self.checks[0]} or more, or look earlier by serving.detection.checks"
+                f"queries; give {2 * PER_QUERY * self.checks[0]} or more, or look earlier by "
+                "serving.detection.checks"
             )
         if len(checks) < len(self.checks):
             log.warning(
@@ -263,7 +265,7 @@ class Watch(Started):
 
 
 def _scopes(query: Query) -> tuple[Scope, Scope]:
-    return ("key", query.caller.key), ("tenant", query.caller.tenant)
+    return scopes_of(query.caller.key, query.caller.tenant)
 
 
 def _send(webhook: str, alarm: dict[str, Any]) -> None:

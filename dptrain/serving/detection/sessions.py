@@ -18,6 +18,11 @@ from dptrain.serving.store import QUERIES, Store
 Scope = tuple[str, str]  # key or tenant, and its name
 
 
+def scopes_of(key: str, tenant: str) -> tuple[Scope, Scope]:
+    """Whose sessions a query of this key belongs to."""
+    return ("key", key), ("tenant", tenant)
+
+
 @dataclass
 class _Tenant:
     """What is known of the queries of a tenant."""
@@ -102,9 +107,8 @@ class Sessions:
         return self._add(self._tenants[caller.tenant], caller.key, caller.tenant, one, query.at)
 
     def _add(self, tenant: _Tenant, key: str, name: str, one: Facts, at: float) -> dict[str, float]:
-        mine, whole = (
-            self._going(tenant.sessions.get(scope), at) for scope in (("key", key), ("tenant", name))
-        )
+        scopes = scopes_of(key, name)
+        mine, whole = (self._going(tenant.sessions.get(scope), at) for scope in scopes)
         if whole is None:
             whole = self._new()
             tenant.only = key if mine is None else None
@@ -112,7 +116,7 @@ class Sessions:
         elif tenant.only not in (None, key):
             whole, tenant.only = copy.deepcopy(whole), None
         mine = self._new() if mine is None else mine
-        tenant.sessions |= {("key", key): mine, ("tenant", name): whole}
+        tenant.sessions |= zip(scopes, (mine, whole), strict=True)
         if whole is not mine:
             self._put(whole, one, at)
         return self._put(mine, one, at)

@@ -29,7 +29,7 @@ from dptrain.contracts import (
 from dptrain.evaluation.games.probed import OnProbes
 from dptrain.evidence.intervals import clopper_pearson, detection_limit
 from dptrain.evidence.probes import ProbeAssignment
-from dptrain.evidence.verdict import BEYOND_DOUBT, beside, reading
+from dptrain.evidence.verdict import BEYOND_DOUBT, beside, of_intervals, reading
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,11 +132,7 @@ def _advantage(
         control=control,
         bound=None,
         detection_limit=missed / trials * _sign(missed, missed, confidence).low if missed else 0.0,
-        verdict=reading(
-            above_floor=value.low > 0.0,
-            control_above_floor=None if control is None else control.low > 0.0,
-            bounded=False,
-        ),
+        verdict=of_intervals(value=value, floor=0.0, control=control, bounded=False),
         trials=trials,
         confidence=confidence,
         notes=(

@@ -32,7 +32,7 @@ from dptrain.evidence.one_run import (
     p_value_f,
     planned_guesses,
 )
-from dptrain.evidence.verdict import BY_CHANCE, beside, reading
+from dptrain.evidence.verdict import BY_CHANCE, beside, of_intervals
 
 UNPROVED_MU = 10.0  # what bets are planned for where nothing is proved
 ALARM = 1e-6  # a p-value of noise or batches below this is no accident
@@ -75,11 +75,7 @@ def score_audit(
     p_value = p_value_f(correct, guesses, len(members), guarantee.membership_tpr) if private else 1.0
     checks = mechanism_checks(released, control, members) if private else {}
     alarms = _alarms(p_value, checks)
-    found = reading(
-        above_floor=value.low > 0.0,
-        control_above_floor=None if control_value is None else control_value.low > 0.0,
-        bounded=private,
-    )
+    found = of_intervals(value=value, floor=0.0, control=control_value, bounded=private)
     # What is proved is a curve, and the certificate is within the Gaussian family: the curve decides.
     found = beside(p_value < (1 - confidence) / 2, found, beyond_doubt=bool(alarms))
     return Leakage(

@@ -12,7 +12,7 @@ class ConfigError(DptrainError):
 
 
 class DoesNotApply(ConfigError):
-    """A mechanism that data or model do not allow, whatever its settings; another one may go with them."""
+    """A mechanism or a size that data or model do not allow; another may go, so that a sweep goes on."""
 
 
 class DataError(DptrainError):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from dptrain.contracts import ConfigError
+from dptrain.contracts import DoesNotApply
 from dptrain.contracts.ranges import Count, NotNegative, Positive, Rate, Whole
 from dptrain.models.activations import make_activation
 from dptrain.models.bottleneck import before_the_head
@@ -54,7 +54,7 @@ class Logistic(Mlp):
 
     def __init__(self, shape: Sequence[int], num_classes: int, *, width: Positive = 1) -> None:
         if width != 1:
-            raise ConfigError(
+            raise DoesNotApply(
                 f"model.width={width}: logistic regression has no layer that could be wider; take model=mlp"
             )
         super().__init__(shape, num_classes, widths=())

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from dptrain.contracts import ConfigError
+from dptrain.contracts import ConfigError, DoesNotApply
 from dptrain.contracts.batch_norm import batch_norms, frozen_batch_norm, group_norm_instead
 from dptrain.contracts.layers import put
 from dptrain.models.frozen import FeaturesAndHead, FrozenFeatures
@@ -80,10 +80,10 @@ def with_head(
     Statistics of its BatchNorm are constants where they come with its weights; without weights GroupNorm
     stands there. Dropout and stochastic depth are off. What comes before the first layer that is trained is
     frozen, so that its features need not be made twice, where the network can be cut there. Raises
-    ConfigError.
+    ConfigError, and DoesNotApply for another width.
     """
     if width != 1:
-        raise ConfigError(
+        raise DoesNotApply(
             f"model.width={width}: a pre-trained network is as wide as its weights; for several sizes sweep "
             "model.name, or how much is trained by model.trainable"
         )

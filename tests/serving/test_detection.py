@@ -12,7 +12,6 @@ from services import SHAPE, make_service, network
 from sqlalchemy import select
 
 from dptrain.contracts import ConfigError
-from dptrain.serving.detection import calibration as calibrating
 from dptrain.serving.detection.calibration import calibrate
 from dptrain.serving.detection.detectors import (
     ClassConcentration,
@@ -116,7 +115,7 @@ def test_sketches_keep_distances():
 
 
 @pytest.mark.run
-def test_normal_sessions_raise_false_alarms_at_the_declared_rate():
+def test_normal_sessions_raise_false_alarms_at_the_declared_rate_at_most():
     """On other normal inputs than those that the thresholds come from; the attack is noticed."""
     made, traffic = features(normal(400, 5)), NormalTraffic()
     settings = {"checks": (10, 20), "sessions": 150, "session_false_alarms": 0.1}
@@ -130,7 +129,7 @@ def test_normal_sessions_raise_false_alarms_at_the_declared_rate():
         score_of(found, fresh, rows) > found.session_threshold
         for rows in traffic.sessions(fresh, 20, 300, rng)
     )
-    assert 0.03 * 300 < odd < 0.2 * 300  # 30 expected; 5 standard deviations of both samples
+    assert odd < 0.1 * 300  # halves of few inputs differ more than all of them do from others: it errs below
     single = np.log(fresh.distance) > found.query_thresholds["off_manifold"]
     assert 0.02 < single.mean() < 0.09
     attack = facts_of(made, torch.rand(20, 64, generator=torch.Generator().manual_seed(8)))
@@ -139,8 +138,8 @@ def test_normal_sessions_raise_false_alarms_at_the_declared_rate():
 
 @pytest.mark.run
 def test_of_few_inputs_the_rate_is_held_too():
-    """Over draws of the inputs that thresholds come from, twice as many as a session has queries."""
-    alarms, detectors = 0, {"off_manifold": OffManifold()}
+    """By each draw of the inputs that thresholds come from, twice as many as a session has queries."""
+    alarms, detectors = [], {"off_manifold": OffManifold()}
     for seed in range(12):
         rng = np.random.default_rng(seed)
         found = calibrate(
@@ -148,15 +147,26 @@ def test_of_few_inputs_the_rate_is_held_too():
             session_false_alarms=0.02, query_false_alarms={}, rng=rng,
         )  # fmt: skip
         fresh = far(4000, rng)
-        for rows in NormalTraffic().sessions(fresh, 100, 20, rng):
-            alarms += found.of_session(fresh.take(rows), detectors) > found.session_threshold
-    assert alarms <= 0.05 * 240  # 2 % is declared
+        scores = [
+            found.of_session(fresh.take(rows), detectors)
+            for rows in NormalTraffic().sessions(fresh, 100, 20, rng)
+        ]
+        alarms.append(int((np.array(scores) > found.session_threshold).sum()))
+    assert sum(alarms) <= 0.02 * 240 + 5  # 2 % is declared; two standard deviations
+    assert max(alarms) <= 4  # of 20, twelve times
 
 
-def test_ranges_of_few_inputs_are_wider():
-    ranges = {"one": (1.0, 2.0, 4.0)}
-    assert calibrating._widened(ranges, 10, 10**9)["one"] == pytest.approx((1.0, 2.0, 4.0))
-    assert calibrating._widened(ranges, 300, 100)["one"] == pytest.approx((0.0, 2.0, 6.0))
+def test_the_fewer_the_inputs_the_odder_a_session_must_be():
+    """As far as sessions about one half of them are from what is normal by the other."""
+    thresholds = []
+    for inputs in (100, 10_000):
+        rng = np.random.default_rng(0)
+        found = calibrate(
+            far(inputs, rng), {"off_manifold": OffManifold()}, NormalTraffic(), checks=(100,), sessions=100,
+            session_false_alarms=0.02, query_false_alarms={}, rng=rng,
+        )  # fmt: skip
+        thresholds.append(found.session_threshold)
+    assert thresholds[0] > 1.2 * thresholds[1]
 
 
 def far(count: int, rng: np.random.Generator) -> Facts:
@@ -185,6 +195,7 @@ def test_a_rate_that_so_few_sessions_cannot_tell_is_refused():
         ({"actions": ("scold",)}, "actions="),
         ({"query_action": "refuse"}, "query_action=refuse is unknown"),
         ({"checks": (20, 10)}, "checks="),
+        ({"detectors": {}}, "detectors="),
         ({"checks": (10, 201)}, "checks="),
         ({"query_detectors": ("smell",)}, "query_detectors="),
     ],

@@ -13,9 +13,11 @@ from dptrain.serving.detection.features import Facts
 from dptrain.serving.detection.history import HIGH, LOW, Detector, History
 from dptrain.serving.detection.traffic import NormalTraffic
 
-TAIL = 0.99  # quantile that a deviation is measured in
-SMALLEST = 1e-6
+TAIL = 0.99  # quantile of normal sessions that a deviation is measured in; what one query does, at least
+SPLITS = 5  # of the inputs in halves
 TAIL_SHARE = 0.02  # of single queries, below and above which they are odd
+
+Ranges = Mapping[str, tuple[float, float, float]]  # low, middle and high, by detector or its tail
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,12 +27,14 @@ class Calibration:
     A session's score is its largest deviation, over detectors and the checks until now, in units of how far
     normal sessions deviate: of a detector's mean, and of the shares of queries in its `tails`, which decoys
     in between do not hide. Its null distribution are the scores of other normal sessions than those that the
-    units come from, so that at most the declared share of normal sessions is beyond the threshold (split
-    conformal prediction; Vovk, Gammerman and Shafer 2005), as far as traffic is like the sessions.
+    units come from, about other inputs: of half of them, at random, and of the other half, several times. So
+    few inputs know less well what is normal, and at most the declared share of normal sessions is beyond the
+    threshold, about, as far as traffic is like the sessions (after Barber, Candès, Ramdas and Tibshirani
+    2021, "Predictive inference with the jackknife+").
     """
 
     checks: tuple[int, ...]
-    ranges: Mapping[int, Mapping[str, tuple[float, float, float]]]  # at each check: low, middle, high
+    ranges: Mapping[int, Ranges]  # at each check
     null: np.ndarray  # sorted scores of normal sessions
     session_threshold: float
     query_thresholds: Mapping[str, float]
@@ -38,12 +42,7 @@ class Calibration:
 
     def score(self, means: Mapping[str, float], at: int) -> tuple[float, str]:
         """The largest deviation at a check, and whose it is."""
-        found = {}
-        for name, (low, middle, high) in self.ranges[at].items():
-            away = means[name] - middle
-            found[name] = away / (high - middle) if away > 0 else away / (low - middle)
-        name = max(found, key=lambda each: found[each])
-        return found[name], name
+        return _deviation(self.ranges[at], means)
 
     def of_session(self, facts: Facts, detectors: Mapping[str, Detector]) -> float:
         """The score of a session of these queries, in their order."""
@@ -71,7 +70,7 @@ def calibrate(
     query_false_alarms: Mapping[str, float],
     rng: np.random.Generator,
 ) -> Calibration:
-    """Calibrate detectors on sessions of normal inputs: `sessions` for units, as many for scores.
+    """Calibrate detectors on twice so many `sessions` of normal inputs as are given, at least.
 
     Raises ConfigError where there are too few to tell such a rate of false alarms.
     """
@@ -81,39 +80,30 @@ def calibrate(
             f"serving.detection.sessions={sessions} cannot tell a false-alarm rate of "
             f"{session_false_alarms:g}; give at least {needed}"
         )
-    single = _scores(facts, detectors, traffic.sessions(facts, max(checks), 2 * sessions, rng))
+    halves: list[dict[str, np.ndarray]] = []
+    for _ in range(SPLITS):
+        order = rng.permutation(len(facts))
+        for half in (facts.take(order[::2]), facts.take(order[1::2])):
+            rows = traffic.sessions(half, max(checks), math.ceil(sessions / SPLITS), rng)
+            halves.append(_scores(half, detectors, rows))
+    single = {name: np.concatenate([each[name] for each in halves]) for name in detectors}
     tails = {
         name: (low, high)
         for name, found in single.items()
-        for low, high in [np.quantile(found[:sessions], [TAIL_SHARE, 1 - TAIL_SHARE]).tolist()]
+        for low, high in [np.quantile(found, [TAIL_SHARE, 1 - TAIL_SHARE]).tolist()]
     }
-    means = [
-        [_means({name: found[one, :at] for name, found in single.items()}, tails) for at in checks]
-        for one in range(2 * sessions)
-    ]  # by session and check
-    ranges = {
-        at: {
-            name: _range(
-                [each[place][name] for each in means[:sessions]], SMALLEST if name in detectors else 1 / at
-            )
-            for name in means[0][0]
-        }
-        for place, at in enumerate(checks)
-    }
-    made = Calibration(
-        checks=tuple(checks),
-        ranges=ranges,
-        null=np.zeros(0),
-        session_threshold=math.inf,
-        query_thresholds={},
-        tails=tails,
-    )
+    means = [[{at: _means(one, tails, at) for at in checks} for one in _each(half)] for half in halves]
+    units = [{at: _ranges([each[at] for each in half], 1 / at) for at in checks} for half in means]
     null = np.sort(
-        [max(made.score(each[place], at)[0] for place, at in enumerate(checks)) for each in means[sessions:]]
+        [
+            max(_deviation(normal[at], one[at])[0] for at in checks)
+            for place, normal in enumerate(units)
+            for one in means[place ^ 1]  # sessions about the other half of the same split
+        ]
     )
     return Calibration(
-        checks=made.checks,
-        ranges={at: _widened(found, at, len(facts)) for at, found in ranges.items()},
+        checks=tuple(checks),
+        ranges={at: _mean([each[at] for each in units]) for at in checks},
         null=null,
         session_threshold=_threshold(null, session_false_alarms),
         query_thresholds={
@@ -135,34 +125,48 @@ def _scores(
     return {name: every[:, :, place] for place, name in enumerate(detectors)}
 
 
-def _means(scores: Mapping[str, np.ndarray], tails: Mapping[str, tuple[float, float]]) -> dict[str, float]:
-    """What a history says of a session with these scores."""
-    found = {name: float(scored.mean()) for name, scored in scores.items()}
+def _each(scores: Mapping[str, np.ndarray]) -> Iterable[dict[str, np.ndarray]]:
+    """The scores of each session by itself: (length,) by detector."""
+    return (dict(zip(scores, one, strict=True)) for one in zip(*scores.values(), strict=True))
+
+
+def _means(
+    scores: Mapping[str, np.ndarray], tails: Mapping[str, tuple[float, float]], at: int
+) -> dict[str, float]:
+    """What a history says of a session with these scores after so many queries."""
+    found = {name: float(scored[:at].mean()) for name, scored in scores.items()}
     for name, (low, high) in tails.items():
-        found[f"{name}{LOW}"] = float((scores[name] < low).mean())
-        found[f"{name}{HIGH}"] = float((scores[name] > high).mean())
+        found[f"{name}{LOW}"] = float((scores[name][:at] < low).mean())
+        found[f"{name}{HIGH}"] = float((scores[name][:at] > high).mean())
     return found
 
 
-def _range(values: Sequence[float], least: float = SMALLEST) -> tuple[float, float, float]:
-    """The middle, and what is this far below and above it at least."""
-    low, middle, high = np.quantile(values, [1 - TAIL, 0.5, TAIL])
-    return float(min(low, middle - least)), float(middle), float(max(high, middle + least))
+def _ranges(means: Sequence[Mapping[str, float]], least: float) -> Ranges:
+    """The middle of each, and what is this far below and above it at least."""
+    found = {}
+    for name in means[0]:
+        low, middle, high = np.quantile([each[name] for each in means], [1 - TAIL, 0.5, TAIL]).tolist()
+        found[name] = min(low, middle - least), middle, max(high, middle + least)
+    return found
 
 
-def _widened(
-    ranges: Mapping[str, tuple[float, float, float]], queries: int, inputs: int
-) -> dict[str, tuple[float, float, float]]:
-    """Ranges of sessions of so many queries about other inputs than those that they were found on.
+def _mean(ranges: Sequence[Ranges]) -> Ranges:
+    """As wide as these are on average; of all sessions together they would be wider than scores are in."""
+    found = {}
+    for name in ranges[0]:
+        low, middle, high = np.mean([each[name] for each in ranges], axis=0).tolist()
+        found[name] = low, middle, high
+    return found
 
-    Means of n queries about the same N inputs vary about the mean of these by s^2 / n, and those about others
-    by s^2 (1 / n + 1 / N): of few inputs nobody knows well what is normal.
-    """
-    wider = math.sqrt(1.0 + queries / inputs)
-    return {
-        name: (middle - wider * (middle - low), middle, middle + wider * (high - middle))
-        for name, (low, middle, high) in ranges.items()
-    }
+
+def _deviation(ranges: Ranges, means: Mapping[str, float]) -> tuple[float, str]:
+    """The largest deviation, in units of the ranges, and whose it is."""
+    found = {}
+    for name, (low, middle, high) in ranges.items():
+        away = means[name] - middle
+        found[name] = away / (high - middle) if away > 0 else away / (low - middle)
+    name = max(found, key=lambda each: found[each])
+    return found[name], name
 
 
 def _threshold(null: np.ndarray, rate: float) -> float:

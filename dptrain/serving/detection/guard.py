@@ -34,7 +34,6 @@ WITHHOLDING = {"coarsen", "refuse", "lock"}  # actions that leave no answer as i
 ONE_BY_ONE = ("coarsen", "log")
 FRESH_SECONDS = 1.0  # that what another process noticed may be unknown here
 LEAST = 50  # inputs to calibrate on
-PER_QUERY = 2  # inputs to each query of a session: of fewer nobody knows how sessions about others differ
 RAISED = "alarms"  # of a query, which this guard has raised because of it
 # Of a query: sessions that begin with it, sessions found odd because of it, and the first row that was.
 BEGUN, FLAGGED, FIRST = "sessions begun", "sessions flagged", "first flagged"
@@ -52,14 +51,15 @@ class Detection:
     this is proved to hold anybody off: an attacker who knows the detectors stays within what is normal.
 
     Normal traffic is made of the inputs that `serve.calibration` names; half of them tell where normal
-    inputs lie, the others how odd they look there. Sessions are in memory; what was recorded of
-    them outlives a restart, and is how several workers know of each other's queries.
+    inputs lie, the others how odd they look there: the fewer there are, the odder a session must be. Sessions
+    are in memory; what was recorded of them outlives a restart, and is how several workers know of each
+    other's queries.
     """
 
     detectors: Mapping[str, Detector]
     length: Count = 200
     checks: Sequence[int] = (10, 25, 50, 100, 200)
-    sessions: Count = 200  # of normal traffic, for units, and as many for scores
+    sessions: Count = 200  # of normal traffic, twice so many
     session_false_alarms: Share = 0.01
     query_false_alarms: Share = 0.015
     query_detectors: Sequence[str] = ("off_manifold", "near_duplicates")
@@ -72,6 +72,8 @@ class Detection:
     traffic: NormalTraffic = field(default_factory=NormalTraffic)
 
     def __post_init__(self) -> None:
+        if not self.detectors:
+            raise ConfigError("detectors={} notice nothing; give some, or leave the guard out")
         if unknown := sorted(set(self.actions) - set(ACTIONS)):
             raise ConfigError(f"actions={unknown} are unknown; choose among {', '.join(ACTIONS)}")
         if self.query_action not in ONE_BY_ONE:
@@ -101,25 +103,13 @@ class Detection:
         fitted, left = inputs[order[::2]], inputs[order[1::2]]
         low, high = bounds_of(surroundings.forms)
         features = Features(low, high, surroundings.secret, Manifold.fit(fitted))
-        checks = [each for each in self.checks if PER_QUERY * each <= len(left)]
-        if not checks:
-            raise ConfigError(
-                f"serve.calibration: {len(inputs)} inputs are too few to know sessions of {self.checks[0]} "
-                f"queries; give {2 * PER_QUERY * self.checks[0]} or more, or look earlier by "
-                "serving.detection.checks"
-            )
-        if len(checks) < len(self.checks):
-            log.warning(
-                "detection: %d inputs to calibrate on are too few for sessions of more; they are looked at "
-                "after %s queries only", len(left), ", ".join(map(str, checks)),
-            )  # fmt: skip
         answers = surroundings.answer(left)
         rate = self.query_false_alarms / max(1, len(self.query_detectors))
         calibrated = calibrate(
             features(left, answers),
             self.detectors,
             self.traffic,
-            checks=checks,
+            checks=self.checks,
             sessions=self.sessions,
             session_false_alarms=self.session_false_alarms,
             query_false_alarms=dict.fromkeys(self.query_detectors, rate),

@@ -40,7 +40,13 @@ class NormalTraffic:
         for _ in range(count):
             weights = sizes * rng.dirichlet(np.full(len(classes), self.mix))
             chosen = rng.choice(len(classes), length, p=weights / weights.sum())
-            rows = np.array([members[each][rng.integers(len(members[each]))] for each in chosen])
+            rows = np.empty(length, np.int64)
+            for each, rows_of in enumerate(members):
+                places = np.flatnonzero(chosen == each)
+                rounds = -(-len(places) // len(rows_of))  # only where a class has fewer inputs than are asked
+                rows[places] = np.concatenate([rng.permutation(rows_of) for _ in range(rounds)] or [rows_of])[
+                    : len(places)
+                ]
             again = rng.random(length) < rng.uniform(0, 2 * min(self.resubmitted, 0.5))
             for place in (np.flatnonzero(again[1:]) + 1).tolist():
                 rows[place] = rows[rng.integers(max(0, place - RECENT), place)]

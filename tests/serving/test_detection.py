@@ -8,6 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from services import SHAPE, make_service, network
 from sqlalchemy import select
 
@@ -167,6 +169,21 @@ def test_the_fewer_the_inputs_the_odder_a_session_must_be():
         )  # fmt: skip
         thresholds.append(found.session_threshold)
     assert thresholds[0] > 1.2 * thresholds[1]
+
+
+@given(
+    sizes=st.lists(st.integers(1, 40), min_size=1, max_size=4),
+    length=st.integers(1, 60),
+    seed=st.integers(0, 2**32),
+)
+def test_people_ask_about_an_input_again_only_where_they_say_so_or_have_no_other(sizes, length, seed):
+    classes = np.repeat(np.arange(len(sizes)), sizes)
+    traffic = NormalTraffic(resubmitted=0.0)
+    for rows in traffic.rows(classes, length, 3, np.random.default_rng(seed)):
+        asked = np.bincount(rows, minlength=len(classes))
+        for each in range(len(sizes)):
+            of_class = asked[classes == each]
+            assert of_class.max() - of_class.min() <= 1
 
 
 def far(count: int, rng: np.random.Generator) -> Facts:

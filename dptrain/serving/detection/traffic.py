@@ -15,7 +15,7 @@ RECENT = 20  # queries that a resubmission may repeat
 
 @dataclass(frozen=True, kw_only=True)
 class NormalTraffic:
-    """How people ask: each about inputs of classes that she has more or less of, some of them again.
+    """How people ask: each about inputs of classes that she has more or less of, once, some of them again.
 
     A session's mix of classes is drawn from a Dirichlet distribution of this parameter (small: people who
     ask about one class only), its share of resubmissions uniformly up to twice the mean.
@@ -43,10 +43,7 @@ class NormalTraffic:
             rows = np.empty(length, np.int64)
             for each, rows_of in enumerate(members):
                 places = np.flatnonzero(chosen == each)
-                rounds = -(-len(places) // len(rows_of))  # only where a class has fewer inputs than are asked
-                rows[places] = np.concatenate([rng.permutation(rows_of) for _ in range(rounds)] or [rows_of])[
-                    : len(places)
-                ]
+                rows[places] = np.resize(rng.permutation(rows_of), len(places))  # repeated where too few
             again = rng.random(length) < rng.uniform(0, 2 * min(self.resubmitted, 0.5))
             for place in (np.flatnonzero(again[1:]) + 1).tolist():
                 rows[place] = rows[rng.integers(max(0, place - RECENT), place)]

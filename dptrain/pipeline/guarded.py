@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from dptrain.config import Config
-from dptrain.contracts import Guarding, Latency, NormalUse, OutOfQueries, Probing, Splits
+from dptrain.contracts import Guarding, Latency, NormalUse, OutOfQueries, Probing, Release, Splits
 from dptrain.evidence.intervals import clopper_pearson
 from dptrain.pipeline.experiment import Experiment
 from dptrain.pipeline.over_http import UTILITY, Remote, reach
@@ -62,6 +63,11 @@ class Guarded(Remote):
     seen: Observing
     clock: Clock
     bare_url: str  # of the same model, without guards
+
+    def release(self, name: str = UTILITY) -> Release:
+        """The release as whoever bears this name meets it: an attack gets as many answers as people do."""
+        found = super().release(name)
+        return found if name == UTILITY else replace(found, answers=self.service.model.most)
 
     def guarding(self) -> Guarding:
         """What the guards made of the attacks, and of normal traffic."""
@@ -139,40 +145,42 @@ class Guarded(Remote):
 def served_here(
     config: Config, overrides: tuple[str, ...], folder: Path, experiment: Experiment
 ) -> Iterator[Guarded]:
-    """The model of an experiment, served in this process within the context as `config` says."""
-    clock, seen = Clock(), Observing()
-    own = replace(config.serve, host=HERE, port=0, folder=str(folder / FOLDER))
-    service = make_service(replace(config, serve=own), overrides, clock=clock)
-    service.guards = {**service.guards, "seen": seen}
-    service.sleep = clock.skipped
-    bare = replace(service, guards={}, metrics=Metrics(None))
-    chosen = config.release
+    """The model of an experiment, served in this process within the context as `config` says.
 
-    def make_client(name: str) -> Client:
-        of_attack = {} if name == UTILITY else {"keys": chosen.keys, "tenants": chosen.tenants}
-        return Client(
-            url=url,
-            keys=make_keys(service, name, **of_attack),
-            rest=clock.skip,
-            pause_seconds=chosen.pause_seconds,
-            at_once=chosen.at_once,
-        )
+    Answers that are paid for are a replica's, with a ledger of its own: people's are not spent.
+    """
+    with TemporaryDirectory() as ledger:
+        clock, seen, chosen = Clock(), Observing(), config.release
+        own = replace(config, serve=replace(config.serve, host=HERE, port=0, folder=str(folder / FOLDER)))
+        service = make_service(own, overrides, clock=clock, replica=Path(ledger))
+        service.guards = {**service.guards, "seen": seen}
+        service.sleep = clock.skipped
+        bare = replace(service, guards={}, metrics=Metrics(None))
 
-    try:
-        with running(make_app(service), HERE, 0) as url, running(make_app(bare), HERE, 0) as bare_url:
-            found = reach(url, make_client, experiment)
-            yield Guarded(
+        def make_client(name: str) -> Client:
+            of_attack = {} if name == UTILITY else {"keys": chosen.keys, "tenants": chosen.tenants}
+            return Client(
                 url=url,
-                experiment=experiment,
-                clients=found.clients,
-                service=service,
-                seen=seen,
-                clock=clock,
-                bare_url=bare_url,
+                keys=make_keys(service, name, **of_attack),
+                rest=clock.skip,
+                pause_seconds=chosen.pause_seconds,
+                at_once=chosen.at_once,
             )
-    finally:
-        bare.close()
-        service.close()
+
+        try:
+            with running(make_app(service), HERE, 0) as url, running(make_app(bare), HERE, 0) as bare_url:
+                yield Guarded(
+                    url=url,
+                    experiment=experiment,
+                    clients=reach(url, make_client, experiment).clients,
+                    service=service,
+                    seen=seen,
+                    clock=clock,
+                    bare_url=bare_url,
+                )
+        finally:
+            bare.close()
+            service.close()
 
 
 def make_keys(

@@ -36,17 +36,19 @@ def make_service(
     *,
     counters: Path | None = None,
     clock: Callable[[], float] = time.time,
+    replica: Path | None = None,
 ) -> Service:
     """The service that a configuration describes, ready to answer; raises ConfigError.
 
     `counters`: a folder in which several workers count together. `clock` tells the date, in seconds.
+    `replica`: a folder in which answers are paid for that whoever audits asks for, where they are.
     """
     _refuse_open_doors(config)
     case = find(config, of_the_run(overrides), answers=True)
     case = replace(case, config=as_released(case, config))
     parts = assemble(case.config)
     splits = load_splits(parts.source, make_streams(case.config))
-    model = served_model(case, parts, splits)
+    model = served_model(case, parts, splits, replica)
     folder = serving_folder(config)
     store = Store(folder, config.serve.store, durable=config.serve.durable)
     secret = server_secret(folder)

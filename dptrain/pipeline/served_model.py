@@ -27,17 +27,20 @@ from dptrain.runs import binding
 from dptrain.runs import folder as runs
 from dptrain.serving.model import ServedModel
 from dptrain.tasks import task_of
-from dptrain.training.paid_answers import LEDGER
+from dptrain.training.paid_answers import LEDGER, PaidAnswers
 
 STATEMENT, CARD = "statement.json", "model_card.md"
 UNPROVED = "Nothing is proved: it is not known how this model was trained."
 
 
-def served_model(case: Case, parts: Parts, splits: Splits) -> ServedModel:
-    """The release of a case behind its output limit; refused where it is not what its statement speaks of."""
+def served_model(case: Case, parts: Parts, splits: Splits, replica: Path | None = None) -> ServedModel:
+    """The release of a case behind its output limit; refused where it is not what its statement speaks of.
+
+    Where answers are paid for, `replica` is a folder in which they are in place of the run's.
+    """
     config = case.config
     if case.weights is not None and (case.weights.parent / LEDGER).is_file():
-        return paid_model(case, splits)
+        return paid_model(case, splits, replica)
     architecture = make_model(
         config,
         None if case.played is None else parts.mechanism,
@@ -70,12 +73,12 @@ def served_model(case: Case, parts: Parts, splits: Splits) -> ServedModel:
     )
 
 
-def paid_model(case: Case, splits: Splits) -> ServedModel:
+def paid_model(case: Case, splits: Splits, replica: Path | None = None) -> ServedModel:
     """What a run with mechanism=private_prediction answers: each answer is paid for before it is given."""
     assert case.weights is not None
     folder = case.weights.parent
     statement, card = _documents(case, folder)
-    predictor = predictor_of(folder, case.config, splits)
+    predictor = predictor_of(folder, case.config, splits, replica)
     task = task_of(splits)
     return ServedModel(
         title=case.config.name or case.name,
@@ -88,6 +91,7 @@ def paid_model(case: Case, splits: Splits) -> ServedModel:
         digest=sha256((folder / STATEMENT).read_bytes()).hexdigest(),  # that of teachers would tell of them
         output=given_away(case.config.release, frozenset({Access.CONFIDENCES, Access.LABELS})),
         task=task.name,
+        most=PaidAnswers(folder).most,
         left=lambda: predictor.left,
     )
 

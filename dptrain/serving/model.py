@@ -18,7 +18,7 @@ class ServedModel:
 
     `answers` takes inputs (N, ...) and gives what is released of predictions, in columns with these `names`
     (none where an answer is no row). `digest` names the weights, and so the counts of queries that are kept.
-    `left` tells how many other inputs it will ever answer, where each answer is paid for.
+    Where each answer is paid for, `most` inputs are ever answered, and `left` tells how many other ones.
     """
 
     title: str
@@ -31,6 +31,7 @@ class ServedModel:
     digest: str
     output: str  # the interface that is given away, as leakage lines call it
     task: str
+    most: int | None = None
     left: Callable[[], int] | None = None
 
     @property

@@ -19,6 +19,7 @@ from dptrain.training.ensemble import Ensemble, digests, shares_of
 from dptrain.training.seen import Seen
 
 LEDGER = "answers.sqlite"
+NO_END = 2**62  # answers
 BUSY_SECONDS = 60.0  # that a process waits for another one's answer
 
 
@@ -42,7 +43,7 @@ class PaidAnswers:
         self.most, self.std = int(terms[0]), float(terms[1])  # std: of the noise on each count
 
     @classmethod
-    def begin(cls, folder: Path, *, most: int, std: float) -> None:
+    def begin(cls, folder: Path, *, most: int, std: float) -> PaidAnswers:
         """A file without answers; raises DptrainError where one is there, of other terms."""
         path = folder / LEDGER
         path.touch(mode=0o600)
@@ -58,6 +59,14 @@ class PaidAnswers:
                 f"{most:,} with {std:.6g} are planned now; resume it with the data, the configuration and "
                 "the library versions that it was begun with, or start a new run"
             )
+        return found
+
+    def replica(self, folder: Path) -> PaidAnswers:
+        """A file in this folder without answers, which does not end, with noise of this size.
+
+        For whoever measures how good answers are, or what they give away, and pays from nobody's budget.
+        """
+        return self.begin(folder, most=NO_END, std=self.std)
 
     @property
     def left(self) -> int:

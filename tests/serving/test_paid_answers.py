@@ -18,6 +18,8 @@ from dptrain.cli import main as cli
 from dptrain.cli.serve import prepared
 from dptrain.config import parse
 from dptrain.contracts import ConfigError
+from dptrain.pipeline import guarded
+from dptrain.report.document import read_json
 from dptrain.serving.guard import Refused
 from dptrain.serving.keys import ANYONE
 from dptrain.serving.service import Service
@@ -109,6 +111,25 @@ def test_answers_are_those_of_the_predictor_and_outlive_a_restart(run: Path):
     assert torch.tensor(ask(again, INPUTS[:3])).sort(dim=1).values[:, -1].tolist() == [1.0] * 3
     assert predictor.left == ANSWERS - 3
     again.close()
+
+
+def test_an_audit_asks_a_replica_as_often_as_people_may_and_spends_nothing_of_theirs(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(guarded, "REQUESTS", 20)
+    words = (
+        "task=audit", f"release.source={run}", "release.serve=true", "serving=[record]", "release.sessions=1",
+        "attack=[class_inversion_queries]", "attack.class_inversion_queries.queries=2000",
+        f"output={tmp_path}", "control.enabled=false", "tracking=none",
+    )  # fmt: skip
+    with redirect_stdout(io.StringIO()):
+        cli.main(order(*words), None)
+    (path,) = tmp_path.glob("*_audit/report.json")
+    report = read_json(path)
+    assert PaidAnswers(run).left == ANSWERS
+    (asked,) = report["guarding"]["probing"]
+    assert 0 < asked["answered"] <= ANSWERS
+    assert report["utility"]["accuracy"] > 0.2  # of more test records than people may ask about
 
 
 def test_what_cannot_be_paid_for_is_refused(run: Path):

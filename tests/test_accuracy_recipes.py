@@ -20,8 +20,8 @@ from dptrain.models.frozen import split
 pytestmark = pytest.mark.e2e
 
 RECIPES = (
-    "mnist_scatter", "mnist_preconditioned", "fashion_scatter", "cifar10_scatter", "cifar10_wrn",
-    "cifar10_pretrained",
+    "mnist_scatter", "mnist_preconditioned", "fashion_scatter", "fashion_preconditioned", "cifar10_scatter",
+    "cifar10_wrn", "cifar10_pretrained",
     "medical_scatter", "medical_pretrained",
 )  # fmt: skip
 SHAPES = {"mnist": (28, 28), "cifar10": (32, 32, 3), "pneumoniamnist": (28, 28)}
@@ -30,7 +30,7 @@ NARROW = ("model.depth=10", "model.width=1")
 COARSE = ("model.size=32",)
 SMALL = {
     "mnist_preconditioned": ("model.components=50",), "cifar10_scatter": FEWER, "fashion_scatter": FEWER,
-    "cifar10_wrn": NARROW,
+    "fashion_preconditioned": FEWER, "cifar10_wrn": NARROW,
     "cifar10_pretrained": COARSE, "medical_pretrained": COARSE,
 }  # fmt: skip
 FEW = ("data.records=200", "data.holdout=40")
@@ -85,7 +85,7 @@ def test_a_recipe_promises_what_it_says(recipe: str, tmp_path: Path, monkeypatch
         *(() if recipe.startswith("medical") else FEW),
         *SMALL.get(recipe, ()),
     ]
-    root = ["data.root=" + str(tmp_path)] if recipe == "fashion_scatter" else []
+    root = ["data.root=" + str(tmp_path)] if recipe.startswith("fashion_") else []
     config = parse(order(*small, *root, recipe=recipe).config)
     assert config.privacy.delta == 1e-5
     assert config.training.sampling == "poisson"

@@ -1,4 +1,4 @@
-"""A recipe with another mechanism than it was written for: what of it does not apply is left out."""
+"""A recipe with another mechanism or other attacks than its own: what of it does not apply is left out."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ from dptrain.contracts import ConfigError
 def without_what_does_not_apply(
     values: Mapping[str, Any], asked: Collection[str]
 ) -> tuple[dict[str, Any], list[str]]:
-    """A configuration as far as the mechanism that was asked for goes, and a sentence for all left out.
+    """A configuration as far as the mechanism and attacks asked for go, and a sentence for all left out.
 
     What was `asked` for, by dotted key, stays, and is refused elsewhere where it cannot be.
     """
     values, said = dict(values), list[str]()
+    if isinstance(values.get("attack"), Mapping):
+        values["attack"] = _chosen(values["attack"], asked, said)
     node = values.get("mechanism")
     if "mechanism" not in asked or not isinstance(node, Mapping):
         return values, said
@@ -37,6 +39,19 @@ def without_what_does_not_apply(
             values["attack"] = {name: each for name, each in values["attack"].items() if name not in missing}
             said += missing.values()
     return values, said
+
+
+def _chosen(attacks: Mapping[str, Any], asked: Collection[str], said: list[str]) -> dict[str, Any]:
+    """The attacks, without settings that a recipe has for one of its own where others were asked for."""
+    kept = {}
+    for name, node in attacks.items():
+        ours = any(key.startswith(f"attack.{name}.") or key == f"attack.{name}" for key in asked)
+        if "attack" not in asked or ours or not isinstance(node, Mapping) or "_target_" in node:
+            kept[name] = node
+        else:
+            named = ", ".join(f"attack.{name}.{key}={shown(each)}" for key, each in node.items())
+            said.append(f"{named}: of the recipe's own attacks, and not of these")
+    return kept
 
 
 def _arguments(node: Mapping[str, Any]) -> set[str]:

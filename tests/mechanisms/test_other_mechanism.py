@@ -45,6 +45,23 @@ def test_what_is_left_out_is_said() -> None:
     assert any("attack=audit_canaries needs transcript" in sentence for sentence in said)
 
 
+@pytest.mark.parametrize(
+    "words", ["attack=[membership_loss]", "attack=[]", "attack=[class_inversion,membership_rmia]"]
+)
+def test_settings_of_attacks_that_were_not_asked_for_are_left_out(words: str) -> None:
+    """recipe=medical_scatter sets the number of shadow models of one of its own attacks."""
+    config, said = applied("medical_scatter", words)
+    assert set(assemble(parse(config)).attacks) == set(words.partition("=")[2].strip("[]").split(",")) - {""}
+    left = "attack.membership_rmia.shadows=16: of the recipe's own attacks, and not of these"
+    assert said == ([] if "rmia" in words else [left])
+
+
+def test_settings_that_were_typed_of_an_attack_that_was_not_asked_for_are_refused() -> None:
+    config, _ = applied("medical_scatter", "attack=[membership_loss]", "attack.membership_rmia.shadows=4")
+    with pytest.raises(ConfigError, match=r"attack\.membership_rmia: the node names no class"):
+        parse(config)
+
+
 def test_correlated_noise_says_why_its_steps_are_not_shown() -> None:
     config, said = applied("quickstart", "mechanism=banded")
     assert "audit_canaries" not in config["attack"]

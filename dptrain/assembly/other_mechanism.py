@@ -22,8 +22,13 @@ def without_what_does_not_apply(
     What was `asked` for, by dotted key, stays, and is refused elsewhere where it cannot be.
     """
     values, said = dict(values), list[str]()
-    if isinstance(values.get("attack"), Mapping):
-        values["attack"] = _chosen(values["attack"], asked, said)
+    attacks = values.get("attack")
+    if "attack" in asked and isinstance(attacks, Mapping):
+        unchosen = {name: each for name, each in attacks.items() if _settings_alone(name, each, asked)}
+        values["attack"] = {name: each for name, each in attacks.items() if name not in unchosen}
+        for name, each in unchosen.items():
+            named = ", ".join(f"attack.{name}.{key}={shown(value)}" for key, value in each.items())
+            said.append(f"{named}: of the recipe's own attacks, and not of these")
     node = values.get("mechanism")
     if "mechanism" not in asked or not isinstance(node, Mapping):
         return values, said
@@ -41,17 +46,10 @@ def without_what_does_not_apply(
     return values, said
 
 
-def _chosen(attacks: Mapping[str, Any], asked: Collection[str], said: list[str]) -> dict[str, Any]:
-    """The attacks, without settings that a recipe has for one of its own where others were asked for."""
-    kept = {}
-    for name, node in attacks.items():
-        ours = any(key.startswith(f"attack.{name}.") or key == f"attack.{name}" for key in asked)
-        if "attack" not in asked or ours or not isinstance(node, Mapping) or "_target_" in node:
-            kept[name] = node
-        else:
-            named = ", ".join(f"attack.{name}.{key}={shown(each)}" for key, each in node.items())
-            said.append(f"{named}: of the recipe's own attacks, and not of these")
-    return kept
+def _settings_alone(name: str, node: Any, asked: Collection[str]) -> bool:
+    """Whether this is what a recipe sets for an attack that was not chosen, and nobody asked for it."""
+    ours = any(f"{key}.".startswith(f"attack.{name}.") for key in asked)
+    return isinstance(node, Mapping) and "_target_" not in node and not ours
 
 
 def _arguments(node: Mapping[str, Any]) -> set[str]:

@@ -39,22 +39,18 @@ def open_predictor(folder: Path) -> Predictor:
         raise BrokenGuarantee(
             f"{folder}: an attack went beyond its guarantee, so that nothing is answered from it"
         )
-    return predictor_of(folder, config, load_splits(parts.source, make_streams(config)))
+    return predictor_of(folder, config, load_splits(parts.source, make_streams(config)), PaidAnswers(folder))
 
 
-def predictor_of(folder: Path, config: Config, splits: Splits, replica: Path | None = None) -> Predictor:
-    """The same of a run whose configuration and records are at hand.
-
-    With `replica`, a folder, it has noise of its own, and answers do not come out of the run's budget.
-    """
+def predictor_of(folder: Path, config: Config, splits: Splits, paid: PaidAnswers) -> Predictor:
+    """The same of a run whose configuration and records are at hand, paid for by the run or by a replica."""
     streams, context = make_streams(config), make_context(config)
     model = make_model(config, None, splits, streams).to(context.device, context.dtype).eval()
     seen = Seen.of_model(model, context)
-    paid = PaidAnswers(folder)
     return Predictor(
         Ensemble.load(folder, made_by=seen.made_by),
         seen,
-        paid if replica is None else paid.replica(replica),
+        paid,
         shape=splits.shape,
         output=given_output(config.release),
     )

@@ -78,7 +78,9 @@ def paid_model(case: Case, splits: Splits, replica: Path | None = None) -> Serve
     assert case.weights is not None
     folder = case.weights.parent
     statement, card = _documents(case, folder)
-    predictor = predictor_of(folder, case.config, splits, replica)
+    people = PaidAnswers(folder)
+    paid = people if replica is None else people.replica(replica)
+    predictor = predictor_of(folder, case.config, splits, paid)
     task = task_of(splits)
     return ServedModel(
         title=case.config.name or case.name,
@@ -91,7 +93,7 @@ def paid_model(case: Case, splits: Splits, replica: Path | None = None) -> Serve
         digest=sha256((folder / STATEMENT).read_bytes()).hexdigest(),  # that of teachers would tell of them
         output=given_away(case.config.release, frozenset({Access.CONFIDENCES, Access.LABELS})),
         task=task.name,
-        most=PaidAnswers(folder).most,
+        most=people.most,
         left=lambda: predictor.left,
     )
 

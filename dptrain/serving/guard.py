@@ -53,7 +53,8 @@ class Query:
 
     def flat(self) -> Tensor:
         """The inputs as rows (N, width)."""
-        return torch.cat([one.reshape(len(one), -1).float() for one in leaves(self.inputs)], dim=1)
+        rows = [one.reshape(len(one), -1).float() for one in leaves(self.inputs)]
+        return rows[0] if len(rows) == 1 else torch.cat(rows, dim=1)
 
     def coarsen(self, rows: Tensor) -> None:
         """Answer these rows (N,) bool with the prior."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from dptrain.contracts.ranges import Count
 from dptrain.serving.guard import Query, Refused, Started, Surroundings
 from dptrain.serving.keys import Caller
-from dptrain.serving.store import Store
+from dptrain.serving.store import Prepared, Store
 
 NO_LIMIT = 2**62
 LEFT, SPENT = "left", "spent"  # of a query: what its accounts held at least when it came, and with it
@@ -20,11 +20,13 @@ _READ = text(
     "select scope, queries from spent where model = :model and ((scope = 'key' and name = :key) "
     "or (scope = 'tenant' and name = :tenant) or (scope = 'model' and name = 'all'))"
 )
-_SPEND = text(  # in this order everywhere, so that of two transactions neither waits for the other
-    "insert into spent (scope, name, model, queries) values ('key', :key, :model, :asked), "
-    "('tenant', :tenant, :model, :asked), ('model', 'all', :model, :asked) "
-    "on conflict (scope, name, model) do update set queries = spent.queries + excluded.queries "
-    "returning scope, queries"
+_SPEND = Prepared(
+    text(  # in this order everywhere, so that of two transactions neither waits for the other
+        "insert into spent (scope, name, model, queries) values ('key', :key, :model, :asked), "
+        "('tenant', :tenant, :model, :asked), ('model', 'all', :model, :asked) "
+        "on conflict (scope, name, model) do update set queries = spent.queries + excluded.queries "
+        "returning scope, queries"
+    )
 )
 
 
@@ -68,7 +70,7 @@ class Ledger(Started):
     def after(self, query: Query, answers: Tensor, connection: Connection) -> Tensor:
         """Count the query on every account; where one is overdrawn, the refusal undoes it."""
         asked = {**self._names(query.caller), "asked": query.count}
-        spent = {row.scope: row.queries for row in connection.execute(_SPEND, asked)}
+        spent: dict[str, int] = dict(_SPEND.rows(connection, asked))
         for scope, _, most in self._accounts(query.caller):
             if spent[scope] > most:
                 self._spent(query.caller)  # by other processes too

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,9 +75,7 @@ class RateLimits(Started):
     def arrived(self, query: Query) -> None:
         """Refuse who has nothing left, before a body is read."""
         for item, scope, names in self._all(query):
-            with self._lock, self._reachable():
-                free = self._limiter.test(item, *names, cost=1)
-            if not free:
+            if not self._asked(self._limiter.test, item, names, cost=1):
                 raise self._refusal(item, scope, names)
 
     def before(self, query: Query) -> None:
@@ -105,25 +102,22 @@ class RateLimits(Started):
                 "rate",
                 f"{asked} records at once are more than the rate of this {scope}, {item}, ever allows.",
             )
-        with self._lock, self._reachable():
-            taken = self._limiter.hit(item, *names, cost=asked)
-        if not taken:
+        if not self._asked(self._limiter.hit, item, names, cost=asked):
             raise self._refusal(item, scope, names)
 
     def _refusal(self, item: RateLimitItem, scope: str, names: tuple[str, ...]) -> Refused:
-        with self._reachable():
-            wait = max(0.0, self._limiter.get_window_stats(item, *names).reset_time - time.time())
+        ends = self._asked(self._limiter.get_window_stats, item, names).reset_time
+        wait = max(0.0, ends - time.time())
         said = f"The rate of this {scope} is {item}; wait, and ask again."
         return Refused(429, "rate", said, retry_after=max(0.05, wait))
 
-    @staticmethod
-    @contextmanager
-    def _reachable() -> Iterator[None]:
-        """Within, a storage that is gone refuses: nothing is answered that cannot be counted."""
+    def _asked(
+        self, ask: Callable[..., Any], item: RateLimitItem, names: tuple[str, ...], **cost: int
+    ) -> Any:
+        """What the storage says; one that is gone refuses: nothing is answered that cannot be counted."""
         try:
-            yield
-        except Refused:
-            raise
+            with self._lock:
+                return ask(item, *names, **cost)
         except Exception:  # of whichever storage
             said = "What counts the rates cannot be reached; ask again later."
             raise Refused(503, "storage", said, retry_after=1.0) from None

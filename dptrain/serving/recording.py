@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
 from sqlalchemy import Connection, delete
 from torch import Tensor
 
@@ -14,9 +13,9 @@ from dptrain.serving.detection.features import Facts, Features
 from dptrain.serving.forms import bounds_of
 from dptrain.serving.guard import Query, Refused, Started, Surroundings
 from dptrain.serving.keys import DAY
-from dptrain.serving.store import QUERIES, Store
+from dptrain.serving.store import QUERIES, Prepared, Store
 
-_INSERT = QUERIES.insert()  # made once, since that takes as long as executing it
+_INSERT = Prepared(QUERIES.insert().inline(), [each.name for each in QUERIES.columns if each.name != "id"])
 
 FACTS = "facts"  # of a query, where a guard before this one has made them
 
@@ -48,18 +47,19 @@ class Recorder(Started):
 
     def after(self, query: Query, answers: Tensor, connection: Connection) -> Tensor:
         facts: Facts = query.facts.get(FACTS) or self._features(query.flat(), answers)
-        coarse = np.zeros(query.count, bool) if query.coarse is None else query.coarse.numpy()
+        coarse = [False] * query.count if query.coarse is None else query.coarse.tolist()
+        shared, named = self._of(query), answers.dim() == 2
         raw = query.flat().numpy() if self._raw else None
-        connection.execute(
-            _INSERT,
+        _INSERT.many(
+            connection,
             [
                 {
-                    **self._of(query),
+                    **shared,
                     "outcome": "coarse" if coarse[row] else "answered",
-                    "answer": int(facts.answer[row]) if answers.dim() == 2 else None,
+                    "answer": int(facts.answer[row]) if named else None,
                     "sketch": facts.sketch[row].tobytes(),
                     "marks": facts.marks[row].tobytes(),
-                    "distance": None if np.isnan(facts.distance[row]) else float(facts.distance[row]),
+                    "distance": None if math.isnan(facts.distance[row]) else float(facts.distance[row]),
                     "raw": None if raw is None else raw[row].tobytes(),
                 }
                 for row in range(query.count)

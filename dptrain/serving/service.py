@@ -21,7 +21,7 @@ from dptrain.serving.inputs import Reader
 from dptrain.serving.keys import ANYONE, Caller, Keys
 from dptrain.serving.metrics import Metrics
 from dptrain.serving.model import ServedModel
-from dptrain.serving.store import Store
+from dptrain.serving.store import Store, Writer
 from dptrain.serving.transit import SHARE, Transit
 
 log = logging.getLogger(__name__)
@@ -74,6 +74,10 @@ class Service:
     @cached_property
     def transit(self) -> Transit:
         return Transit(self.bounds.transit_bytes)
+
+    @cached_property
+    def _writer(self) -> Writer:
+        return Writer(self.store)
 
     @cached_property
     def reader(self) -> Reader:
@@ -129,14 +133,14 @@ class Service:
             answers = self._predictions(query)
             if not torch.isfinite(answers).all():
                 raise Refused(422, "answer", "The model has no finite answer to these inputs.")
-            with self.store.writing() if self.guards else _nothing() as connection:
+            with self._writer.writing() if self.guards else _nothing() as connection:
                 for guard in self.guards.values():
                     answers = guard.after(query, answers, connection)
             for guard in self.guards.values():
                 guard.kept(query)
         except Refused as why:
             if self.guards:
-                with self.store.writing() as connection:
+                with self._writer.writing() as connection:
                     for guard in self.guards.values():
                         guard.refused(query, why, connection)
             raise
@@ -169,6 +173,7 @@ class Service:
         """Let the last request finish, and let go of the database."""
         self._door.shutdown()
         self._thread.shutdown()
+        self._writer.close()
         self.store.close()
 
 

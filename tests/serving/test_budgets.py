@@ -152,7 +152,7 @@ def until_it_dies(url: str) -> int:
                 answered += (
                     session.post(f"{url}/v1/predict", ONE, headers=JSON, timeout=10).status_code == 200
                 )
-            except requests.ConnectionError:
+            except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError):  # or half an answer
                 if answered:
                     return answered
                 time.sleep(0.02)  # it binds its port, and then starts

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -55,11 +56,14 @@ class Features:
         """Facts of inputs (N, width), which were answered with `answers` (N, ...)."""
         scaled = (inputs - self._low) / self._span
         named = answers.argmax(-1) if answers.dim() == 2 else torch.zeros(len(answers))
-        distance = torch.full((len(inputs),), float("nan"))
         return Facts(
             sketch=(scaled @ self._directions).numpy(),
             marks=self._fingerprints(scaled.numpy()),
-            distance=(distance if self._manifold is None else self._manifold.distance(inputs)).numpy(),
+            distance=(
+                np.full(len(inputs), np.nan, np.float32)
+                if self._manifold is None
+                else self._manifold.distance(inputs).numpy()
+            ),
             answer=named.numpy().astype(np.int64),
         )
 
@@ -72,10 +76,8 @@ class Features:
         """
         levels = np.rint(scaled * LEVELS).clip(0, LEVELS).astype(np.uint64) + np.uint64(1)
         found = np.zeros((len(levels), MARKS), np.uint64)
-        windows = levels.shape[1] - self._window + 1
-        sums = np.zeros((len(levels), windows), np.uint64)
-        for at, salt in enumerate(self._salts):
-            sums += levels[:, at : at + windows] * salt
+        sums = np.stack([np.convolve(one, self._salts[::-1], "valid") for one in levels])
+        windows = sums.shape[1]
         if self._window > 1:
             changes = np.zeros(levels.shape, np.int64)
             np.cumsum(levels[:, 1:] != levels[:, :-1], axis=1, out=changes[:, 1:])
@@ -119,12 +121,16 @@ class Manifold:
             noise=(variances[kept:].sum() / left).clamp(min=LEAST_VARIANCE),
         )
 
+    @cached_property
+    def _precisions(self) -> Tensor:
+        return 1 / self.variances
+
     def distance(self, inputs: Tensor) -> Tensor:
         """How far each input (N, width) is off: (N,)."""
         away = inputs - self.mean
-        along = away @ self.directions
-        rest = (away.square().sum(1) - along.square().sum(1)).clamp(min=0.0)
-        return ((along.square() / self.variances).sum(1) + rest / self.noise) / inputs.shape[1]
+        along = (away @ self.directions).square()
+        rest = (away.square().sum(1) - along.sum(1)).clamp(min=0.0)
+        return (along @ self._precisions + rest / self.noise) / inputs.shape[1]
 
 
 def _mixed(values: np.ndarray) -> np.ndarray:

@@ -166,7 +166,8 @@ class Watch(Started):
         """Score each query and each session; what is odd is coarsened, or raises an alarm."""
         facts = self.features(query.flat(), answers)
         query.facts[FACTS] = facts
-        odd = torch.zeros(query.count, dtype=torch.bool)
+        odd = set[int]()  # rows
+        scopes = _scopes(query)
         self.sessions.catch_up(query, connection)
         if self._shared:
             self._read_flags(query.at, connection)
@@ -177,9 +178,9 @@ class Watch(Started):
             scores = self.sessions.add(query, one)
             for name, most in self.calibration.query_thresholds.items():
                 if scores[name] > most:
-                    odd[row] = True
+                    odd.add(row)
                     query.signs[name] = "odd query"
-            for scope in _scopes(query):
+            for scope in scopes:
                 session = self.sessions.of(query.caller.tenant, scope)
                 if session.count == 1:
                     query.facts[BEGUN] = query.facts.get(BEGUN, 0) + 1
@@ -189,8 +190,8 @@ class Watch(Started):
                 held = torch.zeros(query.count, dtype=torch.bool)
                 held[row:] = True
                 query.coarsen(held)
-        if odd.any() and self._asked.query_action == "coarsen":
-            query.coarsen(odd)
+        if odd and self._asked.query_action == "coarsen":
+            query.coarsen(torch.tensor([row in odd for row in range(query.count)]))
         return answers
 
     def refused(self, query: Query, why: Refused, connection: Connection) -> None:  # noqa: ARG002

@@ -7,7 +7,7 @@ import subprocess
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -283,8 +283,12 @@ def delta_meaning(delta: float, unit: str, units: int | None) -> str:
 
 def library_versions() -> dict[str, str]:
     """Versions of the libraries that a guarantee rests on."""
-    others = ("torch", "opacus", "dp-accounting", "numpy")
-    return {"dptrain": own_version(), **{name: version(name) for name in others}}
+    return {"dptrain": own_version(), **_versions_of_others()}
+
+
+@cache  # what is imported stays what it is
+def _versions_of_others() -> dict[str, str]:
+    return {name: version(name) for name in ("torch", "opacus", "dp-accounting", "numpy")}
 
 
 def code_revision() -> str | None:

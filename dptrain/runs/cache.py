@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -115,13 +116,19 @@ def without_privacy(recipe: Mapping[str, Any], *, own: bool = False) -> dict[str
 
 def sources(recipe: Mapping[str, Any]) -> str:
     """A hash of the package's source and of every other module that the configuration names."""
+    named = {target for target in _targets(recipe) if not target.startswith(("dptrain.", "torch."))}
+    return _hash_of_files(set().union(*map(_source_of, named))) + _package_source()
+
+
+@cache  # what runs stays what it was when it was loaded
+def _package_source() -> str:
     package = Path(__file__).resolve().parents[1]
-    files = {path for path in package.rglob("*.py") if "_assets" not in path.parts}
-    for target in _targets(recipe):
-        if not target.startswith(("dptrain.", "torch.")):
-            files |= _source_of(target)
+    return _hash_of_files({path for path in package.rglob("*.py") if "_assets" not in path.parts})
+
+
+def _hash_of_files(paths: set[Path]) -> str:
     digest = hashlib.sha256()
-    for path in sorted(files):
+    for path in sorted(paths):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 

@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 from torch import nn
 
 from dptrain.assembly.given import Given
-from dptrain.assembly.other_mechanism import without_what_does_not_apply
+from dptrain.assembly.left_out import without_what_does_not_apply
 from dptrain.cli import launched, process
 from dptrain.cli.explain import explained
 from dptrain.cli.files import folder as files_of

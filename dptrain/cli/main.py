@@ -10,7 +10,7 @@ from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 
-from dptrain.assembly.other_mechanism import without_what_does_not_apply
+from dptrain.assembly.left_out import without_what_does_not_apply
 from dptrain.cli import launched, process
 from dptrain.cli.start import BEYOND, BROKEN, CRASHED, FAILED, INTERRUPTED
 from dptrain.config import Config, parse

@@ -26,8 +26,8 @@ from dptrain.contracts import (
     wants_shadows,
 )
 from dptrain.evaluation.failures import reason
+from dptrain.evaluation.remote_call import RemoteCall
 from dptrain.evaluation.stage import Stage, Subject
-from dptrain.evaluation.told import Told
 from dptrain.storage import Unwritable
 
 Key = tuple[str, str, str]  # attack, interface, and which model it meets
@@ -164,10 +164,10 @@ def found_ahead(meetings: Mapping[Key, Meeting], ranks: Ranks) -> dict[Key, Find
 
     So are all of them where other processes cannot be told of one, such as an attack that holds a lock.
     """
-    told = Told.of(partial(_found, list(meetings.values())))
-    if told is None:
+    call = RemoteCall.of(partial(_found, list(meetings.values())))
+    if call is None:
         return {}
-    found = ranks.each(told, range(len(meetings)))
+    found = ranks.each(call, range(len(meetings)))
     return {key: pickle.loads(each) for key, each in zip(meetings, found, strict=True) if each is not None}
 
 

@@ -12,7 +12,7 @@ from torch.nn.functional import one_hot
 
 from dptrain.contracts import Access, Queries, Ranks, Records, Release, Splits, Utility
 from dptrain.evaluation.costs import by_subgroup, of_enough
-from dptrain.evaluation.told import Told
+from dptrain.evaluation.remote_call import RemoteCall
 from dptrain.tasks import task_of
 
 AT_ONCE = 1024  # records that are answered together, by one process
@@ -43,10 +43,10 @@ def answered(release: Release, splits: Splits, ranks: Ranks | None) -> Iterator[
     """
     answer = _Answer(release=replace(release, answers=None), records=splits.test, classes=splits.num_classes)
     batches = range(-(-len(splits.test) // AT_ONCE))
-    told = None
+    call = None
     if ranks is not None and not ranks.sharded and release.weights is not None and len(batches) > 1:
-        told = Told.of(answer)
-    return map(answer, batches) if ranks is None or told is None else ranks.each(told, batches)
+        call = RemoteCall.of(answer)
+    return map(answer, batches) if ranks is None or call is None else ranks.each(call, batches)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from dptrain.contracts import Output, Records, Release, Splits
 from dptrain.evaluation import utility
-from dptrain.evaluation.told import Told
+from dptrain.evaluation.remote_call import RemoteCall
 from dptrain.evaluation.utility import answered, measure_utility
 
 
@@ -130,9 +130,9 @@ def _read() -> Counting:
 
 
 def test_what_is_told_is_pickled_once_and_read_once() -> None:
-    told = Told.of(Counting())
+    told = RemoteCall.of(Counting())
     assert told is not None
     other = cloudpickle.loads(cloudpickle.dumps(told))
     assert [other(1), other(2), told(3)] == [2, 3, 4]
     assert (Counting.pickled, Counting.read) == (1, 1)
-    assert Told.of(partial(len, threading.Lock())) is None
+    assert RemoteCall.of(partial(len, threading.Lock())) is None

@@ -8,7 +8,7 @@ import pytest
 from support import order
 
 from dptrain.assembly.components import assemble
-from dptrain.assembly.other_mechanism import without_what_does_not_apply
+from dptrain.assembly.left_out import without_what_does_not_apply
 from dptrain.config import parse
 from dptrain.contracts import ConfigError
 

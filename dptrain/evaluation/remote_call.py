@@ -8,22 +8,22 @@ from typing import Any
 import cloudpickle
 
 
-class Told:
-    """A function that may be called in any process of a run, and that keeps there what it has read."""
+class RemoteCall:
+    """A function that any process of a run may call; what it needs is read there once, and kept."""
 
     def __init__(self, pickled: bytes, call: Callable[[Any], Any] | None = None) -> None:
         self._pickled, self._call = pickled, call
 
     @classmethod
-    def of(cls, call: Callable[[Any], Any]) -> Told | None:
+    def of(cls, call: Callable[[Any], Any]) -> RemoteCall | None:
         """This function; None where others cannot be told of it, as of an attack that holds a lock."""
         try:
             return cls(cloudpickle.dumps(call), call)
         except Exception:  # whatever an object raises that does not let itself be pickled
             return None
 
-    def __reduce__(self) -> tuple[type[Told], tuple[bytes]]:
-        return Told, (self._pickled,)
+    def __reduce__(self) -> tuple[type[RemoteCall], tuple[bytes]]:
+        return RemoteCall, (self._pickled,)
 
     def __call__(self, item: Any) -> Any:
         if self._call is None:

@@ -102,8 +102,8 @@ def privacy_loss(plan: DPSGDPlan, steps: int | None = None, *, interval: float |
     """Privacy loss distribution of the first `steps` steps of a plan (default: all of them).
 
     Poisson sampling is amplified by its rate. Shuffled batches are not: in one pass over the
-    records each is used once, so a pass counts as one Gaussian mechanism without amplification
-    (and "add or remove" reads "replace the record's gradient by zero"). `interval` is the
+    records each is in one batch, and in which does not depend on the others, so a pass counts as one
+    Gaussian mechanism without amplification. `interval` is the
     distribution's (default: `grid`); only distributions of the same can be composed.
 
     Raises ConfigError where losses are so large that nothing is protected, and nothing is proved.
@@ -173,9 +173,14 @@ def event(plan: Plan) -> DpEvent:
     )
 
 
+def batches_a_pass(plan: DPSGDPlan) -> int:
+    """How many batches a shuffled plan makes of all records."""
+    return math.ceil(plan.units / plan.expected_batch_size)
+
+
 def passes(plan: DPSGDPlan, steps: int) -> int:
     """How often a shuffled plan has begun to go over the records after `steps` steps."""
-    return math.ceil(steps / math.ceil(plan.units / plan.expected_batch_size))
+    return math.ceil(steps / batches_a_pass(plan))
 
 
 @lru_cache(maxsize=64)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dptrain.contracts import DptrainError
-from dptrain.privacy.accountant import DPSGDPlan
+from dptrain.privacy.accountant import DPSGDPlan, batches_a_pass
 from dptrain.privacy.banded import BandedPlan, GradientPlan
 from dptrain.privacy.noise.keys import KeyChain, Stream
 
@@ -133,19 +133,26 @@ class PoissonSampler:
         self.keys.load_state_dict(state)
 
 
-class ShuffleSampler:
-    """Batches of a fixed size from a fresh permutation each pass; the last of a pass may be smaller.
+def dealt(count: int, batches: int, key: bytes) -> tuple[Tensor, ...]:
+    """Which of `count` units each batch gets; where a unit goes does not depend on the other units."""
+    places = (Stream(key).uniform(count) * batches).long().clamp_(max=batches - 1)
+    order = torch.argsort(places, stable=True)
+    return order.split(torch.bincount(places, minlength=batches).tolist())
 
-    Accounted without amplification: nothing better is proved for shuffled batches that
-    would hold at the noise levels in use (Chua et al. 2024, "How Private are DP-SGD Implementations?").
+
+class ShuffleSampler:
+    """Each pass deals every unit anew to one of its batches, at random and whatever other units there are.
+
+    Slices of a permutation would not do: one unit more displaces others, so that a batch moves by twice the
+    clipping norm and the last one by once. Dealt like this it moves one batch of each pass, by once (Chua et
+    al. 2024, "Balls-and-Bins Sampling for DP-SGD"). Accounted without amplification: a pass is one Gaussian
+    mechanism. How many batches a pass has is the plan's, from numbers that are public.
     """
 
     def __init__(self, plan: DPSGDPlan, units: Units, key: bytes) -> None:
-        self.batch = plan.expected_batch_size
-        self.batches = math.ceil(len(units) / self.batch)
+        self.batches = batches_a_pass(plan)
         self.units = units
         self.keys = KeyChain(key)
-        self.order = torch.empty(0, dtype=torch.int64)
         self.position = self.batches
 
     def renew(self, key: bytes, *, skipped: int) -> None:  # noqa: ARG002
@@ -157,20 +164,26 @@ class ShuffleSampler:
         )
 
     def draw(self) -> Tensor:
-        stream = Stream(self.keys.next())
         if self.position == self.batches:
-            self.order = stream.permutation(len(self.units))
+            self._deal(self.keys.next())
             self.position = 0
-        start = self.position * self.batch
+        stream = Stream(self.keys.next())
+        members = self.members[self.position]
         self.position += 1
-        return self.units.pick(self.order[start : start + self.batch], stream)
+        return self.units.pick(members, stream)
+
+    def _deal(self, key: bytes) -> None:
+        self._pass, self.members = key, dealt(len(self.units), self.batches, key)
 
     def state_dict(self) -> dict[str, Any]:
-        return {**self.keys.state_dict(), "order": self.order, "position": self.position}
+        begun = {} if self.position == self.batches else {"pass": self._pass.hex()}
+        return {**self.keys.state_dict(), **begun, "position": self.position}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.keys.load_state_dict(state)
-        self.order, self.position = state["order"], state["position"]
+        self.position = state["position"]
+        if "pass" in state:
+            self._deal(bytes.fromhex(state["pass"]))
 
 
 class CyclicSampler:
@@ -188,10 +201,7 @@ class CyclicSampler:
         self._divide(self.keys.next())
 
     def _divide(self, key: bytes) -> None:
-        self._partition = key
-        group = (Stream(key).uniform(len(self.units)) * self.groups).long().clamp_(max=self.groups - 1)
-        order = torch.argsort(group, stable=True)
-        self.members = order.split(torch.bincount(group, minlength=self.groups).tolist())
+        self._partition, self.members = key, dealt(len(self.units), self.groups, key)
 
     def renew(self, key: bytes, *, skipped: int) -> None:
         """Draw from another key from now on, after so many steps that are lost."""

@@ -6,6 +6,8 @@ from decimal import Decimal, getcontext
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.stats import binom, binomtest, chisquare, geom, ks_2samp
 
 from dptrain.contracts import DptrainError
@@ -93,21 +95,56 @@ def test_a_patients_records_take_turns_evenly(make_plan_of):
 @pytest.mark.parametrize("groups", [None, torch.arange(103) // 3])
 def test_shuffle_covers_every_unit_once_a_pass(make_plan_of, groups):
     units = Units(103, groups)
-    sampler = ShuffleSampler(make_plan_of(expected_batch_size=10, sampling="shuffle"), units, KEY)
+    plan = make_plan_of(units=len(units), expected_batch_size=10, sampling="shuffle")
+    sampler = ShuffleSampler(plan, units, KEY)
     unit_of_record = torch.arange(103) if groups is None else groups
     passes = []
     for _ in range(3):
         batches = [unit_of_record[sampler.draw()] for _ in range(-(-len(units) // 10))]
-        assert all(len(batch) <= 10 for batch in batches)
         together = torch.cat(batches)
         assert sorted(together.tolist()) == list(range(len(units)))
         passes.append(together)
     assert not torch.equal(passes[0], passes[1])
 
 
+def test_shuffled_units_go_to_batches_evenly_and_one_by_one(make_plan_of):
+    plan = make_plan_of(units=40, expected_batch_size=10, sampling="shuffle")
+    sampler = ShuffleSampler(plan, Units(40), KEY)
+    taken = torch.stack([draws(sampler, 4, 40) for _ in range(3000)])  # (passes, batches, units)
+    assert (taken.sum(1) == 1).all()
+    assert chisquare(taken.sum((0, 2)).numpy()).pvalue > 1e-3
+    # Batches of a fixed size would force a correlation of -1/39 upon the pairs.
+    correlation = torch.corrcoef(taken[:, 0].T) - torch.eye(40)
+    assert abs(float(correlation.sum()) / (40 * 39)) < 0.003
+    assert binomtest(int((taken[1:] * taken[:-1]).sum()), 2999 * 40, 0.25).pvalue > 1e-3
+
+
+@settings(deadline=None)  # no test depends on time
+@given(
+    units=st.integers(1, 60), sampling=st.sampled_from(["poisson", "shuffle"]), batch=st.integers(1, 70),
+    rate=st.floats(0.01, 1.0), grouped=st.booleans(), key=st.binary(min_size=32, max_size=32),
+)  # fmt: skip
+def test_one_unit_more_moves_no_other(make_plan_of, units, sampling, batch, rate, grouped, key):
+    """What the accountant composes: a sum moves by one gradient, and only where the new unit takes part."""
+    plan = make_plan_of(units=units, sampling=sampling, sample_rate=rate, expected_batch_size=batch)
+    ids = torch.arange(3 * units) % units if grouped else None
+    more = torch.cat([ids, torch.tensor([units] * 2)]) if grouped else None
+    new = set(range(3 * units, 3 * units + 2)) if grouped else {units}
+    fewer = make_sampler(plan, Units(3 * units if grouped else units, ids), key)
+    whole = make_sampler(plan, Units(3 * units + 2 if grouped else units + 1, more), key)
+    steps = 3 * math.ceil(units / batch)
+    often = 0
+    for _ in range(steps):
+        drawn, again = fewer.draw().tolist(), whole.draw().tolist()
+        assert [each for each in again if each not in new] == drawn
+        assert len(again) - len(drawn) <= 1
+        often += len(again) - len(drawn)
+    assert often == 3 or sampling == "poisson"
+
+
 @pytest.mark.parametrize("sampling", ["poisson", "shuffle"])
 def test_state_goes_on_with_the_very_same_draws(make_plan_of, sampling):
-    plan = make_plan_of(sampling=sampling, sample_rate=0.3, expected_batch_size=3)
+    plan = make_plan_of(units=4, sampling=sampling, sample_rate=0.3, expected_batch_size=3)
 
     def sampler(seed):
         return make_sampler(plan, Units(8, GROUPS), bytes([seed]) * 32)

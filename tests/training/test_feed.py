@@ -128,7 +128,7 @@ def test_a_state_is_the_one_before_what_was_drawn_and_not_taken(make_plan_of, la
 
 
 def test_shuffled_batches_are_drawn_again_likewise(make_plan_of, lazily):
-    plan = make_plan_of(expected_batch_size=7, sampling="shuffle")
+    plan = make_plan_of(units=60, expected_batch_size=7, sampling="shuffle")
     records = lazily()[0].train
 
     def feed_of(seed):

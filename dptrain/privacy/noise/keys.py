@@ -103,7 +103,3 @@ class Stream:
         # Shifting keeps the sign: the top bit goes first.
         drawn.bitwise_right_shift_(11).bitwise_and_(2**53 - 1)
         return drawn.to(torch.float64).mul_(2.0**-53).view(shape)
-
-    def permutation(self, count: int) -> Tensor:
-        """The numbers below `count` in random order: sorted by a random word each."""
-        return torch.argsort(self.words(count), stable=True)

@@ -76,7 +76,7 @@ def assemble(config: Config, given: Given | None = None) -> Parts:
         source = attempt(lambda: build("data", config.data))
     if given is None or given.model is None:
         attempt(lambda: check_network(config.model))
-    mechanism = attempt(lambda: _mechanism(config.mechanism, settings))
+    mechanism = settings and attempt(lambda: _mechanism(config.mechanism, settings))
     tracking = attempt(lambda: build("tracking", config.tracking))
     games = {
         name: attempt(partial(_game, f"game.{name}", node, config.evidence))

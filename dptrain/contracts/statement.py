@@ -33,7 +33,9 @@ class Randomness:
 class Sensitivity:
     """What one unit can add to a step's sum, and how far that was tested."""
 
-    most: float | None = None  # claimed: the most that one change of the data moves a step's sum
+    # Claimed: the most that one change of the data moves a step's sum of gradients; of other plans than
+    # DP-SGD's all that noise is added to, in units of noise over noise multiplier.
+    most: float | None = None
     records: int | None = None  # of one unit that one step can use; None: as many as it has
     independence: str = "not tested"  # of the rows of a batch: "tested, not proved"
     audit: str | None = None  # held | BROKEN, of the sums on the engine in use; None: not audited

@@ -22,6 +22,7 @@ from dptrain.contracts import (
 )
 from dptrain.contracts.ranges import Positive
 from dptrain.privacy import accountant
+from dptrain.privacy.accountant import DPSGDPlan
 from dptrain.privacy.banded import BandedPlan, GradientPlan, make_banded_plan
 from dptrain.privacy.bfloat16 import SAID as SAID_OF_BFLOAT16
 from dptrain.privacy.dpsgd import DPSGDEngine, check_choices
@@ -139,7 +140,11 @@ class DPSGD:
             plan=plan,
             budget=budget,
             sensitivity=Sensitivity(
-                most=plan.sensitivity, records=1, independence=TESTED, audit=audit, ratio=ratio
+                most=plan.sensitivity if isinstance(plan, DPSGDPlan) else plan.most,
+                records=1,
+                independence=TESTED,
+                audit=audit,
+                ratio=ratio,
             ),
             randomness=said,
             outside=_outside(self.settings, context.ranks),

@@ -129,9 +129,7 @@ class Preconditioned:
         return release, DPGuarantee(
             plan=plan,
             budget=budget,
-            sensitivity=Sensitivity(
-                most=plan.sensitivity, records=1, independence=TESTED, audit=audit, ratio=ratio
-            ),
+            sensitivity=Sensitivity(most=plan.most, independence=TESTED, audit=audit, ratio=ratio),
             randomness=randomness(
                 plan,
                 first + each * plan.steps,

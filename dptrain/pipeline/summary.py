@@ -26,7 +26,7 @@ from dptrain.models.pretrained.weights import Origin
 from dptrain.pipeline import counts
 from dptrain.pipeline.estimate import estimate
 from dptrain.pipeline.experiment import Experiment
-from dptrain.privacy.accountant import DPSGDPlan
+from dptrain.privacy.accountant import DPSGDPlan, OfClippedSums
 from dptrain.privacy.dense_losses import epsilon_of
 from dptrain.privacy.guarantee import now
 from dptrain.privacy.signal import signal_to_noise
@@ -201,6 +201,7 @@ def constants(
     """
     training, privacy = config.training, config.privacy
     known = CONSTANTS if plan is None or isinstance(plan, DPSGDPlan) else ("delta",)
+    used = CONSTANTS if plan is None or isinstance(plan, OfClippedSums) else known
     computed = []
     if training.sample_rate is None:  # then it is the batch size over the number of units
         computed += ["sample_rate"]
@@ -215,7 +216,7 @@ def constants(
             *(name for name in known if name not in computed),
             *(f"regulariser.{name}" for name in config.regulariser),
         ),
-        from_units=tuple(name for name in computed if name in known) if units_public else (),
+        from_units=tuple(name for name in computed if name in used) if units_public else (),
         class_prior=splits.class_prior,
         mean=splits.mean if normalised else None,
         std=splits.std if normalised else None,

@@ -48,6 +48,11 @@ class OfClippedSums:
         return self.max_grad_norm * (2.0 if self.adjacency == "replace_one" else 1.0)
 
     @property
+    def most(self) -> float:
+        """The same in units of noise over noise multiplier, of all that noise is added to."""
+        return self.sensitivity / self.max_grad_norm
+
+    @property
     def noise_std(self) -> float:
         """Standard deviation of each coordinate's noise on the *sum*, encoded where noise is correlated."""
         return self.noise_multiplier * self.max_grad_norm

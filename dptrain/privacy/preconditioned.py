@@ -58,6 +58,10 @@ class PreconditionedPlan(OfClippedSums):
         return self.noise_std
 
     @property
+    def most(self) -> float:
+        return max(super().most, self.covariance_mu * self.noise_multiplier)
+
+    @property
     def covariance_std(self) -> float:
         """Standard deviation of the noise on the diagonal of second moments; a unit moves them by 1."""
         alone = self.noise_multiplier**-2

@@ -29,7 +29,7 @@ NAMES = {
     "cross_checks: opacus_rdp": "epsilon by Opacus' RDP accountant",
     "cross_checks: opacus_prv": "epsilon by Opacus' PRV accountant",
     "cross_checks: riskcal_tpr_at_fpr_0.01": "most true positives at 1 % by riskcal",
-    "sensitivity: most": "most that one unit moves a sum before noise",
+    "sensitivity: most": "most that one unit moves what is noised",
     "sensitivity: records": "records of one unit in one step, at most",
     "sensitivity: independence": "rows of a batch do not depend on each other",
     "sensitivity: audit": "sensitivity audit of engine and model",

@@ -57,6 +57,7 @@ def test_it_learns_and_promises_what_its_plan_says(mechanism, splits, context_of
     stated = guarantee.statement()
     assert stated.sensitivity is not None
     assert stated.sensitivity.most == 1.0
+    assert not stated.cross_checks  # none of them reads bounds of losses
     assert dict(stated.plan)["ridge"] == "of 3 records, by which no record changes the curvature much"
     assert "perturbed objective" in stated.released
     named = Budget(epsilon=None, noise_multiplier=0.3, delta=1e-5)

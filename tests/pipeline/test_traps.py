@@ -11,12 +11,15 @@ from functools import partial
 
 import pytest
 import torch
+from support import order
 from torch import nn
 
 from dptrain.assembly.components import assemble
 from dptrain.config import defaults, parse
 from dptrain.contracts import Budget, ConfigError, Records, Streams
 from dptrain.mechanisms.dpsgd import DPSGD
+from dptrain.mechanisms.preconditioned import Preconditioned
+from dptrain.pipeline.summary import constants
 from dptrain.privacy import dpsgd
 from dptrain.privacy.accountant import privacy_loss
 from dptrain.privacy.dpsgd import ENGINES, DPSGDEngine
@@ -129,6 +132,18 @@ def test_trap_3_one_record_more_changes_no_declared_constant(splits, settings_of
     mechanism = DPSGD(settings=settings_of(rates={"sample_rate": 0.2, "expected_batch_size": 12}))
     fewer = replace(splits, train=splits.train.take(torch.arange(59)))
     assert replace(mechanism.plan(fewer, budget), units=60) == mechanism.plan(splits, budget)
+
+
+@pytest.mark.parametrize("kind", [DPSGD, partial(DPSGD, noise="banded", bands=2), Preconditioned])
+def test_trap_3_constants_that_follow_from_the_number_of_records_are_named(splits, settings_of, budget, kind):
+    config = parse(
+        order("training.epochs=5", "training.expected_batch_size=12", "training.steps=null").config
+    )
+    mechanism = kind(settings=settings_of(rates={"expected_batch_size": 12, "epochs": 5}))
+    found = constants(config, splits, mechanism.plan(splits, budget), units_public=True)
+    assert {"sample_rate", "steps", "noise_multiplier"} <= set(found.from_units)
+    hidden = constants(config, splits, mechanism.plan(splits, budget), units_public=False)
+    assert hidden.from_units == ()
 
 
 @pytest.mark.parametrize("kind", ENGINES)

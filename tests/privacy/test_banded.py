@@ -19,6 +19,7 @@ from dptrain.privacy.noise.gaussian import grid_step
 from dptrain.privacy.noise.source import NoiseSource
 from dptrain.privacy.noise.strategies import bands_shipped, mean_squared_error, strategy
 from dptrain.privacy.plan import Rates
+from dptrain.privacy.preconditioned import make_preconditioned_plan
 from dptrain.privacy.sampling import CyclicSampler, Units, make_sampler
 from dptrain.privacy.written import plan_from_json, plan_to_json
 
@@ -337,3 +338,18 @@ def test_a_seal_is_of_the_sum_and_of_what_past_noise_takes_off_it():
     assert other.seal(content) != tag
     other.load_state_dict(state)
     assert other.seal(content) == tag
+
+
+@pytest.mark.parametrize("adjacency", ["add_remove", "replace_one"])
+@pytest.mark.parametrize("norm", [0.1, 1.0, 3.0])
+def test_what_a_unit_moves_is_told_in_units_of_the_noise(norm, adjacency):
+    """What a unit moves is in the units that the accountant knows, whatever gradients are clipped to."""
+    moved = 2.0 if adjacency == "replace_one" else 1.0
+    banded = plan_of(max_grad_norm=norm, adjacency=adjacency)
+    assert banded.most * banded.noise_std / banded.noise_multiplier == pytest.approx(moved * norm)
+    budget = Budget(epsilon=3.0, delta=1e-5, adjacency=adjacency)
+    both = make_preconditioned_plan(
+        budget, RATES, 1000, max_grad_norm=norm, clipping="flat", covariance_share=0.9, feature_norm=20.0
+    )
+    assert both.most == max(moved, both.covariance_mu * both.noise_multiplier)
+    assert both.most > moved  # second moments have the smaller noise here

@@ -26,7 +26,7 @@ class ObjectivePerturbation(LogisticOnce[ObjectivePlan]):
     """
 
     name: ClassVar[str] = "mechanism=objective_perturbation"
-    behind: ClassVar[str] = "the minimum of the perturbed objective"
+    behind: ClassVar[str] = "the noisy minimum of the perturbed objective"
 
     ridge_per_noise: NotNegative = 2.5
     least_ridge: Positive = 1.0

@@ -291,6 +291,7 @@ def test_a_value_of_a_component_is_refused_before_any_data_are_read(override: st
     with pytest.raises(ConfigError) as refused:
         assemble(parse(asked.config))
     assert said in str(refused.value)
+    assert "NoneType" not in str(refused.value)  # nothing is built on what is wrong
 
 
 # ------------------------------------------------------------------ one's own parts

@@ -1,9 +1,9 @@
 """Trainings on neighbouring data, the outputs of every addition of noise frozen.
 
-The first training is recorded. The second has one unit less (or another in its place), draws the same other
-units, and is given the first one's noisy sums whatever its own sums are: all that it computes from noised
-values must then be bit-equal, and its own sums may differ by what the plan claims at most
-(arXiv 2602.17454, "re:cord-play").
+The first training is recorded. The second has one unit less (or another in its place), the same keys to draw
+by, and is given the first one's noisy sums whatever its own sums are: the other units that it draws and all
+that it computes from noised values must then be equal, and its own sums may differ by what the plan claims
+at most (arXiv 2602.17454, "re:cord-play").
 """
 
 from __future__ import annotations
@@ -112,12 +112,16 @@ def replay(name: str) -> dict[str, Any]:
         less, gone = _splits(RECORDS - last), RECORDS - last
     with _recording(first):
         claim = _train(training, whole, first)
-    with _frozen_noise(first, second, gone):
+    with _frozen_noise(first, second):
         _train(training, less, second)
+    same_draws = all(
+        torch.equal(a if gone is None else a[a < gone], b)
+        for a, b in zip(first.draws, second.draws, strict=True)
+    )
     changes = [float((a - b).norm()) for a, b in zip(first.sums, second.sums, strict=True)]
     return {
         "worst_ratio": max(changes) / claim,
-        "all_else_invariant": first.rest == second.rest and len(first.sums) == STEPS,
+        "all_else_invariant": same_draws and first.rest == second.rest and len(first.sums) == STEPS,
     }
 
 
@@ -211,7 +215,7 @@ def _observed(optimizer: torch.optim.Optimizer, rest: list[str]) -> torch.optim.
 @contextmanager
 def _recording(record: Record) -> Iterator[None]:
     """Sums before noise, sums after it, and draws go to `record`."""
-    add, draws = NoiseSource.add, {kind: kind.draw for kind in (PoissonSampler, ShuffleSampler)}
+    add = NoiseSource.add
 
     def adding(source: NoiseSource, sums: list[Tensor], std: float) -> list[Tensor]:
         record.sums.append(torch.cat([each.flatten() for each in sums]).double())
@@ -219,33 +223,32 @@ def _recording(record: Record) -> Iterator[None]:
         record.noisy.append([each.clone() for each in noisy])
         return noisy
 
-    def drawing(sampler: Any) -> Tensor:
-        record.draws.append(draws[type(sampler)](sampler))
-        return record.draws[-1]
-
-    with (
-        patch.object(NoiseSource, "add", adding),
-        patch.object(PoissonSampler, "draw", drawing),
-        patch.object(ShuffleSampler, "draw", drawing),
-    ):
+    with patch.object(NoiseSource, "add", adding), _recorded_draws(record):
         yield
 
 
 @contextmanager
-def _frozen_noise(first: Record, second: Record, gone: int | None) -> Iterator[None]:
-    """Sums go to `second`; what comes of them, and the other units drawn, is as in `first`."""
+def _frozen_noise(first: Record, second: Record) -> Iterator[None]:
+    """Sums and draws go to `second`; what comes of sums is as in `first`."""
 
     def adding(_: NoiseSource, sums: list[Tensor], std: float) -> list[Tensor]:  # noqa: ARG001
         second.sums.append(torch.cat([each.flatten() for each in sums]).double())
         return [each.clone() for each in first.noisy[len(second.sums) - 1]]
 
-    def drawing(_: Any) -> Tensor:
-        drawn = first.draws[len(second.draws)]
-        second.draws.append(drawn if gone is None else drawn[drawn < gone])
-        return second.draws[-1]
+    with patch.object(NoiseSource, "add", adding), _recorded_draws(second):
+        yield
+
+
+@contextmanager
+def _recorded_draws(record: Record) -> Iterator[None]:
+    """The units that samplers draw go to `record`."""
+    draws = {kind: kind.draw for kind in (PoissonSampler, ShuffleSampler)}
+
+    def drawing(sampler: Any) -> Tensor:
+        record.draws.append(draws[type(sampler)](sampler))
+        return record.draws[-1]
 
     with (
-        patch.object(NoiseSource, "add", adding),
         patch.object(PoissonSampler, "draw", drawing),
         patch.object(ShuffleSampler, "draw", drawing),
     ):

@@ -15,6 +15,7 @@ from dptrain.privacy.clipping import Clipper
 from dptrain.privacy.dpsgd import DPSGDEngine
 from dptrain.privacy.gradients import ByRules
 from dptrain.privacy.noisy import NoisySum
+from dptrain.privacy.sampling import ShuffleSampler
 
 pytestmark = pytest.mark.run
 
@@ -75,6 +76,22 @@ def test_a_divisor_that_counts_the_records_is_seen(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(NoisySum, "release", leaking)
     assert not trainings.replay("flat clipping")["all_else_invariant"]
+
+
+def test_batches_that_are_slices_of_a_permutation_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One unit less moves others up, so that a sum changes by two gradients, which may be opposite ones."""
+
+    def slices(self: ShuffleSampler) -> torch.Tensor:
+        if self.position == self.batches:
+            generator = torch.Generator().manual_seed(1)
+            self._pass = self.keys.next()
+            self.members = torch.randperm(len(self.units), generator=generator).split(20)
+            self.position = 0
+        self.position += 1
+        return self.members[self.position - 1]
+
+    monkeypatch.setattr(ShuffleSampler, "draw", slices)
+    assert not trainings.replay("shuffled batches")["all_else_invariant"]
 
 
 def test_copies_that_are_clipped_each_for_itself_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -152,18 +152,27 @@ def _from_file(path: Path, splits: Splits) -> Tensor:
     import numpy as np
 
     try:
-        found = np.load(path, allow_pickle=False)["inputs"]
-    except (OSError, ValueError, KeyError) as error:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            found = archive["inputs"]
+    except Exception as error:  # of whatever is no such file, or half of one
         raise ConfigError(
             f"serve.calibration={path} cannot be read ({type(error).__name__}); give public, held_out, or a "
             ".npz file with `inputs` (N, ...)"
         ) from None
-    if found.shape[1:] != tuple(splits.shape) or found.dtype.kind not in "fiu":
+    if not found.ndim or found.shape[1:] != tuple(splits.shape) or found.dtype.kind not in "fiu":
         raise ConfigError(
             f"serve.calibration={path} holds inputs of shape {found.shape[1:]}; those of this model have "
             f"{tuple(splits.shape)}"
         )
-    return torch.from_numpy(found).float().reshape(len(found), -1)
+    low, high = (np.float32(bound) for bound in splits.bounds)
+    with np.errstate(over="ignore"):  # beyond float32 it is infinite, and so out of bounds
+        inputs = found.astype(np.float32)
+    if not (len(inputs) and np.isfinite(inputs).all() and inputs.min() >= low and inputs.max() <= high):
+        raise ConfigError(
+            f"serve.calibration={path} holds no inputs, or some that are not within {low:g} to {high:g}; "
+            "give such as the model is asked about"
+        )
+    return torch.from_numpy(inputs).reshape(len(inputs), -1)
 
 
 def _refuse_open_doors(config: Config) -> None:

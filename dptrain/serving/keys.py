@@ -27,6 +27,7 @@ SCOPES = ("predict", "metrics", "admin")
 PREFIX = "dpt"
 FRESH_SECONDS = 1.0  # that what another process did to a key may be unknown here
 DAY = 86400.0
+MOST_DAYS = 36500  # that a key may last which expires
 _TENANT = re.compile(r"[A-Za-z0-9][\w.-]{0,79}")
 _SECRET = re.compile(r"[0-9a-f]{64,}")
 
@@ -94,8 +95,11 @@ class Keys:
         if not scopes or (unknown := sorted(set(scopes) - set(SCOPES))):
             named = ", ".join(unknown) if scopes else "none"
             raise ConfigError(f"scopes={named} is unknown; choose among {', '.join(SCOPES)}")
-        if days is not None and not days > 0:
-            raise ConfigError(f"days={days:g} must be positive, or left out for a key that does not expire")
+        if days is not None and not 0 < days <= MOST_DAYS:
+            raise ConfigError(
+                f"days={days:g} must be positive and at most {MOST_DAYS}, or left out for a key that does "
+                "not expire"
+            )
         now, name = self._clock(), secrets.token_hex(4)
         key = self._fresh(name)
         with self._store.writing() as connection:
@@ -159,12 +163,14 @@ class Keys:
         """All keys, at most a second old."""
         with self._lock:
             if self._elapsed() - self._read_at > FRESH_SECONDS:
-                self._read_at = self._elapsed()
+                began = self._elapsed()
                 self._known = {each.id: each for each in self.all()}
+                self._read_at = began  # only now: where nothing can be read, no older keys are used
             return self._known
 
     def _forget(self) -> None:
-        self._read_at = -float("inf")
+        with self._lock:  # after a reading that is under way, which may lack what was just written
+            self._read_at = -float("inf")
 
 
 def server_secret(folder: Path) -> bytes:
@@ -174,22 +180,28 @@ def server_secret(folder: Path) -> bytes:
     """
     given, named = os.environ.get(VARIABLE), os.environ.get(IN_FILE)
     path = Path(named) if named else folder / SECRET
-    if given is None and named:
+    if given is None:
         try:
+            if not named:
+                _make_secret(path)
             given = path.read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
+            why = type(error).__name__
+            where = f"{IN_FILE}={named}" if named else f"the server's secret, {path},"
             raise ConfigError(
-                f"{IN_FILE}={named} cannot be read ({type(error).__name__}); have it name the secret's file"
+                f"{where} cannot be read ({why}); have {IN_FILE} name a file that holds the secret"
             ) from None
-    elif given is None:
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / f".{SECRET}.lock"):
-            if not path.exists():
-                write_bytes(secrets.token_hex(32).encode(), path, private=True, durable=True)
-        given = path.read_text(encoding="utf-8").strip()
     if not _SECRET.fullmatch(given):
         raise ConfigError(
             f"the server's secret ({VARIABLE}, or else {path}) must be 64 hexadecimal digits or more; make "
             'one with `python -c "import secrets; print(secrets.token_hex(32))"`'
         )
     return bytes.fromhex(given) if len(given) % 2 == 0 else given.encode()
+
+
+def _make_secret(path: Path) -> None:
+    """Make the secret of a service where it has none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(f".{SECRET}.lock")):
+        if not path.exists():
+            write_bytes(secrets.token_hex(32).encode(), path, private=True, durable=True)

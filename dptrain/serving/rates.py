@@ -7,10 +7,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 from limits import RateLimitItem, parse_many
 from limits.errors import ConfigurationError
-from limits.storage import Storage, storage_from_string
+from limits.storage import MovingWindowSupport, Storage, storage_from_string
 from limits.strategies import MovingWindowRateLimiter
 
 from dptrain.contracts import ConfigError
@@ -42,22 +43,14 @@ class Rates:
                 _parsed(scope, limit)
 
     def start(self, surroundings: Surroundings) -> RateLimits:
-        if surroundings.workers > 1 and self.storage.startswith("memory"):
+        storage = _opened(self.storage)
+        if surroundings.workers > 1 and isinstance(storage, Windows):
             raise ConfigError(
-                f"serving.rates.storage={self.storage} counts in each of "
+                f"serving.rates.storage={redact(self.storage)} counts in each of "
                 f"serve.workers={surroundings.workers} processes alone; give "
                 "serving.rates.storage=redis://HOST:PORT"
             )
-        try:
-            in_memory = self.storage == MEMORY
-            storage = Windows() if in_memory else storage_from_string(self.storage, **_options(self.storage))
-            if not storage.check():
-                raise ConfigurationError("it does not answer")
-        except (ConfigurationError, ImportError) as error:
-            raise ConfigError(
-                f"serving.rates.storage={redact(self.storage)} cannot be used ({error})"
-            ) from None
-        return RateLimits(self, surroundings.model, storage)  # type: ignore[arg-type]
+        return RateLimits(self, surroundings.model, storage)
 
 
 class RateLimits(Started):
@@ -76,7 +69,7 @@ class RateLimits(Started):
         """Refuse who has nothing left, before a body is read."""
         for item, scope, names in self._all(query):
             if not self._asked(self._limiter.test, item, names, cost=1):
-                raise self._refusal(item, scope, names)
+                raise self._refusal(item, scope, names, 1)
 
     def before(self, query: Query) -> None:
         """Take the query off every limit; raises Refused (429), with the seconds to wait."""
@@ -103,13 +96,19 @@ class RateLimits(Started):
                 f"{asked} records at once are more than the rate of this {scope}, {item}, ever allows.",
             )
         if not self._asked(self._limiter.hit, item, names, cost=asked):
-            raise self._refusal(item, scope, names)
+            raise self._refusal(item, scope, names, asked)
 
-    def _refusal(self, item: RateLimitItem, scope: str, names: tuple[str, ...]) -> Refused:
-        ends = self._asked(self._limiter.get_window_stats, item, names).reset_time
-        wait = max(0.0, ends - time.time())
+    def _refusal(self, item: RateLimitItem, scope: str, names: tuple[str, ...], asked: int) -> Refused:
+        wait = max(0.0, self._asked(self._room, item, names, cost=asked) - time.time())
         said = f"The rate of this {scope} is {item}; wait, and ask again."
         return Refused(429, "rate", said, retry_after=max(0.05, wait))
+
+    def _room(self, item: RateLimitItem, *names: str, cost: int) -> float:
+        """When there is room for so many records; of Redis when there is room for one."""
+        storage = self._limiter.storage
+        if isinstance(storage, Windows):
+            return storage.room(item.key_for(*names), item.amount, item.get_expiry(), cost)
+        return self._limiter.get_window_stats(item, *names).reset_time
 
     def _asked(
         self, ask: Callable[..., Any], item: RateLimitItem, names: tuple[str, ...], **cost: int
@@ -123,9 +122,28 @@ class RateLimits(Started):
             raise Refused(503, "storage", said, retry_after=1.0) from None
 
 
-def _options(storage: str) -> dict[str, Any]:
+def _opened(address: str) -> Storage:
+    """What counts at this address; raises ConfigError where nothing can."""
+    try:
+        scheme = urlsplit(address).scheme  # in lower case, which the library goes by too
+        if scheme == "memory":
+            return Windows()
+        storage = storage_from_string(address, **_options(scheme))
+        if not (isinstance(storage, Storage) and isinstance(storage, MovingWindowSupport)):
+            raise ConfigurationError("it holds no moving windows")
+        if storage.check():
+            return storage
+        said = "it does not answer"
+    except Exception as error:  # of whichever client
+        # Where the address holds a password, the text may hold a part of it.
+        shown = redact(address) == address and str(error)
+        said = redact(str(error)) if shown else type(error).__name__
+    raise ConfigError(f"serving.rates.storage={redact(address)} cannot be used ({said})")
+
+
+def _options(scheme: str) -> dict[str, Any]:
     """How a client of Redis waits: not long, and once."""
-    if not storage.startswith("redis"):
+    if not scheme.startswith("redis"):
         return {}
     from redis.backoff import NoBackoff
     from redis.retry import Retry

@@ -7,12 +7,15 @@ whoever was asked about: the file is readable by its owner alone, and records ar
 from __future__ import annotations
 
 import os
+import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import (
+    URL,
+    BigInteger,
     ClauseElement,
     Column,
     Connection,
@@ -26,9 +29,10 @@ from sqlalchemy import (
     Table,
     create_engine,
     event,
+    make_url,
     text,
 )
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.sql.compiler import SQLCompiler
 
 from dptrain.contracts import ConfigError
@@ -36,8 +40,14 @@ from dptrain.redaction import redact
 
 FILE = "serving.sqlite"
 BUSY_SECONDS = 30  # that a writer waits for another
+CONNECT_SECONDS = 10  # that PostgreSQL may take to answer, where its URL says nothing
 
+# What drivers and SQLAlchemy raise of an address, a file or a server that is not as it should be.
+_FAULTS = (SQLAlchemyError, sqlite3.Error, ValueError, TypeError, ImportError, OSError)
 _IN_TURN = text("select pg_advisory_xact_lock(hashtextextended(:name, 0))")
+
+# Of PostgreSQL's; the integers of SQLite are as long, and those alone count up by themselves.
+_LONG = BigInteger().with_variant(Integer(), "sqlite")
 
 METADATA = MetaData()
 KEYS = Table(
@@ -58,12 +68,12 @@ SPENT = Table(
     Column("scope", String(8), primary_key=True),  # key, tenant or model
     Column("name", String(80), primary_key=True),
     Column("model", String(64), primary_key=True),
-    Column("queries", Integer, nullable=False),
+    Column("queries", _LONG, nullable=False),
 )
 QUERIES = Table(
     "queries",
     METADATA,
-    Column("id", Integer, primary_key=True),
+    Column("id", _LONG, primary_key=True),
     Column("at", Float, nullable=False),
     Column("key", String(16), nullable=False),
     Column("tenant", String(80), nullable=False),
@@ -80,12 +90,12 @@ QUERIES = Table(
 ALARMS = Table(
     "alarms",
     METADATA,
-    Column("id", Integer, primary_key=True),
+    Column("id", _LONG, primary_key=True),
     Column("at", Float, nullable=False),
     Column("scope", String(8), nullable=False),
     Column("name", String(80), nullable=False),
     Column("model", String(64), nullable=False),
-    Column("queries", Integer, nullable=False),  # of the session, when it was noticed
+    Column("queries", _LONG, nullable=False),  # of the session, when it was noticed
     Column("score", Float, nullable=False),  # probability that a normal session looks so odd
     Column("reason", String(300), nullable=False),
     Column("acknowledged", Float),
@@ -101,20 +111,23 @@ class Store:
         `durable` waits for the disk at each commit: counts then outlive a power failure too, and not only the
         death of a process.
         """
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"serve.folder={folder} cannot be made ({error.strerror}); name another folder"
+            ) from None
         self.local = url is None  # to this machine
         try:
-            if url is None:
-                path = folder / FILE
-                os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
-                url = f"sqlite:///{path}"
-            self.engine = _opened(url, durable=durable)
-            with self.engine.begin() as connection:
-                METADATA.create_all(connection)
-                for index in QUERIES.indexes:  # of a table that was there before them, too
-                    index.create(connection, checkfirst=True)
-        except (ArgumentError, NoSuchModuleError, ImportError, OperationalError, OSError) as error:
-            first = redact(str(error).splitlines()[0])
+            address = URL.create("sqlite", database=str(folder / FILE)) if url is None else _parsed(url)
+            self.engine = _opened(address, durable=durable)
+            try:
+                self._make_tables()
+            except BaseException:
+                self.close()
+                raise
+        except _FAULTS as error:
+            first = redact((str(error).splitlines() or [type(error).__name__])[0])
             raise ConfigError(
                 f"serve.store={redact(url or str(folder / FILE))} cannot be used ({first}); give null, or "
                 "the URL of a database whose driver is installed"
@@ -125,6 +138,14 @@ class Store:
         """A transaction that is committed at the end, and undone on any exception; writers wait in line."""
         with self.engine.begin() as connection:
             yield connection
+
+    def _make_tables(self) -> None:
+        """Make the tables and indexes that are missing; of several that start, one after the other."""
+        with self.writing() as connection:
+            self.in_turn(connection, "dptrain tables")
+            METADATA.create_all(connection)
+            for index in QUERIES.indexes:  # of a table that was there before them, too
+                index.create(connection, checkfirst=True)
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
@@ -160,8 +181,25 @@ class Writer:
         """A transaction that is committed at the end, and undone on any exception; writers wait in line."""
         if self._kept is None:
             self._kept = self._engine.connect()
-        with self._kept.begin():  # which finds a connection that broke, and opens another
-            yield self._kept
+        raised: BaseException | None = None
+        try:
+            with self._kept.begin():  # which finds a connection that broke, and opens another
+                try:
+                    yield self._kept
+                except BaseException as error:
+                    raised = error
+                    raise
+        except BaseException as error:
+            if error is not raised:  # it could not begin or end: who knows what the connection is in
+                self._drop()
+            raise
+
+    def _drop(self) -> None:
+        """Close the connection to the database itself, which undoes what was not committed."""
+        if self._kept is not None:
+            kept, self._kept = self._kept, None
+            kept.invalidate()
+            kept.close()
 
     def close(self) -> None:
         """Give the connection back."""
@@ -213,9 +251,34 @@ def _placed(values: Mapping[str, object], places: list[str] | None) -> Any:
     return values if places is None else tuple([values[name] for name in places])
 
 
-def _opened(url: str, *, durable: bool) -> Engine:
-    engine = create_engine(url)
+def _parsed(url: str) -> URL:
+    """A URL that can be opened; errors tell nothing of it that may be a part of a password."""
+    try:
+        parsed = make_url(url)
+    except ValueError:
+        raise ArgumentError("its port is no number") from None
+    if "@" in (parsed.host or ""):
+        raise ArgumentError("an @ in a password is written %40")
+    if parsed.get_backend_name() == "sqlite":
+        path = parsed.database
+        if not path or path == ":memory:" or path.startswith("file:") or "uri" in parsed.query:
+            raise ArgumentError("each thread would have a database of its own; name a file: sqlite:///PATH")
+    return parsed
+
+
+def _connecting(url: URL) -> dict[str, Any]:
+    """What the driver is told in addition: how long to wait for a server, where nothing else says so."""
+    if url.drivername not in ("postgresql", "postgresql+psycopg", "postgresql+psycopg2"):
+        return {}
+    said = "connect_timeout" in url.query or "PGCONNECT_TIMEOUT" in os.environ
+    return {} if said else {"connect_timeout": CONNECT_SECONDS}
+
+
+def _opened(url: URL, *, durable: bool) -> Engine:
+    engine = create_engine(url, connect_args=_connecting(url))
     if engine.dialect.name == "sqlite":
+        assert url.database is not None
+        os.close(os.open(url.database, os.O_WRONLY | os.O_CREAT, 0o600))
 
         @event.listens_for(engine, "connect")
         def settle(connection: Any, _: Any) -> None:

@@ -40,6 +40,12 @@ class Windows(MemoryStorage):
         _drop(entries, now - expiry)
         return (entries[0], len(entries)) if entries else (now, 0)
 
+    def room(self, key: str, limit: int, expiry: int, amount: int) -> float:
+        """When so many entries can be made, where nobody makes others before."""
+        entries = self._entries.get(key, deque())
+        over = min(len(entries) + amount - limit, len(entries))
+        return entries[over - 1] + expiry if over > 0 else time.time()
+
     def tidy(self) -> None:
         """Forget what is over, such as all windows of keys that ask no more."""
         now = time.time()

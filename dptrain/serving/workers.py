@@ -79,9 +79,14 @@ class Workers:
         for place in self._places:
             if place.process is None and place.due <= time.monotonic():
                 given = (self._work, self._listening, folder)
-                place.process = self._context.Process(target=_begin, args=given, name="dptrain worker")
-                place.process.start()
+                process = self._context.Process(target=_begin, args=given, name="dptrain worker")
                 place.since = time.monotonic()
+                try:
+                    process.start()
+                except (OSError, EOFError) as error:  # what starts processes has ended; another is made
+                    self._pause(place, f"a worker did not start ({type(error).__name__})")
+                else:
+                    place.process, place.since = process, time.monotonic()
 
     def _rest(self) -> None:
         """Wait until a worker ends, one is due, or there is to be an end."""
@@ -94,20 +99,21 @@ class Workers:
             if not isinstance(ended, Connection):
                 self._note(running[ended])  # type: ignore[index]
 
-    @staticmethod
-    def _note(place: _Place) -> None:
+    def _note(self, place: _Place) -> None:
         """Note that a worker has ended, and when there is to be another."""
         assert place.process is not None
         place.process.join()
+        self._pause(place, f"worker {place.process.pid} ended ({place.process.exitcode})")
+        place.process = None
+
+    @staticmethod
+    def _pause(place: _Place, said: str) -> None:
+        """Say what became of a worker, and set when there is to be another."""
         lived = time.monotonic() - place.since
         place.failed = 0 if lived >= STEADY_SECONDS else place.failed + 1
         pause = min(MOST_PAUSE_SECONDS, 2.0 ** (place.failed - 2)) if place.failed > 1 else 0.0
         place.due = time.monotonic() + pause
-        log.warning(
-            "worker %s ended (%s); another is started in %g seconds",
-            place.process.pid, place.process.exitcode, pause,
-        )  # fmt: skip
-        place.process = None
+        log.warning("%s; another is started in %g seconds", said, pause)
 
     def _end(self) -> None:
         """Let all workers finish what they have begun."""

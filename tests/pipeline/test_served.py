@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import copy
+import io
 import math
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from comparisons import leakage, statement
 from torch import nn
 
-from dptrain.contracts import Records, Release, Splits, Task
+from dptrain.contracts import ConfigError, Records, Release, Splits, Task
 from dptrain.evidence.verdict import ABOVE, BROKEN
 from dptrain.models.output import NAMES, make_output
+from dptrain.pipeline.serve import normal_inputs
 from dptrain.pipeline.served import Answers, column_names, image_form, verdict
 from dptrain.tasks import Classification, MultiLabel, NextToken, Regression
 
@@ -79,3 +83,38 @@ def test_only_what_is_proved_and_not_broken_has_passed(
     report: Any = SimpleNamespace(leakage=lines, guarantee=statement(epsilon, void_reason=void))
     condition: Any = SimpleNamespace(met=lambda _: iter(["accuracy=0.5 < 0.8"] if met else []))
     assert verdict(report, [condition]) == found
+
+
+def test_normal_inputs_are_read_from_a_file(splits: Splits, tmp_path: Path) -> None:
+    inputs = splits.test.inputs
+    np.savez(tmp_path / "some.npz", inputs=inputs.numpy().astype(">f8"))
+    found = normal_inputs(str(tmp_path / "some.npz"), splits)
+    torch.testing.assert_close(found, inputs.reshape(len(inputs), -1))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -0.01, 1.01, 1e300])
+def test_normal_inputs_are_finite_and_in_bounds(splits: Splits, tmp_path: Path, value: float) -> None:
+    inputs = splits.test.inputs.double().numpy()
+    inputs[1, 0, 2, 3] = value
+    np.savez(tmp_path / "odd.npz", inputs=inputs)
+    with pytest.raises(ConfigError, match=r"serve.calibration=.*odd.npz holds .* not within 0 to 1"):
+        normal_inputs(str(tmp_path / "odd.npz"), splits)
+
+
+@pytest.mark.parametrize("kind", ["npy", "half", "empty", "text", "other names", "none", "folder"])
+def test_a_file_without_normal_inputs_is_refused(splits: Splits, tmp_path: Path, kind: str) -> None:
+    inputs = splits.test.inputs.numpy()
+    written = io.BytesIO()
+    if kind == "npy":
+        np.save(written, inputs)
+    elif kind in ("half", "other names", "none"):
+        held = {"rows" if kind == "other names" else "inputs": inputs[:0] if kind == "none" else inputs}
+        np.savez(written, **held)
+    content = b"text" if kind == "text" else written.getvalue()
+    path = tmp_path / "file.npz"
+    if kind == "folder":
+        path.mkdir()
+    else:
+        path.write_bytes(content[: len(content) // 2] if kind == "half" else content)
+    with pytest.raises(ConfigError, match=r"serve.calibration=.*file.npz (cannot be read|holds no inputs)"):
+        normal_inputs(str(path), splits)

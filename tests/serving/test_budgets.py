@@ -10,6 +10,9 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
 
 import pytest
 import requests
@@ -18,8 +21,11 @@ from services import SHAPE, make_service, served
 from sqlalchemy import text
 
 from dptrain.contracts import ConfigError
+from dptrain.serving.guard import Query, Refused
+from dptrain.serving.keys import ANYONE
 from dptrain.serving.ledger import QueryBudget
 from dptrain.serving.rates import Rates
+from dptrain.serving.windows import Windows
 
 pytestmark = pytest.mark.e2e
 
@@ -177,3 +183,55 @@ def test_rates_by_key_and_by_tenant(website):
 def test_a_rate_that_is_none_is_refused(wrong):
     with pytest.raises(ConfigError, match="is no rate; give such as 20/second"):
         Rates(**wrong)
+
+
+def surrounded(workers: int = 1) -> Any:
+    return SimpleNamespace(workers=workers, model="m")
+
+
+@pytest.mark.parametrize("storage", ["memory://", "MEMORY://", "Memory://here"])
+def test_memory_is_this_package_s_however_it_is_spelt_and_of_one_process(storage):
+    assert type(Rates(storage=storage).start(surrounded())._limiter.storage) is Windows
+    with pytest.raises(ConfigError, match=r"serve.workers=2 processes alone"):
+        Rates(storage=storage).start(surrounded(workers=2))
+
+
+@pytest.mark.parametrize(
+    "storage",
+    [
+        "redis://h:abc",
+        "redis://127.0.0.1:1?db=x",
+        "redis://[::1",
+        "redis://127.0.0.1:1",
+        "REDIS://127.0.0.1:1",
+        "redis+cluster://127.0.0.1:1",
+        "async+memory://",
+        "nothing://h",
+    ],
+)
+def test_a_storage_that_cannot_be_used_is_refused(storage):
+    with pytest.raises(ConfigError, match=r"serving.rates.storage=.* cannot be used \(.+\)"):
+        Rates(storage=storage).start(surrounded())
+
+
+@pytest.mark.parametrize(
+    "storage", ["redis://:hus#h@h:1", "nothing://me:hush@h", "redis://:hush@127.0.0.1:1"]
+)
+def test_no_part_of_a_password_is_told_of_a_storage(storage):
+    with pytest.raises(ConfigError, match="cannot be used") as caught:
+        Rates(storage=storage).start(surrounded())
+    assert "hus" not in str(caught.value)
+
+
+def test_a_batch_is_told_when_there_is_room_for_all_of_it():
+    limits = Rates(key=["4/minute"]).start(surrounded())
+    with mock.patch("time.time", return_value=1000.0) as clock:
+        for count, later in ((1, 10.0), (3, 5.0)):
+            limits.before(Query(caller=ANYONE, inputs=torch.zeros(count, 2), at=0.0))
+            clock.return_value += later
+        for count, seconds in ((1, 45.0), (2, 55.0), (4, 55.0)):
+            with pytest.raises(Refused) as caught:
+                limits.before(Query(caller=ANYONE, inputs=torch.zeros(count, 2), at=0.0))
+            assert caught.value.retry_after == seconds
+        clock.return_value += 55.001
+        limits.before(Query(caller=ANYONE, inputs=torch.zeros(4, 2), at=0.0))

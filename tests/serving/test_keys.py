@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
+from unittest import mock
 
 import pytest
 from services import SECRET
@@ -86,6 +87,19 @@ def test_what_another_process_did_is_known_within_a_second(store):
     assert others.caller(key) is None
 
 
+def test_a_key_is_not_known_from_before_while_the_database_is_away(store):
+    elapsed = Clock()
+    keys = Keys(store, SECRET, elapsed=elapsed)
+    key = keys.make(tenant="ward", scopes=["predict"], days=None)
+    assert keys.caller(key) is not None
+    elapsed.now += 1.01
+    with mock.patch.object(store, "reading", side_effect=OSError):
+        for _ in range(2):
+            with pytest.raises(OSError):  # noqa: PT011
+                keys.caller(key)
+    assert keys.caller(key) is not None
+
+
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
@@ -93,6 +107,8 @@ def test_what_another_process_did_is_known_within_a_second(store):
         ({"scopes": ["root"]}, "scopes=root is unknown"),
         ({"scopes": []}, "scopes=none"),
         ({"days": 0}, "days=0 must be positive"),
+        ({"days": float("nan")}, "days=nan must be"),
+        ({"days": 36500.5}, "and at most 36500"),
     ],
 )
 def test_what_is_no_key_is_refused(store, wrong, said):
@@ -191,6 +207,21 @@ def test_the_secret_of_the_server(tmp_path, monkeypatch):
     assert server_secret(tmp_path) == bytes.fromhex("cd" * 32)
 
 
+@pytest.mark.parametrize("named", [False, True])
+def test_a_secret_that_cannot_be_read_is_refused(tmp_path, monkeypatch, named):
+    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.delenv(IN_FILE, raising=False)
+    if named:
+        monkeypatch.setenv(IN_FILE, str(tmp_path / SECRET_FILE))
+    (tmp_path / SECRET_FILE).write_bytes(b"\xff" * 64)
+    with pytest.raises(ConfigError, match=r"secret cannot be read|secret, cannot be read"):
+        server_secret(tmp_path)
+    (tmp_path / SECRET_FILE).unlink()
+    (tmp_path / SECRET_FILE).mkdir()
+    with pytest.raises(ConfigError, match=r"cannot be read \(IsADirectoryError\)"):
+        server_secret(tmp_path)
+
+
 def test_the_command(tmp_path, capsys):
     def run(*words: str, code: int = 0) -> str:
         assert command.main(["--folder", str(tmp_path), *words]) == code
@@ -211,3 +242,4 @@ def test_the_command(tmp_path, capsys):
     run("revoke", name)
     assert "revoked" in run("list")
     assert "id=nobody is no key" in run("revoke", "nobody", code=command.FAILED)
+    assert "days=inf must be" in run("make", "--tenant", "ward", "--days", "inf", code=command.FAILED)

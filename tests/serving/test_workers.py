@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from functools import partial
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
+from unittest import mock
 
 import idling
 import pytest
@@ -172,6 +173,38 @@ def test_a_worker_that_cannot_start_is_started_ever_less_often(caplog):
         assert until(lambda: len(caplog.records) >= 3)
     said = [record.getMessage().partition(" ended ")[2] for record in caplog.records[:3]]
     assert said == [f"(7); another is started in {seconds} seconds" for seconds in (0, 1, 2)]
+
+
+def test_a_worker_whose_start_fails_is_started_again(caplog, monkeypatch):
+    """As where a signal to all processes of a group has ended the one that starts them."""
+    listening = bound("127.0.0.1", 0)
+    workers = Workers(idling.idle, listening, 1)
+    made, failing = workers._context.Process, iter([EOFError(), BrokenPipeError()])
+
+    def process(**given):
+        one = made(**given)
+        if (fault := next(failing, None)) is not None:
+            one.start = mock.Mock(side_effect=fault)
+        return one
+
+    monkeypatch.setattr(workers._context, "Process", process)
+    with listening, working(workers):
+        assert until(lambda: len(workers.pids) == 1)
+    assert [record.getMessage() for record in caplog.records] == [
+        "a worker did not start (EOFError); another is started in 0 seconds",
+        "a worker did not start (BrokenPipeError); another is started in 1 seconds",
+    ]
+
+
+def test_an_end_while_no_worker_can_start_is_one(monkeypatch):
+    listening = bound("127.0.0.1", 0)
+    workers = Workers(idling.idle, listening, 2)
+    fails = mock.Mock(**{"return_value.start.side_effect": EOFError})
+    monkeypatch.setattr(workers._context, "Process", fails)
+    workers.stop()
+    with listening, working(workers):
+        assert until(lambda: not workers.pids)
+    assert workers.pids == []
 
 
 @pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,6 +22,7 @@ from dptrain.report.dashboard import POLICY
 from dptrain.serving.admin import add_dashboard
 from dptrain.serving.body import announced, read_body
 from dptrain.serving.guard import Refused
+from dptrain.serving.keys import Caller
 from dptrain.serving.openapi import KEYED, SCHEMES, described, page_of, predict_of
 from dptrain.serving.server import is_loopback
 from dptrain.serving.service import Service
@@ -42,6 +45,22 @@ class Markdown(PlainTextResponse):
 
 def make_app(service: Service) -> FastAPI:
     """The application that answers for a service."""
+
+    @asynccontextmanager
+    async def tidying(_: FastAPI) -> AsyncIterator[None]:
+        task = asyncio.create_task(service.keep_tidy())
+        yield
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    async def caller_of(request: Request, scope: str) -> Caller:
+        """Who asks; raises Refused where that is nobody with this scope, or a page of another site."""
+        if service.keys is None:
+            _refuse_foreign(request)
+        header = request.headers.get("authorization", "")
+        found: Caller = await service.at_the_door(partial(service.authenticate, header, scope))
+        return found
+
     app = FastAPI(
         title=f"dptrain: {service.model.title}",
         version=own_version(),
@@ -49,6 +68,7 @@ def make_app(service: Service) -> FastAPI:
         redirect_slashes=False,
         docs_url=None,  # their pages run scripts of others beside the dashboard
         redoc_url=None,
+        lifespan=tidying,
     )
     app.state.service = service
     app.add_exception_handler(Refused, partial(_refuse, service))
@@ -70,10 +90,7 @@ def make_app(service: Service) -> FastAPI:
     )
     async def predict(request: Request) -> Response:
         bounds = service.bounds
-        header = request.headers.get("authorization", "")
-        if service.keys is None:
-            _refuse_foreign(request)
-        caller = await service.at_the_door(partial(service.authenticate, header, "predict"))
+        caller = await caller_of(request, "predict")
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         with service.transit.room(caller.key, announced(request, bounds.body_bytes)):
             body = await read_body(request, most_bytes=bounds.body_bytes, seconds=bounds.body_seconds)
@@ -85,14 +102,13 @@ def make_app(service: Service) -> FastAPI:
 
     @app.get("/v1/key", summary="What the key that asks may do, has spent and has left", openapi_extra=KEYED)
     async def key(request: Request) -> Response:
-        header = request.headers.get("authorization", "")
-        caller = await service.at_the_door(partial(service.authenticate, header, "predict"))
+        caller = await caller_of(request, "predict")
         found: dict[str, Any] = {"key": caller.key, "tenant": caller.tenant, "scopes": sorted(caller.scopes)}
         for guard in service.guards.values():
             if state := getattr(guard, "state", None):
                 found["budgets"] = await service.one_at_a_time(partial(state, caller))
         if service.model.left is not None:
-            found["answers"] = {"left": await service.one_at_a_time(service.model.left)}
+            found["answers"] = {"left": await service.one_at_a_time(service.left)}
         return JSONResponse(found)
 
     @app.get("/v1/statement", summary="What is proved of the model")
@@ -114,8 +130,7 @@ def make_app(service: Service) -> FastAPI:
         response_class=PlainTextResponse,
     )
     async def metrics(request: Request) -> Response:
-        header = request.headers.get("authorization", "")
-        await service.at_the_door(partial(service.authenticate, header, "metrics"))
+        await caller_of(request, "metrics")
         return PlainTextResponse(service.metrics.text(), media_type="text/plain; version=0.0.4")
 
     add_dashboard(app, service)

@@ -34,7 +34,7 @@ def dashboard(service: Service, token: str) -> Dashboard:
 
 
 def acknowledge(service: Service, alarm: int) -> None:
-    """Note that somebody has seen an alarm: no action is taken on it any more."""
+    """Note that somebody has seen an alarm, if there is one: no action is taken on it any more."""
     with service.store.writing() as connection:
         connection.execute(
             ALARMS.update()

@@ -23,6 +23,7 @@ HEADERS_BYTES = 16384
 MOST_CONNECTIONS = 1024
 START_SECONDS = 30.0
 HEADER_SECONDS = 10.0  # that a connection may be open without a whole request
+TAKEN_SECONDS = 20.0  # within which a client takes some of what waits for it; systems pass it on in pieces
 
 
 def is_loopback(host: str) -> bool:
@@ -57,7 +58,10 @@ def url_of(listening: socket.socket) -> str:
 
 
 class Timed(H11Protocol):
-    """Closes connections on which no request is under way for so many seconds, whatever trickles in."""
+    """Closes connections on which no request is under way for so many seconds, whatever trickles in.
+
+    Those of clients too who ask and take nothing of the answers, which would wait here for ever.
+    """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -68,17 +72,39 @@ class Timed(H11Protocol):
         self._idle = self.loop.time()
         super().on_response_complete()
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._untaken = self.loop.time(), self.transport.get_write_buffer_size()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._idle = self.loop.time()
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._watch.cancel()
         super().connection_lost(exc)
 
     def _look(self) -> None:
+        if self.flow.write_paused:
+            self._look_at_answers()
+            return
         answering = self.cycle is not None and not self.cycle.response_complete
         left = HEADER_SECONDS - (self.loop.time() - self._idle)
         if not answering and left <= 0.0:
             self.transport.abort()
             return
         self._watch = self.loop.call_later(HEADER_SECONDS if answering else left + 0.01, self._look)
+
+    def _look_at_answers(self) -> None:
+        """Close the connection where as much of the answers waits as it did so many seconds ago."""
+        now, waiting = self.loop.time(), self.transport.get_write_buffer_size()
+        since, before = self._untaken
+        if waiting < before:
+            self._untaken = now, waiting
+        elif now - since >= TAKEN_SECONDS:
+            self.transport.abort()
+            return
+        self._watch = self.loop.call_later(HEADER_SECONDS, self._look)
 
 
 # How uvicorn serves: headers and connections bounded, no access log, whose lines would hold queries.
@@ -90,7 +116,7 @@ SETTINGS: dict[str, Any] = {
     "h11_max_incomplete_event_size": HEADERS_BYTES,
     "http": Timed,
     "ws": "none",
-    "lifespan": "off",
+    "lifespan": "on",
     "timeout_graceful_shutdown": 5,
 }
 

@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
+from sqlalchemy.exc import SQLAlchemyError
 from torch import Tensor
 
 from dptrain.contracts import ConfigError, DptrainError, OutOfQueries
@@ -22,7 +23,7 @@ from dptrain.serving.keys import ANYONE, Caller, Keys
 from dptrain.serving.metrics import Metrics
 from dptrain.serving.model import ServedModel
 from dptrain.serving.store import Store, Writer
-from dptrain.serving.transit import SHARE, Transit
+from dptrain.serving.transit import LEAST_BYTES, SHARE, Transit
 
 log = logging.getLogger(__name__)
 
@@ -40,10 +41,11 @@ class Bounds:
     transit_bytes: int = 2**26  # of all requests that are read, wait or are answered
 
     def __post_init__(self) -> None:
-        if self.transit_bytes < SHARE * self.body_bytes:
+        if self.transit_bytes < SHARE * max(LEAST_BYTES, self.body_bytes):
             raise ConfigError(
                 f"serve.transit_bytes={self.transit_bytes} must be {SHARE} times serve.body_bytes="
-                f"{self.body_bytes} or more, so that one key does not keep all others out"
+                f"{self.body_bytes} or more, and at least {SHARE * LEAST_BYTES}, so that one key does not "
+                "keep all others out"
             )
 
 
@@ -80,11 +82,16 @@ class Service:
         return Writer(self.store)
 
     @cached_property
+    def _faults(self) -> tuple[type[BaseException], ...]:
+        """What a database that is away raises: the driver's own errors too, of statements made once."""
+        return SQLAlchemyError, self.store.engine.dialect.loaded_dbapi.Error
+
+    @cached_property
     def reader(self) -> Reader:
         return Reader(forms=self.model.forms, raw=self.model.raw, most=self.bounds.records)
 
     async def one_at_a_time(self, work: Callable[[], Any]) -> Any:
-        """Have this done in the one thread; raises Refused (503) where too many wait already."""
+        """Have this done in the one thread; raises Refused (503) if too many wait, or the database fails."""
         return await self._queued(self._thread, work)
 
     async def at_the_door(self, work: Callable[[], Any]) -> Any:
@@ -97,6 +104,10 @@ class Service:
         self._waiting[thread] += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(thread, work)
+        except self._faults as error:
+            log.error("the database failed: %s", type(error).__name__)  # its text may hold what was asked
+            said = "What keeps the counts cannot be reached; ask again later."
+            raise Refused(503, "storage", said, retry_after=1.0) from None
         finally:
             self._waiting[thread] -= 1
 
@@ -139,16 +150,22 @@ class Service:
             for guard in self.guards.values():
                 guard.kept(query)
         except Refused as why:
-            if self.guards:
-                with self._writer.writing() as connection:
-                    for guard in self.guards.values():
-                        guard.refused(query, why, connection)
+            self._tell(query, why)
             raise
         if query.coarse is not None:
             rows = query.coarse.view(-1, *[1] * (answers.dim() - 1))
             answers = torch.where(rows, self.prior.to(answers), answers)
         self.metrics.answered(query)
         return {"names": self.model.names, "predictions": answers.tolist()}, query.delay_seconds
+
+    def _tell(self, query: Query, why: Refused) -> None:
+        """Let the guards hear of a refusal, which it stays where the database is away."""
+        try:
+            with self._writer.writing() if self.guards else _nothing() as connection:
+                for guard in self.guards.values():
+                    guard.refused(query, why, connection)
+        except self._faults as error:
+            log.error("a refusal was not recorded: %s", type(error).__name__)
 
     def _predictions(self, query: Query) -> Tensor:
         """What the model says; raises Refused where it has said all that it ever will, or cannot pay."""
@@ -159,15 +176,31 @@ class Service:
         except DptrainError:
             if self.model.left is None:
                 raise
-            said = "The ledger of answers cannot be reached; ask again later."
-            raise Refused(503, "storage", said, retry_after=1.0) from None
+            raise _no_ledger() from None
+
+    def left(self) -> int | None:
+        """How many answers there still are, where each is paid for; raises Refused where none can tell."""
+        try:
+            return None if self.model.left is None else self.model.left()
+        except DptrainError:
+            raise _no_ledger() from None
 
     def tidy(self, now: float) -> None:
-        """Let the guards purge what is old, every ten minutes."""
-        if not 0.0 <= now - self._tidied < TIDY_SECONDS:  # where a clock was set back, too
-            self._tidied = now
-            for guard in self.guards.values():
+        """Let the guards purge what is old, every ten minutes; one that fails is asked again then."""
+        if 0.0 <= now - self._tidied < TIDY_SECONDS:  # not where a clock was set back
+            return
+        self._tidied = now
+        for name, guard in self.guards.items():
+            try:
                 guard.tidy(now)
+            except Exception as error:  # of whichever guard: whoever asks is answered all the same
+                log.error("%s did not purge what is old: %s", name, type(error).__name__)
+
+    async def keep_tidy(self) -> None:
+        """Do that from the start on, whether anybody asks or not; without end."""
+        while True:
+            await asyncio.get_running_loop().run_in_executor(self._thread, lambda: self.tidy(self.clock()))
+            await asyncio.sleep(TIDY_SECONDS / 10)  # what is due is done soon after
 
     def close(self) -> None:
         """Let the last request finish, and let go of the database."""
@@ -175,6 +208,11 @@ class Service:
         self._thread.shutdown()
         self._writer.close()
         self.store.close()
+
+
+def _no_ledger() -> Refused:
+    said = "The ledger of answers cannot be reached; ask again later."
+    return Refused(503, "storage", said, retry_after=1.0)
 
 
 class _nothing:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 import time
+from contextlib import nullcontext
 
 import pytest
 import requests
+from servers import postgres
 from services import make_service
 from sqlalchemy import select
 
 from dptrain.report.dashboard import as_html
-from dptrain.serving.dashboard import dashboard, token_of
+from dptrain.serving.dashboard import acknowledge, dashboard, token_of
 from dptrain.serving.ledger import QueryBudget
 from dptrain.serving.store import ALARMS
 
@@ -77,6 +79,17 @@ def test_the_page_is_one_document_with_named_tables(tmp_path):
     assert page.count("<h1") == 1
     assert page.count("<table") == page.count("<caption") == 1
     assert 'lang="en"' in page
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+def test_an_alarm_that_cannot_be_is_an_unknown_one(tmp_path, database):
+    with postgres() if database == "postgresql" else nullcontext() as url:
+        service = make_service(tmp_path, url=url)
+        with_alarm(service)
+        acknowledge(service, 10**15 - 1)
+        (alarm,) = service.store.rows(select(ALARMS))
+        assert alarm.acknowledged is None
+        service.close()
 
 
 def test_tokens_belong_to_one_key_and_one_server():

@@ -215,6 +215,10 @@ def test_a_rate_that_so_few_sessions_cannot_tell_is_refused():
         ({"detectors": {}}, "detectors="),
         ({"checks": (10, 201)}, "checks="),
         ({"query_detectors": ("smell",)}, "query_detectors="),
+        ({"checks": (0, 10)}, "checks="),
+        ({"checks": (-5, 10)}, "checks="),
+        *[({"session_false_alarms": rate}, "session_false_alarms=") for rate in (0.0, 1.0, float("nan"))],
+        *[({"query_false_alarms": rate}, "query_false_alarms=") for rate in (-0.1, 1.0, float("nan"))],
     ],
 )
 def test_what_is_no_detection_is_refused(wrong, said):

@@ -238,6 +238,8 @@ def test_without_keys_pages_of_other_sites_are_not_answered(website):
             body = json.dumps({"inputs": INPUTS.tolist()}).encode()
             answered = site.ask(body, key="", headers={"Content-Type": "application/json", **headers})
             assert answered.status_code == status, headers
+            for path in ("/v1/key", "/metrics"):
+                assert site.session.get(site.url + path, headers=headers).status_code == status, headers
 
 
 def trickle(connection: socket.socket) -> None:
@@ -258,6 +260,49 @@ def test_connections_on_which_nothing_is_asked_are_closed(website, monkeypatch):
         ):
             trickle(trickling)
         assert site.inputs(INPUTS).status_code == 200
+
+
+def pipelining(site, requests: int) -> socket.socket:
+    """A connection on which so many requests are sent at once, with little room for their answers."""
+    host, port = site.url.removeprefix("http://").split(":")
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.settimeout(10)
+    connection.connect((host, int(port)))
+    connection.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * requests)
+    return connection
+
+
+def test_connections_whose_answers_nobody_takes_are_closed_and_slow_ones_are_not(website, monkeypatch):
+    monkeypatch.setattr(server, "HEADER_SECONDS", 0.1)
+    monkeypatch.setattr(server, "TAKEN_SECONDS", 0.5)
+    bound, made, servers = server.bound, server.made, []
+
+    def narrow(host: str, port: int) -> socket.socket:
+        listening = bound(host, port)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)  # of its connections too
+        return listening
+
+    monkeypatch.setattr(server, "bound", narrow)
+    monkeypatch.setattr(server, "made", lambda app: servers.append(made(app)) or servers[0])
+    with website() as site:
+        began, held = time.monotonic(), servers[0].server_state.connections
+        with pipelining(site, 400):
+            while not held:
+                time.sleep(0.001)
+            while held:
+                assert time.monotonic() - began < 10
+                time.sleep(0.02)
+        assert time.monotonic() - began > 0.5
+        with pipelining(site, 200) as slow:
+            began, heads, last = time.monotonic(), 0, b""
+            while heads < 200:
+                got = slow.recv(8192)
+                assert got
+                heads += (last + got).count(b"HTTP/1.1 200") - last.count(b"HTTP/1.1 200")
+                last = got[-11:]
+                time.sleep(0.01)
+            assert time.monotonic() - began > 1.0
 
 
 def test_the_documentation_runs_no_script_and_is_framed_by_nobody(website):
@@ -318,3 +363,5 @@ def test_bodies_under_way_are_bounded_for_a_key_and_in_all(website):
 def test_a_bound_that_one_body_reaches_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"serve.transit_bytes=1000 must be 4 times serve.body_bytes=65536"):
         make_service(tmp_path, transit_bytes=1000)
+    with pytest.raises(ConfigError, match=r"serve.transit_bytes=16000 .* at least 262144"):
+        make_service(tmp_path, body_bytes=4000, transit_bytes=16000)  # no request would have room

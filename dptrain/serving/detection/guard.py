@@ -16,7 +16,7 @@ from sqlalchemy import Connection, select
 from torch import Tensor
 
 from dptrain.contracts import ConfigError
-from dptrain.contracts.ranges import Count, NotNegative, Positive, Share
+from dptrain.contracts.ranges import Count, NotNegative, Positive, Rate
 from dptrain.serving.detection.calibration import Calibration, calibrate
 from dptrain.serving.detection.features import Features, Manifold
 from dptrain.serving.detection.history import Detector, History
@@ -34,7 +34,6 @@ WITHHOLDING = {"coarsen", "refuse", "lock"}  # actions that leave no answer as i
 ONE_BY_ONE = ("coarsen", "log")
 FRESH_SECONDS = 1.0  # that what another process noticed may be unknown here
 LEAST = 50  # inputs to calibrate on
-RAISED = "alarms"  # of a query, which this guard has raised because of it
 # Of a query: sessions that begin with it, sessions found odd because of it, and the first row that was.
 BEGUN, FLAGGED, FIRST = "sessions begun", "sessions flagged", "first flagged"
 
@@ -60,8 +59,8 @@ class Detection:
     length: Count = 200
     checks: Sequence[int] = (10, 25, 50, 100, 200)
     sessions: Count = 200  # of normal traffic, twice so many
-    session_false_alarms: Share = 0.01
-    query_false_alarms: Share = 0.015
+    session_false_alarms: Rate = 0.01
+    query_false_alarms: Rate = 0.015
     query_detectors: Sequence[str] = ("off_manifold", "near_duplicates")
     query_action: str = "coarsen"
     actions: Sequence[str] = ("slow",)
@@ -84,6 +83,16 @@ class Detection:
             )
         if not self.checks or sorted(set(self.checks)) != list(self.checks) or self.checks[-1] > self.length:
             raise ConfigError(f"checks={list(self.checks)} must rise, up to length={self.length} at most")
+        if self.checks[0] < 1:
+            raise ConfigError(f"checks={list(self.checks)} must begin with 1 query or more")
+        if not 0 < self.session_false_alarms < 1:
+            raise ConfigError(
+                f"session_false_alarms={self.session_false_alarms:g} must lie between 0 and 1, and be neither"
+            )
+        if not 0 <= self.query_false_alarms < 1:
+            raise ConfigError(
+                f"query_false_alarms={self.query_false_alarms:g} must be 0 or more, and below 1"
+            )
 
     def start(self, surroundings: Surroundings) -> Watch:
         """Calibrate the detectors; raises ConfigError where there are no normal inputs to do it by."""
@@ -145,6 +154,7 @@ class Watch(Started):
             shared=shared,
         )
         self._flagged: set[Scope] = set()
+        self._raised: list[dict[str, Any]] = []  # alarms that may have been undone with what raised them
         self._read_at = -float("inf")
 
     def before(self, query: Query) -> None:
@@ -169,6 +179,7 @@ class Watch(Started):
         odd = set[int]()  # rows
         scopes = _scopes(query)
         self.sessions.catch_up(query, connection)
+        self._raise_undone(connection)
         if self._shared:
             self._read_flags(query.at, connection)
         if self._withheld(query):  # since an alarm of another process, which `before` did not know of
@@ -196,8 +207,11 @@ class Watch(Started):
 
     def refused(self, query: Query, why: Refused, connection: Connection) -> None:  # noqa: ARG002
         """Keep the alarms of a query that a guard after this one has refused, and so undone."""
-        for alarm in query.facts.get(RAISED, ()):
-            self._raise(alarm, connection)
+        self._raise_undone(connection)
+
+    def kept(self, query: Query) -> None:  # noqa: ARG002
+        """All alarms until now are kept."""
+        self._raised.clear()
 
     def tidy(self, now: float) -> None:
         """Forget sessions that are over."""
@@ -229,12 +243,20 @@ class Watch(Started):
             "reason": f"{name} deviates {score:.1f} times as far as in all but 1 % of normal sessions",
         }
         self._raise(alarm, connection)
-        query.facts.setdefault(RAISED, []).append(alarm)
+        self._raised.append(alarm)
         self._flagged.add(scope)
         query.signs["session"] = name
         log.warning("alarm: %s %s after %d queries: %s", *scope, session.count, alarm["reason"])
         if self._asked.webhook is not None:
             threading.Thread(target=_send, args=(self._asked.webhook, alarm), daemon=True).start()
+
+    def _raise_undone(self, connection: Connection) -> None:
+        """Raise alarms again that a refusal, or a fault of the database, has undone."""
+        for alarm in self._raised:
+            same = [ALARMS.c[name] == alarm[name] for name in ("at", "scope", "name", "model")]
+            if connection.execute(select(ALARMS.c.id).where(*same)).first() is None:
+                self._raise(alarm, connection)
+                self._flagged.add((alarm["scope"], alarm["name"]))
 
     def _raise(self, alarm: Mapping[str, Any], connection: Connection) -> None:
         connection.execute(ALARMS.insert().values(**alarm))

@@ -73,7 +73,7 @@ def test_no_command_is_left_untested() -> None:
         # tests/scripts/test_bench_pretrained.py and test_bench_costs.py run these
         "python scripts/bench_pretrained.py --write README.md",
         "python scripts/bench_costs.py",
-        "export DPTRAIN_KEY=$(python -m dptrain.cli.keys make --tenant ward_3)",  # tests/serving makes keys, serves and asks
+        "export DPTRAIN_KEY=$(python -m dptrain.cli.keys make --tenant ward_3)",  # as tests/serving does
         *(line for line in COMMANDS if any(word in line for word in (*ELSEWHERE, *SERVED))),
     }
     # tests/cli/test_cli.py kills runs and resumes them, tests/sweep/test_selecting.py selects in private,

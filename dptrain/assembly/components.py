@@ -76,7 +76,11 @@ def assemble(config: Config, given: Given | None = None) -> Parts:
         source = attempt(lambda: build("data", config.data))
     if given is None or given.model is None:
         attempt(lambda: check_network(config.model))
-    mechanism = settings and attempt(lambda: _mechanism(config.mechanism, settings))
+    mechanism: Any = None
+    if settings is not None:
+        mechanism = attempt(lambda: _mechanism(config.mechanism, settings))
+    else:  # nothing can be made of it, but what is wrong with its arguments is said as well
+        attempt(lambda: factory("mechanism", config.mechanism, given=("settings",)))
     tracking = attempt(lambda: build("tracking", config.tracking))
     games = {
         name: attempt(partial(_game, f"game.{name}", node, config.evidence))

@@ -132,7 +132,8 @@ def test_shuffled_batches_accounted_as_poisson_are_caught_with_enough_canaries(
 ):
     def shuffled(plan, units, generator):
         batch = round(plan.sample_rate * len(units))
-        return ShuffleSampler(dataclasses.replace(plan, expected_batch_size=batch), units, generator)
+        plan = dataclasses.replace(plan, units=len(units), expected_batch_size=batch)
+        return ShuffleSampler(plan, units, generator)
 
     monkeypatch.setattr(fit, "make_sampler", shuffled)
     line = audit(canaries)

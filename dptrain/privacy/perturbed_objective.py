@@ -36,6 +36,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 from dp_accounting.pld import privacy_loss_distribution as pld
@@ -67,6 +68,8 @@ class ObjectivePlan(OneRelease):
     `noise_multiplier` is the standard deviation of the linear term over the square root of 2, the steepest
     that a record's loss is. `alone`: each unit has one record.
     """
+
+    loss_is_bound: ClassVar[bool] = True  # and no distribution that other accountants could read
 
     ridge_per_noise: float
     least_ridge: float

@@ -11,7 +11,8 @@ from torch import Tensor
 from dptrain.contracts.ranges import Count
 from dptrain.serving.guard import Query, Refused, Started, Surroundings
 from dptrain.serving.keys import Caller
-from dptrain.serving.store import Prepared, Store
+from dptrain.serving.prepared import Prepared
+from dptrain.serving.store import Store
 
 NO_LIMIT = 2**62
 LEFT, SPENT = "left", "spent"  # of a query: what its accounts held at least when it came, and with it

@@ -13,7 +13,8 @@ from dptrain.serving.detection.features import Facts, Features
 from dptrain.serving.forms import bounds_of
 from dptrain.serving.guard import Query, Refused, Started, Surroundings
 from dptrain.serving.keys import DAY
-from dptrain.serving.store import QUERIES, Prepared, Store
+from dptrain.serving.prepared import Prepared
+from dptrain.serving.store import QUERIES, Store
 
 _INSERT = Prepared(QUERIES.insert().inline(), [each.name for each in QUERIES.columns if each.name != "id"])
 

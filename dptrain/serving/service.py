@@ -13,7 +13,6 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from sqlalchemy.exc import SQLAlchemyError
 from torch import Tensor
 
 from dptrain.contracts import ConfigError, DptrainError, OutOfQueries
@@ -82,11 +81,6 @@ class Service:
         return Writer(self.store)
 
     @cached_property
-    def _faults(self) -> tuple[type[BaseException], ...]:
-        """What a database that is away raises: the driver's own errors too, of statements made once."""
-        return SQLAlchemyError, self.store.engine.dialect.loaded_dbapi.Error
-
-    @cached_property
     def reader(self) -> Reader:
         return Reader(forms=self.model.forms, raw=self.model.raw, most=self.bounds.records)
 
@@ -104,7 +98,7 @@ class Service:
         self._waiting[thread] += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(thread, work)
-        except self._faults as error:
+        except self.store.faults as error:
             log.error("the database failed: %s", type(error).__name__)  # its text may hold what was asked
             said = "What keeps the counts cannot be reached; ask again later."
             raise Refused(503, "storage", said, retry_after=1.0) from None
@@ -164,7 +158,7 @@ class Service:
             with self._writer.writing() if self.guards else _nothing() as connection:
                 for guard in self.guards.values():
                     guard.refused(query, why, connection)
-        except self._faults as error:
+        except self.store.faults as error:
             log.error("a refusal was not recorded: %s", type(error).__name__)
 
     def _predictions(self, query: Query) -> Tensor:

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import (
     URL,
     BigInteger,
-    ClauseElement,
     Column,
     Connection,
     Engine,
@@ -33,7 +33,6 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
-from sqlalchemy.sql.compiler import SQLCompiler
 
 from dptrain.contracts import ConfigError
 from dptrain.redaction import redact
@@ -133,6 +132,11 @@ class Store:
                 "the URL of a database whose driver is installed"
             ) from None
 
+    @cached_property
+    def faults(self) -> tuple[type[BaseException], ...]:
+        """What a database that is away raises: the driver's own errors too, of statements made once."""
+        return SQLAlchemyError, self.engine.dialect.loaded_dbapi.Error
+
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """A transaction that is committed at the end, and undone on any exception; writers wait in line."""
@@ -206,49 +210,6 @@ class Writer:
         if self._kept is not None:
             self._kept.close()
             self._kept = None
-
-
-class Prepared:
-    """A statement in the database's own words, which are made once.
-
-    What SQLAlchemy does about each execution beside these takes four times as long as SQLite does.
-    """
-
-    def __init__(self, statement: ClauseElement, columns: Sequence[str] | None = None) -> None:
-        """`columns` that an insert gives values for; None: all that the statement names."""
-        self._statement, self._columns = statement, columns
-        self._made: dict[str, tuple[str, list[str] | None]] = {}
-
-    def rows(self, connection: Connection, values: Mapping[str, object]) -> list[tuple[Any, ...]]:
-        """What it returns of these values, by the names of its parameters."""
-        cursor = connection.connection.cursor()
-        try:
-            words, places = self._words(connection)
-            cursor.execute(words, _placed(values, places))
-            return list(cursor.fetchall())
-        finally:
-            cursor.close()
-
-    def many(self, connection: Connection, every: Sequence[Mapping[str, object]]) -> None:
-        """Have it done for each of these."""
-        cursor = connection.connection.cursor()
-        try:
-            words, places = self._words(connection)
-            cursor.executemany(words, [_placed(values, places) for values in every])
-        finally:
-            cursor.close()
-
-    def _words(self, connection: Connection) -> tuple[str, list[str] | None]:
-        name = connection.dialect.name
-        if name not in self._made:
-            made = self._statement.compile(dialect=connection.dialect, column_keys=self._columns)
-            assert isinstance(made, SQLCompiler)
-            self._made[name] = str(made), made.positiontup
-        return self._made[name]
-
-
-def _placed(values: Mapping[str, object], places: list[str] | None) -> Any:
-    return values if places is None else tuple([values[name] for name in places])
 
 
 def _parsed(url: str) -> URL:

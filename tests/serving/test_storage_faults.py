@@ -69,7 +69,7 @@ def test_a_statement_that_is_made_once_fails_as_any_other(website, monkeypatch):
         raise sqlite3.OperationalError("disk I/O error")
 
     with website(GUARDS) as site, monkeypatch.context() as patched:
-        patched.setattr("dptrain.serving.store.Prepared.rows", fail)
+        patched.setattr("dptrain.serving.prepared.Prepared.rows", fail)
         assert site.inputs(INPUTS).status_code == 503
         patched.undo()
         assert site.get("/v1/key").json()["budgets"]["key"]["spent"] == 0

@@ -2,11 +2,11 @@
 """What guards of a served model buy against attackers who know them: python scripts/bench_probing.py
 
 Needs mnist.npz, or with --data pneumoniamnist.npz, in DPTRAIN_DATA. Each attack by query and its disguises,
-over real HTTP, without guards (keys 0) and with all of them by so many keys of one tenant. A line of JSON has
-the share of images that an evaluator (another architecture, other data) recognises, or the AUC of membership;
-queries withheld (answered with the prior), queries until the first alarm. And, of the queries that were asked
-without guards, how sessions of 200 score beside normal sessions of records that nothing was calibrated on:
-AUC, and true positives at 1 % and 10 % false alarms.
+over real HTTP, without guards (`--keys 0`) and with all of them by so many keys of one tenant. A line of JSON
+has the share of images that an evaluator (another architecture, other data) recognises, or the AUC of
+membership; queries withheld (answered with the prior), queries until the first alarm. And, of the queries
+that were asked without guards, how sessions of 200 score beside normal sessions of records that nothing was
+calibrated on: AUC, and true positives at 1 % and 10 % false alarms.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def detection(
     print(json.dumps({**row, "normal_queries_off_manifold": float(odd.mean())}), flush=True)
     bench = Bench(name=name, net=net, judge=judge, watch=watch, normal=normal, seeds=seeds)
     for attacker in chosen:
-        for many in (0, *keys):  # 0: without guards
+        for many in keys:
             if attacker in MEMBERSHIP:
                 bench.attempt(attacker, MEMBERSHIP[attacker], 2 * PROBES, many)
             for asked in queries if attacker in ATTACKERS else ():
@@ -179,7 +179,7 @@ def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--data", nargs="+", default=["mnist"], help="of mnist, pneumoniamnist")
     parser.add_argument("--queries", type=int, nargs="+", default=[1000, 5000, 20000])
-    parser.add_argument("--keys", type=int, nargs="+", default=[1, 10, 100], help="of one tenant")
+    parser.add_argument("--keys", type=int, nargs="+", default=[0, 1, 10, 100], help="0: no guards")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--sessions", type=int, default=400, help="of normal traffic")
     parser.add_argument("--attackers", nargs="+", help="of those in this file, by name; all by default")

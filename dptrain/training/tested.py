@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -58,9 +60,14 @@ def refuse_company(model: nn.Module, splits: Splits, context: Context) -> None:
     rng = torch.Generator().manual_seed(0)
     rows = low + (high - low) * torch.rand(CHUNK, *form.shape, generator=rng)
     rows = rows.round().long() if form.whole else rows
-    # Alone but for rows that are no record, and among as many as there ever are, each at another place.
-    few, every = make.of_each(rows[:40]), make.of_each(rows.roll(7, 0)).roll(-7, 0)[:40]
-    if not torch.allclose(few, every, rtol=0.0, atol=0.0, equal_nan=True):
+    # Among as many as there ever are; each at another place; and alone but for rows that are no record.
+    every, elsewhere, few = (
+        make.of_each(rows),
+        make.of_each(rows.roll(7, 0)).roll(-7, 0),
+        make.of_each(rows[:40]),
+    )
+    same = partial(torch.allclose, rtol=0.0, atol=0.0, equal_nan=True)
+    if not (same(every, elsewhere) and same(every[:40], few)):
         raise ConfigError(
             "model: features of a record are rounded otherwise beside other records, so that one record "
             "would change what is made of the others; choose another frozen part or device, or "

@@ -319,17 +319,38 @@ def test_scattering_of_a_record_is_the_same_in_whatever_company(splits, context_
 
 
 class RoundedByPlace(nn.Module):
-    """Rounds a row by how many stand before it."""
+    """Rounds some rows otherwise, by where in the batch they stand."""
+
+    def __init__(self, odd):
+        super().__init__()
+        self.odd = odd
 
     def forward(self, inputs):
         rows = inputs.flatten(1).double()
-        return (rows * (1 + 1e-6 * (torch.arange(len(rows))[:, None] % 3))).float()
+        return (rows * (1 + 1e-6 * self.odd(torch.arange(len(rows)))[:, None])).float()
+
+
+@pytest.mark.parametrize(
+    "odd", [lambda places: places % 3, lambda places: places == 200, lambda places: places > 250]
+)
+def test_features_that_are_rounded_by_their_place_are_refused(odd, splits, context_of) -> None:
+    model = FrozenFeatures(RoundedByPlace(odd), nn.Linear(64, 3))
+    with pytest.raises(ConfigError, match="rounded otherwise beside other records"):
+        refuse_company(model, splits, context_of())
+
+
+class RoundedBesideFew(nn.Module):
+    """Rounds all rows otherwise where few of them are anything but zero."""
+
+    def forward(self, inputs):
+        rows = inputs.flatten(1).double()
+        return (rows * (1 + 1e-6 * (rows.count_nonzero() < rows.numel() / 2))).float()
 
 
 def test_features_that_are_rounded_by_what_stands_beside_them_are_refused(splits, context_of) -> None:
     head = nn.Linear(64, 3)
     with pytest.raises(ConfigError, match="rounded otherwise beside other records"):
-        refuse_company(FrozenFeatures(RoundedByPlace(), head), splits, context_of())
+        refuse_company(FrozenFeatures(RoundedBesideFew(), head), splits, context_of())
     refuse_company(FrozenFeatures(RoundedByCompany(), head), splits, context_of())  # which full batches mend
     refuse_company(ScatterLinear((1, 8, 8), 3), splits, context_of())
     refuse_company(nn.Sequential(nn.Flatten(), head), splits, context_of())

@@ -41,7 +41,8 @@ from dptrain.serving.ledger import QueryBudget
 from dptrain.serving.metrics import Metrics
 from dptrain.serving.rates import Rates
 from dptrain.serving.server import bound, run
-from dptrain.serving.store import QUERIES, SPENT, Store
+from dptrain.serving.store import Store
+from dptrain.serving.tables import QUERIES, SPENT
 from dptrain.serving.workers import Workers, working
 
 WORKERS = 2

@@ -13,7 +13,7 @@ from dptrain.report.dashboard import Dashboard, Listing, Row
 from dptrain.serving.detection.guard import Watch
 from dptrain.serving.keys import Stored
 from dptrain.serving.service import Service
-from dptrain.serving.store import ALARMS, QUERIES, SPENT
+from dptrain.serving.tables import ALARMS, QUERIES, SPENT
 
 ALARMS_SHOWN, SESSIONS_SHOWN = 50, 20
 

@@ -17,7 +17,8 @@ from filelock import FileLock
 from sqlalchemy import select
 
 from dptrain.contracts import ConfigError
-from dptrain.serving.store import KEYS, Store
+from dptrain.serving.store import Store
+from dptrain.serving.tables import KEYS
 from dptrain.storage import write_bytes
 
 VARIABLE = "DPTRAIN_SERVER_SECRET"

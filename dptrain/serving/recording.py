@@ -14,7 +14,8 @@ from dptrain.serving.forms import bounds_of
 from dptrain.serving.guard import Query, Refused, Started, Surroundings
 from dptrain.serving.keys import DAY
 from dptrain.serving.prepared import Prepared
-from dptrain.serving.store import QUERIES, Store
+from dptrain.serving.store import Store
+from dptrain.serving.tables import QUERIES
 
 _INSERT = Prepared(QUERIES.insert().inline(), [each.name for each in QUERIES.columns if each.name != "id"])
 

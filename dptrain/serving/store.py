@@ -1,7 +1,7 @@
-"""The database of a service: keys, counts of queries, records of what was asked, alarms.
+"""The database of a service: SQLite in its folder, or PostgreSQL by URL.
 
-SQLite in the service's folder, or PostgreSQL by URL. What was asked is personal data, of whoever asked and of
-whoever was asked about: the file is readable by its owner alone, and records are purged after so many days.
+What was asked is personal data, of whoever asked and of whoever was asked about: the file is readable by its
+owner alone, and records are purged after so many days.
 """
 
 from __future__ import annotations
@@ -14,28 +14,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import (
-    URL,
-    BigInteger,
-    Column,
-    Connection,
-    Engine,
-    Float,
-    Index,
-    Integer,
-    LargeBinary,
-    MetaData,
-    String,
-    Table,
-    create_engine,
-    event,
-    make_url,
-    text,
-)
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from dptrain.contracts import ConfigError
 from dptrain.redaction import redact
+from dptrain.serving.tables import METADATA, QUERIES
 
 FILE = "serving.sqlite"
 BUSY_SECONDS = 30  # that a writer waits for another
@@ -45,64 +29,9 @@ CONNECT_SECONDS = 10  # that PostgreSQL may take to answer, where its URL says n
 _FAULTS = (SQLAlchemyError, sqlite3.Error, ValueError, TypeError, ImportError, OSError)
 _IN_TURN = text("select pg_advisory_xact_lock(hashtextextended(:name, 0))")
 
-# Of PostgreSQL's; the integers of SQLite are as long, and those alone count up by themselves.
-_LONG = BigInteger().with_variant(Integer(), "sqlite")
-
-METADATA = MetaData()
-KEYS = Table(
-    "keys",
-    METADATA,
-    Column("id", String(16), primary_key=True),
-    Column("digest", String(64), nullable=False),  # HMAC-SHA-256 of the whole key under the server's secret
-    Column("tenant", String(80), nullable=False),
-    Column("scopes", String(80), nullable=False),  # separated by spaces
-    Column("made", Float, nullable=False),  # all times in seconds since the epoch
-    Column("expires", Float),
-    Column("revoked", Float),
-    Column("locked", String(200)),  # why, where it is
-)
-SPENT = Table(
-    "spent",
-    METADATA,
-    Column("scope", String(8), primary_key=True),  # key, tenant or model
-    Column("name", String(80), primary_key=True),
-    Column("model", String(64), primary_key=True),
-    Column("queries", _LONG, nullable=False),
-)
-QUERIES = Table(
-    "queries",
-    METADATA,
-    Column("id", _LONG, primary_key=True),
-    Column("at", Float, nullable=False),
-    Column("key", String(16), nullable=False),
-    Column("tenant", String(80), nullable=False),
-    Column("model", String(64), nullable=False),
-    Column("outcome", String(20), nullable=False),  # answered, coarse, or why it was refused
-    Column("answer", Integer),  # the class that was named; none of other tasks and of what was refused
-    Column("sketch", LargeBinary),  # a random projection of the input, float32
-    Column("marks", LargeBinary),  # fingerprints of its parts, uint64
-    Column("distance", Float),  # off the manifold of normal inputs
-    Column("raw", LargeBinary),  # the input itself, float32, only where that is switched on
-    Index("queries_by_time", "at"),
-    Index("queries_by_tenant", "tenant", "id"),
-)
-ALARMS = Table(
-    "alarms",
-    METADATA,
-    Column("id", _LONG, primary_key=True),
-    Column("at", Float, nullable=False),
-    Column("scope", String(8), nullable=False),
-    Column("name", String(80), nullable=False),
-    Column("model", String(64), nullable=False),
-    Column("queries", _LONG, nullable=False),  # of the session, when it was noticed
-    Column("score", Float, nullable=False),  # probability that a normal session looks so odd
-    Column("reason", String(300), nullable=False),
-    Column("acknowledged", Float),
-)
-
 
 class Store:
-    """A database with those tables; `url` None: SQLite in the folder."""
+    """A database with the tables of a service; `url` None: SQLite in the folder."""
 
     def __init__(self, folder: Path, url: str | None = None, *, durable: bool = False) -> None:
         """Open it, and make what is missing; raises ConfigError where it cannot be reached.

@@ -15,7 +15,7 @@ from sqlalchemy import select
 from dptrain.report.dashboard import as_html
 from dptrain.serving.dashboard import acknowledge, dashboard, token_of
 from dptrain.serving.ledger import QueryBudget
-from dptrain.serving.store import ALARMS
+from dptrain.serving.tables import ALARMS
 
 pytestmark = pytest.mark.e2e
 

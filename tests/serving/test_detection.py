@@ -28,7 +28,7 @@ from dptrain.serving.detection.traffic import NormalTraffic
 from dptrain.serving.keys import DAY
 from dptrain.serving.ledger import QueryBudget
 from dptrain.serving.recording import Recording
-from dptrain.serving.store import ALARMS, QUERIES
+from dptrain.serving.tables import ALARMS, QUERIES
 
 DETECTORS = {
     "off_manifold": OffManifold(),

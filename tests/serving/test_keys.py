@@ -17,7 +17,8 @@ from dptrain.cli import keys as command
 from dptrain.contracts import ConfigError
 from dptrain.serving.keys import IN_FILE, VARIABLE, Keys, server_secret
 from dptrain.serving.keys import SECRET as SECRET_FILE
-from dptrain.serving.store import FILE, KEYS, Store
+from dptrain.serving.store import FILE, Store
+from dptrain.serving.tables import KEYS
 
 
 class Clock:

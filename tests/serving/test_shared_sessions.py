@@ -25,7 +25,7 @@ from dptrain.serving.detection.sessions import Sessions, _Tenant
 from dptrain.serving.guard import Query, Refused, Started
 from dptrain.serving.keys import ANYONE, Caller
 from dptrain.serving.recording import Recording
-from dptrain.serving.store import ALARMS, KEYS
+from dptrain.serving.tables import ALARMS, KEYS
 
 pytestmark = pytest.mark.run
 

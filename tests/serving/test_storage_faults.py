@@ -21,7 +21,7 @@ from dptrain.serving.guard import Refused, Started
 from dptrain.serving.keys import ANYONE, DAY
 from dptrain.serving.ledger import QueryBudget
 from dptrain.serving.recording import Recording
-from dptrain.serving.store import ALARMS, QUERIES
+from dptrain.serving.tables import ALARMS, QUERIES
 
 INPUTS = torch.zeros(1, *SHAPE)
 GUARDS = {"record": Recording(), "budget": QueryBudget(per_key=100)}

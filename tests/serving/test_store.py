@@ -17,7 +17,8 @@ from sqlalchemy.exc import DBAPIError
 from dptrain.contracts import ConfigError
 from dptrain.serving.ledger import _SPEND
 from dptrain.serving.recording import _INSERT
-from dptrain.serving.store import FILE, METADATA, QUERIES, SPENT, Store, Writer
+from dptrain.serving.store import FILE, Store, Writer
+from dptrain.serving.tables import METADATA, QUERIES, SPENT
 
 ASKED = {"model": "m", "key": "k", "tenant": "t", "asked": 3}
 ROW = {

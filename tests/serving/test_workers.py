@@ -31,7 +31,8 @@ from dptrain.serving.ledger import QueryBudget
 from dptrain.serving.rates import Rates
 from dptrain.serving.recording import Recording
 from dptrain.serving.server import bound
-from dptrain.serving.store import QUERIES, SPENT, Store
+from dptrain.serving.store import Store
+from dptrain.serving.tables import QUERIES, SPENT
 from dptrain.serving.workers import Workers, working
 
 pytestmark = pytest.mark.e2e

@@ -25,7 +25,8 @@ from dptrain.serving.detection.traffic import NormalTraffic
 from dptrain.serving.forms import bounds_of
 from dptrain.serving.guard import Query, Refused, Started, Surroundings
 from dptrain.serving.recording import FACTS
-from dptrain.serving.store import ALARMS, KEYS, Store
+from dptrain.serving.store import Store
+from dptrain.serving.tables import ALARMS, KEYS
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,8 @@ from dptrain.serving.detection.calibration import Calibration
 from dptrain.serving.detection.features import Facts
 from dptrain.serving.detection.history import Detector, History
 from dptrain.serving.guard import Query
-from dptrain.serving.store import QUERIES, Store
+from dptrain.serving.store import Store
+from dptrain.serving.tables import QUERIES
 
 Scope = tuple[str, str]  # key or tenant, and its name
 

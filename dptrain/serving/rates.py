@@ -99,16 +99,16 @@ class RateLimits(Started):
             raise self._refusal(item, scope, names, asked)
 
     def _refusal(self, item: RateLimitItem, scope: str, names: tuple[str, ...], asked: int) -> Refused:
-        wait = max(0.0, self._asked(self._room, item, names, cost=asked) - time.time())
+        wait = self._asked(self._wait, item, names, cost=asked)
         said = f"The rate of this {scope} is {item}; wait, and ask again."
         return Refused(429, "rate", said, retry_after=max(0.05, wait))
 
-    def _room(self, item: RateLimitItem, *names: str, cost: int) -> float:
-        """When there is room for so many records; of Redis when there is room for one."""
+    def _wait(self, item: RateLimitItem, *names: str, cost: int) -> float:
+        """In how many seconds there is room for so many records; of Redis, for one."""
         storage = self._limiter.storage
         if isinstance(storage, Windows):
-            return storage.room(item.key_for(*names), item.amount, item.get_expiry(), cost)
-        return self._limiter.get_window_stats(item, *names).reset_time
+            return storage.wait(item.key_for(*names), item.amount, item.get_expiry(), cost)
+        return self._limiter.get_window_stats(item, *names).reset_time - time.time()
 
     def _asked(
         self, ask: Callable[..., Any], item: RateLimitItem, names: tuple[str, ...], **cost: int

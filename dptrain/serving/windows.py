@@ -1,13 +1,14 @@
 """Moving windows in memory, for one process: a storage of `limits` that starts no threads.
 
 The library's own starts one each time that something is counted, a hundredth of a second later, which waits
-for the interpreter's lock together with whatever is answered then.
+for the interpreter's lock together with whatever is answered then. And it goes by the time of day: a clock
+that is set forward would empty its windows, one that is set back would have them full for as long.
 """
 
 from __future__ import annotations
 
-import time
 from collections import deque
+from time import monotonic
 
 from limits.storage import MemoryStorage
 
@@ -26,7 +27,7 @@ class Windows(MemoryStorage):
 
     def acquire_entry(self, key: str, limit: int, expiry: int, amount: int = 1) -> bool:
         """Make so many entries, or none where the window would hold more than `limit`."""
-        now, entries = time.time(), self._entries.setdefault(key, deque())
+        now, entries = monotonic(), self._entries.setdefault(key, deque())
         self._expiries[key] = expiry
         _drop(entries, now - expiry)
         if len(entries) + amount > limit:
@@ -35,20 +36,20 @@ class Windows(MemoryStorage):
         return True
 
     def get_moving_window(self, key: str, limit: int, expiry: int) -> tuple[float, int]:  # noqa: ARG002
-        """When the oldest entry of the window was made, and how many there are."""
-        now, entries = time.time(), self._entries.get(key, deque())
+        """When the oldest entry of the window was made, by no clock of the day, and how many there are."""
+        now, entries = monotonic(), self._entries.get(key, deque())
         _drop(entries, now - expiry)
         return (entries[0], len(entries)) if entries else (now, 0)
 
-    def room(self, key: str, limit: int, expiry: int, amount: int) -> float:
-        """When so many entries can be made, where nobody makes others before."""
+    def wait(self, key: str, limit: int, expiry: int, amount: int) -> float:
+        """In how many seconds so many entries can be made, where nobody makes others before."""
         entries = self._entries.get(key, deque())
         over = min(len(entries) + amount - limit, len(entries))
-        return entries[over - 1] + expiry if over > 0 else time.time()
+        return max(0.0, entries[over - 1] + expiry - monotonic()) if over > 0 else 0.0
 
     def tidy(self) -> None:
         """Forget what is over, such as all windows of keys that ask no more."""
-        now = time.time()
+        now = monotonic()
         for key, expiry in list(self._expiries.items()):
             _drop(self._entries[key], now - expiry)
             if not self._entries[key]:

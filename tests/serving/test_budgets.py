@@ -225,7 +225,7 @@ def test_no_part_of_a_password_is_told_of_a_storage(storage):
 
 def test_a_batch_is_told_when_there_is_room_for_all_of_it():
     limits = Rates(key=["4/minute"]).start(surrounded())
-    with mock.patch("time.time", return_value=1000.0) as clock:
+    with mock.patch("dptrain.serving.windows.monotonic", return_value=1000.0) as clock:
         for count, later in ((1, 10.0), (3, 5.0)):
             limits.before(Query(caller=ANYONE, inputs=torch.zeros(count, 2), at=0.0))
             clock.return_value += later

@@ -15,7 +15,8 @@ import torch
 from dptrain.config import Config, parse
 from dptrain.contracts import Budget, ConfigError, DataError, Hashes, Statement
 from dptrain.contracts.rounding import rounded_up, rounded_up_to
-from dptrain.privacy.guarantee import OS_SEEDED, DPGuarantee, library_versions
+from dptrain.installed import library_versions
+from dptrain.privacy.guarantee import OS_SEEDED, DPGuarantee
 from dptrain.privacy.plan import check_delta
 from dptrain.privacy.written import from_json, plan_of
 from dptrain.report import words

@@ -3,45 +3,20 @@
 from __future__ import annotations
 
 import math
-import subprocess
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import cache, cached_property
-from importlib.metadata import version
-from pathlib import Path
+from functools import cached_property
 from typing import Any
-
-from scipy.optimize import brentq
-from scipy.stats import norm
 
 from dptrain.contracts import Budget, Plan, PrivacyLoss, Randomness, Sensitivity, Statement, Trust
 from dptrain.contracts.rounding import percent_up, rounded_up, rounded_up_to
-from dptrain.installed import own_version
+from dptrain.installed import code_revision, library_versions
 from dptrain.privacy import accountant
 from dptrain.privacy.accountant import DPSGDPlan
 from dptrain.privacy.dense_losses import epsilon_of
+from dptrain.privacy.gaussian import gaussian_mu
 from dptrain.privacy.noise.cost import Cost, cost, stated_epsilon
-
-
-def gaussian_delta(mu: float, epsilon: float) -> float:
-    """Delta of the mu-Gaussian mechanism at epsilon (Dong et al. 2022, Corollary 1)."""
-    tail = math.exp(epsilon + norm.logcdf(-epsilon / mu - mu / 2))  # no overflow: the exponent is below 0
-    return float(norm.cdf(-epsilon / mu + mu / 2) - tail)
-
-
-def gaussian_mu(epsilon: float, delta: float) -> float:
-    """The mu of the Gaussian mechanism that has this epsilon at this delta; 0 for epsilon 0.
-
-    >>> round(gaussian_delta(gaussian_mu(1.0, 1e-5), 1.0), 8)
-    1e-05
-    """
-    if epsilon == 0.0:
-        return 0.0
-    # Delta is below the one asked for at the lower end, and near 1 at the upper.
-    ends = delta, math.sqrt(2 * epsilon) + 20.0
-    return float(brentq(lambda mu: gaussian_delta(mu, epsilon) - delta, *ends))
-
 
 OS_SEEDED = Randomness(
     secret=True,
@@ -280,29 +255,3 @@ def delta_meaning(delta: float, unit: str, units: int | None) -> str:
     if units is None:
         return f"{fails}; times the number of {unit}s, that is the expected number of failures at most."
     return f"{fails}, so at most {rounded_up_to(units * delta, 2)} failures are expected among all {units:,}."
-
-
-def library_versions() -> dict[str, str]:
-    """Versions of the libraries that a guarantee rests on."""
-    return {"dptrain": own_version(), **_versions_of_others()}
-
-
-@cache  # what is imported stays what it is
-def _versions_of_others() -> dict[str, str]:
-    return {name: version(name) for name in ("torch", "opacus", "dp-accounting", "numpy")}
-
-
-def code_revision() -> str | None:
-    """The git revision of a checkout, with "+changes" when it was edited; None for an installed wheel."""
-    checkout = Path(__file__).resolve().parents[2]
-    if not (checkout / ".git").exists():
-        return None
-
-    def git(*arguments: str) -> str:
-        found = subprocess.run(
-            ["git", "-C", str(checkout), *arguments], capture_output=True, text=True, check=False
-        )
-        return found.stdout.strip()
-
-    revision = git("rev-parse", "--short=12", "HEAD")
-    return (revision + ("+changes" if git("status", "--porcelain") else "")) or None

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from dptrain.contracts import ConfigError, PrivacyLoss
 from dptrain.privacy.accountant import FINEST, MOST_LOSS, MOST_POINTS_OF_ONE
-from dptrain.privacy.guarantee import gaussian_mu
+from dptrain.privacy.gaussian import gaussian_mu
 from dptrain.privacy.noise.cost import ROOM
 from dptrain.privacy.noise.source import NoiseSource
 from dptrain.privacy.plan import MOST_EPSILON, Target

@@ -15,7 +15,8 @@ import numpy as np
 from dptrain.contracts import DataError, Plan, Statement
 from dptrain.privacy.accountant import DPSGDPlan
 from dptrain.privacy.banded import BandedPlan
-from dptrain.privacy.guarantee import ByTradeoff, gaussian_mu
+from dptrain.privacy.gaussian import gaussian_mu
+from dptrain.privacy.guarantee import ByTradeoff
 from dptrain.privacy.moments import MomentsPlan
 from dptrain.privacy.perturbed_minimum import MinimumPlan
 from dptrain.privacy.perturbed_objective import ObjectivePlan

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from dptrain.config import Config
 from dptrain.contracts import Hashes
-from dptrain.privacy.guarantee import library_versions
+from dptrain.installed import library_versions
 from dptrain.redaction import redacted
 
 # Where a run is put, what it may use of a machine, what may be done with what it finds: not what it trains.

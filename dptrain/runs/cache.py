@@ -17,7 +17,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from dptrain.privacy.guarantee import library_versions
+from dptrain.installed import library_versions
 from dptrain.runs.keyed import keyed
 from dptrain.runs.saved import saved
 from dptrain.storage import write_bytes

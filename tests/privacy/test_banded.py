@@ -13,7 +13,7 @@ from scipy.stats import chi2
 from dptrain.contracts import Budget, ConfigError
 from dptrain.privacy import accountant
 from dptrain.privacy.banded import BandedPlan, make_banded_plan
-from dptrain.privacy.guarantee import gaussian_delta
+from dptrain.privacy.gaussian import gaussian_delta
 from dptrain.privacy.noise.banded import BandedNoise
 from dptrain.privacy.noise.gaussian import grid_step
 from dptrain.privacy.noise.source import NoiseSource

@@ -7,7 +7,8 @@ import pytest
 from scipy.stats import norm
 
 from dptrain.contracts import Budget, Guarantee
-from dptrain.privacy.guarantee import DPGuarantee, NoGuarantee, gaussian_delta
+from dptrain.privacy.gaussian import gaussian_delta
+from dptrain.privacy.guarantee import DPGuarantee, NoGuarantee
 from dptrain.privacy.written import from_json, to_json
 
 pytestmark = pytest.mark.run

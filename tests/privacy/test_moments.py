@@ -27,7 +27,7 @@ from dptrain.privacy.exact_moments import (
     summed,
     targets_of,
 )
-from dptrain.privacy.guarantee import gaussian_delta
+from dptrain.privacy.gaussian import gaussian_delta
 from dptrain.privacy.moments import MomentsPlan
 from dptrain.privacy.noise.source import NoiseSource
 from dptrain.privacy.one_release import calibrated

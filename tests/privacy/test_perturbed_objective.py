@@ -22,7 +22,7 @@ from torch import Tensor
 
 from dptrain.contracts import Budget, ConfigError
 from dptrain.privacy.bounded_loss import distribution, of_means
-from dptrain.privacy.guarantee import gaussian_delta, gaussian_mu
+from dptrain.privacy.gaussian import gaussian_delta, gaussian_mu
 from dptrain.privacy.noise.source import NoiseSource
 from dptrain.privacy.one_release import OneRelease
 from dptrain.privacy.perturbed_objective import (

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from dptrain.contracts import Budget, ConfigError
 from dptrain.evidence.intervals import clopper_pearson
-from dptrain.privacy.guarantee import DPGuarantee, gaussian_delta
+from dptrain.privacy.gaussian import gaussian_delta
+from dptrain.privacy.guarantee import DPGuarantee
 from dptrain.privacy.noise.source import NoiseSource
 from dptrain.privacy.plan import Target
 from dptrain.privacy.votes import VotesPlan, calibrated, noisy_counts

@@ -86,6 +86,15 @@ def lacks_double(device: torch.device) -> bool:
     return device.type in SINGLE_PRECISION
 
 
+def in_double(tensor: Tensor) -> Tensor:
+    """The tensor as float64, on the CPU where its device has no such numbers.
+
+    >>> in_double(torch.ones(2)).dtype
+    torch.float64
+    """
+    return tensor.cpu().double() if lacks_double(tensor.device) else tensor.double()
+
+
 def staged(tensor: Tensor, device: torch.device) -> Tensor:
     """The tensor where this device can take it from while it computes: page-locked; or as it is.
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from dptrain.contracts import devices
 from dptrain.privacy.banded import GradientPlan
 
 KINDS = ("flat", "per_layer", "automatic")
@@ -18,9 +19,12 @@ KINDS = ("flat", "per_layer", "automatic")
 # formed once to be measured and again to be added, is off where a record's terms cancel; with the slack
 # that `norms_from` adds, what is added passes the norm by at most u L / (2 sqrt(u) L) = 2^-13
 # of it, L being the sum of the terms' lengths. Norm, factor and product add some u. Together below 2^-11.
-# The sum of a batch is rounded too, and differently with one record less: at most u of the sum of
-# all lengths a coordinate's worst order allows, measured up to 0.25 u a record where all gradients are alike;
-# 4 u a record are kept, twice for batches twice as large as expected.
+# The sum of a batch is rounded too, and differently with one record less. In float32 that alone can pass the
+# claim: a sum that a record lifts over a power of two rounds all that come after it otherwise (Casacuberta et
+# al. 2022, "Widespread Underestimation of Sensitivity in DP Libraries"). Nothing of two records is ever
+# added in float32, but in float64, where N terms are off by at most N 2^-53 times the sum of their lengths.
+# Products of layers add at most 2^19 rows at once, and a record's L is at most 2^10.5 of the claim (by
+# `norms_from`): twice that is below 2^-22 a record; 2^-21 are kept, for batches twice as large as expected.
 MARGIN, MARGIN_A_RECORD = 2.0**-11, 2.0**-21
 
 # Keeps a vanishing gradient from being blown up to full length (Bu et al. 2023, "Automatic Clipping", eq. 5).
@@ -109,10 +113,11 @@ def scaled(gradient: Tensor, factors: Tensor, *, zeros: bool = True) -> Tensor:
 
 
 def weighted_sum(gradient: Tensor, factors: Tensor, *, zeros: bool = True) -> Tensor:
-    """Sum over records of gradient times factor, with the zeros of `scaled`."""
-    if zeros:
-        return scaled(gradient, factors).sum(0)
-    return (factors @ wide(gradient).flatten(1)).view(gradient.shape[1:])
+    """Sum over records of gradient times factor, in double precision, with the zeros of `scaled`."""
+    rows, factors = devices.in_double(gradient).flatten(1), devices.in_double(factors)
+    if zeros:  # a factor of zero means zero, not 0 x NaN
+        rows = rows.where((factors != 0)[:, None], 0.0)
+    return (factors @ rows).view(gradient.shape[1:])
 
 
 def wide(gradient: Tensor) -> Tensor:

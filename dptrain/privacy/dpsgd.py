@@ -163,7 +163,7 @@ class DPSGDEngine:
     def total(self) -> Tensor:
         return torch.cat(
             [
-                (torch.zeros_like(p) if p.summed_grad is None else p.summed_grad.to(p.dtype)).flatten()
+                (torch.zeros_like(p) if p.summed_grad is None else p.summed_grad.to(p)).flatten()
                 for p in self.optimizer.params
             ]
         )

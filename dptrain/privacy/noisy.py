@@ -79,13 +79,12 @@ class NoisySum(DPOptimizer):
     def add(self, sums: Iterable[Tensor | None]) -> None:
         """Add one sum of clipped gradients a parameter, exactly, so that no order of adding matters.
 
-        None is nothing. Without double precision (MPS), sums are as exact as single precision.
+        None is nothing.
         """
         for parameter, total in zip(self.params, sums, strict=True):
             if total is None:
                 continue
-            single = devices.lacks_double(total.device)
-            exact = wide(total) if single else on_grid(total.double(), self.exact_step)
+            exact = on_grid(devices.in_double(total), self.exact_step)
             held = parameter.summed_grad
             parameter.summed_grad = exact if held is None else held + exact
 
@@ -97,7 +96,8 @@ class NoisySum(DPOptimizer):
     def add_sum(self, flat: Tensor) -> None:
         """Add what another process summed up: (parameters,)."""
         sizes = [parameter.numel() for parameter in self.params]
-        parts = zip(flat.to(self.params[0].device).split(sizes), self.params, strict=True)
+        self.fill()
+        parts = zip(flat.to(self.params[0].summed_grad.device).split(sizes), self.params, strict=True)
         self.add(part.view(parameter.shape) for part, parameter in parts)
 
     def seal(self) -> bytes:
@@ -108,22 +108,21 @@ class NoisySum(DPOptimizer):
         """Where nothing was added, the sum is zero."""
         for parameter in self.params:
             if parameter.summed_grad is None:
-                exact = None if devices.lacks_double(parameter.device) else torch.float64
-                parameter.summed_grad = torch.zeros_like(parameter, dtype=exact)
+                parameter.summed_grad = devices.in_double(torch.zeros_like(parameter))
 
     def add_noise(self) -> None:
         """Gradients become the sums with noise, in place of Opacus' noise of float32 that ends at 5.77."""
         sums = [parameter.summed_grad for parameter in self.params]
         noisy = self.source.add(sums, self.noise_multiplier * self.max_grad_norm)
         for parameter, gradient in zip(self.params, noisy, strict=True):
-            parameter.grad = gradient.to(parameter.dtype)
+            parameter.grad = gradient.to(parameter)
 
     def release(self) -> None:
         """Add noise, divide by the plan's constant, update the weights; an empty batch is noise alone."""
         self.fill()
         self.add_noise()
         if self.keeps_noise:  # measured, not remembered: what was added, rounding and all
-            self.last_noise = [self._added(p.grad, p.summed_grad).to(p.dtype) for p in self.params]
+            self.last_noise = [self._added(p.grad, p.summed_grad).to(p) for p in self.params]
         for parameter in self.params:
             parameter.grad /= self.expected_batch_size
         self.original_optimizer.step()
@@ -131,4 +130,4 @@ class NoisySum(DPOptimizer):
 
     def _added(self, noisy: Tensor, total: Tensor) -> Tensor:
         """What was added to the sum of a parameter's gradients."""
-        return noisy.double() - total.double()
+        return devices.in_double(noisy) - total

@@ -155,8 +155,7 @@ class SensitivityAudit:
             )
             with engine.aside():
                 accumulate(aside, divided(some, size=size), read)
-                total = engine.total()
-            return total if devices.lacks_double(total.device) else total.double()
+                return devices.in_double(engine.total())
 
         def found(dtype: torch.dtype, allowed: float) -> Found:
             """In physical batches of the full size, and in such of half of these units."""

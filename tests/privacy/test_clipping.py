@@ -31,7 +31,7 @@ def clipped(kind, gradients, limit=1.0):
     factors = clipper.factors(gradient_norms(gradients))
     rows = [scaled(g, f) for g, f in zip(gradients, factors, strict=True)]
     for gradient, factor, row in zip(gradients, factors, rows, strict=True):
-        torch.testing.assert_close(weighted_sum(gradient, factor), row.sum(0), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(weighted_sum(gradient, factor), row.double().sum(0))
     return torch.cat([row.flatten(1) for row in rows], dim=1)
 
 
@@ -149,7 +149,7 @@ def test_what_cancels_is_not_measured_too_small(monkeypatch, make_plan_of, way, 
     for left_out in range(6):
         assert (whole - summed([i for i in range(6) if i != left_out])).norm() <= 1.0
         assert summed([left_out]).norm() <= 1.0
-    assert whole.norm() > (0.9 if way == "keep" else 0.0)  # else shorter: see norms_of_formed
+    assert way != "keep" or whole.norm() > 0.9  # else shorter: see norms_of_formed
 
 
 @pytest.mark.parametrize("size", [10, 2000])

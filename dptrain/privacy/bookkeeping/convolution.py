@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,9 @@ from torch.nn import functional as F
 
 from dptrain.contracts import MadeKernels
 from dptrain.privacy.bookkeeping import costs
+from dptrain.privacy.bookkeeping.products import summed_products
 from dptrain.privacy.bookkeeping.shares import (
+    Formed,
     Instantiated,
     Kept,
     Share,
@@ -156,14 +158,14 @@ def _weight(inputs: Tensor, grads: Tensor, geometry: Geometry) -> Share:
     if way == costs.TWICE:
         # The terms' lengths are at most (Cauchy-Schwarz) those of all inputs times those of all gradients.
         added = math.sqrt(math.prod(geometry.kernel)) * lengths(inputs) * lengths(grads)
-        norms = [norms_of_formed(torch.cat([lengths(block) for block in formed]), added)]
-    else:
-        blocks = in_blocks(seen**2 * geometry.groups, inputs, grads)
-        norms = [_gram_norms(x, dy, geometry) for x, dy in blocks]
+        norms = norms_of_formed(torch.cat([lengths(block) for block in formed]), added)
+        form, each = partial(_form, geometry=geometry), _largest(grads, geometry)
+        return Formed(inputs=inputs, grads=grads, norms=norms, form=form, size=each)
+    blocks = in_blocks(seen**2 * geometry.groups, inputs, grads)
     return Kept(
         inputs=inputs,
         grads=grads,
-        norms=torch.cat(norms),
+        norms=torch.cat([_gram_norms(x, dy, geometry) for x, dy in blocks]),
         combine=partial(_combine, geometry=geometry),
         form=partial(_form, geometry=geometry),
     )
@@ -171,11 +173,19 @@ def _weight(inputs: Tensor, grads: Tensor, geometry: Geometry) -> Share:
 
 def _formed(inputs: Tensor, grads: Tensor, geometry: Geometry) -> Iterator[Tensor]:
     """Gradients one by one, in blocks of some records."""
-    largest = math.prod(geometry.shape)
-    if geometry.patches_are_small:
-        places = grads.shape[1] * math.prod(grads.shape[3:])
-        largest = max(largest, places * geometry.fan_in * geometry.groups)
-    return (_form(x, dy, geometry=geometry) for x, dy in in_blocks(largest, inputs, grads))
+    blocks = in_blocks(_largest(grads, geometry), inputs, grads)
+    return (_form(x, dy, geometry=geometry) for x, dy in blocks)
+
+
+def _largest(grads: Tensor, geometry: Geometry) -> int:
+    """Numbers of the largest tensor that a record's gradient takes to be formed."""
+    size = math.prod(geometry.shape)
+    return max(size, _patched(grads, geometry)) if geometry.patches_are_small else size
+
+
+def _patched(grads: Tensor, geometry: Geometry) -> int:
+    """Numbers in all patches of a record."""
+    return grads.shape[1] * math.prod(grads.shape[3:]) * geometry.fan_in * geometry.groups
 
 
 def _form(inputs: Tensor, grads: Tensor, *, geometry: Geometry) -> Tensor:
@@ -213,7 +223,19 @@ def _as_groups(rows: Tensor) -> Tensor:
 
 
 def _combine(inputs: Tensor, grads: Tensor, *, geometry: Geometry) -> Tensor:
-    return _weight_gradient(inputs.flatten(0, 1), grads.flatten(0, 1), geometry, records=1)[0]
+    """The sum of all gradients, in double precision."""
+    blocks = in_blocks(_patched(grads, geometry), inputs, grads)
+    return reduce(torch.add, (_summed(x, dy, geometry) for x, dy in blocks)).view(geometry.shape)
+
+
+def _summed(inputs: Tensor, grads: Tensor, geometry: Geometry) -> Tensor:
+    """The sum of these records' gradients, by the patches that each group sees: (outputs, fan_in), float64."""
+    seen = _patches(inputs, geometry).unflatten(0, (-1, geometry.groups))  # records, groups, fan_in, places
+    made = _positions(grads, geometry.groups).unflatten(
+        0, (-1, geometry.groups)
+    )  # its outputs in their place
+    by_group = zip(made.mT.unbind(1), seen.mT.unbind(1), strict=True)
+    return torch.cat([summed_products(dy.flatten(0, 1), x.flatten(0, 1)) for dy, x in by_group])
 
 
 def _weight_gradient(inputs: Tensor, grads: Tensor, geometry: Geometry, *, records: int) -> Tensor:

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from dptrain.privacy.bookkeeping import costs
-from dptrain.privacy.bookkeeping.products import weight_gradient
+from dptrain.privacy.bookkeeping.products import summed_products
 from dptrain.privacy.bookkeeping.shares import (
+    Formed,
     Instantiated,
     Kept,
     Part,
@@ -68,8 +69,8 @@ def _weight(inputs: Tensor, grads: Tensor, *, bias: Share | None) -> Share:
     if way == costs.KEEP:
         return Instantiated.of(formed)
     if way == costs.TWICE:
-        norms = torch.cat([lengths(block) for block in formed])
-        return keep(norms=norms_of_formed(norms, _added(inputs, grads)))
+        norms = norms_of_formed(torch.cat([lengths(block) for block in formed]), _added(inputs, grads))
+        return Formed(inputs=inputs, grads=grads, norms=norms, form=_form, size=fan_in * outputs)
     blocks = in_blocks(positions**2, inputs, grads)
     return keep(norms=torch.cat([_gram_norms(x, dy) for x, dy in blocks]))
 
@@ -92,4 +93,4 @@ def _form(inputs: Tensor, grads: Tensor) -> Tensor:
 
 
 def _combine(inputs: Tensor, grads: Tensor) -> Tensor:
-    return weight_gradient(inputs.flatten(0, 1), grads.flatten(0, 1))
+    return summed_products(grads.flatten(0, 1), inputs.flatten(0, 1))

@@ -14,7 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-NARROW = 32  # inputs or outputs, up to which a product is bound by reading
+from dptrain.contracts import devices
+
+CACHED = 200_000  # numbers of double precision
+MOST_ROWS = 2**19  # that are added up at once, which bounds their rounding (`clipping.MARGIN_A_RECORD`)
 WORTH_IT = 2**27  # multiply-adds of a product, from which a detour through Python, or a copy, pays
 
 
@@ -53,19 +56,16 @@ class _Linear(torch.autograd.Function):
         return _product(grads, weight.T) if ctx.needs_input_grad[0] else None, None, None
 
 
-def weight_gradient(inputs: Tensor, grads: Tensor) -> Tensor:
-    """grads (n, outputs).T @ inputs (n, fan_in)."""
-    fan_in, outputs = inputs.shape[1], grads.shape[1]
-    if _pays(grads.numel() * fan_in, inputs, grads):
-        if min(outputs, fan_in) <= NARROW:
-            return _product(grads.T, inputs.contiguous().T)
-        # The weight's values play no part in its own gradient.
-        weight = inputs.new_empty(outputs, fan_in).to_mkldnn()
-        gradient, _ = torch.ops.aten.mkldnn_linear_backward_weights(
-            grads.to_mkldnn(), inputs.to_mkldnn(), weight, False
-        )
-        return gradient
-    return grads.T @ inputs
+def summed_products(left: Tensor, right: Tensor) -> Tensor:
+    """left (n, a).T @ right (n, b), in double precision: (a, b), float64.
+
+    Some rows at a time, so that what is made of them stays in a processor's cache.
+    """
+    rows = max(1, min(MOST_ROWS, CACHED // (left.shape[1] + right.shape[1])))
+    total = devices.in_double(left.new_zeros(left.shape[1], right.shape[1]))
+    for some, others in zip(left.split(rows), right.split(rows), strict=True):
+        total.addmm_(devices.in_double(some).T, devices.in_double(others))
+    return total
 
 
 def _product(rows: Tensor, columns: Tensor, bias: Tensor | None = None) -> Tensor:

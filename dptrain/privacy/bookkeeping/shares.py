@@ -11,6 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from dptrain.contracts import devices
 from dptrain.privacy.clipping import scaled, weighted_sum
 
 # Numbers in a block of gradients: few enough for a core's cache, and for the allocator to keep their memory.
@@ -34,7 +35,7 @@ def in_blocks(size: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
             threads = 1
         rounds = math.ceil(records / threads)
         blocks = math.ceil(rounds / max(1, round(BLOCK / (size * threads))))
-        block = threads * math.ceil(rounds / blocks)
+        block = threads * max(1, math.ceil(rounds / max(1, blocks)))
     else:
         block = math.ceil(BLOCK_ELSEWHERE / size)
     return zip(*(tensor.split(block) for tensor in tensors), strict=True)
@@ -49,7 +50,10 @@ class Share(Protocol):
         ...
 
     def weighted(self, factors: Tensor, *, zeros: bool = True) -> Tensor:
-        """Sum over records of gradient times factor; zeros as `clipping.scaled` treats them."""
+        """Sum over records of gradient times factor, of which no two are added in less than double precision.
+
+        Zeros as `clipping.scaled` treats them.
+        """
         ...
 
     def rows(self) -> Tensor:
@@ -79,10 +83,7 @@ class Instantiated:
 
     def weighted(self, factors: Tensor, *, zeros: bool = True) -> Tensor:
         parts = factors.split([len(block) for block in self.blocks])
-        total = weighted_sum(self.blocks[0], parts[0], zeros=zeros)
-        for block, part in zip(self.blocks[1:], parts[1:], strict=True):
-            total += weighted_sum(block, part, zeros=zeros)
-        return total
+        return _summed(zip(self.blocks, parts, strict=True), zeros=zeros)
 
     def rows(self) -> Tensor:
         return torch.cat(self.blocks)
@@ -92,8 +93,8 @@ class Instantiated:
 class Kept:
     """Inputs (records, ...) of a layer and gradients (records, ...) of its output, yet to be multiplied.
 
-    `combine` maps inputs and output gradients of any records to their summed gradient; `form`
-    to their gradients one by one.
+    `combine` maps inputs and output gradients of any records to their summed gradient, in double precision;
+    `form` to their gradients one by one.
     """
 
     inputs: Tensor
@@ -109,6 +110,27 @@ class Kept:
             kept = factors != 0
             inputs, grads, factors = inputs[kept], grads[kept], factors[kept]
         return self.combine(inputs, scaled(grads, factors, zeros=False))
+
+    def rows(self) -> Tensor:
+        return self.form(self.inputs, self.grads)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Formed:
+    """Inputs and output gradients as of `Kept`, whose products were formed to be measured and let go of.
+
+    They are formed again, one by one, to be added; each has `size` numbers, or takes as many on the way.
+    """
+
+    inputs: Tensor
+    grads: Tensor
+    norms: Tensor
+    form: Callable[[Tensor, Tensor], Tensor]
+    size: int
+
+    def weighted(self, factors: Tensor, *, zeros: bool = True) -> Tensor:
+        blocks = in_blocks(self.size, self.inputs, self.grads, factors)
+        return _summed(((self.form(x, dy), part) for x, dy, part in blocks), zeros=zeros)
 
     def rows(self) -> Tensor:
         return self.form(self.inputs, self.grads)
@@ -133,8 +155,8 @@ class Looked:
         return squares.index_add(0, self.owners, self.values.square().sum(1)).sqrt()
 
     def weighted(self, factors: Tensor, *, zeros: bool = True) -> Tensor:
-        table = self.values.new_zeros(self.shape)
-        return table.index_add_(0, self.places, scaled(self.values, factors[self.owners], zeros=zeros))
+        values = devices.in_double(scaled(self.values, factors[self.owners], zeros=zeros))
+        return values.new_zeros(self.shape).index_add_(0, self.places.to(values.device), values)
 
     def rows(self) -> Tensor:
         table = self.values.new_zeros(self.records, *self.shape)
@@ -185,6 +207,16 @@ class Part:
         for start, each in found.items():
             whole.narrow(axis, start, each.shape[axis]).copy_(each)
         return whole
+
+
+def _summed(parts: Iterable[tuple[Tensor, Tensor]], *, zeros: bool) -> Tensor:
+    """Of blocks of gradients (records, ...) and their factors (records,) the sum, in double precision."""
+    total: Tensor | None = None
+    for block, factors in parts:
+        part = weighted_sum(block, factors, zeros=zeros)
+        total = part if total is None else total.add_(part)
+    assert total is not None, "there is a block, be it empty"
+    return total
 
 
 def norms_from(products: Tensor, lengths: Tensor) -> Tensor:

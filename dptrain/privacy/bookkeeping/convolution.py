@@ -229,12 +229,11 @@ def _combine(inputs: Tensor, grads: Tensor, *, geometry: Geometry) -> Tensor:
 
 
 def _summed(inputs: Tensor, grads: Tensor, geometry: Geometry) -> Tensor:
-    """The sum of these records' gradients, by the patches that each group sees: (outputs, fan_in), float64."""
-    seen = _patches(inputs, geometry).unflatten(0, (-1, geometry.groups))  # records, groups, fan_in, places
-    made = _positions(grads, geometry.groups).unflatten(
-        0, (-1, geometry.groups)
-    )  # its outputs in their place
-    by_group = zip(made.mT.unbind(1), seen.mT.unbind(1), strict=True)
+    """The sum of these records' gradients, by the patches that each group sees: (outputs, fan_in)."""
+    groups = (-1, geometry.groups)
+    seen = _patches(inputs, geometry).unflatten(0, groups).mT  # records, groups, places, fan_in
+    made = _positions(grads, geometry.groups).unflatten(0, groups).mT  # records, groups, places, outputs
+    by_group = zip(made.unbind(1), seen.unbind(1), strict=True)
     return torch.cat([summed_products(dy.flatten(0, 1), x.flatten(0, 1)) for dy, x in by_group])
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from dptrain.assembly.components import assemble
 from dptrain.assembly.given import Given
 from dptrain.config import Config
-from dptrain.contracts import Ranks, Report
+from dptrain.contracts import ConfigError, Ranks, Report
 from dptrain.evidence import criteria
 from dptrain.pipeline import summary, tracked
 from dptrain.pipeline.experiment import Experiment
@@ -88,8 +89,18 @@ def begin_with(folder: Path, experiment: Experiment) -> dict[str, Any]:
     """What the run is begun with, digested; raises ConfigError where it goes on and something is changed."""
     before = runs.read_state(folder).begun_with if (folder / runs.ORDER).exists() else None
     salt = secrets.token_hex(16) if before is None else before["salt"]
-    groups = experiment.splits.group_ids
-    digests = binding.begun_with(experiment.model, experiment.config, groups, salt)
+    digests = binding.begun_with(experiment.model, experiment.config, experiment.splits, salt)
     if before is not None:
         runs.refuse_changed(folder, binding.changed(before, digests))
+        _refuse_untold(folder, before)
     return {**digests, "salt": salt}
+
+
+def _refuse_untold(folder: Path, before: Mapping[str, Any]) -> None:
+    """Raise ConfigError where a run folder does not tell which held-out, test and public records it had."""
+    if binding.RECORDS not in before:
+        raise ConfigError(
+            f"resume={folder}: an earlier version of dptrain began it, and its folder does not tell "
+            "whether its held-out, test and public records are what they were; go on with that version, or "
+            "start a new run"
+        )

@@ -155,13 +155,19 @@ class ShuffleSampler:
         self.keys = KeyChain(key)
         self.position = self.batches
 
-    def renew(self, key: bytes, *, skipped: int) -> None:  # noqa: ARG002
-        """Raise DptrainError: a record would take part once more in this pass than is accounted for."""
-        raise DptrainError(
-            "resume: the steps that were lost add up to other sums here, and with training.sampling=shuffle "
-            "they cannot be taken anew within the budget; resume on the machine, with performance.threads "
-            "and the library versions that the run was begun with, or start a new run"
-        )
+    def renew(self, key: bytes, *, skipped: int) -> None:
+        """Draw from another key from now on; the pass that is under way stays as it was dealt.
+
+        Raises DptrainError where steps are lost: taken anew, a record would take part once more in this pass
+        than is accounted for.
+        """
+        if skipped:
+            raise DptrainError(
+                "resume: the steps that were lost add up to other sums here, and with training.sampling="
+                "shuffle they cannot be taken anew within the budget; resume on the machine, with "
+                "performance.threads and the library versions that the run was begun with, or start a new run"
+            )
+        self.keys = KeyChain(key)
 
     def draw(self) -> Tensor:
         if self.position == self.batches:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from dptrain.config import Config
-from dptrain.contracts import Hashes
+from dptrain.contracts import Hashes, Records, Splits
 from dptrain.installed import library_versions
 from dptrain.redaction import redacted
 
@@ -27,6 +27,7 @@ ELSEWHERE = (
     "device", "fail_if", "name", "output", "release", "report", "resume", "sweep", "task", "performance",
     "tracking", "serve", "serving",
 )  # fmt: skip
+RECORDS = "records"  # of a run, but for those that it is trained on
 PACKAGE = Path(__file__).resolve().parents[1]
 INSTALLED = ("site-packages", "dist-packages")
 STANDARD = tuple(
@@ -200,16 +201,19 @@ def config_digest(sections: Mapping[str, str]) -> str:
 
 
 def _digest(value: Any) -> str:
+    return hashlib.sha256(_as_json(value)).hexdigest()
+
+
+def _as_json(value: Any) -> bytes:
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return text.encode()
 
 
-def begun_with(model: nn.Module, config: Config, group_ids: Tensor | None, salt: str) -> dict[str, Any]:
-    """All that a run which goes on must find as it was, besides its records; digests, but for versions.
+def begun_with(model: nn.Module, config: Config, splits: Splits, salt: str) -> dict[str, Any]:
+    """All that a run which goes on must find as it was, besides training records; digests, but for versions.
 
-    That of the group ids is keyed by `salt`, a secret of the run's folder.
+    Those of group ids and records are keyed by `salt`, a secret of the run's folder.
     """
-    groups = b"" if group_ids is None else group_ids.contiguous().numpy().tobytes()
     return {
         "model code": model_code(model),
         "model": {name: f"{list(value.shape)} {value.dtype}" for name, value in model.state_dict().items()},
@@ -223,8 +227,31 @@ def begun_with(model: nn.Module, config: Config, group_ids: Tensor | None, salt:
         },
         "configuration": config_digests(config),
         "versions": library_versions(),
-        "group ids": hashlib.blake2b(groups, key=bytes.fromhex(salt), digest_size=16).hexdigest(),
+        "group ids": _keyed(salt, _bytes_of(splits.group_ids)),
+        RECORDS: {
+            "held-out": _keyed(salt, _of_records(splits.holdout), _bytes_of(splits.holdout_group_ids)),
+            "test": _keyed(salt, _of_records(splits.test), _as_json(dict(splits.subgroups))),
+            "public": _keyed(salt, b"" if splits.public is None else _of_records(splits.public)),
+        },
     }
+
+
+def _keyed(salt: str, *parts: bytes) -> str:
+    """A digest under this secret; where there are several parts, of the digests of each."""
+    key = bytes.fromhex(salt)
+    found = [hashlib.blake2b(part, key=key, digest_size=16) for part in parts]
+    if len(found) > 1:
+        found = [hashlib.blake2b(b"".join(each.digest() for each in found), key=key, digest_size=16)]
+    return found[0].hexdigest()
+
+
+def _bytes_of(group_ids: Tensor | None) -> bytes:
+    return b"" if group_ids is None else group_ids.contiguous().numpy().tobytes()
+
+
+def _of_records(records: Records) -> bytes:
+    """Inputs and labels in order; what is known of inputs that were read before is not read again."""
+    return records.hashed().digest()
 
 
 def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

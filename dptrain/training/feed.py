@@ -148,8 +148,10 @@ class Feed:
     def renew(self, key: bytes, *, step: int, skipped: int) -> None:
         """Draw by another key from now on, after so many steps, and others that are lost.
 
-        What was drawn ahead is forgotten.
+        What was drawn ahead counts as not drawn.
         """
+        if self._drawn:
+            self._sampler.load_state_dict(self.state_dict())
         self._sampler.renew(key, skipped=skipped)
         self._forget()
         self._step = step

@@ -50,6 +50,7 @@ def train(
         context.progress(done=paid, total=steps, epsilon=epsilon_at(paid) if paid else 0.0)
     while session.paid < steps:
         step = session.step + 1
+        keeper.take_others()
         keeper.pay()
         drawn = session.feed.draw()
         session.masks.next_step()
@@ -80,6 +81,7 @@ def train(
             )
         if step in evaluate_at:
             check_buffers(session.buffers, session.model)  # before anything that depends on them is published
+            keeper.settle()
             measured, held_out = evaluate(session.released, splits.holdout, context, task)
             session.history.append((step, measured, held_out))
             session.consider(settings.early_stopping)
@@ -162,6 +164,16 @@ class _Keeper:
         self.seals = {} if self.folder is None else checkpoint.seals(self.folder)
         self.due = 0 if self.folder is None else checkpoint.paid(self.folder)  # paid for, before this process
 
+    def take_others(self) -> None:
+        """Where what is repeated is repeated, take other secrets for all that comes, and keep them first.
+
+        A copy of the folder, or this one after another stop, may come to other sums in these steps. Until the
+        checkpoint is written what is repeated has the draws of the one before, and afterwards it is in it.
+        """
+        if self.folder is not None and self.session.repeated == self.session.step:
+            self.session.renew(0)
+            self._save()
+
     def pay(self) -> None:
         """Pay for the next step, unless it was paid for before."""
         paid = self.session.paid + 1
@@ -192,9 +204,20 @@ class _Keeper:
         self.engine.forget()
         self.session.load_state_dict(state)
         self.session.renew(self.due - self.session.paid)
+        self._save()
+
+    def _save(self) -> None:
+        """Write a checkpoint of other secrets: the tags of sums under those before it are of no use."""
+        assert self.folder is not None
         self.session.save(self.folder)
         checkpoint.forget_seals(self.folder)
         self.seals = {}
+        self.written = time.monotonic()
+
+    def settle(self) -> None:
+        """Before something is told of the steps so far: a machine that fails must not forget them."""
+        if self.folder is not None:
+            checkpoint.settle(self.folder)
 
     def keep(self, *, last: bool) -> None:
         now = time.monotonic()

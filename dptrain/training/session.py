@@ -71,6 +71,7 @@ class Session:
     made_by: str = ""  # a hash of what makes the features that the model is trained on; empty: of records
     step: int = 0
     lost: int = 0  # steps that were paid for and could not be repeated: so many fewer are left
+    repeated: int | None = None  # the step after which other secrets are due; None: none
     history: list[tuple[int, float, float]] = field(default_factory=list)  # step, accuracy, loss
     best: Best | None = None  # of the evaluations so far, where one of them is chosen
     buffers: dict[str, Tensor] = field(default_factory=dict)  # of the model, as it came
@@ -84,11 +85,16 @@ class Session:
         return self.step + self.lost
 
     def renew(self, lost: int) -> None:
-        """Go on from here with other draws, for so many more steps were paid for and are lost."""
+        """Go on from here with other draws, where so many more steps were paid for and are lost.
+
+        Where none is, what later draws owe to earlier ones stays: a shuffled pass, the groups that take
+        turns, past noise that is part of noise to come.
+        """
         self.lost += lost
+        self.repeated = None
         streams, again = self.context.streams, f"again/{self.paid}"  # told apart where a seed derives them
         if self.noise is not None:
-            self.noise.renew(streams.secret(f"noise/{again}"))
+            self.noise.renew(streams.secret(f"noise/{again}"), skipped=lost)
         self.feed.renew(streams.secret(f"sampling/{again}"), step=self.step, skipped=lost)
         self.masks.renew(streams.secret(f"masks/{again}"))
 
@@ -180,7 +186,7 @@ class Session:
 
 
 def resume(session: Session) -> int:
-    """Take the checkpoint's state, if there is one; how many steps were paid for beyond it."""
+    """Take the checkpoint's state, if there is one; how many steps beyond it are repeated with its draws."""
     folder = session.context.folder
     if folder is None:
         return 0
@@ -214,7 +220,26 @@ def resume(session: Session) -> int:
         )
     _refuse_others(folder, state, session.state_dict())
     session.load_state_dict(state)
-    return max(0, paid - session.paid)
+    return _to_repeat(session, max(0, paid - session.paid), checkpoint.seals(folder))
+
+
+def _to_repeat(session: Session, paid: int, seals: Mapping[int, bytes]) -> int:
+    """How many of so many steps that are paid for are repeated with the checkpoint's draws.
+
+    Those whose sums have tags; after them other secrets are due. The last one that is paid for may have none:
+    then no noise was added to its sum, here, and it is taken with other draws. Where more tags are missing,
+    the first sum without one is refused as it comes, and what is paid for is lost. A public seed has no
+    secrets, and without noise there is nothing to hide: their draws all stay what they are.
+    """
+    if session.noise is None or session.context.streams.deterministic:
+        return paid
+    known = 0
+    while known < paid and session.step + known + 1 in seals:
+        known += 1
+    if paid - known > 1:
+        return paid
+    session.repeated = session.step + known
+    return known
 
 
 def _refuse_others(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

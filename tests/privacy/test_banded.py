@@ -20,7 +20,7 @@ from dptrain.privacy.noise.source import NoiseSource
 from dptrain.privacy.noise.strategies import bands_shipped, mean_squared_error, strategy
 from dptrain.privacy.plan import Rates
 from dptrain.privacy.preconditioned import make_preconditioned_plan
-from dptrain.privacy.sampling import CyclicSampler, Units, make_sampler
+from dptrain.privacy.sampling import CyclicSampler, ShuffleSampler, Units, make_sampler
 from dptrain.privacy.written import plan_from_json, plan_to_json
 
 KEY = bytes(range(32))
@@ -318,10 +318,43 @@ def test_it_goes_on_exactly_and_begins_anew_without_the_past():
     again = BandedNoise(bytes(32), strategy=plan.strategy)
     again.load_state_dict(state)
     assert all(torch.equal(again.add(sums, 1.0)[0], each) for each in went_on)
-    again.renew(KEY)
+    again.renew(KEY, skipped=1)
     fresh = BandedNoise(KEY, strategy=plan.strategy)
     for _ in range(4):
         assert torch.equal(again.add(sums, 1.0)[0], fresh.add(sums, 1.0)[0])
+
+
+def test_other_secrets_without_a_loss_follow_the_noise_before():
+    """Every row has a z of its own, of the old key before and of the new one after; the past stays."""
+    plan = plan_of(bands=4)
+    source, zero = BandedNoise(KEY, strategy=plan.strategy), [torch.zeros(500, dtype=torch.float64)]
+    w = [source.add(zero, plan.noise_std)[0] for _ in range(6)]
+    source.renew(bytes(32), skipped=0)
+    w += [source.add(zero, plan.noise_std)[0] for _ in range(6)]
+    rows = torch.from_numpy(toeplitz(plan.strategy, 12)) @ torch.stack(w)
+    old, new = NoiseSource(KEY), NoiseSource(bytes(32))
+    keys = [(each, each._keys.next()) for each in [old] * 6 + [new] * 6]
+    z = torch.stack([each.numbers(key, 500, block=0) for each, key in keys]) * plan.noise_std
+    assert float((rows - z).abs().max()) <= plan.strategy[0] * grid_step(plan.fresh_std) / 2 + 1e-9
+
+
+def test_other_secrets_change_nobody_s_pass_or_group(make_plan_of):
+    """A unit takes part once in a pass, and in the turns of its group alone, whatever the secrets are."""
+    sampler = ShuffleSampler(
+        make_plan_of(units=60, expected_batch_size=7, sampling="shuffle"), Units(60), KEY
+    )
+    batches = [sampler.draw() for _ in range(4)]
+    dealt = sampler.members
+    sampler.renew(bytes(32), skipped=0)
+    batches += [sampler.draw() for _ in range(sampler.batches - 4)]
+    assert sorted(torch.cat(batches).tolist()) == list(range(60))
+    sampler.draw()
+    assert not all(map(torch.equal, dealt, sampler.members)), "the next pass is dealt by the old secret"
+    turns = CyclicSampler(plan_of(turn_rate=1.0), Units(100), KEY)
+    groups = [turns.draw() for _ in range(4)]
+    turns.draw()
+    turns.renew(bytes(32), skipped=0)
+    assert all(torch.equal(turns.draw(), groups[turn % 4]) for turn in range(1, 9))
 
 
 def test_a_seal_is_of_the_sum_and_of_what_past_noise_takes_off_it():

@@ -6,13 +6,18 @@ import importlib
 import json
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from support import QUICK, order
 
 from dptrain.cli import main as cli
+from dptrain.config import parse
+from dptrain.contracts import Records, Splits
+from dptrain.runs import binding
 from dptrain.runs import folder as runs
 from dptrain.training import checkpoint
 
@@ -35,11 +40,23 @@ WORDS = (
 )  # fmt: skip
 
 
-def make_data(path: Path, shift: int = 0) -> None:
+def make_data(path: Path, shift: int = 0, other: str = "") -> None:
+    """Records of all parts, of which one array may have an entry that is another."""
     rng = np.random.default_rng(0)
     labels = np.arange(240) % 2
     images = (rng.random((240, 6, 6)) * 100 + labels[:, None, None] * 100).astype(np.uint8)
-    np.savez(path, train_images=images, train_labels=labels, train_groups=np.arange(240) // 2 + shift)
+    arrays = {"train_images": images, "train_labels": labels, "train_groups": np.arange(240) // 2 + shift}
+    for number, part in enumerate(("val", "test", "public")):
+        arrays[f"{part}_images"] = np.roll(images, number + 1, axis=2)[60 * number : 60 * number + 60].copy()
+        arrays[f"{part}_labels"] = labels[:60].copy()
+        if part != "public":
+            arrays[f"{part}_groups"] = 10_000 * (number + 1) + np.arange(60) // 2
+    arrays["test_subgroup_scanner"] = np.array(["old", "new"] * 30)
+    if other == "test_subgroup_scanner":
+        arrays[other] = arrays[other][::-1].copy()
+    elif other:
+        arrays[other][7] = arrays[other][8] if other.endswith("labels") else 1 + arrays[other][7]
+    np.savez(path, **arrays)
 
 
 @pytest.fixture
@@ -100,6 +117,18 @@ def other_library(folder: Path) -> None:
     path.write_text(json.dumps(told))
 
 
+OTHERS = {
+    "val_images": "records (held-out)",
+    "val_labels": "records (held-out)",
+    "val_groups": "records (held-out)",
+    "test_images": "records (test)",
+    "test_labels": "records (test)",
+    "test_subgroup_scanner": "records (test)",
+    "public_images": "records (public)",
+    "public_labels": "records (public)",
+}
+
+
 def test_unchanged_it_goes_on(stopped: Path) -> None:
     cli.main(order(f"resume={stopped}"), None)
     assert (stopped / runs.REPORT).exists()
@@ -113,10 +142,14 @@ def test_unchanged_it_goes_on(stopped: Path) -> None:
         (replaced("own_step.py", "lr=0.5", "lr=0.4"), "optimizer code (own_step)"),
         (replaced("own_data.py", "Ours", "Theirs"), "data code (own_data)"),
         (lambda folder: make_data(folder / "data.npz", shift=1000), "group ids"),
+        *(
+            (partial(lambda other, folder: make_data(folder / "data.npz", other=other), other), named)
+            for other, named in OTHERS.items()
+        ),
         (edited, "configuration (optimizer)"),
         (other_library, "versions (torch)"),
     ],
-    ids=["activation", "width", "optimizer code", "data code", "groups", "arguments", "library"],
+    ids=["activation", "width", "optimizer code", "data code", "groups", *OTHERS, "arguments", "library"],
 )
 def test_what_is_changed_is_named(
     stopped: Path,
@@ -135,3 +168,35 @@ def test_what_is_changed_is_named(
     assert named in said
     assert (stopped / checkpoint.CHECKPOINT).read_bytes() == before, "nothing is trained, nothing lost"
     assert checkpoint.paid(stopped) == 3
+
+
+def test_a_folder_that_does_not_tell_its_records_is_refused(
+    stopped: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = json.loads((stopped / runs.ORDER).read_text())
+    del told["begun_with"]["records"]
+    (stopped / runs.ORDER).write_text(json.dumps(told))
+    with pytest.raises(SystemExit) as caught:
+        cli.main(order(f"resume={stopped}"), None)
+    assert caught.value.code == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "an earlier version of dptrain began it" in said
+    assert "held-out, test and public records" in said
+    assert checkpoint.paid(stopped) == 3
+
+
+def test_what_is_remembered_of_records_takes_the_secret_of_the_folder_to_tell() -> None:
+    """Without it, a digest would confirm a record to whoever knows the others."""
+    rng = torch.Generator().manual_seed(0)
+    part = Records(torch.rand(6, 1, 4, 4, generator=rng), torch.arange(6) % 2)
+    splits = Splits(
+        name="ours", source="drawn", train=part, holdout=part, test=part, classes=("a", "b"),
+        bounds=(0.0, 1.0), mean=(0.5,), std=(0.5,),
+    )  # fmt: skip
+    config = parse(order(*QUICK).config)
+    one, again, other = (
+        binding.begun_with(torch.nn.Linear(1, 1), config, splits, salt * 32)["records"] for salt in "001"
+    )
+    assert one == again
+    assert set(one) == {"held-out", "test", "public"}
+    assert all(one[name] != other[name] for name in one)

@@ -1,6 +1,8 @@
 """A training with correlated noise: it goes on exactly, and never shows past noise twice."""
 
+import shutil
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -105,14 +107,15 @@ def test_steps_that_are_lost_are_followed_by_noise_without_a_past(
     assert (state["step"], len(state["noise"]["past"])) == (3, 2)
     with pytest.raises(Crash):
         fit(folder, progress=interrupted_at(8), checkpoint_seconds=1e9, **options)
-    assert checkpoint.load(folder)["step"] == 3
+    state = checkpoint.load(folder)  # written before the fifth: from there on the secrets are others
+    assert (state["step"], len(state["noise"]["past"])) == (4, 2)
     taken = [*drawn[:3], *drawn[4:9]]  # the fourth is repeated as it was
     assert torch.equal(drawn[3], drawn[4])
     assert torch.equal(added[3], added[4])
     drawn.clear(), added.clear()
     monkeypatch.setattr("dptrain.privacy.noisy.on_grid", lambda sums, step: on_grid(sums, step) + step)
     _, guarantee = fit(folder, checkpoint_seconds=1e9, **options)
-    assert (guarantee.replayed_steps, guarantee.lost_steps) == (0, 5)
+    assert (guarantee.replayed_steps, guarantee.lost_steps) == (0, 4)
     assert checkpoint.paid(folder) == 12
     assert len(added) == 4
     anew = BandedNoise(bytes(32), strategy=guarantee.plan.strategy)
@@ -124,6 +127,30 @@ def test_steps_that_are_lost_are_followed_by_noise_without_a_past(
     for past in state["noise"]["past"]:
         assert abs(float(torch.corrcoef(torch.stack([added[0], past]))[0, 1])) < 4 / 819**0.5
     _apart([*taken, *drawn[-4:]], guarantee.plan)
+
+
+@pytest.mark.parametrize("sampling", ["poisson", "shuffle"])
+def test_a_copy_goes_on_with_the_same_past_and_other_noise(fit, folder, watched, sampling):
+    """The groups and their turns stay what they are, and so does past noise in noise to come."""
+    drawn, added = watched
+    options = {"streams": Streams(seed=4), "sampling": sampling, "checkpoint_seconds": 1e9}
+    with pytest.raises(Crash):
+        fit(folder, progress=interrupted_at(5), **options)
+    begun = [each.clone() for each in added]
+    twice = Path(shutil.copytree(folder, folder.with_name("copy")))
+    z = []
+    for place in (folder, twice):
+        drawn.clear(), added.clear()
+        _, guarantee = fit(place, **options)
+        assert (guarantee.replayed_steps, guarantee.lost_steps) == (5, 0)
+        assert all(map(torch.equal, begun, added))
+        _apart(drawn, guarantee.plan)
+        strategy = guarantee.plan.strategy
+        back = range(len(strategy))
+        z.append([sum(strategy[j] * added[step - j] for j in back) for step in range(5, 12)])
+    for mine, theirs in zip(*z, strict=True):
+        assert abs(float(torch.corrcoef(torch.stack([mine, theirs]))[0, 1])) < 4 / 819**0.5
+        assert float(mine.std()) == pytest.approx(guarantee.plan.noise_std, rel=0.2)
 
 
 def _apart(steps, plan):

@@ -146,6 +146,27 @@ def test_shuffled_batches_are_drawn_again_likewise(make_plan_of, lazily):
         assert torch.equal(other.draw().sampled, rest[0])
 
 
+def test_other_secrets_take_back_what_was_drawn_ahead(make_plan_of, lazily):
+    """Of a pass that is under way each unit still takes part once, in the batch that it was dealt to."""
+    plan = make_plan_of(units=60, expected_batch_size=7, sampling="shuffle")
+    sampler = ShuffleSampler(plan, Units(60), bytes(32))
+    with Feed(sampler, lazily()[0].train, steps=30, blocks=Blocks(size=7), ahead=4) as feed:
+        seen = []
+        for step in range(sampler.batches):
+            if step == 6:  # of nine; the next pass is dealt by now
+                feed.renew(bytes([1]) * 32, step=6, skipped=0)
+            drawn = feed.draw()
+            seen.append(drawn.sampled)
+            for part in drawn.ordinary:
+                feed.read(part)
+        assert sorted(torch.cat(seen).tolist()) == list(range(60))
+        following = feed.draw().sampled
+    other = ShuffleSampler(plan, Units(60), bytes(32))
+    for _ in range(sampler.batches):
+        other.draw()
+    assert not torch.equal(following, other.draw())
+
+
 @pytest.mark.parametrize("at", [1, 4, 8])
 @pytest.mark.parametrize("seconds", [0.0, 1e9])  # a checkpoint each step; none but the first
 def test_a_run_that_stopped_goes_on_with_the_same_draws(

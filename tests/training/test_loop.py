@@ -4,6 +4,7 @@ import copy
 import json
 import os
 import random
+import shutil
 import signal
 import time
 from dataclasses import asdict
@@ -20,11 +21,13 @@ from dptrain.mechanisms.dpsgd import DPSGD
 from dptrain.mechanisms.non_private import NonPrivate
 from dptrain.privacy import accountant, dpsgd
 from dptrain.privacy.accountant import DPSGDPlan
+from dptrain.privacy.noise.source import NoiseSource
 from dptrain.privacy.plan import Rates
 from dptrain.privacy.sampling import PoissonSampler
 from dptrain.tracking import NullRun
 from dptrain.training import checkpoint
 from dptrain.training import fit as fitting
+from dptrain.training.masks import Masks
 from dptrain.training.settings import Settings
 
 pytestmark = pytest.mark.run
@@ -128,7 +131,142 @@ def test_a_crash_is_resumed_with_the_identical_draws(monkeypatch, fit, models, f
     assert len(seen) == 8 - saved
     torch.manual_seed(random.randrange(2**31))
     second, _ = fit(model(), twice[1], checkpoint_seconds=seconds, average_decay=0.9)
-    assert torch.equal(flat(first.weights), flat(second.weights))
+    assert not torch.equal(flat(first.weights), flat(second.weights)), "two copies took a step with one noise"
+    assert first.published != second.published
+
+
+class Steps:
+    """Of each step that is taken, in order: who takes part, the key of its masks, the noise on its sum."""
+
+    def __init__(self, monkeypatch, at=None, before="update"):
+        """At the `at`-th step raise Crash, `before` its noise (update) or before its tag (seal)."""
+        self.drawn, self.masks, self.noise = [], [], []
+        update, seal = dpsgd.DPSGDEngine.update, dpsgd.DPSGDEngine.seal
+        draw, next_step, add = PoissonSampler.draw, Masks.next_step, NoiseSource.add
+        turns = {"update": 0, "seal": 0}
+
+        def crash(name):
+            turns[name] += 1
+            if name == before and turns[name] == at:
+                raise Crash
+
+        def updating(engine):
+            crash("update")
+            return update(engine)
+
+        def sealing(engine):
+            crash("seal")
+            return seal(engine)
+
+        def moving(masks):
+            next_step(masks)
+            self.masks.append(masks.step_key)
+
+        def adding(source, sums, std):
+            noisy = add(source, sums, std)
+            pairs = zip(noisy, sums, strict=True)
+            self.noise.append(torch.cat([(one.double() - two.double()).flatten() for one, two in pairs]))
+            return noisy
+
+        monkeypatch.setattr(dpsgd.DPSGDEngine, "update", updating)
+        monkeypatch.setattr(dpsgd.DPSGDEngine, "seal", sealing)
+        monkeypatch.setattr(
+            PoissonSampler, "draw", lambda sampler: self.drawn.append(draw(sampler)) or self.drawn[-1]
+        )
+        monkeypatch.setattr(Masks, "next_step", moving)
+        monkeypatch.setattr(NoiseSource, "add", adding)
+
+
+def run_on(fit, models, folder, at=None, before="update", **options):
+    """What the steps of a process are that goes on in this folder, until it is stopped in one of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        steps = Steps(patch, at, before)
+        if at is None:
+            steps.release, steps.guarantee = fit(models["mlp"](), folder, audit=False, **options)
+        else:
+            with pytest.raises(Crash):
+                fit(models["mlp"](), folder, audit=False, **options)
+    return steps
+
+
+def copied(folder, name):
+    return Path(shutil.copytree(folder, folder.with_name(name)))
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1e9])
+@pytest.mark.parametrize(("before", "tagged"), [("update", 3), ("seal", 2)])
+def test_a_copy_repeats_what_has_a_tag_and_shares_no_other_noise(
+    fit, models, folder, seconds, before, tagged
+):
+    """The third step is paid for; where there is no tag of it, a copy may come to another sum in it."""
+    run_on(fit, models, folder, 3, before, checkpoint_seconds=seconds)
+    saved = checkpoint.load(folder)["step"]
+    assert (checkpoint.paid(folder), saved) == (3, 2 if seconds == 0.0 else 0)
+    copy_of = copied(folder, "copy")
+    one, other = (run_on(fit, models, each, checkpoint_seconds=seconds) for each in (folder, copy_of))
+    same = tagged - saved
+    for each in (one, other):
+        assert (each.guarantee.replayed_steps, each.guarantee.lost_steps) == (same, 0)
+        assert each.guarantee.epsilon() == one.guarantee.epsilon()
+        assert len(each.noise) == 8 - saved
+    for mine, theirs in zip(one.noise[:same], other.noise[:same], strict=True):
+        assert torch.equal(mine, theirs)
+    assert one.masks[:same] == other.masks[:same]
+    assert not set(one.masks[same:]) & set(other.masks[same:])
+    for mine, theirs in zip(one.noise[same:], other.noise[same:], strict=True):
+        assert abs(float(torch.corrcoef(torch.stack([mine, theirs]))[0, 1])) < 0.25
+    assert not all(map(torch.equal, one.drawn[same:], other.drawn[same:]))
+    assert (one.release.weights.keys(), checkpoint.paid(copy_of)) == (other.release.weights.keys(), 8)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1e9])
+def test_a_second_stop_repeats_steps_by_the_secrets_that_they_were_taken_with(fit, models, folder, seconds):
+    first = run_on(fit, models, folder, 3, checkpoint_seconds=seconds)
+    back = checkpoint.load(folder)["step"]
+    second = run_on(fit, models, folder, 6 - back, checkpoint_seconds=seconds)  # in the sixth step
+    begun = checkpoint.load(folder)["step"]
+    assert (checkpoint.paid(folder), begun) == (6, 5 if seconds == 0.0 else 3)
+    third = run_on(fit, models, folder, checkpoint_seconds=seconds)
+    assert third.guarantee.replayed_steps == 6 - begun
+    assert all(map(torch.equal, second.drawn[: 3 - back], first.drawn[back:]))
+    assert second.masks[: 3 - back] == first.masks[back:]
+    since = second.noise[begun - back :], second.drawn[begun - back :], second.masks[begun - back :]
+    assert len(since[1]) == 6 - begun
+    assert all(map(torch.equal, since[0], third.noise))
+    assert all(map(torch.equal, since[1], third.drawn))
+    assert third.masks[: 6 - begun] == since[2]
+
+
+def test_a_stop_before_the_new_secrets_are_kept_takes_none_of_them(monkeypatch, fit, models, folder):
+    first = run_on(fit, models, folder, 3, checkpoint_seconds=1e9)
+    with monkeypatch.context() as patch:
+        crash_at(patch, checkpoint, "save", 1)
+        with pytest.raises(Crash):
+            fit(models["mlp"](), folder, audit=False, checkpoint_seconds=1e9)
+    assert (checkpoint.load(folder)["step"], checkpoint.paid(folder)) == (0, 3)
+    again = run_on(fit, models, folder, checkpoint_seconds=1e9)
+    assert again.guarantee.replayed_steps == 3
+    assert all(map(torch.equal, first.drawn, again.drawn))
+
+
+def test_tags_that_are_gone_cost_the_steps(fit, models, folder):
+    """Of two steps that are paid for only the last can have been stopped before its noise."""
+    run_on(fit, models, folder, 4, checkpoint_seconds=1e9)
+    kept = (folder / checkpoint.SEALS).read_bytes()
+    (folder / checkpoint.SEALS).write_bytes(kept[: 2 * checkpoint.SEAL.size])
+    again = run_on(fit, models, folder, checkpoint_seconds=1e9)
+    assert (again.guarantee.replayed_steps, again.guarantee.lost_steps) == (0, 4)
+    assert len(again.noise) == 2 + 4
+
+
+def test_what_is_told_of_a_step_is_on_the_disk_before(monkeypatch, fit, mlp, folder):
+    happened = []
+    settle = checkpoint.settle
+    monkeypatch.setattr(checkpoint, "settle", lambda place: settle(place) or happened.append("settled"))
+    tell = NullRun.metric
+    monkeypatch.setattr(NullRun, "metric", lambda self, *what: happened.append("told") or tell(self, *what))
+    fit(mlp, folder, evaluations=2)
+    assert happened == ["settled", "told", "told"] * 2
 
 
 @pytest.mark.parametrize("make", ["mlp", "dropout"])

@@ -17,7 +17,8 @@ Noise that is past is part of noise to come. The last bands - 1 of w must be kep
 independent noise, whoever reads a checkpoint can undo the noise of as many steps that are past. Where steps
 that were paid for cannot be repeated, the training goes on from an earlier state: to go on with the w of then
 too would show what they hide twice, under z of the lost steps and under other z. So `renew` forgets them: the
-strategy begins anew, and no participation has rows in both.
+strategy begins anew, and no participation has rows in both. Where nothing is lost they stay, and other z only
+follow those before: each row still has a z of its own.
 """
 
 from __future__ import annotations
@@ -75,11 +76,12 @@ class BandedNoise(NoiseSource):
             tag.update(carried.cpu().numpy().data.cast("B"))
         return tag.finalize()
 
-    def renew(self, key: bytes) -> None:
-        """Draw from another key from now on, and begin the strategy anew."""
-        super().renew(key)
-        self._past.clear()
-        self._due = None
+    def renew(self, key: bytes, *, skipped: int) -> None:
+        """Draw z from another key from now on; where steps are lost, begin the strategy anew."""
+        super().renew(key, skipped=skipped)
+        if skipped:
+            self._past.clear()
+            self._due = None
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "past": [each.cpu() for each in self._past]}

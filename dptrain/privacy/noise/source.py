@@ -135,8 +135,8 @@ class NoiseSource:
         """A key of the next step for the tag of a part; one key is for one content alone."""
         return hmac.digest(self._keys.sealing(), struct.pack("<Q", number), hashlib.sha256)
 
-    def renew(self, key: bytes) -> None:
-        """Draw from another key from now on."""
+    def renew(self, key: bytes, *, skipped: int) -> None:  # noqa: ARG002
+        """Draw from another key from now on, after so many steps that are lost."""
         self._keys = KeyChain(key)
 
     def state_dict(self) -> dict[str, Any]:

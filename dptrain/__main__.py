@@ -26,6 +26,7 @@ def main(config: DictConfig) -> float | None:
 
 def run() -> None:
     """The program; `main` is what a launcher carries to other processes."""
+    start.write_any_text()
     try:
         with start.errors_explained(), launched.joined(sys.argv[1:], os.environ) as helped:
             if helped is not None:

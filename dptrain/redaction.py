@@ -11,30 +11,36 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
 MASK = "***"
-VARIABLE = "DPTRAIN_SECRETS"  # of the environment: what was withheld, by dotted key, as JSON
-ANYWHERE = "*"  # for a secret of which no key is known
+VARIABLE = "DPTRAIN_SECRETS"  # of the environment: what was withheld, each as JSON, by dotted key, as JSON
 # Letters of a secret that is looked for wherever it may stand, and of one that looks like a common word.
 SHORTEST, SHORTEST_WORD = 5, 8
 
 SECRET_WORDS = frozenset({
-    "password", "passwd", "pwd", "passphrase", "passcode", "secret", "secrets", "token", "credential",
-    "credentials", "apikey",
+    "password", "passwd", "pwd", "pw", "pass", "passphrase", "passcode", "pin", "otp", "secret", "secrets",
+    "token", "tokens", "jwt", "bearer", "credential", "credentials", "apikey", "sas", "sig", "signature",
+    "auth", "authorization",
 })  # fmt: skip
-ENDINGS = ("password", "passwd", "passphrase", "secret", "apikey")  # of words run together: sslpassword
+# Of words run together: sslpassword, accesstoken.
+ENDINGS = (
+    "password", "passwd", "pwd", "passphrase", "secret", "token", "credentials", "apikey", "accesskey",
+    "accountkey", "authkey", "privatekey", "secretkey", "sharedkey",
+)  # fmt: skip
 # A key by itself is a dictionary's, such as data.split_key; these are locks'.
 OF_KEYS = frozenset({
     "access", "account", "api", "auth", "encryption", "license", "master", "private", "secret", "service",
     "shared",
 })  # fmt: skip
-IN_QUERIES = SECRET_WORDS | {"auth", "authorization", "code", "key", "sig", "signature"}
-IN_ENVIRONMENT = SECRET_WORDS | {"key", "pass", "pw"}
+SAYING_NOTHING = frozenset({"value", "text", "string", "old", "new"})  # last words of names: token_value
+IN_QUERIES = SECRET_WORDS | {"code", "key"}
+# Wherever in a variable's name; the others as its last word.
+IN_ENVIRONMENT = SECRET_WORDS - {"auth", "authorization", "pin", "sas", "sig", "signature"} | {"key"}
 PLACES = frozenset({"PWD", "OLDPWD", VARIABLE})  # variables that are no secrets, or handled by themselves
 PLAIN = frozenset({"", "null", "none", "true", "false", MASK})
 
@@ -42,12 +48,29 @@ _USERINFO = re.compile(
     # With a password, up to the last @: whoever typed it need not have quoted what it holds.
     r"(?<=://)(?:[^\s'\"<>/?#:@]*:(?!\d+(?:[/?#]|$))(?:(?!://)[^\s'\"<>])*@|[^\s'\"<>/?#@]+@)"
 )
-_QUERY = re.compile(r"(?<=[?&;])([\w.\-\[\]%]+)=([^&;#\s'\"<>]+)")
-_GIVEN = re.compile(r"(?<![\w?&;])([+~]*[A-Za-z_][\w.\-]*)=(\"[^\"]*\"|'[^']*'|[^\s,;&{}\[\]]+)")
-_NODE = re.compile(r"\{[^{}]*\}")
-_MAPPED = re.compile(r"(['\"]?)([A-Za-z_][\w.\-]*)\1(\s*:\s*)(\"[^\"]+\"|'[^']+'|[^\s,{}\[\]'\"]+)")
-_HEADER = re.compile(r"(?i)(authorization['\"]?\s*[:=]\s*['\"]?(?:basic|bearer)\s+)[^\s'\"]+")
+_ASSIGNED = re.compile(r"(?<![\w.%\]])([+~]*[A-Za-z_%][\w.\-\[\]%@]*)(?:=|[ \t]+=[ \t]+)(?!=)")
+# What follows it: in the query of a URI, up to the next parameter.
+_IN_QUERY = re.compile(r"\*\*\*(?=[&;,:.)\]}<>#\s'\"]|$)|(?:(?![&;][\w.\-\[\]%]+=)[^#\s'\"<>])+")
+_IN_TEXT = re.compile(
+    r"""
+    \*\*\*(?=[;'"\s]|[,:.)\]}]*(?:\s|$))               # which was struck out before
+    | (?: "(?:\\.|[^"\\])*" | '(?:\\.|[^'\\])*' | \$?\{[^{}]*\} | \[[^\[\]]*\] )(?=[\s;,:.)\]}'"]|$)
+    | [^\s;'"][^;'"\n]*?(?=;[A-Za-z][\w\ .\-]*=)         # of Server=x;Password=a&b c;User=me
+    | ['"]?[^\s'"]+?(?=[,:.;)\]}]*(?:['"\s]|$))          # up to white space; what ends a sentence stays
+    """,
+    re.VERBOSE,
+)
+_NODE = re.compile(r"\{.*\}", re.DOTALL)
+_MAPPED = re.compile(
+    r"(['\"]?)([A-Za-z_][\w.\-]*)\1(\s*:\s*)"
+    r"(\"(?:\\.|[^\"\\])+\"|'(?:\\.|[^'\\])+'|\[[^\[\]]+\]|[^\s,{}\[\]'\"]+)"
+)
+_HEADER = re.compile(
+    r"(?i)(authorization['\"]?\s*[:=]\s*['\"]?(?:basic|bearer|negotiate|token)\s+)([^\s'\"]+)"
+)
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
+_REFERENCE = re.compile(r"\$\{[^{},]*\}")  # to another key or a variable, with nothing in case it is missing
+_MASKS = re.compile(r"(?:\*\*\*|[\s,\[\]])+")
 
 
 def redact(text: str) -> str:
@@ -58,28 +81,62 @@ def redact(text: str) -> str:
     >>> redact("data.split_key=split.key model.max_tokens=8")
     'data.split_key=split.key model.max_tokens=8'
     """
-    text = _USERINFO.sub(f"{MASK}@", text)
-    text = _QUERY.sub(lambda m: m[0] if not _names(m[1], IN_QUERIES) else f"{m[1]}={MASK}", text)
-    text = _HEADER.sub(rf"\g<1>{MASK}", text)
-    text = _GIVEN.sub(lambda m: m[0] if _public(m[1], m[2]) else f"{m[1]}={MASK}", text)
-    text = _NODE.sub(lambda node: _MAPPED.sub(_mapped, node[0]), text)
+    text, _ = _struck(text)
     for secret in _known():
         found = re.escape(secret)
-        text = re.sub(rf"(?<!\w){found}(?!\w)" if _is_word(secret) else found, MASK, text)
+        alone = _is_word(secret) or secret.isdigit()
+        text = re.sub(rf"(?<![\w.]){found}(?!\w)" if alone else found, MASK, text)
     return text
 
 
-def _mapped(entry: re.Match[str]) -> str:
-    quote, name, colon, value = entry.groups()
-    return entry[0] if _public(name, value) else f"{quote}{name}{quote}{colon}{MASK}"
+def _struck(text: str) -> tuple[str, list[str]]:
+    """A text without what is told for a secret by what stands around it; and these secrets."""
+    found: list[str] = []
+
+    def userinfo(match: re.Match[str]) -> str:
+        user, colon, password = match[0][:-1].partition(":")
+        found.append(password if colon else user)
+        return f"{MASK}@"
+
+    def header(match: re.Match[str]) -> str:
+        found.append(match[2])
+        return f"{match[1]}{MASK}"
+
+    def mapped(match: re.Match[str]) -> str:
+        quote, name, colon, value = match.groups()
+        if _public(name, value):
+            return match[0]
+        found.append(_bare(value))
+        return f"{quote}{name}{quote}{colon}{MASK}"
+
+    text = _USERINFO.sub(userinfo, text)
+    text = _HEADER.sub(header, text)
+    parts, at = [], 0
+    for name in _ASSIGNED.finditer(text):
+        # A public name's value is looked through as well: it may be a text with names of its own.
+        before = text[name.start() - 1] if name.start() else " "
+        if name.start() < at or not _names(name[1], IN_QUERIES if before in "?&;" else SECRET_WORDS):
+            continue
+        value = (_IN_QUERY if before in "?&" else _IN_TEXT).match(text, name.end())
+        if value is not None and not _plain(name[1], value[0]):
+            found.append(_bare(value[0]))
+            parts += [text[at : name.end()], MASK]
+            at = value.end()
+    text = "".join([*parts, text[at:]])
+    return _NODE.sub(lambda node: _MAPPED.sub(mapped, node[0]), text), found
 
 
 def redacted(value: Any, name: str = "") -> Any:
-    """The same value, redacted wherever texts are in it: mappings, sequences, dataclasses."""
+    """The same value, redacted wherever texts are in it: mappings, sequences, dataclasses.
+
+    `name` is its dotted key: whatever stands under a secret's name is one.
+    """
     if isinstance(value, str):
         return MASK if name and not _public(name, value) else redact(value)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return MASK if name and not _public(name, str(value)) else value
     if isinstance(value, Mapping):
-        return {redacted(key): redacted(item, str(key)) for key, item in value.items()}
+        return {redacted(key): redacted(item, _below(name, key)) for key, item in value.items()}
     if isinstance(value, list | tuple):
         items = [redacted(item, name) for item in value]
         if all(new is old for new, old in zip(items, value, strict=True)):
@@ -90,6 +147,10 @@ def redacted(value: Any, name: str = "") -> Any:
         changed = {key: new for key, old in before.items() if (new := redacted(old)) is not old}
         return replace(value, **changed) if changed else value
     return value
+
+
+def _below(key: str, name: object) -> str:
+    return f"{key}.{name}" if key else str(name)
 
 
 def cleansed(error: BaseException) -> BaseException:
@@ -110,18 +171,30 @@ def cleansed(error: BaseException) -> BaseException:
 
 
 def withheld_arguments(arguments: Sequence[str]) -> list[str]:
-    """Words of a command line without their secrets, which are kept for this process and its children."""
+    """Words of a command line without their secrets, which are kept for this process and its children.
+
+    >>> withheld_arguments(['+data.dsn="host=x password=a&b user=me"'])
+    ['+data.dsn="host=x password=*** user=me"']
+    """
+    for word in arguments:
+        _withheld_argument(word)  # so that each word is searched for the secrets of all
     return [_withheld_argument(word) for word in arguments]
 
 
 def withheld(values: Any, key: str = "") -> Any:
     """A configuration without its secrets, which are kept for this process and its children."""
+    _withheld(values, key)  # so that each value is searched for the secrets of all
+    return _withheld(values, key)
+
+
+def _withheld(values: Any, key: str) -> Any:
     if isinstance(values, Mapping):
-        return {name: withheld(item, f"{key}.{name}" if key else str(name)) for name, item in values.items()}
+        return {name: _withheld(item, _below(key, name)) for name, item in values.items()}
     if isinstance(values, list | tuple):
-        return [withheld(item, key) for item in values]
-    if isinstance(values, str) and (masked := redacted(values, key)) != values:
-        _keep(key, values)
+        return [_withheld(item, _below(key, place)) for place, item in enumerate(values)]
+    if isinstance(values, str | int | float) and (masked := redacted(values, key)) is not values:
+        if masked != values:
+            _keep(key, values)
         return masked
     return values
 
@@ -129,14 +202,16 @@ def withheld(values: Any, key: str = "") -> Any:
 def revealed(values: Any, key: str = "") -> Any:
     """A configuration with what was withheld of it; what nobody gave to this process stays masked."""
     if isinstance(values, Mapping):
-        return {name: revealed(item, f"{key}.{name}" if key else str(name)) for name, item in values.items()}
+        return {name: revealed(item, _below(key, name)) for name, item in values.items()}
     if isinstance(values, list | tuple):
-        return [revealed(item, key) for item in values]
+        return [revealed(item, _below(key, place)) for place, item in enumerate(values)]
     if isinstance(values, str) and MASK in values:
-        kept = _kept()
-        for candidate in [*reversed(kept.get(key, [])), *reversed(kept.get(ANYWHERE, []))]:
-            if redacted(candidate, key) == values:
+        candidates = [_decoded(each) for each in reversed(_kept().get(key, []))]
+        for candidate in candidates:
+            if values == MASK if isinstance(candidate, list | dict) else redacted(candidate, key) == values:
                 return candidate
+        if values == MASK and candidates:  # of a text of which nothing at all could be shown
+            return candidates[0]
     return values
 
 
@@ -144,7 +219,7 @@ def masked_keys(values: Any, key: str = "") -> Iterator[tuple[str, str]]:
     """The dotted keys of a configuration whose values still lack a secret, and these values."""
     if isinstance(values, Mapping):
         for name, item in values.items():
-            yield from masked_keys(item, f"{key}.{name}" if key else str(name))
+            yield from masked_keys(item, _below(key, name))
     elif isinstance(values, list | tuple):
         for item in values:
             yield from masked_keys(item, key)
@@ -155,29 +230,165 @@ def masked_keys(values: Any, key: str = "") -> Iterator[tuple[str, str]]:
 def given_again(values: Mapping[str, Any], override: str) -> bool:
     """Whether an override, redacted, gives a secret that this configuration lacks, and nothing else."""
     key, _, text = override.lstrip("+~").partition("=")
-    return (key, _bare(text)) in set(masked_keys(values))
+    lacking = set(masked_keys(values))
+    if text == MASK:
+        return any(value == MASK and (each == key or each.startswith(f"{key}.")) for each, value in lacking)
+    try:
+        read = _read(text, key)
+    except ValueError:
+        return False
+    given = {each for value in read.values for each in masked_keys(value, key)}
+    return bool(given) and given <= lacking and all(MASK in leaf.text for leaf in read.leaves)
 
 
 def _withheld_argument(word: str) -> str:
-    masked = redact(word)
-    if masked == word:
-        return word
     key, equals, text = word.partition("=")
-    key = key.lstrip("+~").partition("@")[0]
-    if not equals:
-        return masked
-    if text[:1] not in ("{", "[") and "," not in text:
-        _keep(key, _bare(text))
-    else:  # several values in one: a choice of them, or a node
-        for part in re.split(r"[\s,{}\[\]'\"]+|(?<=\w):(?!//)", text):
-            if part and part not in PLAIN:
-                _keep(ANYWHERE, part)
-    return masked
+    if not equals or key.startswith("-"):
+        return redact(word)
+    name = key.lstrip("+~").partition("@")[0]
+    shown, _ = _struck(key)
+    known = True
+    try:
+        read = _read(text, name)
+    except (ValueError, RecursionError):  # which nobody can read
+        known = False
+        read = _Read([text], [_Leaf(name, 0, len(text), text)])
+    if _secret(name) or _secret(key):
+        if all(_plain(name, leaf.text) for leaf in read.leaves):
+            return word
+    else:
+        placed = _placed(text, read.leaves)
+        if redact(placed) == placed and (known or placed == text):
+            return f"{shown}={placed}"
+    # Nothing of it can be shown: not a part either, as nobody knows where a secret begins that is in parts.
+    for value in read.values:
+        _keep(name, _resolved(value))
+        _withheld(_resolved(value), name)
+    _keep(f"{name}=", text)  # as it stood there: a key that no configuration has
+    return f"{shown}={MASK}"
+
+
+def _placed(text: str, leaves: Sequence[_Leaf]) -> str:
+    """A value of the command line with each text in it redacted; the secrets are kept."""
+    for leaf in reversed(leaves):
+        masked = redacted(leaf.text, leaf.key)
+        if masked != leaf.text:
+            _keep(leaf.key, _resolved(leaf.text))
+            bare = text[leaf.start : leaf.end] == leaf.text
+            text = f"{text[: leaf.start]}{masked if bare else _quoted(masked)}{text[leaf.end :]}"
+    return text
+
+
+def _resolved(value: Any) -> Any:
+    """A value of the command line with the variables that it refers to: what is kept is not read by Hydra."""
+    if isinstance(value, dict):
+        return {name: _resolved(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_resolved(item) for item in value]
+    if not isinstance(value, str):
+        return value
+    value = re.sub(
+        r"(?<!\\)\$\{oc\.env:([^{},]*)(?:,([^{}]*))?\}",
+        lambda m: os.environ.get(m[1], m[0] if m[2] is None else _bare(m[2])),
+        value,
+    )
+    return re.sub(r"(\\+)\$\{", lambda m: m[1][: len(m[1]) // 2] + "${", value)
+
+
+# ------------------------------------------------------------------ values of the command line
+
+
+@dataclass(frozen=True)
+class _Leaf:
+    """A text within a value: its dotted key, where it stands, and what it is without quotation marks."""
+
+    key: str
+    start: int
+    end: int
+    text: str
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What a word of the command line gives to its key: several values where it is a choice of them."""
+
+    values: list[Any]
+    leaves: list[_Leaf]
+
+
+_QUOTED = re.compile(r"\"(?:\\.|[^\"\\])*\"|'(?:\\.|[^'\\])*'", re.DOTALL)
+_UNQUOTED = re.compile(r"(?:\\.|\$\{[^{}]*\}|[^,\[\]{}'\"\\]|\\$)+", re.DOTALL)
+_KEY = re.compile(r"\s*([^,:\[\]{}'\"]+?)\s*:")
+
+
+def _read(text: str, key: str) -> _Read:
+    """Hydra's grammar, as far as it says where texts begin and end; raises ValueError where it does not."""
+    read = _Read([], [])
+    if not text.strip():
+        return _Read([text], [_Leaf(key, 0, len(text), text)])
+    at = 0
+    while True:
+        value, at = _element(text, at, key, read.leaves)
+        # A number by itself stays a text, as passwords are.
+        read.values.append(value if isinstance(value, list | dict) else read.leaves[-1].text)
+        if at == len(text):
+            return read
+        at = _after(text, at, ",")
+
+
+def _element(text: str, at: int, key: str, leaves: list[_Leaf]) -> tuple[Any, int]:
+    """The value that begins here, and where it ends; its texts are added to the leaves."""
+    at = _space(text, at)
+    opening = text[at : at + 1]
+    if opening in ("[", "{"):
+        closing = "]" if opening == "[" else "}"
+        found: dict[str, Any] = {}
+        at = _space(text, at + 1)
+        while text[at : at + 1] != closing:
+            if found:
+                at = _after(text, at, ",")
+            name = str(len(found))
+            if opening == "{":
+                if (named := _KEY.match(text, at)) is None:
+                    raise ValueError(text)
+                name, at = named[1], named.end()
+            found[name], at = _element(text, at, f"{key}.{name}", leaves)
+        return list(found.values()) if opening == "[" else found, _space(text, at + 1)
+    if (match := _QUOTED.match(text, at)) is not None:
+        value = _bare(match[0])
+        leaves.append(_Leaf(key, at, match.end(), value))
+        return value, _space(text, match.end())
+    if (match := _UNQUOTED.match(text, at)) is None:
+        raise ValueError(text)
+    raw = match[0].rstrip()
+    value = re.sub(r"\\([\\()\[\]{}:=, \t])", r"\1", raw)
+    leaves.append(_Leaf(key, at, at + len(raw), value))
+    return _decoded(value) if value == raw else value, match.end()
+
+
+def _after(text: str, at: int, sign: str) -> int:
+    if text[at : at + 1] != sign:
+        raise ValueError(text)
+    return at + 1
+
+
+def _space(text: str, at: int) -> int:
+    while text[at : at + 1].isspace():
+        at += 1
+    return at
 
 
 def _bare(text: str) -> str:
     """A value without the quotation marks around it."""
-    return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
+    if len(text) < 2 or text[0] != text[-1] or text[0] not in "'\"":
+        return text
+    return re.sub(rf"(\\+)({text[0]}|$)", lambda m: m[1][: len(m[1]) // 2] + m[2], text[1:-1])
+
+
+def _quoted(text: str) -> str:
+    """A value with quotation marks around it."""
+    inside = re.sub(r"(\\*)(\"|\Z)", lambda m: m[1] * 2 + ('\\"' if m[2] else ""), text)
+    return f'"{inside}"'
 
 
 # ------------------------------------------------------------------ what is a secret
@@ -185,16 +396,31 @@ def _bare(text: str) -> str:
 
 def _public(name: str, value: str) -> bool:
     """Whether what stands under this name may be shown: it is called otherwise, or says nothing."""
+    return not _secret(name) or _plain(name, value)
+
+
+def _plain(name: str, value: str) -> bool:
+    """Whether a value says nothing, though a secret's name is over it."""
     text = _bare(value.strip())
-    if text.lower() in PLAIN or not _names(name, SECRET_WORDS):
+    if text.lower() in PLAIN or _REFERENCE.fullmatch(text) or _MASKS.fullmatch(text):
         return True
     # model.pad_token=0 is a number of somebody's vocabulary
-    return _split(name)[-1] in ("token", "tokens") and text.lstrip("-").isdecimal()
+    parts = [part for part in _split(name) if not part.isdigit()]
+    return parts[-1:] in (["token"], ["tokens"]) and bool(re.fullmatch(r"[-\d,\s\[\]]+", text))
+
+
+@lru_cache(maxsize=4096)
+def _secret(key: str) -> bool:
+    """Whether a dotted key, or one of those that it is below, says that a secret follows."""
+    parts = key.split(".")
+    return any(_names(".".join(parts[:end]), SECRET_WORDS) for end in range(1, len(parts) + 1))
 
 
 def _names(name: str, words: frozenset[str]) -> bool:
     """Whether a name says that a secret follows: by its last word, or as the key of a lock."""
-    parts = _split(name)
+    parts = list(_split(name))
+    while len(parts) > 1 and (parts[-1].isdigit() or parts[-1] in SAYING_NOTHING):
+        parts.pop()
     return bool(parts) and (
         parts[-1] in words
         or parts[-1].endswith(ENDINGS)
@@ -215,15 +441,27 @@ def _known() -> list[str]:
             continue
         if "://" in value:
             found |= set(_inside(value))
-        elif IN_ENVIRONMENT & set(_split(name)) and not _is_path(value):
-            found.add(value)
+        elif IN_ENVIRONMENT & set(_split(name)) or _names(name, SECRET_WORDS):
+            found |= {value} if not _plain(name, value) and not _is_path(value) else set()
+        elif "=" in value:
+            found |= set(_inside(value))
     for key, values in _kept().items():
-        for value in values:
-            if "://" in value or "?" in value:
-                found |= set(_inside(value))
-            elif key == ANYWHERE or not _public(key, value):
-                found.add(value)
+        for each in values:
+            for below, value in _texts(_decoded(each), key):
+                found |= set(_inside(value)) if not _secret(below) else {value, *_inside(value)}
     return sorted(filter(_telling, found), key=len, reverse=True)
+
+
+def _texts(value: Any, key: str) -> Iterator[tuple[str, str]]:
+    """Texts and numbers of nested mappings and lists, by dotted key."""
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from _texts(item, _below(key, name))
+    elif isinstance(value, list):
+        for place, item in enumerate(value):
+            yield from _texts(item, _below(key, place))
+    elif value is not None and not _plain(key, str(value)):
+        yield key, str(value)
 
 
 def _telling(secret: str) -> bool:
@@ -235,15 +473,10 @@ def _is_word(text: str) -> bool:
     return text.isalpha() and (text.islower() or text.istitle())
 
 
-def _inside(uri: str) -> Iterator[str]:
-    """The secrets in a URI, as they stand there and decoded."""
-    for found in _USERINFO.findall(uri):
-        user, colon, password = found[:-1].partition(":")
-        secret = password if colon else user
+def _inside(text: str) -> Iterator[str]:
+    """The secrets in a text, as they stand there and decoded."""
+    for secret in _struck(text)[1]:
         yield from {secret, unquote(secret)} - PLAIN
-    for name, value in _QUERY.findall(uri):
-        if _names(name, IN_QUERIES):
-            yield from {value, unquote(value)} - PLAIN
 
 
 def _is_path(value: str) -> bool:
@@ -255,13 +488,25 @@ def _is_path(value: str) -> bool:
 
 def _kept() -> dict[str, list[str]]:
     try:
-        kept: dict[str, list[str]] = json.loads(os.environ.get(VARIABLE, "{}"))
-    except ValueError:
+        kept = json.loads(os.environ.get(VARIABLE, "{}"))
+    except (ValueError, RecursionError):
+        return {}
+    if not isinstance(kept, dict) or not all(
+        isinstance(each, list) and all(isinstance(value, str) for value in each) for each in kept.values()
+    ):
         return {}
     return kept
 
 
-def _keep(key: str, value: str) -> None:
-    kept = _kept()
-    others = [other for other in kept.get(key, []) if other != value]
-    os.environ[VARIABLE] = json.dumps({**kept, key: [*others, value]})
+def _decoded(text: str) -> Any:
+    """What was kept as JSON."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _keep(key: str, value: Any) -> None:
+    kept, text = _kept(), json.dumps(value)
+    others = [other for other in kept.get(key, []) if other != text]
+    os.environ[VARIABLE] = json.dumps({**kept, key: [*others, text]})

@@ -6,20 +6,38 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pytest
+import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from hypothesis import given
 from hypothesis import strategies as st
 from mlflow_pages import serve
+from omegaconf import OmegaConf
 from support import QUICK, command, finish, order
 
 from dptrain import redaction
+from dptrain.cli import explain, start
 from dptrain.cli import main as cli
+from dptrain.cli.files import folder
+from dptrain.config import defaults, schema
 from dptrain.contracts import DptrainError
-from dptrain.redaction import MASK, VARIABLE, given_again, masked_keys, redact, redacted, revealed, withheld
+from dptrain.redaction import (
+    MASK,
+    VARIABLE,
+    given_again,
+    masked_keys,
+    redact,
+    redacted,
+    revealed,
+    withheld,
+    withheld_arguments,
+)
 from dptrain.runs import folder as runs
 from dptrain.sweep import state as sweeps
 from dptrain.tracking import MLflow, connection, failure
@@ -58,6 +76,19 @@ def nothing_kept() -> Iterator[None]:
         ("data={path: x, password: hunter2}", "data={path: x, password: ***}"),
         ("{'token': 'x y'}", "{'token': ***}"),
         ("Authorization: Basic bWU6aHVzaA==", "Authorization: Basic ***"),
+        ("http://h/?pass=a1&pw=b2&jwt=c3&sig=d4&y=1", "http://h/?pass=***&pw=***&jwt=***&sig=***&y=1"),
+        ("http://h/?password=a&b;c&x=1", "http://h/?password=***&x=1"),
+        ("http://h/?next=http://g/?token=a1", "http://h/?next=http://g/?token=***"),
+        ("+data.dsn=password=hunter2", "+data.dsn=password=***"),
+        ("no 'host=x password=a1 user=me' there", "no 'host=x password=*** user=me' there"),
+        ("password = 'a b;c' user = me", "password = *** user = me"),
+        ("Server=x;Password=S3&zz,y;User=me", "Server=x;Password=***;User=me"),
+        ("Password=S3 cret;Server=x", "Password=***;Server=x"),
+        ("DRIVER={SQL};PWD={a;b};UID=me", "DRIVER={SQL};PWD=***;UID=me"),
+        ("+data.password=Tr0ub4dor&3hunter: no value", "+data.password=***: no value"),
+        ("+data.tokens=[a1,b2]: no such key", "+data.tokens=***: no such key"),
+        ("data.token_2=abc data.accesstoken=abd", "data.token_2=*** data.accesstoken=***"),
+        ("{'opts': {'b': 1}, 'tokens': ['a', 'b']}", "{'opts': {'b': 1}, 'tokens': ***}"),
     ],
 )
 def test_a_secret_is_struck_out(text: str, shown: str) -> None:
@@ -76,6 +107,9 @@ def test_a_secret_is_struck_out(text: str, shown: str) -> None:
         "The seed of noise and sampling is secret, and their generator is a cryptographic one.",
         "| randomness: secret | yes |",
         "python -m dptrain recipe=medical_cnn privacy.epsilon=3 data.classes=[a,b]",
+        "model.pad_tokens=[0,1] model.pad_token=-1",
+        "data.password=${oc.env:DB_PASSWORD} data.path=a;b=c",
+        "data.tokens=[***,***] data={token: ***, uri: http://h}",
     ],
 )
 def test_what_is_no_secret_is_left_as_it_is(text: str) -> None:
@@ -142,6 +176,220 @@ def test_the_command_of_a_server_has_no_userinfo() -> None:
     assert MLflow(uri=f"http://me:{SECRET}@h:5000").command == "http://h:5000"
     assert SECRET not in MLflow(uri=f"postgresql://me:{SECRET}@h/db").command
     assert SECRET not in json.dumps(failure(redact(f"http://me:{SECRET}@h")))
+
+
+# ------------------------------------------------------------------ words of the command line
+
+
+def composed(word: str) -> dict[str, Any]:
+    """The configuration that Hydra makes of one word, below `data`."""
+    (parsed,) = OverridesParser.create().parse_overrides([word])
+    config = OmegaConf.create()
+    OmegaConf.update(config, parsed.key_or_group, parsed.value(), force_add=True)
+    found: Any = OmegaConf.to_container(config, resolve=True)
+    return {str(key): value for key, value in found.items()}
+
+
+@pytest.mark.parametrize(
+    ("word", "shown", "secrets"),
+    [
+        ("+data.tokens=[S3cretaaa1,S3cretbbb2]", "+data.tokens=***", ("S3cretaaa1", "S3cretbbb2")),
+        ("+data.credentials={a: S3cretA, n: [1, S3cretB]}", "+data.credentials=***", ("S3cretA", "S3cretB")),
+        (
+            '+data.dsn="host=x password=S3cret1 user=me"',
+            '+data.dsn="host=x password=*** user=me"',
+            ("S3cret1",),
+        ),
+        (
+            '+data.dsn="Server=x;Password=S3cret&zz;User=me"',
+            '+data.dsn="Server=x;Password=***;User=me"',
+            ("S3cret&zz",),
+        ),
+        (
+            """+data.dsn='host=x password="S3 cret" user=me'""",
+            '+data.dsn="host=x password=*** user=me"',
+            ("S3 cret",),
+        ),
+        (
+            '+data.url="http://h/?a=1&pass=S3cretq&b=2"',
+            '+data.url="http://h/?a=1&pass=***&b=2"',
+            ("S3cretq",),
+        ),
+        ("+data={path: x, o: {n: 1}, pw: S3cretq}", "+data={path: x, o: {n: 1}, pw: ***}", ("S3cretq",)),
+        ("+data={path: x, tokens: [S3cretq, S3cretr]}", "+data={path: x, tokens: [***, ***]}", ("S3cretr",)),
+        ("+data.uris=[http://u:S3cretq@h,http://u:S3cretr@h]", None, ("S3cretq", "S3cretr")),
+        ("+data.uris=[http://u:S3c,ret@h]", "+data.uris=***", ("S3c,ret",)),
+        ('+data.api_key="S3cre\\"t q"', "+data.api_key=***", ('S3cre"t q',)),
+        ("+data.auth=Bearer S3cretq", "+data.auth=***", ("Bearer S3cretq",)),
+        ("+data.password1=S3cretq", "+data.password1=***", ("S3cretq",)),
+    ],
+)
+def test_a_word_is_stripped_of_its_secrets_and_means_what_it_meant(
+    word: str, shown: str | None, secrets: tuple[str, ...]
+) -> None:
+    (masked,) = withheld_arguments([word])
+    assert shown is None or masked == shown
+    assert redact(masked) == masked
+    assert withheld_arguments([masked]) == [masked], "and stays so"
+    assert revealed(composed(masked)) == composed(word)
+    said = redact(" ".join(f"<{secret}>" for secret in secrets))
+    assert not [secret for secret in secrets if secret in masked + said], "known from now on"
+
+
+QUOTABLE = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1).filter(lambda t: "$" not in t)
+
+
+@given(QUOTABLE.filter(lambda text: set(text.lower()) - set("*[]{},'\" \\xa0")))
+def test_nothing_of_what_stands_under_the_name_of_a_secret_is_shown(text: str) -> None:
+    os.environ.pop(VARIABLE, None)
+    quoted = explain.quoted("+data.password", text)
+    for word in (f"+data.password={text}", quoted):
+        if text.strip("'\" \\").lower() not in ("null", "none", "true", "false", ""):
+            (masked,) = withheld_arguments([word])
+            assert masked == f"+data.password={MASK}"
+            assert redact(word.replace("\n", " ")).startswith(f"+data.password={MASK}")
+            assert word != quoted or revealed(composed(masked)) == {"data": {"password": text}}
+
+
+SHAPES = (
+    "host=x password={} user=me",
+    "Server=x;Password={};User=me",
+    "http://me:{}@h/db",
+    "http://h/?pw={}&x=1",
+)
+
+
+@given(password=PASSWORDS.filter(lambda t: not set(t) & set("$;&#?=[]{}*,") and t[0].isalpha()))
+def test_no_password_within_a_quoted_text_is_shown(password: str) -> None:
+    os.environ.pop(VARIABLE, None)
+    for shape in SHAPES:
+        word = explain.quoted("+data.dsn", shape.format(password))
+        masked, other = withheld_arguments([word, explain.quoted("+data.note", f"say {password}!")])
+        assert password not in masked + other, "in other words neither"
+        assert revealed(composed(masked)) == composed(word)
+        assert redact(masked) == masked
+
+
+TEXTS = QUOTABLE.map(lambda text: explain.quoted("", text)[1:]) | st.sampled_from(["a", "b c", "1", "x.y"])
+NODES = st.recursive(
+    TEXTS,
+    lambda inner: (
+        st.lists(inner, max_size=3).map(lambda items: f"[{', '.join(items)}]")
+        | st.dictionaries(st.sampled_from("abc"), inner, max_size=3).map(
+            lambda node: "{" + ",".join(f"{key}: {item}" for key, item in node.items()) + "}"
+        )
+    ),
+    max_leaves=6,
+)
+
+
+@given(NODES.filter(lambda text: text[0] in "[{"))
+def test_values_are_read_as_hydra_reads_them(text: str) -> None:
+    (parsed,) = OverridesParser.create().parse_overrides([f"+data.x={text}"])
+    assert redaction._read(text, "data.x").values == [parsed.value()]
+
+
+def test_a_secret_of_a_variable_is_read_before_it_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OF_MINE", "quietly")
+    words = ['+data.dsn="host=x password=${oc.env:OF_MINE,S3cretq}"', "+data.token=${oc.env:NO_SUCH,S3cretr}"]
+    for word in words:
+        (masked,) = withheld_arguments([word])
+        assert "S3cret" not in masked
+        assert revealed(composed(masked)) == composed(word)
+    asked = "+data.token=${oc.env:OF_MINE}"
+    assert withheld_arguments([asked]) == [asked], "which holds none"
+
+
+def test_lists_and_numbers_under_a_secret_s_name_are_withheld() -> None:
+    values = {"data": {"tokens": ["S3cretq", "S3cretr"], "pin": 91827364, "max_tokens": 8, "auth": None}}
+    masked = withheld(values)
+    assert masked == {"data": {"tokens": [MASK, MASK], "pin": MASK, "max_tokens": 8, "auth": None}}
+    assert revealed(masked) == values
+    assert redact("S3cretq, S3cretr or 91827364, not 1918273645") == "***, *** or ***, not 1918273645"
+    (word,) = withheld_arguments(["data.tokens=[S3cretq,S3cretr]"])
+    assert given_again(masked, word)
+    assert not given_again(masked, "data.max_tokens=8")
+
+
+def test_no_key_of_ours_is_taken_for_a_secret_s() -> None:
+    configs = [yaml.safe_load(path.read_text()) for top in ("conf", "recipes") for path in files(top)]
+    assert len(configs) > 20
+    for config in [defaults(), *configs]:
+        assert redacted(config) == config
+        assert [key for key in dotted(config) if redaction._secret(key)] == []
+    classes = [each for each in vars(schema).values() if isinstance(each, type) and is_dataclass(each)]
+    assert len(classes) > 5
+    assert [field.name for each in classes for field in fields(each) if redaction._secret(field.name)] == []
+
+
+def files(top: str) -> list[Path]:
+    return sorted(folder(top).rglob("*.yaml"))
+
+
+def dotted(node: Any, above: str = "") -> Iterator[str]:
+    for key, value in node.items() if isinstance(node, dict) else ():
+        yield f"{above}{key}"
+        yield from dotted(value, f"{above}{key}.")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("+data.password=Tr0ub4dor&3hunter",), "error +data.password=***: no value that can be read"),
+        (("+data.password=Tr0ub4dor;3hunter",), "error +data.password=***: no value that can be read"),
+        (("+data.password=Tr0ub4dor,3hunter",), "error +data.password=***: several values for one run"),
+        (("-m", "+data.password=Tr0ub4dor,3hunter"), "error +data.password=***: several values of a secret"),
+        (("-m", "a=http://u:Tr0ub4dor@h,http://u:3hunter@h"), "several values of a secret"),
+        (("+data.tokens=[Tr0ub4dor,3hunter",), "error +data.tokens=***: no value that can be read"),
+        (("+data.dsn=host=x;password=Tr0ub4dor&3hunter;x=1",), "+data.dsn=host=x;password=***;x=1: no value"),
+        (("+data={password: Tr0ub,3hunter}",), "error +data=***: no value that can be read"),
+        (("a=http://u:Tr0ub4dor@h,http://u:3hunter@i",), "a=http://***@h,http://***@i: several values"),
+    ],
+)
+def test_no_refusal_shows_a_part_of_a_secret(
+    capsys: pytest.CaptureFixture[str], words: tuple[str, ...], said: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        start.check(words)
+    told = " ".join(capsys.readouterr().err.split())
+    assert ended.value.code == cli.FAILED
+    assert said in told
+    assert "Tr0ub" not in told
+    assert "hunter" not in told
+
+
+def test_whoever_asks_what_is_wrong_with_a_word_is_told_without_its_secret() -> None:
+    word = "+data.password=Tr0ub4dor&3hunter"
+    with pytest.raises(HydraException) as refused:
+        OverridesParser.create().parse_overrides([word])
+    for said in (explain.unreadable(word), explain.explained(refused.value, [word], folder("conf"))):
+        assert said.startswith("+data.password=***: no value that can be read")
+        assert "hunter" not in said
+
+
+@pytest.mark.parametrize("kept", ["[]", '{"a":1}', '{"a":[1]}', "1", "null", "{", '{"a":["S3cretq"]}'])
+def test_whatever_stands_in_the_variable_of_secrets_nothing_breaks(
+    monkeypatch: pytest.MonkeyPatch, kept: str
+) -> None:
+    monkeypatch.setenv(VARIABLE, kept)
+    assert redact("as it is") == "as it is"
+    assert revealed({"a": MASK}) == {"a": "S3cretq" if "S3cretq" in kept else MASK}
+    assert revealed(withheld({"b": {"password": SECRET}})) == {"b": {"password": SECRET}}
+
+
+def test_the_folder_of_a_run_and_its_command_have_no_secret(tmp_path: Path) -> None:
+    words = (
+        "+data.tokens=[S3cretq1,S3cretq2]",
+        '+data.dsn="Server=x;Password=S3cretq&zz;User=me"',
+        "+data.note=of S3cretq1",
+    )
+    asked = order(*words)
+    runs.start(tmp_path, asked)
+    assert holding(tmp_path, "S3cretq") == holding(tmp_path, "zz") == []
+    kept = runs.without_secrets(asked)
+    assert "data.tokens=*** " in kept.command
+    assert "S3cretq" not in kept.command
+    assert revealed(kept.config) == asked.config
 
 
 # ------------------------------------------------------------------ runs

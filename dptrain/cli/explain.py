@@ -21,14 +21,22 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dptrain.config.rules import key_of
+from dptrain.redaction import withheld_arguments
 
 LISTED = "`python -m dptrain --cfg job` lists them all"
+# Options of Hydra's that take the word after them.
+VALUED = (
+    "--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd",
+    "--experimental-rerun", "--info", "-i",
+)  # fmt: skip
+MAY_STAND_ALONE = ("--info", "-i")
 _HOME = re.compile(r"([^=]+)=~(/.*|)", re.DOTALL)
 
 
 def explained(error: Exception, words: Sequence[str], conf: Path) -> str:
     """What Hydra, or the YAML that it reads, found wrong; `conf` is the folder of the configuration."""
     words = [word for word in words if not word.startswith("-") and ("=" in word or word.startswith("~"))]
+    words = withheld_arguments(words)
     if isinstance(error, OverrideParseException):
         return unreadable(error.override)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
@@ -58,10 +66,11 @@ def unreadable(word: str) -> str:
     >>> print(unreadable("data.path=/a (b)"))
     data.path=/a (b): no value that can be read; quote it if it is a text: 'data.path="/a (b)"'
     """
+    (word,) = withheld_arguments([word])
     key, equals, value = word.partition("=")
     if not equals:
         return f"{word}: no key=value; give its value, or leave it out"
-    if not _reads(f"{key}=1"):
+    if not reads(f"{key}=1"):
         return f"{word}: {key or 'nothing'} is no key; {LISTED}"
     return f"{word}: no value that can be read; quote it if it is a text: {shlex.quote(quoted(key, value))}"
 
@@ -76,11 +85,14 @@ def quoted(key: str, value: str) -> str:
 def expanded(words: Sequence[str]) -> list[str]:
     """The words with the home folder for a `~` at the start of a value, where no shell expands it.
 
+    Options come last, for argparse takes overrides that stand side by side only.
     `release=WHAT` is `release.source=WHAT` beside other keys of that section, which it would replace, and
     beside a sweep, which may have some.
 
     >>> expanded(["release=http://host:8000", "release.key_env=KEY"])
     ['release.source=http://host:8000', 'release.key_env=KEY']
+    >>> expanded(["recipe=quickstart", "-m", "seed=1,2", "--cfg", "job", "dtype=float64"])
+    ['recipe=quickstart', 'seed=1,2', 'dtype=float64', '-m', '--cfg', 'job']
     """
     beside = any(word.startswith(("release.", "+sweep=")) for word in words)
     found = []
@@ -90,12 +102,31 @@ def expanded(words: Sequence[str]) -> list[str]:
         if parts := _HOME.fullmatch(word):
             path = f"{Path.home()}{parts[2]}"
             plain = f"{parts[1]}={path}"
-            word = plain if word.startswith("-") or _reads(plain) else quoted(parts[1], path)
+            word = plain if word.startswith("-") or reads(plain) else quoted(parts[1], path)
         found.append(word)
-    return found
+    return _options_last(found)
 
 
-def _reads(word: str) -> bool:
+def _options_last(words: Sequence[str]) -> list[str]:
+    """The same words, the options among them with their values behind all others."""
+    overrides: list[str] = []
+    options: list[str] = []
+    waiting = False  # whether the option before takes this word
+    for word in words:
+        if word.startswith("-"):
+            options.append(word)
+            waiting = word in VALUED
+        elif waiting and not (options[-1] in MAY_STAND_ALONE and "=" in word):
+            options.append(word)
+            waiting = False
+        else:
+            overrides.append(word)
+            waiting = False
+    return overrides + options
+
+
+def reads(word: str) -> bool:
+    """Whether Hydra's grammar knows such a word."""
     try:
         OverridesParser.create().parse_overrides([word])
     except HydraException:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
@@ -25,9 +26,17 @@ from dptrain.cli.files import folder
 from dptrain.config.rules import key_of, renamed
 from dptrain.config.schema import RENAMED
 from dptrain.installed import own_version
+from dptrain.redaction import withheld_arguments
 
 CRASHED, FAILED, BROKEN, BEYOND, INTERRUPTED, UNREAD = 1, 2, 3, 4, 130, 141  # exit codes
 FULL = "HYDRA_FULL_ERROR"
+
+
+def write_any_text() -> None:
+    """Write `?` for a character that the output's encoding lacks, such as an epsilon in ASCII."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
 
 
 def check(arguments: Sequence[str]) -> None:
@@ -41,12 +50,24 @@ def check(arguments: Sequence[str]) -> None:
     if (why := launched.ranks(os.environ)) is not None:
         refuse(why)
     refuse_renamed(arguments)
+    shown = dict(zip(arguments, withheld_arguments(arguments), strict=True))
     if words := several(arguments):
-        as_text = shlex.quote(explain.quoted(words[0].partition("=")[0], words[0].partition("=")[2]))
+        words = [shown[word] for word in words]
+        as_text = shlex.quote(explain.quoted(*words[0].partition("=")[::2]))
         refuse(
             f"{' and '.join(words)}: several values for one run; give one (decimals have a point: 3.0), or "
             f"add -m to run with each, or quote a text: {as_text}"
         )
+    for word in arguments:  # what Hydra is not given as it was written, and could not refuse
+        if shown[word] == word or "=" not in word or word.startswith("-"):
+            continue
+        if not explain.reads(word):
+            refuse(explain.unreadable(word))
+        if len(choices(shown[word])) < len(choices(word)):
+            refuse(
+                f"{shown[word]}: several values of a secret, and jobs of a sweep are told apart by what can "
+                "be shown of them; give one"
+            )
 
 
 def version() -> str:
@@ -96,13 +117,22 @@ def several(arguments: Sequence[str]) -> list[str]:
     """
     if {"-m", "--multirun"} & set(arguments) or any(word.startswith(SWEEPS) for word in arguments):
         return []
-    parser, found = OverridesParser.create(), []
-    for word in arguments:
-        if "=" not in word or word.startswith("-"):
-            continue
-        with suppress(HydraException):  # which Hydra, asked next, explains by itself
-            found += [word for each in parser.parse_overrides([word]) if each.is_sweep_override()]
-    return found
+    given = [word for word in arguments if "=" in word and not word.startswith("-")]
+    return [word for word in given if choices(word)]
+
+
+def choices(word: str) -> set[str]:
+    """The values among which a word of the command line lets a sweep choose; none where it gives one value.
+
+    >>> sorted(choices("seed=1,2")), choices("seed=1")
+    (['1', '2'], set())
+    """
+    with suppress(HydraException):  # which Hydra, asked next, explains by itself
+        (parsed,) = OverridesParser.create().parse_overrides([word])
+        if parsed.is_sweep_override():
+            value = parsed.value()
+            return {str(each) for each in value.list} if isinstance(value, ChoiceSweep) else {word}
+    return set()
 
 
 def with_table(arguments: Sequence[str]) -> list[str]:

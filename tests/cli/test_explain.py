@@ -6,8 +6,10 @@ import re
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
@@ -100,9 +102,20 @@ def test_a_quoted_text_is_read_as_it_is(text: str) -> None:
 def test_the_home_folder_is_meant_by_a_tilde() -> None:
     home = Path.home()
     assert explain.expanded(["data.path=~/a.npz", "~optimizer.lr", "--config-dir=~/c", "seed=1"]) == [
-        f"data.path={home}/a.npz", "~optimizer.lr", f"--config-dir={home}/c", "seed=1",
+        f"data.path={home}/a.npz", "~optimizer.lr", "seed=1", f"--config-dir={home}/c",
     ]  # fmt: skip
     assert explain.expanded(["data.path=~/a (b)"]) == [f'data.path="{home}/a (b)"']
+
+
+def test_options_may_stand_between_overrides() -> None:
+    def parsed_from(words: str) -> Any:
+        return get_args_parser().parse_args(explain.expanded(words.split()))
+
+    parsed = parsed_from("recipe=quickstart -m privacy.epsilon=1,3 -cn config ~optimizer.lr --info seed=1")
+    assert parsed.overrides == ["recipe=quickstart", "privacy.epsilon=1,3", "~optimizer.lr", "seed=1"]
+    assert (parsed.multirun, parsed.config_name, parsed.info) == (True, "config", "all")
+    parsed = parsed_from("--info defaults -m seed=1 --cfg job")
+    assert (parsed.overrides, parsed.info, parsed.cfg) == (["seed=1"], "defaults", "job")
 
 
 def test_versions_and_recipes_are_told(

@@ -13,6 +13,7 @@ from support import command, finish
 from dptrain.cli import launched, process
 from dptrain.cli import main as cli
 from dptrain.contracts import ConfigError
+from dptrain.training.ranks import launched as place_of
 
 pytestmark = pytest.mark.e2e
 
@@ -159,3 +160,20 @@ def test_a_sweep_begins_no_more_processes_than_there_are_cores(tmp_path: Path) -
     assert code == cli.FAILED
     assert "1998 processes at once" in err.replace("\n", " ")
     assert not list(tmp_path.glob("runs/*/*/run.json"))
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"SLURM_PROCID": "abc"}, r"SLURM_PROCID=abc is no whole number of 0 or more; unset it"),
+        ({"SLURM_PROCID": "-1"}, r"SLURM_PROCID=-1 is no whole number"),
+        ({"SLURM_PROCID": "2"}, r"SLURM_PROCID=2 is beyond SLURM_STEP_NUM_TASKS=2"),
+        ({"SLURM_STEP_NUM_TASKS": "many"}, r"SLURM_STEP_NUM_TASKS=many is no whole number of 1 or more"),
+        ({"SLURM_JOB_ID": "x"}, r"SLURM_JOB_ID=x is no whole number"),
+        ({"WORLD_SIZE": "2", "RANK": "x"}, r"RANK=x is no whole number"),
+    ],
+)
+def test_a_place_that_is_no_number_is_refused(changed: dict[str, str], said: str) -> None:
+    step = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1", "MASTER_ADDR": "a"}
+    with pytest.raises(ConfigError, match=said):
+        place_of(step | changed, seconds=1)

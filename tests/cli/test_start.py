@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from dptrain.cli import main as cli
 from dptrain.cli import start
 from dptrain.cli.hydra import _ending_the_sweep
 from dptrain.config import RENAMED
+from dptrain.report.console import Console
 from dptrain.runs import folder as runs
 
 pytestmark = pytest.mark.e2e
@@ -139,3 +141,14 @@ def test_a_sweep_never_goes_on_after_a_callback_that_failed(error: Exception, co
     with pytest.raises(SystemExit) as ended:
         _ending_the_sweep(failing)(Callback(), OmegaConf.create())
     assert ended.value.code == code
+
+
+def test_what_an_encoding_lacks_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = io.BytesIO()
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, io.TextIOWrapper(raw, encoding="ascii", write_through=True))
+    start.write_any_text()
+    Console().note("budget", "\N{GREEK SMALL LETTER EPSILON} = 3")
+    assert raw.getvalue() == b"budget  ? = 3\n"
+    monkeypatch.setattr(sys, "stdout", None)  # as under pythonw
+    start.write_any_text()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dptrain.assembly.build import build
-from dptrain.cli.start import BROKEN, FAILED
+from dptrain.cli.start import BEYOND, BROKEN, CRASHED, FAILED
 from dptrain.contracts import DptrainError
 from dptrain.redaction import revealed
 from dptrain.report import selection as said
@@ -21,6 +21,13 @@ from dptrain.sweep import budget as sweep_budget
 from dptrain.sweep import state as sweeps
 from dptrain.sweep import tracking as sweep_tracking
 from dptrain.sweep.selection import trials
+
+GRAVEST = (
+    BROKEN,
+    BEYOND,
+    FAILED,
+    CRASHED,
+)  # exit codes; a sweep has the first of them that a job has
 
 
 def begin_search(sweep_folder: Path, sought: Mapping[str, Any], direction: str | None) -> None:
@@ -55,6 +62,7 @@ def begin_selection(
 def conclude(sweep_folder: Path, tracking: Mapping[str, Any] | None = None) -> None:
     """Compare the jobs of a sweep that is done; exits with the gravest code of those that failed.
 
+    With 2 as well, where there is no comparison, no selection, or nothing that could be recorded.
     `tracking` is where they were recorded, as configured; None: as the first of them remembers it.
     """
     # Late, as the jobs of a sweep, and single runs, compare nothing.
@@ -69,6 +77,7 @@ def conclude(sweep_folder: Path, tracking: Mapping[str, Any] | None = None) -> N
     console = Console()
     state = sweeps.read_state(sweep_folder)
     found, files = None, []
+    codes = []
     if any(sweep_folder.glob(f"*/{runs.REPORT}")):
         try:
             with runs.disk_explained(f"the same command and sweep.resume={sweep_folder}"):
@@ -84,32 +93,38 @@ def conclude(sweep_folder: Path, tracking: Mapping[str, Any] | None = None) -> N
                     files.append(paper)
         except DptrainError as error:
             console.error(error)
-    _hand_to_the_parent(sweep_folder, tracking, found, files, console)
+            codes.append(FAILED)
+    codes += _hand_to_the_parent(sweep_folder, tracking, found, files, console)
     failed = state.broken_off
     if state.selection is not None:
-        _select(sweep_folder, console, broken=any(each.code == BROKEN for each in failed.values()))
+        codes += _select(sweep_folder, console, broken=any(each.code == BROKEN for each in failed.values()))
     for job, failure in failed.items():
         console.error(DptrainError(f"failed: {job}\n{failure.error}"))
     for why, count in sorted(Counter(each.error for each in state.inapplicable.values()).items()):
         console.note("left out", f"{count} jobs: {why}")
-    if failed:
-        sys.exit(max(failure.code for failure in failed.values()))
+    codes += [failure.code for failure in failed.values()]
     if state.inapplicable and found is None:
-        sys.exit(FAILED)  # whatever was asked about goes with nothing
+        codes.append(FAILED)  # whatever was asked about goes with nothing
+    if codes:
+        sys.exit(next((code for code in GRAVEST if code in codes), codes[0]))
 
 
-def _select(sweep_folder: Path, console: Console, *, broken: bool) -> None:
-    """Select the best trial of a private selection, unless one of them shows that nothing is proved."""
+def _select(sweep_folder: Path, console: Console, *, broken: bool) -> list[int]:
+    """Select the best trial of a private selection, unless one of them shows that nothing is proved.
+
+    Returns the exit code of what went wrong, if anything did.
+    """
     if broken:
         console.note("selected", "none: a trial leaked more than is proved, so no proof can be relied on")
-        return
+        return []
     try:
         chosen = trials.conclude(sweep_folder)
     except DptrainError as error:
         console.error(error)
-        return
+        return [FAILED]
     for name, text in said.selected(chosen):
         console.note(name, text)
+    return []
 
 
 def _hand_to_the_parent(
@@ -118,11 +133,11 @@ def _hand_to_the_parent(
     found: Comparison | None,
     files: Sequence[Path],
     console: Console,
-) -> None:
-    """Put the comparison where the runs of the sweep are recorded."""
+) -> list[int]:
+    """Put the comparison where the runs are recorded; returns the exit code of what went wrong, if any."""
     jobs = sweeps.jobs(sweep_folder)
     if not jobs:
-        return
+        return []
     _, order = jobs[0]
     try:
         # Not parsed: what the jobs ran on, such as a GPU, need not be on this machine.
@@ -131,3 +146,5 @@ def _hand_to_the_parent(
         sweep_tracking.conclude(recorded, sweep_folder, found, files)
     except DptrainError as error:
         console.error(error)
+        return [FAILED]
+    return []

@@ -24,6 +24,7 @@ from dptrain.evaluation.assignment import Assignments
 from dptrain.models import pretrained
 from dptrain.models.pretrained.packaged import PACKAGE
 from dptrain.models.pretrained.weights import DEFAULT
+from dptrain.pipeline.selected import refuse_unselected, trial_of, with_its_epsilon
 from dptrain.privacy.written import StatedGuarantee, from_json
 from dptrain.redaction import redact
 from dptrain.report.document import read_json
@@ -78,12 +79,17 @@ def find(config: Config, overrides: tuple[str, ...], *, answers: bool = False) -
     path = Path(source)
     if path.is_file():
         return Case(name=path.name, config=config, weights=path, played=None, guarantee=None)
-    folder = path if (path / runs.ORDER).is_file() else runs.named(source, Path(config.output))
+    own_folder = (path / runs.ORDER).is_file() or trial_of(path) is not None
+    folder = path if own_folder else runs.named(source, Path(config.output))
     if folder is None:
         raise ConfigError(
             f"release={source} is no run folder, no name or id of a run under output={config.output} and no "
             "file of weights; give one of them"
         )
+    name = folder.name
+    if (trial := trial_of(folder)) is not None:
+        folder, name = trial, f"{trial.parent.name}/{name}"  # when a trial was made is not told
+    refuse_unselected(source, folder)
     _refuse_without_a_model(source, folder, answers=answers)
     _refuse_changes(source, overrides)
     trained = parse(runs.read(folder).config)
@@ -93,7 +99,7 @@ def find(config: Config, overrides: tuple[str, ...], *, answers: bool = False) -
     )  # those that came later can be played too
     report = read_json(folder / runs.REPORT)
     return Case(
-        name=folder.name,
+        name=name,
         config=replace(
             trained,
             **{name: getattr(config, name) for name in CHOSEN},
@@ -109,10 +115,12 @@ def find(config: Config, overrides: tuple[str, ...], *, answers: bool = False) -
         ),
         weights=folder / runs.WEIGHTS,
         played=assemble(trained).played,
-        guarantee=StatedGuarantee(
-            stated=from_json(report.get("guarantee"), f"{folder / runs.REPORT}: guarantee"),
-            tradeoff_points=[(rate, most) for rate, most in report["tradeoff"]],
-            curve=tuple((step, epsilon) for step, epsilon in report["epsilon_by_step"]),
+        guarantee=with_its_epsilon(
+            StatedGuarantee(
+                stated=from_json(report.get("guarantee"), f"{folder / runs.REPORT}: guarantee"),
+                tradeoff_points=[(rate, most) for rate, most in report["tradeoff"]],
+                curve=tuple((step, epsilon) for step, epsilon in report["epsilon_by_step"]),
+            )
         ),
     )
 

@@ -16,6 +16,7 @@ from dptrain.config import Config, parse
 from dptrain.contracts import Budget, ConfigError, DataError, Hashes, Statement
 from dptrain.contracts.rounding import rounded_up, rounded_up_to
 from dptrain.installed import library_versions
+from dptrain.pipeline.selected import is_trial, refuse_unselected, trial_of
 from dptrain.privacy.guarantee import OS_SEEDED, DPGuarantee
 from dptrain.privacy.plan import check_delta
 from dptrain.privacy.written import from_json, plan_of
@@ -41,6 +42,7 @@ class Check(NamedTuple):
 def run(config: Config) -> tuple[Path, list[Check]]:
     """Check the release that `release` names: the folder, and every check; raises ConfigError on none."""
     folder = find(config)
+    refuse_unselected(str(config.release.source), folder)
     published = read(folder / STATEMENT)
     if _hashes(published).weights is not None and not (folder / runs.WEIGHTS).is_file():
         raise ConfigError(
@@ -48,7 +50,7 @@ def run(config: Config) -> tuple[Path, list[Check]]:
             "run, or of what was given away of it"
         )
     checks: list[Callable[[Path, Published], Iterator[Check]]] = [
-        _weights, _code, _configuration, _epsilon, _delta, _words, _report, _versions,
+        _weights, _code, _configuration, _epsilon, _delta, _words, _report, _selection, _versions,
     ]  # fmt: skip
     return folder, [found for check in checks for found in check(folder, published)]
 
@@ -279,6 +281,23 @@ def _report(folder: Path, published: Published) -> Iterator[Check]:
         other.append("status")
     yield _same(
         "report", not other, f"{path.name} says the same", f"{path.name} says otherwise of {', '.join(other)}"
+    )
+
+
+def _selection(folder: Path, published: Published) -> Iterator[Check]:
+    """Whether what was selected is the release of the trial that its selection names."""
+    if not published.selected:
+        return
+    if (trial := trial_of(folder)) is None and not is_trial(folder):
+        yield Check("selection", None, "its trials are with the team: that it was selected is not checked")
+        return
+    trial = folder if trial is None else trial
+    own = _hashes(read(trial / STATEMENT))
+    yield _same(
+        "selection",
+        own.weights == _hashes(published).weights,
+        f"the trial that was selected is {trial.name}",
+        f"the weights are not those of {trial.name}, which was selected",
     )
 
 

@@ -33,11 +33,18 @@ def as_released(report: Report) -> Report:
     The guarantee is the selection's. What attacks measured stays behind: it was held against the
     bounds of a single training.
     """
-    stated = report.guarantee
+    guarantee = released(report.guarantee)
+    if guarantee is report.guarantee:
+        return report
+    return replace(report, guarantee=guarantee, leakage=(), exposed=())
+
+
+def released(stated: Statement) -> Statement:
+    """What is stated of a trial, as of the selected model; of others, and of a void one, as it is."""
     terms = stated.selection
     if terms is None or stated.void:
-        return report
-    guarantee = replace(
+        return stated
+    return replace(
         stated,
         epsilon=terms.epsilon,
         delta=terms.delta,
@@ -49,7 +56,6 @@ def as_released(report: Report) -> Report:
         selection=None,
         selected_from=terms,
     )
-    return replace(report, guarantee=guarantee, leakage=(), exposed=())
 
 
 def search(stated: Statement) -> dict[str, Any]:

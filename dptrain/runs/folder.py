@@ -25,6 +25,7 @@ from dptrain.training import checkpoint
 ORDER = "run.json"  # what was asked for
 WEIGHTS = "weights.pt"  # written when the training is over
 REPORT = "report.json"  # written last: a folder that holds it is complete
+SELECTED = "selected"  # the folder of what a private selection released, beside its trials
 GIVEN = "handed_over"  # in a node of the configuration: a program handed the object over
 LOCK = ".lock"  # held while a process is at work on the run
 
@@ -210,15 +211,30 @@ def read_state(folder: Path) -> RunState:
 def named(name: str, output: Path) -> Path | None:
     """The run folder under `output` of this name, or tracked under this id; None if there is none.
 
-    `latest` is the training that was finished last.
+    `latest` is the training that was finished last; of a private selection, what it released.
     """
     if name == "latest":
-        finished = [path for path in output.glob(f"**/{WEIGHTS}") if (path.parent / REPORT).exists()]
-        return max(finished, key=lambda path: path.stat().st_mtime).parent if finished else None
+        finished = sorted(output.glob(f"**/{WEIGHTS}"), key=lambda path: path.stat().st_mtime, reverse=True)
+        return next((path.parent for path in finished if _releasable(path.parent)), None)
     for path in output.glob(f"**/{ORDER}"):
         if name in (path.parent.name, read_state(path.parent).tracked_as):
             return path.parent
     return None
+
+
+def trial_of(order: Order) -> int | None:
+    """The number of a private selection's trial; None where this is none."""
+    sweep = order.config.get("sweep")
+    return sweep.get("trial") if isinstance(sweep, Mapping) else None
+
+
+def _releasable(folder: Path) -> bool:
+    """Whether `latest` may mean this folder: a finished run's, or a selection's release, and no trial's."""
+    if folder.name == SELECTED and (folder.parent / f"{SELECTED}.json").exists():
+        return True
+    if not (folder / REPORT).exists():
+        return False
+    return not (folder / ORDER).exists() or trial_of(read(folder)) is None
 
 
 def started_by(order: Order, output: Path) -> Path | None:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from dptrain.contracts import DptrainError
 from dptrain.storage import write_text
@@ -67,3 +67,11 @@ class RunState(State):
     trained: str | None = None  # when
     score: float | None = None  # as a search or selection sees it
     error: str | None = None  # why it failed last
+
+    @field_validator("begun_with", "begun")
+    @classmethod
+    def _whole(cls, value: dict[str, Any] | None, field: ValidationInfo) -> dict[str, Any] | None:
+        key, kind = {"begun_with": ("salt", str), "begun": ("plan", dict | None)}[str(field.field_name)]
+        if value is not None and (key not in value or not isinstance(value[key], kind)):
+            raise ValueError(f"it holds no {key}")
+        return value

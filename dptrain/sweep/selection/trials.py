@@ -30,7 +30,7 @@ from dptrain.training import checkpoint
 from dptrain.training.answers import ANSWERS
 
 SELECTED = "selected.json"  # which trial was selected: for the team
-RELEASE = "selected"  # the folder of what may be given away
+RELEASE = runs.SELECTED  # the folder of what may be given away
 RELEASED = (runs.WEIGHTS, "statement.json", "model_card.md")
 UNPREDICTABLE = random.SystemRandom()
 

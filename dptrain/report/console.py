@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import rich.console
-from rich.markup import escape
 from rich.padding import Padding
 from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -41,8 +40,10 @@ class Console:
     def __init__(
         self, out: rich.console.Console | None = None, errors: rich.console.Console | None = None
     ) -> None:
-        self.out = out or rich.console.Console(highlight=False)
-        self.errors = errors or rich.console.Console(stderr=True, highlight=False)
+        # Names and paths may hold what reads like Rich's own markup: whatever has a style is a Text.
+        plain: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}
+        self.out = out or rich.console.Console(**plain)
+        self.errors = errors or rich.console.Console(stderr=True, **plain)
         # Worker processes share one terminal, in which their bars would overwrite each other.
         self.draws = self.out.is_terminal and parent_process() is None
 
@@ -50,13 +51,13 @@ class Console:
 
     def briefing(self, briefing: Briefing) -> None:
         """The plan: what will be spent, on what, and how long it will take."""
-        title = f"[bold]{escape(briefing.title)}[/bold]  [dim]{briefing.mechanism}[/dim]"
+        title = Text.assemble((briefing.title, "bold"), "  ", (briefing.mechanism, "dim"))
         self._panel(title, console_tables.plan(briefing))
 
     def forecast(self, forecast: Forecast) -> None:
         """What a training would promise, cost and be able to show."""
         briefing, width = forecast.briefing, min(self.out.width, WIDEST)
-        title = f"[bold]plan of {escape(briefing.title)}[/bold]  [dim]{briefing.mechanism}[/dim]"
+        title = Text.assemble((f"plan of {briefing.title}", "bold"), "  ", (briefing.mechanism, "dim"))
         self._panel(title, pages.rows(forecast))
         if forecast.detectable:
             self.out.print(pages.detectable(forecast.detectable), width=width)
@@ -83,10 +84,10 @@ class Console:
 
         if self.draws:
             columns = (
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(bar_width=None, complete_style="cyan", finished_style="cyan"),
                 MofNCompleteColumn(),
-                TextColumn("{task.fields[note]}", style="bold"),
+                TextColumn("{task.fields[note]}", style="bold", markup=False),
                 TimeRemainingColumn(compact=True),
             )
             with Progress(*columns, console=self.out, transient=True) as bar:
@@ -123,7 +124,7 @@ class Console:
         """A spinner while something runs that cannot say how far it is."""
         start = time.monotonic()
         if self.draws:
-            with self.out.status(f"{title} …", spinner="dots", spinner_style="cyan"):
+            with self.out.status(Text(f"{title} …"), spinner="dots", spinner_style="cyan"):
                 yield
         else:
             self._line(f"{title} …")
@@ -131,12 +132,13 @@ class Console:
         self._done(title, "", time.monotonic() - start)
 
     def _done(self, title: str, what: str, seconds: float) -> None:
-        mark = "[green]✓[/green] " if self.out.is_terminal else ""
-        done = "" if self.out.is_terminal else "done  "
-        self._line(f"{mark}{title}  {done}{what}{'  ' if what else ''}[dim]{words.duration(seconds)}[/dim]")
+        mark, done = (("✓ ", "green"), "") if self.out.is_terminal else ("", "done  ")
+        said = f"{title}  {done}{what}{'  ' if what else ''}"
+        self._line(mark, said, (words.duration(seconds), "dim"))
 
-    def _line(self, text: str) -> None:
-        self.out.print(text, soft_wrap=True)
+    def _line(self, *parts: str | Text | tuple[str, str]) -> None:
+        """A line of these parts as they are, or each with its style."""
+        self.out.print(Text.assemble(*parts), soft_wrap=True)
 
     # ------------------------------------------------------------------ after
 
@@ -152,7 +154,7 @@ class Console:
         if (chosen := report.guarantee.interface or "weights") != "weights":
             closer = any(line.interface == "" for line in report.leakage)  # to the model than its answers
             more = "; attacks on weights and gradients tell what would follow if more got out" * closer
-            self._line(f"[bold]given away[/bold]  {chosen.replace('_', ' ')}{more}")
+            self._line(("given away", "bold"), f"  {chosen.replace('_', ' ')}{more}")
         for reason in sentences.not_run(report):
             self.out.print(Text(f"NOT RUN  {reason}", style="bold yellow"), soft_wrap=True)
         if report.not_run:
@@ -167,14 +169,15 @@ class Console:
             legend = LEGEND.format(confidence=report.leakage[0].confidence)
             self.out.print(Padding(Text(legend, style="dim"), (0, 0, 1, 0)), width=width)
         for name, value in self._paths(report, command):
-            self._line(f"[dim]{name:<8}[/dim] {value}")
+            self._line((f"{name:<8}", "dim"), " ", value)
 
     def _search(self, report: Report) -> None:
         """What holds for whoever sees other models of a sweep, and for the selected one."""
         if (together := report.guarantee.sweep) is not None:
             self._line(
-                f"[bold]sweep[/bold]    {together.runs} models so far; whoever sees them all, or picks "
-                f"one by its results, holds ε = {words.at_most(together.epsilon_together)}"
+                ("sweep", "bold"),
+                f"    {together.runs} models so far; whoever sees them all, or picks "
+                f"one by its results, holds ε = {words.at_most(together.epsilon_together)}",
             )
             if together.not_private:
                 self._line(f"         not private, or void, and not counted: {together.not_private}")
@@ -186,8 +189,9 @@ class Console:
             self._line("")
         if report.guarantee.selection is not None and not report.guarantee.void:
             self._line(
-                f"[bold]selection[/bold]  if it is selected, it holds "
-                f"ε = {words.at_most(report.guarantee.selection.epsilon)} to those who see nothing else"
+                ("selection", "bold"),
+                f"  if it is selected, it holds "
+                f"ε = {words.at_most(report.guarantee.selection.epsilon)} to those who see nothing else",
             )
             self._line("")
 
@@ -198,34 +202,37 @@ class Console:
         rows: list[tuple[str, str | Text]] = [("weights", near(weights)), ("attacks", "\n".join(attacks))]
         rows += [("", Text(note, style="yellow")) for note in notes]
         rows += [("folder", near(folder))]
-        self._panel(f"[bold]audit of {name}[/bold]", rows)
+        self._panel(Text(f"audit of {name}", style="bold"), rows)
 
-    def _panel(self, title: str, rows: Iterable[tuple[str, str | Text]]) -> None:
+    def _panel(self, title: Text, rows: Iterable[tuple[str, str | Text]]) -> None:
         """Named lines in a frame."""
         grid = Table.grid(padding=(0, 2))
         grid.add_column(style="dim", no_wrap=True)
         grid.add_column(overflow="fold")
-        for row in rows:
-            grid.add_row(*row)
+        for name, text in rows:
+            grid.add_row(Text(name), Text(text) if isinstance(text, str) else text)
         frame = Panel(grid, title=title, title_align="left", border_style="dim", padding=(1, 2))
         self.out.print(frame, width=min(self.out.width, 100))
 
     @staticmethod
-    def _paths(report: Report, command: str) -> Iterator[tuple[str, str]]:
+    def _paths(report: Report, command: str) -> Iterator[tuple[str, str | Text]]:
         yield "report", near(report.folder / "report.html")
         yield "numbers", near(report.folder / "report.json")
         yield "figures", near(report.folder / "figures")
         if report.exposed:
-            yield "", "[yellow]exposure.csv names training records: keep it confidential[/yellow]"
+            yield "", Text("exposure.csv names training records: keep it confidential", style="yellow")
         if report.gallery is not None:
-            yield "", "[yellow]class_inversion.png shows training records: keep it confidential[/yellow]"
-        if sentences.audited(report):
-            yield "", "[yellow]sensitivity.json measures training records: keep it confidential[/yellow]"
-        if (report.folder / "teachers.pt").exists():
             yield (
                 "",
-                "[yellow]teachers.pt votes without noise: keep it confidential[/yellow]",
+                Text("class_inversion.png shows training records: keep it confidential", style="yellow"),
             )
+        if sentences.audited(report):
+            yield (
+                "",
+                Text("sensitivity.json measures training records: keep it confidential", style="yellow"),
+            )
+        if (report.folder / "teachers.pt").exists():
+            yield "", Text("teachers.pt votes without noise: keep it confidential", style="yellow")
         if command:
             yield "compare", command
 
@@ -234,22 +241,22 @@ class Console:
         self.out.print(console_tables.checks(checks), width=min(self.out.width, WIDEST))
         wrong = [name for name, holds, _ in checks if holds is False]
         if wrong:
-            self._line(f"[bold red]not as its statement says[/bold red]  {', '.join(wrong)}: {near(folder)}")
+            self._line(("not as its statement says", "bold red"), f"  {', '.join(wrong)}: {near(folder)}")
         else:
-            self._line(f"[green]as its statement says[/green]  {near(folder)}")
+            self._line(("as its statement says", "green"), f"  {near(folder)}")
 
     def there_already(self, folder: Path) -> None:
         """A job of a sweep that was finished before."""
-        self._line(f"[dim]there already[/dim]  {near(folder)}")
+        self._line(("there already", "dim"), f"  {near(folder)}")
 
     def note(self, name: str, text: str) -> None:
         """A line with its name in front."""
         text = redact(text)
-        self._line(f"[bold]{name}[/bold]  {text}" if name else f"          {text}")
+        self._line((name, "bold"), f"  {text}" if name else f"          {text}")
 
     def page(self, path: Path) -> None:
         """Where the comparison of a sweep can be read."""
-        self._line(f"[dim]{'page':<8}[/dim] {near(path)}")
+        self._line((f"{'page':<8}", "dim"), f" {near(path)}")
 
     def interrupted(self, folder: Path | None, *, sweep: bool = False) -> None:
         """How a run, or all the jobs of a sweep, go on after Ctrl-C; None if nothing had begun."""

@@ -45,9 +45,9 @@ def detectable(found: Sequence[Detectable]) -> Table:
     """The most that each attack could certify with its trials, beside blind guessing and the bound."""
     table = _table("WHAT ATTACKS COULD SHOW", "trials", "guessing", "at most seen", "bound")
     for each in found:
-        seen = words.number(each.limit)
+        seen = words.low_end(each.limit)
         table.add_row(
-            f"{each.attack}  {words.named(each.metric)}",
+            Text(f"{each.attack}  {words.named(each.metric)}"),
             f"{each.trials:,}",
             words.number(each.floor),
             # What lies below guessing is no sign of anything, however often the attack is right.

@@ -37,8 +37,16 @@ def alone_with(uri: str) -> FileLock:
 
     MLflow makes a database's tables without a guard: two jobs that begin together would both do it.
     """
-    name = sha256(f"{getuser()} {uri}".encode()).hexdigest()[:16]
+    name = sha256(f"{_user()} {uri}".encode()).hexdigest()[:16]
     return FileLock(Path(gettempdir()) / f"dptrain-{name}.lock")
+
+
+def _user() -> str:
+    """Who runs this; by number where nothing gives a name, as in a container."""
+    try:
+        return getuser()
+    except (KeyError, OSError, ImportError):
+        return str(os.getuid()) if hasattr(os, "getuid") else "nobody"
 
 
 def look_and_write(uri: str, call: Callable[[], None]) -> None:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from dptrain.redaction import redacted
+from dptrain.storage import write_csv
 from dptrain.tracking.names import flatten
 from dptrain.tracking.null import NullRun
 
 METRICS, PARAMS = "metrics.csv", "params.csv"
+HEAD = ("step", "name", "value")  # of the metrics
 
 
 @dataclass(frozen=True)
@@ -39,11 +41,11 @@ class CSVRun(NullRun):
         self._params, self._metrics = folder / PARAMS, folder / METRICS
         self._values: dict[tuple[str, str], Any] = {}
         if self._metrics.exists():
-            with self._metrics.open(newline="", encoding="utf-8") as file:
-                self._values = {(step, name): value for step, name, value in list(csv.reader(file))[1:]}
+            self._values = {(step, name): value for step, name, value in _whole_rows(self._metrics)}
+            self._write_metrics()  # a row that was cut off must not go on as another one
 
     def params(self, values: Mapping[str, Any]) -> None:
-        _write(self._params, [("name", "value"), *flatten(redacted(values)).items()])
+        write_csv([("name", "value"), *flatten(redacted(values)).items()], self._params)
 
     def metric(self, name: str, value: float, step: int = 0) -> None:
         if math.isinf(value):
@@ -51,12 +53,20 @@ class CSVRun(NullRun):
         anew = not self._values or (str(step), name) in self._values
         self._values[str(step), name] = value
         if anew:
-            rows = [(*key, each) for key, each in self._values.items()]
-            _write(self._metrics, [("step", "name", "value"), *rows])
+            self._write_metrics()
         else:
-            _write(self._metrics, [(step, name, value)], mode="a")
+            with self._metrics.open("a", newline="", encoding="utf-8") as file:
+                csv.writer(file).writerow((step, name, value))
+
+    def _write_metrics(self) -> None:
+        write_csv([HEAD, *((*key, each) for key, each in self._values.items())], self._metrics)
 
 
-def _write(path: Path, rows: Sequence[Sequence[Any]], mode: str = "w") -> None:
-    with path.open(mode, newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows(rows)
+def _whole_rows(path: Path) -> list[list[str]]:
+    """The rows below the head, but for one that a full disk or a power cut left half written."""
+    lines = path.read_bytes().decode("utf-8", errors="replace").split("\n")[:-1]
+    return [
+        row
+        for row in csv.reader(line.rstrip("\r") for line in lines)
+        if len(row) == len(HEAD) and row != [*HEAD]
+    ]

@@ -67,7 +67,7 @@ class MLflow:
     def command(self) -> str:
         """What to type to look at the runs; for a server, the address to open."""
         uri = self.uri or os.environ.get("MLFLOW_TRACKING_URI")
-        if uri is None:
+        if not uri:
             return "mlflow ui"
         shown = redact(uri)
         return shown.replace(f"{MASK}@", "") if is_server(uri) else f"mlflow ui --backend-store-uri {shown}"

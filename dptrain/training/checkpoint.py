@@ -4,8 +4,10 @@ A checkpoint holds the secret keys of the steps to come, so that steps that were
 lost are repeated with the *same* draws, which reveals nothing new and costs nothing more. The same noise on
 a sum that rounds otherwise would give the difference away: the tag of each sum is kept until the next
 checkpoint, and where a repeated sum is another one, the steps are taken with other draws and paid again.
-Whoever reads a checkpoint can undo the noise: it is private to its owner (mode 0600), never logged, and
-removed when the run is complete.
+Of steps without a tag no noise was seen here, but a copy of the folder may go on elsewhere, where no tag of
+this one's is found: a process that goes on repeats what has a tag, and takes other secrets for all steps
+after it, in a checkpoint that is written before the first of them. Whoever reads a checkpoint can undo the
+noise: it is private to its owner (mode 0600), never logged, and removed when the run is complete.
 """
 
 from __future__ import annotations
@@ -29,6 +31,13 @@ LEDGER = "ledger.json"
 SEALS = "sums.bin"
 BEFORE = "before"  # the folder of what was released before the first step
 SHARDS = "shards-"  # begins the names of folders, for a model that is divided among processes
+# What a checkpoint of a training holds at least; one of numbers that are released once holds the others.
+OF_STEPS = {
+    "plan": dict, "step": int, "lost": int, "blocks": dict, "history": list, "model": dict, "schedule": dict,
+    "sampler": dict, "masks": dict, "observers": list, "optimizer": dict | None, "average": dict | None,
+    "noise": dict | None, "audit": dict | None,
+}  # fmt: skip
+OF_ONE_RELEASE = {"terms": dict, "made": dict | None}
 SEAL = struct.Struct("<Q16s")  # a step and the tag of its sum
 
 
@@ -41,15 +50,29 @@ def save(state: dict[str, Any], folder: Path) -> None:
 
 
 def load(folder: Path) -> dict[str, Any] | None:
-    """The checkpoint in this folder, or None; raises DptrainError where it cannot be read."""
+    """The checkpoint in this folder, or None; raises DptrainError where it cannot be read or is not whole."""
     path = folder / CHECKPOINT
     if not path.exists():
         return None
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise _unreadable(path, error) from error
+        raise _unreadable(path, type(error).__name__) from error
+    if (why := _what_is_wrong(state)) is not None:
+        raise _unreadable(path, why)
     return state
+
+
+def _what_is_wrong(state: object) -> str | None:
+    """Why this is no state that `save` was given; None where it is."""
+    if not isinstance(state, dict):
+        return f"it holds a {type(state).__name__}"
+    for key, kind in (OF_ONE_RELEASE if "terms" in state else OF_STEPS).items():
+        if key not in state:
+            return f"it holds no {key}"
+        if not isinstance(state[key], kind):
+            return f"its {key} is a {type(state[key]).__name__}"
+    return None
 
 
 def remove(folder: Path) -> None:
@@ -95,6 +118,17 @@ def seals(folder: Path) -> dict[int, bytes]:
     return dict(reversed(list(SEAL.iter_unpack(content[:whole]))))
 
 
+def settle(folder: Path) -> None:
+    """Have the ledger and the tags on the disk, whatever becomes of the machine: before anything is told."""
+    there = [path for path in (folder / LEDGER, folder / SEALS) if path.exists()]
+    for path in there + [folder] * (os.name == "posix"):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
 def forget_seals(folder: Path, until: int | None = None) -> None:
     """Forget the tags of sums that nobody repeats: all, or those of steps until this one."""
     left = {} if until is None else {step: tag for step, tag in seals(folder).items() if step > until}
@@ -105,19 +139,40 @@ def forget_seals(folder: Path, until: int | None = None) -> None:
 
 
 def paid(folder: Path) -> int:
-    """How many steps the ledger says are paid for; raises DptrainError where it cannot be read."""
+    """How many steps the ledger says are paid for.
+
+    Raises DptrainError where it cannot be read, or says less than the checkpoint beside it.
+    """
     path = folder / LEDGER
     if not path.exists():
-        return 0
+        steps = 0
+    else:
+        try:
+            steps = json.loads(path.read_text(encoding="utf-8"))["steps"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise _unreadable(path, type(error).__name__) from error
+        if not isinstance(steps, int) or isinstance(steps, bool) or steps < 0:
+            raise _unreadable(path, f"steps={steps} is no number of steps")
+    if (reached := _reached(folder)) > steps:
+        raise _unreadable(path, f"{steps} steps paid for, and {reached} in {CHECKPOINT}")
+    return steps
+
+
+def _reached(folder: Path) -> int:
+    """How many steps the checkpoint holds, all of which were paid for; 0 where `load` refuses it."""
     try:
-        return int(json.loads(path.read_text())["steps"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise _unreadable(path, error) from error
+        # Of a large model nothing but these numbers is read.
+        state = torch.load(folder / CHECKPOINT, map_location="cpu", weights_only=True, mmap=True)
+    except Exception:
+        return 0
+    if _what_is_wrong(state) is not None:
+        return 0
+    return int(state["made"] is not None) if "terms" in state else state["step"] + state["lost"]
 
 
-def _unreadable(path: Path, error: Exception) -> DptrainError:
+def _unreadable(path: Path, why: str) -> DptrainError:
     return DptrainError(
-        f"resume={path.parent}: {path.name} cannot be read ({type(error).__name__}); "
+        f"resume={path.parent}: {path.name} cannot be read ({why}); "
         "start the run anew: nothing of it was released"
     )
 

@@ -48,14 +48,34 @@ def launched(environment: Mapping[str, str], *, seconds: float) -> Place | None:
     >>> launched({"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "a", "MASTER_PORT": "1"}, seconds=60).rank
     1
     """
-    if int(environment.get("WORLD_SIZE", "1")) > 1:
-        return Place(rank=int(environment["RANK"]), size=int(environment["WORLD_SIZE"]), seconds=seconds)
-    size = int(environment.get("SLURM_STEP_NUM_TASKS", "1"))
+    if (size := _number(environment, "WORLD_SIZE", "1", least=1)) > 1:
+        return Place(rank=_rank(environment, "RANK", "WORLD_SIZE", size), size=size, seconds=seconds)
+    size = _number(environment, "SLURM_STEP_NUM_TASKS", "1", least=1)
     if size > 1:
-        return Place(
-            rank=int(environment["SLURM_PROCID"]), size=size, seconds=seconds, meeting=_slurm(environment)
-        )
+        rank = _rank(environment, "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", size)
+        return Place(rank=rank, size=size, seconds=seconds, meeting=_slurm(environment))
     return None
+
+
+def _rank(environment: Mapping[str, str], name: str, of: str, size: int) -> int:
+    """The number of this process among so many; raises ConfigError where it is none of them."""
+    rank = _number(environment, name, "", least=0)
+    if rank >= size:
+        raise ConfigError(
+            f"{name}={rank} is beyond {of}={size}, of which the first is 0; start them by torchrun or srun, "
+            "which sets both"
+        )
+    return rank
+
+
+def _number(environment: Mapping[str, str], name: str, default: str, *, least: int) -> int:
+    """A whole number that a launcher sets; raises ConfigError where it is none."""
+    text = environment.get(name, default)
+    if not (text.isascii() and text.isdecimal()) or int(text) < least:
+        raise ConfigError(
+            f"{name}={text} is no whole number of {least} or more; unset it, or start it by torchrun or srun"
+        )
+    return int(text)
 
 
 def _slurm(environment: Mapping[str, str]) -> str:
@@ -71,7 +91,9 @@ def _slurm(environment: Mapping[str, str]) -> str:
             first = found.stdout.split("\n")[0].strip()
     if not first:
         raise ConfigError("MASTER_ADDR is not set, and Slurm does not say which node is the first; export it")
-    port = environment.get("MASTER_PORT") or 20000 + int(environment.get("SLURM_JOB_ID", "0")) % 20000
+    port = (
+        environment.get("MASTER_PORT") or 20000 + _number(environment, "SLURM_JOB_ID", "0", least=0) % 20000
+    )
     return f"tcp://{first}:{port}"
 
 

@@ -20,11 +20,12 @@ LEAKAGE = (0, 1, 2, 3, 4, 5)
 
 def show(comparison: Comparison, out: rich.console.Console | None = None) -> None:
     """Print a comparison."""
-    out = out or rich.console.Console(highlight=False)
+    out = out or rich.console.Console(highlight=False, markup=False, emoji=False)
     width = min(out.width, WIDEST)
     data, answer = comparison.data, comparison.answer
     out.print(
-        f"\n[bold]{comparison.title}[/bold]  [dim]{data['name']}, {data['source']}[/dim]", soft_wrap=True
+        Text.assemble("\n", (comparison.title, "bold"), "  ", (f"{data['name']}, {data['source']}", "dim")),
+        soft_wrap=True,
     )
     for point in comparison.points:
         if point.status == VOID:
@@ -80,9 +81,9 @@ def _table(title: str, content: Table) -> RichTable:
     table.add_column(Text(title, style="bold cyan"), overflow="fold", ratio=2, min_width=14)
     for place, head in enumerate(content.heads[1:], 1):
         if place in content.numeric:
-            table.add_column(head, justify="right", overflow="fold")
+            table.add_column(Text(head), justify="right", overflow="fold")
         else:
-            table.add_column(head, overflow="fold", ratio=2)
+            table.add_column(Text(head), overflow="fold", ratio=2)
     for first, *rest in content.rows:
         table.add_row(Text(first), *map(_cell, rest))  # a list in a name is no markup
     return table

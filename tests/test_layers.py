@@ -67,8 +67,8 @@ ONLY = {
 
 # The words of the project know torch, the standard library and words for ranges.
 CONTRACTS_MAY_IMPORT = {
-    "__future__", "abc", "annotated_types", "collections", "contextlib", "dataclasses", "enum", "functools",
-    "hashlib", "hmac", "pathlib", "secrets", "torch", "typing",
+    "__future__", "abc", "annotated_types", "collections", "contextlib", "dataclasses", "decimal", "enum",
+    "functools", "hashlib", "hmac", "math", "pathlib", "secrets", "torch", "typing",
 }  # fmt: skip
 
 

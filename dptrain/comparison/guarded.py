@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dptrain.comparison.gather import Found
-from dptrain.contracts import Interval, Statement
+from dptrain.contracts import Statement
 from dptrain.evidence.intervals import clopper_pearson
+from dptrain.evidence.shares import mean_of_shares
 from dptrain.report.comparison.points import Guarded, Probed
 
 
@@ -19,13 +20,17 @@ def guarded(runs: Sequence[Found], confidence: float) -> Guarded | None:
         return None
     attacks = dict.fromkeys(each["attack"] for one in found for each in one["probing"])
     normal = [one["normal"] for one in found if one["normal"]]
+    sessions, flagged, withheld = sum(each["sessions"] for each in normal), None, None
+    if sessions:
+        flagged = clopper_pearson(round(_over_sessions(normal, "flagged")), sessions, confidence)
+        withheld = mean_of_shares(_over_sessions(normal, "withheld") / sessions, sessions, confidence)
     return Guarded(
         guards=tuple(found[0]["guards"]),
         probed={name: _probed(name, found) for name in attacks},
-        sessions=sum(each["sessions"] for each in normal),
+        sessions=sessions,
         queries=sum(each["queries"] for each in normal),
-        flagged=_pooled(normal, "flagged", "sessions", confidence),
-        withheld=_pooled(normal, "withheld", "queries", confidence),
+        flagged=flagged,
+        withheld=withheld,
         milliseconds={
             name: statistics.median(one["latency"][name] for one in found)
             for name in ("p50", "p99", "bare_p50", "bare_p99")
@@ -46,12 +51,9 @@ def _probed(name: str, found: Sequence[Mapping[str, Any]]) -> Probed:
     )
 
 
-def _pooled(normal: Sequence[Mapping[str, Any]], share: str, of: str, confidence: float) -> Interval | None:
-    """The share of all seeds' sessions, or queries; None where there were none."""
-    trials = sum(each[of] for each in normal)
-    if not trials:
-        return None
-    return clopper_pearson(sum(round(each[share]["value"] * each[of]) for each in normal), trials, confidence)
+def _over_sessions(normal: Sequence[Mapping[str, Any]], share: str) -> float:
+    """The sum of a share, of sessions or of the queries of each, over all seeds' sessions."""
+    return float(sum(each[share]["value"] * each["sessions"] for each in normal))
 
 
 def released(found: Sequence[Found]) -> list[Statement]:

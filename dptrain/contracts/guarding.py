@@ -38,7 +38,7 @@ class NormalUse:
     sessions: int
     flagged: Interval  # the share of sessions
     queries: int
-    withheld: Interval  # the share of queries that were refused, or answered with the prior
+    withheld: Interval  # the share of a session's queries refused, or answered with the prior: their mean
 
 
 @dataclass(frozen=True, kw_only=True)

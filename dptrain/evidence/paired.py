@@ -6,15 +6,16 @@ import math
 from collections.abc import Callable
 
 from scipy.optimize import brentq
-from scipy.stats import norm
+from scipy.stats import binom, norm
 
 from dptrain.contracts import Interval
 
 
-def paired_proportions(gained: int, lost: int, trials: int, confidence: float) -> Interval:
+def paired_proportions(gained: float, lost: float, trials: float, confidence: float) -> Interval:
     """The difference of two proportions of the same trials, with its score interval (Tango 1998).
 
-    `gained` are the trials in which the first alone succeeds, `lost` those in which the second alone does.
+    `gained` are the trials in which the first alone succeeds, `lost` those in which the second alone does;
+    none of them need be whole, such as an effective number of trials.
 
     >>> found = paired_proportions(1, 5, 24, 0.95)
     >>> round(found.low, 3), round(found.high, 3)
@@ -26,7 +27,8 @@ def paired_proportions(gained: int, lost: int, trials: int, confidence: float) -
     def beyond(sign: float) -> Callable[[float], float]:
         def distance(true: float) -> float:
             linear = (2 * trials - gained + lost) * true - gained - lost
-            root = math.sqrt(linear**2 + 8 * trials * lost * true * (1 - true))
+            # Near -1, of a difference of -1, what is under the root is nothing, give or take rounding.
+            root = math.sqrt(max(0.0, linear**2 + 8 * trials * lost * true * (1 - true)))
             second = (root - linear) / (4 * trials)  # the likeliest share of `lost`, were this the difference
             spread = math.sqrt(max(0.0, trials * (2 * second + true * (1 - true))))
             return gained - lost - trials * true - sign * reach * spread
@@ -35,9 +37,20 @@ def paired_proportions(gained: int, lost: int, trials: int, confidence: float) -
 
     return Interval(
         value=value,
-        low=-1.0 if lost == trials else float(brentq(beyond(1.0), -1.0, value - apart)),
-        high=1.0 if gained == trials else float(brentq(beyond(-1.0), value + apart, 1.0)),
+        low=-1.0 if value - apart <= -1 else float(brentq(beyond(1.0), -1.0, value - apart)),
+        high=1.0 if value + apart >= 1 else float(brentq(beyond(-1.0), value + apart, 1.0)),
     )
+
+
+def mcnemar(gained: int, lost: int) -> float:
+    """The exact one-sided p-value of the first being no likelier to succeed than the second (McNemar 1947).
+
+    Given on how many trials just one of them succeeds, each is the first's with probability one half at most.
+
+    >>> mcnemar(5, 0), mcnemar(0, 0)
+    (0.03125, 1.0)
+    """
+    return float(binom.sf(gained - 1, gained + lost, 0.5))
 
 
 def difference(first: Interval, second: Interval) -> Interval:

@@ -16,6 +16,7 @@ from torch import Tensor
 from dptrain.config import Config
 from dptrain.contracts import Guarding, Latency, NormalUse, OutOfQueries, Probing, Release, Splits
 from dptrain.evidence.intervals import clopper_pearson
+from dptrain.evidence.shares import mean_of_shares
 from dptrain.pipeline.experiment import Experiment
 from dptrain.pipeline.over_http import UTILITY, Remote, reach
 from dptrain.pipeline.serve import make_service
@@ -97,30 +98,31 @@ class Guarded(Remote):
         experiment = self.experiment
         inputs, labels = _normal(experiment.splits)
         rng = np.random.default_rng(experiment.context.streams.seeded("traffic").initial_seed())
-        asked = answered = flagged = 0
+        asked = flagged = 0
+        withheld: list[float] = []  # the share of each session's queries
         seen = self.seen.by_name[PEOPLE]
         for number, rows in enumerate(NormalTraffic().rows(labels.numpy(), LENGTH, count, rng)):
             (key,) = make_keys(self.service, PEOPLE, first=number)
-            client, before = Client(url=self.url, keys=(key,)), seen.flagged
-            waiting = torch.from_numpy(rows)
+            client, alarms, coarse = Client(url=self.url, keys=(key,)), seen.flagged, seen.coarse
+            waiting, unasked = torch.from_numpy(rows), 0
             while len(waiting):
                 burst = int(min(rng.geometric(1 / BURST), len(waiting)))
                 try:
                     client.predictions(inputs[waiting[:burst]])
                 except OutOfQueries:
-                    asked += len(waiting) - burst
+                    unasked = len(waiting) - burst
                     break
                 waiting = waiting[burst:]
                 self.clock.skip(rng.exponential(BETWEEN_SECONDS))
-            asked, answered = asked + client.asked, answered + client.answered
-            flagged += seen.flagged > before
+            wanted = client.asked + unasked
+            withheld.append((wanted - client.answered + seen.coarse - coarse) / wanted)
+            asked, flagged = asked + wanted, flagged + (seen.flagged > alarms)
         confidence = experiment.config.evidence.confidence
-        withheld = seen.coarse + asked - answered
         return NormalUse(
             sessions=count,
             flagged=clopper_pearson(flagged, count, confidence),
             queries=asked,
-            withheld=clopper_pearson(withheld, asked, confidence),
+            withheld=mean_of_shares(float(np.mean(withheld)), count, confidence),
         )
 
     def _latency(self) -> Latency:

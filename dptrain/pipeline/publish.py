@@ -7,6 +7,8 @@ from dptrain.config import Documents
 from dptrain.contracts import BrokenGuarantee, Leakage, RecordLost, Report, Served, Tracker
 from dptrain.evidence.verdict import BROKEN
 from dptrain.pipeline import tracked
+from dptrain.report import words
+from dptrain.report.leakage_words import digits
 from dptrain.training import checkpoint
 
 
@@ -33,8 +35,8 @@ def refuse_broken(report: Report) -> None:
     for line in report.leakage:
         if line.verdict.startswith(BROKEN):
             raise BrokenGuarantee(
-                f"{line.attack}/{line.metric}={line.value.value:.3f}, {_breach(line)}: the training is not "
-                "as private as its guarantee says. Do not release this model; report the run "
+                f"{line.attack}/{line.metric}={words.centre(line.value, digits(line))}, {_breach(line)}: the "
+                "training is not as private as its guarantee says. Do not release this model; report the run "
                 f"({report.folder}) to the maintainers"
             )
 
@@ -42,4 +44,9 @@ def refuse_broken(report: Report) -> None:
 def _breach(line: Leakage) -> str:
     """What shows that a guarantee is broken: what the judge saw, or a bound that was passed."""
     seen = [part.removeprefix("broken: ") for part in line.notes.split("; ") if part.startswith("broken: ")]
-    return "; ".join(seen) or f"at least {line.value.low:.3f}, is above the proved bound {line.bound:.6g}"
+    return "; ".join(seen) or _above(line)
+
+
+def _above(line: Leakage) -> str:
+    low, bound = words.low_end(line.value.low, digits(line)), words.bound(line.bound, digits(line))
+    return f"at least {low}, is above the proved bound {bound}"

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dptrain.contracts import Leakage, NotRun, Report, Statement
 from dptrain.evidence.verdict import ABOVE, BROKEN, LEAKS, NO_CONTROL, NOT_SHOWN, RESISTED, TOO_WEAK
 from dptrain.report import words
-from dptrain.report.leakage_words import named
+from dptrain.report.leakage_words import digits, named
 from dptrain.report.learned import no_better
 from dptrain.report.sentences import attacks, confidential, found, holds, main_lines
 from dptrain.report.words import how_many, listed
@@ -80,9 +80,10 @@ def seen(report: Report) -> str:
 
 
 def _finding(line: Leakage, *, void: bool) -> str:
-    bound = "no bound" if line.bound is None or void else f"bound {words.at_most(line.bound)}"
-    beside = f"baseline {words.number(line.floor)}, {bound}"
-    text = f"{line.attack}, {named(line)}, {words.measured(line.value)} ({beside})"
+    shown = digits(line)
+    bound = "no bound" if line.bound is None or void else f"bound {words.at_most(line.bound, shown)}"
+    beside = f"baseline {words.number(line.floor, shown)}, {bound}"
+    text = f"{line.attack}, {named(line)}, {words.measured(line.value, shown)} ({beside})"
     if found(line, BROKEN):
         return f"**{text}: more than is proved**"
     return f"**{text}: above its bound, not beyond doubt**" if found(line, ABOVE) else text

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dptrain.contracts import Interval, Leakage, Report
+from dptrain.contracts.rounding import percent_down, percent_up
 from dptrain.report import defences, words
 from dptrain.report.cost_figures import calibration, cost_figure
 from dptrain.report.figure import Figure, standalone
 from dptrain.report.gallery import write_gallery
-from dptrain.report.leakage_words import compatible, readable
+from dptrain.report.leakage_words import compatible, digits, readable
 from dptrain.report.sentences import CAPTIONS
 from dptrain.report.svg import WIDTH, Panel
 from dptrain.storage import write_text
@@ -156,10 +157,12 @@ def attacks(report: Report) -> Figure:
     described = []
     for line, bound in lines:
         named = readable(line)
-        text = f"{named.attack}, {named.metric}: {spelt(line.value)}, baseline {line.floor:.3f}"
+        shown = digits(line)
+        text = f"{named.attack}, {named.metric}: {spelt(line.value, shown)}, "
+        text += f"baseline {words.number(line.floor, shown)}"
         text += "" if line.control is None else f", control {line.control.value:.3f}"
         described.append(
-            text if void else f"{text}, bound {words.at_most(bound)}{compatible(line.value, bound)}"
+            text if void else f"{text}, bound {words.at_most(bound, shown)}{compatible(line.value, bound)}"
         )
     return Figure(
         name="attacks",
@@ -178,7 +181,7 @@ def _best_of(report: Report, lines: list[tuple[Leakage, float]]) -> str:
     if any(line.value.low > bound for line, bound in lines) and not void:
         return "An attack exceeds its bound: the guarantee is broken"
     chance = "" if void else compatible(best.value, bound)
-    ends = f" [{100 * best.value.low:.1f}, {100 * best.value.high:.1f}]" if chance else ""
+    ends = f" [{percent_down(best.value.low)}, {percent_up(best.value.high)}]" if chance else ""
     finding = f"Best attack on single records: {words.percent(best.value.value)}{ends}{chance}"
     if words.is_private(report.guarantee) and not void:
         return f"{finding}; no attack's true rate can exceed {words.percent_at_most(bound)}"
@@ -246,9 +249,10 @@ def queries(report: Report) -> Figure:
     )
 
 
-def spelt(value: Interval) -> str:
+def spelt(value: Interval, digits: int = 3) -> str:
     """A value and its interval, in words: 0.625 (0.406 to 0.812)."""
-    return f"{words.number(value.value)} ({words.number(value.low)} to {words.number(value.high)})"
+    low, high = words.low_end(value.low, digits), words.high_end(value.high, digits)
+    return f"{words.centre(value, digits)} ({low} to {high})"
 
 
 def _track(panel: Panel, line: Leakage, bound: float | None, *, top: float) -> None:

@@ -61,9 +61,10 @@ def sentences(report: Report) -> Iterator[str]:
     if (normal := found.normal) is not None:
         yield (
             f"Of {normal.sessions:,} sessions of normal traffic, made of held-out records that no guard was "
-            f"calibrated on, a share of {words.measured(normal.flagged)} raised an alarm; of their "
-            f"{normal.queries:,} queries {words.measured(normal.withheld)} were refused, or answered with "
-            "the prior. The intervals are exact for independent sessions; records recur among these."
+            f"calibrated on, a share of {words.measured(normal.flagged)} raised an alarm; in the mean over "
+            f"sessions, {words.measured(normal.withheld)} of a session's queries ({normal.queries:,} in all) "
+            "were refused, or answered with the prior. Both intervals take sessions as independent, and the "
+            "second lets the queries of a session hang together as they may; records recur among sessions."
         )
     if (took := found.latency) is not None:
         yield (

@@ -29,6 +29,7 @@ METRICS = {
     "nearest_is_member": "nearest to a member",
     "success": "records named",
 }
+FEWEST_DIGITS, MOST_DIGITS = 3, 9
 # Verdicts without a reason of their own: theirs is read off the numbers.
 BARE = (BROKEN, ABOVE, WITHIN, UNBOUNDED, OF_VOID, RESISTED, TOO_WEAK, NO_CONTROL)
 
@@ -65,19 +66,45 @@ def named(line: Leakage) -> str:
     return f"TPR at FPR up to {words.percent_at_most(fpr)} ({line.metric})"
 
 
+def digits(line: Leakage) -> int:
+    """Decimals that a line's numbers are told to: three, or as many as show what lies above what.
+
+    Rounded, the lower end of a leak might read as its baseline, that of a breach as its bound.
+    """
+    found = kind(line.verdict) in (LEAKS, ABOVE, BROKEN)
+    for count in range(FEWEST_DIGITS, MOST_DIGITS):
+        floor, low = _told(words.number(line.floor, count)), _told(words.low_end(line.value.low, count))
+        centre = _told(words.centre(line.value, count))
+        above_bound = line.bound is not None and line.value.low > line.bound
+        if (
+            (low > floor or not line.value.low > line.floor)
+            and (centre > floor or not (found and line.value.value > line.floor))
+            and (not above_bound or low > _told(words.bound(line.bound, count)))
+        ):
+            return count
+    return MOST_DIGITS
+
+
+def _told(text: str) -> float:
+    """The number that a text reads as."""
+    return float(text.replace(",", "").replace("∞", "inf").replace("undefined", "nan"))
+
+
 def sentence(line: Leakage, *, void: bool) -> str:
     """One leakage line as a sentence or two."""
+    shown = digits(line)
     text = (
-        f"**{line.attack}**, {named(line)}: {words.measured(line.value)}, baseline {words.number(line.floor)}"
+        f"**{line.attack}**, {named(line)}: {words.measured(line.value, shown)}, baseline "
+        f"{words.number(line.floor, shown)}"
     )
     if line.control is not None:
-        text += f", control model {words.measured(line.control)}"
+        text += f", control model {words.measured(line.control, shown)}"
     text += f". {meaning(line)}"
     if void:
         return text
     if line.bound is None:
         return text if UNBOUNDED in line.verdict else f"{text} No theorem bounds this metric."
-    text = f"{text} Proved bound: {words.at_most(line.bound)}"
+    text = f"{text} Proved bound: {words.at_most(line.bound, shown)}"
     standing = beside_bound(line)
     return f"{text}; {standing}." if standing else f"{text}."
 
@@ -125,7 +152,7 @@ def weakness(line: Leakage) -> str:
     if line.detection_limit <= line.floor:
         return (
             f"with {line.trials:,} trials even an attack that is always right certifies at most "
-            f"{words.number(line.detection_limit)}, and the baseline is {words.number(line.floor)}"
+            f"{words.low_end(line.detection_limit)}, and the baseline is {words.number(line.floor)}"
         )
     if line.control is None:
         return "there is no control"
@@ -170,7 +197,7 @@ def _threshold(line: Leakage, *, control: bool = False) -> str:
     name = "control_non_member_accuracy_high" if control else "non_member_accuracy_high"
     if (most := line.details.get(name)) is not None:
         whose = "its own" if control else "the"
-        return f"the {words.number(most)} that {whose} non-members may reach"
+        return f"the {words.high_end(most)} that {whose} non-members may reach"
     return f"the baseline, {words.number(line.floor)}"
 
 

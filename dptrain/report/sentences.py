@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 
 from dptrain.contracts import Leakage, Report, Statement
+from dptrain.contracts.rounding import rounded_up
 from dptrain.evidence.verdict import ABOVE, BROKEN, LEAKS, kind
 from dptrain.report import counts, defences, words
 from dptrain.report.learned import at_floor, no_better, noise, signal
@@ -42,6 +44,8 @@ DETAILS = {
     "fpr_upper": "false-positive rate at most",
     "auc": "AUC",
 }
+UPPER_ENDS = ("_upper", "_high", "bound_at_fpr_asked")
+CERTIFICATES = ("steinke", "certified_if_independent")
 PARTS = {
     "train": "training",
     "attack": "attacks",
@@ -82,11 +86,22 @@ def short(report: Report) -> str:
     lines = main_lines(report)
     leaking = sum(found(line, LEAKS, ABOVE, BROKEN) for line in lines)
     text += f" {leaking} of {len(lines)} measurements found leakage above the baseline"
+    text += f" ({by_chance(lines)})" if leaking else ""
     if words.is_private(statement) and not statement.void:
         broken, doubtful = (sum(found(line, word) for line in lines) for word in (BROKEN, ABOVE))
         text += f", **{broken} of them more than is proved**" if broken else ", none more than is proved"
         text += f", **{doubtful} by no more than chance allows**" if doubtful else ""
     return f"{text}."
+
+
+def by_chance(lines: Sequence[Leakage]) -> str:
+    """How many of these measurements would be expected to find leakage where there is none, at most.
+
+    A verdict by a test has a false alarm as often as the line's interval may miss its value, at most; one by
+    the lower end of the interval half as often.
+    """
+    most = rounded_up(round(math.fsum(1 - line.confidence for line in lines), words.SETTLED), 1)
+    return f"if nothing leaked, chance alone would be expected to make at most {most} of them say so"
 
 
 def void(statement: Statement) -> str:
@@ -134,8 +149,8 @@ def worth(report: Report) -> str:
         return f"{said}.{shown}"
     text = (
         f"It is right on {words.percent(accuracy.value)} of {report.utility.records:,} test records "
-        f"(interval {words.percent(accuracy.low)} to {words.percent(accuracy.high)}); always naming the most "
-        f"frequent class is right on {words.percent(report.floor_accuracy)}"
+        f"(interval {words.percent_at_least(accuracy.low)} to {words.percent_at_most(accuracy.high)}); "
+        f"always naming the most frequent class is right on {words.percent(report.floor_accuracy)}"
     )
     if report.control is not None:
         text += f", and the control model on {words.percent(report.control.accuracy.value)}"
@@ -201,10 +216,19 @@ def remarks(line: Leakage) -> str:
     """How a line came about, and its further numbers; empty where there is nothing to say."""
     parts = [line.notes] if line.notes else []
     parts += [
-        f"{DETAILS.get(name, name.replace('_', ' '))} {words.plain(value)}"
+        f"{DETAILS.get(name, name.replace('_', ' '))} {_detail(name, value)}"
         for name, value in line.details.items()
     ]
     return "; ".join(parts)
+
+
+def _detail(name: str, value: float) -> str:
+    """A further number: of an interval's upper end no less is told, of a certificate no more."""
+    if float(value).is_integer():
+        return words.plain(value)
+    if name.endswith(UPPER_ENDS):
+        return words.high_end(value)
+    return words.low_end(value) if name in CERTIFICATES else words.plain(value)
 
 
 def exposure(report: Report) -> str:

@@ -5,17 +5,25 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from decimal import Decimal
 
 from dptrain.contracts import Interval, Statement
-from dptrain.contracts.rounding import percent_up, rounded_up, rounded_up_to
+from dptrain.contracts.rounding import (
+    percent_down,
+    percent_up,
+    rounded_down,
+    rounded_up,
+    rounded_up_to,
+)
 
 NOT_PRIVATE = "none (not private)"
 NO_BOUND = "no bound"
+SETTLED = 12  # decimals that the ends of intervals are computed to: what follows them is no end's
 ADJACENCY = {"add_remove": "added or removed", "replace_one": "replaced by another"}
 
 
-def number(value: float) -> str:
-    """Three decimals for rates and other small numbers, as many digits for the rest.
+def number(value: float, digits: int = 3) -> str:
+    """Three decimals, or as many as told, for rates and other small numbers, as many digits for the rest.
 
     >>> number(0.125), number(41.62), number(float("inf"))
     ('0.125', '41.6', '∞')
@@ -24,7 +32,7 @@ def number(value: float) -> str:
         return "undefined"
     if math.isinf(value):
         return "∞" if value > 0 else "-∞"
-    return f"{value:.3f}" if abs(value) < 10 else f"{value:,.1f}"
+    return f"{value:.{digits}f}" if abs(value) < 10 else f"{value:,.{digits - 2}f}"
 
 
 def plain(value: float) -> str:
@@ -36,14 +44,45 @@ def plain(value: float) -> str:
     return f"{value:,.0f}" if float(value).is_integer() else number(value)
 
 
-def interval(value: Interval) -> str:
-    """The ends of an interval: [0.406, 0.812]."""
-    return f"[{number(value.low)}, {number(value.high)}]"
+def low_end(value: float, digits: int = 3) -> str:
+    """The lower end of an interval, or the most that is certified, rounded down.
+
+    >>> low_end(0.50046), low_end(0.5), low_end(41.69), low_end(-0.1)
+    ('0.500', '0.500', '41.6', '-0.100')
+    """
+    return at_least(round(value, SETTLED), digits)
 
 
-def measured(value: Interval) -> str:
+def high_end(value: float, digits: int = 3) -> str:
+    """The upper end of an interval, rounded up.
+
+    >>> high_end(0.81201), high_end(0.1 + 0.2)
+    ('0.813', '0.300')
+    """
+    return at_most(round(value, SETTLED), digits)
+
+
+def interval(value: Interval, digits: int = 3) -> str:
+    """The ends of an interval, rounded outwards.
+
+    >>> interval(Interval(value=0.625, low=0.4059, high=0.8121))
+    '[0.405, 0.813]'
+    """
+    return f"[{low_end(value.low, digits)}, {high_end(value.high, digits)}]"
+
+
+def centre(value: Interval, digits: int = 3) -> str:
+    """The value itself: an estimate, or, of an interval without an upper end, what is certified at least.
+
+    >>> centre(Interval(value=1.4996, low=1.4996, high=float("inf")))
+    '1.499'
+    """
+    return number(value.value, digits) if math.isfinite(value.high) else low_end(value.value, digits)
+
+
+def measured(value: Interval, digits: int = 3) -> str:
     """A value and its interval: 0.625 [0.406, 0.812]."""
-    return f"{number(value.value)} {interval(value)}"
+    return f"{centre(value, digits)} {interval(value, digits)}"
 
 
 def signed(value: float) -> str:
@@ -52,16 +91,40 @@ def signed(value: float) -> str:
     >>> signed(0.125), signed(-0.5), signed(-0.0001)
     ('+0.125', '−0.500', '0.000')
     """
-    text = number(abs(value))
-    return text if text == number(0.0) else f"{'+' if value > 0 else '−'}{text}"
+    return _with_sign(number(value))
+
+
+def _with_sign(text: str) -> str:
+    size = text.removeprefix("-")
+    if size == number(0.0):
+        return size
+    return f"{'+' if size == text else '−'}{size}"
+
+
+def signed_interval(value: Interval) -> str:
+    """The ends of a difference, rounded outwards: [−0.060, −0.022]."""
+    return f"[{_with_sign(low_end(value.low))}, {_with_sign(high_end(value.high))}]"
 
 
 def difference(value: Interval) -> str:
     """A difference and its interval: −0.041 [−0.060, −0.022]."""
-    return f"{signed(value.value)} [{signed(value.low)}, {signed(value.high)}]"
+    return f"{signed(value.value)} {signed_interval(value)}"
 
 
-def at_most(value: float) -> str:
+def at_least(value: float, digits: int = 3) -> str:
+    """A lower bound in as many digits as `number` gives, rounded down.
+
+    >>> at_least(0.0579999), at_least(3.0), at_least(41.69)
+    ('0.057', '3.000', '41.6')
+    """
+    if not math.isfinite(value):
+        return number(value)
+    if abs(value) < 10:
+        return rounded_down(value, digits)
+    return f"{Decimal(rounded_down(value, digits - 2)):,}"
+
+
+def at_most(value: float, digits: int = 3) -> str:
     """A bound in as many digits as `number` gives, rounded up.
 
     >>> at_most(0.0578001), at_most(3.0), at_most(41.62)
@@ -69,11 +132,13 @@ def at_most(value: float) -> str:
     """
     if not math.isfinite(value):
         return number(value)
-    return rounded_up(value, 3) if value < 10 else f"{float(rounded_up(value, 1)):,.1f}"
+    if abs(value) < 10:
+        return rounded_up(value, digits)
+    return f"{Decimal(rounded_up(value, digits - 2)):,}"
 
 
-def bound(value: float | None) -> str:
-    return NO_BOUND if value is None else at_most(value)
+def bound(value: float | None, digits: int = 3) -> str:
+    return NO_BOUND if value is None else at_most(value, digits)
 
 
 def percent(rate: float) -> str:
@@ -83,6 +148,15 @@ def percent(rate: float) -> str:
     ('7.42 %', '1 %', '0.013 %')
     """
     return f"{100 * rate:.3g} %"
+
+
+def percent_at_least(rate: float) -> str:
+    """A lower bound on a rate in percent, to three digits at most, rounded down.
+
+    >>> percent_at_least(0.0742), percent_at_least(0.0741999)
+    ('7.42 %', '7.41 %')
+    """
+    return f"{percent_down(rate)} %"
 
 
 def percent_at_most(rate: float) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 from scipy.stats import norm
 
@@ -38,6 +40,52 @@ def test_a_paired_interval_is_wide_where_the_two_never_differ() -> None:
     assert same.low == pytest.approx(-same.high)
     assert paired_proportions(25, 0, 25, 0.95).high == 1.0
     assert paired_proportions(0, 25, 25, 0.95).low == -1.0
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> tuple[int, int, int]:
+    """How many of so many trials the first alone, and the second alone, succeeds in."""
+    trials = draw(st.integers(1, 2000))
+    gained = draw(st.integers(0, trials))
+    return gained, draw(st.integers(0, trials - gained)), trials
+
+
+CONFIDENCES = (0.5, 0.9, 0.95, 0.995, 0.9998)
+
+
+def assert_ordered(gained: int, lost: int, trials: int, confidence: float) -> None:
+    found = paired_proportions(gained, lost, trials, confidence)
+    assert -1.0 <= found.low <= found.value <= found.high <= 1.0
+    assert found.value == (gained - lost) / trials
+
+
+@pytest.mark.parametrize("confidence", CONFIDENCES)
+def test_every_trial_may_go_one_way(confidence: float) -> None:
+    for trials in range(1, 301):
+        assert_ordered(0, trials, trials, confidence)
+        assert_ordered(trials, 0, trials, confidence)
+        assert_ordered(0, 0, trials, confidence)
+
+
+@given(table=tables(), confidence=st.sampled_from(CONFIDENCES))
+def test_every_table_has_an_interval_around_its_difference(
+    table: tuple[int, int, int], confidence: float
+) -> None:
+    assert_ordered(*table, confidence)
+
+
+@given(table=tables(), share=st.floats(0.01, 1.0))
+def test_effective_numbers_of_trials_have_one_too(table: tuple[int, int, int], share: float) -> None:
+    gained, lost, trials = (share * each for each in table)
+    found = paired_proportions(gained, lost, trials, 0.95)
+    assert -1.0 <= found.low <= found.value <= found.high <= 1.0
+
+
+@given(table=tables())
+def test_the_two_models_are_treated_alike(table: tuple[int, int, int]) -> None:
+    gained, lost, trials = table
+    found, turned = (paired_proportions(*each, trials, 0.95) for each in ((gained, lost), (lost, gained)))
+    assert (found.low, found.high) == pytest.approx((-turned.high, -turned.low), abs=1e-8)
 
 
 def test_intervals_of_differences_hold_as_often_as_they_say() -> None:

@@ -30,7 +30,8 @@ def test_words_for_the_officer(report: Report) -> None:
     assert report.guarantee.sentence in text
     assert "only a bound is a ceiling" in text
     assert "identifies more than 5.78 % of the training records" in text
-    assert "2 of 4 measurements found leakage above the baseline, none more than is proved" in text
+    assert "2 of 4 measurements found leakage above the baseline (if nothing leaked, " in text
+    assert "to make at most 0.2 of them say so), none more than is proved" in text
     assert "too weak to tell" in text
     assert "no evidence of privacy" in text
     assert "not a cryptographic one" in text

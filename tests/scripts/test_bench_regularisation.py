@@ -31,8 +31,8 @@ def test_a_defence_is_held_against_an_undefended_model_that_stopped_as_soon_as_i
     script: ModuleType,
 ) -> None:
     lengths = [of(script, *each) for each in ((0.5, 0.1), (0.7, 0.3), (0.9, 0.5), (0.8, 0.9))]
-    found = [script.matched(accuracy, lengths, "tpr") for accuracy in (0.4, 0.5, 0.6, 0.8, 0.9, 0.95)]
-    assert found == pytest.approx([0.1, 0.1, 0.2, 0.4, 0.5, 0.5])
+    found = [script.matched(accuracy, lengths, "tpr") for accuracy in (0.5, 0.6, 0.8, 0.9, 0.95)]
+    assert found == pytest.approx([0.1, 0.2, 0.4, 0.5, 0.5])
     assert script.beside([of(script, 0.6, 0.5)], [[each] for each in lengths], "tpr") == [pytest.approx(0.3)]
 
 
@@ -47,6 +47,18 @@ def test_lines_say_bound_interval_and_difference(script: ModuleType) -> None:
     assert dropout[3] == "0.20 [0.00, 0.45]; +0.00 [-0.25, +0.25]"
     assert private[:2] == ("faces, DP-SGD", "epsilon 8")
     assert private[3] == "0.00 (0.00 to 0.00); -0.20 (-0.20 to -0.20)"
+
+
+def test_a_defence_less_accurate_than_every_undefended_model_is_held_against_none(script: ModuleType) -> None:
+    lengths = [of(script, *each) for each in ((0.6, 0.3), (0.5, 0.1), (0.7, 0.3), (0.9, 0.5))]
+    assert script.matched(0.49, lengths, "tpr") is None
+    assert script.matched(0.5, lengths, "tpr") is not None
+    rows = [f"{script.NONE}, {share:g} of the steps" for share in script.LENGTHS[:-1]]
+    found = {row: [one] * 3 for row, one in zip((*rows, script.NONE), lengths, strict=True)}
+    found["DP-SGD, epsilon 8"] = [of(script, accuracy, 0.0) for accuracy in (0.55, 0.55, 0.1)]
+    *others, private = script.told("faces", found)
+    assert set(private[3:]) == {"0.00 (0.00 to 0.00); no undefended model so inaccurate"}
+    assert not any(";" in cell for line in others for cell in line)
 
 
 def test_words_that_are_said_anew_replace_what_was_said(script: ModuleType) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from dptrain.cli import main as cli
 from dptrain.cli.serve import prepared, serving
 from dptrain.config import parse
 from dptrain.contracts import ConfigError
+from dptrain.evidence.shares import mean_of_shares
 from dptrain.pipeline import guarded
 from dptrain.report.document import read_json
 
@@ -145,6 +147,8 @@ def test_an_audit_serves_the_run_by_itself_and_tells_what_its_guards_did(served,
     assert asked["seconds"] >= 7 * (requests_sent - 1)  # which nobody waited for
     assert found["normal"]["sessions"] == 2
     assert found["normal"]["queries"] == 400
+    withheld = found["normal"]["withheld"]  # two sessions tell little, however many queries they have
+    assert withheld == asdict(mean_of_shares(withheld["value"], 2, 0.95))
     assert found["latency"]["p50"] <= found["latency"]["p99"]
     page = (served / with_guards["folder"].rpartition("/")[2] / "report.html").read_text()
     assert "What the guards did" in page

@@ -58,8 +58,8 @@ def costs(comparison: Comparison) -> Table:
     """What each stack of guards does to people, and how long an answer takes."""
     return Table(
         heads=(
-            "guards", "normal sessions flagged", "of", "normal queries withheld", "of", "ms p50", "ms p99",
-            "without: p50", "p99",
+            "guards", "normal sessions flagged", "of", "of a session's queries withheld", "of all",
+            "ms p50", "ms p99", "without: p50", "p99",
         ),
         rows=tuple(
             (

@@ -26,10 +26,20 @@ from dptrain.contracts import (
     Splits,
     Targets,
 )
+from dptrain.contracts.rounding import rounded_up
 from dptrain.evaluation.games.probed import OnProbes
 from dptrain.evidence.intervals import clopper_pearson, detection_limit
+from dptrain.evidence.paired import mcnemar, paired_proportions
 from dptrain.evidence.probes import ProbeAssignment
-from dptrain.evidence.verdict import BEYOND_DOUBT, beside, of_intervals, reading
+from dptrain.evidence.verdict import (
+    BEYOND_DOUBT,
+    NO_CONTROL,
+    RESISTED,
+    TOO_WEAK,
+    UNBOUNDED,
+    beside,
+    reading,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,11 +129,18 @@ def _advantage(
     column: Sensitive, hit: Right, control_hit: Right | None, members: Tensor, confidence: float
 ) -> Leakage:
     guessed, imputed = hit[0][members], hit[1][members]
-    value, control = paired_difference(guessed, imputed, confidence), None
+    value, p = paired_difference(guessed, imputed, confidence)
+    control = control_p = None
     if control_hit is not None:
-        control = paired_difference(control_hit[0][members], control_hit[1][members], confidence)
-    trials = len(guessed)
-    missed = int((~imputed).sum())
+        control, control_p = paired_difference(control_hit[0][members], control_hit[1][members], confidence)
+    trials, missed, level = len(guessed), int((~imputed).sum()), (1 - confidence) / 2
+    word = reading(
+        above_floor=p < level,
+        control_above_floor=None if control_p is None else control_p < level,
+        bounded=False,
+    )
+    best = paired_proportions(missed, 0, trials, confidence).low if mcnemar(missed, 0) < level else 0.0
+    details = {} if control_p is None else {"control_p_value": control_p}
     return Leakage(
         attack="",
         metric=f"{column.name}.advantage",
@@ -131,14 +148,16 @@ def _advantage(
         floor=0.0,
         control=control,
         bound=None,
-        detection_limit=missed / trials * _sign(missed, missed, confidence).low if missed else 0.0,
-        verdict=of_intervals(value=value, floor=0.0, control=control, bounded=False),
+        detection_limit=best,
+        verdict=_explained(word, p),
         trials=trials,
         confidence=confidence,
         notes=(
-            f"accuracy on {trials} members less that of imputation, paired: exact for the "
-            f"{int((guessed != imputed).sum())} records on which they differ, given their number. No bound: "
-            "what a model teaches about everybody counts here too"
+            f"accuracy on {trials} members less that of imputation, paired (Tango's score interval, which is "
+            f"approximate). McNemar's exact test of the {int((guessed != imputed).sum())} records on which "
+            f"they differ decides, one-sided, below p = {level:.3g}: where few differ, it may find nothing "
+            "although the interval lies above 0. No bound: what a model teaches about everybody counts here "
+            "too"
         ),
         details={
             "accuracy": float(guessed.double().mean()),
@@ -146,6 +165,8 @@ def _advantage(
             "attack_alone_right": float((guessed & ~imputed).sum()),
             "imputation_alone_right": float((imputed & ~guessed).sum()),
             "values": float(len(column.values)),
+            "p_value": p,
+            **details,
         },
     )
 
@@ -199,8 +220,9 @@ def _on_members(
         confidence=confidence,
         notes=(
             f"accuracy on {int(members.sum())} members; the baseline is that on {int((~members).sum())} "
-            f"non-members, and only above its interval's upper end, {others.high:.3f}, is it called a leak "
-            f"(the control: above its own). The bound is the most true positives at that many false ones"
+            f"non-members, and only above its interval's upper end, {rounded_up(others.high, 3)}, is it "
+            f"called a leak (the control: above its own). The bound is the most true positives at that many "
+            "false ones"
         ),
         details=details,
     )
@@ -210,24 +232,21 @@ def _accuracy(right: Tensor, confidence: float) -> Interval:
     return clopper_pearson(int(right.sum()), len(right), confidence)
 
 
-def paired_difference(first: Tensor, second: Tensor, confidence: float) -> Interval:
+def _explained(word: str, p_value: float) -> str:
+    """The verdict on an advantage in full, for the test decides and not the interval."""
+    same = f"right no more often than imputation, beyond chance (p = {p_value:.2g})"
+    return {
+        UNBOUNDED: f"{UNBOUNDED}; right more often than imputation (p = {p_value:.2g})",
+        RESISTED: f"resisted: {same}, the control is",
+        TOO_WEAK: f"{TOO_WEAK}: {same}, nor is the control",
+        NO_CONTROL: f"{same}, no control",
+    }[word]
+
+
+def paired_difference(first: Tensor, second: Tensor, confidence: float) -> tuple[Interval, float]:
     """How much more often the first is right than the second on the same records, (N,) bool each.
 
-    Given on how many records they differ, the first is alone right on a binomial number of
-    them; its exact interval, carried over to the difference, lies above zero exactly when McNemar's
-    exact test rejects (McNemar 1947). Where they never differ, the ends are what so many records
-    leave open either way.
+    With the p-value of its being no more often right: that is exact, and the interval approximate.
     """
-    differ = int((first != second).sum())
-    if differ == 0:
-        open_ = clopper_pearson(0, len(first), confidence).high
-        return Interval(value=0.0, low=-open_, high=open_)
-    share = differ / len(first)
-    sign = _sign(int((first & ~second).sum()), differ, confidence)
-    return Interval(value=share * sign.value, low=share * sign.low, high=share * sign.high)
-
-
-def _sign(successes: int, trials: int, confidence: float) -> Interval:
-    """A proportion from -1 (never) by 0 (half) to 1 (always)."""
-    ends = clopper_pearson(successes, trials, confidence)
-    return Interval(value=2 * ends.value - 1, low=2 * ends.low - 1, high=2 * ends.high - 1)
+    gained, lost = int((first & ~second).sum()), int((second & ~first).sum())
+    return paired_proportions(gained, lost, len(first), confidence), mcnemar(gained, lost)

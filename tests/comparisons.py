@@ -46,7 +46,8 @@ def interval(value: float, half: float, *, most: float = 1.0) -> Interval:
 
 
 def utility(accuracy: float, half: float) -> Utility:
-    return Utility(accuracy=interval(accuracy, half), auroc=min(1.0, accuracy + 0.04), loss=0.4, records=400)
+    area = interval(min(1.0, accuracy + 0.04), half / 2)
+    return Utility(accuracy=interval(accuracy, half), auroc=area, loss=0.4, records=400)
 
 
 def leakage(auc: float, tpr: float, certified: float, epsilon: float) -> tuple[Leakage, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from dptrain.contracts import ConfigError
 from dptrain.evidence import criteria
@@ -24,6 +25,7 @@ from dptrain.report.comparison.points import (
 
 PROVED = ("epsilon", "delta", "membership.bound")  # hold for every run alike, however few
 NOT_MEASURED = "not measured here"
+NO_INTERVAL = "the runs tell of no interval of their own"
 
 
 def parse(texts: Sequence[str], comparison: Comparison) -> tuple[Condition, ...]:
@@ -46,8 +48,9 @@ def choose(conditions: Sequence[Condition], comparison: Comparison) -> Answer:
     """Which points meet all of these, the smallest epsilon first.
 
     A measured quantity counts by the worse of two ends: of the interval over seeds, and of the runs'
-    own intervals in the median. With fewer than three seeds it decides nothing. What a void
-    guarantee proves is nothing, so that such a point meets no limit.
+    own intervals in the median; where runs tell of none, it meets no limit, for seeds alone do not say what
+    other test records would. With fewer than three seeds it decides nothing. What a void guarantee proves
+    is nothing, so that such a point meets no limit.
     """
     judged = tuple(
         judge(each, point, comparison.metric) for each in conditions for point in comparison.points
@@ -68,42 +71,63 @@ def choose(conditions: Sequence[Condition], comparison: Comparison) -> Answer:
 
 def judge(condition: Condition, point: Point, metric: str = "accuracy") -> LimitOutcome:
     """One limit at one point; `metric` is what the points' accuracy stands for."""
-    used, basis, seeds = _used(condition, point, metric)
+    held = _used(condition, point, metric)
+    used, basis = held.used, held.basis
     proved = condition.quantity in PROVED or condition.quantity.endswith((".bound", ".floor"))
     limit = float(condition.limit)
     if point.status == VOID:
         outcome, basis = NOT_MET, "the guarantee is void"
     elif used is None:
         outcome = UNDECIDED if basis == NOT_MEASURED else NOT_MET
-    elif not proved and seeds < FEWEST:
-        outcome, basis = UNDECIDED, f"{seeds} seed{'s' if seeds > 1 else ''}: {FEWEST} are needed"
+    elif not proved and held.seeds < FEWEST:
+        outcome, basis = UNDECIDED, f"{held.seeds} seed{'s' if held.seeds > 1 else ''}: {FEWEST} are needed"
+    elif not OPERATORS[condition.compare](used, limit):
+        outcome = NOT_MET
+    elif not held.whole:
+        outcome, basis = UNDECIDED, NO_INTERVAL
     else:
-        outcome = MET if OPERATORS[condition.compare](used, limit) else NOT_MET
+        outcome = MET
     return LimitOutcome(limit=condition.text, point=point.label, used=used, basis=basis, outcome=outcome)
 
 
-def _used(condition: Condition, point: Point, measured: str) -> tuple[float | None, str, int]:
-    """The number that a limit is held against, where it comes from, and over how many seeds."""
+@dataclass(frozen=True, kw_only=True)
+class _Held:
+    """The number that a limit is held against, where it comes from, and over how many seeds.
+
+    Not `whole`: the runs tell of no interval of their own, so that the number may be too good.
+    """
+
+    used: float | None
+    basis: str
+    seeds: int = 0
+    whole: bool = True
+
+
+def _used(condition: Condition, point: Point, measured: str) -> _Held:
+    """What a limit is held against."""
     upper = condition.compare.startswith("<")
     if condition.quantity == "epsilon":
-        return point.epsilon, "proved", 0
+        return _Held(used=point.epsilon, basis="proved")
     if condition.quantity == "delta":
-        return point.delta, "proved", 0
+        return _Held(used=point.delta, basis="proved")
     if condition.quantity == "membership.bound":
-        return point.membership_bound, "proved" if point.membership_bound is not None else NOT_MEASURED, 0
+        bound = point.membership_bound
+        return _Held(used=bound, basis=NOT_MEASURED if bound is None else "proved")
     if condition.quantity == measured:
         return _measured(point.accuracy, point.accuracy_ends, upper=upper)
     if condition.quantity == "auroc":
-        return _measured(point.auroc, None, upper=upper)
+        return _measured(point.auroc, point.auroc_ends, upper=upper)
     attack, metric, field = condition.parts()
     lines = [
         line for line in point.lines if criteria.named(line.attack, attack) and _meant(line, metric, point)
     ]
     found = [_of_line(line, field, upper=upper) for line in lines]
-    if any(value is None for value, _, _ in found):
-        return next(each for each in found if each[0] is None)
-    pick = max if upper else min
-    return pick(found, key=lambda each: each[0] or 0.0, default=(None, NOT_MEASURED, 0))
+    if unknown := [each for each in found if each.used is None]:
+        return unknown[0]
+    ordered = sorted(found, key=lambda each: each.used or 0.0, reverse=upper)
+    if not ordered:
+        return _Held(used=None, basis=NOT_MEASURED)
+    return replace(ordered[0], whole=all(each.whole for each in found))
 
 
 def _meant(line: Line, metric: str, point: Point) -> bool:
@@ -114,15 +138,18 @@ def _meant(line: Line, metric: str, point: Point) -> bool:
     return metric in ("", line.metric) and line.interface in given_away
 
 
-def _of_line(line: Line, field: str, *, upper: bool) -> tuple[float | None, str, int]:
+def _of_line(line: Line, field: str, *, upper: bool) -> _Held:
     """One field of a leakage line: a bound or floor as it is, an end as asked, a value by its worse end."""
     seeds = len(line.measured.values)
     if field == "bound":
-        return line.bound, "proved" if line.bound is not None else words.NO_BOUND, seeds
+        basis = words.NO_BOUND if line.bound is None else "proved"
+        return _Held(used=line.bound, basis=basis, seeds=seeds)
     if field == "floor":
-        return line.floor, "floor", seeds
+        return _Held(used=line.floor, basis="floor", seeds=seeds)
     if field == "control":
-        return _measured(line.control, None, upper=upper)
+        return _measured(line.control, line.control_ends, upper=upper)
+    if line.low is None and field == "value":
+        return _measured(line.measured, None, upper=upper)
     low = -math.inf if line.low is None else line.low
     high = math.inf if line.high is None else line.high
     if field != "value":
@@ -132,12 +159,10 @@ def _of_line(line: Line, field: str, *, upper: bool) -> tuple[float | None, str,
     return _measured(line.measured, (low, high), upper=upper)
 
 
-def _measured(
-    found: Spread | None, own: tuple[float, float] | None, *, upper: bool
-) -> tuple[float | None, str, int]:
+def _measured(found: Spread | None, own: tuple[float, float] | None, *, upper: bool) -> _Held:
     """The worse of the two ends, which it was, and over how many seeds."""
     if found is None:
-        return None, NOT_MEASURED, 0
+        return _Held(used=None, basis=NOT_MEASURED)
     if found.interval is None:
         ends = [((max if upper else min)(found.values), "the worst seed")]
     else:
@@ -145,7 +170,7 @@ def _measured(
     if own is not None:
         ends.append((own[1] if upper else own[0], "the runs' own intervals"))
     value, basis = (max if upper else min)(ends, key=lambda end: end[0])
-    return value, basis, len(found.values)
+    return _Held(used=value, basis=basis, seeds=len(found.values), whole=own is not None)
 
 
 def _sentence(conditions: Sequence[Condition], judged: Sequence[LimitOutcome], met: Sequence[str]) -> str:

@@ -69,12 +69,16 @@ def refuse(found: Sequence[Found]) -> None:
     asked: dict[str, Callable[[Found], object]] = {
         "task": lambda run: "an audit of a service" if run.report.get("guarding") else "a training",
         "data": lambda run: (run.report["data"]["name"], run.report["data"]["source"]),
-        "test records": lambda run: run.report["data"].get("test"),
+        "test records": lambda run: None if _drawn_anew(run) else run.report["data"].get("test"),
         "metric": metric_of,
         "unit of privacy": lambda run: run.guarantee.unit,
         "adjacency": lambda run: run.guarantee.adjacency,
         "privacy.delta": lambda run: run.settings.get("privacy.delta", "None"),
     }
+    for seed in sorted({run.seed for run in found if _drawn_anew(run)}):
+        asked[f"test records of seed {seed}"] = lambda run, seed=seed: (  # type: ignore[misc]
+            run.report["data"].get("test") if run.seed == seed and _drawn_anew(run) else None
+        )
     keys = sorted({key for run in found for key in run.settings if key.startswith("data.")})
     asked |= {key: lambda run, key=key: run.settings.get(key) for key in keys}  # type: ignore[misc]
     problems = []
@@ -96,6 +100,12 @@ def refuse(found: Sequence[Found]) -> None:
             "these runs cannot be compared; choose among them by folder, --tag or --ids\n"
             + "\n".join(problems)
         )
+
+
+def _drawn_anew(run: Found) -> bool:
+    """Whether each seed holds other records out, so that their number differs a little from seed to seed."""
+    fraction, key = run.settings.get("data.test_fraction"), run.settings.get("data.split_key", "None")
+    return fraction not in (None, "None", "0", "0.0") and key == "None"
 
 
 # ---------------------------------------------------------------------- points
@@ -136,8 +146,9 @@ def _point(runs: Sequence[Found], name: Label, confidence: float) -> tuple[dict[
         sentence=(void or worst).sentence,
         interface=worst.interface or "weights",
         accuracy=spread(list(accuracy.values()), confidence, within=within),
-        accuracy_ends=_ends(runs),
+        accuracy_ends=_ends([run.report["utility"] for run in runs], "accuracy_"),
         auroc=_spread(auroc, confidence),
+        auroc_ends=_ends([run.report["utility"] for run in runs], "auroc_"),
         control_accuracy=_spread(control, confidence, within),
         cost=paired(control, accuracy, confidence) if control.keys() & accuracy.keys() else None,
         floor=_median([run.report["floor_accuracy"] for run in runs]),
@@ -198,11 +209,13 @@ def _spread(
     return spread(list(values.values()), confidence, within=within) if values else None
 
 
-def _ends(runs: Sequence[Found]) -> tuple[float, float] | None:
-    """The ends of the runs' own intervals of accuracy, in the median."""
-    low = _median([run.report["utility"].get("accuracy_low") for run in runs])
-    high = _median([run.report["utility"].get("accuracy_high") for run in runs])
-    return None if low is None or high is None else (low, high)
+def _ends(measured: Sequence[Mapping[str, Any]], of: str) -> tuple[float, float] | None:
+    """The ends of the runs' own intervals, in the median; None where one of them does not say."""
+    ends: list[list[float | None]] = [
+        [each.get(f"{of}{end}") for each in measured] for end in ("low", "high")
+    ]
+    low, high = map(_median, ends)
+    return None if low is None or high is None or any(None in each for each in ends) else (low, high)
 
 
 def _lines(runs: Sequence[Found], confidence: float, *, void: bool) -> Iterator[Line]:
@@ -234,6 +247,7 @@ def _lines(runs: Sequence[Found], confidence: float, *, void: bool) -> Iterator[
             high=_median([line["high"] for line in lines]),
             floor=_median([line["floor"] for line in lines]),
             control=over_seeds("control"),
+            control_ends=_ends([line for line in lines if line["control"] is not None] or lines, "control_"),
             bound=None if void else _most([line["bound"] for line in lines]),
             verdicts={verdict: verdicts.count(verdict) for verdict in dict.fromkeys(verdicts)},
             fpr=_most([line.get("details", {}).get("fpr_upper") for line in lines]),

@@ -26,6 +26,7 @@ BOOKKEEPING = (
     "report", "serve", "serving",
 )  # fmt: skip
 ATTACK_SEED = "release.seed"
+AREAS = {"": "auroc", "_low": "low/auroc", "_high": "high/auroc"}  # what MLflow calls the AUROC and its ends
 FIELDS = ("low", "high", "floor", "control", "bound")  # before a leakage metric's name, in MLflow
 INTERFACES = ("top_k", "rounded", "temperature", "labels_only")
 
@@ -223,7 +224,7 @@ def _tracked(run: Tracked) -> Found | Missing:
 def from_metrics(run: Tracked) -> dict[str, Any] | None:
     """As much of a report as metrics, parameters and tags hold; None where they do not hold the essence.
 
-    There are no intervals of the utility, no trade-off curve and no plan among them.
+    There is no trade-off curve and no plan among them; of older runs no interval of the utility either.
     """
     metrics, tags = run.metrics, run.tags
     metric = tags.get("metric", "accuracy")  # as runs that were made before it was a tag have it
@@ -233,7 +234,13 @@ def from_metrics(run: Tracked) -> dict[str, Any] | None:
     return {
         "recipe": tags.get("recipe", ""),
         "data": {"name": tags.get("data", ""), "source": tags.get("data.source", "")},
-        "utility": {"accuracy": metrics[metric], "auroc": metrics.get("auroc"), "metric": metric},
+        "utility": {
+            "accuracy": metrics[metric],
+            "accuracy_low": metrics.get(f"low/{metric}"),
+            "accuracy_high": metrics.get(f"high/{metric}"),
+            **{f"auroc{end}": metrics.get(name) for end, name in AREAS.items()},
+            "metric": metric,
+        },
         "control": None if control["accuracy"] is None else control,
         "floor_accuracy": metrics.get(f"floor/{metric}"),
         "guarantee": {

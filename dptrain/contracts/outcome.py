@@ -82,7 +82,7 @@ class Utility:
     """
 
     accuracy: Interval
-    auroc: float
+    auroc: Interval
     loss: float
     records: int
     metric: str = "accuracy"

@@ -225,6 +225,7 @@ class Splits:
     # there are (`stable_ids` of names): by it, and the key, is decided what becomes of the group.
     group_ids: Tensor | None = None
     holdout_group_ids: Tensor | None = None  # of the held-out records, likewise; no group is in both
+    test_group_ids: Tensor | None = None  # of the test records; None: each its own, or not known whose it is
     group_word: str | None = None  # what a group is: patient, customer, pupil
     public: Records | None = None  # like the others, but of nobody who must be protected
     public_origin: str | None = None  # what they are, where it is not the data set that declares them public

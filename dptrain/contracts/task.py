@@ -55,8 +55,12 @@ class Task(Protocol):
     def evaluate(self, outputs: Pairs) -> tuple[float, float]:
         """The metric, and the mean loss, from outputs and labels."""
 
-    def utility(self, predictions: Pairs, *, confidence: float) -> Utility:
-        """How good predictions are, with intervals."""
+    def utility(self, predictions: Pairs, *, confidence: float, groups: Tensor | None = None) -> Utility:
+        """How good predictions are, with intervals.
+
+        `groups` (n,), given where records of one patient share one, are ids of all records that are
+        predicted: those of one group may depend on each other.
+        """
 
     def floor(self, labels: Tensor) -> float:
         """The metric of the best prediction that is the same for every record."""

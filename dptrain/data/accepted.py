@@ -99,15 +99,17 @@ def _groups(splits: Splits) -> Iterator[str]:
     for name, ids, records in (
         ("group_ids", splits.group_ids, splits.train),
         ("holdout_group_ids", splits.holdout_group_ids, splits.holdout),
+        ("test_group_ids", splits.test_group_ids, splits.test),
     ):
         if ids is None:
             continue
         if ids.dtype != torch.int64 or tuple(ids.shape) != (len(records),):
             yield f"{name} is {ids.dtype}, {tuple(ids.shape)}; give int64, one a record: ({len(records)},)"
-    one, other = splits.group_ids, splits.holdout_group_ids
-    if one is not None and other is not None and bool(torch.isin(one, other).any()):
-        at = int(torch.isin(one, other).int().argmax())
-        yield f"the group of training record {at} has held-out records too; keep all of a group in one part"
+    one = splits.group_ids
+    for part, other in (("held-out", splits.holdout_group_ids), ("test", splits.test_group_ids)):
+        if one is not None and other is not None and bool(torch.isin(one, other).any()):
+            at = int(torch.isin(one, other).int().argmax())
+            yield f"the group of training record {at} has {part} records too; keep all of a group in one part"
 
 
 def _subgroups(splits: Splits) -> Iterator[str]:

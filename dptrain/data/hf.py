@@ -81,6 +81,7 @@ class HuggingFace(Cut):
             number_groups(groups["train"]) if groups else None,
             number_groups(groups["val"]) if "val" in groups else None,
             key,
+            tested_groups=number_groups(groups["test"]) if "test" in groups else None,
             name=Path(self.path).name,
             source=f"{self.path}, images as {height}x{width} {self.mode}"
             + (f"; not used: {', '.join(unused)}" if unused else ""),

@@ -116,6 +116,7 @@ class ImageFolder(Cut):
             number_groups(patients["train"]) if patients["train"] else None,
             number_groups(patients["val"]) if patients.get("val") else None,
             key,
+            tested_groups=number_groups(patients["test"]) if patients.get("test") else None,
             name=root.name,
             source=f"{root}, files as {height}x{width} {self.mode}",
             classes=classes,

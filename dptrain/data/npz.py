@@ -68,7 +68,7 @@ def map_arrays(path: Path, required: Sequence[str], optional: Sequence[str] = ()
     if path.is_dir():
         held = {file.stem: file for file in sorted(path.glob("*.npy"))}
     elif zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
+        with _opened(path) as archive:
             held = {name.removesuffix(".npy"): path for name in archive.namelist()}
     else:
         raise DataError(f"{path} is neither an npz file nor a folder of .npy files: make it with numpy.savez")
@@ -90,7 +90,7 @@ def _map_file(path: Path) -> np.ndarray:
 
 
 def _map_member(path: Path, key: str) -> np.ndarray:
-    with zipfile.ZipFile(path) as archive, path.open("rb") as file:
+    with _opened(path) as archive, path.open("rb") as file:
         info = archive.getinfo(f"{key}.npy")
         if info.compress_type != zipfile.ZIP_STORED:
             raise DataError(
@@ -98,10 +98,11 @@ def _map_member(path: Path, key: str) -> np.ndarray:
                 "numpy.savez instead of numpy.savez_compressed, or as a folder of .npy files; or set "
                 "data.lazy=false if it fits into memory"
             )
-        file.seek(info.header_offset + LOCAL_HEADER_BYTES - 4)  # the lengths of its name and its extra field
-        name_bytes, extra_bytes = np.frombuffer(file.read(4), dtype="<u2").tolist()
-        file.seek(info.header_offset + LOCAL_HEADER_BYTES + name_bytes + extra_bytes)
         try:
+            # The lengths of its name and its extra field; in a file that was cut, before its beginning.
+            file.seek(info.header_offset + LOCAL_HEADER_BYTES - 4)
+            name_bytes, extra_bytes = np.frombuffer(file.read(4), dtype="<u2").tolist()
+            file.seek(info.header_offset + LOCAL_HEADER_BYTES + name_bytes + extra_bytes)
             version = np.lib.format.read_magic(file)
             read_header = {
                 (1, 0): np.lib.format.read_array_header_1_0,
@@ -114,10 +115,18 @@ def _map_member(path: Path, key: str) -> np.ndarray:
             if by_columns:
                 return np.memmap(path, dtype, "r", place, shape, order="F")
             return np.memmap(path, dtype, "r", place, shape)
-        except (ValueError, KeyError) as error:
+        except (ValueError, KeyError, OSError, OverflowError) as error:
             raise DataError(
-                f"{key} of {path} cannot be mapped ({error}): save it as plain numbers"
+                f"{key} of {path} cannot be mapped ({error}): save it as plain numbers, and whole"
             ) from error
+
+
+def _opened(path: Path) -> zipfile.ZipFile:
+    """An npz file; raises DataError where what lists its members is damaged."""
+    try:
+        return zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise DataError(f"{path} cannot be read ({error}): save it again with numpy.savez") from error
 
 
 REQUIRED = ("train_images", "train_labels")
@@ -181,6 +190,7 @@ class Npz(Cut):
             _groups(arrays, given, path),
             number_groups(arrays["val_groups"]) if "val_groups" in arrays else None,
             key,
+            tested_groups=number_groups(arrays["test_groups"]) if "test_groups" in arrays else None,
             name=path.stem,
             source=str(path),
             classes=self.target.classes,
@@ -218,6 +228,12 @@ class Npz(Cut):
 
 def _groups(arrays: Mapping[str, np.ndarray], given: Mapping[str, Records], path: Path) -> Tensor | None:
     """Group ids of the training records, or None; raises DataError for a patient in two parts of the file."""
+    for part in PARTS:
+        if f"{part}_groups" in arrays and part not in given:
+            raise DataError(
+                f"{path} holds {part}_groups but no {part}_images: save the records of that part, too, or "
+                "leave its groups out"
+            )
     named = {part: arrays[f"{part}_groups"] for part in given if f"{part}_groups" in arrays}
     for part, names in named.items():
         _check_names(names, f"{part}_groups", given[part], path)

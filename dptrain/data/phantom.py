@@ -68,6 +68,7 @@ class ChestPhantom:
             group_ids=patients(self.train),
             group_word="patient",
             holdout_group_ids=patients(self.holdout, after=self.train),
+            test_group_ids=patients(self.test, after=self.train + self.holdout),
         )
 
     def declare(self, train: int) -> Splits:

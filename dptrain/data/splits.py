@@ -57,6 +57,11 @@ def assignment_key(rng: torch.Generator, split_key: str | None) -> bytes:
     if split_key is None:
         return seed_key(rng)
     path = Path(split_key).expanduser()
+    if path.exists() and not path.is_file():  # a device may be read without end, and never say the same twice
+        raise ConfigError(
+            f"data.split_key={split_key} cannot be read (it is no file); name a file of random bytes: "
+            "openssl rand -out split.key 32"
+        )
     try:
         secret = path.read_bytes()
     except OSError as error:
@@ -132,14 +137,15 @@ class Cut:
         held_out_groups: Tensor | None,
         key: bytes,
         *,
+        tested_groups: Tensor | None = None,
         subgroups: Mapping[str, Sequence[str]] | None = None,
         **constants: Any,
     ) -> Splits:
         """The splits of the parts `given`, by name: train and, where they need not be cut, val and test.
 
-        `groups` are those of the training records, `held_out_groups` those of the records of val, None where
-        they are not known, `subgroups` those of test where it is given, else of train. `constants` are
-        what else `assemble` takes.
+        `groups` are those of the training records, `held_out_groups` those of the records of val and
+        `tested_groups` those of test, None where they are not known, `subgroups` those of test where it is
+        given, else of train. `constants` are what else `assemble` takes.
         """
         pool = given["train"]
         train, holdout, test = divide(
@@ -151,6 +157,8 @@ class Cut:
         )
         tested = range(len(given["test"])) if "test" in given else test.tolist()
         held_out = held_out_groups if groups is None or "val" in given else groups[holdout]
+        if groups is not None and "test" not in given:
+            tested_groups = groups[test]
         return assemble(
             train=pool.take(train),
             holdout=given["val"] if "val" in given else pool.take(holdout),
@@ -158,6 +166,7 @@ class Cut:
             class_prior=self.class_prior,
             group_ids=None if groups is None else groups[train],
             holdout_group_ids=None if groups is None else held_out,
+            test_group_ids=tested_groups,
             group_word=self.group_word,
             subgroups={column: [values[at] for at in tested] for column, values in (subgroups or {}).items()},
             key=key,
@@ -179,6 +188,7 @@ def assemble(
     task: Task | None = None,
     group_ids: Tensor | None = None,
     holdout_group_ids: Tensor | None = None,
+    test_group_ids: Tensor | None = None,
     group_word: str | None = None,
     public: Records | None = None,
     subgroups: Mapping[str, Sequence[str]] | None = None,
@@ -220,6 +230,7 @@ def assemble(
         task=task,
         group_ids=group_ids,
         holdout_group_ids=holdout_group_ids,
+        test_group_ids=test_group_ids,
         group_word=group_word,
         public=public,
         subgroups={column: tuple(values) for column, values in (subgroups or {}).items()},

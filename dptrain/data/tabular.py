@@ -148,6 +148,7 @@ class Tabular(Cut):
             class_prior=self.class_prior,
             group_ids=None if groups is None else groups[train],
             holdout_group_ids=None if groups is None else groups[given.get("holdout", holdout)],
+            test_group_ids=None if groups is None else groups[tested],
             group_word=self.group_word,
             subgroups={name: values[tested.numpy()] for name, values in rows.subgroups.items()},
             sensitive=self.schema.targets,

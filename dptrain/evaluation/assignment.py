@@ -159,8 +159,11 @@ def declared_units(training: Training) -> int | None:
 def split_known(splits: Splits, evidence: Evidence, streams: Streams) -> tuple[Splits, Assignments]:
     """Members and non-members of a model that was trained elsewhere: nothing was assigned, files say.
 
-    As many of the training records as of the held-out ones become probes, and those leave the held-out.
+    As many of the training records as of the held-out ones become probes, and those leave the held-out. Where
+    training records are grouped and nobody says whose the held-out ones are, there are no probes.
     """
-    probes, holdout = known_members(splits, probes=evidence.probes, rng=streams.seeded("probes"))
-    aside = {PROBES: len(splits.holdout) - len(holdout)}
-    return replace(splits, holdout=holdout), Assignments(drawn={PROBES: probes}, set_aside=aside)
+    if splits.group_ids is not None and splits.holdout_group_ids is None:
+        return splits, Assignments()
+    after, probes = known_members(splits, probes=evidence.probes, rng=streams.seeded("probes"))
+    aside = {PROBES: len(splits.holdout) - len(after.holdout)}
+    return after, Assignments(drawn={PROBES: probes}, set_aside=aside)

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from dptrain.contracts import Cost, Interval, Splits, Subgroup, Utility
-from dptrain.evidence.intervals import clopper_pearson
+from dptrain.evidence.clusters import effective_number, of_several, share
+from dptrain.evidence.intervals import variance_of_share
 from dptrain.evidence.paired import difference, paired_proportions
 from dptrain.tasks import MultiLabel, task_of
 from dptrain.tasks.means import interval_of_mean
@@ -30,7 +31,7 @@ def by_subgroup(utility: Utility, splits: Splits, confidence: float) -> tuple[Su
             column=column,
             name=name,
             records=int(chosen.sum()),
-            value=_mean(utility.scores[chosen], confidence, utility),
+            value=_mean(utility.scores[chosen], confidence, utility, _of(splits, chosen)),
         )
         for column, name, chosen in _subgroups(splits, scored)
     )
@@ -55,10 +56,10 @@ def costs(release: Utility, control: Utility, splits: Splits, confidence: float)
             by=by,
             name=name,
             records=int(chosen.sum()),
-            release=_mean(first[chosen], confidence, release),
-            control=_mean(second[chosen], confidence, control),
-            difference=_paired(first[chosen], second[chosen], each),
-            excess=_excess(first, second, chosen, scored & ~chosen, each),
+            release=_mean(first[chosen], confidence, release, _of(splits, chosen)),
+            control=_mean(second[chosen], confidence, control, _of(splits, chosen)),
+            difference=_paired(first[chosen], second[chosen], each, _of(splits, chosen)),
+            excess=_excess(first, second, chosen, scored & ~chosen, each, splits),
         )
         for by, name, chosen in parts
     )
@@ -177,30 +178,45 @@ def _classes(splits: Splits, scored: Tensor) -> Iterator[tuple[str, str, Tensor]
 
 
 def _excess(
-    first: Tensor, second: Tensor, chosen: Tensor, others: Tensor, confidence: float
+    first: Tensor, second: Tensor, chosen: Tensor, others: Tensor, confidence: float, splits: Splits
 ) -> Interval | None:
-    """How much the difference of these exceeds that of the others, who are drawn independently."""
+    """How much the difference of these exceeds that of the others, who are drawn independently.
+
+    Where both have records of one patient, what these have in common makes the interval too wide.
+    """
     if not bool(others.any()):
         return None
-    these, those = (_paired(first[part], second[part], confidence) for part in (chosen, others))
+    these, those = (
+        _paired(first[part], second[part], confidence, _of(splits, part)) for part in (chosen, others)
+    )
     return difference(these, those)
 
 
-def _mean(scores: Tensor, confidence: float, utility: Utility) -> Interval:
+def _of(splits: Splits, chosen: Tensor) -> Tensor | None:
+    """The groups of these test records, where they are known."""
+    return None if splits.test_group_ids is None else splits.test_group_ids[chosen]
+
+
+def _mean(scores: Tensor, confidence: float, utility: Utility, groups: Tensor | None) -> Interval:
     """The mean of errors, or of scores of which 1 is the best: exact where each is right or wrong."""
     if utility.scores_are_errors:
-        return interval_of_mean(scores, confidence, most=math.inf)
+        return interval_of_mean(scores, confidence, most=math.inf, groups=groups)
     if bool(((scores == 0) | (scores == 1)).all()):
-        return clopper_pearson(int(scores.sum()), len(scores), confidence)
-    return interval_of_mean(scores, confidence, least=0.0 if bool((scores >= 0).all()) else -math.inf)
+        return share(scores, groups, confidence)
+    least = 0.0 if bool((scores >= 0).all()) else -math.inf
+    return interval_of_mean(scores, confidence, least=least, groups=groups)
 
 
-def _paired(first: Tensor, second: Tensor, confidence: float) -> Interval:
+def _paired(first: Tensor, second: Tensor, confidence: float, groups: Tensor | None) -> Interval:
     """The mean of first minus second, on the same records."""
     apart = first - second
     both = torch.stack([first, second])
     if bool(both.frac().eq(0).all()) and float(apart.abs().max()) <= 1:
         gained, lost = int((apart > 0).sum()), int((apart < 0).sum())
-        return paired_proportions(gained, lost, len(apart), confidence)
+        if (numbers := of_several(groups)) is None:
+            return paired_proportions(gained, lost, len(apart), confidence)
+        one_more = variance_of_share((gained + lost) / len(apart), int(numbers.max()) + 1)
+        each = effective_number(apart, numbers, confidence, one_more=one_more) / len(apart)
+        return paired_proportions(each * gained, each * lost, each * len(apart), confidence)
     most = 1.0 if bool(((both >= 0) & (both <= 1)).all()) else math.inf
-    return interval_of_mean(apart, confidence, least=-most, most=most)
+    return interval_of_mean(apart, confidence, least=-most, most=most, groups=groups)

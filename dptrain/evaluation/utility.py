@@ -27,7 +27,9 @@ def measure_utility(
     `as_they_are`.
     """
     answers = zip(answered(release, splits, ranks), splits.test.labels.split(AT_ONCE), strict=True)
-    found = task_of(splits).utility(answers, confidence=confidence)
+    # Tasks that others wrote need not know of groups where there are none.
+    of_groups = {} if splits.test_group_ids is None else {"groups": splits.test_group_ids}
+    found = task_of(splits).utility(answers, confidence=confidence, **of_groups)
     return replace(
         of_enough(found, splits),
         by_subgroup=by_subgroup(found, splits, confidence),

@@ -232,7 +232,7 @@ def _measured(utility: Utility) -> dict[str, float]:
     worst = max if utility.scores_are_errors else min
     return {
         utility.metric: utility.accuracy.value,
-        "auroc": utility.auroc,
+        "auroc": utility.auroc.value,
         "loss": utility.loss,
         **{name: each.value for name, each in utility.more.items()},
         "calibration_error": math.nan if utility.calibration is None else utility.calibration.error.value,

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 from scipy.special import expit, logit
-from scipy.stats import beta, binomtest, norm, rankdata
+from scipy.stats import beta, binomtest, norm, rankdata, t
 from torch import Tensor
 
 from dptrain.contracts import Interval
@@ -57,6 +57,7 @@ LEAST_VARIANCE = 8 / 4  # times n^2
 
 
 FEW = 10  # records with a label, or without
+UNDEFINED_AREA = Interval(value=math.nan, low=0.0, high=1.0)  # where there is nothing to tell apart
 
 
 def auc(scores: Tensor, members: Tensor, confidence: float) -> Interval:
@@ -90,39 +91,49 @@ def placements(scores: Tensor, members: Tensor) -> tuple[np.ndarray, np.ndarray]
     return beats, beaten
 
 
-def mean_auc(scores: Tensor, labels: Tensor, confidence: float) -> Interval:
+def mean_auc(scores: Tensor, labels: Tensor, confidence: float, groups: Tensor | None = None) -> Interval:
     """The mean of the AUCs of several labels (n, labels) of the same records, each of which differs.
 
     DeLong's variance of the mean, on the logit scale: what a record adds to it, over all its labels, is
     taken together, so that labels may depend on each other. Where few records have a label, or lack it, they
     tell little of their own variance. The interval is then that of a proportion among as many trials as have
     the variance of the mean, to which each side adds one record of the largest that it can have (Birnbaum and
-    Klose 1957); what the labels of one record add in this way is taken to point the same way.
+    Klose 1957); what the labels of one record add in this way is taken to point the same way. Records of one
+    of `groups` may depend on each other: what all of them add is taken together (Obuchowski 1997).
     """
     areas = []
-    influence, unseen = np.zeros((2, len(scores)))
-    fewest = len(scores)
+    whose = np.arange(len(scores))
+    if groups is not None:
+        whose = groups.unique(return_inverse=True)[1].numpy()
+    several = int(whose.max()) + 1
+    influence, unseen = np.zeros((2, several))
+    fewest = several
     for score, label in zip(scores.T, labels.T.bool(), strict=True):
         sides = placements(score, label)
         areas.append(float(sides[0].mean()))
         for side, where in zip(sides, (label, ~label), strict=True):
-            count = len(side)
-            influence[where.numpy()] += (side - side.mean()) / math.sqrt(count * max(1, count - 1))
-            unseen[where.numpy()] += math.sqrt(variance_of_share(areas[-1], count)) / count**1.5
+            here = np.unique(whose[where.numpy()])
+            count = len(here)
+            apart = (side - side.mean()) / (len(side) * math.sqrt(max(1, count - 1) / count))
+            influence += np.bincount(whose[where.numpy()], weights=apart, minlength=several)
+            unseen[here] += math.sqrt(variance_of_share(areas[-1], count)) / count**1.5
             fewest = min(fewest, count)
-    area, several = float(np.mean(areas)), len(areas)
-    spread = float(np.linalg.norm(influence)) / several
+    area, averaged = float(np.mean(areas)), len(areas)
+    spread = float(np.linalg.norm(influence)) / averaged
     if fewest < FEW:
-        variance = spread**2 + float(np.linalg.norm(unseen) / several) ** 2
-        trials = variance_of_share(area, fewest * several) / variance
+        variance = spread**2 + float(np.linalg.norm(unseen) / averaged) ** 2
+        trials = variance_of_share(area, fewest * averaged) / variance
         return proportion(area * trials, trials, confidence)
     if not 0.0 < area < 1.0 or not spread > 0.0:
         return proportion(area * fewest, fewest, confidence)
-    reach = norm.ppf((1 + confidence) / 2) * spread / (area * (1 - area))
+    quantile = norm.ppf((1 + confidence) / 2)
+    if several < len(scores):
+        quantile = t.ppf((1 + confidence) / 2, fewest - 1)
+    reach = quantile * spread / (area * (1 - area))
     return Interval(value=area, low=float(expit(logit(area) - reach)), high=float(expit(logit(area) + reach)))
 
 
-def variance_of_share(share: float, count: int) -> float:
+def variance_of_share(share: float, count: float) -> float:
     """The largest variance of values in [0, 1] of this mean, to which one of each kind is added.
 
     A share of 0 or 1 of so few is not certain (Agresti and Coull 1998).

@@ -182,17 +182,21 @@ def public_count(count: int) -> int:
     return min(steps, key=lambda step: abs(math.log(count / step)))
 
 
-def known_members(splits: Splits, *, probes: int, rng: torch.Generator) -> tuple[ProbeAssignment, Records]:
-    """Probes of a model that was trained elsewhere, and the held-out records that are left.
+def known_members(splits: Splits, *, probes: int, rng: torch.Generator) -> tuple[Splits, ProbeAssignment]:
+    """Probes of a model that was trained elsewhere, and the splits with the held-out records that are left.
 
     Nothing was assigned: as many of its training records as of the held-out ones (at most half of
-    those) are drawn, none of which occurs twice.
+    those) are drawn, none of which occurs twice. Where records of one patient share a group, one record of
+    each patient is drawn at most, and at most half of the held-out patients, whose other records leave the
+    data: scores of one patient's records depend on each other, and each must count once.
     """
-    train, holdout = (single.nonzero().flatten() for single in once(splits))
-    each = min(probes // 2, len(train), len(holdout), len(splits.holdout) // 2)
-    train, holdout = (
-        places[torch.randperm(len(places), generator=rng)[:each]] for places in (train, holdout)
-    )
+    grouped = splits.group_ids is not None
+    known_by = held_out_units(splits) if grouped else None
+    of_train, of_holdout = (single.nonzero().flatten() for single in once(splits))
+    train, holdout = _in_turn(of_train, splits.group_ids, rng), _in_turn(of_holdout, known_by, rng)
+    units = len(splits.holdout) if known_by is None else len(known_by.unique())
+    each = min(probes // 2, len(train), len(holdout), units // 2)
+    train, holdout = train[:each], holdout[:each]
     order = torch.randperm(2 * each, generator=rng)
     members = order < each
     assigned = ProbeAssignment(
@@ -202,7 +206,22 @@ def known_members(splits: Splits, *, probes: int, rng: torch.Generator) -> tuple
         mislabelled=torch.zeros(2 * each, dtype=torch.bool),
         origin=_origin(train, holdout, order),
     )
-    return assigned, splits.holdout.take(_others(len(splits.holdout), holdout))
+    left = _others(len(splits.holdout), holdout)
+    if known_by is not None:
+        left = (~torch.isin(known_by, known_by[holdout])).nonzero().flatten()
+    return replace(splits, **keep_held_out(splits, left)), assigned
+
+
+def _in_turn(places: Tensor, groups: Tensor | None, rng: torch.Generator) -> Tensor:
+    """These places in a random order, of each group the one that comes first in another random order."""
+    if groups is not None:
+        places = places[torch.randperm(len(places), generator=rng)]
+        _, which = groups[places].unique(return_inverse=True)
+        count = int(which.max()) + 1 if len(which) else 0
+        turns = torch.arange(len(places))
+        first = torch.full((count,), len(places)).scatter_reduce(0, which, turns, "amin")
+        places = places[first]
+    return places[torch.randperm(len(places), generator=rng)]
 
 
 def _origin(train: Tensor, holdout: Tensor, order: Tensor) -> tuple[str, ...]:

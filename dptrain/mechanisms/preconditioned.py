@@ -205,7 +205,8 @@ class Preconditioned:
 
         train, holdout = (records(whole(held_out), by, context.dtype) for held_out in (False, True))
         bounds = (-self.feature_norm, self.feature_norm)
-        return head, replace(splits, train=train, holdout=holdout, test=holdout, bounds=bounds, raw=None)
+        seen = replace(splits, train=train, holdout=holdout, test=holdout, bounds=bounds, raw=None)
+        return head, replace(seen, test_group_ids=splits.holdout_group_ids)
 
     def released(
         self, release: Release, by: Tensor, blank: nn.Module, trained: Trained, context: Context

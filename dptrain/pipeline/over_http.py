@@ -46,9 +46,10 @@ class Remote:
         """How well it does on the first test records: each is a query."""
         splits = self.experiment.splits
         few = splits.test.take(torch.arange(min(UTILITY_QUERIES, len(splits.test))))
+        groups = None if splits.test_group_ids is None else splits.test_group_ids[: len(few)]
         return measure_utility(
             self.release(),
-            replace(splits, test=few, subgroups={}),
+            replace(splits, test=few, test_group_ids=groups, subgroups={}),
             confidence=self.experiment.config.evidence.confidence,
             as_they_are=False,
         )

@@ -19,6 +19,7 @@ from dptrain.contracts import Briefing, Constants, Cost, Guarantee, Plan, Report
 from dptrain.evaluation.costs import costs
 from dptrain.evaluation.scorer import Measured
 from dptrain.evaluation.stage import Subject
+from dptrain.evidence.clusters import of_several
 from dptrain.evidence.verdict import of_void
 from dptrain.models.frozen import split
 from dptrain.models.one_output import inner
@@ -105,6 +106,15 @@ def stated(
     )
 
 
+def _groups(splits: Splits) -> dict[str, str]:
+    """What a group of records is called, and whether it is known of which test records are."""
+    if splits.test_group_ids is None:
+        told = "" if splits.group_ids is None else "unknown"
+    else:
+        told = "" if of_several(splits.test_group_ids) is None else "known"
+    return {"group_word": splits.group_word or "group", "test_groups": told} if told else {}
+
+
 def compose(
     experiment: Experiment,
     guarantee: Guarantee,
@@ -126,6 +136,7 @@ def compose(
         **({} if splits.task is None else {"task": splits.task.name}),
         "images": len(splits.shape) == 3,
         "copies": dict(experiment.copies),
+        **_groups(splits),
     }
     fields: dict[str, Any] = {
         "recipe": order.recipe,

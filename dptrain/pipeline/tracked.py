@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from dptrain.config import Config
-from dptrain.contracts import Report
+from dptrain.contracts import Interval, Report
 from dptrain.pipeline import counts as records
 from dptrain.pipeline.experiment import Experiment
 from dptrain.report import costs, sentences
@@ -51,14 +51,14 @@ def metrics(report: Report) -> Iterator[tuple[str, float, int]]:
     bounds, controls and floors, each under the same name.
     """
     metric = report.utility.metric
-    yield metric, report.utility.accuracy.value, 0
+    yield from _with_ends(metric, report.utility.accuracy)
     if metric == "accuracy":
-        yield "auroc", report.utility.auroc, 0
+        yield from _with_ends("auroc", report.utility.auroc)
     yield "loss", report.utility.loss, 0
     if report.control is not None:
         yield f"control/{metric}", report.control.accuracy.value, 0
         if metric == "accuracy":
-            yield "control/auroc", report.control.auroc, 0
+            yield "control/auroc", report.control.auroc.value, 0
     yield f"floor/{metric}", report.floor_accuracy, 0
     for name, found in report.utility.more.items():
         yield name, found.value, 0
@@ -89,6 +89,14 @@ def metrics(report: Report) -> Iterator[tuple[str, float, int]]:
             yield f"bound/{name}", line.bound, 0
     for key, seconds in report.seconds.items():
         yield f"seconds/{key}", seconds, 0
+
+
+def _with_ends(name: str, found: Interval) -> Iterator[tuple[str, float, int]]:
+    """A measure and its interval, as those of attacks are called."""
+    yield name, found.value, 0
+    for end in ("low", "high"):
+        if math.isfinite(getattr(found, end)):
+            yield f"{end}/{name}", getattr(found, end), 0
 
 
 def _by_part(report: Report) -> Iterator[tuple[str, float, int]]:

@@ -16,7 +16,7 @@ from rich.text import Text
 from dptrain.contracts import Briefing, Estimate, Interval, Leakage, Report, Utility
 from dptrain.evidence.verdict import ABOVE, BROKEN, LEAKS, NOT_SHOWN, RESISTED, kind
 from dptrain.report import costs, counts, defences, learned, words
-from dptrain.report.leakage_words import named
+from dptrain.report.leakage_words import digits, named
 from dptrain.report.tables import has_auroc
 
 TONE = {
@@ -107,6 +107,7 @@ class _Row:
     bound: RenderableType = ""
     limit: float | None = None
     verdict: Text | None = None
+    digits: int = 3
 
     def cells(self, *, wide: bool) -> list[RenderableType]:
         """The cells, the verdict in one of its own where there is room."""
@@ -117,10 +118,12 @@ class _Row:
             lines.append(Padding(self.verdict, (0, 0, 0, 2)))
         control = self.control
         if isinstance(control, Interval):
-            shown = _measured(control) if wide else _number(control.value)
+            centre = Text(words.centre(control, self.digits))
+            shown = _measured(control, digits=self.digits) if wide else centre
         else:
             shown = _number(control)
-        cells = [self.measured, _number(self.floor), shown, self.bound, _number(self.limit)]
+        limit = Text("" if self.limit is None else words.low_end(self.limit, self.digits))
+        cells = [self.measured, _number(self.floor, self.digits), shown, self.bound, limit]
         return [Group(*lines), *cells, *([self.verdict or ""] if wide else [])]
 
 
@@ -146,7 +149,7 @@ def _utility(report: Report) -> list[_Row]:
             [
                 _Row(
                     name="AUROC",
-                    measured=_number(utility.auroc),
+                    measured=_measured(utility.auroc),
                     control=None if control is None else control.auroc,
                 )
             ]
@@ -219,14 +222,15 @@ def _leakage(report: Report) -> list[_Row]:
         _Row(
             name=line.attack,
             detail=_detail(line, void=void),
-            measured=_measured(line.value, "bold"),
+            measured=_measured(line.value, "bold", digits(line)),
             floor=line.floor,
             control=line.control,
             bound=Text(words.NO_BOUND, style="dim")
             if line.bound is None
-            else _bound(words.at_most(line.bound), void),
+            else _bound(words.at_most(line.bound, digits(line)), void),
             limit=line.detection_limit,
             verdict=Text(line.verdict, style=TONE.get(kind(line.verdict), "")),
+            digits=digits(line),
         )
         for line in filter(defences.shown, report.leakage)
     ]
@@ -240,7 +244,7 @@ def output_defences(report: Report) -> Table | None:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, expand=True)
     table.add_column(Text("OUTPUT DEFENCES", style="bold cyan"), ratio=1, overflow="fold")
     for name in ("baseline", *names):
-        table.add_column(name.replace("_", " "), justify="right")
+        table.add_column(Text(name.replace("_", " ")), justify="right")
     for name, floor, values in rows:
         table.add_row(name, _number(floor), *("" if v is None else _number(v.value) for v in values))
     return table
@@ -273,8 +277,8 @@ def _standing(report: Report) -> Text:
     return Text("proved", style="green")
 
 
-def _measured(value: Interval, style: str = "") -> Text:
-    return Text.assemble((words.number(value.value), style), "\n", (words.interval(value), "dim"))
+def _measured(value: Interval, style: str = "", digits: int = 3) -> Text:
+    return Text.assemble((words.centre(value, digits), style), "\n", (words.interval(value, digits), "dim"))
 
 
 def _bound(text: str, void: bool) -> Text:
@@ -282,8 +286,8 @@ def _bound(text: str, void: bool) -> Text:
     return Text("void", style="bold red") if void else Text(text, style="bold")
 
 
-def _number(value: float | None) -> Text:
-    return Text("" if value is None else words.number(value))
+def _number(value: float | None, digits: int = 3) -> Text:
+    return Text("" if value is None else words.number(value, digits))
 
 
 def near(path: Path) -> str:

@@ -181,7 +181,7 @@ def sentence(report: Report) -> str:
     whom = among or f"any of {len(judged)} {title(report.utility).lower()}"
     return (
         f"{text}The test records do not show that privacy is worse for {whom} than for the rest; they leave "
-        f"open up to {words.number(max(0.0, excess.high))} for {name(dearest.by, dearest.name)} "
+        f"open up to {words.high_end(max(0.0, excess.high))} for {name(dearest.by, dearest.name)} "
         f"({words.how_many(dearest.records, 'record')})."
     )
 

@@ -53,10 +53,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def _utility(utility: Utility) -> dict[str, Any]:
     return {
-        "accuracy": utility.accuracy.value,
-        "accuracy_low": utility.accuracy.low,
-        "accuracy_high": utility.accuracy.high,
-        "auroc": utility.auroc,
+        **_ends("accuracy", "accuracy_", utility.accuracy),
+        **_ends("auroc", "auroc_", utility.auroc),
         "loss": utility.loss,
         "records": utility.records,
         "metric": utility.metric,

@@ -44,3 +44,15 @@ def signal(statement: Statement) -> float | None:
         return None
     assert statement.expected_batch_size is not None
     return statement.expected_batch_size * steps / (statement.noise_multiplier * math.sqrt(drawn.draws))
+
+
+def of_groups(report: Report) -> str:
+    """How intervals take test records that depend on each other, as those of one patient; else nothing."""
+    word = report.data.get("group_word", "group")
+    return {
+        "known": f"Intervals hold for new {word}s: test records of one {word} may depend on each other.",
+        "unknown": (
+            f"Nobody says which test records are of one {word}: they are taken as independent, so that "
+            "intervals of utility are too narrow."
+        ),
+    }.get(report.data.get("test_groups", ""), "")

@@ -55,7 +55,7 @@ def metadata(report: Report) -> dict[str, Any]:
     ]
     if tables.has_auroc(report.utility):
         metrics.append(
-            {"type": "roc_auc", "name": "Test AUROC, macro one-vs-rest", "value": report.utility.auroc}
+            {"type": "roc_auc", "name": "Test AUROC, macro one-vs-rest", "value": report.utility.auroc.value}
         )
     metrics += [
         {"type": name, "name": f"Test {words.named(name)}", "value": found.value}

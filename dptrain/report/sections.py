@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dptrain.contracts import Leakage, Report
 from dptrain.evidence.verdict import ABOVE, BROKEN, LEAKS, NOT_SHOWN, RESISTED, TOO_WEAK, kind
-from dptrain.report import answers, assumptions, costs, counts, guarding, sentences, tables, words
+from dptrain.report import answers, assumptions, costs, counts, guarding, learned, sentences, tables, words
 from dptrain.report.blocks import (
     Answers,
     Block,
@@ -108,7 +108,7 @@ def _worth(report: Report) -> tuple[str, str, str]:
     if metric != "accuracy":
         name = words.sentence_case(words.named(metric))
         return name, words.number(value.value), f"on {records} test records {words.interval(value)}"
-    ends = f"[{words.percent(value.low)}, {words.percent(value.high)}]"
+    ends = f"[{words.percent_at_least(value.low)}, {words.percent_at_most(value.high)}]"
     return "Accuracy", words.percent(value.value), f"of {records} test records classified correctly {ends}"
 
 
@@ -130,7 +130,7 @@ def numbers(report: Report) -> Section:
 
 def by_part(report: Report) -> list[Block]:
     """What the model is able to do for each class and each subgroup, and how far it knows."""
-    blocks: list[Block] = []
+    blocks: list[Block] = [Paragraph(said)] if (said := learned.of_groups(report)) else []
     if (found := costs.by_part(report)) is not None:
         blocks += [
             Heading(costs.title(report.utility)),

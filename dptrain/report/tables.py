@@ -5,7 +5,7 @@ from __future__ import annotations
 from dptrain.contracts import Leakage, Report, Statement, Utility
 from dptrain.report import defences, words
 from dptrain.report.blocks import Table
-from dptrain.report.leakage_words import compatible, explained_verdict, named
+from dptrain.report.leakage_words import compatible, digits, explained_verdict, named
 from dptrain.report.sentences import main_lines
 from dptrain.report.statement_rows import rows
 
@@ -24,7 +24,7 @@ def utility(report: Report) -> Table:
                 words.number(report.floor_accuracy),
             ),
             *(
-                [("AUROC", *(words.number(model.auroc) for model in models.values()), "")]
+                [("AUROC", *(words.measured(model.auroc) for model in models.values()), "")]
                 if has_auroc(report.utility)
                 else []
             ),
@@ -58,13 +58,15 @@ def leakage(report: Report) -> Table:
 
 
 def _line(line: Leakage, *, void: bool) -> tuple[str, ...]:
+    shown = digits(line)
     return (
         f"{line.attack}: {named(line)}",
-        words.measured(line.value) + ("" if void else compatible(line.value, line.bound, words.at_most)),
-        words.number(line.floor),
-        "none" if line.control is None else words.measured(line.control),
-        "void" if void and line.bound is not None else words.bound(line.bound),
-        words.number(line.detection_limit),
+        words.measured(line.value, shown)
+        + ("" if void else compatible(line.value, line.bound, words.at_most)),
+        words.number(line.floor, shown),
+        "none" if line.control is None else words.measured(line.control, shown),
+        "void" if void and line.bound is not None else words.bound(line.bound, shown),
+        words.low_end(line.detection_limit, shown),
         f"{line.trials:,}",
         explained_verdict(line),
     )

@@ -15,7 +15,8 @@ from dptrain.contracts import Interval, Utility
 from dptrain.contracts.assignment import another_label
 from dptrain.contracts.task import Pairs
 from dptrain.evidence.calibration import calibration
-from dptrain.evidence.intervals import clopper_pearson
+from dptrain.evidence.clusters import of_several, share, widened
+from dptrain.evidence.intervals import UNDEFINED_AREA, mean_auc
 
 LEAST = 1e-30  # stands for a probability of zero
 
@@ -64,10 +65,12 @@ class Classification:
             records += len(labels)
         return correct / records, loss / records
 
-    def utility(self, predictions: Pairs, *, confidence: float) -> Utility:
+    def utility(self, predictions: Pairs, *, confidence: float, groups: Tensor | None = None) -> Utility:
         made, labels = zip(*predictions, strict=True)
         names = self.names or tuple(map(str, range(self.classes)))
-        return measure_utility(torch.cat(made), torch.cat(labels), confidence=confidence, names=names)
+        return measure_utility(
+            torch.cat(made), torch.cat(labels), confidence=confidence, names=names, groups=groups
+        )
 
     def floor(self, labels: Tensor) -> float:
         """Accuracy of always naming the most frequent class."""
@@ -104,14 +107,21 @@ def make_loss(class_prior: Sequence[float] | None) -> Callable[[Tensor, Tensor],
 
 
 def measure_utility(
-    probabilities: Tensor, labels: Tensor, *, confidence: float, names: Sequence[str]
+    probabilities: Tensor,
+    labels: Tensor,
+    *,
+    confidence: float,
+    names: Sequence[str],
+    groups: Tensor | None = None,
 ) -> Utility:
-    """Accuracy with its exact interval, AUROC (macro, one class against the rest) and mean loss.
+    """Accuracy with its exact interval, AUROC (macro, one class against the rest) with DeLong's, mean loss.
 
     A record whose probabilities are no numbers, as where a network's values overflow, is classified wrongly.
     AUROC, loss and calibration are undefined then, and the AUROC of a class that is alone in the test records
-    too. A class that is not in the test records has no recall, and no share in the balanced accuracy.
+    too. A class that is not in the test records has no recall, and no share in the balanced accuracy. Where
+    records of one of `groups` may depend on each other, intervals are those of fewer records.
     """
+    groups = of_several(groups)
     finite = probabilities.isfinite().all(-1)
     surest, named = probabilities.max(-1)
     right = (named == labels) & finite
@@ -119,21 +129,37 @@ def measure_utility(
     counts = torch.bincount(len(names) * labels[finite] + named[finite], minlength=len(names) ** 2)
     rows = counts.reshape(len(names), len(names)).tolist()
     recalls = {
-        name: clopper_pearson(int(right[labels == label].sum()), int((labels == label).sum()), confidence)
+        name: share(right[labels == label], None if groups is None else groups[labels == label], confidence)
         for label, name in enumerate(names)
         if bool((labels == label).any())
     }
     return Utility(
-        accuracy=clopper_pearson(int(right.sum()), len(labels), confidence),
-        auroc=_auroc(probabilities.double(), labels),
+        accuracy=share(right, groups, confidence),
+        auroc=_auroc(probabilities.double(), labels, confidence, groups),
         loss=float(nll_loss(logs, labels)),
         records=len(labels),
-        more={"balanced_accuracy": _mean(tuple(recalls.values()))},
+        more={"balanced_accuracy": _balanced(tuple(recalls.values()), right, labels, groups)},
         by_class=recalls,
         confusion={name: dict(zip(names, row, strict=True)) for name, row in zip(names, rows, strict=True)},
-        calibration=calibration(surest, right, confidence) if bool(finite.all()) else None,
+        calibration=calibration(surest, right, confidence, groups) if bool(finite.all()) else None,
         scores=right.double(),
     )
+
+
+def _balanced(found: Sequence[Interval], right: Tensor, labels: Tensor, groups: Tensor | None) -> Interval:
+    """The mean of the recalls; wider where records of several classes belong to one group."""
+    around = _mean(found)
+    if groups is None:
+        return around
+    counts, of_class = torch.bincount(labels).double(), right.double()
+    recalls = torch.zeros(len(counts), dtype=torch.float64).index_add_(0, labels, of_class) / counts
+    apart = (of_class - recalls[labels]) / counts[labels]
+    alone = torch.zeros(len(counts) * (int(groups.max()) + 1), dtype=torch.float64)
+    together = torch.zeros(int(groups.max()) + 1, dtype=torch.float64).index_add_(0, groups, apart)
+    alone.index_add_(0, labels + len(counts) * groups, apart)
+    least = float(alone.square().sum())
+    by = math.sqrt(float(together.square().sum()) / least) if least > 0.0 else 1.0
+    return widened(around, max(1.0, by), least=0.0, most=1.0)
 
 
 def _mean(found: Sequence[Interval]) -> Interval:
@@ -144,11 +170,10 @@ def _mean(found: Sequence[Interval]) -> Interval:
     return Interval(value=value, low=value - below, high=value + above)
 
 
-def _auroc(probabilities: Tensor, labels: Tensor) -> float:
-    from sklearn.metrics import roc_auc_score  # which takes seconds: when a run has trained
-
-    present = labels.unique().tolist()
+def _auroc(
+    probabilities: Tensor, labels: Tensor, confidence: float, groups: Tensor | None = None
+) -> Interval:
+    present = labels.unique()
     if len(present) < 2 or not bool(probabilities.isfinite().all()):
-        return math.nan
-    areas = [roc_auc_score(labels == label, probabilities[:, label]) for label in present]
-    return float(sum(areas) / len(areas))
+        return UNDEFINED_AREA
+    return mean_auc(probabilities[:, present], labels[:, None] == present, confidence, groups)

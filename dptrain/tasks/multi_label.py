@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy, binary_cross_entropy_with_logits
 
-from dptrain.contracts import Interval, Utility
+from dptrain.contracts import Utility
 from dptrain.contracts.task import Pairs
-from dptrain.evidence.intervals import auc, clopper_pearson, mean_auc
+from dptrain.evidence.clusters import of_several, share
+from dptrain.evidence.intervals import UNDEFINED_AREA, auc, mean_auc
 from dptrain.tasks.means import interval_of_mean
 
 BLIND = 0.5  # the AUROC of a prediction that is the same for every record
@@ -70,36 +71,42 @@ class MultiLabel:
             return BLIND, loss
         return mean_auc(made[:, differing], labels[:, differing], 0.95).value, loss
 
-    def utility(self, predictions: Pairs, *, confidence: float) -> Utility:
+    def utility(self, predictions: Pairs, *, confidence: float, groups: Tensor | None = None) -> Utility:
         """The mean of the labels' AUROCs; each of them; the share of right labels, and of records with all.
 
         A label that all test records have, or none, is left out of the AUROCs. A probability that is no
         number is wrong, and leaves AUROCs and loss undefined.
         """
+        groups = of_several(groups)
         made, labels = (torch.cat(side).cpu() for side in zip(*predictions, strict=True))
         finite = made.isfinite()
         right = ((made > 0.5) == labels.bool()) & finite
         differing = _differing(labels) if bool(finite.all()) else []
-        found = Interval(value=math.nan, low=0.0, high=1.0)
+        found = UNDEFINED_AREA
         if differing:
-            found = mean_auc(made[:, differing], labels[:, differing], confidence)
+            found = mean_auc(made[:, differing], labels[:, differing], confidence, groups)
         loss = math.nan
         if bool(finite.all()):
             loss = float(binary_cross_entropy(made.double(), labels.double())) * self.labels
         return Utility(
             accuracy=found,
-            auroc=found.value,
+            auroc=found,
             loss=loss,
             records=len(labels),
             metric=self.metric,
             scores=right.double().mean(-1),
             scored="label_accuracy",
             more={
-                "label_accuracy": interval_of_mean(right.double().mean(-1), confidence),
-                "all_labels_right": clopper_pearson(int(right.all(-1).sum()), len(labels), confidence),
+                "label_accuracy": interval_of_mean(right.double().mean(-1), confidence, groups=groups),
+                "all_labels_right": share(right.all(-1), groups, confidence),
             },
             by_class={
-                self.called[at]: auc(made[:, at], labels[:, at].bool(), confidence) for at in differing
+                self.called[at]: (
+                    auc(made[:, at], labels[:, at].bool(), confidence)
+                    if groups is None
+                    else mean_auc(made[:, [at]], labels[:, [at]], confidence, groups)
+                )
+                for at in differing
             },
         )
 

@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 from dptrain.contracts import Interval, Utility
 from dptrain.contracts.assignment import another_label
 from dptrain.contracts.task import Pairs
+from dptrain.evidence.intervals import UNDEFINED_AREA
 from dptrain.tasks.classification import LEAST
 from dptrain.tasks.means import interval_of_mean
 
@@ -62,27 +63,34 @@ class NextToken:
         right, losses = self._by_record(outputs)
         return float(right.mean()), float(losses.mean())
 
-    def utility(self, predictions: Pairs, *, confidence: float) -> Utility:
+    def utility(self, predictions: Pairs, *, confidence: float, groups: Tensor | None = None) -> Utility:
         """Share of tokens that are named rightly, and the perplexity: by records, who are drawn, not tokens.
 
         Batch by batch: a prediction has a number for each token of the vocabulary.
         """
-        right, losses = self._by_record(predictions)
-        loss = interval_of_mean(losses, confidence, most=math.inf)
+        kept: list[Tensor] = []
+        right, losses = self._by_record(predictions, kept)
+        groups = None if groups is None else groups[torch.cat(kept)]
+        loss = interval_of_mean(losses, confidence, most=math.inf, groups=groups)
         return Utility(
-            accuracy=interval_of_mean(right, confidence),
-            auroc=math.nan,
+            accuracy=interval_of_mean(right, confidence, groups=groups),
+            auroc=UNDEFINED_AREA,
             loss=loss.value,
             records=len(right),
             metric=self.metric,
             more={"perplexity": Interval(**{end: math.exp(at) for end, at in vars(loss).items()})},
         )
 
-    def _by_record(self, logits: Pairs) -> tuple[Tensor, Tensor]:
-        """Share of right tokens and loss of each record that has any; log-probabilities are logits, too."""
+    def _by_record(self, logits: Pairs, kept: list[Tensor] | None = None) -> tuple[Tensor, Tensor]:
+        """Share of right tokens and loss of each record that has any; log-probabilities are logits, too.
+
+        To `kept` it is added, batch by batch, which records those are.
+        """
         right, losses = [], []
         for made, labels in logits:
             scored = (labels != IGNORED).any(-1)
+            if kept is not None:
+                kept.append(scored.cpu())
             made, labels = made[scored].float(), labels[scored]
             right.append(_mean((made.argmax(-1) == labels).double(), labels).cpu())
             losses.append(self.loss(made, labels).double().cpu())

@@ -45,10 +45,10 @@ class Ordinal(Classification):
             records += len(labels)
         return right / records, loss / records
 
-    def utility(self, predictions: Pairs, *, confidence: float) -> Utility:
+    def utility(self, predictions: Pairs, *, confidence: float, groups: Tensor | None = None) -> Utility:
         """Of the likeliest class what classification measures; the mean distance from the true one; kappa."""
         made, labels = (torch.cat(side).cpu() for side in zip(*predictions, strict=True))
-        found = super().utility([(made, labels)], confidence=confidence)
+        found = super().utility([(made, labels)], confidence=confidence, groups=groups)
         # One that is no number is as wrong as can be.
         furthest = torch.where(2 * labels < self.classes - 1, self.classes - 1, 0)
         named = torch.where(made.isfinite().all(-1), made.argmax(-1), furthest)
@@ -59,13 +59,17 @@ class Ordinal(Classification):
             loss=float(self.loss(logs, labels).mean()),
             more={
                 **found.more,
-                "mean_absolute_grade_error": interval_of_mean(away, confidence, most=self.classes - 1.0),
-                "quadratic_weighted_kappa": weighted_kappa(named, labels, self.classes, confidence),
+                "mean_absolute_grade_error": interval_of_mean(
+                    away, confidence, most=self.classes - 1.0, groups=groups
+                ),
+                "quadratic_weighted_kappa": weighted_kappa(named, labels, self.classes, confidence, groups),
             },
         )
 
 
-def weighted_kappa(named: Tensor, labels: Tensor, classes: int, confidence: float) -> Interval:
+def weighted_kappa(
+    named: Tensor, labels: Tensor, classes: int, confidence: float, groups: Tensor | None = None
+) -> Interval:
     """Cohen's kappa with squared distances as weights, and its jackknife interval; NaN where all are alike.
 
     1 less the mean squared distance between the two, over what it would be if they were independent.
@@ -82,4 +86,5 @@ def weighted_kappa(named: Tensor, labels: Tensor, classes: int, confidence: floa
     value = 1 - float(apart.sum()) / expected
     others = (rows - one) @ squares * (columns - two)
     without = 1 - (apart.sum() - apart) / (others.sum(-1) / max(1, count - 1))
-    return jackknife(value, without.nan_to_num(value), confidence, least=-1.0, most=1.0)
+    without = without.nan_to_num(value)
+    return jackknife(value, without, confidence, least=-1.0, most=1.0, groups=groups)

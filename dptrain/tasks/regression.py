@@ -12,6 +12,7 @@ from torch.nn.functional import huber_loss
 
 from dptrain.contracts import ConfigError, Interval, Utility
 from dptrain.contracts.task import Pairs
+from dptrain.evidence.intervals import UNDEFINED_AREA
 from dptrain.tasks.means import interval_of_mean, jackknife
 
 LEAST_WIDTH = 2e-7  # of bounds, beside the larger of them: a few steps of single precision
@@ -82,22 +83,24 @@ class Regression:
         loss = float(self.loss(made.float(), labels).double().mean())
         return r2(self.predict(made.float()).squeeze(-1), labels), loss
 
-    def utility(self, predictions: Pairs, *, confidence: float) -> Utility:
+    def utility(self, predictions: Pairs, *, confidence: float, groups: Tensor | None = None) -> Utility:
         """R2 with a jackknife interval; mean absolute and root mean squared error in the labels' unit."""
         made, labels = (torch.cat(side).cpu().double() for side in zip(*predictions, strict=True))
         made = made.squeeze(-1)
         errors = made - labels
-        squared = interval_of_mean(errors.square(), confidence, most=self._span**2)
+        squared = interval_of_mean(errors.square(), confidence, most=self._span**2, groups=groups)
         return Utility(
-            accuracy=_r2(made, labels, confidence),
-            auroc=math.nan,
+            accuracy=_r2(made, labels, confidence, groups),
+            auroc=UNDEFINED_AREA,
             loss=float((WIDTH * errors / self._span).square().mean()) / 2,
             records=len(labels),
             metric=self.metric,
             scores=errors.abs(),
             scored="mean_absolute_error",
             more={
-                "mean_absolute_error": interval_of_mean(errors.abs(), confidence, most=self._span),
+                "mean_absolute_error": interval_of_mean(
+                    errors.abs(), confidence, most=self._span, groups=groups
+                ),
                 "root_mean_squared_error": Interval(
                     **{end: math.sqrt(value) for end, value in vars(squared).items()}
                 ),
@@ -127,10 +130,10 @@ def r2(made: Tensor, labels: Tensor) -> float:
     return 1.0 - float((made.double() - labels).square().sum()) / spread if spread > 0 else math.nan
 
 
-def _r2(made: Tensor, labels: Tensor, confidence: float) -> Interval:
+def _r2(made: Tensor, labels: Tensor, confidence: float, groups: Tensor | None) -> Interval:
     squares = (made - labels).square()
     others = max(1, len(labels) - 1)  # of each record: the mean and the spread of those without it
     mean = (labels.sum() - labels) / others
     spread = labels.square().sum() - labels.square() - others * mean.square()
     without = 1 - (squares.sum() - squares) / spread
-    return jackknife(r2(made, labels), without, confidence, least=-math.inf, most=1.0)
+    return jackknife(r2(made, labels), without, confidence, least=-math.inf, most=1.0, groups=groups)

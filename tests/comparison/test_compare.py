@@ -18,6 +18,7 @@ from dptrain.comparison import choose
 from dptrain.comparison.compare import compare
 from dptrain.comparison.gather import Selection, from_metrics, gather
 from dptrain.contracts import ConfigError, DataError, DptrainError, Interval, Subgroup, Utility
+from dptrain.evidence.intervals import UNDEFINED_AREA
 from dptrain.pipeline.tracked import metrics as metrics_of
 from dptrain.privacy.written import from_json, plan_of
 from dptrain.report.comparison import console, page, sentences, tables
@@ -241,8 +242,8 @@ def test_numbers_are_compared_by_their_metric_and_their_largest_error(tmp_path):
             Subgroup(column="sex", name="m", records=40, value=Interval(value=2.0, low=1.0, high=3.0)),
         )
         of_numbers = Utility(
-            accuracy=Interval(value=r2, low=r2 - 0.1, high=r2 + 0.1), auroc=math.nan, loss=0.1, records=80,
-            metric="r2", scored="mean_absolute_error", by_subgroup=found,
+            accuracy=Interval(value=r2, low=r2 - 0.1, high=r2 + 0.1), auroc=UNDEFINED_AREA, loss=0.1,
+            records=80, metric="r2", scored="mean_absolute_error", by_subgroup=found,
         )  # fmt: skip
         write_run(tmp_path / str(seed), seed=seed, utility=of_numbers)
     found = compared(tmp_path)
@@ -290,6 +291,31 @@ def test_what_cannot_be_compared_is_refused_by_name(tmp_path, changes, said):
     with pytest.raises(DataError, match=said) as error:
         compared(tmp_path)
     assert "--tag" in str(error.value)
+
+
+def test_each_seed_may_hold_out_as_many_records_as_it_draws(tmp_path):
+    def drawn(folder, seed, test, **data):
+        settings = {"test_fraction": 0.15, "split_key": None, **data}
+        count = {"name": "digits", "source": "bundled", "test": test}
+        write_run(
+            tmp_path / folder, seed=seed, data=count, config={"data": settings, "privacy": {"epsilon": 1.0}}
+        )
+
+    drawn("a", 0, 244)
+    drawn("b", 1, 269)
+    compared(tmp_path)
+    drawn("c", 0, 99)
+    with pytest.raises(DataError, match=r"test records of seed 0 differs: 244 .*; 99"):
+        compared(tmp_path)
+
+
+def test_a_key_holds_out_the_same_records_whatever_the_seed(tmp_path):
+    for seed, test in ((0, 244), (1, 269)):
+        data = {"name": "digits", "source": "bundled", "test": test}
+        config = {"data": {"test_fraction": 0.15, "split_key": "key.bin"}, "privacy": {"epsilon": 1.0}}
+        write_run(tmp_path / str(seed), seed=seed, data=data, config=config)
+    with pytest.raises(DataError, match=r"test records differs: 244 .*; 269"):
+        compared(tmp_path)
 
 
 def test_other_generated_data_is_other_data(tmp_path):
@@ -389,6 +415,51 @@ def test_the_wider_of_seeds_and_trials_decides(tmp_path):
     (other,) = answered(found, "leakage.membership_loss.auc<=.9").judged
     assert other.basis == "the runs' own intervals"
     assert other.used == pytest.approx(0.5 + 0.03 + 0.01 * math.sin(2) + 0.05, abs=0.01)
+
+
+def test_an_area_is_held_against_the_runs_own_intervals_too(tmp_path):
+    """Seeds that share test records may agree, whatever other test records would say."""
+    for seed in (1, 2, 3):
+        write_run(tmp_path / f"{seed}", seed=seed, accuracy=0.85 + 0.0001 * seed)
+    found = compared(tmp_path)
+    (point,) = found.points
+    assert point.auroc_ends == pytest.approx((0.8752, 0.9052), abs=1e-4)
+    outcomes = [each.outcome for each in answered(found, "auroc>=.87", "auroc>=.88").judged]
+    assert outcomes == [MET, NOT_MET]
+    assert answered(found, "auroc>=.87").judged[0].basis == "the runs' own intervals"
+
+
+@pytest.mark.parametrize(
+    ("limit", "fields"),
+    [
+        ("auroc>={}", ("auroc_low", "auroc_high")),
+        ("accuracy>={}", ("accuracy_low", "accuracy_high")),
+        ("leakage.membership_loss.auc<={}", ("low", "high")),
+        ("leakage.membership_loss.auc.control<={}", ("control_low", "control_high")),
+    ],
+)
+def test_without_intervals_of_their_own_runs_meet_no_limit_but_may_miss_one(tmp_path, limit, fields):
+    for seed in (1, 2, 3):
+        folder = write_run(tmp_path / f"{seed}", seed=seed)
+        report = json.loads((folder / "report.json").read_text())
+        for field in fields:
+            report["utility"].pop(field, None)
+            for line in report["leakage"]:
+                if "auroc" not in limit and field in line:
+                    line[field] = None
+        (folder / "report.json").write_text(json.dumps(report))
+    found = compared(tmp_path)
+    easy, hard = (0.1, 0.99) if ">" in limit else (0.99, 0.1)
+    one, other = answered(found, limit.format(easy), limit.format(hard)).judged
+    assert (one.outcome, one.basis) == (UNDECIDED, choose.NO_INTERVAL)
+    assert other.outcome == NOT_MET
+
+
+def test_a_control_is_held_against_its_runs_own_intervals(sweep):
+    limits = ("leakage.membership_loss.auc.control<=.88", "leakage.membership_loss.auc.control<=.86")
+    outcomes = {each.outcome for each in answered(compared(sweep), limits[0]).judged}
+    assert outcomes == {MET}
+    assert {each.outcome for each in answered(compared(sweep), limits[1]).judged} == {NOT_MET}
 
 
 def test_few_seeds_decide_nothing_but_what_is_proved(tmp_path):

@@ -80,6 +80,8 @@ def test_good_splits_pass_as_they_are() -> None:
         ({"group_ids": torch.arange(29)}, r"group_ids is .*\(29,\); give int64, .* \(30,\)"),
         ({"group_ids": torch.rand(30)}, r"group_ids is torch\.float32"),
         ({"group_ids": torch.arange(30), "holdout_group_ids": torch.arange(20, 32)}, "record 20 has held"),
+        ({"group_ids": torch.arange(30), "test_group_ids": torch.arange(25, 34)}, "record 25 has test"),
+        ({"test_group_ids": torch.arange(8)}, r"test_group_ids is .*\(8,\); give int64, .* \(9,\)"),
         ({"classes": ("a",)}, "must name two classes or more"),
         ({"classes": ("a", "b", "b")}, "must name two classes or more, each once"),
         ({"bounds": (1.0, 0.0)}, "must be two finite numbers, the lower first"),

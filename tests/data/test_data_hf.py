@@ -86,6 +86,8 @@ def test_each_way_to_keep_them_reads_alike(tmp_path: Path, way: str, lazy: bool)
         assert len(splits.group_ids.unique()) == 20
         assert splits.holdout_group_ids is not None
         assert len(splits.holdout_group_ids.unique()) == 5
+        assert splits.test_group_ids is not None
+        assert len(splits.test_group_ids.unique()) == (len(splits.test) + 1) // 2
 
 
 def test_parts_that_are_missing_are_cut_and_nobody_is_divided(tmp_path: Path) -> None:

@@ -182,6 +182,10 @@ def test_groups_by_folder_or_by_table(nested: Path, fields: dict[str, object]) -
     assert sum(map(len, parts)) == len(set().union(*parts)) == 19, "no patient in two parts"
     assert splits.group_ids is not None
     assert len(splits.group_ids.unique()) < len(splits.train)
+    assert splits.test_group_ids is not None
+    patients = (splits.test.inputs[:, 0, 0, 0] * 25.5).round().int()
+    same = patients[:, None] == patients
+    assert torch.equal(splits.test_group_ids[:, None] == splits.test_group_ids, same)
 
 
 def test_subgroups_are_columns_of_the_table(nested: Path) -> None:

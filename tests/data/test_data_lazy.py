@@ -265,3 +265,25 @@ def test_more_data_than_memory_trains_where_it_is_mapped(tmp_path):
     command = [sys.executable, "-c", LIMITED, str(tmp_path / "large"), str(count)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "trained", done.stderr
+
+
+def test_an_npz_file_that_was_cut_is_one_clear_error(tmp_path: Path) -> None:
+    path = tmp_path / "cut.npz"
+    np.savez(path, **arrays())
+    whole = path.read_bytes()
+    for content in (
+        whole[:200] + whole[-700:],
+        whole[:26] + b"\xff" * 4 + whole[30:],
+        whole[:-400] + b"PK\x01\x02" + bytes(374) + whole[-22:],
+    ):
+        path.write_bytes(content)
+        for lazy in (True, False):
+            with pytest.raises(DataError, match=r"cut\.npz"):
+                load(path, lazy=lazy)
+
+
+def test_groups_of_a_part_that_is_not_there_are_refused(tmp_path: Path) -> None:
+    for part in ("val", "test"):
+        np.savez(tmp_path / "a.npz", **arrays(), **{f"{part}_groups": np.arange(3)})
+        with pytest.raises(DataError, match=f"holds {part}_groups but no {part}_images: save the records"):
+            load(tmp_path / "a.npz")

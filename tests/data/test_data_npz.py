@@ -78,6 +78,15 @@ def test_a_patient_is_never_divided(tmp_path: Path) -> None:
     assert splits.group_ids is not None
     assert len(splits.group_ids) == len(splits.train)
     assert splits.group_ids.unique(return_counts=True)[1].unique().tolist() == [3]
+    assert splits.test_group_ids is not None
+    assert len(splits.test_group_ids) == len(splits.test)
+    assert splits.test_group_ids.unique(return_counts=True)[1].unique().tolist() == [3]
+    named = {f"test_{kind}": arrays[f"train_{kind}"][:6] for kind in ("images", "labels")}
+    others = {"train_groups": patients, "test_groups": np.repeat(["q1", "q2"], 3)}
+    given = load(tmp_path, arrays | named | others).test_group_ids
+    assert given is not None
+    assert given.unique(return_counts=True)[1].tolist() == [3, 3]
+    assert load(tmp_path, arrays | named | {"train_groups": patients}).test_group_ids is None
 
 
 def test_floats_in_declared_bounds(tmp_path: Path) -> None:

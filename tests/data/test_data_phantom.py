@@ -48,6 +48,11 @@ def test_records_of_a_patient_share_id_and_label_and_look_alike() -> None:
     splits = load(records_per_patient=3, train=90)
     assert splits.group_ids is not None
     assert splits.group_ids.tolist() == [i // 3 for i in range(90)]
+    assert splits.test_group_ids is not None
+    assert splits.test_group_ids.unique(return_counts=True)[1].unique().tolist() == [3]
+    assert len(splits.test_group_ids) == len(splits.test)
+    assert not torch.isin(splits.test_group_ids, splits.group_ids).any()
+    assert load().test_group_ids is None
     by_patient = splits.train.labels.view(30, 3)
     assert (by_patient == by_patient[:, :1]).all()
     images = splits.train.inputs.flatten(1)

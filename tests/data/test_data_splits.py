@@ -153,6 +153,8 @@ def test_a_key_of_ones_own_decides_beside_the_seed(tmp_path: Path) -> None:
         assignment_key(rng, str(path))
     with pytest.raises(ConfigError, match=r"data\.split_key=.* cannot be read \(.*\); name a file of random"):
         assignment_key(rng, str(tmp_path))
+    with pytest.raises(ConfigError, match=r"data\.split_key=/dev/zero cannot be read \(it is no file\)"):
+        assignment_key(rng, "/dev/zero")  # without end
 
 
 @pytest.mark.parametrize(

@@ -415,6 +415,9 @@ def test_rows_of_one_person_stay_together(tmp_path: Path) -> None:
     assert splits.group_ids is not None
     assert splits.group_ids.unique(return_counts=True)[1].unique().tolist() == [4]
     assert len(splits.group_ids) == len(splits.train)
+    assert splits.test_group_ids is not None
+    assert len(splits.test_group_ids) == len(splits.test)
+    assert splits.test_group_ids.unique(return_counts=True)[1].unique().tolist() == [4]
 
 
 def test_a_declared_division_is_kept(tmp_path: Path) -> None:

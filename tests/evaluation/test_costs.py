@@ -35,7 +35,7 @@ def splits_of(labels: Tensor, **subgroups: list[str]) -> Splits:
 
 def utility(right: Tensor, labels: Tensor) -> Utility:
     share = clopper_pearson(int(right.sum()), len(labels), 0.95)
-    return Utility(accuracy=share, auroc=0.5, loss=0.5, records=len(labels), scores=right.double())
+    return Utility(accuracy=share, auroc=share, loss=0.5, records=len(labels), scores=right.double())
 
 
 def worse(found: tuple[Cost, ...]) -> set[str]:
@@ -194,3 +194,47 @@ def test_nothing_is_told_of_classes_that_few_test_records_have() -> None:
     splits = replace(splits_of(several), classes=splits.classes, task=task)
     found = of_enough(task.utility([((several + 1) / 3, several)], confidence=0.95), splits)
     assert list(found.by_class) == ["a", "b"]
+
+
+def test_costs_and_subgroups_hold_for_new_patients_where_it_is_known_whose_records_they_are(
+    rng: torch.Generator,
+) -> None:
+    """Copies of each record make nothing surer."""
+    labels = torch.arange(60) % 2
+    control, release = torch.rand(2, 60, generator=rng) < torch.tensor([[0.9], [0.7]])
+    sex = ["f" if each else "m" for each in (torch.rand(60, generator=rng) < 0.5).tolist()]
+
+    def found(times: int, *, known: bool) -> list[float]:
+        """The widths of all intervals."""
+        many = [each.repeat_interleave(times) for each in (release, control, labels)]
+        whose = torch.arange(60).repeat_interleave(times) if known else None
+        splits = replace(
+            splits_of(many[2], sex=[value for value in sex for _ in range(times)]), test_group_ids=whose
+        )
+        paid = costs(utility(many[0], many[2]), utility(many[1], many[2]), splits, 0.95)
+        groups = by_subgroup(utility(many[0], many[2]), splits, 0.95)
+        every = [i for c in paid for i in (c.release, c.control, c.difference, c.excess) if i is not None]
+        return [each.high - each.low for each in (*every, *(group.value for group in groups))]
+
+    one, together, apart = found(1, known=True), found(10, known=True), found(10, known=False)
+    assert one == found(1, known=False)
+    for alone, known, unknown in zip(one, together, apart, strict=True):
+        assert known > 0.9 * alone
+        assert unknown < 0.5 * alone
+
+
+def test_released_minus_control_covers_among_patients() -> None:
+    rng = torch.Generator().manual_seed(5)
+    covered = alone = 0
+    for _ in range(300):
+        own, noise = torch.randn(60, 1, generator=rng), torch.randn(2, 60, 10, generator=rng)
+        easy = (0.6**0.5 * own + 0.4**0.5 * noise).reshape(2, -1)
+        right = easy[0] < 0.5244, easy[1] < 0.8416  # seven and eight of ten
+        labels = torch.arange(600) % 2
+        of = [utility(each, labels) for each in right]
+        for whose in (torch.arange(60).repeat_interleave(10), None):
+            found = costs(*of, replace(splits_of(labels), test_group_ids=whose), 0.985)[0].difference
+            covered += found.low <= -0.1 <= found.high and whose is not None
+            alone += found.low <= -0.1 <= found.high and whose is None
+    assert covered > 0.95 * 300  # for three differences together, by Bonferroni's inequality: each 99.5 %
+    assert alone <= covered

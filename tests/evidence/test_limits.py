@@ -52,7 +52,7 @@ def report(tmp_path: Path) -> Report:
         counts=Counts(unit="record", holdout=0, test=100),
         utility=Utility(
             accuracy=Interval(value=0.8, low=0.7, high=0.9),
-            auroc=0.85,
+            auroc=Interval(value=0.85, low=0.8, high=0.9),
             loss=0.4,
             records=100,
             more={"balanced_accuracy": interval(0.7)},

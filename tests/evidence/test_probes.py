@@ -6,12 +6,16 @@ import pytest
 import torch
 from scipy.stats import binomtest, chi2_contingency, chisquare
 
-from dptrain.contracts import PROBES, ConfigError, Records, seed_key
-from dptrain.evaluation.assignment import Assignments
+from dptrain.config import Evidence
+from dptrain.contracts import PROBES, ConfigError, Records, Streams, seed_key
+from dptrain.evaluation.assignment import Assignments, split_known
+from dptrain.evaluation.games.probed import OnProbes
 from dptrain.evaluation.games.reconstruction.game import plant
 from dptrain.evidence.probes import chances, draw_probes, known_members, public_count
 
 pytestmark = pytest.mark.run
+
+PARTS = ("train", "holdout")
 
 
 def key(seed):
@@ -243,7 +247,8 @@ def test_who_knows_all_but_what_chance_assigned_knows_the_rest(splits):
 
 
 def test_of_a_model_from_elsewhere_members_are_what_it_was_trained_on(splits):
-    drawing, left = known_members(splits, probes=30, rng=torch.Generator().manual_seed(0))
+    after, drawing = known_members(splits, probes=30, rng=torch.Generator().manual_seed(0))
+    left = after.holdout
     assert int(drawing.members.sum()) == 15
     inside = drawing.probes.take(drawing.members.nonzero().flatten())
     trained = splits.train.take(torch.tensor(drawing.positions))
@@ -256,7 +261,7 @@ def test_of_a_model_from_elsewhere_members_are_what_it_was_trained_on(splits):
     assert not drawing.mislabelled.any()
     members = torch.stack(
         [
-            known_members(splits, probes=30, rng=torch.Generator().manual_seed(n))[0].members
+            known_members(splits, probes=30, rng=torch.Generator().manual_seed(n))[1].members
             for n in range(200)
         ]
     )
@@ -267,6 +272,39 @@ def test_of_a_model_from_elsewhere_a_double_is_no_probe_either(splits):
     train = splits.train.inputs.clone()
     train[:20] = splits.holdout.inputs[:20]
     doubled = replace(splits, train=Records(train, splits.train.labels))
-    drawing, _ = known_members(doubled, probes=400, rng=torch.Generator().manual_seed(0))
+    _, drawing = known_members(doubled, probes=400, rng=torch.Generator().manual_seed(0))
     assert len(drawing.origin) == 160
     assert all(int(place.split()[1]) >= 20 for place in drawing.origin)
+
+
+def test_of_a_model_from_elsewhere_a_patient_is_one_probe(splits):
+    """Records of a patient depend on each other: AUC called leakage in a third of the runs without any."""
+    patients, owners = torch.arange(240) // 10, 1000 + torch.arange(160) // 8
+    grouped = replace(splits, group_ids=patients, holdout_group_ids=owners)
+    drawn_of = set()
+    for seed in range(20):
+        rng = torch.Generator().manual_seed(seed)
+        after, drawing = known_members(grouped, probes=400, rng=rng)
+        places = {part: [int(p.split()[1]) for p in drawing.origin if p.startswith(part)] for part in PARTS}
+        inside, outside = patients[places["train"]].tolist(), owners[places["holdout"]].tolist()
+        assert len(inside) == len(outside) == 10  # half of the twenty held-out patients
+        assert len(set(inside)) == len(set(outside)) == 10
+        assert sorted(places["train"]) == sorted(drawing.positions)
+        assert after.holdout_group_ids is not None
+        assert not set(after.holdout_group_ids.tolist()) & set(outside)
+        assert len(after.holdout) == len(after.holdout_group_ids) == 80
+        drawn_of |= {place % 10 for place in places["train"]}
+    assert drawn_of == set(range(10))  # any of a patient's records may be the one
+    with pytest.raises(ConfigError, match=r"Splits\.holdout_group_ids"):
+        known_members(
+            replace(grouped, holdout_group_ids=None), probes=400, rng=torch.Generator().manual_seed(0)
+        )
+
+
+def test_whose_held_out_records_are_must_be_known_where_training_records_are_grouped(splits):
+    grouped = replace(splits, group_ids=torch.arange(240) // 10)
+    after, assignments = split_known(grouped, Evidence(), Streams(seed=0))
+    assert assignments.probes is None
+    assert after is grouped
+    (problem,) = OnProbes.problems(object.__new__(OnProbes), after, None)
+    assert "nobody says whose the held-out records are" in problem

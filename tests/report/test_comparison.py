@@ -321,3 +321,12 @@ def test_figures_keep_their_words_apart_and_within(page: Page, at: str) -> None:
     for one, other in ((a, b) for i, a in enumerate(found) for b in found[:i] if a["figure"] == b["figure"]):
         (a, b, c, d), (e, f, g, h) = one["box"], other["box"]
         assert min(c, g) - max(a, e) < 1 or min(d, h) - max(b, f) < 5, (one, other)
+
+
+def test_a_title_that_reads_like_markup_is_told_as_it_is(any_comparison, capsys):
+    odd = replace(any_comparison, title="[/a] [red] :smile: b")
+    out = io.StringIO()
+    show(odd)
+    show(odd, rich.console.Console(file=out, width=120))
+    assert odd.title in capsys.readouterr().out
+    assert odd.title in out.getvalue()

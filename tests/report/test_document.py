@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ import pytest
 import torch
 
 from dptrain.contracts import Report
+from dptrain.evidence.intervals import UNDEFINED_AREA
 from dptrain.privacy.written import from_json, to_json
 from dptrain.report.document import as_json, read_json
 from dptrain.storage import write_json
@@ -33,6 +33,8 @@ def test_every_number_is_there_and_is_a_number(report: Report) -> None:
             "accuracy_low": 0.851,
             "accuracy_high": 0.892,
             "auroc": 0.981,
+            "auroc_low": 0.973,
+            "auroc_high": 0.987,
             "loss": 0.412,
             "records": 1000,
         }.items()
@@ -65,7 +67,7 @@ def test_what_is_infinite_or_absent_becomes_null(bare: Report) -> None:
 
 def test_undefined_and_foreign_numbers(report: Report) -> None:
     utility = dataclasses.replace(
-        report.utility, auroc=math.nan, loss=np.float32(0.5), records=torch.tensor(7)
+        report.utility, auroc=UNDEFINED_AREA, loss=np.float32(0.5), records=torch.tensor(7)
     )  # type: ignore[arg-type]
     document = as_json(dataclasses.replace(report, utility=utility))
     assert document["utility"]["auroc"] is None

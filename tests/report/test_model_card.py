@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,9 @@ import pytest
 import yaml as reader
 
 from dptrain.contracts import Assignment, Constants, Randomness, Report, Sensitivity
+from dptrain.evidence.intervals import UNDEFINED_AREA
 from dptrain.report.model_card import as_model_card, front_matter, metadata
+from dptrain.report.pages import as_markdown
 from dptrain.storage import write_text
 
 SECTIONS = (
@@ -93,6 +94,7 @@ def test_the_twin_is_not_evaluated_in_public(report: Report) -> None:
     _, text = parts(report)
     evaluation = text[text.index("## Evaluation") : text.index("## Privacy")]
     assert "0.873" in evaluation
+    assert "| AUROC | 0.981 [0.973, 0.987] |" in evaluation
     assert "0.951" not in evaluation
     assert "twin" not in evaluation
     assert report.data["source"] not in text
@@ -101,7 +103,7 @@ def test_the_twin_is_not_evaluated_in_public(report: Report) -> None:
 def test_without_images_and_without_auroc(bare: Report) -> None:
     undefined = dataclasses.replace(
         bare,
-        utility=dataclasses.replace(bare.utility, auroc=math.nan),
+        utility=dataclasses.replace(bare.utility, auroc=UNDEFINED_AREA),
         data={**bare.data, "images": False},
     )
     (result,) = parts(undefined)[0]["model-index"][0]["results"]
@@ -167,3 +169,21 @@ def test_what_the_guarantee_rests_on_is_said_in_words(report: Report) -> None:
         "SHA-256 begins aaaaaaaaaaaaaaaa, on 2026-01-31",
     ):
         assert said in card, said
+
+
+@pytest.mark.parametrize(
+    ("known", "said"),
+    [
+        ({}, None),
+        ({"group_word": "patient", "test_groups": "known"}, "Intervals hold for new patients"),
+        ({"group_word": "patient", "test_groups": "unknown"}, "so that intervals of utility are too narrow"),
+    ],
+)
+def test_how_intervals_take_records_of_one_patient_is_said(
+    report: Report, known: dict[str, str], said: str | None
+) -> None:
+    grouped = dataclasses.replace(report, data={**report.data, **known})
+    for text in (as_model_card(grouped), as_markdown(grouped)):
+        text = " ".join(text.split())
+        assert said is None or said in text
+        assert said is not None or "patients" not in text.partition("## Privacy")[0]

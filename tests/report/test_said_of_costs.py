@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import math
 import re
 from typing import Any
 
@@ -12,6 +11,7 @@ import pytest
 import rich.console
 
 from dptrain.contracts import Bin, Calibration, Constants, Cost, Interval, Report, Subgroup, Utility
+from dptrain.evidence.intervals import UNDEFINED_AREA
 from dptrain.report import cost_figures, costs
 from dptrain.report.console import Console
 from dptrain.report.model_card import as_model_card
@@ -25,7 +25,7 @@ def around(value: float, reach: float = 0.02) -> Interval:
 def utility(ill: float, b: float, error: float) -> Utility:
     return Utility(
         accuracy=around(0.8),
-        auroc=0.9,
+        auroc=around(0.9),
         loss=0.4,
         records=400,
         more={"balanced_accuracy": around(0.75)},
@@ -121,8 +121,8 @@ def test_of_errors_more_is_worse_and_no_class_is_spoken_of(served: Report) -> No
         if each.by != "class"
     ]
     errors: dict[str, Any] = {
-        "metric": "r2", "scored": "mean_absolute_error", "auroc": math.nan, "by_class": {}, "confusion": {},
-        "calibration": None, "more": {"mean_absolute_error": around(6.0)},
+        "metric": "r2", "scored": "mean_absolute_error", "auroc": UNDEFINED_AREA, "by_class": {},
+        "confusion": {}, "calibration": None, "more": {"mean_absolute_error": around(6.0)},
     }  # fmt: skip
     numbers = dataclasses.replace(
         served,

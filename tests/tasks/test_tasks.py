@@ -14,7 +14,7 @@ from sklearn import metrics
 from torch import Tensor
 from torch.nn import functional as F
 
-from dptrain.contracts import Task
+from dptrain.contracts import Interval, Task, Utility
 from dptrain.tasks import Classification, MultiLabel, NextToken, Ordinal, Regression
 from dptrain.tasks.means import interval_of_mean
 from dptrain.tasks.next_token import IGNORED
@@ -67,7 +67,9 @@ def test_classification_beside_sklearn(rng: torch.Generator) -> None:
     found = task.utility(pairs(task.predict(outputs), labels), confidence=0.95)
     chances = outputs.double().softmax(-1).numpy()
     assert found.accuracy.value == metrics.accuracy_score(labels, outputs.argmax(-1))
-    assert found.auroc == pytest.approx(metrics.roc_auc_score(labels, chances, multi_class="ovr"), abs=1e-6)
+    area = metrics.roc_auc_score(labels, chances, multi_class="ovr")
+    assert found.auroc.value == pytest.approx(area, abs=1e-6)
+    assert 0 < found.auroc.low < found.auroc.value < found.auroc.high < 1
     assert found.loss == pytest.approx(metrics.log_loss(labels, chances), rel=1e-5)
     assert task.floor(labels) == float(labels.bincount().max()) / 60
     named = outputs.argmax(-1)
@@ -116,7 +118,7 @@ def test_several_labels_beside_sklearn(rng: torch.Generator) -> None:
     right = found.more["label_accuracy"]
     assert right.value == pytest.approx(1 - metrics.hamming_loss(labels, named))
     assert found.more["all_labels_right"].value == pytest.approx(metrics.accuracy_score(labels, named))
-    assert found.auroc == pytest.approx(metrics.roc_auc_score(labels, outputs, average="macro"))
+    assert found.auroc.value == pytest.approx(metrics.roc_auc_score(labels, outputs, average="macro"))
     expected = F.binary_cross_entropy_with_logits(outputs, labels)
     assert task.loss(outputs, labels).mean().item() == pytest.approx(3 * expected.item())
     each = metrics.roc_auc_score(labels, outputs, average=None)
@@ -278,3 +280,28 @@ def test_the_likelihood_of_numbers_is_that_of_normal_errors_whatever_their_unit(
         unit = Regression(bounds=(0.0, 1000.0))
         other = unit.log_likelihood(1000 * (labels + sigma * noise)[:, None], 1000 * labels)
         torch.testing.assert_close(other, found, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("task", TASKS, ids=repr)
+def test_copies_of_records_make_no_measure_surer_where_it_is_known_whose_they_are(
+    task: Task, rng: torch.Generator
+) -> None:
+    outputs, labels = made(task, 60, rng)
+    predictions = task.predict(outputs)
+    one = task.utility(pairs(predictions, labels), confidence=0.95)
+    many = predictions.repeat_interleave(8, 0), labels.repeat_interleave(8, 0)
+    whose = torch.arange(60).repeat_interleave(8)
+    known = task.utility(pairs(*many), confidence=0.95, groups=whose)
+    alone = task.utility(pairs(*many), confidence=0.95)
+
+    def measures(found: Utility) -> list[Interval]:
+        every = [found.accuracy, *found.more.values(), *found.by_class.values()]
+        return [*every, *([found.auroc] if task.of_classes else [])]
+
+    for first, second, third in zip(*map(measures, (one, known, alone)), strict=True):
+        if math.isfinite(first.value):
+            assert second.value == pytest.approx(first.value, abs=0.05)
+            assert second.high - second.low > 0.85 * (first.high - first.low)
+            assert third.high - third.low < 0.6 * (first.high - first.low)
+    again = task.utility(pairs(predictions, labels), confidence=0.95, groups=torch.arange(60))
+    assert measures(again) == measures(one) or any(math.isnan(each.value) for each in measures(one))

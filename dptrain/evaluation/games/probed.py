@@ -20,6 +20,12 @@ class OnProbes(Game):
         return Targets.of(splits, probes=assigned.probes)
 
     def problems(self, splits: Splits, assigned: ProbeAssignment | None) -> Iterator[str]:
+        if assigned is None and splits.group_ids is not None and splits.holdout_group_ids is None:
+            yield (
+                "nobody says whose the held-out records are, of which each must be of somebody else; give "
+                "their groups too, as the training records', or leave the attack out"
+            )
+            return
         if assigned is None:
             there, needed = f"{len(splits.train):,} training records", MOST * FEWEST
             if splits.holdout_group_ids is not None:  # of which the probes are

@@ -30,6 +30,7 @@ class Line:
     high: float | None
     floor: float | None
     control: Spread | None
+    control_ends: tuple[float, float] | None  # likewise, of the controls
     bound: float | None
     verdicts: Mapping[str, int]  # how many runs ended with which
     fpr: float | None = None  # of true positives: the largest false-positive rate that a run's bound holds at
@@ -59,7 +60,7 @@ class Guarded:
     sessions: int  # of normal traffic
     queries: int
     flagged: Interval | None  # the share of these sessions
-    withheld: Interval | None  # the share of these queries
+    withheld: Interval | None  # the share of a session's queries: their mean
     milliseconds: Mapping[str, float]  # p50, p99, bare_p50, bare_p99
 
 
@@ -78,8 +79,9 @@ class Point:
     sentence: str
     interface: str  # what is given away of the model: weights, or a form of output
     accuracy: Spread
-    accuracy_ends: tuple[float, float] | None  # the runs' own intervals, in the median
+    accuracy_ends: tuple[float, float] | None  # the runs' own intervals, in the median; None: not known
     auroc: Spread | None
+    auroc_ends: tuple[float, float] | None  # likewise; None: a run does not say, as older ones do not
     control_accuracy: Spread | None
     cost: Paired | None  # released minus control, run by run
     floor: float | None

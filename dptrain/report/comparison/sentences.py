@@ -16,7 +16,8 @@ CONSERVATIVE = (
     "A measured quantity is held against its limit by the worse of two ends: of the interval over seeds, "
     "which holds what training does by chance, and of the runs' own intervals in the median, which hold "
     f"what finitely many test records or trials leave open. With fewer than {FEWEST} seeds it decides "
-    "nothing. What is proved needs no seeds. A void guarantee meets no limit."
+    "nothing, nor does it meet a limit where runs tell of no interval of their own. What is proved needs no "
+    "seeds. A void guarantee meets no limit."
 )
 UNADJUSTED = (
     "Each p-value stands by itself: of twenty comparisons without a difference, one falls below 0.05 by "
@@ -36,7 +37,7 @@ def ends(found: Spread) -> str:
     '0.500; 0.700 [no interval: 2 seeds]'
     """
     if found.interval is not None:
-        return f"{words.number(found.interval.value)} {_tied(words.interval(found.interval))}"
+        return _tied(words.measured(found.interval))
     values = list(dict.fromkeys(map(words.number, found.values)))
     return f"{'; '.join(values)} [{found.method}]"
 
@@ -47,8 +48,7 @@ def difference(found: Paired) -> str:
     if found.pairs < FEWEST:
         return f"not judged [{spread.method.replace('seed', 'pair')}]"
     if spread.interval is not None:
-        low, high = words.signed(spread.interval.low), words.signed(spread.interval.high)
-        return f"{words.signed(spread.interval.value)} {_tied(f'[{low}, {high}]')}"
+        return _tied(words.difference(spread.interval))
     each = "; ".join(dict.fromkeys(map(words.signed, spread.values)))
     return f"{each} [{spread.method.replace('seed', 'pair')}]"
 
@@ -93,7 +93,7 @@ def outcome(found: LimitOutcome) -> str:
     if found.used is None or found.outcome == UNDECIDED or found.basis == "the guarantee is void":
         return f"{found.outcome} [{found.basis}]"
     at_most = "<" in found.limit  # then an upper end or a bound decided, and is not told smaller than it is
-    used = words.at_most(found.used) if at_most else words.number(found.used)
+    used = words.at_most(found.used) if at_most else words.low_end(found.used)
     return f"{found.outcome}: {used} [{found.basis}]"
 
 

@@ -82,7 +82,7 @@ class ClassInversion(Game):
     def trial(self, splits: Splits, device: torch.device) -> Part:
         """The training of the evaluator, as far as a few of its steps."""
         few = min(self.evaluator_steps, TRIED)
-        some = replace(splits, test=splits.test.take(torch.arange(FITTED)))
+        some = replace(splits, test=splits.test.take(torch.arange(FITTED)), test_group_ids=None)
         work = partial(train_evaluator, some, torch.Generator().manual_seed(0), steps=few, device=device)
         return Part(work=work, times=self.evaluator_steps / few)
 

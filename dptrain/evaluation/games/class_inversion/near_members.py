@@ -15,7 +15,7 @@ from dptrain.evidence.verdict import NO_CONTROL, RESISTED, TOO_WEAK, UNBOUNDED, 
 COMPONENTS = 64
 LARGEST_SIDE = 32  # larger images are averaged down to this many pixels before they are compared
 FITTED_ON = 2000  # test records at most
-MOST_COMPARED = 10_000  # members of a class, and as many held-out records
+MOST_COMPARED = 10_000  # units of a class that are members, and as many that are held out
 
 
 class Space:
@@ -59,7 +59,7 @@ def near_members(
 ) -> Leakage:
     """Share of inversions whose nearest record is a member, among as many members as held-out records."""
     pools = _pools(splits, space, rng)
-    compared = sum(len(member) // 2 for _, member in pools)
+    compared = sum(int(pool.member[pool.unit].sum()) for pool in pools)
 
     def test(images: Images) -> Nearest:
         return nearest_is_member(
@@ -100,28 +100,70 @@ def near_members(
         confidence=confidence,
         notes=(
             f"decided by {permutations} shuffles of membership within each class; nearest in the principal "
-            "components of the test records' pixels; as many members as held-out records of each class, so "
+            "components of the test records' pixels; as many members as held-out units of each class, so "
             f"{compared} of {len(splits.train)} members are compared; inversions that share a nearest record "
             "count as fewer trials in the interval"
+            + (
+                "; members of one group are taken as independent, for nobody says whose the held-out are"
+                if splits.group_ids is not None and splits.holdout_group_ids is None
+                else ""
+            )
         ),
         details=details,
     )
 
 
-def _pools(splits: Splits, space: Space, rng: torch.Generator) -> list[tuple[Tensor, Tensor]]:
-    """For each class as many members as held-out records, and whether each is a member."""
+@dataclass(frozen=True, kw_only=True)
+class Pool:
+    """What inversions of a class are compared with: records of as many members as of others.
+
+    A unit is a record, or all of the class that share a group: `unit` (records,) is the number of each
+    record's, `member` (units,) whether it was trained on.
+    """
+
+    records: Tensor  # (records, components)
+    unit: Tensor
+    member: Tensor
+
+
+def _pools(splits: Splits, space: Space, rng: torch.Generator) -> list[Pool]:
+    """For each class as many members as held-out units, all of their records, and which units are members."""
+    of_train, of_holdout = splits.group_ids, splits.holdout_group_ids
+    if of_train is None or of_holdout is None:
+        of_train, of_holdout = torch.arange(len(splits.train)), torch.arange(len(splits.holdout))
     pools = []
     for label in range(splits.num_classes):
         members = (splits.train.labels == label).nonzero().squeeze(1)
         others = (splits.holdout.labels == label).nonzero().squeeze(1)
-        size = min(len(members), len(others), MOST_COMPARED)
-        members = members[torch.randperm(len(members), generator=rng)[:size]]
-        others = others[torch.randperm(len(others), generator=rng)[:size]]
+        whose, others_whose = (
+            groups[places].unique(return_inverse=True)[1]
+            for groups, places in ((of_train, members), (of_holdout, others))
+        )
+        size = min(len(whose.unique()), len(others_whose.unique()), MOST_COMPARED)
+        (members, unit), (others, others_unit) = (
+            _of_units(places, units, size, rng)
+            for places, units in ((members, whose), (others, others_whose))
+        )
         records = splits.train.take(members).and_more(splits.holdout.take(others)).inputs
         # A record that is in both sets is equally near twice: its place in line must not decide.
-        order = torch.randperm(2 * size, generator=rng)
-        pools.append((space.place(records)[order], order < size))
+        order = torch.randperm(len(members) + len(others), generator=rng)
+        pools.append(
+            Pool(
+                records=space.place(records)[order],
+                unit=torch.cat([unit, size + others_unit])[order],
+                member=torch.arange(2 * size) < size,
+            )
+        )
     return pools
+
+
+def _of_units(places: Tensor, units: Tensor, size: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """The places of so many units, which chance draws, and the number of the unit of each: 0, 1, ..."""
+    count = int(units.max()) + 1 if len(units) else 0
+    turn = torch.empty(count, dtype=torch.int64)
+    turn[torch.randperm(count, generator=rng)] = torch.arange(count)
+    drawn = turn[units] < size
+    return places[drawn], turn[units][drawn]
 
 
 def _explained(word: str, p_value: float) -> str:
@@ -147,7 +189,7 @@ class Nearest:
 def nearest_is_member(
     points: Tensor,
     labels: Tensor,
-    pools: list[tuple[Tensor, Tensor]],
+    pools: list[Pool],
     rng: torch.Generator,
     *,
     confidence: float,
@@ -155,20 +197,21 @@ def nearest_is_member(
 ) -> Nearest:
     """How often the record nearest to each point, within its class's pool, is a member.
 
-    `pools` holds, for each class, records (n, components) and whether each is a member (n,). The
-    null shuffles membership among the records of a class; only the records that some point
-    is nearest to matter, so theirs alone are drawn, one after another without replacement.
+    The null shuffles membership among the units of a class, all records of one patient together; only the
+    units whose record some point is nearest to matter, so theirs alone are drawn, one after another without
+    replacement.
     """
     successes, squares = 0, 0
     shuffled = torch.zeros(permutations)
-    for label, (records, member) in enumerate(pools):
-        mine = points[labels == label]
-        named, counts = torch.cdist(mine, records).argmin(1).unique(return_counts=True)
+    for label, pool in enumerate(pools):
+        mine, member = points[labels == label], pool.member
+        nearest = torch.cdist(mine, pool.records).argmin(1)
+        named, counts = pool.unit[nearest].unique(return_counts=True)
         successes += int(counts[member[named]].sum())
         squares += int(counts.square().sum())
         left = torch.full((permutations,), float(member.sum()))
         for drawn, count in enumerate(counts.tolist()):
-            hit = torch.rand(permutations, generator=rng) * (len(records) - drawn) < left
+            hit = torch.rand(permutations, generator=rng) * (len(member) - drawn) < left
             left -= hit.float()
             shuffled += count * hit
     trials = len(points)

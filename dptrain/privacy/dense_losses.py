@@ -14,11 +14,14 @@ from dp_accounting.pld.pld_pmf import DensePLDPmf
 from dp_accounting.pld.privacy_loss_distribution import PrivacyLossDistribution
 from scipy.fft import irfft, next_fast_len, rfft
 
+# Of probability: how far Fourier transforms are off for each loss that is added up. It counts as an infinite
+# loss. Measured up to 3.2e-17, of 10,000 to 1,000,000 steps of which the sum is known.
+ROUNDING = 2.0**-52
 ORDERS = 20  # of Chernoff bounds, either way, over the number of losses
 
 
 def self_composed(loss: PrivacyLossDistribution, times: int, tail: float = 1e-15) -> PrivacyLossDistribution:
-    """So many of it, independent, added up; what is cut off of the tails counts as an infinite loss."""
+    """So many of it, independent, added up; tails cut off, and rounding, count as an infinite loss."""
     return PrivacyLossDistribution(*(_self_composed(pmf, times, tail) for pmf in _parts(loss)))
 
 
@@ -46,7 +49,7 @@ def _self_composed(pmf: DensePLDPmf, times: int, tail: float) -> DensePLDPmf:
         pmf._discretization,
         pmf._lower_loss * times + first,
         np.roll(whole, -first)[:length],
-        tail - math.expm1(times * math.log1p(-pmf._infinity_mass)),
+        tail + times * ROUNDING - math.expm1(times * math.log1p(-pmf._infinity_mass)),
         pmf._pessimistic_estimate,
     )
 

@@ -11,13 +11,14 @@ from typing import Any
 from scipy.optimize import brentq
 
 from dptrain.contracts import Budget, ConfigError
+from dptrain.privacy import dense_losses
 from dptrain.privacy.accountant import MOST_LOSS, DPSGDPlan, PrivacyLoss, most_true_positives, privacy_loss
 from dptrain.privacy.dense_losses import epsilon_of
 from dptrain.privacy.noise.cost import ROOM
 
 MOST_NOISE = 1e4
 MOST_EPSILON = 500.0
-ROUNDING = 2.0**-50  # of probability, that a step adds to the rounding error of an account
+ROUNDING = 4 * dense_losses.ROUNDING  # of delta, a step: below it an account would mostly tell its own
 
 
 @dataclass(frozen=True, kw_only=True)

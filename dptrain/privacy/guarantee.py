@@ -31,6 +31,7 @@ OUTSIDE = (  # what every run does with private data, whatever mechanism trains
     CHOOSING,
     "The report's figures and leakage lines are made from training records; they are for the data's "
     "owner and not part of the release.",
+    "Whether records are accepted at all, and what an error says of them, is for the data's owner too.",
 )
 
 

@@ -11,11 +11,13 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
+
+from dptrain.redaction.override_values import Leaf, Values, bare, decoded, quoted, read
 
 MASK = "***"
 VARIABLE = "DPTRAIN_SECRETS"  # of the environment: what was withheld, each as JSON, by dotted key, as JSON
@@ -48,7 +50,10 @@ _USERINFO = re.compile(
     # With a password, up to the last @: whoever typed it need not have quoted what it holds.
     r"(?<=://)(?:[^\s'\"<>/?#:@]*:(?!\d+(?:[/?#]|$))(?:(?!://)[^\s'\"<>])*@|[^\s'\"<>/?#@]+@)"
 )
-_ASSIGNED = re.compile(r"(?<![\w.%\]])([+~]*[A-Za-z_%][\w.\-\[\]%@]*)(?:=|[ \t]+=[ \t]+)(?!=)")
+_ASSIGNED = re.compile(
+    # With space after it, where what comes then is no name of another value: nothing may have been given.
+    r"(?<![\w.%\]])([+~]*[A-Za-z_%][\w.\-\[\]%@]*)(?:[^\S\n]*=[^\S\n]+(?![+~]*[A-Za-z_][\w.\-@]*=)|=)(?!=)"
+)
 # What follows it: in the query of a URI, up to the next parameter.
 _IN_QUERY = re.compile(r"\*\*\*(?=[&;,:.)\]}<>#\s'\"]|$)|(?:(?![&;][\w.\-\[\]%]+=)[^#\s'\"<>])+")
 _IN_TEXT = re.compile(
@@ -106,7 +111,7 @@ def _struck(text: str) -> tuple[str, list[str]]:
         quote, name, colon, value = match.groups()
         if _public(name, value):
             return match[0]
-        found.append(_bare(value))
+        found.append(bare(value))
         return f"{quote}{name}{quote}{colon}{MASK}"
 
     text = _USERINFO.sub(userinfo, text)
@@ -119,7 +124,7 @@ def _struck(text: str) -> tuple[str, list[str]]:
             continue
         value = (_IN_QUERY if before in "?&" else _IN_TEXT).match(text, name.end())
         if value is not None and not _plain(name[1], value[0]):
-            found.append(_bare(value[0]))
+            found.append(bare(value[0]))
             parts += [text[at : name.end()], MASK]
             at = value.end()
     text = "".join([*parts, text[at:]])
@@ -206,7 +211,7 @@ def revealed(values: Any, key: str = "") -> Any:
     if isinstance(values, list | tuple):
         return [revealed(item, _below(key, place)) for place, item in enumerate(values)]
     if isinstance(values, str) and MASK in values:
-        candidates = [_decoded(each) for each in reversed(_kept().get(key, []))]
+        candidates = [decoded(each) for each in reversed(_kept().get(key, []))]
         for candidate in candidates:
             if values == MASK if isinstance(candidate, list | dict) else redacted(candidate, key) == values:
                 return candidate
@@ -234,11 +239,11 @@ def given_again(values: Mapping[str, Any], override: str) -> bool:
     if text == MASK:
         return any(value == MASK and (each == key or each.startswith(f"{key}.")) for each, value in lacking)
     try:
-        read = _read(text, key)
+        found = read(text, key)
     except ValueError:
         return False
-    given = {each for value in read.values for each in masked_keys(value, key)}
-    return bool(given) and given <= lacking and all(MASK in leaf.text for leaf in read.leaves)
+    given = {each for value in found.values for each in masked_keys(value, key)}
+    return bool(given) and given <= lacking and all(MASK in leaf.text for leaf in found.leaves)
 
 
 def _withheld_argument(word: str) -> str:
@@ -249,33 +254,33 @@ def _withheld_argument(word: str) -> str:
     shown, _ = _struck(key)
     known = True
     try:
-        read = _read(text, name)
+        found = read(text, name)
     except (ValueError, RecursionError):  # which nobody can read
         known = False
-        read = _Read([text], [_Leaf(name, 0, len(text), text)])
+        found = Values([text], [Leaf(name, 0, len(text), text)])
     if _secret(name) or _secret(key):
-        if all(_plain(name, leaf.text) for leaf in read.leaves):
+        if all(_plain(name, leaf.text) for leaf in found.leaves):
             return word
     else:
-        placed = _placed(text, read.leaves)
+        placed = _placed(text, found.leaves)
         if redact(placed) == placed and (known or placed == text):
             return f"{shown}={placed}"
     # Nothing of it can be shown: not a part either, as nobody knows where a secret begins that is in parts.
-    for value in read.values:
+    for value in found.values:
         _keep(name, _resolved(value))
         _withheld(_resolved(value), name)
     _keep(f"{name}=", text)  # as it stood there: a key that no configuration has
     return f"{shown}={MASK}"
 
 
-def _placed(text: str, leaves: Sequence[_Leaf]) -> str:
+def _placed(text: str, leaves: Sequence[Leaf]) -> str:
     """A value of the command line with each text in it redacted; the secrets are kept."""
     for leaf in reversed(leaves):
         masked = redacted(leaf.text, leaf.key)
         if masked != leaf.text:
             _keep(leaf.key, _resolved(leaf.text))
-            bare = text[leaf.start : leaf.end] == leaf.text
-            text = f"{text[: leaf.start]}{masked if bare else _quoted(masked)}{text[leaf.end :]}"
+            as_it_is = text[leaf.start : leaf.end] == leaf.text
+            text = f"{text[: leaf.start]}{masked if as_it_is else quoted(masked)}{text[leaf.end :]}"
     return text
 
 
@@ -289,106 +294,10 @@ def _resolved(value: Any) -> Any:
         return value
     value = re.sub(
         r"(?<!\\)\$\{oc\.env:([^{},]*)(?:,([^{}]*))?\}",
-        lambda m: os.environ.get(m[1], m[0] if m[2] is None else _bare(m[2])),
+        lambda m: os.environ.get(m[1], m[0] if m[2] is None else bare(m[2])),
         value,
     )
     return re.sub(r"(\\+)\$\{", lambda m: m[1][: len(m[1]) // 2] + "${", value)
-
-
-# ------------------------------------------------------------------ values of the command line
-
-
-@dataclass(frozen=True)
-class _Leaf:
-    """A text within a value: its dotted key, where it stands, and what it is without quotation marks."""
-
-    key: str
-    start: int
-    end: int
-    text: str
-
-
-@dataclass(frozen=True)
-class _Read:
-    """What a word of the command line gives to its key: several values where it is a choice of them."""
-
-    values: list[Any]
-    leaves: list[_Leaf]
-
-
-_QUOTED = re.compile(r"\"(?:\\.|[^\"\\])*\"|'(?:\\.|[^'\\])*'", re.DOTALL)
-_UNQUOTED = re.compile(r"(?:\\.|\$\{[^{}]*\}|[^,\[\]{}'\"\\]|\\$)+", re.DOTALL)
-_KEY = re.compile(r"\s*([^,:\[\]{}'\"]+?)\s*:")
-
-
-def _read(text: str, key: str) -> _Read:
-    """Hydra's grammar, as far as it says where texts begin and end; raises ValueError where it does not."""
-    read = _Read([], [])
-    if not text.strip():
-        return _Read([text], [_Leaf(key, 0, len(text), text)])
-    at = 0
-    while True:
-        value, at = _element(text, at, key, read.leaves)
-        # A number by itself stays a text, as passwords are.
-        read.values.append(value if isinstance(value, list | dict) else read.leaves[-1].text)
-        if at == len(text):
-            return read
-        at = _after(text, at, ",")
-
-
-def _element(text: str, at: int, key: str, leaves: list[_Leaf]) -> tuple[Any, int]:
-    """The value that begins here, and where it ends; its texts are added to the leaves."""
-    at = _space(text, at)
-    opening = text[at : at + 1]
-    if opening in ("[", "{"):
-        closing = "]" if opening == "[" else "}"
-        found: dict[str, Any] = {}
-        at = _space(text, at + 1)
-        while text[at : at + 1] != closing:
-            if found:
-                at = _after(text, at, ",")
-            name = str(len(found))
-            if opening == "{":
-                if (named := _KEY.match(text, at)) is None:
-                    raise ValueError(text)
-                name, at = named[1], named.end()
-            found[name], at = _element(text, at, f"{key}.{name}", leaves)
-        return list(found.values()) if opening == "[" else found, _space(text, at + 1)
-    if (match := _QUOTED.match(text, at)) is not None:
-        value = _bare(match[0])
-        leaves.append(_Leaf(key, at, match.end(), value))
-        return value, _space(text, match.end())
-    if (match := _UNQUOTED.match(text, at)) is None:
-        raise ValueError(text)
-    raw = match[0].rstrip()
-    value = re.sub(r"\\([\\()\[\]{}:=, \t])", r"\1", raw)
-    leaves.append(_Leaf(key, at, at + len(raw), value))
-    return _decoded(value) if value == raw else value, match.end()
-
-
-def _after(text: str, at: int, sign: str) -> int:
-    if text[at : at + 1] != sign:
-        raise ValueError(text)
-    return at + 1
-
-
-def _space(text: str, at: int) -> int:
-    while text[at : at + 1].isspace():
-        at += 1
-    return at
-
-
-def _bare(text: str) -> str:
-    """A value without the quotation marks around it."""
-    if len(text) < 2 or text[0] != text[-1] or text[0] not in "'\"":
-        return text
-    return re.sub(rf"(\\+)({text[0]}|$)", lambda m: m[1][: len(m[1]) // 2] + m[2], text[1:-1])
-
-
-def _quoted(text: str) -> str:
-    """A value with quotation marks around it."""
-    inside = re.sub(r"(\\*)(\"|\Z)", lambda m: m[1] * 2 + ('\\"' if m[2] else ""), text)
-    return f'"{inside}"'
 
 
 # ------------------------------------------------------------------ what is a secret
@@ -401,7 +310,7 @@ def _public(name: str, value: str) -> bool:
 
 def _plain(name: str, value: str) -> bool:
     """Whether a value says nothing, though a secret's name is over it."""
-    text = _bare(value.strip())
+    text = bare(value.strip())
     if text.lower() in PLAIN or _REFERENCE.fullmatch(text) or _MASKS.fullmatch(text):
         return True
     # model.pad_token=0 is a number of somebody's vocabulary
@@ -447,7 +356,7 @@ def _known() -> list[str]:
             found |= set(_inside(value))
     for key, values in _kept().items():
         for each in values:
-            for below, value in _texts(_decoded(each), key):
+            for below, value in _texts(decoded(each), key):
                 found |= set(_inside(value)) if not _secret(below) else {value, *_inside(value)}
     return sorted(filter(_telling, found), key=len, reverse=True)
 
@@ -496,14 +405,6 @@ def _kept() -> dict[str, list[str]]:
     ):
         return {}
     return kept
-
-
-def _decoded(text: str) -> Any:
-    """What was kept as JSON."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return text
 
 
 def _keep(key: str, value: Any) -> None:

@@ -237,10 +237,11 @@ def test_a_word_is_stripped_of_its_secrets_and_means_what_it_meant(
     assert not [secret for secret in secrets if secret in masked + said], "known from now on"
 
 
-QUOTABLE = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1).filter(lambda t: "$" not in t)
+ANY = st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="$"))
+QUOTABLE = st.tuples(ANY, st.characters(categories=["L", "N"]), ANY).map("".join)  # which says something
 
 
-@given(QUOTABLE.filter(lambda text: set(text.lower()) - set("*[]{},'\" \\xa0")))
+@given(QUOTABLE)
 def test_nothing_of_what_stands_under_the_name_of_a_secret_is_shown(text: str) -> None:
     os.environ.pop(VARIABLE, None)
     quoted = explain.quoted("+data.password", text)

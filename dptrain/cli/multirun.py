@@ -22,12 +22,7 @@ from dptrain.sweep import state as sweeps
 from dptrain.sweep import tracking as sweep_tracking
 from dptrain.sweep.selection import trials
 
-GRAVEST = (
-    BROKEN,
-    BEYOND,
-    FAILED,
-    CRASHED,
-)  # exit codes; a sweep has the first of them that a job has
+GRAVEST = (BROKEN, BEYOND, FAILED, CRASHED)  # a sweep has the first of these exit codes that a job has
 
 
 def begin_search(sweep_folder: Path, sought: Mapping[str, Any], direction: str | None) -> None:

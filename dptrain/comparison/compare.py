@@ -121,7 +121,7 @@ def _points(found: Sequence[Found], confidence: float) -> list[tuple[dict[int, f
 
 
 def _point(runs: Sequence[Found], name: Label, confidence: float) -> tuple[dict[int, float], Point]:
-    stated = [run.guarantee for run in runs]
+    stated, useful = [run.guarantee for run in runs], [run.report["utility"] for run in runs]
     void = next((each for each in stated if each.void), None)
     epsilons = [each.epsilon for each in stated]
     status = VOID if void else HOLDS if all(map(math.isfinite, epsilons)) else NONE
@@ -133,7 +133,7 @@ def _point(runs: Sequence[Found], name: Label, confidence: float) -> tuple[dict[
     bounds = [each.tpr_at_fpr.get(FPR) for each in stated]
     worst = next(each for each, epsilon in zip(stated, epsilons, strict=True) if epsilon == max(epsilons))
     least = [found for run in runs if (found := _worst(run.report)) is not None]
-    of_errors = are_errors(runs[0].report["utility"].get("scored", ""))
+    of_errors = are_errors(useful[0].get("scored", ""))
     return accuracy, Point(
         label=name.text,
         series=name.series,
@@ -146,9 +146,9 @@ def _point(runs: Sequence[Found], name: Label, confidence: float) -> tuple[dict[
         sentence=(void or worst).sentence,
         interface=worst.interface or "weights",
         accuracy=spread(list(accuracy.values()), confidence, within=within),
-        accuracy_ends=_ends([run.report["utility"] for run in runs], "accuracy_"),
+        accuracy_ends=_ends(useful, "accuracy_"),
         auroc=_spread(auroc, confidence),
-        auroc_ends=_ends([run.report["utility"] for run in runs], "auroc_"),
+        auroc_ends=_ends(useful, "auroc_"),
         control_accuracy=_spread(control, confidence, within),
         cost=paired(control, accuracy, confidence) if control.keys() & accuracy.keys() else None,
         floor=_median([run.report["floor_accuracy"] for run in runs]),

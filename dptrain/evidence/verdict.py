@@ -83,6 +83,17 @@ def reading(*, above_floor: bool, control_above_floor: bool | None, bounded: boo
     return RESISTED if control_above_floor else TOO_WEAK
 
 
+def by_test(word: str, p_value: float, *, found: str, not_found: str) -> str:
+    """A verdict that a test decides and no interval, in full: what was found, or was not, and its p-value."""
+    same = f"{not_found} (p = {p_value:.2g})"
+    return {
+        UNBOUNDED: f"{UNBOUNDED}; {found} (p = {p_value:.2g})",
+        RESISTED: f"resisted: {same}, the control is",
+        TOO_WEAK: f"{TOO_WEAK}: {same}, nor is the control",
+        NO_CONTROL: f"{same}, no control",
+    }[word]
+
+
 def as_shown(line: Leakage, shown: Shown | None) -> Leakage:
     """The line of an attack that looks on at a training, as far as it was shown its steps.
 

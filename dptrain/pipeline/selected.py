@@ -12,7 +12,7 @@ from dptrain.contracts import ConfigError
 from dptrain.privacy.written import StatedGuarantee
 from dptrain.report import selection as said
 from dptrain.runs import folder as runs
-from dptrain.sweep.selection.trials import RELEASE, SELECTED
+from dptrain.runs.folder import RELEASE, SELECTED
 
 
 def trial_of(folder: Path) -> Path | None:

@@ -25,7 +25,8 @@ from dptrain.training import checkpoint
 ORDER = "run.json"  # what was asked for
 WEIGHTS = "weights.pt"  # written when the training is over
 REPORT = "report.json"  # written last: a folder that holds it is complete
-SELECTED = "selected"  # the folder of what a private selection released, beside its trials
+RELEASE = "selected"  # the folder of what a private selection released, beside its trials
+SELECTED = "selected.json"  # which trial that was: for the team
 GIVEN = "handed_over"  # in a node of the configuration: a program handed the object over
 LOCK = ".lock"  # held while a process is at work on the run
 
@@ -230,7 +231,7 @@ def trial_of(order: Order) -> int | None:
 
 def _releasable(folder: Path) -> bool:
     """Whether `latest` may mean this folder: a finished run's, or a selection's release, and no trial's."""
-    if folder.name == SELECTED and (folder.parent / f"{SELECTED}.json").exists():
+    if folder.name == RELEASE and (folder.parent / SELECTED).exists():
         return True
     if not (folder / REPORT).exists():
         return False

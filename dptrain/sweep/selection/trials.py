@@ -21,6 +21,7 @@ from dptrain.config import parse
 from dptrain.contracts import ConfigError, DptrainError, SelectionTerms
 from dptrain.privacy import selection
 from dptrain.runs import folder as runs
+from dptrain.runs.folder import RELEASE, SELECTED
 from dptrain.runs.keyed import keyed
 from dptrain.storage import write_text
 from dptrain.sweep import state as sweeps
@@ -29,8 +30,6 @@ from dptrain.sweep.selection import candidates, terms
 from dptrain.training import checkpoint
 from dptrain.training.answers import ANSWERS
 
-SELECTED = "selected.json"  # which trial was selected: for the team
-RELEASE = runs.SELECTED  # the folder of what may be given away
 RELEASED = (runs.WEIGHTS, "statement.json", "model_card.md")
 UNPREDICTABLE = random.SystemRandom()
 

@@ -31,15 +31,7 @@ from dptrain.evaluation.games.probed import OnProbes
 from dptrain.evidence.intervals import clopper_pearson, detection_limit
 from dptrain.evidence.paired import mcnemar, paired_proportions
 from dptrain.evidence.probes import ProbeAssignment
-from dptrain.evidence.verdict import (
-    BEYOND_DOUBT,
-    NO_CONTROL,
-    RESISTED,
-    TOO_WEAK,
-    UNBOUNDED,
-    beside,
-    reading,
-)
+from dptrain.evidence.verdict import BEYOND_DOUBT, beside, by_test, reading
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +141,12 @@ def _advantage(
         control=control,
         bound=None,
         detection_limit=best,
-        verdict=_explained(word, p),
+        verdict=by_test(
+            word,
+            p,
+            found="right more often than imputation",
+            not_found="right no more often than imputation, beyond chance",
+        ),
         trials=trials,
         confidence=confidence,
         notes=(
@@ -230,17 +227,6 @@ def _on_members(
 
 def _accuracy(right: Tensor, confidence: float) -> Interval:
     return clopper_pearson(int(right.sum()), len(right), confidence)
-
-
-def _explained(word: str, p_value: float) -> str:
-    """The verdict on an advantage in full, for the test decides and not the interval."""
-    same = f"right no more often than imputation, beyond chance (p = {p_value:.2g})"
-    return {
-        UNBOUNDED: f"{UNBOUNDED}; right more often than imputation (p = {p_value:.2g})",
-        RESISTED: f"resisted: {same}, the control is",
-        TOO_WEAK: f"{TOO_WEAK}: {same}, nor is the control",
-        NO_CONTROL: f"{same}, no control",
-    }[word]
 
 
 def paired_difference(first: Tensor, second: Tensor, confidence: float) -> tuple[Interval, float]:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from dptrain.contracts import Images, Interval, Leakage, Splits
 from dptrain.evidence.intervals import detection_limit, permutation_p_value, proportion
-from dptrain.evidence.verdict import NO_CONTROL, RESISTED, TOO_WEAK, UNBOUNDED, reading
+from dptrain.evidence.verdict import by_test, reading
 
 COMPONENTS = 64
 LARGEST_SIDE = 32  # larger images are averaged down to this many pixels before they are compared
@@ -95,7 +95,12 @@ def near_members(
         control=None if control_found is None else control_found.interval,
         bound=None,
         detection_limit=detection_limit(value.effective, confidence),
-        verdict=_explained(word, value.p_value),
+        verdict=by_test(
+            word,
+            value.p_value,
+            found="nearer to members than to held-out records",
+            not_found="not nearer to members than to held-out records",
+        ),
         trials=len(released.labels),
         confidence=confidence,
         notes=(
@@ -164,17 +169,6 @@ def _of_units(places: Tensor, units: Tensor, size: int, rng: torch.Generator) ->
     turn[torch.randperm(count, generator=rng)] = torch.arange(count)
     drawn = turn[units] < size
     return places[drawn], turn[units][drawn]
-
-
-def _explained(word: str, p_value: float) -> str:
-    """The verdict in full."""
-    same = f"not nearer to members than to held-out records (p = {p_value:.2g})"
-    return {
-        UNBOUNDED: f"{UNBOUNDED}; nearer to members than to held-out records (p = {p_value:.2g})",
-        RESISTED: f"resisted: {same}, the control is",
-        TOO_WEAK: f"{TOO_WEAK}: {same}, nor is the control",
-        NO_CONTROL: f"{same}, no control",
-    }[word]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -55,7 +55,10 @@ def _self_composed(pmf: DensePLDPmf, times: int, tail: float) -> DensePLDPmf:
 
 
 def _epsilon_of(pmf: DensePLDPmf, delta: float) -> float:
-    """The least epsilon: the mass above it, less exp(epsilon) times the other's, is this delta."""
+    """The least epsilon: the mass above it, less exp(epsilon) times the other's, is this delta.
+
+    Of epsilons above 708, where the other's mass is no normal double, it is the loss above the least.
+    """
     if pmf._infinity_mass > delta:
         return math.inf
     masses = np.asarray(pmf._probs)[::-1]
@@ -63,6 +66,7 @@ def _epsilon_of(pmf: DensePLDPmf, delta: float) -> float:
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         upper = pmf._infinity_mass + np.append(0.0, np.cumsum(masses))  # of the losses down to each
         lower = np.append(0.0, np.cumsum(masses * np.exp(-losses)))
+        lower[lower < np.finfo(float).tiny] = 0.0  # of few digits, and what is divided by it overflows
         there = (upper > delta) & (lower > 0.0)
         epsilons = np.log(np.where(there, (upper - delta) / lower, 1.0))
         ends = there[:-1] & (epsilons[:-1] >= losses)

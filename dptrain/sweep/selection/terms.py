@@ -17,6 +17,7 @@ from dptrain.contracts.rounding import rounded_up, rounded_up_to
 from dptrain.evaluation.assignment import declared_units, prepare
 from dptrain.privacy import selection
 from dptrain.privacy.accountant import most_true_positives
+from dptrain.privacy.dense_losses import epsilon_of
 from dptrain.privacy.guarantee import delta_meaning
 from dptrain.privacy.written import plan_to_json
 from dptrain.sweep.score import named
@@ -89,7 +90,7 @@ def agree(config: Config, values: Mapping[str, Any]) -> dict[str, Any]:
         "epsilon": epsilon,
         "delta": delta,
         "tpr_at_fpr": {str(fpr): most_true_positives(loss, fpr) for fpr in (0.001, 0.01)},
-        "epsilon_alone": max(float(plan.loss().get_epsilon_for_delta(delta)) for plan in plans),
+        "epsilon_alone": max(epsilon_of(plan.loss(), delta) for plan in plans),
         "unit": budget.unit,
         "distribution": asked.distribution,
         "mean_runs": asked.mean_runs,

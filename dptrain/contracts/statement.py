@@ -140,6 +140,7 @@ class SweepTotal:
     counted: int | None = None
     id: str | None = None
     plans: tuple[Mapping[str, Any], ...] | None = None
+    draws: int | None = None  # numbers of noise of these together, at most
     order: float | None = None
     rule: str | None = None
 

@@ -115,7 +115,9 @@ class Mechanism(Protocol):
     about so many units, until `context.progress` raises; by it the time of a training is told. One may have
     `control(settings)`, itself without privacy, in place of a training without clipping and noise, and
     `declare(splits, rng)`, which is asked for the splits, before anything is assigned, with what it is told
-    to take to be public. `withheld` may say, by Access, why something is not offered.
+    to take to be public. `withheld` may say, by Access, why something is not offered, and
+    `draws(model, splits, plan)` how many normal numbers `fit` adds, whose cost a sweep counts; where it does
+    not, the most is taken that any training may.
     """
 
     @property

@@ -103,6 +103,10 @@ class DPSGD:
             clipping=self.clipping,
         )
 
+    def draws(self, model: nn.Module, splits: Splits, plan: GradientPlan) -> int:  # noqa: ARG002
+        """How many normal numbers `fit` adds: one for each trained parameter of each step."""
+        return plan.steps * sum(p.numel() for p in model.parameters() if p.requires_grad)
+
     def fit(
         self, model: nn.Module, splits: Splits, budget: Budget, context: Context
     ) -> tuple[Release, Guarantee]:
@@ -111,9 +115,9 @@ class DPSGD:
             raise ConfigError(f"mechanism.noise={self.noise} shows no steps to observers: {CORRELATED}")
         prepared = self.prepare(model, splits)
         frozen = frozen_part(prepared)
-        parameters = sum(p.numel() for p in prepared.parameters() if p.requires_grad)
-        curve = accountant.Curve(plan, budget.delta, parameters=parameters)
-        refuse_costly(plan, parameters * plan.steps, epsilon=curve.points[-1][1], delta=budget.delta)
+        drawn = self.draws(prepared, splits, plan)
+        curve = accountant.Curve(plan, budget.delta, parameters=drawn // plan.steps)
+        refuse_costly(plan, drawn, epsilon=curve.points[-1][1], delta=budget.delta)
         fitted = self._train(
             prepared,
             splits,
@@ -128,7 +132,7 @@ class DPSGD:
         refuse_dependent_release(release, splits, frozen=frozen, loss=self.settings.loss(splits))
         said = randomness(
             plan,
-            parameters * plan.steps,
+            drawn,
             on_cpu=on_cpu(context.device, context.streams.randomness),
             secret=not context.streams.deterministic,
         )

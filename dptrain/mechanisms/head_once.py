@@ -62,8 +62,12 @@ class HeadOnce(ABC, Generic[Planned, Made]):
         """What `fit` will do, calibrated to the budget."""
 
     @abstractmethod
-    def draws(self, features: int, outputs: int) -> int:
+    def draws_for(self, features: int, outputs: int) -> int:
         """How many normal numbers are drawn for so many features and outputs."""
+
+    def draws(self, model: nn.Module, splits: Splits, plan: Planned) -> int:  # noqa: ARG002
+        """How many normal numbers `fit` adds."""
+        return self.draws_for(linear_of(model, self.name).in_features, splits.num_classes)
 
     @abstractmethod
     def make(
@@ -101,7 +105,7 @@ class HeadOnce(ABC, Generic[Planned, Made]):
         prepared = self.prepare(model, splits)
         unchanged = frozen_part(prepared)
         size = linear_of(prepared, self.name).in_features + 1
-        drawn = self.draws(size - 1, splits.num_classes)
+        drawn = self.draws(prepared, splits, plan)
         curve = accountant.Curve(plan, budget.delta, parameters=drawn)
         spent = curve.points[-1][1]
         refuse_costly(plan, drawn, epsilon=spent, delta=budget.delta)

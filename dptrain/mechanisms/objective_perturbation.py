@@ -44,7 +44,7 @@ class ObjectivePerturbation(LogisticOnce[ObjectivePlan]):
         )
         return calibrated(plan, budget)
 
-    def draws(self, features: int, outputs: int) -> int:
+    def draws_for(self, features: int, outputs: int) -> int:
         return 2 * (features + 1) * outputs
 
     def make(

@@ -40,7 +40,7 @@ class OutputPerturbation(LogisticOnce[MinimumPlan]):
         )
         return calibrated(plan, budget)
 
-    def draws(self, features: int, outputs: int) -> int:
+    def draws_for(self, features: int, outputs: int) -> int:
         return (features + 1) * outputs
 
     def make(

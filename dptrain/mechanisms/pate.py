@@ -138,6 +138,10 @@ class PATE:
         target = Target.of(budget)
         return plan if target is None else calibrated(plan, target)
 
+    def draws(self, model: nn.Module, splits: Splits, plan: VotesPlan) -> int:  # noqa: ARG002
+        """How many normal numbers `fit` adds to votes."""
+        return plan.draws
+
     def _check(self, splits: Splits) -> None:
         refuse_other_tasks(splits, "pate")
         if splits.public is None:

@@ -91,17 +91,21 @@ class Preconditioned:
             feature_norm=self.feature_norm,
         )
 
+    def draws(self, model: nn.Module, splits: Splits, plan: PreconditionedPlan) -> int:
+        """How many normal numbers `fit` adds: to second moments, and in each step."""
+        size = linear_of(model, self.name).in_features + 1
+        return size * (size + 1) // 2 + plan.steps * size * splits.num_classes
+
     def fit(
         self, model: nn.Module, splits: Splits, budget: Budget, context: Context
     ) -> tuple[Release, Guarantee]:
         plan = self.plan(splits, budget)
         prepared = self.prepare(model, splits)
         unchanged = frozen_part(prepared)
-        size = linear_of(prepared, self.name).in_features + 1
-        first, each = size * (size + 1) // 2, size * splits.num_classes
-        curve = accountant.Curve(plan, budget.delta, parameters=each + -(-first // plan.steps))
+        drawn = self.draws(prepared, splits, plan)
+        curve = accountant.Curve(plan, budget.delta, parameters=-(-drawn // plan.steps))
         spent = curve.points[-1][1]
-        refuse_costly(plan, first + each * plan.steps, epsilon=spent, delta=budget.delta)
+        refuse_costly(plan, drawn, epsilon=spent, delta=budget.delta)
         trained = trained_head(prepared, splits, self.settings, context)
         refuse_company(trained.whole, splits, context)
         moments = self._moments(trained, splits, budget, context, plan=plan, epsilon=curve.points[1][1])
@@ -132,7 +136,7 @@ class Preconditioned:
             sensitivity=Sensitivity(most=plan.most, independence=TESTED, audit=audit, ratio=ratio),
             randomness=randomness(
                 plan,
-                first + each * plan.steps,
+                drawn,
                 on_cpu=on_cpu(context.device, context.streams.randomness),
                 secret=not deterministic,
             ),

@@ -82,6 +82,10 @@ class PrivatePrediction:
         target = Target.of(budget)
         return plan if target is None else calibrated(plan, target)
 
+    def draws(self, model: nn.Module, splits: Splits, plan: QueriesPlan) -> int:  # noqa: ARG002
+        """How many normal numbers are added to votes, until all answers are spent."""
+        return plan.draws
+
     def fit(
         self, model: nn.Module, splits: Splits, budget: Budget, context: Context
     ) -> tuple[Release, Guarantee]:

@@ -79,7 +79,7 @@ class SufficientStatistics(HeadOnce[MomentsPlan, Moments]):
         )
         return calibrated(plan, budget)
 
-    def draws(self, features: int, outputs: int) -> int:
+    def draws_for(self, features: int, outputs: int) -> int:
         return draws(features + 1, outputs)
 
     def make(

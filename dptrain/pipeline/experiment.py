@@ -47,6 +47,7 @@ from dptrain.mechanisms.non_private import NonPrivate
 from dptrain.pipeline import cache_keys
 from dptrain.pipeline.control import kept_or_trained
 from dptrain.pipeline.feature_store import feature_store
+from dptrain.privacy.noise.cost import draws_of
 from dptrain.report.console import Console
 from dptrain.runs.cache import Cache
 from dptrain.runs.features import FeatureStore
@@ -137,6 +138,11 @@ class Experiment:
             console=console,
             ranks=ranks,
         )
+
+    @property
+    def draws(self) -> int:
+        """How many numbers of noise the private training adds, at most."""
+        return draws_of(self.parts.mechanism, self.model, self.splits, self.plan)
 
     @cached_property
     def context(self) -> Context:

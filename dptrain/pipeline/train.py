@@ -43,17 +43,17 @@ def run(
     experiment = Experiment.assemble(
         config, parts, console, played=parts.played, asked=order.asked, ranks=ranks
     )
-    plan, delta, tracking = experiment.plan, experiment.budget.delta, parts.tracking
+    plan, delta, draws = experiment.plan, experiment.budget.delta, experiment.draws
     study.check(plan, experiment.records, task_of(experiment.splits))
     begun = begin_with(folder, experiment)
     console.briefing(summary.brief(experiment, recipe=order.recipe, folder=folder))
-    study.reserve(plan, delta=delta)
+    study.reserve(plan, delta=delta, draws=draws)
     runs.start(folder, order)
 
-    with tracking.open(study.name(), folder, runs.read_state(folder).tracked_as) as tracker:
+    with parts.tracking.open(study.name(), folder, runs.read_state(folder).tracked_as) as tracker:
         runs.remember_records(folder, experiment.records)
         runs.remember(folder, begun_with=begun, tracked_as=tracker.run_id)
-        study.begin(plan, tracking, tracker)
+        study.begin(plan, draws, parts.tracking, tracker)
         tracker.params(tracked.params(config, order.recipe))
         tracker.data(experiment.splits.name, tracked.counts(experiment))
 
@@ -74,12 +74,12 @@ def run(
             "total": time.perf_counter() - started,
         }
         report = summary.attacked(
-            study.total(report, plan, delta=delta), measured, experiment, control, seconds
+            study.total(report, plan, delta=delta, draws=draws), measured, experiment, control, seconds
         )
         handed_on = target.release.weights is not None and config.sweep.trial is None  # trials are the team's
         model = served(report, target.release, experiment) if handed_on else None
         publish(report, model, tracker, config.report)
-        console.report(report, tracking.command)
+        console.report(report, parts.tracking.command)
         refuse_broken(report)
         criteria.check(experiment.conditions, report)
     return report

@@ -22,7 +22,7 @@ from opacus.accountants import PRVAccountant, RDPAccountant
 
 from dptrain.contracts import ConfigError, Plan
 from dptrain.privacy.dense_losses import self_composed
-from dptrain.privacy.noise.cost import stated_epsilon
+from dptrain.privacy.noise.cost import IDEAL, Cost, stated_epsilon
 from dptrain.privacy.sampled_gaussian import sampled_gaussian
 
 NAME = f"dp-accounting PLD {version('dp-accounting')}"
@@ -200,19 +200,23 @@ def _one_step(noise_multiplier: float, rate: float, adjacency: str, interval: fl
     )
 
 
-def most_true_positives(loss: PrivacyLoss, false_positive_rate: float) -> float:
+def most_true_positives(loss: PrivacyLoss, false_positive_rate: float, spent: Cost = IDEAL) -> float:
     """Most true positives of any test with this false-positive rate: the trade-off curve's complement.
 
     Each (epsilon, delta) pair of the distribution proves TPR <= delta + exp(epsilon) FPR and,
     read the other way, TPR <= 1 - exp(-epsilon) (1 - delta - FPR); the least of them all is the
-    curve itself (Dong et al. 2022, Proposition 6).
+    curve itself (Dong et al. 2022, Proposition 6). With noise that is not ideal the test has no more than
+    `spent` allows beside what ideal noise would let it have.
     """
+    factor = math.exp(spent.ratio)
+    false_positive_rate = factor * false_positive_rate + spent.beyond
     if false_positive_rate >= 1.0:
         return 1.0
     epsilons, deltas = _profile(loss)
     forward = deltas + np.exp(epsilons) * false_positive_rate
     backward = 1.0 - np.exp(-epsilons) * np.clip(1.0 - deltas - false_positive_rate, 0.0, None)
-    return float(min(forward.min(), backward.min(), 1.0))
+    ideal = float(min(forward.min(), backward.min(), 1.0))
+    return min(1.0, factor * ideal + spent.beyond)
 
 
 @lru_cache(maxsize=8)

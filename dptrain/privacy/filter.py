@@ -15,25 +15,30 @@ from dp_accounting.rdp import RdpAccountant
 
 from dptrain.contracts import ConfigError, Plan
 from dptrain.privacy.accountant import event
+from dptrain.privacy.noise.cost import stated_epsilon
+from dptrain.privacy.selection import RenyiLoss
 
 MOST_COPIES = 4096  # of a plan that are tried on a limit
 
 
-def spent(plans: Sequence[Plan], delta: float, order: float) -> float:
+def spent(plans: Sequence[Plan], delta: float, order: float, *, draws: int) -> float:
     """Epsilon at `delta` of these plans, of which results chose the later ones, by this Rényi order.
 
-    Raises ConfigError for `replace_one`, for which the order's divergence is not known.
+    All together add `draws` numbers of noise, whose cost is in it: what `noise.cost` bounds is a sum over
+    all numbers, each given those before it, whatever they were drawn for. Raises ConfigError for
+    `replace_one`, for which the order's divergence is not known.
 
     >>> from dptrain.privacy.accountant import DPSGDPlan
     >>> plan = DPSGDPlan(units=9, sample_rate=1.0, steps=1, expected_batch_size=9, max_grad_norm=1.0,
     ...             noise_multiplier=4.0)
-    >>> spent([plan, plan], 1e-5, 16.0) > spent([plan], 1e-5, 16.0)
+    >>> spent([plan, plan], 1e-5, 16.0, draws=20) > spent([plan], 1e-5, 16.0, draws=10)
     True
     """
     accountant = RdpAccountant(orders=[order])
     for plan in plans:
         accountant.compose(_covered(plan))
-    return float(accountant.get_epsilon(delta))
+    loss = RenyiLoss(orders=tuple(accountant.orders), divergences=tuple(accountant.rdp))
+    return stated_epsilon(loss, draws, delta=delta)
 
 
 def best_order(plan: Plan, delta: float, limit: float) -> float:

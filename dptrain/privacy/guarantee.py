@@ -106,10 +106,8 @@ class DPGuarantee(ByTradeoff):
         return gaussian_mu(self.epsilon(), self.delta)
 
     def membership_tpr(self, fpr: float) -> float:
-        """Most true positives at this rate, through what ideal noise would allow of it."""
-        factor, beyond = math.exp(self.cost.ratio), self.cost.beyond
-        ideal = accountant.most_true_positives(self.loss, factor * fpr + beyond)
-        return min(1.0, factor * ideal + beyond)
+        """Most true positives at this rate, with what the noise costs."""
+        return accountant.most_true_positives(self.loss, fpr, self.cost)
 
     def statement(self) -> Statement:
         from riskcal.analysis import get_beta_from_pld  # which imports much: when a run has trained

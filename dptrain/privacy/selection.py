@@ -23,6 +23,7 @@ from scipy.optimize import brentq
 
 from dptrain.contracts import ConfigError, Plan
 from dptrain.privacy.accountant import DPSGDPlan, event
+from dptrain.privacy.noise.cost import IDEAL, Cost, cost
 
 NAME = f"dp-accounting RDP {version('dp-accounting')}"
 SHAPES = {"geometric": 1.0, "logarithmic": 0.0, "poisson": math.inf}  # negative_binomial: any above 0
@@ -83,6 +84,26 @@ class RunCount:
             runs += 1
             total += chance
         return runs
+
+    def most(self, log_probability: float) -> int:
+        """A number that is exceeded with no more than this probability, given by its logarithm (Chernoff).
+
+        >>> RunCount(mean=10.0, shape=1.0).most(math.log(1e-12))
+        525
+        """
+        if math.isinf(self.shape):
+            log_z, log_moment = 1.0, self.mean * (math.e - 1.0)
+        elif self.success >= 1.0:
+            return 1
+        else:  # at (1 - success) z = 1 - success / 2
+            half = self.success / 2.0
+            log_z = math.log1p(-half) - math.log1p(-self.success)
+            if self.shape == 0.0:
+                log_moment = math.log(math.log(half) / math.log(self.success))
+            else:
+                log_moment = self.shape * math.log(2.0)
+                log_moment += math.log1p(-(half**self.shape)) - math.log1p(-(self.success**self.shape))
+        return math.ceil((log_moment - log_probability) / log_z)
 
     @cached_property
     def _first(self) -> tuple[int, float]:
@@ -158,6 +179,18 @@ def mixture(plans: Iterable[Plan]) -> RenyiLoss:
     curves = [renyi(plan) for plan in {event(plan): plan for plan in plans}.values()]
     worst = np.max([curve.divergences for curve in curves], axis=0)
     return RenyiLoss(orders=curves[0].orders, divergences=tuple(worst))
+
+
+def stated(loss: RenyiLoss, count: RunCount, draws: int, *, delta: float) -> tuple[float, Cost]:
+    """Epsilon with noise as it is drawn, at most `draws` numbers a run; and what that noise costs."""
+    ideal = loss.get_epsilon_for_delta(delta)
+    if draws == 0 or not math.isfinite(ideal):
+        return ideal, IDEAL
+    log_more = math.log(1e-6 * delta) - ideal - 1.0  # as `noise.cost` chooses what of delta it leaves
+    spent = cost(count.most(log_more) * draws, epsilon=ideal, delta=delta, log_more=log_more)
+    if spent.delta >= delta:
+        return math.inf, spent
+    return loss.get_epsilon_for_delta(delta - spent.delta) + spent.epsilon, spent
 
 
 def selected(single: RenyiLoss, count: RunCount) -> RenyiLoss:

@@ -50,7 +50,9 @@ def searching(folder: Path) -> bool:
     return sweeps.read_state(folder).search is not None
 
 
-def reserve(folder: Path, job: str, plan: Plan | None, *, delta: float, max_epsilon: float | None) -> None:
+def reserve(
+    folder: Path, job: str, plan: Plan | None, *, delta: float, draws: int, max_epsilon: float | None
+) -> None:
     """Count a job's training as spent, unless it was before, in a sweep that may spend so much only.
 
     The total is at the smallest delta of any job, so that it holds at every one. Raises ConfigError,
@@ -71,7 +73,7 @@ def reserve(folder: Path, job: str, plan: Plan | None, *, delta: float, max_epsi
                 f"sweep.max_epsilon={limit:g}: a training without privacy stays within no epsilon; leave it "
                 "out of the sweep, or set sweep.max_epsilon=null"
             )
-        counted = {**state.spent, job: sweeps.Spent(delta=delta, plan=plan_to_json(plan))}
+        counted = {**state.spent, job: sweeps.Spent(delta=delta, plan=plan_to_json(plan), draws=draws)}
         if search is not None and search.order is None:
             order = privacy_filter.best_order(plan, delta, limit)
             state.search = search = sweeps.Search(max_epsilon=search.max_epsilon, order=order)
@@ -87,13 +89,13 @@ def reserve(folder: Path, job: str, plan: Plan | None, *, delta: float, max_epsi
         state.id = state.id or secrets.token_hex(8)
 
 
-def stated(job: Path, plan: Plan, delta: float) -> SweepTotal:
+def stated(job: Path, plan: Plan, delta: float, *, draws: int) -> SweepTotal:
     """What a job's statement says of its sweep: what its models spend together, and how much of a limit.
 
     Together is no less than is counted: where results chose the trainings, the composition alone
     proves nothing, and the filter's total does.
     """
-    together, limited = sweeps.spent_together(job, plan, delta), counted(job.parent)
+    together, limited = sweeps.spent_together(job, plan, delta, draws=draws), counted(job.parent)
     if limited:
         together["epsilon_together"] = max(together["epsilon_together"], limited["epsilon_counted"])
     return part(SweepTotal, {**together, **limited}, f"{job.parent}: sweep")
@@ -111,6 +113,7 @@ def counted(folder: Path) -> dict[str, Any]:
         "counted": len(state.spent),
         "id": state.id,
         "plans": [each.plan for each in state.spent.values()],
+        "draws": sum(each.draws for each in state.spent.values()),
         "order": None if search is None else search.order,
         "rule": "privacy loss distributions composed: holds where the trainings were chosen in advance"
         if search is None
@@ -128,9 +131,10 @@ def _total(spent: Mapping[str, sweeps.Spent], search: sweeps.Search | None) -> f
             "with all that it was begun with"
         )
     delta = min(each.delta for each in spent.values())
+    draws = sum(each.draws for each in spent.values())
     if search is not None:
         assert search.order is not None
-        return privacy_filter.spent(plans, delta, search.order)
-    total = composed(plans, delta)
+        return privacy_filter.spent(plans, delta, search.order, draws=draws)
+    total = composed(plans, delta, draws=draws)
     assert total is not None
     return total

@@ -11,7 +11,8 @@ from dptrain.contracts import Plan, Statement, SweepTotal
 from dptrain.contracts.rounding import rounded_up_to
 from dptrain.privacy import filter as privacy_filter
 from dptrain.privacy.accountant import FINEST
-from dptrain.privacy.dense_losses import epsilon_of, self_composed
+from dptrain.privacy.dense_losses import self_composed
+from dptrain.privacy.noise.cost import MOST_DRAWS, stated_epsilon
 from dptrain.privacy.written import plan_from_json, plan_of
 from dptrain.report.comparison.points import SearchCost
 from dptrain.report.selection import cost
@@ -87,23 +88,32 @@ def _together(statements: Sequence[Statement], delta: float) -> tuple[float | No
     """
     sweeps: dict[str, SweepTotal] = {}
     plans: list[Plan | None] = []
+    draws = 0
     for each in statements:
         total = each.sweep
         if total is None or total.plans is None or total.id is None:
             plans.append(plan_of(each))
+            draws += drawn(each)
         elif total.id not in sweeps or len(sweeps[total.id].plans or ()) < len(total.plans):
             sweeps[total.id] = total  # what was counted last
     counted = [plan_from_json(plan) for total in sweeps.values() for plan in total.plans or ()]
     if None in counted:
         return None, UNKNOWN
     plans += counted
+    draws += sum(MOST_DRAWS if total.draws is None else total.draws for total in sweeps.values())
     known = [plan for plan in plans if plan is not None]
     orders = [total.order for total in sweeps.values() if total.order is not None]
     if not orders:
-        return composed(known, delta), COMPOSED
+        return composed(known, delta, draws=draws), COMPOSED
     if any(plan.adjacency != "add_remove" for plan in known):
         return None, UNCOVERED
-    return max(privacy_filter.spent(known, delta, order) for order in set(orders)), ADDED
+    return max(privacy_filter.spent(known, delta, order, draws=draws) for order in set(orders)), ADDED
+
+
+def drawn(statement: Statement) -> int:
+    """How many numbers of noise a run drew; where its statement does not say, the most that any may."""
+    found = statement.randomness
+    return MOST_DRAWS if found is None or found.draws is None else found.draws
 
 
 def _selected(statements: Sequence[Statement]) -> dict[str, Any]:
@@ -117,17 +127,19 @@ def _selected(statements: Sequence[Statement]) -> dict[str, Any]:
     return {"selected": None, "selection": MIXED if any(terms) else SELECTED}
 
 
-def composed(plans: Sequence[Plan], delta: float) -> float | None:
+def composed(plans: Sequence[Plan], delta: float, *, draws: int) -> float | None:
     """Epsilon at `delta` of all these plans, one after another; None of none.
+
+    All together add `draws` numbers of noise, whose cost is in it.
 
     >>> from dptrain.privacy.accountant import DPSGDPlan
     >>> plan = DPSGDPlan(units=9, sample_rate=1.0, steps=1, expected_batch_size=9, max_grad_norm=1.0,
     ...             noise_multiplier=4.0)
-    >>> composed([plan, plan], 1e-5) > composed([plan], 1e-5)
+    >>> composed([plan, plan], 1e-5, draws=20) > composed([plan], 1e-5, draws=10)
     True
     """
     loss, interval = None, max((plan.interval for plan in plans), default=FINEST)
     for plan, count in Counter(plans).items():
         each = self_composed(plan.loss(interval=interval), count)
         loss = each if loss is None else loss.compose(each)
-    return None if loss is None else epsilon_of(loss, delta)
+    return None if loss is None else stated_epsilon(loss, draws, delta=delta)

@@ -12,13 +12,14 @@ from filelock import FileLock
 from pydantic import BaseModel, Field
 
 from dptrain.contracts import DoesNotApply, DptrainError, Plan
+from dptrain.privacy.noise.cost import MOST_DRAWS
 from dptrain.privacy.plan import default_delta
 from dptrain.privacy.written import from_json, plan_from_json, plan_of, plan_to_json
 from dptrain.redaction import redact
 from dptrain.report.document import read_json
 from dptrain.runs import folder as runs
 from dptrain.runs.state import State
-from dptrain.sweep.cost import composed
+from dptrain.sweep.cost import composed, drawn
 
 STATE = "sweep.json"
 NOT_OF_THE_JOB = ("sweep.resume", "sweep.max_epsilon", "output", "name")  # overrides that say where, not what
@@ -45,6 +46,7 @@ class Spent(BaseModel):
 
     delta: float
     plan: dict[str, Any]
+    draws: int = MOST_DRAWS  # numbers of noise, at most
 
 
 class Selection(BaseModel):
@@ -183,19 +185,21 @@ def _words(overrides: Sequence[str]) -> tuple[str, ...]:
     return tuple(sorted(redact(o) for o in overrides if o.partition("=")[0] not in NOT_OF_THE_JOB))
 
 
-def note_begun(folder: Path, plan: Plan | None) -> None:
+def note_begun(folder: Path, plan: Plan | None, draws: int) -> None:
     """Remember with a job, before it trains, what it is about to spend; None: nothing is proved of it."""
-    runs.remember(folder, begun={"plan": None if plan is None else plan_to_json(plan)})
+    runs.remember(folder, begun={"plan": None if plan is None else plan_to_json(plan), "draws": draws})
 
 
-def spent_together(job: Path, plan: Plan, delta: float) -> dict[str, Any]:
+def spent_together(job: Path, plan: Plan, delta: float, *, draws: int) -> dict[str, Any]:
     """Epsilon at `delta` of this job's plan composed with those of all others that have begun in its sweep.
 
     What is still at work counts, and what failed, for its model may be seen yet. An upper bound for
     whoever sees those models, and for whoever picks one of them by its results.
     """
-    plans = [plan, *(_plan_begun(other) for other in _begun(job.parent) if other != job)]
+    others = [_spent_by(other) for other in _begun(job.parent) if other != job]
+    plans = [plan, *(each and each[0] for each in others)]
     known = [each for each in plans if each is not None]
+    draws += sum(each[1] for each in others if each is not None)
     units = max(each.units for each in known)
     delta = delta if delta * units < 1.0 else default_delta(units)  # others may train on more
     sentence = (
@@ -208,7 +212,7 @@ def spent_together(job: Path, plan: Plan, delta: float) -> dict[str, Any]:
         )
     return {
         "runs": len(plans),
-        "epsilon_together": composed(known, delta),
+        "epsilon_together": composed(known, delta, draws=draws),
         "delta": delta,
         "not_private": uncounted,
         "sentence": sentence,
@@ -221,13 +225,15 @@ def _begun(folder: Path) -> list[Path]:
     return sorted({*begun, *(path.parent for path in folder.glob(f"*/{runs.REPORT}"))})
 
 
-def _plan_begun(job: Path) -> Plan | None:
-    """The plan of a job that has begun; None where nothing is proved of it."""
+def _spent_by(job: Path) -> tuple[Plan, int] | None:
+    """The plan of a job that has begun, and how many numbers of noise it draws; None: nothing is proved."""
     if (job / runs.REPORT).exists():
         stated = from_json(read_json(job / runs.REPORT).get("guarantee"), f"{job / runs.REPORT}: guarantee")
-        if not stated.plan:
-            return plan_of(stated) if stated.private and not stated.void else None
         if not stated.private or stated.void:
             return None
+        if not stated.plan:
+            known = plan_of(stated)
+            return None if known is None else (known, drawn(stated))
     begun = runs.read_state(job).begun
-    return None if begun is None or begun["plan"] is None else plan_from_json(begun["plan"])
+    plan = None if begun is None or begun["plan"] is None else plan_from_json(begun["plan"])
+    return None if begun is None or plan is None else (plan, begun.get("draws", MOST_DRAWS))

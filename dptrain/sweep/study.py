@@ -25,14 +25,14 @@ class Study:
     def check(self, plan: Plan | None, records: str, task: Task) -> None:
         """Raise DptrainError where this training is not what was agreed on; `records` is their hash."""
 
-    def reserve(self, plan: Plan | None, *, delta: float) -> None:
+    def reserve(self, plan: Plan | None, *, delta: float, draws: int) -> None:
         """Count the training as spent; raises ConfigError where it would be too much."""
 
     def name(self) -> str:
         """What the run is tracked as."""
         return self.config.name or self.folder.name
 
-    def begin(self, plan: Plan | None, tracking: Tracking, tracker: Tracker) -> None:
+    def begin(self, plan: Plan | None, draws: int, tracking: Tracking, tracker: Tracker) -> None:
         """Note that the training begins, and show it below its parent."""
 
     def annotate(self, statement: Statement) -> Statement:
@@ -43,7 +43,7 @@ class Study:
     def keep_score(self, report: Report) -> None:
         """Keep what the training is chosen by, before any attack."""
 
-    def total(self, report: Report, plan: Plan | None, *, delta: float) -> Report:  # noqa: ARG002
+    def total(self, report: Report, plan: Plan | None, *, delta: float, draws: int) -> Report:  # noqa: ARG002
         """The report, with what all models together spend."""
         return report
 
@@ -58,18 +58,20 @@ class SweepJob(Study):
         if budget.searching(self.folder.parent):
             score.named(self.config.sweep.score, task)
 
-    def reserve(self, plan: Plan | None, *, delta: float) -> None:
+    def reserve(self, plan: Plan | None, *, delta: float, draws: int) -> None:
         limit = self.config.sweep.max_epsilon
-        budget.reserve(self.folder.parent, self.folder.name, plan, delta=delta, max_epsilon=limit)
+        budget.reserve(
+            self.folder.parent, self.folder.name, plan, delta=delta, draws=draws, max_epsilon=limit
+        )
 
     def name(self) -> str:
         return sweep_tracking.job_name(
             self.overrides, self.folder.name, sweep_tracking.shared(self.folder.parent)
         )
 
-    def begin(self, plan: Plan | None, tracking: Tracking, tracker: Tracker) -> None:
+    def begin(self, plan: Plan | None, draws: int, tracking: Tracking, tracker: Tracker) -> None:
         sweep = self.folder.parent
-        sweeps.note_begun(self.folder, None if self.config.deterministic else plan)
+        sweeps.note_begun(self.folder, None if self.config.deterministic else plan, draws)
         parent = sweeps.parent_run(sweep, partial(sweep_tracking.begin, tracking, sweep))
         if parent is not None:
             tracker.tags({PARENT: parent})
@@ -78,10 +80,10 @@ class SweepJob(Study):
         if budget.searching(self.folder.parent):
             score.keep_score(report, self.config.sweep.score)
 
-    def total(self, report: Report, plan: Plan | None, *, delta: float) -> Report:
+    def total(self, report: Report, plan: Plan | None, *, delta: float, draws: int) -> Report:
         if plan is None:
             return report
-        together = budget.stated(self.folder, plan, delta)
+        together = budget.stated(self.folder, plan, delta, draws=draws)
         return replace(report, guarantee=replace(report.guarantee, sweep=together))
 
 
@@ -98,7 +100,7 @@ class Trial(SweepJob):
     def keep_score(self, report: Report) -> None:
         score.release_trial(report, self.config.sweep.score)
 
-    def total(self, report: Report, plan: Plan | None, *, delta: float) -> Report:  # noqa: ARG002
+    def total(self, report: Report, plan: Plan | None, *, delta: float, draws: int) -> Report:  # noqa: ARG002
         return report
 
 

@@ -25,7 +25,7 @@ from dptrain.report.comparison import console, page, sentences, tables
 from dptrain.report.comparison.files import write_files
 from dptrain.report.comparison.points import HOLDS, MET, NONE, NOT_MET, UNDECIDED, VOID, Comparison
 from dptrain.report.document import read_json
-from dptrain.sweep.cost import composed, search_cost
+from dptrain.sweep.cost import composed, drawn, search_cost
 from dptrain.sweep.state import spent_together
 from dptrain.tracking import MLflow, Tracked
 
@@ -364,11 +364,11 @@ def test_all_models_together_cost_what_their_losses_compose_to(sweep):
     for path in sweep.iterdir():
         if path.name != "8-3" and not (others / path.name).exists():
             (others / path.name).symlink_to(path)
-    expected = spent_together(others / "8-3", plan_of(last), 1e-4)["epsilon_together"]
+    expected = spent_together(others / "8-3", plan_of(last), 1e-4, draws=drawn(last))["epsilon_together"]
     assert found.cost.together == pytest.approx(expected, rel=1e-6)
     assert found.cost.alone == 8.0
     assert found.cost.models == 9
-    assert found.cost.together > composed([plan_of(last)], 1e-4)
+    assert found.cost.together > composed([plan_of(last)], 1e-4, draws=drawn(last))
 
 
 def test_what_the_composition_does_not_hold_is_said():

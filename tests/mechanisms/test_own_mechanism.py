@@ -162,11 +162,11 @@ def test_it_cannot_be_attacked_again_without_weights(
 
 def test_a_sweep_counts_its_plan_as_any_other(tmp_path: Path, plan: Plan) -> None:
     assert plan_from_json(plan_to_json(plan)) == plan
-    assert composed([plan, plan], 1e-9) == pytest.approx(1.0, abs=1e-3)
+    assert composed([plan, plan], 1e-9, draws=200) == pytest.approx(1.0, abs=1e-3)
     for job in "ab":
-        sweep_budget.reserve(tmp_path, job, plan, delta=1e-9, max_epsilon=1.01)
+        sweep_budget.reserve(tmp_path, job, plan, delta=1e-9, draws=100, max_epsilon=1.01)
     with pytest.raises(ConfigError, match="would bring the sweep"):
-        sweep_budget.reserve(tmp_path, "c", plan, delta=1e-9, max_epsilon=1.01)
+        sweep_budget.reserve(tmp_path, "c", plan, delta=1e-9, draws=100, max_epsilon=1.01)
 
 
 def test_a_plan_is_read_only_where_its_mechanism_is_at_hand(plan: Plan) -> None:
@@ -176,7 +176,7 @@ def test_a_plan_is_read_only_where_its_mechanism_is_at_hand(plan: Plan) -> None:
 
 def test_a_search_led_by_results_needs_an_event(plan: Plan) -> None:
     with pytest.raises(ConfigError, match=r"has no `event\(\)`"):
-        privacy_filter.spent([plan], 1e-5, 16.0)
+        privacy_filter.spent([plan], 1e-5, 16.0, draws=100)
 
 
 def test_the_floor_of_a_release_without_weights_is_an_interface_that_knows_nothing() -> None:

@@ -235,9 +235,11 @@ def test_what_is_told_is_what_was_stated(
 def test_no_search_and_no_selection_looks_at_its_figures(
     splits: Splits,
 ) -> None:
-    config = parse(order(*ASKED).config)
+    values = order(*ASKED).config
+    config = parse(values)
+    found = candidates.tried(config, values, splits, make_streams(config))
     with pytest.raises(ConfigError, match="nothing may be selected by them"):
-        candidates.plans([config], splits)
+        candidates.plans(found, splits)
 
 
 def never() -> Tensor:

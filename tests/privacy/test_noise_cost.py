@@ -12,18 +12,23 @@ from scipy.integrate import quad
 from scipy.stats import norm
 
 from dptrain.contracts import Budget, ConfigError
-from dptrain.privacy.accountant import Curve, privacy_loss
+from dptrain.privacy import filter as privacy_filter
+from dptrain.privacy.accountant import Curve, DPSGDPlan, privacy_loss
 from dptrain.privacy.dense_losses import epsilon_of
 from dptrain.privacy.guarantee import DPGuarantee
 from dptrain.privacy.noise import cost as costs
-from dptrain.privacy.noise.cost import ROOM, cost, refuse_costly, stated_epsilon
+from dptrain.privacy.noise.cost import MOST_DRAWS, ROOM, cost, refuse_costly, stated_epsilon
 from dptrain.privacy.noise.gaussian import FINENESS, LEVELS, REACH, TAIL, grid_step
 from dptrain.privacy.noise.source import randomness
 from dptrain.privacy.plan import Rates, make_plan
+from dptrain.sweep.cost import composed
 
 pytestmark = pytest.mark.run
 
 MILLION = 10**6
+PLAN = DPSGDPlan(
+    units=1000, sample_rate=0.1, steps=10, expected_batch_size=100, max_grad_norm=1.0, noise_multiplier=1.0
+)
 EDGE = 4.63  # standard deviations, where the tail begins at the latest
 
 
@@ -142,6 +147,27 @@ def test_the_printed_epsilon_with_its_cost_never_exceeds_the_target(target) -> N
         assert loss.get_epsilon_for_delta(1e-5) < guarantee.epsilon() <= target
         assert guarantee.epsilon(1e-6) > loss.get_epsilon_for_delta(1e-6)
         refuse_costly(plan, draws, epsilon=guarantee.epsilon(), delta=1e-5)
+
+
+def test_the_most_draws_are_more_than_any_training_may_make() -> None:
+    """Whatever epsilon and delta: one that drew more would be refused."""
+    for epsilon in (0.0, 1e-3, 0.5, 1.0, 8.0, 300.0):
+        for delta in (1e-12, 1e-5, 0.5, 1 - 1e-9):
+            with pytest.raises(ConfigError, match=r"more than 0\.0005 of these"):
+                refuse_costly(PLAN, MOST_DRAWS, epsilon=epsilon, delta=delta)
+
+
+def test_what_the_noise_of_all_costs_is_in_what_they_spend_together(make_plan_of) -> None:
+    """Each number of noise of each training, as if all were of one."""
+    plans = [make_plan_of(steps=100), make_plan_of(steps=200)]
+    draws = 10**9 * 300
+    ideal = composed(plans, 1e-5, draws=0)
+    expected = stated_epsilon(plans[0].loss().compose(plans[1].loss()), draws, delta=1e-5)
+    assert ideal < composed(plans, 1e-5, draws=draws) == pytest.approx(expected, rel=1e-9)
+    assert privacy_filter.spent(plans, 1e-5, 16.0, draws=draws) > privacy_filter.spent(
+        plans, 1e-5, 16.0, draws=0
+    )
+    assert composed(plans, 1e-5, draws=10**60) == math.inf
 
 
 def test_statement_and_curve_count_the_cost(make_plan_of, budget) -> None:

@@ -12,11 +12,14 @@ import pytest
 from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent, SelfComposedDpEvent
 from dp_accounting.dp_event import RepeatAndSelectDpEvent
 from dp_accounting.rdp import RdpAccountant
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.stats import chisquare, logser, nbinom, norm, poisson
 
 from dptrain.contracts import ConfigError
 from dptrain.privacy.accountant import DPSGDPlan, most_true_positives, privacy_loss
-from dptrain.privacy.selection import RenyiLoss, RunCount, mixture, renyi, selected
+from dptrain.privacy.noise.cost import stated_epsilon
+from dptrain.privacy.selection import RenyiLoss, RunCount, mixture, renyi, selected, stated
 
 pytestmark = pytest.mark.run
 
@@ -49,6 +52,40 @@ def one_gaussian(noise: float) -> DPSGDPlan:
         max_grad_norm=1.0,
         noise_multiplier=noise,
     )
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    mean=st.floats(1.01, 300.0),
+    shape=st.sampled_from(SHAPES) | st.floats(0.01, 50.0),
+    logarithm=st.floats(-200.0, -0.1),
+)
+def test_more_runs_than_the_most_are_as_unlikely_as_is_said(
+    mean: float, shape: float, logarithm: float
+) -> None:
+    count = RunCount(mean=mean, shape=shape)
+    most = count.most(logarithm)
+    assert most >= 1
+    chances = probabilities(count, most + 20_000)[most + 1 :]
+    assert chances.sum() <= math.exp(logarithm) * (1 + 1e-6)
+    length = 1.0 if math.isinf(shape) else 1.0 / count.success
+    assert most <= 10 * (mean + length) * (2.0 - logarithm), "in reason"
+
+
+def test_a_selection_s_epsilon_holds_with_noise_as_it_is_drawn(mnist: DPSGDPlan) -> None:
+    """All numbers of all runs cost what they would in one training, but for more runs than can be."""
+    for shape in SHAPES:
+        count = RunCount(mean=10.0, shape=shape)
+        loss = selected(renyi(mnist), count)
+        ideal = loss.get_epsilon_for_delta(1e-5)
+        assert stated(loss, count, 0, delta=1e-5)[0] == ideal
+        draws = 10**6 * mnist.steps
+        epsilon, spent = stated(loss, count, draws, delta=1e-5)
+        runs = count.most(math.log(1e-11) - ideal - 1)
+        assert epsilon >= stated_epsilon(loss, runs * draws, delta=1e-5) - 1e-12 > ideal
+        assert epsilon < ideal + 1e-3
+        assert most_true_positives(loss, 0.01, spent) > most_true_positives(loss, 0.01)
+        assert stated(loss, count, 10**30, delta=1e-5)[0] > epsilon
 
 
 # ---------------------------------------------------------------------- against dp-accounting

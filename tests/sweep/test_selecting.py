@@ -136,7 +136,8 @@ def test_the_terms_cover_every_candidate_and_are_known_before_any_is_drawn(begun
     assert {plan.max_grad_norm for plan in plans} == {1.0, 2.0}
     count = selection.RunCount(mean=10.0, shape=1.0)
     loss = selection.selected(selection.mixture(plans), count)
-    assert agreed["epsilon"] == loss.get_epsilon_for_delta(1e-4)
+    ideal = loss.get_epsilon_for_delta(1e-4)
+    assert ideal < agreed["epsilon"] < ideal + 1e-4, "with what its noise costs"
     for plan in plans:
         assert agreed["epsilon"] >= selection.selected(selection.renyi(plan), count).get_epsilon_for_delta(
             1e-4

@@ -99,13 +99,13 @@ def test_jobs_that_have_begun_count_whether_they_finish_or_not(
     plan = make_plan_of(steps=100)
     for name, spends in (("at_work", plan), ("failed", plan), ("not_private", None)):
         runs.start(tmp_path / name, order())
-        sweeps.note_begun(tmp_path / name, spends)
+        sweeps.note_begun(tmp_path / name, spends, 1000)
     runs.remember(tmp_path / "failed", error="the disk is full")
     runs.start(tmp_path / "waiting", order())
     runs.start(tmp_path / "mine", order())
-    sweeps.note_begun(tmp_path / "mine", plan)
-    found = sweeps.spent_together(tmp_path / "mine", plan, 1e-5)
-    assert found["epsilon_together"] == composed([plan] * 3, 1e-5)
+    sweeps.note_begun(tmp_path / "mine", plan, 1000)
+    found = sweeps.spent_together(tmp_path / "mine", plan, 1e-5, draws=1000)
+    assert found["epsilon_together"] == composed([plan] * 3, 1e-5, draws=3000)
     assert (found["runs"], found["not_private"]) == (4, 1)
 
 
@@ -138,7 +138,7 @@ def test_a_job_that_ends_while_another_is_at_work_counts_it(
     plans = [plan for each in found.values() if (plan := plan_of(each)) is not None]
     assert [found[seed].sweep.runs for seed in (1, 2)] == [2, 2]
     for seed in (1, 2):  # which differ in how many records they train on, and so in delta
-        both = composed(plans, found[seed].delta)
+        both = composed(plans, found[seed].delta, draws=sum(each.randomness.draws for each in found.values()))
         assert found[seed].sweep.epsilon_together == pytest.approx(both, rel=1e-9)
 
 
@@ -265,9 +265,9 @@ def test_together_a_sweep_is_stated_at_a_delta_that_all_its_data_allow(
     tmp_path: Path, make_plan_of: Callable[..., DPSGDPlan]
 ) -> None:
     runs.start(tmp_path / "large", order("seed=2"))
-    sweeps.note_begun(tmp_path / "large", make_plan_of(units=60_000))
+    sweeps.note_begun(tmp_path / "large", make_plan_of(units=60_000), 1000)
     small = make_plan_of(units=1000)
-    found = sweeps.spent_together(tmp_path / "small", small, 1e-4)
+    found = sweeps.spent_together(tmp_path / "small", small, 1e-4, draws=1000)
     assert found["delta"] == 1e-6
-    assert found["epsilon_together"] == composed([small, make_plan_of(units=60_000)], 1e-6)
-    assert sweeps.spent_together(tmp_path / "small", small, 1e-5)["delta"] == 1e-5
+    assert found["epsilon_together"] == composed([small, make_plan_of(units=60_000)], 1e-6, draws=2000)
+    assert sweeps.spent_together(tmp_path / "small", small, 1e-5, draws=1000)["delta"] == 1e-5

@@ -36,11 +36,17 @@ import math
 from dataclasses import dataclass
 from typing import Protocol
 
-from dptrain.contracts import ConfigError, Plan
+import numpy as np
+from torch import nn
+
+from dptrain.contracts import ConfigError, Mechanism, Plan, Splits
 from dptrain.privacy.dense_losses import epsilon_of
 
 ROOM = 5e-4  # of epsilon and of delta, that calibration leaves and that a plan's noise may cost at most
 LEAST_EPSILON = 1e-3  # below, the room is that of this one
+# Of a training that `refuse_costly` lets through, whatever it is: 2 sqrt(2 n v log(1/d)) is within ROOM, and
+# log(1/d) above 14.8.
+MOST_DRAWS = 2**47
 
 _VARIANCE = 2.0**-75.4
 _MOST = 2.0**-29.4
@@ -57,20 +63,28 @@ class Cost:
     beyond: float = 0.0  # but for this probability, d1
 
 
-def cost(draws: int, *, epsilon: float, delta: float) -> Cost:
+IDEAL = Cost()
+NO_BOUND = Cost(epsilon=math.inf, delta=1.0, beyond=1.0)
+
+
+def cost(draws: int, *, epsilon: float, delta: float, log_more: float = -math.inf) -> Cost:
     """What `draws` numbers, parameters times steps, cost what is (epsilon, delta)-private with ideal noise.
+
+    `log_more` is the logarithm of the probability that there are more.
 
     >>> spent = cost(10**6 * 10**4, epsilon=1.0, delta=1e-5)
     >>> spent.epsilon < 1e-5, spent.delta < 1e-10
     (True, True)
     """
     if draws == 0 or delta == 0.0 or not math.isfinite(epsilon):
-        return Cost()
+        return IDEAL
     log_d = math.log(1e-6 * delta) - epsilon - 1.0
     mean = draws * _VARIANCE
     ratio = mean + math.sqrt(2 * mean * -log_d) + 2 * _MOST * -log_d / 3
+    if ratio > 1.0:
+        return NO_BOUND
     log_beyond = math.log(draws) + _LOG_BEYOND
-    log_both = max(log_d, log_beyond) + math.log1p(math.exp(-abs(log_d - log_beyond)))
+    log_both = float(np.logaddexp.reduce([log_d, log_beyond, log_more]))
     # 1 + e^x <= 2 e^x; twice that, as epsilon is that of all of delta and not of what its cost leaves.
     return Cost(
         epsilon=2 * ratio,
@@ -86,10 +100,20 @@ class Loss(Protocol):
     def get_epsilon_for_delta(self, delta: float) -> float: ...
 
 
+def draws_of(mechanism: Mechanism, model: nn.Module, splits: Splits, plan: Plan | None) -> int:
+    """How many normal numbers a training of this plan adds, at most."""
+    if plan is None:
+        return 0
+    told = getattr(mechanism, "draws", None)
+    return MOST_DRAWS if told is None else int(told(model, splits, plan))
+
+
 def stated_epsilon(loss: Loss, draws: int, *, delta: float) -> float:
     """Epsilon at this delta with noise as it is drawn, of what has this loss with ideal noise."""
     ideal = epsilon_of(loss, delta)
     spent = cost(draws, epsilon=ideal, delta=delta)
+    if spent.delta >= delta > 0.0:
+        return math.inf
     return epsilon_of(loss, delta - spent.delta) + spent.epsilon if spent.epsilon else ideal
 
 

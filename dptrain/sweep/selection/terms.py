@@ -17,8 +17,8 @@ from dptrain.contracts.rounding import rounded_up, rounded_up_to
 from dptrain.evaluation.assignment import declared_units, prepare
 from dptrain.privacy import selection
 from dptrain.privacy.accountant import most_true_positives
-from dptrain.privacy.dense_losses import epsilon_of
 from dptrain.privacy.guarantee import delta_meaning
+from dptrain.privacy.noise.cost import stated_epsilon
 from dptrain.privacy.written import plan_to_json
 from dptrain.sweep.score import named
 from dptrain.sweep.selection import candidates
@@ -74,23 +74,26 @@ def agree(config: Config, values: Mapping[str, Any]) -> dict[str, Any]:
     splits = load_splits(parts.source, streams)
     units = declared_units(config.training)
     splits, assignments = prepare(splits, parts.played, config.evidence, streams, units)
-    configs = candidates.configs(config, values, splits, streams)
+    found = candidates.tried(config, values, splits, streams)
     count, budget = count_of(config), make_budget(config, splits)
     delta = budget.delta
     target, single = config.sweep.selection_epsilon, None
     if target is not None:
-        single = candidates.single_epsilon(configs, splits, count, delta, target)
-    plans = candidates.plans(configs, splits, single)
+        single = candidates.single_epsilon(found, splits, count, delta, target)
+    drawn = candidates.plans(found, splits, single)
+    plans = list(drawn)
     loss = selection.selected(selection.mixture(plans), count)
-    epsilon = loss.get_epsilon_for_delta(delta)
+    epsilon, spent = selection.stated(loss, count, max(drawn.values()), delta=delta)
     privacy, asked = config.privacy, config.sweep
     meaning = delta_meaning(delta, budget.unit, plans[0].units if budget.units_public else None)
     terms = {
         "search": secrets.token_hex(8),  # tells one search from another, and nothing else
         "epsilon": epsilon,
         "delta": delta,
-        "tpr_at_fpr": {str(fpr): most_true_positives(loss, fpr) for fpr in (0.001, 0.01)},
-        "epsilon_alone": max(epsilon_of(plan.loss(), delta) for plan in plans),
+        "tpr_at_fpr": {str(fpr): most_true_positives(loss, fpr, spent) for fpr in (0.001, 0.01)},
+        "epsilon_alone": max(
+            stated_epsilon(plan.loss(), draws, delta=delta) for plan, draws in drawn.items()
+        ),
         "unit": budget.unit,
         "distribution": asked.distribution,
         "mean_runs": asked.mean_runs,

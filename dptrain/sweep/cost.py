@@ -100,7 +100,8 @@ def _together(statements: Sequence[Statement], delta: float) -> tuple[float | No
     if None in counted:
         return None, UNKNOWN
     plans += counted
-    draws += sum(MOST_DRAWS if total.draws is None else total.draws for total in sweeps.values())
+    for total in sweeps.values():
+        draws += len(total.plans or ()) * MOST_DRAWS if total.draws is None else total.draws
     known = [plan for plan in plans if plan is not None]
     orders = [total.order for total in sweeps.values() if total.order is not None]
     if not orders:

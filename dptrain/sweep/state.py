@@ -46,7 +46,7 @@ class Spent(BaseModel):
 
     delta: float
     plan: dict[str, Any]
-    draws: int = MOST_DRAWS  # numbers of noise, at most
+    draws: int = Field(MOST_DRAWS, ge=0)  # numbers of noise, at most
 
 
 class Selection(BaseModel):
@@ -236,4 +236,7 @@ def _spent_by(job: Path) -> tuple[Plan, int] | None:
             return None if known is None else (known, drawn(stated))
     begun = runs.read_state(job).begun
     plan = None if begun is None or begun["plan"] is None else plan_from_json(begun["plan"])
-    return None if begun is None or plan is None else (plan, begun.get("draws", MOST_DRAWS))
+    if begun is None or plan is None:
+        return None
+    draws = begun.get("draws")
+    return plan, draws if isinstance(draws, int) and draws >= 0 else MOST_DRAWS

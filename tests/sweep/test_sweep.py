@@ -20,7 +20,8 @@ from dptrain.pipeline import train
 from dptrain.pipeline.experiment import Experiment
 from dptrain.privacy.accountant import DPSGDPlan
 from dptrain.privacy.guarantee import NoGuarantee
-from dptrain.privacy.written import from_json, plan_of, to_json
+from dptrain.privacy.noise.cost import MOST_DRAWS
+from dptrain.privacy.written import from_json, plan_of, plan_to_json, to_json
 from dptrain.report.document import read_json
 from dptrain.runs import folder as runs
 from dptrain.sweep import state as sweeps
@@ -107,6 +108,18 @@ def test_jobs_that_have_begun_count_whether_they_finish_or_not(
     found = sweeps.spent_together(tmp_path / "mine", plan, 1e-5, draws=1000)
     assert found["epsilon_together"] == composed([plan] * 3, 1e-5, draws=3000)
     assert (found["runs"], found["not_private"]) == (4, 1)
+
+
+@pytest.mark.parametrize("told", [{}, {"draws": None}, {"draws": "many"}, {"draws": -1}])
+def test_a_job_that_does_not_tell_its_noise_has_the_most_of_it(
+    told: dict[str, Any], tmp_path: Path, make_plan_of: Callable[..., DPSGDPlan]
+) -> None:
+    plan = make_plan_of(steps=100)
+    runs.start(tmp_path / "older", order())
+    runs.remember(tmp_path / "older", begun={"plan": plan_to_json(plan), **told})
+    found = sweeps.spent_together(tmp_path / "mine", plan, 1e-5, draws=1000)
+    assert found["epsilon_together"] == composed([plan] * 2, 1e-5, draws=MOST_DRAWS + 1000)
+    assert sweeps.Spent(delta=1e-5, plan={}).draws == MOST_DRAWS
 
 
 def test_a_job_that_ends_while_another_is_at_work_counts_it(

@@ -16,7 +16,7 @@ from dptrain.privacy import accountant
 from dptrain.privacy.accountant import DPSGDPlan
 from dptrain.privacy.dense_losses import epsilon_of
 from dptrain.privacy.gaussian import gaussian_mu
-from dptrain.privacy.noise.cost import Cost, cost, stated_epsilon
+from dptrain.privacy.noise.cost import Cost, cost, epsilon_with, stated_epsilon
 
 OS_SEEDED = Randomness(
     secret=True,
@@ -88,7 +88,7 @@ class DPGuarantee(ByTradeoff):
 
     @cached_property
     def _epsilon(self) -> float:
-        return stated_epsilon(self.loss, self._draws, delta=self.delta)
+        return epsilon_with(self.loss, self.cost, delta=self.delta)
 
     @property
     def _draws(self) -> int:

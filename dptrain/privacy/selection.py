@@ -23,7 +23,7 @@ from scipy.optimize import brentq
 
 from dptrain.contracts import ConfigError, Plan
 from dptrain.privacy.accountant import DPSGDPlan, event
-from dptrain.privacy.noise.cost import IDEAL, Cost, cost
+from dptrain.privacy.noise.cost import IDEAL, Cost, cost, epsilon_with, log_left_out
 
 NAME = f"dp-accounting RDP {version('dp-accounting')}"
 SHAPES = {"geometric": 1.0, "logarithmic": 0.0, "poisson": math.inf}  # negative_binomial: any above 0
@@ -186,11 +186,9 @@ def stated(loss: RenyiLoss, count: RunCount, draws: int, *, delta: float) -> tup
     ideal = loss.get_epsilon_for_delta(delta)
     if draws == 0 or not math.isfinite(ideal):
         return ideal, IDEAL
-    log_more = math.log(1e-6 * delta) - ideal - 1.0  # as `noise.cost` chooses what of delta it leaves
+    log_more = log_left_out(epsilon=ideal, delta=delta)
     spent = cost(count.most(log_more) * draws, epsilon=ideal, delta=delta, log_more=log_more)
-    if spent.delta >= delta:
-        return math.inf, spent
-    return loss.get_epsilon_for_delta(delta - spent.delta) + spent.epsilon, spent
+    return epsilon_with(loss, spent, delta=delta), spent
 
 
 def selected(single: RenyiLoss, count: RunCount) -> RenyiLoss:

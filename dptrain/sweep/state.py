@@ -197,22 +197,20 @@ def spent_together(job: Path, plan: Plan, delta: float, *, draws: int) -> dict[s
     whoever sees those models, and for whoever picks one of them by its results.
     """
     others = [_spent_by(other) for other in _begun(job.parent) if other != job]
-    plans = [plan, *(each and each[0] for each in others)]
-    known = [each for each in plans if each is not None]
-    draws += sum(each[1] for each in others if each is not None)
-    units = max(each.units for each in known)
+    known = [(plan, draws), *(each for each in others if each is not None)]
+    units = max(each.units for each, _ in known)
     delta = delta if delta * units < 1.0 else default_delta(units)  # others may train on more
     sentence = (
         "Whoever sees the models of this sweep so far, or chooses among them by their results, holds "
         "epsilon_together, not this run's epsilon."
     )
-    if uncounted := len(plans) - len(known):
+    if uncounted := others.count(None):
         sentence += (
             f" Not private, or void, and not counted: {uncounted}. Whoever sees those has no guarantee."
         )
     return {
-        "runs": len(plans),
-        "epsilon_together": composed(known, delta, draws=draws),
+        "runs": 1 + len(others),
+        "epsilon_together": composed([each for each, _ in known], delta, draws=sum(n for _, n in known)),
         "delta": delta,
         "not_private": uncounted,
         "sentence": sentence,

@@ -13,7 +13,7 @@ from scipy.stats import norm
 
 from dptrain.contracts import Budget, ConfigError
 from dptrain.privacy import filter as privacy_filter
-from dptrain.privacy.accountant import Curve, DPSGDPlan, privacy_loss
+from dptrain.privacy.accountant import Curve, privacy_loss
 from dptrain.privacy.dense_losses import epsilon_of
 from dptrain.privacy.guarantee import DPGuarantee
 from dptrain.privacy.noise import cost as costs
@@ -26,9 +26,6 @@ from dptrain.sweep.cost import composed
 pytestmark = pytest.mark.run
 
 MILLION = 10**6
-PLAN = DPSGDPlan(
-    units=1000, sample_rate=0.1, steps=10, expected_batch_size=100, max_grad_norm=1.0, noise_multiplier=1.0
-)
 EDGE = 4.63  # standard deviations, where the tail begins at the latest
 
 
@@ -149,12 +146,12 @@ def test_the_printed_epsilon_with_its_cost_never_exceeds_the_target(target) -> N
         refuse_costly(plan, draws, epsilon=guarantee.epsilon(), delta=1e-5)
 
 
-def test_the_most_draws_are_more_than_any_training_may_make() -> None:
+def test_the_most_draws_are_more_than_any_training_may_make(make_plan_of) -> None:
     """Whatever epsilon and delta: one that drew more would be refused."""
     for epsilon in (0.0, 1e-3, 0.5, 1.0, 8.0, 300.0):
         for delta in (1e-12, 1e-5, 0.5, 1 - 1e-9):
             with pytest.raises(ConfigError, match=r"more than 0\.0005 of these"):
-                refuse_costly(PLAN, MOST_DRAWS, epsilon=epsilon, delta=delta)
+                refuse_costly(make_plan_of(), MOST_DRAWS, epsilon=epsilon, delta=delta)
 
 
 def test_what_the_noise_of_all_costs_is_in_what_they_spend_together(make_plan_of) -> None:

@@ -78,7 +78,7 @@ def cost(draws: int, *, epsilon: float, delta: float, log_more: float = -math.in
     """
     if draws == 0 or delta == 0.0 or not math.isfinite(epsilon):
         return IDEAL
-    log_d = math.log(1e-6 * delta) - epsilon - 1.0
+    log_d = log_left_out(epsilon=epsilon, delta=delta)
     mean = draws * _VARIANCE
     ratio = mean + math.sqrt(2 * mean * -log_d) + 2 * _MOST * -log_d / 3
     if ratio > 1.0:
@@ -92,6 +92,11 @@ def cost(draws: int, *, epsilon: float, delta: float, log_more: float = -math.in
         ratio=ratio,
         beyond=math.exp(log_both),
     )
+
+
+def log_left_out(*, epsilon: float, delta: float) -> float:
+    """Logarithm of a probability so small that it may be left out of a bound: its part of delta is 1e-6."""
+    return math.log(1e-6 * delta) - epsilon - 1.0
 
 
 class Loss(Protocol):
@@ -112,9 +117,14 @@ def stated_epsilon(loss: Loss, draws: int, *, delta: float) -> float:
     """Epsilon at this delta with noise as it is drawn, of what has this loss with ideal noise."""
     ideal = epsilon_of(loss, delta)
     spent = cost(draws, epsilon=ideal, delta=delta)
+    return epsilon_with(loss, spent, delta=delta) if spent.epsilon else ideal
+
+
+def epsilon_with(loss: Loss, spent: Cost, *, delta: float) -> float:
+    """Epsilon at this delta of what has this loss with ideal noise, where its own noise costs so much."""
     if spent.delta >= delta > 0.0:
         return math.inf
-    return epsilon_of(loss, delta - spent.delta) + spent.epsilon if spent.epsilon else ideal
+    return epsilon_of(loss, delta - spent.delta) + spent.epsilon
 
 
 def refuse_costly(plan: Plan, draws: int, *, epsilon: float, delta: float) -> None:

@@ -2,6 +2,7 @@
 
 import os
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 # How threads wait for each other, read once, when torch loads OpenMP. Those that spin for long starve when
 # another process wants the cores (a step takes fifty times as long); those that sleep at once take nearly
@@ -11,6 +12,36 @@ for _name, _value in WAITING.items():
     os.environ.setdefault(_name, _value)
 
 # The public API. It is imported when it is first asked for: `python -m dptrain --help` needs none of it.
+# Editors and type checkers, which run nothing, read the same names here.
+if TYPE_CHECKING:
+    from dptrain.api import audit as audit
+    from dptrain.api import compare as compare
+    from dptrain.api import plan as plan
+    from dptrain.api import predictor as predictor
+    from dptrain.api import ranks as ranks
+    from dptrain.api import run as run
+    from dptrain.api import serve as serve
+    from dptrain.contracts import Attack as Attack
+    from dptrain.contracts import BrokenGuarantee as BrokenGuarantee
+    from dptrain.contracts import Budget as Budget
+    from dptrain.contracts import ConfigError as ConfigError
+    from dptrain.contracts import Context as Context
+    from dptrain.contracts import DataError as DataError
+    from dptrain.contracts import DptrainError as DptrainError
+    from dptrain.contracts import Forecast as Forecast
+    from dptrain.contracts import Guarantee as Guarantee
+    from dptrain.contracts import LimitExceeded as LimitExceeded
+    from dptrain.contracts import Mechanism as Mechanism
+    from dptrain.contracts import OutOfQueries as OutOfQueries
+    from dptrain.contracts import Plan as Plan
+    from dptrain.contracts import Records as Records
+    from dptrain.contracts import Release as Release
+    from dptrain.contracts import Splits as Splits
+    from dptrain.contracts import Statement as Statement
+    from dptrain.models.one_output import OneOutput as OneOutput
+    from dptrain.report.notebook import ComparisonView as ComparisonView
+    from dptrain.report.notebook import ReportView as ReportView
+
 _PUBLIC = {
     "run": "dptrain.api",
     "audit": "dptrain.api",

@@ -56,8 +56,8 @@ def line(epsilon: float, kind: str, runs: list[Run], others: list[Run]) -> tuple
 
 def difference(before: list[Run], after: list[Run]) -> str:
     """In percentage points, with its interval over seeds."""
-    accuracies = ({seed: 100 * run.accuracy for seed, run in enumerate(runs)} for runs in (before, after))
-    found = paired(*accuracies, 0.95).difference
+    first, second = ({seed: 100 * run.accuracy for seed, run in enumerate(runs)} for runs in (before, after))
+    found = paired(first, second, 0.95).difference
     if found.interval is None:
         return f"{found.median:+.2f}"
     return f"{found.interval.value:+.2f} [{found.interval.low:+.2f}, {found.interval.high:+.2f}]"

@@ -372,7 +372,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the benchmark."""
     options = parse(arguments)
     if options.serve:
-        serve(*options.serve, options)
+        model, mode = options.serve
+        serve(model, mode, options)
         return 0
     started = time.perf_counter()
     card = f", {torch.cuda.get_device_name()}" if options.device == "cuda" else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import math
 import subprocess
@@ -88,6 +89,20 @@ def test_what_is_wrong_is_raised_and_leaves_nothing(tmp_path: Path) -> None:
 def test_the_package_says_what_is_public_and_imports_nothing_for_it() -> None:
     assert {"run", "audit", "compare", "Splits", "Mechanism"} <= set(dptrain.__all__)
     assert all(hasattr(dptrain, name) for name in dptrain.__all__)
+
+
+def test_type_checkers_read_the_names_that_there_are() -> None:
+    tree = ast.parse(Path(dptrain.__file__).read_text())
+    named = {
+        alias.asname: node.module
+        for block in tree.body
+        if isinstance(block, ast.If)
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert named == dptrain._PUBLIC
+    assert (Path(dptrain.__file__).parent / "py.typed").exists()
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         dptrain.nothing  # noqa: B018
     code = "import sys, dptrain; print('torch' in sys.modules, 'hydra' in sys.modules)"

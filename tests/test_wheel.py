@@ -41,6 +41,7 @@ def test_the_wheel_runs_from_an_empty_folder(tmp_path: Path) -> None:
     empty.mkdir()
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(installed)
+    assert (installed / "dptrain" / "py.typed").exists()
     environment = {**os.environ, "PYTHONPATH": str(installed)}
     where = "import dptrain, pathlib; print(pathlib.Path(dptrain.__file__).parent)"
     found = subprocess.check_output([sys.executable, "-c", where], cwd=empty, env=environment, text=True)

@@ -46,7 +46,7 @@ class Spent(BaseModel):
 
     delta: float
     plan: dict[str, Any]
-    draws: int = Field(MOST_DRAWS, ge=0)  # numbers of noise, at most
+    draws: int = Field(default=MOST_DRAWS, ge=0)  # numbers of noise, at most
 
 
 class Selection(BaseModel):

@@ -62,7 +62,8 @@ class Pair(ByName):
 
 class Named(ByName):
     def forward(self, inputs: Tensor) -> Any:
-        return namedtuple("Named", "hidden logits")(inputs, self.head(self.body(inputs)))
+        pair = namedtuple("pair", "hidden logits")
+        return pair(inputs, self.head(self.body(inputs)))
 
 
 def made_by_a_function(**others: Any) -> nn.Module:

@@ -103,7 +103,7 @@ def test_a_service_reads_an_image_as_training_did(
 ) -> None:
     arrays = own()
     if bounds is not None:
-        arrays["train_images"] = np.random.default_rng(2).uniform(*bounds, (60, 6, 5))
+        arrays["train_images"] = np.random.default_rng(2).uniform(bounds[0], bounds[1], (60, 6, 5))
     given = {f"test_{kind}": arrays[f"train_{kind}"] for kind in ("images", "labels")}
     splits = load(tmp_path, arrays | given, lazy=lazy, **({} if bounds is None else {"bounds": bounds}))
     assert splits.raw is not None

@@ -95,8 +95,8 @@ def test_a_cost_is_the_difference_on_the_same_records(rng: torch.Generator) -> N
 def test_scores_that_are_no_counts_are_compared_as_means(rng: torch.Generator) -> None:
     labels = torch.arange(40) % 2
     scores = torch.rand(2, 40, generator=rng, dtype=torch.float64)
-    of = [replace(utility(labels > 0, labels), scores=each) for each in scores]
-    everybody = costs(*of, splits_of(labels), 0.95)[0]
+    first, second = (replace(utility(labels > 0, labels), scores=each) for each in scores)
+    everybody = costs(first, second, splits_of(labels), 0.95)[0]
     assert everybody.difference.value == pytest.approx(float((scores[0] - scores[1]).mean()))
     assert everybody.difference.low < everybody.difference.value < everybody.difference.high
 
@@ -126,8 +126,8 @@ def test_a_model_that_diverged_is_compared_with_none(whose: str, lost: slice) ->
 
 def test_equal_differences_of_shares_leave_open_what_the_rule_of_three_does() -> None:
     labels = torch.arange(20) % 2
-    of = [replace(utility(labels > 0, labels), scores=torch.full((20,), at)) for at in (0.5, 0.75)]
-    found = costs(*of, splits_of(labels), 0.95)[0].difference
+    half = replace(utility(labels > 0, labels), scores=torch.full((20,), 0.5))
+    found = costs(half, replace(half, scores=torch.full((20,), 0.75)), splits_of(labels), 0.95)[0].difference
     assert found.value == -0.25
     assert found.high - found.low > 0.5
     assert -1.0 <= found.low <= found.high <= 1.0
@@ -231,9 +231,10 @@ def test_released_minus_control_covers_among_patients() -> None:
         easy = (0.6**0.5 * own + 0.4**0.5 * noise).reshape(2, -1)
         right = easy[0] < 0.5244, easy[1] < 0.8416  # seven and eight of ten
         labels = torch.arange(600) % 2
-        of = [utility(each, labels) for each in right]
+        first, second = (utility(each, labels) for each in right)
         for whose in (torch.arange(60).repeat_interleave(10), None):
-            found = costs(*of, replace(splits_of(labels), test_group_ids=whose), 0.985)[0].difference
+            splits = replace(splits_of(labels), test_group_ids=whose)
+            found = costs(first, second, splits, 0.985)[0].difference
             covered += found.low <= -0.1 <= found.high and whose is not None
             alone += found.low <= -0.1 <= found.high and whose is None
     assert covered > 0.95 * 300  # for three differences together, by Bonferroni's inequality: each 99.5 %

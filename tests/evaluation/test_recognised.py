@@ -8,7 +8,7 @@ from scipy.stats import binomtest
 from torch import nn
 
 from dptrain.config import Evidence
-from dptrain.contracts import Guarantee, Images, Records, Release, Splits, Targets
+from dptrain.contracts import Images, Records, Release, Splits, Targets
 from dptrain.evaluation.games.class_inversion.game import ClassInversion
 from dptrain.evaluation.games.class_inversion.recognised import (
     least_p_value,
@@ -21,7 +21,7 @@ from dptrain.evaluation.stage import Subject, in_random_order
 TRIALS = 300
 
 
-class Proved(Guarantee):
+class Proved:
     delta = 1e-5
 
     def epsilon(self, delta=None):  # noqa: ARG002

@@ -86,8 +86,8 @@ def watched(mechanism: Any, splits: Splits, budget: Budget, noisy: Any = None) -
     def watching(batches: Any, *, ridge: float, offsets: torch.Tensor, **others: Any) -> Minimum:
         given = list(batches)
         found = minimum(given, ridge=ridge, offsets=offsets, **others)
-        parts = (torch.cat(each) for each in zip(*given, strict=True))
-        seen.append((Problem(*parts, ridge, offsets.double()), found.weights))
+        rows, labels, weights = (torch.cat(each) for each in zip(*given, strict=True))
+        seen.append((Problem(rows, labels, weights, ridge, offsets.double()), found.weights))
         return found
 
     with pytest.MonkeyPatch.context() as patch:

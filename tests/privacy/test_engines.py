@@ -69,10 +69,10 @@ def _norm(gradients):
     return float(torch.cat([g.flatten() for g in gradients]).norm())
 
 
-def reference_rows(model, inputs, labels, clipping, limit):
+def reference_rows(model, batch, clipping, limit):
     """Clipped gradient of each record, by one backward pass a record: (records, parameters)."""
     rows = []
-    for one, label in zip(inputs, labels, strict=True):
+    for one, label in zip(*batch, strict=True):
         loss = record_loss(model(one[None]), label[None]).sum()
         gradients = torch.autograd.grad(loss, list(model.parameters()))
         rows.append(torch.cat([g.flatten() for g in clip_by_hand(model, gradients, clipping, limit)]))
@@ -99,8 +99,8 @@ def sum_of(kind, model, plan, inputs, labels):
 
 @pytest.mark.parametrize(("kind", "clipping"), CASES)
 def test_sum_equals_the_slow_loop(model, batch, make_plan_of, kind, clipping):
-    limit = float(reference_rows(model, *batch, "flat", math.inf).norm(dim=1).median())
-    reference = reference_rows(model, *batch, clipping, limit)
+    limit = float(reference_rows(model, batch, "flat", math.inf).norm(dim=1).median())
+    reference = reference_rows(model, batch, clipping, limit)
     lengths = reference.norm(dim=1)
     if clipping == "flat":
         assert (lengths < 0.99 * limit).any()
@@ -139,7 +139,7 @@ def test_record_gradients_are_the_difference_that_a_record_makes(model, batch, m
 def test_record_gradients_without_a_clipper_are_whole_and_leave_no_trace(model, batch):
     before = copy.deepcopy(model.state_dict())
     rows = RecordGradients(model, record_loss, None)(*batch)
-    torch.testing.assert_close(rows, reference_rows(model, *batch, "flat", math.inf), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(rows, reference_rows(model, batch, "flat", math.inf), rtol=1e-4, atol=1e-5)
     assert all(p.grad is None and not hasattr(p, "grad_sample") for p in model.parameters())
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
@@ -152,7 +152,7 @@ def test_images_that_lie_channels_last(models, batch, make_plan_of, kind):
 
     model, (inputs, labels) = models["cnn"](), batch
     scattered = nn.Sequential(ChannelsLast(), model[0], ChannelsLast(), *model[1:])
-    expected = reference_rows(model, inputs, labels, "flat", 0.7)
+    expected = reference_rows(model, batch, "flat", 0.7)
     found = sum_of(kind, scattered, make_plan_of(max_grad_norm=0.7), inputs, labels)
     torch.testing.assert_close(found, expected.sum(0), rtol=1e-3, atol=2e-5)
     rows = RecordGradients(scattered, record_loss, Clipper.of(scattered, "flat", 0.7))(inputs, labels)
@@ -167,7 +167,7 @@ def test_record_gradients_follow_the_weights(mlp, batch):
     stale = gradients(*batch)
     gradients.follow(mlp)
     torch.testing.assert_close(
-        gradients(*batch), reference_rows(mlp, *batch, "flat", math.inf), rtol=1e-4, atol=1e-5
+        gradients(*batch), reference_rows(mlp, batch, "flat", math.inf), rtol=1e-4, atol=1e-5
     )
     assert not torch.allclose(stale, gradients(*batch))
 
@@ -235,7 +235,7 @@ def test_noise_has_the_planned_spread_and_comes_once_a_logical_batch(
         steps = torch.cat(
             [(a - b).detach().flatten() for a, b in zip(before.parameters(), mlp.parameters(), strict=True)]
         )
-        noise = 7 * steps - reference_rows(before, inputs, labels, "flat", 0.4).sum(0)
+        noise = 7 * steps - reference_rows(before, (inputs, labels), "flat", 0.4).sum(0)
         torch.testing.assert_close(noise, engine.noise(), rtol=0, atol=1e-4)
         squares += float(noise.double().square().sum())
         freedom += noise.numel()
@@ -281,7 +281,8 @@ def test_the_divisor_is_the_plans_constant(mlp, batch, make_plan_of, kind, recor
     engine.update()
     expected = torch.zeros(sum(p.numel() for p in mlp.parameters()))
     if records:
-        expected = reference_rows(before, inputs[:records], labels[:records], "flat", 1.0).sum(0) / 50
+        first = inputs[:records], labels[:records]
+        expected = reference_rows(before, first, "flat", 1.0).sum(0) / 50
     moved = torch.cat([(a - b).flatten() for a, b in zip(before.parameters(), mlp.parameters(), strict=True)])
     torch.testing.assert_close(moved, expected, rtol=1e-3, atol=1e-6)
 

@@ -63,8 +63,8 @@ def drawn(seed: int, *, classes: int, units: int, ridge: float) -> tuple[Problem
 
 
 def without(problem: Problem, units: int) -> Problem:
-    rest = (each[units:] for each in (problem.rows, problem.labels, problem.weights))
-    return Problem(*rest, problem.ridge, problem.offsets)
+    rest = {name: getattr(problem, name)[units:] for name in ("rows", "labels", "weights")}
+    return replace(problem, **rest)
 
 
 def bound(plan: ObjectivePlan, normals: list[float]) -> float:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import script
 
 from dptrain.privacy.agreement import Chosen
 from dptrain.privacy.clipping import Clipper
@@ -20,8 +19,8 @@ from dptrain.privacy.sampling import ShuffleSampler
 pytestmark = pytest.mark.run
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
-check = script("check_sensitivity")
 import bench_backbones as backbones  # noqa: E402
+import check_sensitivity as check  # noqa: E402
 import replay as trainings  # noqa: E402
 
 

@@ -144,8 +144,9 @@ def vit(folder: Path) -> Path:
 
     config = transformers.ViTConfig(
         hidden_size=32, num_hidden_layers=3, num_attention_heads=2, intermediate_size=48, image_size=32,
-        patch_size=8, num_labels=9,
+        patch_size=8,
     )  # fmt: skip
+    config.num_labels = 9
     transformers.ViTForImageClassification(config).save_pretrained(folder)
     constants = {"image_mean": [0.5] * 3, "image_std": [0.25] * 3}
     (folder / "preprocessor_config.json").write_text(json.dumps(constants))

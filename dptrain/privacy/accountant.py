@@ -89,7 +89,7 @@ class DPSGDPlan(OfClippedSums):
         return privacy_loss(self, steps, interval=interval)
 
     def event(self) -> DpEvent:
-        """The plan for dp-accounting's Rényi accountant, which knows no `replace_one` under sampling."""
+        """The plan for dp-accounting's Rényi accountant, which `event` below asks."""
         rate, times = _mechanism(self, self.steps)
         step = GaussianDpEvent(_noise(self))
         return SelfComposedDpEvent(step if rate == 1.0 else PoissonSampledDpEvent(rate, step), times)
@@ -169,13 +169,31 @@ class _HasIndependent(Protocol):
 
 
 def event(plan: Plan) -> DpEvent:
-    """A plan for dp-accounting's Rényi accountant; raises ConfigError where it does not tell."""
-    if isinstance(plan, _HasEvent):
-        return plan.event()
-    raise ConfigError(
-        f"mechanism: `{type(plan).__name__}` has no `event()`, so the cost of a private selection and of a "
-        "search led by results is not known; give it one, or use a grid (hydra/sweeper=basic)"
-    )
+    """A plan for dp-accounting's Rényi accountant.
+
+    Raises ConfigError where a plan does not tell, and for Poisson sampling where one record is replaced by
+    another: no Rényi curve of that is known.
+    """
+    if not isinstance(plan, _HasEvent):
+        raise ConfigError(
+            f"mechanism: `{type(plan).__name__}` has no `event()`, so the cost of a private selection and of "
+            "a search led by results is not known; give it one, or use a grid (hydra/sweeper=basic)"
+        )
+    found = plan.event()
+    if plan.adjacency == "replace_one" and _is_sampled(found):
+        raise ConfigError(
+            "privacy.adjacency=replace_one: the selection's epsilon is not known for Poisson sampling under "
+            "it; use privacy.adjacency=add_remove"
+        )
+    return found
+
+
+def _is_sampled(found: DpEvent) -> bool:
+    """Whether any part of an event is sampled."""
+    if isinstance(found, PoissonSampledDpEvent):
+        return True
+    parts = [getattr(found, "event", None), *getattr(found, "events", ())]
+    return any(_is_sampled(part) for part in parts if part is not None)
 
 
 def batches_a_pass(plan: DPSGDPlan) -> int:

@@ -21,8 +21,8 @@ from dp_accounting import rdp
 from dp_accounting.rdp.rdp_privacy_accountant import DEFAULT_RDP_ORDERS, compute_delta, compute_epsilon
 from scipy.optimize import brentq
 
-from dptrain.contracts import ConfigError, Plan
-from dptrain.privacy.accountant import DPSGDPlan, event
+from dptrain.contracts import Plan
+from dptrain.privacy.accountant import event
 from dptrain.privacy.noise.cost import IDEAL, Cost, cost, epsilon_with, log_left_out
 
 NAME = f"dp-accounting RDP {version('dp-accounting')}"
@@ -138,17 +138,7 @@ class RenyiLoss:
 
 
 def renyi(plan: Plan) -> RenyiLoss:
-    """The Rényi divergences of a whole plan, by dp-accounting.
-
-    Raises ConfigError for Poisson sampling where one record is replaced: dp-accounting knows no
-    Rényi curve of that.
-    """
-    sampled = isinstance(plan, DPSGDPlan) and plan.sampling == "poisson" and plan.sample_rate < 1.0
-    if sampled and plan.adjacency == "replace_one":
-        raise ConfigError(
-            "privacy.adjacency=replace_one: the selection's epsilon is not known for Poisson "
-            "sampling under it; use privacy.adjacency=add_remove"
-        )
+    """The Rényi divergences of a whole plan, by dp-accounting; raises ConfigError where it has no event."""
     accountant = rdp.RdpAccountant(DEFAULT_RDP_ORDERS)
     with _quiet():
         accountant.compose(event(plan))

@@ -6,10 +6,12 @@ import logging
 import math
 import random
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
-from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent, SelfComposedDpEvent
+from dp_accounting import ComposedDpEvent, GaussianDpEvent, PoissonSampledDpEvent, SelfComposedDpEvent
 from dp_accounting.dp_event import RepeatAndSelectDpEvent
 from dp_accounting.rdp import RdpAccountant
 from hypothesis import given, settings
@@ -18,7 +20,10 @@ from scipy.stats import chisquare, logser, nbinom, norm, poisson
 
 from dptrain.contracts import ConfigError
 from dptrain.privacy.accountant import DPSGDPlan, most_true_positives, privacy_loss
+from dptrain.privacy.banded import BandedPlan
 from dptrain.privacy.noise.cost import stated_epsilon
+from dptrain.privacy.noise.strategies import strategy
+from dptrain.privacy.preconditioned import PreconditionedPlan
 from dptrain.privacy.selection import RenyiLoss, RunCount, mixture, renyi, selected, stated
 
 pytestmark = pytest.mark.run
@@ -211,9 +216,31 @@ def test_a_single_run_s_curve_agrees_with_the_authority(
     assert authority <= renyi(plan).get_epsilon_for_delta(1e-5) <= 1.35 * authority
 
 
-def test_what_has_no_curve_is_refused(make_plan_of: Callable[..., DPSGDPlan]) -> None:
-    with pytest.raises(ConfigError, match=r"use privacy\.adjacency=add_remove"):
-        renyi(make_plan_of(adjacency="replace_one"))
+@pytest.mark.parametrize("kind", ["steps", "steps of groups", "second moments, then steps", "one's own"])
+@pytest.mark.parametrize("rate", [0.1, 1.0])
+def test_sampling_under_replacement_has_no_curve_in_any_plan(
+    make_plan_of: Callable[..., DPSGDPlan], kind: str, rate: float
+) -> None:
+    steps = make_plan_of(sample_rate=rate, adjacency="replace_one", noise_multiplier=20.0)
+    shared = {each: getattr(steps, each) for each in ("units", "steps", "expected_batch_size", "adjacency")}
+    shared |= {"max_grad_norm": 1.0, "noise_multiplier": 20.0}
+    plan: Any = {
+        "steps": steps,
+        "steps of groups": BandedPlan(
+            **shared, turn_rate=rate, groups=2, strategy=strategy(2, steps.steps), best_for=steps.steps
+        ),
+        "second moments, then steps": PreconditionedPlan(
+            **shared, sample_rate=rate, covariance_share=0.2, feature_norm=5.0
+        ),
+        "one's own": SimpleNamespace(
+            adjacency="replace_one", event=lambda: ComposedDpEvent([GaussianDpEvent(9.0), steps.event()])
+        ),
+    }[kind]
+    if rate == 1.0:
+        assert renyi(plan).get_epsilon_for_delta(1e-5) > 0.0
+    else:
+        with pytest.raises(ConfigError, match=r"use privacy\.adjacency=add_remove"):
+            renyi(plan)
 
 
 def test_orders_that_do_not_converge_are_left_out_in_silence(

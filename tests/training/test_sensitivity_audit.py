@@ -122,6 +122,19 @@ def test_a_model_that_mixes_is_caught_by_itself(fit, name):
         fit(Flat(MIXING[name]()), by_rules=True)
 
 
+def no_double(model):  # noqa: ARG001
+    raise TypeError("there is no double precision")
+
+
+@pytest.mark.parametrize("name", [name for name in MIXING if name not in {*UNSEEN, "repeats counted"}])
+def test_without_double_precision_too(fit, monkeypatch, name):
+    monkeypatch.setattr(sensitivity_audit, "in_double", no_double)
+    with pytest.raises(
+        BrokenGuarantee, match="what units add together is not the sum of what each adds alone"
+    ):
+        fit(Flat(MIXING[name]()), by_rules=True)
+
+
 SEEN = {  # what is set by the first batch alone is set before, if the audit looks later
     "bank": "remembers",
     "average": "together|remembers",
@@ -285,6 +298,41 @@ class Kinked(nn.Module):
 
 def test_rounding_alone_is_no_alarm(fit):
     fit(Kinked(), max_grad_norm=0.1)
+
+
+class Chaotic(nn.Module):
+    """What it makes of large inputs depends on the last digits of weights, as on how sums are rounded."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.layer, self.size = nn.Linear(64, 3), size
+
+    def forward(self, images):
+        rows = images.flatten(1)
+        large = rows.abs().amax(1, keepdim=True) > self.size
+        digits = 1e8 * self.layer.weight.detach().double().abs().sum() + len(rows)
+        waves = torch.sin(digits * torch.tensor([1.0, 1.7, 2.3], dtype=torch.float64))
+        return self.layer(rows) * torch.where(large, waves, 1.0).float()
+
+
+@pytest.mark.parametrize(("size", "most"), [(4.0, "few"), (0.0, "all")])
+def test_rounding_that_decides_what_extreme_rows_add_is_no_alarm(fit, monkeypatch, size, most):
+    """Where single precision is all there is; but a model that is nothing else is not passed."""
+    monkeypatch.setattr(sensitivity_audit, "in_double", no_double)
+    torch.manual_seed(3)
+    if most == "few":
+        fit(Chaotic(size), by_rules=True)
+    else:
+        with pytest.raises(BrokenGuarantee, match="together is not the sum"):
+            fit(Chaotic(size), by_rules=True)
+
+
+def test_weights_are_as_they_were_after_they_were_rounded_otherwise(cnn):
+    before = copy.deepcopy(cnn.state_dict())
+    with sensitivity_audit.rounded_otherwise(cnn):
+        off = [(each - before[name]).abs() / before[name].abs() for name, each in cnn.named_parameters()]
+    assert all(0 < each.max() <= 2.5e-7 for each in off if not each.isnan().any())
+    assert all(torch.equal(each, before[name]) for name, each in cnn.state_dict().items())
 
 
 def test_a_training_that_claims_nothing_is_not_audited(mlp, splits, settings_of, context_of, budget):

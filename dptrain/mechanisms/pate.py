@@ -31,8 +31,7 @@ from dptrain.privacy import accountant
 from dptrain.privacy.guarantee import BY_PUBLIC_SEED, OUTSIDE, DPGuarantee, NoGuarantee
 from dptrain.privacy.noise.cost import refuse_costly
 from dptrain.privacy.noise.source import NoiseSource, randomness
-from dptrain.privacy.plan import Target
-from dptrain.privacy.votes import VotesPlan, calibrated, noisy_counts
+from dptrain.privacy.votes import VotesPlan, noisy_counts, planned
 from dptrain.tasks import task_of
 from dptrain.training.answers import Answers, keep, kept
 from dptrain.training.fit import units_of
@@ -130,13 +129,12 @@ class PATE:
             classes=splits.num_classes,
             questions=self.questions,
             answers=answers,
-            noise_multiplier=budget.noise_multiplier or math.nan,
+            noise_multiplier=math.nan,
             threshold=None if self.threshold is None else self.threshold * self.teachers,
             check_ratio=self.check_ratio,
             adjacency=budget.adjacency,
         )
-        target = Target.of(budget)
-        return plan if target is None else calibrated(plan, target)
+        return planned(plan, budget)
 
     def draws(self, model: nn.Module, splits: Splits, plan: VotesPlan) -> int:  # noqa: ARG002
         """How many normal numbers `fit` adds to votes."""

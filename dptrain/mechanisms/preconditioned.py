@@ -21,7 +21,7 @@ from dptrain.mechanisms.non_private import NonPrivate
 from dptrain.mechanisms.sufficient_statistics import MOST_FEATURES
 from dptrain.privacy import accountant
 from dptrain.privacy.dpsgd import DPSGDEngine, check_choices
-from dptrain.privacy.exact_moments import noisy_symmetric, rows_of, summed_squares
+from dptrain.privacy.exact_moments import noisy_symmetric, refuse_many, rows_of, summed_squares
 from dptrain.privacy.guarantee import BY_PUBLIC_SEED, OUTSIDE, DPGuarantee, NoGuarantee
 from dptrain.privacy.independence.check import TESTED
 from dptrain.privacy.noise.cost import refuse_costly
@@ -81,6 +81,7 @@ class Preconditioned:
 
     def plan(self, splits: Splits, budget: Budget) -> PreconditionedPlan:
         """What `fit` will do, calibrated to the budget."""
+        refuse_many(splits, self.name)
         return make_preconditioned_plan(
             budget,
             self.settings.rates,

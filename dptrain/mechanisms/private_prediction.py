@@ -17,8 +17,7 @@ from dptrain.privacy import accountant
 from dptrain.privacy.guarantee import BY_PUBLIC_SEED, OUTSIDE, DPGuarantee, NoGuarantee
 from dptrain.privacy.noise.cost import refuse_costly
 from dptrain.privacy.noise.source import NoiseSource, randomness
-from dptrain.privacy.plan import Target
-from dptrain.privacy.votes import QueriesPlan, calibrated
+from dptrain.privacy.votes import QueriesPlan, planned
 from dptrain.training.ensemble import Ensemble, Replica, shares_of
 from dptrain.training.fit import units_of
 from dptrain.training.paid_answers import PaidAnswers
@@ -76,11 +75,10 @@ class PrivatePrediction:
             classes=classes,
             questions=self.answers,
             answers=self.answers,
-            noise_multiplier=budget.noise_multiplier or math.nan,
+            noise_multiplier=math.nan,
             adjacency=budget.adjacency,
         )
-        target = Target.of(budget)
-        return plan if target is None else calibrated(plan, target)
+        return planned(plan, budget)
 
     def draws(self, model: nn.Module, splits: Splits, plan: QueriesPlan) -> int:  # noqa: ARG002
         """How many normal numbers are added to votes, until all answers are spent."""

@@ -8,15 +8,15 @@ from typing import Annotated, ClassVar, Self
 
 from annotated_types import Ge, Lt
 
-from dptrain.contracts import Budget, ConfigError, DoesNotApply, Splits
+from dptrain.contracts import Budget, ConfigError, Splits
 from dptrain.contracts.ranges import NotNegative, Positive
 from dptrain.mechanisms.head_once import Batch, Head, HeadOnce, Part
 from dptrain.privacy.exact_moments import (
-    MOST_RECORDS,
     Moments,
     draws,
     label_norm,
     noised,
+    refuse_many,
     rows_of,
     summed,
     targets_of,
@@ -62,11 +62,7 @@ class SufficientStatistics(HeadOnce[MomentsPlan, Moments]):
             )
 
     def plan(self, splits: Splits, budget: Budget) -> MomentsPlan:
-        if len(splits.train) > MOST_RECORDS:
-            raise DoesNotApply(
-                f"mechanism=sufficient_statistics adds up {MOST_RECORDS:,} records exactly, and data "
-                f"`{splits.name}` has more; use mechanism=dpsgd"
-            )
+        refuse_many(splits, self.name)
         plan = MomentsPlan(
             units=len(units_of(splits, budget)),
             noise_multiplier=1.0,

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dptrain.contracts import BrokenGuarantee
+from dptrain.contracts import BrokenGuarantee, DoesNotApply, Splits
 from dptrain.privacy.moments import MomentsPlan
 
 STEP = 2.0**-16  # of a row's grid
@@ -85,6 +85,15 @@ def summed(batches: Callable[[], Iterator[tuple[Tensor, Tensor, Tensor]]], plan:
     assert second.dim() == 2, "there are training records"
     smallest = torch.linalg.eigvalsh(second)[0] if plan.eigenvalue_std is not None else None
     return Moments(second=second, cross=cross, eigenvalue=smallest)
+
+
+def refuse_many(splits: Splits, mechanism: str) -> None:
+    """Raise DoesNotApply for more records than are added up exactly."""
+    if len(splits.train) > MOST_RECORDS:
+        raise DoesNotApply(
+            f"{mechanism} adds up {MOST_RECORDS:,} records exactly, and data `{splits.name}` has "
+            "more; use mechanism=dpsgd"
+        )
 
 
 def refuse_long(rows: Tensor, weights: Tensor, norm: float, what: str) -> None:

@@ -17,12 +17,12 @@ from dp_accounting.pld import privacy_loss_distribution as pld
 from scipy.stats import norm
 from torch import Tensor
 
-from dptrain.contracts import ConfigError, PrivacyLoss
+from dptrain.contracts import Budget, ConfigError, PrivacyLoss
 from dptrain.privacy.accountant import FINEST, MOST_LOSS, MOST_POINTS_OF_ONE
 from dptrain.privacy.gaussian import gaussian_mu
 from dptrain.privacy.noise.cost import ROOM
 from dptrain.privacy.noise.source import NoiseSource
-from dptrain.privacy.plan import MOST_EPSILON, Target
+from dptrain.privacy.plan import MOST_EPSILON, Target, check_delta
 
 ONE_VOTE = math.sqrt(2.0)  # length of the change of counts where one vote moves from one class to another
 
@@ -166,6 +166,20 @@ AnyVotes = TypeVar("AnyVotes", bound=VotesPlan)
 def _most_loss(mu: float) -> float:
     """Beyond it there is next to nothing of the losses of a Gaussian mechanism (exp(-50))."""
     return mu**2 / 2 + 10 * mu
+
+
+def planned(plan: AnyVotes, budget: Budget) -> AnyVotes:
+    """The plan with the noise that spends this budget, or that it names.
+
+    Raises ConfigError where delta is too large for so many units.
+    """
+    if budget.units_public:
+        check_delta(budget.delta, plan.units, budget.unit)
+    target = Target.of(budget)
+    if target is not None:
+        return calibrated(plan, target)
+    assert budget.noise_multiplier is not None
+    return replace(plan, noise_multiplier=budget.noise_multiplier)
 
 
 def calibrated(plan: AnyVotes, target: Target) -> AnyVotes:

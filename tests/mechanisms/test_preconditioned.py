@@ -28,6 +28,7 @@ from dptrain.mechanisms import preconditioned
 from dptrain.mechanisms.preconditioned import Preconditioned
 from dptrain.models.clipped import Clipped
 from dptrain.pipeline import verify
+from dptrain.privacy import exact_moments
 from dptrain.privacy.exact_moments import rows_of
 from dptrain.privacy.written import from_json
 from dptrain.report.document import read_json
@@ -185,6 +186,12 @@ def test_killed_anywhere_it_ends_as_if_it_had_not_been(
         replace(mechanism, covariance_share=0.3).fit(model_of(), splits, QUIET, context_of(folder=folder))
     checkpoint.remove(folder)
     assert not (folder / checkpoint.BEFORE).exists()
+
+
+def test_too_many_records_are_refused_before_anything_is_spent(mechanism, splits, monkeypatch) -> None:
+    monkeypatch.setattr(exact_moments, "MOST_RECORDS", 10)
+    with pytest.raises(ConfigError, match="mechanism=preconditioned adds up 10 records exactly"):
+        mechanism.plan(splits, Budget(epsilon=3.0, delta=1e-4))
 
 
 def test_what_it_cannot_use_is_refused(mechanism, splits, mlp) -> None:

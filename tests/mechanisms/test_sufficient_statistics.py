@@ -42,6 +42,7 @@ from dptrain.models.clipped import Clipped
 from dptrain.models.frozen import FrozenFeatures
 from dptrain.models.normalise import Normalise
 from dptrain.pipeline import verify
+from dptrain.privacy import exact_moments
 from dptrain.privacy.exact_moments import rows_of
 from dptrain.privacy.noise.source import NoiseSource
 from dptrain.privacy.written import from_json
@@ -218,7 +219,7 @@ def test_a_model_without_a_linear_head_on_a_frozen_part_is_refused(mechanism, sp
 
 
 def test_too_many_records_are_refused_before_anything_is_spent(mechanism, splits, monkeypatch) -> None:
-    monkeypatch.setattr(sufficient_statistics, "MOST_RECORDS", 10)
+    monkeypatch.setattr(exact_moments, "MOST_RECORDS", 10)
     with pytest.raises(ConfigError, match="adds up 10 records exactly"):
         mechanism.plan(splits, LITTLE)
 

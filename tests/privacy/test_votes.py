@@ -19,7 +19,7 @@ from dptrain.privacy.gaussian import gaussian_delta
 from dptrain.privacy.guarantee import DPGuarantee
 from dptrain.privacy.noise.source import NoiseSource
 from dptrain.privacy.plan import Target
-from dptrain.privacy.votes import VotesPlan, calibrated, noisy_counts
+from dptrain.privacy.votes import VotesPlan, calibrated, noisy_counts, planned
 from dptrain.privacy.written import plan_from_json, plan_to_json
 
 PLAN = VotesPlan(
@@ -158,3 +158,13 @@ def test_what_no_noise_reaches_is_refused_at_once(budget: Budget, said: str) -> 
     assert target is not None
     with pytest.raises(ConfigError, match=said):
         calibrated(CONFIDENT, target)
+
+
+@pytest.mark.parametrize("asked", [{"epsilon": 8.0}, {"epsilon": None, "noise_multiplier": 20.0}])
+def test_a_delta_that_one_record_published_would_satisfy_is_refused(asked: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="is not below 1 / 10,000 for 10,000 records"):
+        planned(replace(PLAN, units=10_000), Budget(delta=1e-4, **asked))
+    assert planned(replace(PLAN, units=10_000), Budget(delta=9e-5, **asked)).noise_multiplier > 1.0
+    assert (
+        planned(replace(PLAN, units=10_000), Budget(delta=1e-4, units_public=False, **asked)).units == 10_000
+    )

@@ -60,6 +60,10 @@ def main(order: runs.Order, sweep_folder: Path | None) -> float | None:
                 return None
             asked = order
             folder, order = _place(config, order, sweep_folder, console)
+            resumed = order.config["sweep"]["trial"] if config.resume is not None else None
+            if resumed is not None and (why := trials.barred(folder.parent, order, resumed)) is not None:
+                console.note(f"trial {resumed}", why)
+                return None
             if (folder / runs.REPORT).exists():
                 console.there_already(folder)  # and what was found of it, a broken guarantee too, stays
             else:

@@ -12,12 +12,13 @@ from typing import Any
 from dptrain import tracking
 from dptrain.config import RENAMED
 from dptrain.contracts import DataError, Statement
-from dptrain.privacy.written import from_json
+from dptrain.privacy.written import from_json, plan_from_json
 from dptrain.redaction import redacted
 from dptrain.report.comparison.points import Missing
 from dptrain.report.document import read_json
 from dptrain.runs import folder as runs
 from dptrain.sweep import state as sweeps
+from dptrain.sweep.cost import Unreported
 from dptrain.tracking import Tracked, flatten
 
 # What a run may differ in without being another experiment: where it ran, and where it was put.
@@ -76,9 +77,28 @@ def gather(selection: Selection) -> tuple[list[Found], list[Missing]]:
 def _same(one: Found, other: Found) -> bool:
     """Whether two are one run, met in its folder and in MLflow."""
     if one.run_id is not None and one.run_id == other.run_id:
-        return True
+        released = {_weights(each.guarantee) for each in (one, other)} - {None}
+        if len(released) < 2:  # of a folder that was copied before its end there may be another model
+            return True
     folder = one.report.get("folder")
     return folder is not None and Path(folder).resolve() == Path(other.report.get("folder") or "").resolve()
+
+
+def _weights(statement: Statement) -> str | None:
+    """The digest of the weights that a statement is bound to."""
+    return None if statement.hashes is None else statement.hashes.weights
+
+
+def unreported(folders: Sequence[Path]) -> list[Unreported]:
+    """What trainings below these folders spend that have begun in a sweep and have no report."""
+    found = []
+    for sweep in sorted({path.parent for top in folders for path in top.glob(f"**/{sweeps.STATE}")}):
+        limited = sweeps.read_state(sweep).id
+        for name, spent in sweeps.trainings(sweep).items():
+            if spent is not None and not (sweep / name / runs.REPORT).exists():
+                plan = plan_from_json(spent.plan)
+                found.append(Unreported(sweep=limited, plan=plan, draws=spent.draws, unit=spent.unit))
+    return found
 
 
 # ---------------------------------------------------------------------- folders

@@ -143,6 +143,7 @@ class SweepTotal:
     draws: int | None = None  # numbers of noise of these together, at most
     order: float | None = None
     rule: str | None = None
+    choice_covered: bool = True  # whether it holds for whoever picks one by its results, too
 
 
 @dataclass(frozen=True, kw_only=True)

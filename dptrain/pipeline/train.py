@@ -53,7 +53,7 @@ def run(
     with parts.tracking.open(study.name(), folder, runs.read_state(folder).tracked_as) as tracker:
         runs.remember_records(folder, experiment.records)
         runs.remember(folder, begun_with=begun, tracked_as=tracker.run_id)
-        study.begin(plan, draws, parts.tracking, tracker)
+        study.begin(plan, parts.tracking, tracker, delta=delta, draws=draws)
         tracker.params(tracked.params(config, order.recipe))
         tracker.data(experiment.splits.name, tracked.counts(experiment))
 

@@ -90,16 +90,41 @@ def plan_from_json(values: Mapping[str, Any]) -> Plan | None:
     constants = dict(values)
     named = constants.pop("kind", None)
     if named is None:
-        return DPSGDPlan(**constants)
+        return _made(DPSGDPlan, constants)
     module, _, name = str(named).rpartition(".")
     kind = _PLANS.get(named) or getattr(sys.modules.get(module), name, None)
     if not (
         isinstance(kind, type) and is_dataclass(kind) and hasattr(kind, "loss") and hasattr(kind, "describe")
     ):
         return None
-    made: Any = kind(**constants)
-    plan: Plan = made
+    return _made(kind, constants)
+
+
+# What a constant may be; one that is missing would be taken for what costs least.
+_WORDS = {"adjacency": ("add_remove", "replace_one"), "sampling": ("poisson", "shuffle")}
+
+
+def _made(kind: Any, constants: Mapping[str, Any]) -> Plan:
+    """A plan of these constants; raises DataError where they are not what such a plan is made of."""
+    names = {each.name for each in fields(kind)}
+    for name, words in _WORDS.items():
+        if name in names and constants.get(name) not in words:
+            raise _no_plan(name)
+    for name, value in constants.items():
+        if isinstance(value, int | float) and not (math.isfinite(value) and value >= 0):
+            raise _no_plan(name)
+    try:
+        plan: Plan = kind(**constants)
+    except (TypeError, ValueError, AssertionError) as error:
+        raise _no_plan(type(error).__name__) from error
     return plan
+
+
+def _no_plan(name: str) -> DataError:
+    return DataError(
+        f"plan.{name} is missing, or is not what this version writes: damaged, or of another version; "
+        "train the run again"
+    )
 
 
 def _updated(values: dict[str, Any]) -> dict[str, Any]:

@@ -176,8 +176,9 @@ class Console:
         if (together := report.guarantee.sweep) is not None:
             self._line(
                 ("sweep", "bold"),
-                f"    {together.runs} models so far; whoever sees them all, or picks "
-                f"one by its results, holds ε = {words.at_most(together.epsilon_together)}",
+                f"    {together.runs} models so far; whoever sees them all"
+                f"{', or picks one by its results,' if together.choice_covered else ''} holds "
+                f"ε = {words.at_most(together.epsilon_together)}",
             )
             if together.not_private:
                 self._line(f"         not private, or void, and not counted: {together.not_private}")

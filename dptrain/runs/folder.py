@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, replace
@@ -79,7 +80,12 @@ def _unwritable(folder: Path, error: OSError) -> DptrainError:
 
 
 def new_folder(output: Path, name: str) -> Path:
-    """A new folder that no other run has, made here: time, name, and a number where they coincide."""
+    """A new folder that no other run has, made here: time, name, and a number where they coincide.
+
+    It lies in `output` itself, whatever the name, such as that of a recipe in a folder: there a sweep looks
+    for its jobs, and a job for its sweep.
+    """
+    name = re.sub(r"[/\\]+", "_", name)
     stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     number = 1
     while True:
@@ -147,13 +153,19 @@ def keep_weights(folder: Path, weights: Mapping[str, Tensor]) -> None:
 
 def find(resume: str, output: Path) -> tuple[Path, Order]:
     """The run folder of this name, or the latest that is not complete, and its order."""
-    folder = _latest(output) if resume == "latest" else Path(resume)
+    folder = _latest(output) if resume == "latest" else _in_full(Path(resume))
     if not (folder / ORDER).is_file():
         raise ConfigError(
             f"resume={resume}: {folder} is no run folder (it holds no {ORDER}); give the folder that the run "
             "named when it was stopped, or resume=latest"
         )
     return folder, read(folder)
+
+
+def _in_full(folder: Path) -> Path:
+    """A folder by a path that ends in its name, in the folder that it lies in: a job's sweep is there."""
+    resolved = folder.resolve()
+    return folder if folder.name and folder.absolute() == resolved else resolved
 
 
 def refuse_complete(resume: str, folder: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from dptrain.contracts import ConfigError, Plan, SweepTotal
 from dptrain.contracts.rounding import rounded_up
 from dptrain.privacy import filter as privacy_filter
-from dptrain.privacy.written import part, plan_from_json, plan_to_json
+from dptrain.privacy.written import part, plan_from_json
 from dptrain.sweep import state as sweeps
 from dptrain.sweep.cost import composed
 
@@ -36,6 +36,12 @@ def begin(folder: Path, *, max_epsilon: float | None, direction: str | None) -> 
             "more is better (a loss is counted below zero); give hydra.sweeper.direction=maximize"
         )
     with sweeps.changing(folder) as state:
+        if state.search is None and sweeps.trainings(folder):
+            raise ConfigError(
+                f"sweep.resume={folder}: trainings have begun there that were no part of a search; their "
+                "results may have chosen this one, and its rule holds where it was fixed before any. Start a "
+                "new search"
+            )
         state.search = state.search or sweeps.Search(max_epsilon=max_epsilon)
         if state.search.max_epsilon != max_epsilon:
             raise ConfigError(
@@ -51,12 +57,20 @@ def searching(folder: Path) -> bool:
 
 
 def reserve(
-    folder: Path, job: str, plan: Plan | None, *, delta: float, draws: int, max_epsilon: float | None
+    folder: Path,
+    job: str,
+    plan: Plan | None,
+    *,
+    delta: float,
+    draws: int,
+    unit: str,
+    max_epsilon: float | None,
 ) -> None:
     """Count a job's training as spent, unless it was before, in a sweep that may spend so much only.
 
-    The total is at the smallest delta of any job, so that it holds at every one. Raises ConfigError,
-    counting nothing, where it would be more than `max_epsilon`, or than a search was begun with.
+    So are trainings that began in it before it had a limit; one that it had holds on where a later job
+    names none. The total is at the smallest delta of any job, so that it holds at every one. Raises
+    ConfigError, counting nothing, where it would be more than `max_epsilon`, or than a search was begun with.
     """
     with sweeps.changing(folder) as state:
         search = state.search
@@ -65,15 +79,17 @@ def reserve(
                 "mechanism=private_prediction: its figures come of the training records, outside its "
                 "guarantee, so that no search may look at them; use another mechanism, or a sweep over a grid"
             )
-        limit = max_epsilon if search is None else search.max_epsilon
+        limit = max_epsilon if max_epsilon is not None else state.limit
+        limit = limit if search is None else search.max_epsilon
         if limit is None:
             return
         if plan is None:
             raise ConfigError(
-                f"sweep.max_epsilon={limit:g}: a training without privacy stays within no epsilon; leave it "
-                "out of the sweep, or set sweep.max_epsilon=null"
+                f"sweep.max_epsilon={limit:g}: a training without privacy, or one that is void, stays within "
+                "no epsilon; leave it out of the sweep, or set sweep.max_epsilon=null in a new one"
             )
-        counted = {**state.spent, job: sweeps.Spent(delta=delta, plan=plan_to_json(plan), draws=draws)}
+        mine = sweeps.spent_of(plan, delta=delta, draws=draws, unit=unit)
+        counted = _with(job, mine, state.spent, {**sweeps.trainings(folder), **state.spent}, limit)
         if search is not None and search.order is None:
             order = privacy_filter.best_order(plan, delta, limit)
             state.search = search = sweeps.Search(max_epsilon=search.max_epsilon, order=order)
@@ -89,13 +105,45 @@ def reserve(
         state.id = state.id or secrets.token_hex(8)
 
 
-def stated(job: Path, plan: Plan, delta: float, *, draws: int) -> SweepTotal:
+def _with(
+    job: str,
+    mine: sweeps.Spent,
+    before: Mapping[str, sweeps.Spent],
+    begun: Mapping[str, sweeps.Spent | None],
+    limit: float,
+) -> dict[str, sweeps.Spent]:
+    """All that a sweep with this limit has spent, with this job; raises ConfigError where it has no sum."""
+    if (was := before.get(job)) is not None:
+        if (was.plan, was.delta) != (mine.plan, mine.delta):
+            raise ConfigError(
+                f"sweep.max_epsilon={limit:g}: {job} was counted with another plan or delta, and may have "
+                "told something by it; go on with the records and settings that it was begun with, or start "
+                "a new run"
+            )
+        mine = mine.model_copy(update={"draws": max(was.draws, mine.draws)})
+    others = {name: each for name, each in begun.items() if name != job}
+    known = {name: each for name, each in others.items() if each is not None}
+    if unknown := len(others) - len(known):
+        raise ConfigError(
+            f"sweep.max_epsilon={limit:g}: {unknown} of the trainings that began here are not private, or "
+            "void, so the sweep stays within no epsilon; start a new one"
+        )
+    if units := sorted({each.unit for each in known.values() if each.unit not in (None, mine.unit)}):
+        raise ConfigError(
+            f"sweep.max_epsilon={limit:g}: this training is private by the unit {mine.unit}, others here by "
+            f"{', '.join(map(str, units))}, and nothing holds of them together; give each a sweep of its own"
+        )
+    return {**known, job: mine}
+
+
+def stated(job: Path, plan: Plan, delta: float, *, draws: int, unit: str) -> SweepTotal:
     """What a job's statement says of its sweep: what its models spend together, and how much of a limit.
 
     Together is no less than is counted: where results chose the trainings, the composition alone
     proves nothing, and the filter's total does.
     """
-    together, limited = sweeps.spent_together(job, plan, delta, draws=draws), counted(job.parent)
+    together = sweeps.spent_together(job, plan, delta, draws=draws, unit=unit)
+    limited = counted(job.parent)
     if limited:
         together["epsilon_together"] = max(together["epsilon_together"], limited["epsilon_counted"])
     return part(SweepTotal, {**together, **limited}, f"{job.parent}: sweep")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 from dptrain.contracts import Plan, Statement, SweepTotal
@@ -42,23 +43,35 @@ MIXED = (
 )
 
 
-def search_cost(statements: Sequence[Statement]) -> SearchCost:
+@dataclass(frozen=True, kw_only=True)
+class Unreported:
+    """A training of a sweep that has no report: it failed, is at work, or its folder is gone."""
+
+    sweep: str | None  # its id, where it is limited
+    plan: Plan | None  # None: of a mechanism that is not at hand
+    draws: int
+    unit: str | None
+
+
+def search_cost(statements: Sequence[Statement], unreported: Sequence[Unreported] = ()) -> SearchCost:
     """The price of the runs with these privacy statements, at their largest delta.
 
-    Together they bound what is learnt of any record that they trained on; the twins are never released
-    and not among them.
+    Together, and with what began beside them, they bound what is learnt of any record that they trained on;
+    the twins are never released and not among them.
     """
     holding = [each for each in statements if not each.void]
     private = [each for each in holding if math.isfinite(each.epsilon)]
     known = [plan for plan in map(plan_of, private) if plan is not None]
     delta = max(each.delta for each in statements)
     void = sum(bool(each.void) for each in statements)
+    beside = [each for each in unreported if each.unit in (None, statements[0].unit)]
     left_out = {
         "void, and nobody can bound what that adds": void,
         "not private, and whoever sees that has no guarantee at all": len(statements) - void - len(private),
         "recorded without a plan, and what that adds is not known here": len(private) - len(known),
+        "private by another unit, and without a report": len(unreported) - len(beside),
     }
-    together, rule = _together(private, delta)
+    together, rule = _together(private, beside, delta)
     units = max((each.units or 0 for each in private), default=0)
     if delta * units >= 1.0:
         together, rule = None, TOO_LARGE.format(delta=rounded_up_to(delta, 6), units=units)
@@ -78,37 +91,54 @@ def search_cost(statements: Sequence[Statement]) -> SearchCost:
     )
 
 
-def _together(statements: Sequence[Statement], delta: float) -> tuple[float | None, str]:
-    """Epsilon of these private runs, and of all else that sweeps with a limit have counted; by which rule.
+def _together(
+    statements: Sequence[Statement], unreported: Sequence[Unreported], delta: float
+) -> tuple[float | None, str]:
+    """Epsilon of these private runs, and of all else that their sweeps have counted or begun; by which rule.
 
-    Such a sweep counts trainings that failed too. Where in any of them results chose the trainings, all
-    are added up by a Rényi order, as the filters of those searches do. Proved is the sum by the order of
-    the search that began first, which no result can have chosen; nobody knows here which that was, and
-    so it is the largest sum by any of their orders.
+    Where in any of them results chose the trainings, all are added up by a Rényi order, as the filters of
+    those searches do. Proved is the sum by the order of the search that began first, which no result can have
+    chosen; nobody knows here which that was, and so it is the largest sum by any of their orders.
     """
-    sweeps: dict[str, SweepTotal] = {}
-    plans: list[Plan | None] = []
-    draws = 0
+    own: dict[str | None, list[tuple[Plan, int]]] = defaultdict(list)  # by the id of a limited sweep
+    totals: dict[str, SweepTotal] = {}  # what was counted last
     for each in statements:
         total = each.sweep
-        if total is None or total.plans is None or total.id is None:
-            plans.append(plan_of(each))
-            draws += drawn(each)
-        elif total.id not in sweeps or len(sweeps[total.id].plans or ()) < len(total.plans):
-            sweeps[total.id] = total  # what was counted last
-    counted = [plan_from_json(plan) for total in sweeps.values() for plan in total.plans or ()]
-    if None in counted:
-        return None, UNKNOWN
-    plans += counted
-    for total in sweeps.values():
-        draws += len(total.plans or ()) * MOST_DRAWS if total.draws is None else total.draws
-    known = [plan for plan in plans if plan is not None]
-    orders = [total.order for total in sweeps.values() if total.order is not None]
+        limited = None if total is None or total.plans is None else total.id
+        if total is not None and limited is not None:
+            totals[limited] = max(totals.get(limited, total), total, key=lambda one: len(one.plans or ()))
+        if (stated := plan_of(each)) is not None:
+            own[limited].append((stated, drawn(each)))
+    for beside in unreported:
+        if beside.plan is None:
+            return None, UNKNOWN
+        own[beside.sweep].append((beside.plan, beside.draws))
+    plans: list[Plan] = []
+    numbers = 0
+    for sweep, trainings in own.items():
+        there, draws = [plan for plan, _ in trainings], sum(draws for _, draws in trainings)
+        if sweep in totals:
+            counted = [plan_from_json(plan) for plan in totals[sweep].plans or ()]
+            if None in counted:
+                return None, UNKNOWN
+            more = Counter(plan for plan in counted if plan is not None) - Counter(there)
+            there += more.elements()
+            told = totals[sweep].draws
+            draws = max(draws, len(counted) * MOST_DRAWS if told is None else told)
+        plans += there
+        numbers += draws
+    said = _with(len(plans) - len(statements))
+    orders = {total.order for total in totals.values() if total.order is not None}
     if not orders:
-        return composed(known, delta, draws=draws), COMPOSED
-    if any(plan.adjacency != "add_remove" for plan in known):
+        return composed(plans, delta, draws=numbers), COMPOSED + said
+    if any(plan.adjacency != "add_remove" for plan in plans):
         return None, UNCOVERED
-    return max(privacy_filter.spent(known, delta, order, draws=draws) for order in set(orders)), ADDED
+    return max(privacy_filter.spent(plans, delta, order, draws=numbers) for order in orders), ADDED + said
+
+
+def _with(more: int) -> str:
+    """That trainings without a report are among what a number holds of."""
+    return f"; {more} more of them {'has' if more == 1 else 'have'} no report here" if more > 0 else ""
 
 
 def drawn(statement: Statement) -> int:
@@ -131,7 +161,8 @@ def _selected(statements: Sequence[Statement]) -> dict[str, Any]:
 def composed(plans: Sequence[Plan], delta: float, *, draws: int) -> float | None:
     """Epsilon at `delta` of all these plans, one after another; None of none.
 
-    All together add `draws` numbers of noise, whose cost is in it.
+    All together add `draws` numbers of noise, whose cost is in it. Where they differ in what neighbouring
+    data are, it is the larger of what holds of all for the one kind and for the other.
 
     >>> from dptrain.privacy.accountant import DPSGDPlan
     >>> plan = DPSGDPlan(units=9, sample_rate=1.0, steps=1, expected_batch_size=9, max_grad_norm=1.0,
@@ -139,8 +170,25 @@ def composed(plans: Sequence[Plan], delta: float, *, draws: int) -> float | None
     >>> composed([plan, plan], 1e-5, draws=20) > composed([plan], 1e-5, draws=10)
     True
     """
+    if len(kinds := {plan.adjacency for plan in plans}) > 1:
+        return max(_for_all(plans, kind, delta, draws=draws) for kind in sorted(kinds))
     loss, interval = None, max((plan.interval for plan in plans), default=FINEST)
     for plan, count in Counter(plans).items():
         each = self_composed(plan.loss(interval=interval), count)
         loss = each if loss is None else loss.compose(each)
     return None if loss is None else stated_epsilon(loss, draws, delta=delta)
+
+
+def _for_all(plans: Sequence[Plan], adjacency: str, delta: float, *, draws: int) -> float:
+    """Epsilon of all these plans for neighbours of this kind; infinite where one does not tell."""
+    alike: list[Plan] = []
+    for plan in plans:
+        if plan.adjacency == adjacency:
+            alike.append(plan)
+        elif is_dataclass(plan) and "adjacency" in {each.name for each in fields(plan)}:
+            alike.append(replace(plan, adjacency=adjacency))
+        else:
+            return math.inf
+    epsilon = composed(alike, delta, draws=draws)
+    assert epsilon is not None
+    return epsilon

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
@@ -47,6 +48,13 @@ class Spent(BaseModel):
     delta: float
     plan: dict[str, Any]
     draws: int = Field(default=MOST_DRAWS, ge=0)  # numbers of noise, at most
+    unit: str | None = None  # of privacy; None: an earlier version did not say
+    trial: int | None = None  # of a private selection
+
+    def known(self) -> tuple[Plan, int] | None:
+        """The plan, and how many numbers of noise it draws; None: of a mechanism that is not at hand."""
+        plan = plan_from_json(self.plan)
+        return None if plan is None else (plan, self.draws)
 
 
 class Selection(BaseModel):
@@ -67,7 +75,8 @@ class SweepState(State):
     asked: list[str] = Field(default_factory=list)  # jobs
     failed: dict[str, Failure] = Field(default_factory=dict)  # by job
     search: Search | None = None
-    spent: dict[str, Spent] = Field(default_factory=dict)  # by job
+    trainings: dict[str, Spent | None] = Field(default_factory=dict)  # that began, by job; None: not private
+    spent: dict[str, Spent] = Field(default_factory=dict)  # by job, of what is limited
     limit: float | None = None  # of what may be spent
     id: str | None = None  # tells one sweep from another, and nothing else
     selection: Selection | None = None
@@ -185,56 +194,88 @@ def _words(overrides: Sequence[str]) -> tuple[str, ...]:
     return tuple(sorted(redact(o) for o in overrides if o.partition("=")[0] not in NOT_OF_THE_JOB))
 
 
-def note_begun(folder: Path, plan: Plan | None, draws: int) -> None:
-    """Remember with a job, before it trains, what it is about to spend; None: nothing is proved of it."""
-    runs.remember(folder, begun={"plan": None if plan is None else plan_to_json(plan), "draws": draws})
+def spent_of(plan: Plan, *, delta: float, draws: int, unit: str, trial: int | None = None) -> Spent:
+    """What a training by this plan spends, of plain values as they are on disk."""
+    values = json.loads(json.dumps(plan_to_json(plan)))
+    return Spent(delta=delta, plan=values, draws=draws, unit=unit, trial=trial)
 
 
-def spent_together(job: Path, plan: Plan, delta: float, *, draws: int) -> dict[str, Any]:
+def note_begun(folder: Path, spent: Spent | None) -> None:
+    """Remember with a job and its sweep, before it trains, what it is about to spend; None: nothing proved.
+
+    Its sweep remembers it for good: what has become of its folder takes nothing back.
+    """
+    values = None if spent is None else spent.model_dump()
+    runs.remember(folder, begun={"plan": None, "draws": 0} if values is None else values)
+    with changing(folder.parent) as state:
+        state.trainings = {**state.trainings, folder.name: spent}
+
+
+def spent_together(job: Path, plan: Plan, delta: float, *, draws: int, unit: str) -> dict[str, Any]:
     """Epsilon at `delta` of this job's plan composed with those of all others that have begun in its sweep.
 
-    What is still at work counts, and what failed, for its model may be seen yet. An upper bound for
-    whoever sees those models, and for whoever picks one of them by its results.
+    What is still at work counts, and what failed or is gone, for its model may be seen yet. An upper bound
+    for whoever sees those models, and for whoever picks one of them by its results.
     """
-    others = [_spent_by(other) for other in _begun(job.parent) if other != job]
-    known = [(plan, draws), *(each for each in others if each is not None)]
+    others = [each for name, each in trainings(job.parent).items() if name != job.name]
+    alike = [each for each in others if each is not None and each.unit in (None, unit)]
+    found = [each.known() for each in alike]
+    known = [(plan, draws), *(each for each in found if each is not None)]
     units = max(each.units for each, _ in known)
     delta = delta if delta * units < 1.0 else default_delta(units)  # others may train on more
-    sentence = (
-        "Whoever sees the models of this sweep so far, or chooses among them by their results, holds "
-        "epsilon_together, not this run's epsilon."
-    )
-    if uncounted := others.count(None):
+    covered = not any(getattr(each, "measured_outside", False) for each, _ in known)
+    seen = "Whoever sees the models of this sweep so far"
+    seen += ", or chooses among them by their results," if covered else ""
+    sentence = f"{seen} holds epsilon_together, not this run's epsilon."
+    if not covered:
+        sentence += " To choose among them by figures that were measured outside of a guarantee adds to it."
+    if uncounted := others.count(None) + found.count(None):
         sentence += (
             f" Not private, or void, and not counted: {uncounted}. Whoever sees those has no guarantee."
         )
+    if apart := len(others) - others.count(None) - len(alike):
+        sentence += f" Private by another unit than {unit}, of which nothing follows here: {apart}."
     return {
         "runs": 1 + len(others),
         "epsilon_together": composed([each for each, _ in known], delta, draws=sum(n for _, n in known)),
         "delta": delta,
-        "not_private": uncounted,
+        "not_private": uncounted + apart,
         "sentence": sentence,
+        "choice_covered": covered,
     }
 
 
-def _begun(folder: Path) -> list[Path]:
-    """The jobs whose training has begun, finished or not."""
+def trainings(folder: Path) -> dict[str, Spent | None]:
+    """What each training that has begun in a sweep spends, by job: those whose folders are gone, too."""
     begun = (path for path, _ in jobs(folder) if runs.read_state(path).begun is not None)
-    return sorted({*begun, *(path.parent for path in folder.glob(f"*/{runs.REPORT}"))})
+    there = {*begun, *(path.parent for path in folder.glob(f"*/{runs.REPORT}"))}
+    return {**read_state(folder).trainings, **{path.name: spent_by(path) for path in sorted(there)}}
 
 
-def _spent_by(job: Path) -> tuple[Plan, int] | None:
-    """The plan of a job that has begun, and how many numbers of noise it draws; None: nothing is proved."""
+def spent_by(job: Path) -> Spent | None:
+    """What the training of a job that has begun spends; None: nothing is proved of it."""
+    order = runs.read(job) if (job / runs.ORDER).exists() else None
+    privacy = {} if order is None else order.config.get("privacy", {})
     if (job / runs.REPORT).exists():
         stated = from_json(read_json(job / runs.REPORT).get("guarantee"), f"{job / runs.REPORT}: guarantee")
         if not stated.private or stated.void:
             return None
         if not stated.plan:
-            known = plan_of(stated)
-            return None if known is None else (known, drawn(stated))
+            told = plan_of(stated)
+            if told is None:
+                return None
+            return spent_of(told, delta=stated.delta, draws=drawn(stated), unit=stated.unit)
+        privacy = {"delta": stated.delta, "unit": stated.unit}
     begun = runs.read_state(job).begun
-    plan = None if begun is None or begun["plan"] is None else plan_from_json(begun["plan"])
-    if begun is None or plan is None:
+    if begun is None or begun["plan"] is None:
         return None
-    draws = begun.get("draws")
-    return plan, draws if isinstance(draws, int) and draws >= 0 else MOST_DRAWS
+    draws, delta = begun.get("draws"), begun.get("delta", privacy.get("delta"))
+    plan = plan_from_json(begun["plan"])
+    if plan is None:
+        return None
+    return spent_of(
+        plan,
+        delta=delta if isinstance(delta, float) else default_delta(plan.units),
+        draws=draws if isinstance(draws, int) and draws >= 0 else MOST_DRAWS,
+        unit=begun.get("unit") or privacy.get("unit", "record"),
+    )

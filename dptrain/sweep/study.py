@@ -32,7 +32,9 @@ class Study:
         """What the run is tracked as."""
         return self.config.name or self.folder.name
 
-    def begin(self, plan: Plan | None, draws: int, tracking: Tracking, tracker: Tracker) -> None:
+    def begin(
+        self, plan: Plan | None, tracking: Tracking, tracker: Tracker, *, delta: float, draws: int
+    ) -> None:
         """Note that the training begins, and show it below its parent."""
 
     def annotate(self, statement: Statement) -> Statement:
@@ -59,9 +61,14 @@ class SweepJob(Study):
             score.named(self.config.sweep.score, task)
 
     def reserve(self, plan: Plan | None, *, delta: float, draws: int) -> None:
-        limit = self.config.sweep.max_epsilon
         budget.reserve(
-            self.folder.parent, self.folder.name, plan, delta=delta, draws=draws, max_epsilon=limit
+            self.folder.parent,
+            self.folder.name,
+            self._proved(plan),
+            delta=delta,
+            draws=draws,
+            unit=self.config.privacy.unit,
+            max_epsilon=self.config.sweep.max_epsilon,
         )
 
     def name(self) -> str:
@@ -69,9 +76,18 @@ class SweepJob(Study):
             self.overrides, self.folder.name, sweep_tracking.shared(self.folder.parent)
         )
 
-    def begin(self, plan: Plan | None, draws: int, tracking: Tracking, tracker: Tracker) -> None:
-        sweep = self.folder.parent
-        sweeps.note_begun(self.folder, None if self.config.deterministic else plan, draws)
+    def begin(
+        self, plan: Plan | None, tracking: Tracking, tracker: Tracker, *, delta: float, draws: int
+    ) -> None:
+        sweep, proved, asked = self.folder.parent, self._proved(plan), self.config
+        spent = (
+            None
+            if proved is None
+            else sweeps.spent_of(
+                proved, delta=delta, draws=draws, unit=asked.privacy.unit, trial=asked.sweep.trial
+            )
+        )
+        sweeps.note_begun(self.folder, spent)
         parent = sweeps.parent_run(sweep, partial(sweep_tracking.begin, tracking, sweep))
         if parent is not None:
             tracker.tags({PARENT: parent})
@@ -81,10 +97,14 @@ class SweepJob(Study):
             score.keep_score(report, self.config.sweep.score)
 
     def total(self, report: Report, plan: Plan | None, *, delta: float, draws: int) -> Report:
-        if plan is None:
+        if (proved := self._proved(plan)) is None:
             return report
-        together = budget.stated(self.folder, plan, delta, draws=draws)
+        together = budget.stated(self.folder, proved, delta, draws=draws, unit=self.config.privacy.unit)
         return replace(report, guarantee=replace(report.guarantee, sweep=together))
+
+    def _proved(self, plan: Plan | None) -> Plan | None:
+        """The plan, where it proves anything: the draws of a deterministic run are known to all."""
+        return None if self.config.deterministic else plan
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -364,7 +364,9 @@ def test_all_models_together_cost_what_their_losses_compose_to(sweep):
     for path in sweep.iterdir():
         if path.name != "8-3" and not (others / path.name).exists():
             (others / path.name).symlink_to(path)
-    expected = spent_together(others / "8-3", plan_of(last), 1e-4, draws=drawn(last))["epsilon_together"]
+    expected = spent_together(others / "8-3", plan_of(last), 1e-4, draws=drawn(last), unit="record")[
+        "epsilon_together"
+    ]
     assert found.cost.together == pytest.approx(expected, rel=1e-6)
     assert found.cost.alone == 8.0
     assert found.cost.models == 9

@@ -164,9 +164,9 @@ def test_a_sweep_counts_its_plan_as_any_other(tmp_path: Path, plan: Plan) -> Non
     assert plan_from_json(plan_to_json(plan)) == plan
     assert composed([plan, plan], 1e-9, draws=200) == pytest.approx(1.0, abs=1e-3)
     for job in "ab":
-        sweep_budget.reserve(tmp_path, job, plan, delta=1e-9, draws=100, max_epsilon=1.01)
+        sweep_budget.reserve(tmp_path, job, plan, delta=1e-9, draws=100, unit="record", max_epsilon=1.01)
     with pytest.raises(ConfigError, match="would bring the sweep"):
-        sweep_budget.reserve(tmp_path, "c", plan, delta=1e-9, draws=100, max_epsilon=1.01)
+        sweep_budget.reserve(tmp_path, "c", plan, delta=1e-9, draws=100, unit="record", max_epsilon=1.01)
 
 
 def test_a_plan_is_read_only_where_its_mechanism_is_at_hand(plan: Plan) -> None:

@@ -329,7 +329,7 @@ def test_trap_11_a_sweep_states_what_its_runs_spend_together(tmp_path, make_plan
     write_report(tmp_path / "twin", NoGuarantee(budget=FREE).statement())
     write_report(tmp_path / "void", guarantee_of(plan, void="a test").statement())
     last = make_plan_of()
-    found = spent_together(tmp_path / "last", last, 1e-5, draws=1000)
+    found = spent_together(tmp_path / "last", last, 1e-5, draws=1000, unit="record")
     loss = privacy_loss(last)
     for plan in others:
         loss = loss.compose(privacy_loss(plan))
@@ -348,7 +348,7 @@ def test_trap_11_equal_runs_of_a_sweep_are_as_many_times_the_steps(tmp_path, mak
     for number in range(4):
         write_report(tmp_path / str(number), guarantee_of(plan).statement())
     expected = privacy_loss(plan, 1000).get_epsilon_for_delta(1e-5)
-    found = spent_together(tmp_path / "last", plan, 1e-5, draws=1000)
+    found = spent_together(tmp_path / "last", plan, 1e-5, draws=1000, unit="record")
     assert found["epsilon_together"] == pytest.approx(expected, rel=1e-3)
 
 

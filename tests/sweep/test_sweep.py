@@ -98,14 +98,15 @@ def test_jobs_that_have_begun_count_whether_they_finish_or_not(
     tmp_path: Path, make_plan_of: Callable[..., DPSGDPlan]
 ) -> None:
     plan = make_plan_of(steps=100)
-    for name, spends in (("at_work", plan), ("failed", plan), ("not_private", None)):
+    spent = sweeps.spent_of(plan, delta=1e-5, draws=1000, unit="record")
+    for name, spends in (("at_work", spent), ("failed", spent), ("not_private", None)):
         runs.start(tmp_path / name, order())
-        sweeps.note_begun(tmp_path / name, spends, 1000)
+        sweeps.note_begun(tmp_path / name, spends)
     runs.remember(tmp_path / "failed", error="the disk is full")
     runs.start(tmp_path / "waiting", order())
     runs.start(tmp_path / "mine", order())
-    sweeps.note_begun(tmp_path / "mine", plan, 1000)
-    found = sweeps.spent_together(tmp_path / "mine", plan, 1e-5, draws=1000)
+    sweeps.note_begun(tmp_path / "mine", spent)
+    found = sweeps.spent_together(tmp_path / "mine", plan, 1e-5, draws=1000, unit="record")
     assert found["epsilon_together"] == composed([plan] * 3, 1e-5, draws=3000)
     assert (found["runs"], found["not_private"]) == (4, 1)
 
@@ -117,7 +118,7 @@ def test_a_job_that_does_not_tell_its_noise_has_the_most_of_it(
     plan = make_plan_of(steps=100)
     runs.start(tmp_path / "older", order())
     runs.remember(tmp_path / "older", begun={"plan": plan_to_json(plan), **told})
-    found = sweeps.spent_together(tmp_path / "mine", plan, 1e-5, draws=1000)
+    found = sweeps.spent_together(tmp_path / "mine", plan, 1e-5, draws=1000, unit="record")
     assert found["epsilon_together"] == composed([plan] * 2, 1e-5, draws=MOST_DRAWS + 1000)
     assert sweeps.Spent(delta=1e-5, plan={}).draws == MOST_DRAWS
 
@@ -278,9 +279,10 @@ def test_together_a_sweep_is_stated_at_a_delta_that_all_its_data_allow(
     tmp_path: Path, make_plan_of: Callable[..., DPSGDPlan]
 ) -> None:
     runs.start(tmp_path / "large", order("seed=2"))
-    sweeps.note_begun(tmp_path / "large", make_plan_of(units=60_000), 1000)
+    large = sweeps.spent_of(make_plan_of(units=60_000), delta=1e-6, draws=1000, unit="record")
+    sweeps.note_begun(tmp_path / "large", large)
     small = make_plan_of(units=1000)
-    found = sweeps.spent_together(tmp_path / "small", small, 1e-4, draws=1000)
+    found = sweeps.spent_together(tmp_path / "small", small, 1e-4, draws=1000, unit="record")
     assert found["delta"] == 1e-6
     assert found["epsilon_together"] == composed([small, make_plan_of(units=60_000)], 1e-6, draws=2000)
-    assert sweeps.spent_together(tmp_path / "small", small, 1e-5, draws=1000)["delta"] == 1e-5
+    assert sweeps.spent_together(tmp_path / "small", small, 1e-5, draws=1000, unit="record")["delta"] == 1e-5

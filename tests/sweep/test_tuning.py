@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from support import by_opacus
 
-from dptrain.contracts import Budget, ConfigError, Statement
+from dptrain.contracts import Budget, ConfigError, Randomness, Statement
 from dptrain.privacy.accountant import DPSGDPlan, privacy_loss
 from dptrain.privacy.guarantee import DPGuarantee
 from dptrain.sweep import budget as sweep_budget
@@ -22,6 +22,7 @@ pytestmark = pytest.mark.run
 
 DELTA = 1e-5
 DRAWS = 1000  # numbers of noise of a training
+RECORDS = {"draws": DRAWS, "unit": "record"}
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def copies(plan: DPSGDPlan, count: int) -> float:
 def admits(folder: Path, plan: DPSGDPlan, limit: float | None, job: str, delta: float = DELTA) -> bool:
     """Whether a job may begin."""
     try:
-        sweep_budget.reserve(folder, job, plan, delta=delta, draws=DRAWS, max_epsilon=limit)
+        sweep_budget.reserve(folder, job, plan, delta=delta, **RECORDS, max_epsilon=limit)
     except ConfigError:
         return False
     return True
@@ -83,7 +84,7 @@ def test_the_total_holds_at_the_smallest_delta_of_any_job(tmp_path: Path, plan: 
 
 def test_a_training_without_privacy_fits_nowhere(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="stays within no epsilon"):
-        sweep_budget.reserve(tmp_path, "a", None, delta=DELTA, draws=DRAWS, max_epsilon=8.0)
+        sweep_budget.reserve(tmp_path, "a", None, delta=DELTA, **RECORDS, max_epsilon=8.0)
 
 
 def test_jobs_side_by_side_count_each_other(tmp_path: Path, plan: DPSGDPlan) -> None:
@@ -117,9 +118,9 @@ def test_a_search_is_counted_by_a_filter_whose_order_is_fixed_first(
     tmp_path: Path, plan: DPSGDPlan, make_plan_of: Callable[..., DPSGDPlan]
 ) -> None:
     sweep_budget.begin(tmp_path, max_epsilon=8.0, direction="maximize")
-    sweep_budget.reserve(tmp_path, "a", plan, delta=DELTA, draws=DRAWS, max_epsilon=8.0)
+    sweep_budget.reserve(tmp_path, "a", plan, delta=DELTA, **RECORDS, max_epsilon=8.0)
     order = sweeps.read_state(tmp_path).search.order
-    sweep_budget.reserve(tmp_path, "b", make_plan_of(steps=500), delta=DELTA, draws=DRAWS, max_epsilon=8.0)
+    sweep_budget.reserve(tmp_path, "b", make_plan_of(steps=500), delta=DELTA, **RECORDS, max_epsilon=8.0)
     assert sweeps.read_state(tmp_path).search.order == order
     told = sweep_budget.counted(tmp_path)
     assert "filter" in told["rule"]
@@ -129,12 +130,12 @@ def test_a_search_is_counted_by_a_filter_whose_order_is_fixed_first(
 
 
 def test_a_search_never_states_less_than_its_filter_proves(tmp_path: Path, plan: DPSGDPlan) -> None:
-    assert sweep_budget.stated(tmp_path / "a", plan, DELTA, draws=DRAWS).epsilon_together == pytest.approx(
+    assert sweep_budget.stated(tmp_path / "a", plan, DELTA, **RECORDS).epsilon_together == pytest.approx(
         copies(plan, 1)
     )
     sweep_budget.begin(tmp_path, max_epsilon=8.0, direction="maximize")
-    sweep_budget.reserve(tmp_path, "a", plan, delta=DELTA, draws=DRAWS, max_epsilon=8.0)
-    found = sweep_budget.stated(tmp_path / "a", plan, DELTA, draws=DRAWS)
+    sweep_budget.reserve(tmp_path, "a", plan, delta=DELTA, **RECORDS, max_epsilon=8.0)
+    found = sweep_budget.stated(tmp_path / "a", plan, DELTA, **RECORDS)
     assert found.epsilon_together == found.epsilon_counted > copies(plan, 1)
 
 
@@ -143,10 +144,11 @@ def test_a_search_never_states_less_than_its_filter_proves(tmp_path: Path, plan:
 
 def statement_of(folder: Path, plan: DPSGDPlan, job: str) -> Statement:
     """What the job of this name says of itself and its sweep when it has just trained."""
-    sweep_budget.reserve(folder, job, plan, delta=DELTA, draws=DRAWS, max_epsilon=8.0)
+    sweep_budget.reserve(folder, job, plan, delta=DELTA, **RECORDS, max_epsilon=8.0)
     budget = Budget(epsilon=None, delta=DELTA, noise_multiplier=plan.noise_multiplier)
     stated = DPGuarantee(plan=plan, budget=budget).statement()
-    return replace(stated, sweep=sweep_budget.stated(folder / job, plan, DELTA, draws=DRAWS))
+    drawn = Randomness(secret=True, cryptographic=True, source="a test", draws=DRAWS)
+    return replace(stated, randomness=drawn, sweep=sweep_budget.stated(folder / job, plan, DELTA, **RECORDS))
 
 
 @pytest.mark.filterwarnings("ignore:Optimal order")
@@ -158,7 +160,7 @@ def test_two_searches_on_one_page_are_added_up(
     for name, plan in (("one", long), ("other", short)):
         sweep_budget.begin(tmp_path / name, max_epsilon=8.0, direction="maximize")
         stated += [statement_of(tmp_path / name, plan, job) for job in "ab"]
-        sweep_budget.reserve(tmp_path / name, "failed", plan, delta=DELTA, draws=DRAWS, max_epsilon=8.0)
+        sweep_budget.reserve(tmp_path / name, "failed", plan, delta=DELTA, **RECORDS, max_epsilon=8.0)
         stated.append(statement_of(tmp_path / name, plan, "c"))
     orders = [each.sweep.order for each in stated]
     assert len(set(orders)) == 2

@@ -176,12 +176,17 @@ def find(folder: Path, order: runs.Order) -> Path | None:
 
 
 def failures(folder: Path) -> set[int]:
-    """The numbers of the trials whose training had begun, and had not ended, when they failed."""
+    """The numbers of the trials whose training had begun, and had not ended, when they failed.
+
+    So has one whose folder is gone: who takes it away may have looked at what it came to.
+    """
     there = {trial: path for trial, (path, _) in _trials(folder).items()}
-    failed = {_number(job) for job in sweeps.read_state(folder).failed}
+    noted = sweeps.read_state(folder)
+    failed = {_number(job) for job in noted.failed}
+    gone = {each.trial for each in noted.trainings.values() if each is not None and each.trial is not None}
     return {
         trial for trial in failed & there.keys() if _began(there[trial]) and kept_score(there[trial]) is None
-    }
+    } | (gone - there.keys())
 
 
 def _began(path: Path) -> bool:

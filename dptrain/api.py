@@ -137,11 +137,18 @@ def predictor(run: str | Path) -> Predictor:
     Each other input is paid for once, on the disk before its answer is given; after the last that is paid for
     it raises OutOfQueries.
     """
+    if not isinstance(run, str | Path):
+        raise ConfigError(f"predictor({run!r}): give the path of a run's folder")
     return open_predictor(Path(run))
 
 
 def compare(*folders: str | Path, confidence: float = CONFIDENCE) -> ComparisonView:
     """What runs in these folders say together: points that differ in more than the seed, with intervals."""
+    for folder in folders:
+        if not isinstance(folder, str | Path):
+            raise ConfigError(f"compare({folder!r}): give the paths of folders")
+    if not (isinstance(confidence, int | float) and 0.5 <= confidence < 1):
+        raise ConfigError(f"confidence={confidence} must be at least 0.5 and below 1")
     found = compare_runs(
         Selection(folders=tuple(map(Path, folders))), confidence=confidence, command="dptrain.compare"
     )
@@ -152,6 +159,15 @@ def _order(
     recipe: str, words: Sequence[str], config_dir: str | Path | None, given: Given | None = None
 ) -> runs.Order:
     """What `python -m dptrain recipe=... words` asks for."""
+    for word in (recipe, *words):
+        if not isinstance(word, str):
+            raise ConfigError(
+                f"{word!r} is no override; give words such as 'privacy.epsilon=3', or privacy=..."
+            )
+    if config_dir is not None and not (isinstance(config_dir, str | Path) and Path(config_dir).is_dir()):
+        raise ConfigError(
+            f"config_dir={config_dir} is no folder; give one with groups such as model/mine.yaml"
+        )
     register()
     refuse_read_first([] if config_dir is None else [config_dir])
     extra = [] if config_dir is None else [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"]

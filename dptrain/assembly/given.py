@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dptrain.contracts import Splits
+from dptrain.contracts import ConfigError, Splits
 from dptrain.runs.folder import GIVEN
 
 
@@ -22,6 +22,15 @@ class Given:
 
     model: nn.Module | None = None
     splits: Splits | None = None
+
+    def __post_init__(self) -> None:
+        if self.model is not None and (
+            not isinstance(self.model, nn.Module) or isinstance(self.model, torch.jit.ScriptModule)
+        ):
+            raise ConfigError(
+                f"model={type(self.model).__name__}: give a torch.nn.Module with its initial weights, "
+                "such as nn.Linear(64, 3), and no class, function or script"
+            )
 
     def load(self, rng: torch.Generator) -> Splits:  # noqa: ARG002
         """The records, as a data source has them."""

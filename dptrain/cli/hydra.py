@@ -79,6 +79,7 @@ class SweepStart(Callback):
         start.refuse_renamed(f"{key}={value}" for key, value in params.items())
         with start.errors_explained():
             process.threads_each(config.hydra.launcher, config.performance.processes)
+            multirun.refuse_no_sweep(config.sweep.resume)
         if config.sweep.candidates:
             multirun.begin_selection(
                 Path(config.hydra.sweep.dir),
@@ -92,8 +93,10 @@ class SweepStart(Callback):
                 Path(config.hydra.sweep.dir), config.sweep, getattr(direction, "name", direction)
             )
         else:
-            with suppress(HydraException):  # which the sweeper, asked next, explains by itself
-                sweeps.expect(Path(config.hydra.sweep.dir), _jobs(config.hydra))
+            with suppress(HydraException, ValueError):  # which the sweeper, asked next, explains by itself
+                if not (asked := _jobs(config.hydra)):
+                    start.refuse("-m: one of the words gives no value to sweep over; give some")
+                sweeps.expect(Path(config.hydra.sweep.dir), asked)
         SweepStart.folder = Path(config.hydra.sweep.dir)  # now that there is something to go on with
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from dptrain.assembly.build import build
 from dptrain.cli.start import BEYOND, BROKEN, CRASHED, FAILED
-from dptrain.contracts import DptrainError
+from dptrain.contracts import ConfigError, DptrainError
 from dptrain.redaction import revealed
 from dptrain.report import selection as said
 from dptrain.report.comparison.points import Comparison
@@ -23,6 +23,15 @@ from dptrain.sweep import tracking as sweep_tracking
 from dptrain.sweep.selection import trials
 
 GRAVEST = (BROKEN, BEYOND, FAILED, CRASHED)  # a sweep has the first of these exit codes that a job has
+
+
+def refuse_no_sweep(resume: str | None) -> None:
+    """Raise ConfigError where a sweep is to go on in a folder that is none of a sweep."""
+    if resume is not None and not (Path(resume) / sweeps.STATE).is_file():
+        raise ConfigError(
+            f"sweep.resume={resume} is no folder of a sweep (it holds no {sweeps.STATE}); give the one that "
+            "the sweep named, or leave it out to start a new one"
+        )
 
 
 def begin_search(sweep_folder: Path, sought: Mapping[str, Any], direction: str | None) -> None:

@@ -23,12 +23,16 @@ def threads_each(launcher: Mapping[str, Any], processes: int) -> int | None:
     if cores := launcher.get("cpus_per_task"):
         return max(1, int(cores) // processes)
     jobs = launcher.get("n_jobs")
+    if jobs == 0:
+        from dptrain.contracts import ConfigError  # with PyTorch, which takes seconds: only to fail
+
+        raise ConfigError("hydra.launcher.n_jobs=0 does no job; give how many at once, or -1 for one a core")
     if processes == 1 or not jobs:
         return None
     here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     together = processes * (int(jobs) if int(jobs) > 0 else max(1, here + 1 + int(jobs)))
     if together > here:
-        from dptrain.contracts import ConfigError  # as above
+        from dptrain.contracts import ConfigError  # likewise
 
         raise ConfigError(
             f"hydra.launcher.n_jobs={jobs} and performance.processes={processes}: {together} processes at "

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, ValidationError
+
 from dptrain import tracking
 from dptrain.config import RENAMED
-from dptrain.contracts import DataError, Statement
+from dptrain.contracts import DataError, DptrainError, Statement
 from dptrain.privacy.written import from_json, plan_from_json
 from dptrain.redaction import redacted
 from dptrain.report.comparison.points import Missing
@@ -119,20 +120,61 @@ def _in_folders(folders: Sequence[Path]) -> Iterator[Found | Missing]:
 def _in_folder(folder: Path) -> Found | Missing:
     order: dict[str, Any] = {}
     if (folder / runs.ORDER).is_file():
-        order = redacted(json.loads((folder / runs.ORDER).read_text()))
+        try:
+            order = redacted(runs.read_state(folder).model_dump(exclude_unset=True))
+        except DptrainError as error:
+            return Missing(name=folder.name, why=str(error))
     if not (folder / runs.REPORT).is_file():
         why = order.get("error") or order.get("failed") or "it was stopped or failed; it has no report.json"
         return Missing(name=folder.name, why=f"unfinished: {why}")
     try:
         report = {**redacted(read_json(folder / runs.REPORT)), "folder": str(folder)}
-    except json.JSONDecodeError as error:
-        return Missing(name=folder.name, why=f"its report.json cannot be read ({error})")
+    except DataError as error:
+        return Missing(name=folder.name, why=f"its report.json cannot be read: {error}")
+    if (why := not_comparable(report)) is not None:
+        return Missing(name=folder.name, why=f"its report.json cannot be read: {why}")
     served = (report.get("guarding") or {}).get("guards") is not None
     if order.get("config", {}).get("task", "train") != "train" and not served:
         return Missing(name=folder.name, why="an audit of a model that exists is no training")
-    overrides = _overrides(order["overrides"] if order else report["reproduce"].split()[3:])
+    overrides = _overrides(order["overrides"] if order else str(report.get("reproduce")).split()[3:])
     config = order.get("config") or {**overrides, "recipe": report["recipe"]}
     return _found(folder.name, report, flatten(config), overrides, order.get("tracked_as"))
+
+
+class _Comparable(BaseModel):
+    """What a comparison reads of a report, so that a damaged one is named and not met half-way."""
+
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False, strict=True)
+
+    class _Data(BaseModel):
+        name: str
+        source: str
+
+    class _Utility(BaseModel):
+        model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
+
+        accuracy: float | None
+        accuracy_low: float | None = None
+        accuracy_high: float | None = None
+        auroc: float | None
+        scored: str | None = None
+        by_class: dict[str, dict[str, Any]] = {}
+        by_subgroup: list[dict[str, Any]] = []
+
+    recipe: str
+    data: _Data
+    utility: _Utility
+    leakage: list[dict[str, Any]]
+
+
+def not_comparable(report: Mapping[str, Any]) -> str | None:
+    """Which part of a report is not what this version of dptrain writes; None: all that is compared is."""
+    try:
+        _Comparable.model_validate(dict(report))
+    except ValidationError as error:
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc']))} ({first['type']})"
+    return None
 
 
 def _found(
@@ -193,7 +235,8 @@ def _listed(settings: Mapping[str, str]) -> dict[str, str]:
 def _seed(config: Mapping[str, Any], overrides: Mapping[str, str], *, served: bool) -> Any:
     """What all was drawn by: of a service that was attacked, what the attacks drew."""
     drawn = config.get(ATTACK_SEED) if served else None
-    return config.get("seed", overrides.get("seed", 0)) if drawn is None else drawn
+    found = config.get("seed", overrides.get("seed", 0)) if drawn is None else drawn
+    return found if str(found).lstrip("-").isdigit() else 0
 
 
 def _is_bookkeeping(key: str, *, served: bool = False) -> bool:

@@ -15,6 +15,7 @@ from dptrain.contracts import (
     Access,
     Attack,
     ConfigError,
+    DataError,
     Game,
     Guarantee,
     Splits,
@@ -118,10 +119,24 @@ def find(config: Config, overrides: tuple[str, ...], *, answers: bool = False) -
         guarantee=with_its_epsilon(
             StatedGuarantee(
                 stated=from_json(report.get("guarantee"), f"{folder / runs.REPORT}: guarantee"),
-                tradeoff_points=[(rate, most) for rate, most in report["tradeoff"]],
-                curve=tuple((step, epsilon) for step, epsilon in report["epsilon_by_step"]),
+                tradeoff_points=_pairs(report, "tradeoff", folder),
+                curve=tuple(
+                    (int(step), epsilon) for step, epsilon in _pairs(report, "epsilon_by_step", folder)
+                ),
             )
         ),
+    )
+
+
+def _pairs(report: Mapping[str, Any], name: str, folder: Path) -> list[tuple[float, float]]:
+    """Pairs of numbers that a report holds; raises DataError where it does not."""
+    found = report.get(name)
+    if isinstance(found, list) and all(isinstance(each, list) and len(each) == 2 for each in found):
+        pairs = [(first, second) for first, second in found]
+        if all(isinstance(number, int | float | None) for pair in pairs for number in pair):
+            return pairs
+    raise DataError(
+        f"{folder / runs.REPORT}: {name} are no pairs of numbers; restore the file, or train the run again"
     )
 
 

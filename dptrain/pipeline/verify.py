@@ -77,7 +77,7 @@ def read(path: Path) -> Published:
     """A statement as it was published; raises ConfigError where it is none, or one without hashes."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} cannot be read ({error}); give a statement that dptrain wrote") from error
     if not isinstance(document, Mapping) or document.get("$schema") != SCHEMA:
         schema = document.get("$schema") if isinstance(document, Mapping) else None

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from dptrain.contracts import Interval, Leakage, Report, Utility
+from dptrain.contracts import DataError, Interval, Leakage, Report, Utility
 from dptrain.privacy.written import to_json
 from dptrain.storage import write_csv
 
@@ -47,8 +47,18 @@ def as_json(report: Report) -> dict[str, Any]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The report in a file of JSON."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """The report in a file of JSON; raises DataError where it holds none."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise _no_report(path, type(error).__name__) from error
+    if not isinstance(found, dict):
+        raise _no_report(path, f"a {type(found).__name__}")
+    return found
+
+
+def _no_report(path: Path, why: str) -> DataError:
+    return DataError(f"{path} is no report of dptrain ({why}); restore it, or train the run again")
 
 
 def _utility(utility: Utility) -> dict[str, Any]:

@@ -29,7 +29,7 @@ class State(BaseModel):
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
             version = values.get("version", 1)
-        except (ValueError, AttributeError) as error:
+        except (OSError, ValueError, AttributeError, RecursionError) as error:
             raise DptrainError(f"{path} is no JSON object; restore it, or start anew") from error
         if isinstance(version, int) and version > cls.newest:
             raise DptrainError(

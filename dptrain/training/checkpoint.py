@@ -18,6 +18,8 @@ import math
 import os
 import shutil
 import struct
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +74,46 @@ def _what_is_wrong(state: object) -> str | None:
             return f"it holds no {key}"
         if not isinstance(state[key], kind):
             return f"its {key} is a {type(state[key]).__name__}"
+    return None if "terms" in state else _what_is_wrong_within(state)
+
+
+def _what_is_wrong_within(state: Mapping[str, Any]) -> str | None:
+    """What of these parts would be noticed late, such as by a report, when all is trained."""
+    sizes = state["blocks"].values()
+    if not all(_is_count(each) and each > 0 for each in sizes):
+        return "its blocks are no sizes"
+    if not all(_is_count(state[name]) for name in ("step", "lost")):
+        return "it holds no number of steps"
+    for entry in state["history"]:
+        if not (isinstance(entry, tuple | list) and len(entry) == 3 and _is_count(entry[0])):
+            return "its history is none"
+        if not all(isinstance(each, int | float | None) for each in entry[1:]):
+            return "its history is none"
+    audit = state["audit"]
+    if audit is not None and not all(map(_is_count, audit.get("steps") or ["none"])):
+        return "its audit names no steps"
     return None
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+@contextmanager
+def as_written(folder: Path) -> Iterator[None]:
+    """Within, parts of a checkpoint are taken; raises DptrainError where one is not as it was written."""
+    try:
+        yield
+    except DptrainError:
+        raise
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError, struct.error) as error:
+        raise _unreadable(folder / CHECKPOINT, type(error).__name__) from error
+
+
+def refuse_beyond(folder: Path, paid: int, steps: int) -> None:
+    """Raise DptrainError where the ledger says that more is paid for than there are steps in all."""
+    if paid > steps:
+        raise _unreadable(folder / LEDGER, f"{paid} steps paid for, of {steps} in all")
 
 
 def remove(folder: Path) -> None:
@@ -149,7 +190,7 @@ def paid(folder: Path) -> int:
     else:
         try:
             steps = json.loads(path.read_text(encoding="utf-8"))["steps"]
-        except (ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise _unreadable(path, type(error).__name__) from error
         if not isinstance(steps, int) or isinstance(steps, bool) or steps < 0:
             raise _unreadable(path, f"steps={steps} is no number of steps")

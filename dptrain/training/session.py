@@ -198,6 +198,14 @@ def resume(session: Session) -> int:
                 "cannot be repeated with the same noise; start a new run"
             )
         return 0
+    checkpoint.refuse_beyond(folder, paid, session.plan.steps)
+    with checkpoint.as_written(folder):
+        _take(session, state, folder)
+    return _to_repeat(session, max(0, paid - session.paid), checkpoint.seals(folder))
+
+
+def _take(session: Session, state: dict[str, Any], folder: Path) -> None:
+    """Take this state; raises DptrainError where it is of another plan, model or optimizer."""
     now = asdict(session.plan)
     if changed := [
         f"{key}={state['plan'][key]} is now {now[key]}" for key in now if state["plan"][key] != now[key]
@@ -220,7 +228,6 @@ def resume(session: Session) -> int:
         )
     _refuse_others(folder, state, session.state_dict())
     session.load_state_dict(state)
-    return _to_repeat(session, max(0, paid - session.paid), checkpoint.seals(folder))
 
 
 def _to_repeat(session: Session, paid: int, seals: Mapping[int, bytes]) -> int:

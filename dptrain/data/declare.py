@@ -202,7 +202,9 @@ def _date(name: str, key: str, node: Mapping[str, Any], problems: list[str]) -> 
     """A column of dates: a number of days, between bounds written year-month-day."""
     written = str(node.get("format", ISO))
     try:
-        dt.datetime(2001, 2, 3).strftime(written)
+        first = dt.datetime(2001, 1, 1)
+        if dt.datetime.strptime(first.strftime(written), written).replace(tzinfo=None) != first:
+            raise ValueError("a day that is written so is read as another")
         days = {
             field: [(dt.date.fromisoformat(str(each)) - EPOCH).days for each in node.get(field, ())]
             for field in ("bounds", "bands")

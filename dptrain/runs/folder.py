@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -230,8 +231,11 @@ def named(name: str, output: Path) -> Path | None:
         finished = sorted(output.glob(f"**/{WEIGHTS}"), key=lambda path: path.stat().st_mtime, reverse=True)
         return next((path.parent for path in finished if _releasable(path.parent)), None)
     for path in output.glob(f"**/{ORDER}"):
-        if name in (path.parent.name, read_state(path.parent).tracked_as):
+        if path.parent.name == name:
             return path.parent
+        with suppress(DptrainError):  # of another program, or damaged: it is not what is looked for
+            if read_state(path.parent).tracked_as == name:
+                return path.parent
     return None
 
 
@@ -253,17 +257,28 @@ def _releasable(folder: Path) -> bool:
 def started_by(order: Order, output: Path) -> Path | None:
     """The folder of a run that the same job of a launcher began by the same command, if there is one."""
     for path in output.glob(f"*/{ORDER}") if order.started_by is not None else ():
-        state = read_state(path.parent)
-        if (state.started_by, state.overrides) == (order.started_by, order.overrides):
-            return path.parent
+        with suppress(DptrainError):  # likewise
+            state = read_state(path.parent)
+            if (state.started_by, state.overrides) == (order.started_by, order.overrides):
+                return path.parent
     return None
 
 
 def _latest(output: Path) -> Path:
-    unfinished = [path.parent for path in output.glob(f"**/{ORDER}") if not (path.parent / REPORT).exists()]
+    there = (path.parent for path in output.glob(f"**/{ORDER}") if not _foreign(path))
+    unfinished = [folder for folder in there if not (folder / REPORT).exists()]
     if not unfinished:
         raise ConfigError(f"resume=latest: no unfinished run in {output}; give resume=PATH or output=FOLDER")
     return max(unfinished, key=lambda folder: (folder / ORDER).stat().st_mtime)
+
+
+def _foreign(path: Path) -> bool:
+    """Whether a file of this name is another program's; one of ours that is damaged is not passed over."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return not isinstance(found, dict) or not {"recipe", "overrides", "config"} & found.keys()
 
 
 def remember(folder: Path, **facts: Any) -> None:
@@ -296,8 +311,13 @@ def remember_records(folder: Path, fingerprint: str) -> None:
 
     What is kept is a hash under a secret of the folder.
     """
-    fingerprint = keyed(folder, fingerprint)
     before = read_state(folder).records
+    if before is not None and not (folder / SECRET).exists():
+        raise ConfigError(
+            f"resume={folder}: {SECRET} is gone, without which nobody can tell whether the records are those "
+            "that it was begun on; restore it, or start a new run"
+        )
+    fingerprint = keyed(folder, fingerprint)
     if before is not None and before != fingerprint:
         raise ConfigError(
             f"resume={folder}: it was begun on other records, or another random assignment, than are found "

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from dptrain.contracts import DptrainError
 from dptrain.storage import write_bytes
 
 SECRET = ".secret"  # in the folder that a hash is kept in
@@ -21,7 +22,11 @@ def keyed(folder: Path, text: str) -> str:
     path = folder / SECRET
     if not path.exists():
         _make(path)
-    return hmac.new(path.read_bytes(), text.encode(), "sha256").hexdigest()[:40]
+    try:
+        secret = path.read_bytes()
+    except OSError as error:
+        raise DptrainError(f"{path} cannot be read ({error.strerror}); restore it, or start anew") from error
+    return hmac.new(secret, text.encode(), "sha256").hexdigest()[:40]
 
 
 def _make(path: Path) -> None:

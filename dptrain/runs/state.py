@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -74,4 +75,6 @@ class RunState(State):
         key, kind = {"begun_with": ("salt", str), "begun": ("plan", dict | None)}[str(field.field_name)]
         if value is not None and (key not in value or not isinstance(value[key], kind)):
             raise ValueError(f"it holds no {key}")
+        if value is not None and key == "salt" and not re.fullmatch("([0-9a-f]{2}){1,64}", value[key]):
+            raise ValueError("its salt is none")
         return value

@@ -154,11 +154,13 @@ class Keys:
         return hmac.new(self._secret, key.encode("utf-8", "replace"), hashlib.sha256).hexdigest()
 
     def _change(self, name: str, **values: object) -> None:
+        if not (name.isascii() and name.isalnum()):  # which no id is, and no database may take
+            raise ConfigError(f"id={name[:20]!a} is no key of this service; `list` shows their ids")
         with self._store.writing() as connection:
             found = connection.execute(KEYS.update().where(KEYS.c.id == name).values(**values)).rowcount
         self._forget()
         if not found:
-            raise ConfigError(f"id={name} is no key of this service; `list` shows their ids")
+            raise ConfigError(f"id={name[:20]} is no key of this service; `list` shows their ids")
 
     def _current(self) -> dict[str, Stored]:
         """All keys, at most a second old."""

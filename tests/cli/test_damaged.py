@@ -224,3 +224,39 @@ def test_what_is_no_network_is_refused(model: Any) -> None:
 def test_what_is_no_argument_is_refused(call: Callable[[], object]) -> None:
     with pytest.raises(DptrainError):
         call()
+
+
+# ---------------------------------------------------------------------- what lies beside a run
+
+
+@pytest.mark.parametrize("content", ['{"foreign": 1}', "[]"])
+def test_a_file_of_another_program_does_not_stand_in_the_way(
+    content: str, stopped: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(stopped, tmp_path / "a")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / runs.ORDER).write_text(content)
+    assert runs.find("latest", tmp_path)[0] == tmp_path / "a"
+    assert runs.named("a", tmp_path) == tmp_path / "a"
+    assert runs.named("nonesuch", tmp_path) is None
+    (tmp_path / "other" / runs.ORDER).write_text('{"recipe": ')  # of ours, it may be
+    with pytest.raises(DptrainError, match="is no JSON object"):
+        runs.find("latest", tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["gone", "a folder", "no salt"])
+def test_a_run_without_its_secrets_says_so(kind: str, stopped: Path, tmp_path: Path) -> None:
+    shutil.copytree(stopped, tmp_path / "a")
+    secret, state = tmp_path / "a" / ".secret", json.loads((tmp_path / "a" / runs.ORDER).read_text())
+    if kind == "no salt":
+        state["begun_with"]["salt"] = "zz"
+        (tmp_path / "a" / runs.ORDER).write_text(json.dumps(state))
+    else:
+        secret.unlink()
+    if kind == "a folder":
+        secret.mkdir()
+    said = {"gone": ".secret is gone", "a folder": "cannot be read", "no salt": "begun_with is not as"}[kind]
+    with pytest.raises(DptrainError, match=said):
+        runs.remember_records(tmp_path / "a", "x")
+    if kind == "gone":
+        assert not secret.exists()

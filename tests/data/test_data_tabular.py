@@ -131,7 +131,14 @@ def test_dates_are_days_between_declared_bounds(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"bounds": ["1.1.2000", "2001-01-01"]}, {"bounds": 5}, {"format": "\ud800"}]
+    "changes",
+    [
+        {"bounds": ["1.1.2000", "2001-01-01"]},
+        {"bounds": 5},
+        {"format": "\ud800"},
+        {"format": "%Q"},
+        {"format": 5},
+    ],
 )
 def test_a_date_declared_wrongly(changes: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=r"data.columns.born: bounds and bands of dates are written year-"):

@@ -88,6 +88,15 @@ def test_what_another_process_did_is_known_within_a_second(store):
     assert others.caller(key) is None
 
 
+@pytest.mark.parametrize("name", ["", "nobody", "\udcff", "a\0b", "x" * 100_000])
+def test_an_id_that_no_key_has_is_refused(store, name):
+    keys = Keys(store, SECRET)
+    for change in (keys.rotate, keys.revoke, partial(keys.lock, why="by hand")):
+        with pytest.raises(ConfigError, match="is no key of this service") as refused:
+            change(name)
+        assert len(str(refused.value)) < 200
+
+
 def test_a_key_is_not_known_from_before_while_the_database_is_away(store):
     elapsed = Clock()
     keys = Keys(store, SECRET, elapsed=elapsed)

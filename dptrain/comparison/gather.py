@@ -8,8 +8,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
 from dptrain import tracking
 from dptrain.config import RENAMED
 from dptrain.contracts import DataError, DptrainError, Statement
@@ -18,6 +16,7 @@ from dptrain.redaction import redacted
 from dptrain.report.comparison.points import Missing
 from dptrain.report.document import read_json
 from dptrain.runs import folder as runs
+from dptrain.runs.comparable import not_comparable
 from dptrain.sweep import state as sweeps
 from dptrain.sweep.cost import Unreported
 from dptrain.tracking import Tracked, flatten
@@ -139,42 +138,6 @@ def _in_folder(folder: Path) -> Found | Missing:
     overrides = _overrides(order["overrides"] if order else str(report.get("reproduce")).split()[3:])
     config = order.get("config") or {**overrides, "recipe": report["recipe"]}
     return _found(folder.name, report, flatten(config), overrides, order.get("tracked_as"))
-
-
-class _Comparable(BaseModel):
-    """What a comparison reads of a report, so that a damaged one is named and not met half-way."""
-
-    model_config = ConfigDict(extra="ignore", allow_inf_nan=False, strict=True)
-
-    class _Data(BaseModel):
-        name: str
-        source: str
-
-    class _Utility(BaseModel):
-        model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
-
-        accuracy: float | None
-        accuracy_low: float | None = None
-        accuracy_high: float | None = None
-        auroc: float | None
-        scored: str | None = None
-        by_class: dict[str, dict[str, Any]] = {}
-        by_subgroup: list[dict[str, Any]] = []
-
-    recipe: str
-    data: _Data
-    utility: _Utility
-    leakage: list[dict[str, Any]]
-
-
-def not_comparable(report: Mapping[str, Any]) -> str | None:
-    """Which part of a report is not what this version of dptrain writes; None: all that is compared is."""
-    try:
-        _Comparable.model_validate(dict(report))
-    except ValidationError as error:
-        first = error.errors()[0]
-        return f"{'.'.join(map(str, first['loc']))} ({first['type']})"
-    return None
 
 
 def _found(

@@ -16,10 +16,11 @@ from torch import nn
 import dptrain
 from dptrain.cli import main as cli
 from dptrain.comparison.compare import compare
-from dptrain.comparison.gather import Selection, not_comparable
+from dptrain.comparison.gather import Selection
 from dptrain.contracts import ConfigError, DataError, DptrainError
 from dptrain.report.document import read_json
 from dptrain.runs import folder as runs
+from dptrain.runs.comparable import not_comparable
 from dptrain.training import checkpoint
 
 pytestmark = pytest.mark.run

@@ -38,7 +38,11 @@ class Records(Dataset):
         self._rows: dict[str, Rows] = {
             name: Held(rows) if isinstance(rows, Tensor) else rows for name, rows in named.items()
         }
+        if not isinstance(labels, Tensor) or labels.ndim == 0:
+            raise DataError("labels are no tensor of one a record; give one")
         for rows in self._rows.values():
+            if not rows.shape:
+                raise DataError("inputs are a single number; give a tensor of one row a record")
             if rows.shape[0] != len(labels):
                 raise DataError(f"{rows.shape[0]} inputs but {len(labels)} labels: give one label a record")
         self.labels = labels
@@ -51,6 +55,11 @@ class Records(Dataset):
         return _one_or_named(
             {n: rows.inputs if isinstance(rows, Held) else rows.read(every) for n, rows in self._rows.items()}
         )
+
+    @property
+    def held(self) -> Mapping[str, Tensor]:
+        """The tensors of inputs that are in memory, by name."""
+        return {name: rows.inputs for name, rows in self._rows.items() if isinstance(rows, Held)}
 
     @property
     def in_memory(self) -> bool:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -26,7 +27,9 @@ def check_splits(splits: object, *, source: str, values: bool) -> Splits:
         raise DataError(
             f"data: `{source}`.load returned {type(splits).__name__}; return dptrain.contracts.Splits"
         )
-    problems = [*_constants(splits), *_parts(splits), *_groups(splits), *_subgroups(splits)]
+    problems = list(_kinds(splits))
+    if not problems:
+        problems = [*_constants(splits), *_parts(splits), *_groups(splits), *_subgroups(splits)]
     if not problems and values:
         for name, records in _named(splits):
             problems += _values(name, records, splits.forms)
@@ -38,6 +41,41 @@ def check_splits(splits: object, *, source: str, values: bool) -> Splits:
 def _named(splits: Splits) -> list[tuple[str, Records]]:
     parts = [("train", splits.train), ("holdout", splits.holdout), ("test", splits.test)]
     return parts if splits.public is None else [*parts, ("public", splits.public)]
+
+
+def _kinds(splits: Splits) -> Iterator[str]:
+    """What is of another type than the contract says, which all that follows relies on."""
+    for name, records in _named(splits):
+        if not isinstance(records, Records):
+            yield f"{name} is {type(records).__name__}; give dptrain.contracts.Records"
+            continue
+        for each in (*records.held.values(), records.labels):
+            if each.is_meta or each.layout != torch.strided or each.requires_grad:
+                yield f"{name} holds a tensor that is sparse, differentiable or empty; give plain ones"
+    for name in ("bounds", "mean", "std"):
+        values = getattr(splits, name)
+        if not _numbers(values) or (name == "bounds" and len(values) != 2):
+            yield f"{name}={values!r} must be {'two' if name == 'bounds' else 'a tuple of'} numbers"
+    for name, values in splits.bounds_by_name.items():
+        if not _numbers(values) or len(values) != 2:
+            yield f"bounds_by_name[{name}]={values!r} must be two numbers"
+    if not isinstance(splits.classes, tuple | list):
+        yield f"classes={splits.classes!r} must be a tuple of names"
+    if splits.class_prior is not None and not _numbers(splits.class_prior):
+        yield f"class_prior={splits.class_prior!r} must be a tuple of numbers"
+    if splits.task is not None and not hasattr(splits.task, "problem"):
+        yield f"task={splits.task!r} is no task; give one of dptrain.tasks, or None for classification"
+    for name in ("group_ids", "holdout_group_ids", "test_group_ids"):
+        if not isinstance(getattr(splits, name), Tensor | None):
+            yield f"{name} is {type(getattr(splits, name)).__name__}; give an int64 tensor, one a record"
+    if not isinstance(splits.subgroups, Mapping):
+        yield f"subgroups is {type(splits.subgroups).__name__}; give a dict, of one value a test record each"
+
+
+def _numbers(values: object) -> bool:
+    return isinstance(values, tuple | list) and all(
+        isinstance(each, Real) and not isinstance(each, bool) for each in values
+    )
 
 
 def _constants(splits: Splits) -> Iterator[str]:
@@ -68,9 +106,6 @@ def _constants(splits: Splits) -> Iterator[str]:
 
 def _parts(splits: Splits) -> Iterator[str]:
     for name, records in _named(splits):
-        if not isinstance(records, Records):
-            yield f"{name} is {type(records).__name__}; give dptrain.contracts.Records"
-            continue
         labels = records.labels
         if len(records) == 0:
             yield f"{name} holds no records; give it at least one"

@@ -99,6 +99,27 @@ def test_what_cannot_be_trained_on_is_named(changes: dict[str, Any], says: str) 
     assert str(SECRET)[:5] not in said
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"train": None}, {"holdout": "x"}, {"classes": None}, {"bounds": None}, {"bounds": (0.0, 0.5, 1.0)},
+        {"bounds": "ab"}, {"mean": None}, {"std": "x"}, {"subgroups": "ab"}, {"task": "x"},
+        {"group_ids": list(range(30))}, {"class_prior": "abc"}, {"bounds_by_name": {"a": None}},
+        {"train": Records(torch.rand(30, 1, 4, 4, device="meta"), torch.arange(30) % 3)},
+        {"train": Records(torch.rand(30, 1, 4, 4).to_sparse(), torch.arange(30) % 3)},
+        {"train": Records(torch.rand(30, 1, 4, 4, requires_grad=True), torch.arange(30) % 3)},
+    ],
+)  # fmt: skip
+def test_what_is_of_another_type_is_named(changes: dict[str, Any]) -> None:
+    assert next(iter(changes)) in refused(splits(**changes))
+
+
+@pytest.mark.parametrize(("inputs", "labels"), [(torch.tensor(1.0), torch.zeros(1)), (torch.zeros(1), 1)])
+def test_records_of_no_rows_are_refused(inputs: Any, labels: Any) -> None:
+    with pytest.raises(DataError, match="a record"):
+        Records(inputs, labels)
+
+
 def test_everything_wrong_is_told_at_once() -> None:
     said = refused(splits(std=(0.0,), holdout=records(0)))
     assert len(said.splitlines()) == 2

@@ -79,7 +79,7 @@ class SweepStart(Callback):
         start.refuse_renamed(f"{key}={value}" for key, value in params.items())
         with start.errors_explained():
             process.threads_each(config.hydra.launcher, config.performance.processes)
-            multirun.refuse_no_sweep(config.sweep.resume)
+            multirun.refuse_no_sweep(OmegaConf.select(config, "sweep.resume"))
         if config.sweep.candidates:
             multirun.begin_selection(
                 Path(config.hydra.sweep.dir),

@@ -333,6 +333,12 @@ def test_a_training_that_failed_is_not_tried_again(done: Path) -> None:
     assert "not tried again" in str(trials.barred(done, trial(done.parent, 2), 2))
 
 
+def test_nor_is_it_by_its_folder(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main(order(f"resume={folders(done)[2]}"), None)
+    assert "it is not tried again" in " ".join(capsys.readouterr().out.split())
+    assert not (folders(done)[2] / runs.REPORT).exists()
+
+
 def test_a_trial_that_failed_before_it_began_is_tried_again(begun: Path, tmp_path: Path) -> None:
     folder = tmp_path / "sweep_a"
     folder.mkdir()
@@ -531,7 +537,10 @@ def test_what_is_released_does_not_tell_whether_attacks_crashed(
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_a_trial_that_is_killed_before_its_score_is_kept_is_missing(begun: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("by_folder", [False, True])
+def test_a_trial_that_is_killed_before_its_score_is_kept_is_missing(
+    begun: Path, tmp_path: Path, by_folder: bool
+) -> None:
     folder = agreed(tmp_path / "sweep_a", begun, trials=1)
     with pytest.MonkeyPatch.context() as patch:
 
@@ -544,7 +553,10 @@ def test_a_trial_that_is_killed_before_its_score_is_kept_is_missing(begun: Path,
     weights = torch.load(folders(folder)[1] / runs.WEIGHTS, weights_only=True)
     with pytest.raises(DptrainError, match="1 of the trials are missing"):
         trials.conclude(folder)
-    cli.main(trial(tmp_path, 1), folder)
+    if by_folder:
+        cli.main(order(f"resume={folders(folder)[1]}"), None)
+    else:
+        cli.main(trial(tmp_path, 1), folder)
     report = read_json(folders(folder)[1] / runs.REPORT)
     assert score.kept_score(folders(folder)[1]) == report["holdout_by_step"][-1][1]
     again = torch.load(folders(folder)[1] / runs.WEIGHTS, weights_only=True)

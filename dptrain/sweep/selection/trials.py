@@ -104,15 +104,23 @@ def barred(folder: Path | None, order: runs.Order, trial: int) -> str | None:
             f"sweep.trial={trial}: trials are numbered by +sweep=private_selection; leave it out"
         )
     terms.refuse_changes(noted.asked, order.config, f"sweep.trial={trial}")
-    if trial in failures(folder):
-        return "its training failed before; that is its result, and it is not tried again"
     found = find(folder, order)
-    if (folder / SELECTED).exists() and (found is None or kept_score(found) is None):
-        return "the selection was made without it, and is over"
+    if (why := over(folder, trial)) is not None:
+        return why
     if found is not None and (found / runs.REPORT).exists():
         return None  # and what was found of it, a broken guarantee too, stays
     with sweeps.changing(folder) as state:
         state.failed = {job: failure for job, failure in state.failed.items() if _number(job) != trial}
+    return None
+
+
+def over(folder: Path, trial: int) -> str | None:
+    """Why nothing more is to come of a trial, however it is asked for; None where something may."""
+    if trial in failures(folder):
+        return "its training failed before; that is its result, and it is not tried again"
+    found = _trials(folder).get(trial)
+    if (folder / SELECTED).exists() and (found is None or kept_score(found[0]) is None):
+        return "the selection was made without it, and is over"
     return None
 
 

@@ -71,7 +71,7 @@ def search_cost(statements: Sequence[Statement], unreported: Sequence[Unreported
         "recorded without a plan, and what that adds is not known here": len(private) - len(known),
         "private by another unit, and without a report": len(unreported) - len(beside),
     }
-    together, rule = _together(private, beside, delta)
+    together, rule, models = _together(private, beside, delta)
     units = max((each.units or 0 for each in private), default=0)
     if delta * units >= 1.0:
         together, rule = None, TOO_LARGE.format(delta=rounded_up_to(delta, 6), units=units)
@@ -80,7 +80,7 @@ def search_cost(statements: Sequence[Statement], unreported: Sequence[Unreported
         together=together,
         rule=rule,
         delta=delta,
-        models=len(known),
+        models=models,
         left_out=tuple(
             f"{count} {'model is' if count == 1 else 'models are'} {why}"
             for why, count in left_out.items()
@@ -93,8 +93,8 @@ def search_cost(statements: Sequence[Statement], unreported: Sequence[Unreported
 
 def _together(
     statements: Sequence[Statement], unreported: Sequence[Unreported], delta: float
-) -> tuple[float | None, str]:
-    """Epsilon of these private runs, and of all else that their sweeps have counted or begun; by which rule.
+) -> tuple[float | None, str, int]:
+    """Epsilon of these runs, and all else that their sweeps have counted or begun; its rule, how many.
 
     Where in any of them results chose the trainings, all are added up by a Rényi order, as the filters of
     those searches do. Proved is the sum by the order of the search that began first, which no result can have
@@ -107,12 +107,13 @@ def _together(
         limited = None if total is None or total.plans is None else total.id
         if total is not None and limited is not None:
             totals[limited] = max(totals.get(limited, total), total, key=lambda one: len(one.plans or ()))
+        beside = own[limited]  # which is there too where statements hold no plans, as totals do
         if (stated := plan_of(each)) is not None:
-            own[limited].append((stated, drawn(each)))
-    for beside in unreported:
-        if beside.plan is None:
-            return None, UNKNOWN
-        own[beside.sweep].append((beside.plan, beside.draws))
+            beside.append((stated, drawn(each)))
+    for one in unreported:
+        if one.plan is None:
+            return None, UNKNOWN, len(statements)
+        own[one.sweep].append((one.plan, one.draws))
     plans: list[Plan] = []
     numbers = 0
     for sweep, trainings in own.items():
@@ -120,7 +121,7 @@ def _together(
         if sweep in totals:
             counted = [plan_from_json(plan) for plan in totals[sweep].plans or ()]
             if None in counted:
-                return None, UNKNOWN
+                return None, UNKNOWN, len(statements)
             more = Counter(plan for plan in counted if plan is not None) - Counter(there)
             there += more.elements()
             told = totals[sweep].draws
@@ -130,10 +131,11 @@ def _together(
     said = _with(len(plans) - len(statements))
     orders = {total.order for total in totals.values() if total.order is not None}
     if not orders:
-        return composed(plans, delta, draws=numbers), COMPOSED + said
+        return composed(plans, delta, draws=numbers), COMPOSED + said, len(plans)
     if any(plan.adjacency != "add_remove" for plan in plans):
-        return None, UNCOVERED
-    return max(privacy_filter.spent(plans, delta, order, draws=numbers) for order in orders), ADDED + said
+        return None, UNCOVERED, len(plans)
+    most = max(privacy_filter.spent(plans, delta, order, draws=numbers) for order in orders)
+    return most, ADDED + said, len(plans)
 
 
 def _with(more: int) -> str:

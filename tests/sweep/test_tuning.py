@@ -206,6 +206,15 @@ def test_beside_a_search_a_run_that_no_filter_covers_leaves_no_number(
     assert search_cost([other, other]).together is not None
 
 
+def test_a_grid_whose_statements_hold_no_plan_is_composed_of_what_it_counted(
+    tmp_path: Path, plan: DPSGDPlan
+) -> None:
+    stated = [replace(statement_of(tmp_path, plan, job), sample_rate=None) for job in "ab"]
+    found = search_cost(stated)
+    assert found.together == pytest.approx(copies(plan, 2), rel=1e-6)
+    assert found.models == 2
+
+
 def test_two_grids_with_limits_on_one_page_are_composed(tmp_path: Path, plan: DPSGDPlan) -> None:
     stated = [statement_of(tmp_path / name, plan, job) for name in ("one", "other") for job in "ab"]
     found = search_cost(stated)

@@ -56,6 +56,10 @@ def _ending_the_sweep(callback: Callable[..., None]) -> Callable[..., None]:
         except Exception as error:
             if isinstance(error, OSError) and (why := unwritable(error)) is not None:
                 start.refuse(f"{why}; free space there, make it writable, or set output to another folder")
+            from dptrain.contracts import DptrainError  # which imports PyTorch
+
+            if isinstance(error, DptrainError):
+                start.refuse(str(error))
             traceback.print_exc()
             sys.exit(1)
 

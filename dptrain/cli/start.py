@@ -89,11 +89,20 @@ def hydra_explained(words: Sequence[str]) -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        if isinstance(error, OSError) and _within(error, "hydra/core/utils.py"):
+            where = f"{error.filename} cannot be made ({error.strerror})"
+            refuse(f"hydra.run.dir, or hydra.output_subdir: {where}; name another folder")
         if not _of_hydra(error):
             raise
         refuse(explain.explained(error, words, folder("conf")))
     finally:
         os.environ.pop(FULL, None)
+
+
+def _within(error: Exception, file: str) -> bool:
+    """Whether an error was raised below a function of this file, and not by a job."""
+    files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+    return any(name.endswith(file) for name in files) and not any("cli/main.py" in name for name in files)
 
 
 def _of_hydra(error: Exception) -> bool:

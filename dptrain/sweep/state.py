@@ -172,7 +172,13 @@ def alone(folder: Path, order: runs.Order) -> Iterator[None]:
 @contextmanager
 def changing(folder: Path) -> Iterator[SweepState]:
     """The state of a sweep, to be changed in place; other processes wait, and then see the change whole."""
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DptrainError(
+            f"output: {folder} cannot be made ({error.strerror}); set output (or hydra.sweep.dir) to another "
+            "folder"
+        ) from error
     with FileLock(folder / f".{STATE}.lock"):
         state = read_state(folder)
         yield state

@@ -193,6 +193,8 @@ def test_a_report_that_cannot_stand_beside_others_is_missing(
     [
         (("seed=1,2", "sweep.resume=nowhere"), "sweep.resume=nowhere is no folder of a sweep"),
         (("seed=range(0)",), "gives no value to sweep over"),
+        (("seed=1,2", "hydra.sweep.dir=/etc/passwd/x"), "output: /etc/passwd/x cannot be made"),
+        (("seed=1,2", "output=/etc/passwd/x"), "cannot be made"),
         (("seed=range(1,5,0)",), "seed=range(1,5,0)"),
         (("seed=1,2", "hydra/launcher=joblib", "hydra.launcher.n_jobs=0"), "hydra.launcher.n_jobs=0"),
     ],
@@ -203,6 +205,12 @@ def test_a_sweep_over_nothing_is_refused(words: tuple[str, ...], said: str, tmp_
     assert said in " ".join(found[2].split())
     assert "Traceback" not in found[2]
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_folder_of_hydra_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    found = finish(command(*FEW, "hydra.run.dir=/etc/passwd/x", cwd=tmp_path))
+    assert (found[0], "Traceback" in found[2]) == (2, False)
+    assert "hydra.run.dir" in found[2]
 
 
 @pytest.mark.parametrize("model", [nn.Linear, "mlp", lambda inputs: inputs])

@@ -107,6 +107,25 @@ def impatiently(*, retries: int = 1) -> Iterator[None]:
         yield
 
 
+def reach(uri: str) -> None:
+    """Ask a database once, where MLflow would go on asking for two minutes; raises what its driver does."""
+    from mlflow.store.db.utils import create_sqlalchemy_engine
+
+    kind, _, rest = uri.partition("://")
+    if kind.startswith("sqlite"):
+        path = Path(rest.removeprefix("/").partition("?")[0])
+        if path.is_dir():
+            raise IsADirectoryError(f"{path} is a folder, and no file of a database")
+    elif kind.startswith(("postgresql", "mysql")):
+        engine = create_sqlalchemy_engine(
+            f"{uri}{'&' if '?' in uri else '?'}connect_timeout={SERVER_SECONDS}"
+        )
+        try:
+            engine.connect().close()
+        finally:
+            engine.dispose()
+
+
 @contextmanager
 def environment(**values: str) -> Iterator[None]:
     """Environment variables, set for a while."""

@@ -30,6 +30,7 @@ from dptrain.tracking.connection import (
     is_server,
     look_and_write,
     quietly,
+    reach,
     store_of,
 )
 from dptrain.tracking.names import TABLES, UNNAMEABLE, failure, flatten
@@ -83,6 +84,7 @@ class MLflow:
         with quietly():
             try:
                 with alone_with(uri):
+                    reach(uri)
                     client = mlflow.MlflowClient(tracking_uri=uri)
                     with impatiently(retries=0):  # a server that answers this is there
                         known = client.get_experiment_by_name(self.experiment)

@@ -192,6 +192,13 @@ def test_a_run_that_is_not_there_cannot_be_resumed() -> None:
         MLflow().open("cnn", Path("out"), missing).__enter__()
 
 
+@pytest.mark.parametrize("uri", ["sqlite:///{}", "postgresql+psycopg://u:secret@127.0.0.1:1/x"])
+def test_a_database_that_cannot_be_reached_is_asked_once(uri: str, tmp_path: Path) -> None:
+    with pytest.raises(DptrainError, match=r"tracking\.uri=.* cannot be used") as refused:
+        MLflow(uri=uri.format(tmp_path)).open("cnn", Path("out")).__enter__()
+    assert "secret" not in str(refused.value)
+
+
 @pytest.mark.usefixtures("here")
 def test_a_deleted_experiment_is_named(client: Any) -> None:
     identity = client.create_experiment("gone")

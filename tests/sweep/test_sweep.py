@@ -240,7 +240,13 @@ def test_jobs_that_never_began_are_missed(tmp_path: Path) -> None:
     sweeps.note_failure(tmp_path, order("seed=3"), DptrainError("no data"), 2)
     assert sweeps.never_begun(tmp_path) == {"seed=2": "it never began", "seed=3": "no data"}
     stated = NoGuarantee(budget=Budget(epsilon=1.0, delta=1e-5)).statement()
-    report = {"recipe": "quickstart", "guarantee": to_json(stated)}
+    report = {
+        "recipe": "quickstart",
+        "guarantee": to_json(stated),
+        "data": {"name": "blobs", "source": "made"},
+        "utility": {"accuracy": 0.5, "auroc": 0.5},
+        "leakage": [],
+    }
     (tmp_path / "a" / runs.REPORT).write_text(json.dumps(report))
     found, missing = gather(Selection(folders=(tmp_path,)))
     assert [each.name for each in found] == ["a"]

@@ -60,7 +60,7 @@ def main(order: runs.Order, sweep_folder: Path | None) -> float | None:
                 return None
             asked = order
             folder, order = _place(config, order, sweep_folder, console)
-            resumed = order.config["sweep"]["trial"] if config.resume is not None else None
+            resumed = runs.trial_of(order) if config.resume is not None else None
             if resumed is not None and (why := trials.over(folder.parent, resumed)) is not None:
                 console.note(f"trial {resumed}", why)
                 return None

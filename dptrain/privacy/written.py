@@ -71,6 +71,9 @@ def from_json(values: Any, where: str = "guarantee") -> Statement:
         known = _updated(known)
     if known.get("epsilon", 0) is None:
         known["epsilon"] = math.inf
+    sweep = known.get("sweep")
+    if isinstance(sweep, Mapping) and sweep.get("epsilon_together", 0) is None:
+        known["sweep"] = {**sweep, "epsilon_together": math.inf}
     statement: Statement = part(Statement, known, where)
     return statement
 

@@ -104,7 +104,7 @@ def as_written(folder: Path) -> Iterator[None]:
     """Within, parts of a checkpoint are taken; raises DptrainError where one is not as it was written."""
     try:
         yield
-    except DptrainError:
+    except (DptrainError, torch.OutOfMemoryError):
         raise
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError, struct.error) as error:
         raise _unreadable(folder / CHECKPOINT, type(error).__name__) from error

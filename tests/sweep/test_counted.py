@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import math
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,9 +15,10 @@ from support import QUICK, order
 from dptrain.cli import main as cli
 from dptrain.comparison.compare import compare
 from dptrain.comparison.gather import Selection
-from dptrain.contracts import ConfigError, DataError
+from dptrain.contracts import Budget, ConfigError, DataError, SweepTotal
 from dptrain.privacy.accountant import DPSGDPlan
-from dptrain.privacy.written import plan_from_json, plan_to_json
+from dptrain.privacy.guarantee import DPGuarantee
+from dptrain.privacy.written import from_json, plan_from_json, plan_to_json, to_json
 from dptrain.report.document import read_json
 from dptrain.runs import folder as runs
 from dptrain.sweep import budget
@@ -125,6 +129,15 @@ def test_neighbours_of_two_kinds_are_composed_for_both(make_plan_of: Callable[..
     assert found == max(each for each in alike if each is not None)
     told = Told(one)
     assert composed([told, other], DELTA, draws=0) == float("inf"), "of the other kind it tells nothing"
+
+
+def test_a_sum_that_proves_nothing_is_read_back_as_such(make_plan_of: Callable[..., DPSGDPlan]) -> None:
+    plan = make_plan_of()
+    budget = Budget(epsilon=None, delta=DELTA, noise_multiplier=plan.noise_multiplier)
+    total = SweepTotal(runs=2, epsilon_together=math.inf, not_private=0, sentence="")
+    statement = replace(DPGuarantee(plan=plan, budget=budget).statement(), sweep=total)
+    written = json.loads(json.dumps(to_json(statement)).replace("Infinity", "null"))
+    assert from_json(written).sweep == total
 
 
 def test_choosing_by_figures_outside_of_a_guarantee_is_not_said_to_be_covered(

@@ -104,6 +104,7 @@ def plan_from_json(values: Mapping[str, Any]) -> Plan | None:
 
 
 # What a constant may be; one that is missing would be taken for what costs least.
+_SIZES = {"units", "sample_rate", "steps", "expected_batch_size", "max_grad_norm", "noise_multiplier"}
 _WORDS = {"adjacency": ("add_remove", "replace_one"), "sampling": ("poisson", "shuffle")}
 
 
@@ -113,8 +114,9 @@ def _made(kind: Any, constants: Mapping[str, Any]) -> Plan:
     for name, words in _WORDS.items():
         if name in names and constants.get(name) not in words:
             raise _no_plan(name)
-    for name, value in constants.items():
-        if isinstance(value, int | float) and not (math.isfinite(value) and value >= 0):
+    for name in _SIZES & constants.keys():
+        value = constants[name]
+        if not isinstance(value, int | float) or not (math.isfinite(value) and value >= 0):
             raise _no_plan(name)
     try:
         plan: Plan = kind(**constants)

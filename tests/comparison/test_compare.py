@@ -17,7 +17,7 @@ from dptrain import tracking
 from dptrain.comparison import choose
 from dptrain.comparison.compare import compare
 from dptrain.comparison.gather import Selection, from_metrics, gather
-from dptrain.contracts import ConfigError, DataError, DptrainError, Interval, Subgroup, Utility
+from dptrain.contracts import ConfigError, DataError, DptrainError, Hashes, Interval, Subgroup, Utility
 from dptrain.evidence.intervals import UNDEFINED_AREA
 from dptrain.pipeline.tracked import metrics as metrics_of
 from dptrain.privacy.written import from_json, plan_of
@@ -323,6 +323,17 @@ def test_other_generated_data_is_other_data(tmp_path):
         write_run(tmp_path / f"{noise}", config={"data": {"noise": noise}, "privacy": {"epsilon": 1.0}})
     with pytest.raises(DataError, match=r"data.noise differs: 0.1 .*; 0.3"):
         compared(tmp_path)
+
+
+@pytest.mark.parametrize(("weights", "count"), [("b", 2), ("a", 1)])
+def test_a_copy_of_an_unfinished_run_that_ended_otherwise_is_another(
+    weights: str, count: int, tmp_path: Path
+) -> None:
+    for name, each in (("one", "a"), ("other", weights)):
+        hashes = Hashes(weights=each)
+        write_run(tmp_path / name, guarantee={"hashes": hashes}, order={"tracked_as": "0123"})
+    found, _ = gather(Selection(folders=(tmp_path,)))
+    assert len(found) == count
 
 
 def test_runs_without_a_report_are_missing_and_told(tmp_path):

@@ -90,12 +90,12 @@ def _weights(statement: Statement) -> str | None:
 
 
 def unreported(folders: Sequence[Path]) -> list[Unreported]:
-    """What trainings below these folders spend that have begun in a sweep and have no report."""
+    """What trainings below these folders spend that have begun in a sweep and have no report to be read."""
     found = []
     for sweep in sorted({path.parent for top in folders for path in top.glob(f"**/{sweeps.STATE}")}):
         limited = sweeps.read_state(sweep).id
         for name, spent in sweeps.trainings(sweep).items():
-            if spent is not None and not (sweep / name / runs.REPORT).exists():
+            if spent is not None and sweeps.reported(sweep / name) is None:
                 plan = plan_from_json(spent.plan)
                 found.append(Unreported(sweep=limited, plan=plan, draws=spent.draws, unit=spent.unit))
     return found

@@ -12,7 +12,7 @@ from typing import Any
 from filelock import FileLock
 from pydantic import BaseModel, Field
 
-from dptrain.contracts import DoesNotApply, DptrainError, Plan
+from dptrain.contracts import DataError, DoesNotApply, DptrainError, Plan, Statement
 from dptrain.privacy.noise.cost import MOST_DRAWS
 from dptrain.privacy.plan import default_delta
 from dptrain.privacy.written import from_json, plan_from_json, plan_of, plan_to_json
@@ -262,8 +262,7 @@ def spent_by(job: Path) -> Spent | None:
     """What the training of a job that has begun spends; None: nothing is proved of it."""
     order = runs.read(job) if (job / runs.ORDER).exists() else None
     privacy = {} if order is None else order.config.get("privacy", {})
-    if (job / runs.REPORT).exists():
-        stated = from_json(read_json(job / runs.REPORT).get("guarantee"), f"{job / runs.REPORT}: guarantee")
+    if (stated := reported(job)) is not None:
         if not stated.private or stated.void:
             return None
         if not stated.plan:
@@ -272,7 +271,7 @@ def spent_by(job: Path) -> Spent | None:
                 return None
             return spent_of(told, delta=stated.delta, draws=drawn(stated), unit=stated.unit)
         privacy = {"delta": stated.delta, "unit": stated.unit}
-    begun = runs.read_state(job).begun
+    begun = None if order is None else runs.read_state(job).begun
     if begun is None or begun["plan"] is None:
         return None
     draws, delta = begun.get("draws"), begun.get("delta", privacy.get("delta"))
@@ -285,3 +284,12 @@ def spent_by(job: Path) -> Spent | None:
         draws=draws if isinstance(draws, int) and draws >= 0 else MOST_DRAWS,
         unit=begun.get("unit") or privacy.get("unit", "record"),
     )
+
+
+def reported(job: Path) -> Statement | None:
+    """What the report of a job states; None where there is none, or none that can be read."""
+    path = job / runs.REPORT
+    try:
+        return from_json(read_json(path).get("guarantee"), f"{path}: guarantee") if path.exists() else None
+    except DataError:
+        return None

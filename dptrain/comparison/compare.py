@@ -10,7 +10,7 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
-from dptrain.comparison.gather import Found, Selection, gather, unreported
+from dptrain.comparison.gather import Found, Selection, gather, remembered
 from dptrain.comparison.guarded import guarded, released
 from dptrain.comparison.labels import Label, label
 from dptrain.contracts import DataError
@@ -46,7 +46,7 @@ def compare(selection: Selection, *, confidence: float = CONFIDENCE, command: st
         points=_frontier([point for _, point in ordered]),
         neighbours=tuple(_neighbours(ordered, confidence)),
         missing=tuple(missing),
-        cost=search_cost(released(found), unreported(selection.folders)),
+        cost=search_cost(released(found), remembered(selection.folders)),
         command=command,
     )
 

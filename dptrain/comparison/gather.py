@@ -11,14 +11,14 @@ from typing import Any
 from dptrain import tracking
 from dptrain.config import RENAMED
 from dptrain.contracts import DataError, DptrainError, Statement
-from dptrain.privacy.written import from_json, plan_from_json
+from dptrain.privacy.written import from_json, plan_from_json, plan_of
 from dptrain.redaction import redacted
 from dptrain.report.comparison.points import Missing
 from dptrain.report.document import read_json
 from dptrain.runs import folder as runs
 from dptrain.runs.comparable import not_comparable
 from dptrain.sweep import state as sweeps
-from dptrain.sweep.cost import Unreported
+from dptrain.sweep.cost import Remembered
 from dptrain.tracking import Tracked, flatten
 
 # What a run may differ in without being another experiment: where it ran, and where it was put.
@@ -89,15 +89,23 @@ def _weights(statement: Statement) -> str | None:
     return None if statement.hashes is None else statement.hashes.weights
 
 
-def unreported(folders: Sequence[Path]) -> list[Unreported]:
-    """What trainings below these folders spend that have begun in a sweep and have no report to be read."""
+def remembered(folders: Sequence[Path]) -> list[Remembered]:
+    """What trainings of sweeps below these folders spend of which no statement here tells a plan."""
     found = []
     for sweep in sorted({path.parent for top in folders for path in top.glob(f"**/{sweeps.STATE}")}):
         limited = sweeps.read_state(sweep).id
         for name, spent in sweeps.trainings(sweep).items():
-            if spent is not None and sweeps.reported(sweep / name) is None:
-                plan = plan_from_json(spent.plan)
-                found.append(Unreported(sweep=limited, plan=plan, draws=spent.draws, unit=spent.unit))
+            stated = sweeps.reported(sweep / name)
+            told = stated is not None and (limited is not None or plan_of(stated) is not None)
+            if spent is not None and not told:
+                one = Remembered(
+                    sweep=limited,
+                    plan=plan_from_json(spent.plan),
+                    draws=spent.draws,
+                    unit=spent.unit,
+                    reported=stated is not None,
+                )
+                found.append(one)
     return found
 
 

@@ -44,16 +44,20 @@ MIXED = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Unreported:
-    """A training of a sweep that has no report: it failed, is at work, or its folder is gone."""
+class Remembered:
+    """A training of which no statement tells a plan, as its sweep remembers it.
+
+    It has no report, for it failed, is at work, or is gone; or its mechanism's plan is in no statement.
+    """
 
     sweep: str | None  # its id, where it is limited
     plan: Plan | None  # None: of a mechanism that is not at hand
     draws: int
     unit: str | None
+    reported: bool
 
 
-def search_cost(statements: Sequence[Statement], unreported: Sequence[Unreported] = ()) -> SearchCost:
+def search_cost(statements: Sequence[Statement], remembered: Sequence[Remembered] = ()) -> SearchCost:
     """The price of the runs with these privacy statements, at their largest delta.
 
     Together, and with what began beside them, they bound what is learnt of any record that they trained on;
@@ -61,15 +65,16 @@ def search_cost(statements: Sequence[Statement], unreported: Sequence[Unreported
     """
     holding = [each for each in statements if not each.void]
     private = [each for each in holding if math.isfinite(each.epsilon)]
-    known = [plan for plan in map(plan_of, private) if plan is not None]
+    untold = [each for each in private if plan_of(each) is None and not _counted(each)]
     delta = max(each.delta for each in statements)
     void = sum(bool(each.void) for each in statements)
-    beside = [each for each in unreported if each.unit in (None, statements[0].unit)]
+    beside = [each for each in remembered if each.unit in (None, statements[0].unit)]
+    told = sum(each.reported and each.plan is not None for each in beside)
     left_out = {
         "void, and nobody can bound what that adds": void,
         "not private, and whoever sees that has no guarantee at all": len(statements) - void - len(private),
-        "recorded without a plan, and what that adds is not known here": len(private) - len(known),
-        "private by another unit, and without a report": len(unreported) - len(beside),
+        "recorded without a plan, and what that adds is not known here": max(0, len(untold) - told),
+        "private by another unit, and without a report": len(remembered) - len(beside),
     }
     together, rule, models = _together(private, beside, delta)
     units = max((each.units or 0 for each in private), default=0)
@@ -92,7 +97,7 @@ def search_cost(statements: Sequence[Statement], unreported: Sequence[Unreported
 
 
 def _together(
-    statements: Sequence[Statement], unreported: Sequence[Unreported], delta: float
+    statements: Sequence[Statement], remembered: Sequence[Remembered], delta: float
 ) -> tuple[float | None, str, int]:
     """Epsilon of these runs, and all else that their sweeps have counted or begun; its rule, how many.
 
@@ -104,13 +109,13 @@ def _together(
     totals: dict[str, SweepTotal] = {}  # what was counted last
     for each in statements:
         total = each.sweep
-        limited = None if total is None or total.plans is None else total.id
+        limited = total.id if total is not None and _counted(each) else None
         if total is not None and limited is not None:
             totals[limited] = max(totals.get(limited, total), total, key=lambda one: len(one.plans or ()))
         beside = own[limited]  # which is there too where statements hold no plans, as totals do
         if (stated := plan_of(each)) is not None:
             beside.append((stated, drawn(each)))
-    for one in unreported:
+    for one in remembered:
         if one.plan is None:
             return None, UNKNOWN, len(statements)
         own[one.sweep].append((one.plan, one.draws))
@@ -136,6 +141,12 @@ def _together(
         return None, UNCOVERED, len(plans)
     most = max(privacy_filter.spent(plans, delta, order, draws=numbers) for order in orders)
     return most, ADDED + said, len(plans)
+
+
+def _counted(statement: Statement) -> bool:
+    """Whether a run is of a limited sweep, which tells all that it has counted."""
+    total = statement.sweep
+    return total is not None and total.plans is not None and total.id is not None
 
 
 def _with(more: int) -> str:

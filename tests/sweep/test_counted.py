@@ -231,3 +231,16 @@ def test_what_trained_and_failed_is_part_of_the_price(tmp_path: Path) -> None:
     assert found.cost.together > 1.3 * alone
     assert "2 more of them have no report here" in found.cost.rule
     assert "cannot be read" in {each.name: each.why for each in found.missing}[lost.name]
+
+
+def test_of_mechanisms_that_state_no_plan_the_sweep_remembers_it(tmp_path: Path) -> None:
+    sweep = tmp_path / "sweep_a"
+    for words in ((), ("mechanism=banded", "mechanism.bands=2", "training.expected_batch_size=100")):
+        asked = order(*words, *FEW, f"output={tmp_path}")
+        cli.main(runs.Order(**{**vars(asked), "sweep": True}), sweep)
+    found = compare(Selection(folders=(sweep,)), command="").cost
+    together = [
+        read_json(each / runs.REPORT)["guarantee"]["sweep"]["epsilon_together"] for each in jobs_of(sweep)
+    ]
+    assert found.together == pytest.approx(max(together), rel=1e-4)
+    assert (found.models, found.left_out, found.rule) == (2, (), "the losses of all, composed")

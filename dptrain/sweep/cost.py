@@ -37,6 +37,10 @@ SELECTED = (
     "as if all were released; of the held-out and test records that the choice looked at, no number here "
     "does. Only a selection that is itself private has a smaller price."
 )
+OUTSIDE = (
+    "Not covered: figures of a model among these were measured with noise that is not paid for, outside of its "
+    "guarantee, so that no number here covers a choice by them."
+)
 MIXED = (
     "A private selection covers the best of its own trials. To choose among these runs is another choice, "
     "which its epsilon does not count."
@@ -76,6 +80,7 @@ def search_cost(statements: Sequence[Statement], remembered: Sequence[Remembered
         "recorded without a plan, and what that adds is not known here": max(0, len(untold) - told),
         "private by another unit, and without a report": len(remembered) - len(beside),
     }
+    covered = not (any(map(_chosen_outside, statements)) or any(map(_measured_outside, beside)))
     together, rule, models = _together(private, beside, delta)
     units = max((each.units or 0 for each in private), default=0)
     if delta * units >= 1.0:
@@ -91,7 +96,7 @@ def search_cost(statements: Sequence[Statement], remembered: Sequence[Remembered
             for why, count in left_out.items()
             if count
         ),
-        **_selected(statements),
+        **_selected(statements, covered=covered),
         tuned_on=tuple(dict.fromkeys(each.tuned_on for each in statements if each.tuned_on)),
     )
 
@@ -160,7 +165,17 @@ def drawn(statement: Statement) -> int:
     return MOST_DRAWS if found is None or found.draws is None else found.draws
 
 
-def _selected(statements: Sequence[Statement]) -> dict[str, Any]:
+def _measured_outside(one: Remembered) -> bool:
+    """Whether figures of this training are outside of its guarantee."""
+    return bool(getattr(one.plan, "measured_outside", False))
+
+
+def _chosen_outside(statement: Statement) -> bool:
+    """Whether those of a training are that its sweep has met."""
+    return statement.sweep is not None and not statement.sweep.choice_covered
+
+
+def _selected(statements: Sequence[Statement], *, covered: bool) -> dict[str, Any]:
     """What the best costs: a number only where all of these are trials of one private selection."""
     terms = [each.selection for each in statements]
     if None not in terms and len({each.search for each in terms if each is not None}) == 1:
@@ -168,7 +183,7 @@ def _selected(statements: Sequence[Statement]) -> dict[str, Any]:
         agreed = terms[0]
         assert agreed is not None
         return {"selected": None if void else agreed.epsilon, "selection": cost(agreed)}
-    return {"selected": None, "selection": MIXED if any(terms) else SELECTED}
+    return {"selected": None, "selection": MIXED if any(terms) else SELECTED if covered else OUTSIDE}
 
 
 def composed(plans: Sequence[Plan], delta: float, *, draws: int) -> float | None:

@@ -23,7 +23,7 @@ from dptrain.report.document import read_json
 from dptrain.runs import folder as runs
 from dptrain.sweep import budget
 from dptrain.sweep import state as sweeps
-from dptrain.sweep.cost import composed
+from dptrain.sweep.cost import Remembered, composed, search_cost
 from dptrain.sweep.selection import trials
 
 pytestmark = pytest.mark.run
@@ -147,6 +147,11 @@ def test_choosing_by_figures_outside_of_a_guarantee_is_not_said_to_be_covered(
     found = sweeps.spent_together(tmp_path / "a", plan, DELTA, draws=DRAWS, unit="record")
     assert not found["choice_covered"]
     assert "chooses among them" not in found["sentence"]
+    one = Remembered(sweep=None, plan=plan, draws=DRAWS, unit="record", reported=True)
+    budget = Budget(epsilon=None, delta=DELTA, noise_multiplier=plan.noise_multiplier)
+    statement = DPGuarantee(plan=plan, budget=budget).statement()
+    assert "the composition covers it" not in search_cost([statement], [one]).selection
+    assert "the composition covers it" in search_cost([statement]).selection
 
 
 # ---------------------------------------------------------------------- whole runs

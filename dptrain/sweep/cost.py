@@ -38,8 +38,8 @@ SELECTED = (
     "does. Only a selection that is itself private has a smaller price."
 )
 OUTSIDE = (
-    "Not covered: figures of a model among these were measured with noise that is not paid for, outside of its "
-    "guarantee, so that no number here covers a choice by them."
+    "Not covered: figures of a model among these were measured with noise that is not paid for, outside of "
+    "its guarantee, so that no number here covers a choice by them."
 )
 MIXED = (
     "A private selection covers the best of its own trials. To choose among these runs is another choice, "

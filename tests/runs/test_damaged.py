@@ -24,5 +24,5 @@ def test_what_a_run_was_begun_with_is_whole_or_refused(tmp_path: Path, held: dic
     with pytest.raises(DptrainError, match=rf"run\.json: {key} is not as this version .*; restore the file"):
         runs.read_state(tmp_path)
     runs.start(tmp_path / "b", order("tracking=none"))
-    runs.remember(tmp_path / "b", begun_with={"salt": "a"}, begun={"plan": None})
+    runs.remember(tmp_path / "b", begun_with={"salt": "ab"}, begun={"plan": None})
     assert runs.read_state(tmp_path / "b").begun == {"plan": None}

@@ -6,5 +6,8 @@ source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 .venv/bin/ruff check .
 .venv/bin/mypy
 .venv/bin/mypy --config-file tests/mypy.ini
-.venv/bin/python -m pytest --collect-only -qqq # all tests are found, and can be imported
+found="$(.venv/bin/python -m pytest --collect-only -qqq 2>&1)" || { # all tests are found, and can be imported
+    echo "$found"
+    exit 1
+}
 exec .venv/bin/python -m pytest --quiet tests/test_layers.py

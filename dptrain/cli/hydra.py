@@ -81,9 +81,8 @@ class SweepStart(Callback):
         written: Any = OmegaConf.to_container(config.hydra)
         params = (written.get("sweeper") or {}).get("params") or {}
         start.refuse_renamed(f"{key}={value}" for key, value in params.items())
-        with start.errors_explained():
-            process.threads_each(config.hydra.launcher, config.performance.processes)
-            multirun.refuse_no_sweep(OmegaConf.select(config, "sweep.resume"))
+        process.threads_each(config.hydra.launcher, config.performance.processes)
+        multirun.refuse_no_sweep(OmegaConf.select(config, "sweep.resume"))
         if config.sweep.candidates:
             multirun.begin_selection(
                 Path(config.hydra.sweep.dir),

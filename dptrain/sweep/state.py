@@ -260,8 +260,8 @@ def trainings(folder: Path) -> dict[str, Spent | None]:
 
 def spent_by(job: Path) -> Spent | None:
     """What the training of a job that has begun spends; None: nothing is proved of it."""
-    order = runs.read(job) if (job / runs.ORDER).exists() else None
-    privacy = {} if order is None else order.config.get("privacy", {})
+    state = runs.read_state(job) if (job / runs.ORDER).exists() else None
+    privacy = {} if state is None else state.config.get("privacy", {})
     if (stated := reported(job)) is not None:
         if not stated.private or stated.void:
             return None
@@ -271,7 +271,7 @@ def spent_by(job: Path) -> Spent | None:
                 return None
             return spent_of(told, delta=stated.delta, draws=drawn(stated), unit=stated.unit)
         privacy = {"delta": stated.delta, "unit": stated.unit}
-    begun = None if order is None else runs.read_state(job).begun
+    begun = None if state is None else state.begun
     if begun is None or begun["plan"] is None:
         return None
     draws, delta = begun.get("draws"), begun.get("delta", privacy.get("delta"))
